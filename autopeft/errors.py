@@ -1,0 +1,84 @@
+"""The errors that autopeft raises, drawn as a tree.
+
+AutopeftError                 exit 1   something of ours went wrong
+├── SpecError                 exit 2   what the user asked for cannot be read or does not fit together
+│   ├── UnknownNameError      exit 2   a name that no part, setting or column has
+│   ├── DataError             exit 2   the dataset cannot be used as it is
+│   ├── ModelError            exit 2   the base model cannot be loaded or is not the expected one
+│   └── RunDirError           exit 2   the run directory is taken, locked or incomplete
+├── SiteError                 exit 3   nothing to adapt, or an adapter that does not fit its site
+├── BudgetError               exit 4   no plan fits the budget
+├── TrainingError             exit 1   a training run failed where it must not
+└── StoppedError              exit 75  stopped before a verdict; `--resume` continues
+
+A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutopeftError(Exception):
+    """Base of every error that autopeft raises on purpose."""
+
+    exit_code = 1
+
+
+class SpecError(AutopeftError):
+    """What the user asked for cannot be read or does not fit together."""
+
+    exit_code = 2
+
+
+class UnknownNameError(SpecError):
+    """A name that is not known; the message lists the known ones and the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Word the message from what was asked and what exists.
+
+        Args:
+            kind: What the name stands for, as a noun ("method", "setting").
+            name: The name seen.
+            known: All names that would have been accepted.
+        """
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(names) if names else "none"
+        super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
+
+
+class DataError(SpecError):
+    """The dataset cannot be used as it is."""
+
+
+class ModelError(SpecError):
+    """The base model cannot be loaded, or is not the file that was expected."""
+
+
+class RunDirError(SpecError):
+    """The run directory is taken, locked by another process, or incomplete."""
+
+
+class SiteError(AutopeftError):
+    """Nothing to adapt, or an adapter that does not fit its site."""
+
+    exit_code = 3
+
+
+class BudgetError(AutopeftError):
+    """No plan fits the budget; the message names the cheapest plan there is."""
+
+    exit_code = 4
+
+
+class TrainingError(AutopeftError):
+    """A training run failed where a failure cannot be worked around."""
+
+
+class StoppedError(AutopeftError):
+    """The run stopped before a verdict and can be resumed."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""PEFT methods, one file each; `PART` is what `discover` takes."""
