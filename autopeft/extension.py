@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Batch = dict[str, Any]
+Example = dict[str, list[int]]
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -77,11 +78,11 @@ class Task(Protocol):
     peft_task_type: str
     auto_class: str
 
-    def encode(self, texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> list[list[int]]:
-        """Token ids per example, truncated to `max_length` tokens."""
+    def encode(self, texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> list[Example]:
+        """Features per example (`input_ids` and its like), truncated to `max_length` tokens."""
 
-    def collate(self, ids: Sequence[Sequence[int]], labels: Sequence[int], tokenizer: Any) -> Batch:
-        """One padded batch: `input_ids` and `attention_mask` (B, T), `labels` (B,)."""
+    def collate(self, examples: Sequence[Example], labels: Sequence[int], pad_token_id: int) -> Batch:
+        """One batch padded on the right: `input_ids`, `attention_mask` (B, T), `labels` (B,)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss of a batch, shape ()."""

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -357,13 +357,12 @@ class SearchResult:
 
 def to_json(record: Any) -> Any:
     """Plain dictionaries, lists, strings and numbers that stand for a record."""
-    return _adapter(type(record)).dump_python(record, mode="json")
+    return _adapter(cast(Any, type(record))).dump_python(record, mode="json")
 
 
 def from_json(kind: type[Record], content: Any) -> Record:
     """The record that `to_json` was given; raises pydantic's ValidationError on other content."""
-    record: Record = _adapter(kind).validate_python(content)
-    return record
+    return cast(Record, _adapter(cast(Any, kind)).validate_python(content))
 
 
 def digest_of(content: Any) -> str:
@@ -373,5 +372,5 @@ def digest_of(content: Any) -> str:
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

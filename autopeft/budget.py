@@ -1,0 +1,154 @@
+"""The budget: what may be trained, and the allocator that spends it.
+
+Pure arithmetic. What a method costs at a site is passed in as a function of the rank,
+so that the same allocator serves every method.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from autopeft.errors import BudgetError, SpecError
+from autopeft.records import Budget
+
+_AMOUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)")
+_FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_ALLOWED = "write a share of the base model such as 0.5%, or a number such as 300k, 1.2M or 113000"
+
+
+def parse(requested: str, *, base_params: int) -> Budget:
+    """The budget in trainable parameters that a user's `--budget` stands for.
+
+    Args:
+        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be parted by , or _.
+        base_params: Parameters of the base model, tied weights once, no task head.
+
+    Returns:
+        The largest whole number of parameters within the request, in [1, base_params].
+
+    Raises:
+        SpecError: Not a number, zero, negative, over 100 % or less than one parameter.
+
+    Example:
+        >>> parse("0.5%", base_params=22_713_216).max_trainable_params
+        113566
+    """
+    text = requested.strip()
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise SpecError(f"The budget {requested!r} cannot be read; {_ALLOWED}.")
+    amount = Fraction(match[1].replace(",", "").replace("_", ""))
+    unit = match[2].lower()
+    exact = amount * base_params / 100 if unit == "%" else amount * _FACTOR[unit]
+    if exact == 0:
+        raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
+    if exact > base_params:
+        raise SpecError(
+            f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
+            "PEFT trains a small part of it, so ask for less than 100%."
+        )
+    if exact < 1:
+        raise SpecError(
+            f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
+        )
+    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What one site asks of the budget.
+
+    `weight` is how much the site deserves (>= 0; equal weights give equal ranks);
+    `cost` maps a rank in [1, max_rank] to trainable parameters, strictly increasing.
+    """
+
+    site: str
+    weight: float
+    max_rank: int
+    cost: Callable[[int], int]
+
+
+def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
+    """Ranks that never exceed the budget and leave no affordable upgrade.
+
+    Divisor method: each next rank goes to the site with the largest weight / (rank + 1),
+    as seats go to parties (Jefferson, D'Hondt), so ranks end up in proportion to the
+    weights. An upgrade that does not fit is dropped for good, since the money left only
+    shrinks; whatever is cheaper is still tried. Ties go to the cheaper upgrade, then to
+    the later site in natural order of names, so input order does not matter. What is
+    spent never falls when the budget rises: the two runs agree until the smaller budget
+    cannot pay an upgrade that the larger one can.
+
+    Args:
+        claims: One per site; names are unique.
+        max_params: What may be spent, >= 0.
+
+    Returns:
+        Site name -> rank, only for sites with rank >= 1, in natural order of names.
+
+    Example:
+        >>> a = Claim(site="a", weight=1.0, max_rank=8, cost=lambda rank: 10 * rank)
+        >>> b = Claim(site="b", weight=3.0, max_rank=8, cost=lambda rank: 10 * rank)
+        >>> allocate([a, b], max_params=40)
+        {'a': 1, 'b': 3}
+    """
+    ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
+    assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
+    ranks = [0] * len(ordered)
+    spent = 0
+    heap = [_upgrade(claim, index, rank=0) for index, claim in enumerate(ordered) if claim.max_rank > 0]
+    heapq.heapify(heap)
+    while heap:
+        _, _, price, index = heapq.heappop(heap)
+        if spent + price > max_params:
+            continue
+        spent += price
+        ranks[index] += 1
+        if ranks[index] < ordered[index].max_rank:
+            heapq.heappush(heap, _upgrade(ordered[index], index, rank=ranks[index]))
+    granted = {claim.site: rank for claim, rank in zip(ordered, ranks, strict=True) if rank}
+    return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
+
+
+def _upgrade(claim: Claim, index: int, *, rank: int) -> tuple[float, int, int, int]:
+    """Heap entry of the next rank: best deserved first, then evenness, then price, then name."""
+    before = claim.cost(rank) if rank else 0
+    return (-claim.weight / (rank + 1), rank, claim.cost(rank + 1) - before, index)
+
+
+def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:
+    """Refuse a budget that no plan fits.
+
+    Args:
+        cheapest: Method name -> trainable parameters of its smallest plan.
+        budget: What was asked.
+        available: What is left of it for adapters (less than asked where the head is counted in).
+
+    Raises:
+        BudgetError: Every method costs more; the message names the cheapest plan there is.
+    """
+    name = min(cheapest, key=lambda method: (cheapest[method], method))
+    if cheapest[name] <= available:
+        return
+    share = (
+        "" if available == budget.max_trainable_params else f", of which {max(available, 0):,} for adapters"
+    )
+    raise BudgetError(
+        f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} trainable parameters{share}; "
+        f"the cheapest plan there is ({name} at one site) needs {cheapest[name]:,}. Raise --budget."
+    )
+
+
+def natural_key(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key that puts `layer.10` after `layer.9`.
+
+    Example:
+        >>> sorted(["h.10.q", "h.9.q"], key=natural_key)
+        ['h.9.q', 'h.10.q']
+    """
+    parts = re.findall(r"\d+|\D+", name)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)

@@ -1,0 +1,182 @@
+"""Settings from four places, the later over the earlier: defaults, file, environment, flags."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.records import RunSpec
+from autopeft.store import faults_of, load_value, read_yaml
+
+_PREFIX = "AUTOPEFT_"
+_UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """One setting that the user gave; `origin` says where, `is_text` that it is yet to be parsed."""
+
+    name: str
+    value: Any
+    origin: str
+    is_text: bool = False
+
+
+def resolve(
+    *,
+    config: Path | None,
+    env: Mapping[str, str],
+    flags: Mapping[str, object],
+    assignments: Sequence[str],
+) -> tuple[RunSpec, frozenset[str]]:
+    """The settings of a run, and the names of those that the user gave anywhere.
+
+    Args:
+        config: YAML file, nested by topic (`search: {trials: 30}`).
+        env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
+        flags: Dotted name -> value of the command line's own options; None means not given.
+        assignments: What `--set` was given, `search.trials=30` each; flags of their own win over these.
+
+    Returns:
+        The settings, and dotted names such as `search.trials`.
+
+    Raises:
+        UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
+        SpecError: Values of the wrong type or out of range; all are named with their place.
+    """
+    sources = (_from_file(config), _from_environment(env), _from_assignments(assignments), _from_flags(flags))
+    by_name = {given.name: given for source in sources for given in source}
+    content: dict[str, dict[str, Any]] = {}
+    faults = []
+    for name, given in by_name.items():
+        topic, _, field = name.partition(".")
+        try:
+            content.setdefault(topic, {})[field] = _value(given)
+        except SpecError as error:
+            faults.append(f"{name} ({given.origin}): {str(error).rstrip('.')}")
+    try:
+        # Strict, so that `trials: true` is not 1; from JSON, whose lists may become tuples.
+        spec = RunSpec.model_validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        for name, fault in faults_of(error):
+            setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is a part of one
+            faults.append(f"{name} ({by_name[setting].origin}) {fault}")
+    if faults:
+        raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+    return spec, frozenset(by_name)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, > 0, in `7m30s`, `90s`, `2h`, `1d` or `450`; raises SpecError on anything else.
+
+    Example:
+        >>> parse_duration("7m30s")
+        450.0
+    """
+    compact = text.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        compact += "s"
+    match = _DURATION.fullmatch(compact)
+    parts = match.groupdict(default="0") if match else {}
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for unit, number in parts.items())
+    if not 0 < seconds < math.inf:
+        raise SpecError(
+            f"{text!r} is not a duration; write more than nothing, like 7m30s, 90s, 2h or 450 (seconds)."
+        )
+    return seconds
+
+
+def _annotations() -> dict[str, Any]:
+    """Dotted name of every setting -> its type."""
+    return {
+        f"{topic}.{name}": field.annotation
+        for topic, topic_field in RunSpec.model_fields.items()
+        for name, field in topic_field.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
+_SETTINGS = _annotations()
+_VARIABLES = {_PREFIX + name.replace(".", "_").upper(): name for name in _SETTINGS}
+
+
+def _known(name: str, origin: str) -> str:
+    if name not in _SETTINGS:
+        raise UnknownNameError(f"setting ({origin})", name, _SETTINGS)
+    return name
+
+
+def _from_file(path: Path | None) -> Iterator[_Given]:
+    if path is None:
+        return
+    for topic, fields in read_yaml(path).items():
+        if topic in RunSpec.model_fields and fields is None:
+            continue  # a topic with everything below it commented out
+        if not isinstance(fields, dict):
+            if topic not in RunSpec.model_fields:
+                _known(str(topic), str(path))
+            raise SpecError(
+                f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
+            )
+        for field, value in fields.items():
+            name = _known(f"{topic}.{field}", str(path))
+            yield _Given(name=name, value=value, origin=str(path))
+
+
+def _from_environment(env: Mapping[str, str]) -> Iterator[_Given]:
+    for variable in sorted(env):
+        if not variable.startswith(_PREFIX):
+            continue
+        if variable not in _VARIABLES:
+            raise UnknownNameError("environment variable", variable, _VARIABLES)
+        if env[variable].strip():
+            yield _Given(name=_VARIABLES[variable], value=env[variable], origin=variable, is_text=True)
+
+
+def _from_assignments(assignments: Sequence[str]) -> Iterator[_Given]:
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
+        yield _Given(name=_known(name.strip(), "--set"), value=value, origin="--set", is_text=True)
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
+    for name, value in flags.items():
+        if value is not None:
+            yield _Given(name=_known(name, "flag"), value=value, origin="flag")
+
+
+def _value(given: _Given) -> Any:
+    kind = _SETTINGS[given.name]
+    value = _read_text(given.value.strip(), kind, given.origin) if given.is_text else given.value
+    if get_origin(kind) is tuple and isinstance(value, str):
+        return [
+            word.strip(" '\"")
+            for word in value.removeprefix("[").removesuffix("]").split(",")
+            if word.strip()
+        ]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{value} is not finite")
+    if given.name == "budget.requested" and type(value) in (int, float):
+        return str(int(value)) if value == int(value) else str(value)
+    if given.name == "search.max_time_seconds" and isinstance(value, str):
+        return parse_duration(value)
+    return value
+
+
+def _read_text(text: str, kind: Any, origin: str) -> Any:
+    if text in ("", "~", "null") and type(None) in get_args(kind):
+        return None
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if get_origin(kind) is tuple or (kind in (str, str | None) and not is_quoted):
+        return text  # as it stands: `0012345` may be a commit, `C:\data` a path
+    return load_value(text, source=origin)

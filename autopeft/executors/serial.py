@@ -1,0 +1,32 @@
+"""Serial: one measurement after the other in this process, errors with their own trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Serial:
+    """Runs at submit; the same seed gives the same run, and debuggers step through it."""
+
+    name = "serial"
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
+        """A finished future of `fn(*args)`; an exception comes out of `result()`."""
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+
+PART = Serial()

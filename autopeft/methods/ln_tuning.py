@@ -1,0 +1,47 @@
+"""Norm tuning: the weights and biases of normalisation layers are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from peft import LNTuningConfig, PeftConfig
+
+from autopeft.methods._targets import sites_pattern
+from autopeft.records import Adapter, OptionValue, Site
+
+
+@dataclass(frozen=True)
+class NormTuning:
+    """Norm tuning (Zhao et al. 2023, arXiv:2312.11420), through `peft`'s LN_TUNING."""
+
+    name: str = "ln_tuning"
+    summary: str = "weight and bias of a normalisation layer"
+    ranked: bool = False
+    identity_at_start: bool = True
+    merges: bool = True
+    learning_rate_range: tuple[float, float] = (1e-3, 3e-2)
+    learning_rate_source: str = "chosen by hand; 1e-4 trains nothing in peft's method comparison"
+
+    def fits(self, site: Site) -> bool:
+        """Norms alone: LN_TUNING would copy any other module whole."""
+        return site.kind == "norm"
+
+    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
+        """None."""
+        return {}
+
+    def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
+        """Weight and, where there is one, bias."""
+        return site.out_features * (2 if site.has_bias else 1)
+
+    def max_rank(self, site: Site) -> int:
+        """There is no rank; one step takes it or leaves it."""
+        return 1
+
+    def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
+        """One config."""
+        return (LNTuningConfig(target_modules=sites_pattern(adapter.site for adapter in adapters)),)
+
+
+PART = NormTuning()

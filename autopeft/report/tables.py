@@ -1,0 +1,197 @@
+"""The files that programs read: result.json, trials.csv and sensitivity.csv, as text or plain values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autopeft.records import Confirmation, Measurement, Plan, Proposal, SearchResult, to_json
+
+TRIAL_COLUMNS = (
+    "trial",
+    "arm",
+    "plan_hash",
+    "trainable_params",
+    "learning_rate",
+    "rung",
+    "seed",
+    "status",
+    "split",
+    "metric",
+    "loss",
+    "train_steps",
+    "train_examples",
+    "train_seconds",
+    "eval_examples",
+    "eval_seconds",
+    "peak_bytes",
+)
+
+
+def result_json(result: SearchResult, status: str) -> dict[str, Any]:
+    """The content of result.json (schema_version 1): plain values, never NaN.
+
+    Args:
+        result: A finished or stopped search.
+        status: How the run ended, `complete` where it did.
+
+    Returns:
+        The keys of DESIGN.md section 7, plus `smallest`, `splits` and `settings`. Without
+        a confirmation the numbers of a plan are None and its seeds are empty.
+    """
+    setting = result.setting
+    content = {
+        "schema_version": 1,
+        "status": status,
+        "base_model": setting.base_model,
+        "data": setting.data,
+        "task": setting.task,
+        "metric": setting.metric,
+        "greater_is_better": setting.greater_is_better,
+        "budget": to_json(setting.budget),
+        "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
+        "smallest": _answer(result, "smallest"),
+        "baseline": _baseline(result),
+        "verdict": to_json(result.verdict),
+        "test": _tests(result),
+        "proxy": to_json(result.proxy),
+        "sensitivity": {
+            "score": result.spec.search.score,
+            "helped": None,
+            "note": "helped is not measured: it would take the same search without the score",
+        },
+        "cost": to_json(result.cost),
+        "splits": to_json(setting.splits),
+        "settings": to_json(result.spec),
+        "environment": dict(result.environment),
+    }
+    finite: dict[str, Any] = _finite(content)
+    return finite
+
+
+def find(records: Iterable[Confirmation], name: str, plan: Plan) -> Confirmation | None:
+    """The record called `name`, else one of an equal plan, else None: equal plans are confirmed once."""
+    candidates = tuple(records)
+    named = (record for record in candidates if record.name == name)
+    equal = (record for record in candidates if record.plan == plan)
+    return next(named, None) or next(equal, None)
+
+
+def first_proposals(result: SearchResult) -> dict[Plan, Proposal]:
+    """Plan -> the first trial that proposed it."""
+    first: dict[Plan, Proposal] = {}
+    for proposal in result.proposals:
+        first.setdefault(proposal.plan, proposal)
+    return first
+
+
+def trial_rows(result: SearchResult) -> list[dict[str, Any]]:
+    """One row per measurement, in their order; the keys are `TRIAL_COLUMNS`."""
+    first = first_proposals(result)
+    digests = {plan: plan.digest for plan in {measurement.plan for measurement in result.measurements}}
+    rows = []
+    for measurement in result.measurements:
+        plan, fidelity = measurement.plan, measurement.fidelity
+        proposal = first.get(plan)
+        values = (
+            proposal.trial if proposal else None,
+            proposal.arm if proposal else "confirm",
+            digests[plan],
+            plan.trainable_params,
+            plan.learning_rate,
+            _rung(measurement, result.proxy.rung_steps),
+            fidelity.seed,
+            measurement.status.value,
+            fidelity.split,
+            measurement.metric,
+            measurement.loss,
+            fidelity.train_steps,
+            fidelity.train_examples,
+            measurement.train_seconds,
+            fidelity.eval_examples,
+            measurement.eval_seconds,
+            measurement.peak_bytes,
+        )
+        rows.append(dict(zip(TRIAL_COLUMNS, values, strict=True)))
+    return rows
+
+
+def trials_csv(result: SearchResult) -> str:
+    """The content of trials.csv; floats as `repr` writes them, so that equal runs give equal text."""
+    return _csv(TRIAL_COLUMNS, (row.values() for row in trial_rows(result)))
+
+
+def sensitivity_csv(result: SearchResult) -> str:
+    """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack."""
+    columns = ("site", "layer", "role", "in_features", "out_features", *(s.name for s in result.scores))
+    rows = (
+        (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
+        for site, *values in zip(result.sites, *(s.values for s in result.scores), strict=True)
+    )
+    return _csv(columns, rows)
+
+
+def _answer(result: SearchResult, name: str) -> dict[str, Any]:
+    plan: Plan = getattr(result, name)
+    return {
+        "plan": to_json(plan),
+        "digest": plan.digest,
+        "trainable_params": plan.trainable_params,
+        "head_params": result.setting.head_params,
+        "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
+        **_numbers(find(result.confirmations, name, plan)),
+    }
+
+
+def _baseline(result: SearchResult) -> dict[str, Any]:
+    plan = result.baseline
+    proposal = first_proposals(result).get(plan)
+    return {
+        "name": proposal.arm if proposal else "baseline",
+        **_answer(result, "baseline"),
+        "learning_rate": plan.learning_rate,
+    }
+
+
+def _tests(result: SearchResult) -> dict[str, Any] | None:
+    if not result.test:
+        return None
+    names = ("best", "smallest", "baseline")
+    return {name: _numbers(find(result.test, name, getattr(result, name))) for name in names}
+
+
+def _numbers(record: Confirmation | None) -> dict[str, Any]:
+    if record is None:
+        return {"metric_mean": None, "metric_std_error": None, "seeds": []}
+    return {
+        "metric_mean": record.metric_mean,
+        "metric_std_error": record.metric_std_error,
+        "seeds": list(record.seeds),
+    }
+
+
+def _rung(measurement: Measurement, rung_steps: Sequence[int]) -> int | str | None:
+    fidelity = measurement.fidelity
+    if fidelity.split != "search":
+        return fidelity.split
+    return rung_steps.index(fidelity.train_steps) if fidelity.train_steps in rung_steps else None
+
+
+def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _finite(content: Any) -> Any:
+    """The same content with None for every NaN and infinity, which JSON cannot say."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,221 @@
+"""What the report's sections show, as plain values that both templates lay out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+
+NO_ARM = "confirm"  # as in trials.csv: a plan that no trial proposed
+MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has the rest
+_AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One line of the budget's picture; `share` is percent of the budget, in [0, 100]."""
+
+    name: str
+    params: int
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """The verdict's picture: positions in percent of an axis whose middle is no difference."""
+
+    low: float
+    middle: float
+    high: float
+    band_low: float
+    band_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """One confirmed plan. `marks` says which answers it is; `seconds` is one full run."""
+
+    record: Confirmation
+    marks: tuple[str, ...]
+    arm: str
+    percent: float
+    worst: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxied:
+    """One plan at the furthest rung that it finished, or the run of it that failed."""
+
+    arm: str
+    measurement: Measurement
+
+
+def bars(result: SearchResult) -> tuple[Bar, ...]:
+    """The budget and what each answer spends of it; the head is in only if the budget counts it."""
+    budget = result.setting.budget.max_trainable_params
+    head = result.setting.head_params if result.spec.budget.count_head else 0
+    spent = {"budget": budget} | {name: plan.trainable_params + head for name, plan in _answers(result)}
+    return tuple(
+        Bar(name=name, params=params, share=min(100.0, 100 * params / budget))
+        for name, params in spent.items()
+    )
+
+
+def interval(result: SearchResult) -> Interval | None:
+    """Where the interval, its middle and the band of equivalence stand; None without an interval."""
+    verdict = result.verdict
+    if verdict.interval_95 is None or verdict.mean_difference is None:
+        return None
+    low, high = verdict.interval_95
+    reach = 1.15 * max(abs(low), abs(high), verdict.margin)
+
+    def position(value: float) -> float:
+        return round(50 + 50 * value / reach, 2)
+
+    return Interval(
+        low=position(low),
+        middle=position(verdict.mean_difference),
+        high=position(high),
+        band_low=position(-verdict.margin),
+        band_high=position(verdict.margin),
+    )
+
+
+def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed, ...]:
+    """The confirmed plans, best metric first."""
+    sign = -1 if result.setting.greater_is_better else 1
+    worst = min if result.setting.greater_is_better else max
+    rows = [
+        Confirmed(
+            record=record,
+            marks=tuple(name for name, plan in _answers(result) if plan == record.plan),
+            arm=arms.get(record.plan, record.name),
+            percent=100 * record.plan.trainable_params / result.setting.budget.base_params,
+            worst=worst(record.metrics, default=record.metric_mean),
+            seconds=_full_run_seconds(result, record),
+        )
+        for record in result.confirmations
+    ]
+    return tuple(sorted(rows, key=lambda row: sign * row.record.metric_mean))
+
+
+def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ...]:
+    """Every plan at the furthest rung that it finished: furthest first, then lowest loss."""
+    furthest: dict[Plan, Measurement] = {}
+    for run in result.measurements:
+        if run.fidelity.split != "search" or run.status is not Status.COMPLETE:
+            continue
+        known = furthest.get(run.plan)
+        if known is None or run.fidelity.train_steps > known.fidelity.train_steps:
+            furthest[run.plan] = run
+    ordered = sorted(furthest.values(), key=lambda run: (-run.fidelity.train_steps, _or_last(run.loss)))
+    return tuple(Proxied(arm=arms.get(run.plan, NO_ARM), measurement=run) for run in ordered)
+
+
+def failures(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ...]:
+    """The runs that failed, in their order."""
+    failed = (run for run in result.measurements if run.status is Status.FAIL)
+    return tuple(Proxied(arm=arms.get(run.plan, NO_ARM), measurement=run) for run in failed)
+
+
+def first_line(error: str | None) -> str:
+    """The first line of an error, shortened."""
+    line = next(iter((error or "").strip().splitlines()), "no message")
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
+def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
+    """Stage, seconds, and the same in R (None where no full run was timed)."""
+    cost = result.cost
+    stages = (
+        ("sensitivity", cost.sensitivity_seconds),
+        ("search", cost.search_seconds),
+        ("confirmation", cost.confirm_seconds),
+    )
+    full = cost.full_run_seconds
+    return tuple((name, seconds, seconds / full if full > 0 else None) for name, seconds in stages)
+
+
+def tests(result: SearchResult, answer: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+    """Name, test numbers and confirmation numbers of each answer that was tested."""
+    read: Mapping[str, Any] = answer["test"] or {}
+    return tuple((name, read[name], answer[name]) for name in read if read[name]["metric_mean"] is not None)
+
+
+def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
+    """The settings that decide most; run.yaml has them all."""
+    spec = result.spec
+    return (
+        ("model", spec.model.id or f"default ({result.setting.base_model})"),
+        ("data", spec.data.source or f"default ({result.setting.data})"),
+        ("task", spec.task.name),
+        ("budget", spec.budget.requested + (", head counted in" if spec.budget.count_head else "")),
+        ("full run", _full_run_words(result)),
+        ("batch size", str(spec.task.batch_size)),
+        ("max length", f"{spec.task.max_length} tokens"),
+        ("search space", spec.search.space),
+        ("methods", ", ".join(spec.search.methods) or "all of the space"),
+        ("trials", str(spec.search.trials)),
+        ("score", spec.search.score),
+        ("search seed", str(spec.search.seed)),
+        ("confirmation", f"{spec.confirm.fidelity}, up to {spec.confirm.seeds} seeds"),
+        ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
+    )
+
+
+def python_lines(result: SearchResult) -> str:
+    """Python that loads the trained adapter with transformers and peft alone."""
+    setting = result.setting
+    auto = _AUTO_CLASSES.get(setting.task, "AutoModel")
+    labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
+    methods = sorted({adapter.method for adapter in result.best.adapters})
+    mixed = "# This plan mixes methods: load one sub-folder after the other, by the README's lines.\n"
+    return (
+        (mixed if len(methods) > 1 else "")
+        + "from peft import PeftModel\n"
+        + f"from transformers import {auto}, AutoTokenizer\n\n"
+        + f"name = {json.dumps(setting.base_model, ensure_ascii=False)}\n"
+        + "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        + f"base_model = {auto}.from_pretrained(name{labels})\n"
+        + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
+    )
+
+
+def steps_confirmed(result: SearchResult) -> int | None:
+    """Steps of a confirming run, None where there was none."""
+    steps = [run.fidelity.train_steps for run in result.measurements if run.fidelity.split == "confirm"]
+    return max(steps, default=None)
+
+
+def _answers(result: SearchResult) -> Sequence[tuple[str, Plan]]:
+    return (("best", result.best), ("smallest", result.smallest), ("baseline", result.baseline))
+
+
+def _full_run_seconds(result: SearchResult, record: Confirmation) -> float:
+    """Mean over the confirming runs of the plan; a record alone gives its sum over the seeds."""
+    runs = [
+        run.train_seconds
+        for run in result.measurements
+        if run.plan == record.plan and run.fidelity.split == record.split and run.status is Status.COMPLETE
+    ]
+    return fmean(runs) if runs else record.train_seconds / max(1, len(record.seeds))
+
+
+def _full_run_words(result: SearchResult) -> str:
+    task = result.spec.task
+    asked = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs:g}"
+    return f"{result.setting.full_run_steps:,} steps ({asked})"
+
+
+def _or_last(loss: float | None) -> float:
+    return float("inf") if loss is None or loss != loss else loss

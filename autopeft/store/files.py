@@ -1,0 +1,64 @@
+"""Writing a file whole or not at all, and the checksum of one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from autopeft.errors import RunDirError
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Replaces a file in one step: after a crash it holds the old text or the new, never half.
+
+    Args:
+        path: File to write, in UTF-8; folders above it are made.
+        text: All that the file shall hold.
+
+    Raises:
+        RunDirError: The file cannot be written (no permission, disk full, a file where a folder should be).
+    """
+    path = Path(path)
+    # In the same folder, since a rename across file systems is a copy; not `tempfile`, whose files only
+    # their owner can read.
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with fresh.open("x", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
+        finally:
+            fresh.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunDirError:
+    """The error for a path that the system refuses to write."""
+    reason = error.strerror or error
+    return RunDirError(f"{path} cannot be written: {reason}. Free it, or pass another --out.")
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder, and does not need to
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

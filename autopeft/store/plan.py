@@ -1,0 +1,142 @@
+"""`plan.yaml`: a plan and what it takes to repeat it, for people to read and edit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autopeft.errors import SpecError
+from autopeft.records import Adapter, DataSpec, ModelSpec, OptionValue, Plan, PlanDocument, TaskSpec, to_json
+from autopeft.store.files import write_text
+from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
+
+_HEADER = """\
+# A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
+# Train it: autopeft train --plan plan.yaml
+# scale is alpha / r; rank 0 means that the method has none; the counts are in parameters.
+"""
+
+_Count = Annotated[int, Field(ge=0)]
+_Word = Annotated[str, Field(min_length=1)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _BaseModelEntry(_Strict):
+    id: str | None
+    revision: str | None
+    base_params: Annotated[int, Field(ge=1)]
+
+
+class _AdapterEntry(_Strict):
+    site: _Word
+    method: _Word
+    rank: _Count = 0
+    scale: _Finite = 1.0
+    options: dict[str, OptionValue] = {}
+
+
+class _PlanFile(_Strict):
+    """The keys of the file, in their order."""
+
+    schema_version: Literal[1]
+    base_model: _BaseModelEntry
+    data: DataSpec
+    task: TaskSpec
+    learning_rate: Annotated[_Finite, Field(gt=0)]
+    schedule: _Word
+    seed: _Count
+    trainable_params: _Count
+    head_params: _Count
+    adapters: tuple[_AdapterEntry, ...]
+
+
+def write_plan(path: Path | str, document: PlanDocument) -> None:
+    """Writes `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written."""
+    plan = document.plan
+    content = {
+        "schema_version": 1,
+        "base_model": {**to_json(document.model), "base_params": document.base_params},
+        "data": to_json(document.data),
+        "task": to_json(document.task),
+        "learning_rate": float(plan.learning_rate),
+        "schedule": document.schedule,
+        "seed": document.seed,
+        "trainable_params": plan.trainable_params,
+        "head_params": document.head_params,
+        "adapters": [_entry(adapter) for adapter in plan.adapters],
+    }
+    write_text(path, _HEADER + write_yaml_text(content))
+
+
+def read_plan(path: Path | str) -> PlanDocument:
+    """The plan in a file that `write_plan` wrote or a person edited.
+
+    Args:
+        path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
+
+    Raises:
+        UnknownNameError: A key that a plan does not have.
+        SpecError: No such file, another schema version, missing or bad values, or a site named twice.
+    """
+    path = _plan_file(Path(path))
+    content = read_yaml(path)
+    version = content.get("schema_version")
+    if version != 1 or isinstance(version, bool):
+        found = "no schema_version" if version is None else f"schema_version {version!r}"
+        raise SpecError(f"{path} has {found}; this autopeft reads schema_version 1.")
+    read = validate(_PlanFile, content, source=str(path))
+    twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
+    if twice:
+        raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a site takes one.")
+    return PlanDocument(
+        plan=Plan(
+            adapters=tuple(_adapter(entry) for entry in read.adapters),
+            learning_rate=read.learning_rate,
+            trainable_params=read.trainable_params,
+        ),
+        model=ModelSpec(id=read.base_model.id, revision=read.base_model.revision),
+        data=read.data,
+        task=read.task,
+        base_params=read.base_model.base_params,
+        head_params=read.head_params,
+        schedule=read.schedule,
+        seed=read.seed,
+    )
+
+
+def _plan_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for candidate in (path / "plan.yaml", path / "best" / "plan.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise SpecError(
+        f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished run."
+    )
+
+
+def _entry(adapter: Adapter) -> Inline:
+    return Inline(
+        site=adapter.site,
+        method=adapter.method,
+        rank=adapter.rank,
+        scale=float(adapter.scale),
+        options=Inline(adapter.options),
+    )
+
+
+def _adapter(entry: _AdapterEntry) -> Adapter:
+    return Adapter(
+        method=entry.method,
+        site=entry.site,
+        rank=entry.rank,
+        scale=entry.scale,
+        options=tuple(entry.options.items()),
+    )

@@ -1,0 +1,229 @@
+"""YAML as people expect it: YAML 1.2 numbers, `no` is a word, and no key stands twice.
+
+PyYAML follows YAML 1.1: it reads `1e-4` as text, `no` as false, `12:30` as 750, and takes
+the last of two equal keys in silence. Each has cost somebody a learning rate.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from autopeft.errors import SpecError, UnknownNameError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# The core schema of YAML 1.2.2, section 10.3.2: tag, pattern, first characters ("" is the empty scalar).
+_CORE_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+_FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one line
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Content of a YAML file that holds a mapping.
+
+    Raises:
+        SpecError: The file is missing, unreadable or empty, is not YAML or no mapping, or has a key twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not UTF-8 text; it should be a YAML file.") from error
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return parse_yaml(text, source=str(path))
+
+
+def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    r"""Content of YAML text that is a mapping.
+
+    Args:
+        text: One YAML document.
+        source: Where the text comes from, for the error.
+
+    Raises:
+        SpecError: The text is empty, is not YAML or no mapping, or has a key twice.
+
+    Example:
+        >>> parse_yaml("rate: 1e-4\nanswer: no", source="example")
+        {'rate': 0.0001, 'answer': 'no'}
+    """
+    content = load_value(text, source=source)
+    if content is None:
+        raise SpecError(f"{source} is empty; it should hold `key: value` lines.")
+    if not isinstance(content, dict):
+        raise SpecError(f"{source} holds {_shown(content)}; it should hold `key: value` lines.")
+    return content
+
+
+def load_value(text: str, *, source: str) -> Any:
+    """Whatever one YAML document stands for; raises SpecError as `parse_yaml` does."""
+    try:
+        loader = _Loader(text)
+        loader.name = source
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SpecError(f"{source} is not YAML: {error.problem or error.context}{line}.") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SpecError(f"{source} is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def write_yaml_text(content: Any) -> str:
+    """YAML text of plain content, keys in the order given, that `parse_yaml` reads back exactly.
+
+    Text that YAML 1.1 would misread is quoted too, so that other readers agree.
+    """
+    text: str = yaml.dump(
+        content,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=sys.maxsize,
+    )
+    return text
+
+
+def validate(kind: type[Model], content: Any, *, source: str) -> Model:
+    """The pydantic model that content stands for, types not bent (`"3"` is no number).
+
+    Raises:
+        UnknownNameError: A key that the model does not have.
+        SpecError: Values that are missing, of the wrong type or out of range; all are named.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        _refuse_unknown(kind, error, source)
+        faults = "; ".join(f"{name} {fault}" for name, fault in faults_of(error))
+        raise SpecError(f"{source} cannot be used: {faults}.") from error
+
+
+def faults_of(error: ValidationError) -> list[tuple[str, str]]:
+    """Dotted name of each value that pydantic refused, and what is wrong with it.
+
+    Example of a fault: `("search.trials", "is 0; it should be greater than or equal to 1")`.
+    """
+    faults: dict[str, str] = {}
+    for details in error.errors(include_url=False):
+        # One member of a union after the other is refused: the first tells enough.
+        name = ".".join(str(part) for part in details["loc"] if part not in _UNION_MEMBERS)
+        if details["type"] == "missing":
+            fault = "is missing"
+        else:
+            fault = f"is {_shown(details['input'])}; it should {_allowed(details)}"
+        faults.setdefault(name, fault)
+    return list(faults.items())
+
+
+class Inline(dict[str, Any]):
+    """A mapping that `write_yaml_text` puts on one line, `{site: h.0.q, rank: 8}`."""
+
+
+_UNION_MEMBERS = ("bool", "int", "float", "str")
+
+
+def _allowed(details: Any) -> str:
+    message: str = details["msg"]
+    choices = re.fullmatch(r"\^\(([\w|]+)\)\$", str(details.get("ctx", {}).get("pattern", "")))
+    if choices:
+        return "be one of " + ", ".join(choices[1].split("|"))
+    return re.sub(r"^(Input|\w+) should ", "", message)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) -> None:
+    for details in error.errors(include_url=False):
+        if details["type"] == "extra_forbidden":
+            *above, _ = details["loc"]
+            prefix = "".join(f"{part}." for part in above)
+            known = [prefix + name for name in _fields_at(kind, above)]
+            raise UnknownNameError(f"setting in {source}", f"{prefix}{details['loc'][-1]}", known) from error
+
+
+def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:
+    for part in location:
+        annotation = get_args(kind)[0] if isinstance(part, int) else kind.model_fields[part].annotation
+        kind = annotation
+    names: Iterable[str] = kind.model_fields
+    return names
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's way to declare it
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.tag is not None:
+            # A few lines of nested aliases stand for gigabytes; a tag makes objects.
+            line = event.start_mark.line + 1
+            raise SpecError(
+                f"{self.name}, line {line}: aliases (`*x`) and tags (`!x`) are not read; write the value."
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SpecError(f"{self.name}, line {line}: a key is a list or mapping; it should be a word.")
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise SpecError(f"{self.name}, line {line}: the key {key!r} stands twice; keep one of them.")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def read_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        # In YAML 1.2 a leading zero means nothing; PyYAML would read `010` as 8.
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def write_list(self, items: Any) -> yaml.Node:
+        scalars = all(isinstance(item, str | int | float | None) for item in items)
+        short = len(items) <= _FLOW_ITEMS and sum(len(str(item)) + 2 for item in items) <= _FLOW_CHARACTERS
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=scalars and short)
+
+    def write_inline(self, items: Inline) -> yaml.Node:
+        return self.represent_mapping("tag:yaml.org,2002:map", items, flow_style=True)
+
+    def write_word(self, text: str) -> yaml.Node:
+        # Other styles fold some line breaks (U+0085, U+2028) into plain ones.
+        style = '"' if len(text.splitlines()) > 1 or not text.isprintable() else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _name, _regexp = f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$")
+    _Loader.add_implicit_resolver(_name, _regexp, _first)
+    _Dumper.add_implicit_resolver(_name, _regexp, _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.read_int)
+_Dumper.add_representer(list, _Dumper.write_list)
+_Dumper.add_representer(tuple, _Dumper.write_list)
+_Dumper.add_representer(str, _Dumper.write_word)
+_Dumper.add_representer(Inline, _Dumper.write_inline)

@@ -1,0 +1,193 @@
+"""Where settings come from, which of them wins, and how a bad one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopeft.cli.settings import parse_duration, resolve
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.records import RunSpec
+
+
+def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):
+    config = None
+    if file:
+        assert folder is not None
+        config = folder / "conf.yaml"
+        config.write_text(file)
+    return resolve(config=config, env=env or {}, flags=flags or {}, assignments=assign)
+
+
+def test_nothing_given_is_the_defaults():
+    assert settings() == (RunSpec(), frozenset())
+
+
+def test_each_source_wins_over_the_one_before(tmp_path):
+    file = "search: {trials: 1, seed: 1, score: a, space: a}\nconfirm: {seeds: 2}"
+    env = {"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"}
+    assign = ["search.score=c", "search.space=c"]
+    spec, given_names = settings(file, env=env, assign=assign, flags={"search.space": "d"}, folder=tmp_path)
+    assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "c", "d")
+    named = {"search.trials", "search.seed", "search.score", "search.space", "confirm.seeds"}
+    assert given_names == named
+
+
+def test_a_flag_of_none_and_an_empty_variable_are_not_given():
+    spec, given_names = settings(env={"AUTOPEFT_TASK_MAX_STEPS": ""}, flags={"search.trials": None})
+    assert spec == RunSpec()
+    assert not given_names
+
+
+def test_a_variable_with_an_underscore_in_its_field_is_read():
+    spec, _ = settings(
+        env={"AUTOPEFT_TASK_MAX_STEPS": "100", "PATH": "/bin", "AUTOPEFT_BUDGET_COUNT_HEAD": "true"}
+    )
+    assert spec.task.max_steps == 100
+    assert spec.budget.count_head is True
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("113000", "113000"), ("300k", "300k"), ("0.5%", "0.5%"), ("'1.2M'", "1.2M")]
+)
+def test_a_budget_stays_as_written_from_any_source(tmp_path, text, value):
+    found = [
+        settings(f"budget: {{requested: {text}}}", folder=tmp_path),
+        settings(env={"AUTOPEFT_BUDGET_REQUESTED": text}),
+        settings(assign=[f"budget.requested={text}"]),
+    ]
+    assert [spec.budget.requested for spec, _ in found] == [value] * 3
+
+
+@pytest.mark.parametrize(("number", "value"), [(113000, "113000"), (3e5, "300000"), (0.5, "0.5")])
+def test_a_budget_given_as_a_number_becomes_its_text(number, value):
+    assert settings(flags={"budget.requested": number})[0].budget.requested == value
+
+
+@pytest.mark.parametrize("text", ["lora,ia3", "lora, ia3", "[lora, ia3]", "['lora', \"ia3\"]"])
+def test_a_list_may_be_written_with_commas_or_brackets(text):
+    assert settings(assign=[f"search.methods={text}"])[0].search.methods == ("lora", "ia3")
+
+
+def test_a_list_in_a_file_may_be_a_list_or_words(tmp_path):
+    spec, _ = settings("search: {methods: 'lora,ia3'}\ndata: {text_columns: [a, 'b, c']}", folder=tmp_path)
+    assert spec.search.methods == ("lora", "ia3")
+    assert spec.data.text_columns == ("a", "b, c")
+
+
+def test_text_that_looks_like_a_number_or_yaml_stays_text():
+    assign = ["model.revision=0012345", "data.source=C:\\d: #1", "model.id=null", "data.label_column=no"]
+    spec, _ = settings(assign=assign)
+    assert (spec.model.revision, spec.data.source) == ("0012345", "C:\\d: #1")
+    assert (spec.model.id, spec.data.label_column) == (None, "no")
+
+
+def test_yaml_1_2_numbers_are_numbers(tmp_path):
+    assert settings("confirm: {margin: 1e-3}", folder=tmp_path)[0].confirm.margin == 0.001
+    assert settings(assign=["confirm.margin=5E-3"])[0].confirm.margin == 0.005
+
+
+def test_a_path_given_by_a_flag_becomes_its_text(tmp_path):
+    assert settings(flags={"output.out": tmp_path})[0].output.out == str(tmp_path)
+
+
+def test_a_topic_with_nothing_below_it_gives_nothing(tmp_path):
+    assert settings("search:\ntask: {}", folder=tmp_path) == (RunSpec(), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("file", "near"),
+    [
+        ("search: {trails: 3}", "conf.yaml.* named 'search.trails'.*Did you mean 'search.trials'"),
+        ("serach: {trials: 3}", "conf.yaml.* named 'serach.trials'.*Did you mean 'search.trials'"),
+        ("trials: 3", "conf.yaml.* named 'trials'.*Did you mean 'search.trials'"),
+        ("3: 3", "conf.yaml.* named '3'; known: budget.count_head"),
+    ],
+)
+def test_an_unknown_setting_in_a_file_names_the_file_and_the_nearest(tmp_path, file, near):
+    with pytest.raises(UnknownNameError, match=near):
+        settings(file, folder=tmp_path)
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest():
+    with pytest.raises(
+        UnknownNameError, match=r"variable named 'AUTOPEFT_SEARCH_TRAILS'.*'AUTOPEFT_SEARCH_TRIALS'"
+    ):
+        settings(env={"AUTOPEFT_SEARCH_TRAILS": "3"})
+
+
+def test_an_unknown_assignment_is_refused_with_the_nearest():
+    with pytest.raises(
+        UnknownNameError, match=r"--set.* named 'search.trails'.*Did you mean 'search.trials'"
+    ):
+        settings(assign=["search.trails=3"])
+
+
+def test_an_assignment_without_a_value_is_refused():
+    with pytest.raises(SpecError, match=r"--set search.trials has no value; write it like"):
+        settings(assign=["search.trials"])
+
+
+def test_a_topic_that_holds_a_number_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="search is 5; it should hold settings"):
+        settings("search: 5", folder=tmp_path)
+
+
+def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
+    with pytest.raises(SpecError) as caught:
+        settings(
+            "search: {trials: true, max_time_seconds: soon}\ndata: {text_columns: [5]}",
+            env={"AUTOPEFT_TASK_EPOCHS": "-1"},
+            assign=["confirm.fidelity=quarter", "confirm.margin=.inf"],
+            folder=tmp_path,
+        )
+    message = str(caught.value)
+    assert "search.trials" in message and "conf.yaml) is True; it should be a valid integer" in message
+    assert "'soon' is not a duration" in message
+    assert "data.text_columns.0" in message
+    assert "task.epochs (AUTOPEFT_TASK_EPOCHS) is -1" in message and "greater than 0" in message
+    assert "confirm.fidelity (--set) is 'quarter'; it should be one of full, half, none" in message
+    assert "confirm.margin (--set): inf is not finite" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["a: b: c", "[1", "*x", "!!python/name:os.system x"])
+def test_a_value_that_is_not_yaml_is_refused_in_one_sentence(value):
+    with pytest.raises(SpecError, match=r"These settings cannot be used: search.trials \(--set\)"):
+        settings(assign=[f"search.trials={value}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7m30s", 450),
+        ("90s", 90),
+        ("2h", 7200),
+        ("450", 450),
+        ("0.5h", 1800),
+        ("1d", 86400),
+        (" 1H1M1S ", 3661),
+    ],
+)
+def test_a_duration_is_read_as_seconds(text, seconds):
+    assert parse_duration(text) == seconds
+    assert settings(assign=[f"search.max_time_seconds={text}"])[0].search.max_time_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "soon", "-5m", "5x", "s", "5m30", "1s2m", "9" * 400])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(SpecError, match="is not a duration; write more than nothing, like 7m30s"):
+        parse_duration(text)
+
+
+@given(hours=st.integers(0, 99), minutes=st.integers(0, 99), seconds=st.integers(1, 99))
+def test_any_hours_minutes_and_seconds_add_up(hours, minutes, seconds):
+    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == 3600 * hours + 60 * minutes + seconds
+
+
+def test_a_time_in_a_file_may_be_a_number_or_a_duration(tmp_path):
+    assert settings("search: {max_time_seconds: 2h}", folder=tmp_path)[0].search.max_time_seconds == 7200
+    assert settings("search: {max_time_seconds: 90}", folder=tmp_path)[0].search.max_time_seconds == 90

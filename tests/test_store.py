@@ -1,0 +1,247 @@
+"""YAML read strictly, files written whole, and plans that survive the way to disk and back."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from autopeft.errors import RunDirError, SpecError, UnknownNameError
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.store import (
+    parse_yaml,
+    read_plan,
+    read_yaml,
+    sha256_of,
+    write_plan,
+    write_text,
+    write_yaml_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 0.0001),
+        ("1.5e3", 1500.0),
+        ("5E-4", 0.0005),
+        ("-.5", -0.5),
+        (".inf", math.inf),
+        ("010", 10),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("no", "no"),
+        ("On", "On"),
+        ("true", True),
+        ("False", False),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_a_scalar_is_what_yaml_1_2_says(text, value):
+    read = parse_yaml(f"x: {text}", source="t")["x"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_key_that_stands_twice_is_refused_with_file_key_and_line(tmp_path):
+    path = tmp_path / "conf.yaml"
+    path.write_text("search:\n  trials: 1\n  trials: 2\n")
+    with pytest.raises(SpecError, match=r"conf\.yaml, line 3: the key 'trials' stands twice"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "t is empty"),
+        ("# nothing\n", "t is empty"),
+        ("- 1", r"t holds \[1\]; it should hold"),
+        ("word", "t holds 'word'; it should hold"),
+        ("a: [1", "t is not YAML: .* in line 1"),
+        ("a: 1\n--- \nb: 2", "t is not YAML: .* in line 2"),
+        ("a: \x00", "t is not YAML: .*special characters"),
+        ("? [a]\n: 1", "line 1: a key is a list or mapping"),
+        ("a: &x 1\nb: *x", r"line 2: aliases \(`\*x`\) and tags"),
+        ("a: !!python/name:os.system", r"line 1: aliases .* and tags \(`!x`\) are not read"),
+        ("a: " + "[" * 5000, "t is not YAML"),
+        ("a: " + "9" * 5000, "t is not YAML"),
+    ],
+)
+def test_text_that_is_no_mapping_is_refused_in_one_sentence(text, sentence):
+    with pytest.raises(SpecError, match=sentence) as caught:
+        parse_yaml(text, source="t")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_folder_and_bytes_are_refused(tmp_path):
+    (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(SpecError, match=r"none\.yaml cannot be read: No such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+        read_yaml(tmp_path)
+    with pytest.raises(SpecError, match=r"bytes\.yaml is not UTF-8"):
+        read_yaml(tmp_path / "bytes.yaml")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
+    (tmp_path / "bom.yaml").write_text("a: 1", encoding="utf-8-sig")
+    assert read_yaml(tmp_path / "bom.yaml") == {"a": 1}
+
+
+WORDS = st.text() | st.sampled_from(
+    ["no", "1e-4", "010", "0o17", "~", "12:30", "a\u2028b", "x\x85y", " #", "<<", "="]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS
+CONTENT = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=12)
+
+
+@given(st.dictionaries(WORDS, CONTENT, min_size=1))
+def test_plain_content_comes_back_exactly(content):
+    read = parse_yaml(write_yaml_text(content), source="t")
+    assert repr(read) == repr(content)  # repr, since 1 == 1.0 == True
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False) | WORDS, min_size=1))
+def test_other_readers_of_yaml_1_1_see_the_same(content):
+    assert repr(yaml.safe_load(write_yaml_text(content))) == repr(content)
+
+
+def test_keys_keep_their_order_and_short_lists_one_line():
+    assert write_yaml_text({"b": 1e-05, "a": [1, 2], "c": ("x",)}) == "b: 1.0e-05\na: [1, 2]\nc: [x]\n"
+
+
+def test_write_text_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "old")
+    write_text(path, "new é")
+    assert path.read_text(encoding="utf-8") == "new é"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(RunDirError, match=r"file\.txt cannot be written: No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_that_has_no_encoding_leaves_no_file(tmp_path):
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        write_text(tmp_path / "file.txt", "\ud800")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc" * 1_000_000)
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+PLAN = Plan(
+    adapters=(
+        Adapter(method="lora", site="h.0.q", rank=8, scale=2.0, options=(("dora", True), ("init", "no"))),
+        Adapter(method="ia3", site="h.1.mlp", options=(("n", 2), ("x", 2.0))),
+    ),
+    learning_rate=1e-05,
+    trainable_params=4096,
+)
+DOCUMENT = PlanDocument(
+    plan=PLAN,
+    model=ModelSpec(id="org/model", revision="0012345"),
+    data=DataSpec(source="trec", text_columns=("a", "b")),
+    task=TaskSpec(max_steps=100),
+    base_params=22_000_000,
+    head_params=770,
+    schedule="linear",
+    seed=3,
+)
+
+options = st.dictionaries(
+    WORDS, st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS
+)
+adapters = st.builds(
+    Adapter,
+    method=st.text(min_size=1),
+    site=st.text(min_size=1),
+    rank=st.integers(0, 4096),
+    scale=st.floats(allow_nan=False, allow_infinity=False),
+    options=options.map(lambda items: tuple(items.items())),
+)
+plans = st.builds(
+    Plan,
+    adapters=st.lists(adapters, max_size=4, unique_by=lambda adapter: adapter.site).map(tuple),
+    learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    trainable_params=st.integers(0, 10**12),
+)
+
+
+@given(plan=plans)
+@example(plan=PLAN)
+def test_a_plan_comes_back_exactly(plan, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "plan.yaml"
+    document = PlanDocument(**{**vars(DOCUMENT), "plan": plan})
+    write_plan(path, document)
+    assert repr(read_plan(path)) == repr(document)
+    assert read_plan(path).plan.digest == plan.digest
+
+
+def test_a_plan_reads_well(tmp_path):
+    write_plan(tmp_path / "plan.yaml", DOCUMENT)
+    text = (tmp_path / "plan.yaml").read_text()
+    assert text.startswith("# ") and "autopeft train --plan plan.yaml" in text
+    assert "\n- {site: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n" in text
+
+
+def test_a_plan_is_found_in_a_run_directory(tmp_path):
+    write_plan(tmp_path / "best" / "plan.yaml", DOCUMENT)
+    assert read_plan(tmp_path) == read_plan(tmp_path / "best") == DOCUMENT
+
+
+def test_a_folder_without_a_plan_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"holds neither plan\.yaml nor best/plan\.yaml"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "sentence"),
+    [
+        ("seed: 3", "sed: 3", UnknownNameError, r"plan\.yaml named 'sed'; .*Did you mean 'seed'"),
+        ("rank: 8", "rnak: 8", UnknownNameError, "named 'adapters.0.rnak'.*Did you mean 'adapters.0.rank'"),
+        ("source: trec", "sauce: trec", UnknownNameError, "named 'data.sauce'.*Did you mean 'data.source'"),
+        ("seed: 3\n", "", SpecError, "seed is missing"),
+        ("method: lora, ", "", SpecError, "adapters.0.method is missing"),
+        ("rank: 8", "rank: -1", SpecError, "adapters.0.rank is -1; it should be greater than or equal to 0"),
+        ("rank: 8", "rank: '8'", SpecError, "adapters.0.rank is '8'; it should be a valid integer"),
+        ("scale: 2.0", "scale: .nan", SpecError, "adapters.0.scale is nan; it should be a finite number"),
+        (
+            "dora: true",
+            "dora: [1]",
+            SpecError,
+            r"adapters.0.options.dora is \[1\]; it should be a valid boolean",
+        ),
+        ("1.0e-05", "0", SpecError, "learning_rate is 0; it should be greater than 0"),
+        ("site: h.1.mlp", "site: h.0.q", SpecError, "two adapters at h.0.q; a site takes one"),
+        ("schema_version: 1", "schema_version: 2", SpecError, "has schema_version 2; this autopeft reads"),
+        ("schema_version: 1\n", "", SpecError, "has no schema_version; this autopeft reads"),
+    ],
+)
+def test_a_plan_with_a_fault_is_refused_in_one_sentence(tmp_path, old, new, kind, sentence):
+    path = tmp_path / "plan.yaml"
+    write_plan(path, DOCUMENT)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(kind, match=sentence) as caught:
+        read_plan(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,280 @@
+"""A run directory: who may use it, what survives a crash, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from autopeft.cli.settings import resolve
+from autopeft.errors import RunDirError, SpecError, UnknownNameError
+from autopeft.records import (
+    Budget,
+    Cost,
+    Fidelity,
+    Measurement,
+    Plan,
+    Proxy,
+    RunSpec,
+    SearchResult,
+    Setting,
+    SplitSizes,
+    Status,
+    Verdict,
+)
+from autopeft.store import RunDir, measurement_key
+
+PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
+
+
+def measured(seed: int, **changes) -> Measurement:
+    fidelity = Fidelity(split="search", train_steps=30, train_examples=960, eval_examples=2, seed=seed)
+    fields = {"plan": PLAN, "fidelity": fidelity, "status": Status.COMPLETE, "loss": 0.1 + seed}
+    return Measurement(**{**fields, "example_scores": (0.0, 1.0), **changes})
+
+
+def seeds_in(run: RunDir) -> list[int]:
+    return [measurement.fidelity.seed for measurement in run.load_measurements().values()]
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunDir.create(tmp_path / "reports" / "run", resume=False) as opened:
+        opened.write_spec(RunSpec())
+        yield opened
+
+
+def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(RunDirError, match=r"already holds files. Pass --resume .*or another --out"):
+        RunDir.create(tmp_path, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+        RunDir.create(tmp_path, resume=True)
+    with pytest.raises(RunDirError, match=r"is not the folder of a run: it has no run\.yaml"):
+        RunDir.open(tmp_path / "none")
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunDirError, match=r"cannot be written: .*pass another --out"):
+            RunDir.create(path, resume=False)
+
+
+def test_a_closed_run_is_resumed(run):
+    run.close()
+    with RunDir.create(run.path, resume=True) as again:
+        assert again.read_spec() == RunSpec()
+
+
+def test_a_run_held_in_this_process_is_in_use(run):
+    with pytest.raises(RunDirError, match="is in use by another process"):
+        RunDir.create(run.path, resume=True)
+
+
+def test_a_run_held_by_another_process_is_in_use(tmp_path):
+    path = tmp_path / "run"
+    code = (
+        "import sys; from autopeft.store import RunDir; from autopeft.records import RunSpec\n"
+        "run = RunDir.create(sys.argv[1], resume=False); run.write_spec(RunSpec())\n"
+        "print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunDirError, match="is in use by another process"):
+            RunDir.create(path, resume=True)
+        holder.kill()  # a killed process leaves no lock behind
+        holder.wait()
+        RunDir.create(path, resume=True).close()
+
+
+def test_settings_repeat_the_run_elsewhere(run):
+    spec, _ = resolve(
+        config=None, env={}, flags={"budget.requested": "113000", "output.out": "x"}, assignments=[]
+    )
+    run.write_spec(spec)
+    text = (run.path / "run.yaml").read_text()
+    assert "autopeft search --config run.yaml" in text and "output" not in text.split("\n", 2)[2]
+    repeated, _ = resolve(config=run.path / "run.yaml", env={}, flags={"output.out": "x"}, assignments=[])
+    assert repeated == spec
+    assert run.read_spec().budget.requested == "113000"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "sentence"),
+    [
+        ("search: {trails: 3}", UnknownNameError, "named 'search.trails'.*Did you mean 'search.trials'"),
+        ("search: {trials: 0}", SpecError, "search.trials is 0; it should be greater than or equal to 1"),
+    ],
+)
+def test_settings_edited_by_hand_are_checked(run, text, kind, sentence):
+    (run.path / "run.yaml").write_text(text)
+    with pytest.raises(kind, match=sentence):
+        run.read_spec()
+
+
+def test_a_run_in_which_nothing_was_measured_is_taken_back(tmp_path):
+    run = RunDir.create(tmp_path / "a" / "b", resume=False)
+    run.write_spec(RunSpec())
+    run.state.mkdir()
+    run.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_somebody_else_survives_the_taking_back(run):
+    (run.path / "notes.txt").touch()
+    run.discard()
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_with_a_measurement_or_a_resumed_one_is_kept(run):
+    run.close()
+    with RunDir.create(run.path, resume=True) as again:
+        again.discard()
+    assert (run.path / "run.yaml").exists()
+    run.append_measurement(measured(1))
+    run.discard()
+    assert seeds_in(run) == [1]
+
+
+def test_measurements_come_back_by_plan_and_fidelity(run):
+    good = measured(1)
+    diverged = measured(2, status=Status.FAIL, loss=math.inf, error="diverged")
+    for measurement in (good, diverged):
+        run.append_measurement(measurement)
+    key = measurement_key(good.plan, good.fidelity)
+    assert RunDir.open(run.path).load_measurements()[key] == good
+    assert list(run.load_measurements().values()) == [good, diverged]
+
+
+def test_keys_differ_by_plan_and_by_fidelity():
+    other = Plan(adapters=(), learning_rate=0.002, trainable_params=0)
+    fidelities = [measured(seed).fidelity for seed in (1, 2)]
+    assert len({measurement_key(plan, fidelity) for plan in (PLAN, other) for fidelity in fidelities}) == 4
+
+
+@pytest.mark.parametrize("cut", [1, 20, 200])
+def test_a_torn_last_line_costs_that_line_only(run, caplog, cut):
+    for seed in (1, 2):
+        run.append_measurement(measured(seed))
+    log = run.state / "measurements.jsonl"
+    os.truncate(log, log.stat().st_size - cut)
+    run.close()
+    with RunDir.create(run.path, resume=True) as again, caplog.at_level(logging.WARNING):
+        assert seeds_in(again) == [1]
+        assert "line 2 is damaged" in caplog.text
+        again.append_measurement(measured(3))
+        assert seeds_in(again) == [1, 3]
+
+
+@pytest.mark.parametrize("damage", [b"\x00", b"\r", b"9"])
+def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
+    for seed in (1, 2, 3):
+        run.append_measurement(measured(seed))
+    log = run.state / "measurements.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"2.1", b"2." + damage)
+    log.write_bytes(b"".join(lines))
+    assert seeds_in(run) == [1, 3]
+    assert "line 2 is damaged; it will be measured again" in caplog.text
+
+
+def test_every_line_of_the_log_is_json(run):
+    run.append_measurement(measured(1))
+    line = json.loads((run.state / "measurements.jsonl").read_text())
+    assert line["measurement"]["fidelity"]["seed"] == 1
+
+
+def test_the_study_is_in_wal_and_closes_to_one_file(run):
+    import optuna
+
+    storage = run.study_storage()
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    study = optuna.create_study(storage=storage, study_name="s")
+    study.tell(study.ask(), 0.5)
+    assert run.study_storage() is storage
+    assert (run.path / "study.sqlite-wal").exists()
+    run.close_study()
+    assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
+    url = f"sqlite:///{run.path}/study.sqlite"
+    assert optuna.load_study(storage=url, study_name="s").best_value == 0.5
+
+
+def test_a_fresh_study_forgets_the_old_one(run):
+    run.study_storage().create_new_study([0], "old")
+    assert not run.study_storage(fresh=True).get_all_studies()
+
+
+def test_a_file_that_is_no_study_is_refused(run):
+    (run.path / "study.sqlite").write_text("not a database" * 100)
+    with pytest.raises(RunDirError, match=r"cannot be opened as an Optuna study: .*not a database"):
+        run.study_storage()
+
+
+def test_weights_are_told_apart_by_plan_and_seed(run):
+    assert run.weights(PLAN, 3) == run.path / "state" / "weights" / f"{PLAN.digest}-3"
+    assert run.best == run.path / "best"
+
+
+def result() -> SearchResult:
+    budget = Budget(max_trainable_params=10, base_params=100, requested="10%")
+    setting = Setting(
+        base_model="m",
+        model_type="bert",
+        data="d",
+        task="t",
+        metric="accuracy",
+        greater_is_better=True,
+        budget=budget,
+        head_params=2,
+        splits=SplitSizes(train=8, search=4, confirm=4, test=0),
+        full_run_steps=10,
+    )
+    verdict = dict.fromkeys(("label", "fidelity", "smallest_equivalent", "sentence"), "none")
+    cost = dict.fromkeys(
+        ("sensitivity_seconds", "search_seconds", "confirm_seconds", "full_run_seconds"), 1.0
+    )
+    return SearchResult(
+        **dict.fromkeys(("sites", "scores", "proposals", "confirmations", "test"), ()),
+        **dict.fromkeys(("best", "smallest", "baseline"), PLAN),
+        spec=RunSpec(),
+        setting=setting,
+        measurements=(measured(1, example_scores=()),),
+        verdict=Verdict(mean_difference=None, interval_95=(-0.1, 0.1), margin=0.01, **verdict),
+        proxy=Proxy(rank_correlation=None, n_plans=0, rung_steps=(30, 75)),
+        cost=Cost(full_runs=1.0, examples_seen=0, **cost),
+        environment={"python": "3"},
+    )
+
+
+def test_a_result_comes_back_without_scores_of_examples(run):
+    saved = result()
+    run.save_result(SearchResult(**{**vars(saved), "measurements": (measured(1),)}))
+    assert RunDir.open(run.path).load_result() == saved
+
+
+def test_a_run_without_a_result_says_how_to_go_on(run):
+    with pytest.raises(
+        RunDirError, match=r"has not finished; go on with `autopeft search --resume --out .*run`"
+    ):
+        run.load_result()
+
+
+def test_a_result_that_is_damaged_is_refused(run):
+    run.state.mkdir()
+    (run.state / "search_result.json").write_text("{")
+    with pytest.raises(RunDirError, match=r"search_result\.json cannot be read"):
+        run.load_result()
