@@ -125,8 +125,8 @@ class Exporter(Protocol):
     name: str
     summary: str
 
-    def export(self, adapters: Sequence[Adapter], *, base_model: str, task_type: str, out: Path) -> None:
-        """Write the configs of a plan's adapters to the folder `out`, which must not exist."""
+    def export(self, configs: Sequence[PeftConfig], *, base_model: str, task_type: str, out: Path) -> None:
+        """Write a plan, given as its `peft` configs, to the folder `out`."""
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):

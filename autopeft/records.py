@@ -265,9 +265,13 @@ class SplitSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the search was about: model, task, metric, budget, splits, one full run."""
+    """What the search was about: model, task, metric, budget, splits, one full run.
+
+    `base_model` is what to call the model, `base_model_source` what loads it.
+    """
 
     base_model: str
+    base_model_source: str
     model_type: str
     data: str
     task: str
@@ -283,7 +287,10 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """One plan trained again on fresh seeds: `metrics` holds one value per seed, in seed order."""
+    """One plan trained again on fresh seeds: `metrics` holds one value per seed, in seed order.
+
+    `train_seconds` is the mean over the seeds.
+    """
 
     name: str
     plan: Plan

@@ -73,9 +73,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         exclude: Children whose insides are no sites (the task head).
     """
     sites = []
-    output_layer = (
-        cast(Any, module).get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    )
+    output_layer = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     for name, child in module.named_modules():
         if name.split(".")[0] not in exclude and child is not output_layer:
             site = _site(name, child)

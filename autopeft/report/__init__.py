@@ -49,7 +49,7 @@ def write(result: SearchResult, out: Path, *, status: str = "complete") -> None:
         status: How the run ended; anything but `complete` is shown on top of the report.
     """
     write_text(out / "trials.csv", trials_csv(result))
-    write_text(out / "sensitivity.csv", sensitivity_csv(result))
+    write_text(out / "sensitivity.csv", sensitivity_csv(result.sites, result.scores))
     write_text(out / "report.md", report_md(result, status=status))
     write_text(out / "report.html", report_html(result, status=status))
     # Last, so that whoever finds the answer finds the rest too.
@@ -83,6 +83,8 @@ def _context(result: SearchResult, status: str) -> dict[str, Any]:
         "max_rows": view.MAX_ROWS,
         "rank_map": maps.rank_map(result.sites, result.best, words.short_words),
         "score_maps": maps.score_maps(result),
+        "smallest_title": view.smallest_words(result)[0],
+        "smallest_note": view.smallest_words(result)[1],
         "tests": view.tests(result, answer),
         "costs": view.costs(result),
         "confirm_steps": view.steps_confirmed(result),

@@ -124,12 +124,12 @@ def trials_csv(result: SearchResult) -> str:
     return _csv(TRIAL_COLUMNS, (row.values() for row in trial_rows(result)))
 
 
-def sensitivity_csv(result: SearchResult) -> str:
+def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
     """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack."""
-    columns = ("site", "layer", "role", "in_features", "out_features", *(s.name for s in result.scores))
+    columns = ("site", "layer", "role", "in_features", "out_features", *(s.name for s in scores))
     rows = (
         (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
-        for site, *values in zip(result.sites, *(s.values for s in result.scores), strict=True)
+        for site, *values in zip(sites, *(s.values for s in scores), strict=True)
     )
     return _csv(columns, rows)
 

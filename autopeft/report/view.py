@@ -134,6 +134,15 @@ def first_line(error: str | None) -> str:
     return line if len(line) <= 200 else line[:199] + "…"
 
 
+def smallest_words(result: SearchResult) -> tuple[str, str]:
+    """A title for the smallest plan, and how it stands: only a confirmation can prove it."""
+    if result.smallest == result.best:
+        return "Smallest equivalent plan", "the best plan itself"
+    if result.verdict.label != "none" and result.verdict.smallest_equivalent == "proven":
+        return "Smallest equivalent plan", "proven"
+    return "Candidate for the smallest", "unproven"
+
+
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     """Stage, seconds, and the same in R (None where no full run was timed)."""
     cost = result.cost
@@ -184,7 +193,7 @@ def python_lines(result: SearchResult) -> str:
         (mixed if len(methods) > 1 else "")
         + "from peft import PeftModel\n"
         + f"from transformers import {auto}, AutoTokenizer\n\n"
-        + f"name = {json.dumps(setting.base_model, ensure_ascii=False)}\n"
+        + f"name = {json.dumps(setting.base_model_source, ensure_ascii=False)}\n"
         + "tokenizer = AutoTokenizer.from_pretrained(name)\n"
         + f"base_model = {auto}.from_pretrained(name{labels})\n"
         + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
@@ -202,13 +211,13 @@ def _answers(result: SearchResult) -> Sequence[tuple[str, Plan]]:
 
 
 def _full_run_seconds(result: SearchResult, record: Confirmation) -> float:
-    """Mean over the confirming runs of the plan; a record alone gives its sum over the seeds."""
+    """Mean over the confirming runs that finished; a record alone gives its own mean."""
     runs = [
         run.train_seconds
         for run in result.measurements
         if run.plan == record.plan and run.fidelity.split == record.split and run.status is Status.COMPLETE
     ]
-    return fmean(runs) if runs else record.train_seconds / max(1, len(record.seeds))
+    return fmean(runs) if runs else record.train_seconds
 
 
 def _full_run_words(result: SearchResult) -> str:

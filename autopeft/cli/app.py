@@ -1,0 +1,316 @@
+"""The commands. Heavy libraries are imported inside them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import autopeft
+from autopeft.cli.told import told
+
+app = typer.Typer(
+    name="autopeft",
+    help="Find which modules to adapt, with which PEFT method and rank, under a budget, and what it is worth.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Typer reads these annotations at run time.
+Model = Annotated[str | None, typer.Option(help="Hub id or local directory; default: the demo model.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="CSV, JSONL, Parquet, directory of these, saved dataset or hub id; default: the sample."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file with settings, such as a run's run.yaml.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting: topic.field=value. Repeatable.")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder to write to; must be empty or absent.")]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option("--text-column", help="Column with the text; twice for a pair of texts."),
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
+
+
+def main() -> None:
+    """Entry point of the `autopeft` command."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(autopeft.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    model: Model = None,
+    data: Data = None,
+    task: Annotated[str | None, typer.Option(help="Task type, such as text-classification.")] = None,
+    budget: Annotated[str | None, typer.Option(help="0.5%, 300k, 1.2M or 113000. Default 0.5%.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these methods, by comma.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space: a name of `spaces`, or a YAML file.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 12).")
+    ] = None,
+    max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="The same in optimizer steps; wins over --epochs.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per step. Default 32.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens per example at most. Default 128.")
+    ] = None,
+    confirm: Annotated[
+        str | None, typer.Option(help="full, half or none. Default full (demo: half).")
+    ] = None,
+    confirm_seeds: Annotated[
+        int | None, typer.Option(help="Fresh seeds per confirmed plan. Default 3.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Difference that does not matter. Default 0.01.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Sensitivity that orders sites. Default gradient.")
+    ] = None,
+    count_head: Annotated[
+        bool | None, typer.Option("--count-head", help="Count the task head too.")
+    ] = None,
+    text_column: TextColumns = None,
+    label_column: LabelColumn = None,
+    data_config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")
+    ] = None,
+    executor: Annotated[str | None, typer.Option(help="How measurements run. Default serial.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Measurements at once, where the executor can.")
+    ] = None,
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out, or extend it.")
+    ] = False,
+    config: Config = None,
+    assignments: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and say what would be done.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search the best plan under a budget, confirm it, and write it down with its evidence."""
+    flags: dict[str, object] = {
+        "model.id": model,
+        "model.revision": revision,
+        "data.source": data,
+        "data.config_name": data_config,
+        "data.text_columns": text_column,
+        "data.label_column": label_column,
+        "task.name": task,
+        "task.epochs": epochs,
+        "task.max_steps": max_steps,
+        "task.batch_size": batch_size,
+        "task.max_length": max_length,
+        "budget.requested": budget,
+        "budget.count_head": count_head,
+        "search.space": space,
+        "search.methods": methods.split(",") if methods is not None else None,
+        "search.trials": trials,
+        "search.score": score,
+        "search.seed": seed,
+        "confirm.fidelity": confirm,
+        "confirm.seeds": confirm_seeds,
+        "confirm.margin": margin,
+        "execution.executor": executor,
+        "execution.workers": workers,
+        "output.out": str(out) if out is not None else None,
+    }
+    with told(quiet=quiet or as_json):
+        from autopeft.cli.settings import parse_duration, resolve
+
+        flags["search.max_time_seconds"] = parse_duration(max_time) if max_time is not None else None
+        spec, given = resolve(config=config, env=os.environ, flags=flags, assignments=assignments or ())
+        from autopeft import pipeline, report
+        from autopeft.cli import tables
+        from autopeft.cli.display import display
+
+        if dry_run:
+            preview = pipeline.preview(spec, given=given)
+            _answer(dataclasses.asdict(preview)) if as_json else tables.print_preview(preview)
+            return
+        progress = display(quiet=quiet or as_json)
+        try:
+            result, path = pipeline.search(spec, given=given, resume=resume, progress=progress)
+        finally:
+            progress.close()
+        if as_json:
+            _answer({**report.result_json(result, "complete"), "run": str(path)})
+        else:
+            tables.print_result(result, path)
+
+
+@app.command()
+def analyze(
+    model: Model = None,
+    data: Data = None,
+    task: Annotated[str | None, typer.Option(help="Task type.")] = None,
+    scores: Annotated[str, typer.Option(help="Scores, by comma.")] = "gradient,fisher",
+    max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
+    text_column: TextColumns = None,
+    label_column: LabelColumn = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the sample.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write the scores to.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score every site by how much the loss depends on it. Nothing is trained."""
+    flags = {
+        "model.id": model,
+        "data.source": data,
+        "data.text_columns": text_column,
+        "data.label_column": label_column,
+        "task.name": task,
+        "search.seed": seed,
+    }
+    with told(quiet=quiet or as_json):
+        from autopeft.cli.settings import resolve
+
+        spec, _ = resolve(config=None, env=os.environ, flags=flags, assignments=())
+        from autopeft import pipeline, report, store
+        from autopeft.cli import tables
+
+        analysis = pipeline.analyze(spec, scores=scores.split(","), max_examples=max_examples)
+        if out is not None:
+            store.write_text(out, report.sensitivity_csv(analysis.sites, analysis.scores))
+        if as_json:
+            _answer(dataclasses.asdict(analysis))
+        else:
+            tables.print_analysis(analysis)
+
+
+@app.command()
+def count(
+    path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
+    model: Annotated[str | None, typer.Option(help="Hub id or directory with config.json.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
+    with told(quiet=as_json):
+        from autopeft import pipeline
+        from autopeft.cli import tables
+
+        counted = pipeline.count(path, model_id=model, revision=revision)
+        if as_json:
+            _answer({**dataclasses.asdict(counted), "percent": counted.percent})
+        else:
+            tables.print_count(counted)
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
+    model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset in place of the plan's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
+    out: Out = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a plan at full length and save the adapter, head included, as peft does."""
+    with told(quiet=quiet or as_json):
+        from autopeft import pipeline
+
+        measurement, folder = pipeline.train_plan(plan, out=out, seed=seed, model_id=model, data_source=data)
+        if as_json:
+            _answer({"metric": measurement.metric, "loss": measurement.loss, "out": str(folder)})
+        else:
+            print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
+            print(f"adapter {folder}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    as_json: Json = False,
+) -> None:
+    """Render the report of a finished run again."""
+    with told(quiet=as_json):
+        from autopeft import pipeline
+        from autopeft import report as reports
+        from autopeft.cli import tables
+
+        result = pipeline.render(run)
+        if as_json:
+            _answer({**reports.result_json(result, "complete"), "run": str(run)})
+        else:
+            tables.print_result(result, run)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the PEFT methods."""
+    with told(quiet=as_json):
+        from autopeft.cli import tables
+        from autopeft.extension import discover
+
+        found = discover("autopeft.methods").values()
+        if as_json:
+            _answer({part.name: dataclasses.asdict(part) for part in found})
+            return
+        rows = [
+            (
+                part.name,
+                part.summary,
+                "yes" if part.merges else "no",
+                "{:.0e} … {:.0e}".format(*part.learning_rate_range),
+            )
+            for part in found
+        ]
+        tables.print_rows(("method", "what is trained", "merges", "learning rate"), rows)
+
+
+@app.command()
+def spaces(as_json: Json = False) -> None:
+    """List the search spaces that come with autopeft."""
+    with told(quiet=as_json):
+        from autopeft import space as search_space
+        from autopeft.cli import tables
+        from autopeft.extension import discover
+
+        known = discover("autopeft.methods")
+        found = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
+        if as_json:
+            _answer({name: own.model_dump(mode="json") for name, own in found.items()})
+            return
+        rows = [(name, own.about, ", ".join(own.methods)) for name, own in found.items()]
+        tables.print_rows(("space", "about", "methods"), rows)
+
+
+def _answer(content: Any) -> None:
+    print(json.dumps(content, indent=2, allow_nan=False))

@@ -1,0 +1,142 @@
+"""What a command prints on stdout for people to read: tables of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from autopeft.pipeline import Analysis, Count, Preview
+    from autopeft.records import SearchResult
+
+
+def console() -> Console:
+    """Stdout, plain where it is no terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def print_result(result: SearchResult, path: Path) -> None:
+    """The verdict, the confirmed plans, and where everything lies."""
+    out = console()
+    setting, cost = result.setting, result.cost
+    out.print(f"\n[bold]{result.verdict.sentence}[/bold]\n")
+    if result.confirmations:
+        out.print(_confirmed_table(result))
+    budget = setting.budget
+    share = 100 * result.best.trainable_params / budget.base_params
+    out.print(
+        f"budget {budget.requested} = {budget.max_trainable_params:,}; the best plan trains "
+        f"{result.best.trainable_params:,} ({share:.3f} %), the head {setting.head_params:,} beside it"
+    )
+    rho = result.proxy.rank_correlation
+    agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
+    out.print(
+        f"search {cost.full_runs:.1f} R ({cost.sensitivity_seconds + cost.search_seconds:.0f} s), "
+        f"confirmation {cost.confirm_seconds:.0f} s; R = {cost.full_run_seconds:.0f} s; "
+        f"rank correlation between the rungs {agreement}"
+    )
+    out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
+    if (path / "best" / "weights").is_dir():
+        out.print(f"weights {path / 'best' / 'weights'}")
+    out.print(f"train it in full: autopeft train --plan {path / 'best' / 'plan.yaml'}")
+
+
+def _confirmed_table(result: SearchResult) -> Table:
+    """One row per confirmed plan; the test column is there where the test split was read."""
+    tested = {record.name: record for record in result.test}
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column("plan")
+    for header in ("parameters", "learning rate", f"{result.setting.metric} (confirm)", "test"):
+        table.add_column(header, justify="right")
+    for record in result.confirmations:
+        test = tested.get(record.name)
+        table.add_row(
+            record.name,
+            f"{record.plan.trainable_params:,}",
+            f"{record.plan.learning_rate:.1e}",
+            f"{record.metric_mean:.4f} ± {record.metric_std_error:.4f}",
+            "" if test is None else f"{test.metric_mean:.4f} ± {test.metric_std_error:.4f}",
+        )
+    return table
+
+
+def print_preview(preview: Preview) -> None:
+    """What a search would do."""
+    out = console()
+    first, second = preview.rung_steps
+    out.print(
+        f"budget        {preview.max_trainable_params:,} of {preview.base_params:,} parameters, "
+        f"head {preview.head_params:,} beside it\n"
+        f"sites         {preview.n_sites}\n"
+        f"methods       {', '.join(preview.methods)}\n"
+        f"search        {preview.trials} trials of {first} steps, the best go on to {second}\n"
+        f"full run      {preview.full_run_steps} steps\n"
+        f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
+        "Nothing was trained and nothing was written."
+    )
+
+
+def print_count(count: Count) -> None:
+    """Trainable parameters in total, by role and by layer."""
+    out = console()
+    out.print(
+        f"[bold]{count.trainable_params:,}[/bold] trainable parameters, {count.percent:.4f} % of the "
+        f"{count.base_params:,} of {count.base_model}\n"
+        f"head {count.head_params:,} beside it; the adapter file takes "
+        f"{count.adapter_bytes / 2**20:.2f} MiB in fp32\n"
+    )
+    for title, parts in (("role", count.by_role), ("layer", count.by_layer)):
+        out.print(_shares(title, parts, count.trainable_params))
+
+
+def _shares(title: str, parts: dict[str, int], total: int) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, min_width=8)
+    table.add_column("parameters", justify="right", min_width=12)
+    table.add_column("share")
+    for name, number in parts.items():
+        share = number / max(1, total)
+        table.add_row(name, f"{number:,}", f"{100 * share:5.1f} % {'█' * round(30 * share)}")
+    return table
+
+
+def print_analysis(analysis: Analysis) -> None:
+    """One layer × role table per score, in percent of the score's total."""
+    out = console()
+    out.print(f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites")
+    roles = list(dict.fromkeys(site.role for site in analysis.sites))
+    layers = sorted({site.layer for site in analysis.sites}, key=lambda layer: (layer is None, layer))
+    for score in analysis.scores:
+        total = sum(score.values) or 1.0
+        table = Table(
+            title=f"{score.name}, percent of the total", title_justify="left", box=None, pad_edge=False
+        )
+        table.add_column("layer")
+        for role in roles:
+            table.add_column(role, justify="right")
+        for layer in layers:
+            row = [
+                [
+                    value
+                    for site, value in zip(analysis.sites, score.values, strict=True)
+                    if (site.layer, site.role) == (layer, role)
+                ]
+                for role in roles
+            ]
+            cells = [f"{100 * sum(values) / total:.1f}" if values else "" for values in row]
+            table.add_row("outside" if layer is None else str(layer), *cells)
+        out.print(table)
+
+
+def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table."""
+    table = Table(box=None, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)

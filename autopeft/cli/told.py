@@ -1,0 +1,61 @@
+"""Errors and signals as the user meets them: one sentence on stderr and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import typer
+
+from autopeft.errors import AutopeftError
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+@contextlib.contextmanager
+def told(*, quiet: bool = False) -> Iterator[None]:
+    """Turn what goes wrong inside into an exit code; warnings and notes go to stderr as plain lines.
+
+    Ctrl-C gives 130, SIGTERM 143; what was measured by then is on the disk.
+    """
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    _hush_libraries()
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except AutopeftError as error:
+        _say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {where}{error.strerror or error}.")
+        raise typer.Exit(AutopeftError.exit_code) from error
+    except KeyboardInterrupt as error:
+        _say("stopped; what was measured is kept, continue with --resume --out and the run's folder.")
+        raise typer.Exit(EXIT_INTERRUPTED) from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _hush_libraries() -> None:
+    """Only what autopeft itself has to say reaches the user below the level of a warning."""
+    logging.getLogger().setLevel(logging.WARNING)
+    own = logging.getLogger("autopeft")
+    own.setLevel(logging.INFO if logging.getLogger().handlers else logging.WARNING)
+    for name in ("peft", "transformers", "datasets", "httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,135 @@
+"""Confirmation on fresh seeds and fresh data, the verdict, and the one look at the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from autopeft import evidence
+from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.errors import StoppedError
+from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
+
+Confirmed = dict[Plan, list[Measurement]]
+
+
+def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, smallest: Plan) -> Confirmed:
+    """Train plans on fresh seeds: best and baseline first, then the smallest, then the head alone.
+
+    The same seeds for all, so that rows pair. Where time runs short a plan has fewer seeds,
+    two at least, or is missing.
+
+    Raises:
+        StoppedError: The time was up before best and baseline had two seeds each.
+    """
+    if question.spec.confirm.fidelity == "none":
+        return {}
+    heads = [m.plan for m in sorted(ledger.measured.values(), key=by_loss) if not m.plan.adapters]
+    first = list(dict.fromkeys([best, baseline]))
+    later = [plan for plan in dict.fromkeys([smallest, *heads[:1]]) if plan not in first]
+    groups = [first, *([plan] for plan in later)]
+    n_seeds, n_plans = question.spec.confirm.seeds, len(first) + len(later)
+    ledger.progress.phase("confirmation", n_seeds * n_plans)
+    ledger.plan_ahead("confirm", question.schedule.confirm_steps, n_measurements=n_seeds * n_plans)
+    confirmed: Confirmed = {}
+    for group in groups:
+        rows = []
+        for index in range(n_seeds):
+            if not _has_time(question, ledger, group, is_needed=group is first and index < 2):
+                break
+            rows.append(_one_seed(question, ledger, group, index))
+        if len(rows) >= 2:
+            confirmed |= {plan: [row[i] for row in rows] for i, plan in enumerate(group)}
+        elif group is first:
+            raise StoppedError(
+                "The time was up before two seeds were confirmed, so there is no verdict yet; "
+                "continue with --resume and a larger --max-time."
+            )
+    return confirmed
+
+
+def _has_time(question: Question, ledger: Ledger, group: Sequence[Plan], *, is_needed: bool) -> bool:
+    """For one more seed; the first two of best and baseline may use the reserve of the report."""
+    if is_needed and ledger.limit_seconds is not None:
+        return ledger.clock() - ledger.started < ledger.limit_seconds
+    return ledger.has_time_for(seconds=len(group) * ledger.estimate(question.schedule.confirm_steps))
+
+
+def _one_seed(question: Question, ledger: Ledger, group: Sequence[Plan], index: int) -> list[Measurement]:
+    schedule = question.schedule
+    fidelity = schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
+    return ledger.measure_all([(plan, fidelity) for plan in group])
+
+
+def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan) -> Verdict:
+    """The verdict against the baseline, and how the smallest plan stands."""
+    margin, fidelity = question.spec.confirm.margin, question.spec.confirm.fidelity
+    if not confirmed:
+        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
+    tables = {plan: scores_of(question, rows) for plan, rows in confirmed.items()}
+    standing = "the best itself"
+    if smallest != best:
+        n_common = min(len(tables[best]), len(tables.get(smallest, ())))
+        proven = n_common >= 2 and evidence.within_margin(
+            tables[smallest][:n_common], tables[best][:n_common], margin=margin
+        )
+        standing = "proven" if proven else "unproven"
+    if best == baseline:
+        return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
+    return evidence.verdict(
+        tables[best],
+        tables[baseline],
+        margin=margin,
+        metric=question.metric,
+        fidelity=fidelity,
+        smallest_equivalent=standing,
+    )
+
+
+def scores_of(question: Question, rows: Sequence[Measurement]) -> list[list[float]]:
+    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example."""
+    width = max(len(row.example_scores) for row in rows) or rows[0].fidelity.eval_examples
+    return [[question.sign * x for x in row.example_scores] or [0.0] * width for row in rows]
+
+
+def read_test(question: Question, ledger: Ledger, confirmed: Confirmed, plans: Sequence[Plan]) -> Confirmed:
+    """The test split, read once, with the confirmed weights of some plans; empty where there is none."""
+    schedule = question.schedule
+    asked = {
+        plan: [
+            (plan, schedule.fidelity("test", steps=schedule.confirm_steps, seed=row.fidelity.seed))
+            for row in confirmed[plan]
+            if row.status is Status.COMPLETE
+        ]
+        for plan in dict.fromkeys(plans)
+        if schedule.n_test and plan in confirmed
+    }
+    if asked:
+        ledger.progress.phase("test", sum(map(len, asked.values())))
+    return {plan: ledger.measure_all(keys) for plan, keys in asked.items() if keys}
+
+
+def summaries(
+    question: Question, confirmed: Confirmed, named: Mapping[str, Plan]
+) -> tuple[Confirmation, ...]:
+    """Mean and standard error by name; a plan with two names appears under each."""
+    return tuple(
+        _summary(question, name, confirmed[plan]) for name, plan in named.items() if confirmed.get(plan)
+    )
+
+
+def _summary(question: Question, name: str, rows: Sequence[Measurement]) -> Confirmation:
+    table = scores_of(question, rows)
+    mean, std_error = evidence.mean_and_std_error(table)
+    losses = [row.loss for row in rows if row.loss is not None]
+    return Confirmation(
+        name=name,
+        plan=rows[0].plan,
+        split=rows[0].fidelity.split,
+        metric_mean=question.sign * mean,
+        metric_std_error=std_error,
+        seeds=tuple(row.fidelity.seed for row in rows),
+        metrics=tuple(question.sign * sum(scores) / len(scores) for scores in table),
+        mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
+        train_seconds=math.fsum(row.train_seconds for row in rows) / len(rows),
+    )

@@ -1,0 +1,14 @@
+"""The only room that knows all the others: one function per thing that a user can ask for.
+
+Inside the folder each file imports only from those before it:
+prepare → analyzing, counting, searching → training.
+"""
+
+from __future__ import annotations
+
+from autopeft.pipeline.analyzing import Analysis, analyze
+from autopeft.pipeline.counting import Count, count
+from autopeft.pipeline.searching import Preview, preview, render, search
+from autopeft.pipeline.training import train_plan
+
+__all__ = ["Analysis", "Count", "Preview", "analyze", "count", "preview", "render", "search", "train_plan"]

@@ -1,0 +1,200 @@
+"""What every command needs before it can measure: data, base model, budget, bench."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import optuna
+import peft
+import torch
+import transformers
+
+import autopeft
+from autopeft import budget, data, model, space, train
+from autopeft.data import LabelledData
+from autopeft.errors import BudgetError
+from autopeft.extension import Method, Task, discover
+from autopeft.model import BaseModel
+from autopeft.records import Budget, Plan, RunSpec, Setting, SiteScores, SplitSizes
+from autopeft.space import Ground, Space
+
+DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
+    # So that the demo ends within eight minutes on two CPU cores; any of them can be given.
+    "task": {"epochs": 2.0},
+    "search": {"trials": 12, "max_time_seconds": 450.0},
+    "confirm": {"fidelity": "half"},
+}
+_SENSITIVITY_SHARE = 0.05  # of a full run's examples, over all scores that need gradients
+_SENSITIVITY_BATCH = 16  # examples; chosen by hand
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that stays the same during a run; live, since it holds the base model."""
+
+    spec: RunSpec
+    data: LabelledData
+    base: BaseModel
+    task: Task
+    methods: Mapping[str, Method]
+    bench: train.Bench
+    full_steps: int
+
+
+def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
+    """The settings of the demo where neither model nor data was named, but for those that were given."""
+    if spec.model.id is not None or spec.data.source is not None:
+        return spec
+    for topic, fields in DEMO_SETTINGS.items():
+        chosen = {name: value for name, value in fields.items() if f"{topic}.{name}" not in given}
+        if topic == "task" and "task.max_steps" in given:
+            chosen.pop("epochs", None)
+        spec = spec.model_copy(update={topic: getattr(spec, topic).model_copy(update=chosen)})
+    return spec
+
+
+def prepare(spec: RunSpec, *, keep_weights: Callable[[Plan, int], Path] | None = None) -> Prepared:
+    """Load data and base model, and encode the splits.
+
+    Raises:
+        DataError, ModelError, SiteError, UnknownNameError: As `data.load` and `model.load` say.
+    """
+    task: Task = discover("autopeft.tasks")[spec.task.name]
+    loaded = data.load(spec.data, seed=spec.search.seed)
+    for note in loaded.notes:
+        log.info("%s", note)
+    with quiet_libraries():
+        base = model.load(spec.model, auto_class=task.auto_class, label_names=loaded.label_names)
+    methods: Mapping[str, Method] = discover("autopeft.methods")
+    bench = train.Bench(
+        base=base,
+        task=task,
+        methods=methods,
+        splits=train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length),
+        batch_size=min(spec.task.batch_size, len(loaded.train.labels)),
+        keep_weights=keep_weights,
+        base_sha256=base.sha256(),
+    )
+    full_steps = train.full_run_steps(
+        n_train=len(loaded.train.labels),
+        batch_size=bench.batch_size,
+        epochs=spec.task.epochs,
+        max_steps=spec.task.max_steps,
+    )
+    return Prepared(
+        spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps
+    )
+
+
+def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
+    """The budget, and what is left of it for adapters once the head is counted in (where asked)."""
+    spec = prepared.spec.budget
+    parsed = budget.parse(spec.requested, base_params=prepared.base.base_params)
+    available = parsed.max_trainable_params - (prepared.base.head_params if spec.count_head else 0)
+    return parsed, available
+
+
+def lay_ground(
+    prepared: Prepared, asked: Space, *, parsed: Budget, available: int, scores: Mapping[str, float]
+) -> tuple[Space, Ground]:
+    """The space as far as the budget allows, and what policies are laid out on.
+
+    Raises:
+        BudgetError: No plan of the space fits the budget.
+    """
+    ground = Ground(
+        sites=prepared.base.sites, scores=scores, methods=prepared.methods, max_params=max(0, available)
+    )
+    costs = space.cheapest(asked, ground)
+    if not costs:
+        names = ", ".join(asked.methods)
+        raise BudgetError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
+    budget.require_affordable(costs, budget=parsed, available=available)
+    feasible = space.feasible(asked, ground)
+    for name in asked.methods:
+        if name not in feasible.methods:
+            log.info("%s is left out: nothing of it fits the model and the budget.", name)
+    return feasible, ground
+
+
+def sensitivity(
+    prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None
+) -> tuple[SiteScores, ...]:
+    """Scores of every site, on a sample of the train split that costs a twentieth of a full run at most."""
+    parts = discover("autopeft.sensitivity")
+    chosen = [parts[name] for name in names]
+    n_costly = max(1, sum(part.needs_gradients for part in chosen))
+    allowed = int(_SENSITIVITY_SHARE * prepared.full_steps * prepared.bench.batch_size / n_costly)
+    n_examples = max(_SENSITIVITY_BATCH, min(512, allowed)) if max_examples is None else max_examples
+    seed = prepared.spec.search.seed
+    batches = prepared.bench.sample_batches(n_examples=n_examples, batch_size=_SENSITIVITY_BATCH, seed=seed)
+    sites = prepared.base.sites
+    found = []
+    for part in chosen:
+        values = part.score(prepared.base.module, batches, sites, task=prepared.task, seed=seed)
+        found.append(SiteScores(name=part.name, values=tuple(values[site.name] for site in sites)))
+    return tuple(found)
+
+
+def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
+    """What the run is about, for its report."""
+    loaded = prepared.data
+    return Setting(
+        base_model=prepared.base.name,
+        base_model_source=model.resolve(prepared.spec.model)[0],
+        model_type=prepared.base.model_type,
+        data=loaded.name,
+        task=prepared.task.name,
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+        budget=parsed,
+        head_params=prepared.base.head_params,
+        splits=SplitSizes(
+            train=len(loaded.train.labels),
+            search=len(loaded.search.labels),
+            confirm=len(loaded.confirm.labels),
+            test=len(loaded.test.labels),
+            duplicates_removed=loaded.duplicates_removed,
+        ),
+        full_run_steps=prepared.full_steps,
+        label_names=loaded.label_names,
+        data_fingerprint=loaded.fingerprint,
+    )
+
+
+def environment(base: BaseModel) -> dict[str, str]:
+    """Versions and hardware, for the report."""
+    libraries = (torch, transformers, peft, optuna, datasets)
+    return {
+        "autopeft": autopeft.__version__,
+        "python": platform.python_version(),
+        **{library.__name__: str(library.__version__) for library in libraries},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name() if base.device.type == "cuda" else "cpu",
+        "dtype": "float32",
+    }
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own bars and load reports off the terminal; their errors still come."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()

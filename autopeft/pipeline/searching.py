@@ -1,0 +1,331 @@
+"""`search`: from a specification to a run directory with its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+
+from autopeft import engine, report, space, train
+from autopeft.engine import Ledger, Outcome, Progress, Question, Schedule
+from autopeft.errors import AutopeftError, RunDirError, SpecError
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import (
+    Prepared,
+    environment,
+    lay_ground,
+    parse_budget,
+    prepare,
+    sensitivity,
+    setting_of,
+    with_demo_settings,
+)
+from autopeft.records import (
+    Cost,
+    Fidelity,
+    Measurement,
+    Plan,
+    PlanDocument,
+    RunSpec,
+    SearchResult,
+    Status,
+    to_json,
+)
+from autopeft.store import RunDir, write_plan, write_text
+
+_EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "output.out"})
+_NULL_SCORES = ("uniform", "random")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a search would do, without doing it: the answer to `--dry-run`."""
+
+    max_trainable_params: int
+    base_params: int
+    head_params: int
+    n_sites: int
+    methods: tuple[str, ...]
+    trials: int
+    rung_steps: tuple[int, int]
+    full_run_steps: int
+    confirm_steps: int
+    confirm_seeds: int
+
+
+def search(
+    spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False, progress: Progress
+) -> tuple[SearchResult, Path]:
+    """Search, confirm, write everything; the run directory comes back with the result.
+
+    Args:
+        spec: What is asked.
+        given: Dotted names of the settings that the user gave; the demo's own settings
+            fill in for the others where neither model nor data is named.
+        resume: Continue the run in `spec.output.out`, or extend it by a larger
+            `search.trials` or `search.max_time_seconds`.
+        progress: Told of phases and measurements.
+
+    Raises:
+        AutopeftError: See `errors`; nothing is written where it comes before the first measurement.
+    """
+    started = time.monotonic()
+    spec = _resumed(spec, given) if resume else with_demo_settings(spec, given)
+    asked = space.load(
+        spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
+    )
+    with RunDir.create(_out(spec), resume=resume) as run:
+        try:
+            prepared = prepare(spec, keep_weights=run.weights)
+            return _search_in(run, prepared, asked, progress=progress, started=started), run.path
+        except (AutopeftError, KeyboardInterrupt):
+            run.discard()  # only what holds no measurement yet
+            raise
+
+
+def preview(spec: RunSpec, *, given: frozenset[str] = frozenset()) -> Preview:
+    """Check everything that a search would need and say how much work it would be."""
+    spec = with_demo_settings(spec, given)
+    asked = space.load(
+        spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
+    )
+    prepared = prepare(spec)
+    parsed, available = parse_budget(prepared)
+    scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
+    feasible, _ = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
+    schedule = _schedule(prepared)
+    return Preview(
+        max_trainable_params=parsed.max_trainable_params,
+        base_params=parsed.base_params,
+        head_params=prepared.base.head_params,
+        n_sites=len(prepared.base.sites),
+        methods=tuple(feasible.methods),
+        trials=spec.search.trials,
+        rung_steps=schedule.rung_steps,
+        full_run_steps=schedule.full_steps,
+        confirm_steps=schedule.confirm_steps,
+        confirm_seeds=spec.confirm.seeds,
+    )
+
+
+def _out(spec: RunSpec) -> Path:
+    if spec.output.out is not None:
+        return Path(spec.output.out)
+    data_name = Path(spec.data.source or "uci_sentiment").stem
+    return Path("reports") / f"{data_name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
+    """The settings of the run that is continued, with more trials or time where asked."""
+    if asked.output.out is None:
+        raise SpecError("--resume needs --out with the run directory to continue.")
+    stored = RunDir.open(asked.output.out).read_spec()
+    topics = stored.model_dump()
+    for name in sorted(given):
+        topic, field = name.split(".")
+        value = getattr(getattr(asked, topic), field)
+        if name not in _EXTENDABLE and value != topics[topic][field]:
+            raise SpecError(
+                f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
+                f"become {value!r}; only trials and time can grow. Pass another --out for a new run."
+            )
+        topics[topic][field] = value
+    return RunSpec.model_validate(topics)
+
+
+def _search_in(
+    run: RunDir, prepared: Prepared, asked: space.Space, *, progress: Progress, started: float
+) -> SearchResult:
+    spec = prepared.spec
+    parsed, available = parse_budget(prepared)
+    uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
+    lay_ground(prepared, asked, parsed=parsed, available=available, scores=uniform)  # before any work
+    _note_base(run, prepared)
+    run.write_spec(spec)
+    scoring_started = time.monotonic()
+    progress.phase("sensitivity", 0)
+    names = dict.fromkeys([spec.search.score, "gradient", "fisher", *_NULL_SCORES])
+    scores = sensitivity(prepared, list(names))
+    scoring_seconds = time.monotonic() - scoring_started
+    ours = next(score for score in scores if score.name == spec.search.score)
+    by_site = dict(zip((site.name for site in prepared.base.sites), ours.values, strict=True))
+    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=by_site)
+    schedule = _schedule(prepared)
+    question = Question(
+        spec=spec,
+        space=feasible,
+        ground=ground,
+        schedule=schedule,
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+    )
+    ledger = Ledger(
+        executor=discover("autopeft.executors")[spec.execution.executor],
+        measure=prepared.bench.measure,
+        progress=progress,
+        known=_known(run),
+        record=lambda measurement: _record(run, measurement),
+        started=started,
+        limit_seconds=spec.search.max_time_seconds,
+    )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    outcome = engine.search(question, ledger, storage=run.study_storage(fresh=True))
+    run.close_study()
+    result = SearchResult(
+        spec=spec,
+        setting=setting_of(prepared, parsed),
+        sites=prepared.base.sites,
+        scores=scores,
+        proposals=outcome.proposals,
+        measurements=outcome.measurements,
+        best=outcome.best,
+        smallest=outcome.smallest,
+        baseline=outcome.baseline,
+        confirmations=outcome.confirmations,
+        test=outcome.test,
+        verdict=outcome.verdict,
+        proxy=outcome.proxy,
+        cost=_cost(outcome, schedule, scoring_seconds),
+        environment=environment(prepared.base),
+    )
+    _write_best(run, prepared, result)
+    run.save_result(result)
+    report.write(result, run.path)
+    return result
+
+
+def _schedule(prepared: Prepared) -> Schedule:
+    full = prepared.full_steps
+    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    return Schedule(
+        rung_steps=engine.rungs(full),
+        full_steps=full,
+        confirm_steps=max(1, round(full / 2)) if prepared.spec.confirm.fidelity == "half" else full,
+        batch_size=prepared.bench.batch_size,
+        n_search=sizes["search"],
+        n_confirm=sizes["confirm"],
+        n_test=sizes.get("test", 0),
+    )
+
+
+def _note_base(run: RunDir, prepared: Prepared) -> None:
+    """Remember what was measured on; a resumed run must stand on the same data and weights."""
+    path = run.state / "base.json"
+    now = {"data_fingerprint": prepared.data.fingerprint, "base_sha256": prepared.bench.base_sha256}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise RunDirError(
+                f"{run.path} was measured with {name} {before.get(name)}, now it is {value}; "
+                "put the data and the model back as they were, or pass another --out."
+            )
+    write_text(path, json.dumps(now) + "\n")
+
+
+def _known(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
+    """What an earlier run measured; a confirmation counts only if its weights are still there."""
+    kept = {}
+    for measurement in run.load_measurements().values():
+        plan, fidelity = measurement.plan, measurement.fidelity
+        needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
+        if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
+            kept[plan, fidelity] = measurement
+    return kept
+
+
+def _record(run: RunDir, measurement: Measurement) -> None:
+    """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
+    if measurement.status is Status.COMPLETE or "diverged" in (measurement.error or ""):
+        run.append_measurement(measurement)
+
+
+def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
+    """Seconds by stage; R is a confirmed full run of the baseline, or the longest proxy run scaled up."""
+    spent = {"search": 0.0, "confirm": 0.0, "test": 0.0}
+    for measurement in outcome.measurements:
+        spent[measurement.fidelity.split] += measurement.train_seconds + measurement.eval_seconds
+    of_baseline = [
+        m for m in outcome.measurements if m.plan == outcome.baseline and m.status is Status.COMPLETE
+    ]
+    trained = [m for m in of_baseline if m.fidelity.split != "test"]
+    longest = max(m.fidelity.train_steps for m in trained)
+    rates = [m.train_seconds / longest for m in trained if m.fidelity.train_steps == longest]
+    full_run = schedule.full_steps * sum(rates) / len(rates)
+    searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
+    return Cost(
+        sensitivity_seconds=scoring_seconds,
+        search_seconds=spent["search"],
+        confirm_seconds=spent["confirm"],
+        full_run_seconds=full_run,
+        full_runs=(scoring_seconds + spent["search"]) / full_run,
+        examples_seen=sum(m.fidelity.train_examples for m in searched),
+    )
+
+
+def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """`best/`: the plan, the configs that peft reads, and the weights of its first good seed."""
+    fresh = run.path / "best.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    document = plan_document(prepared, result.best)
+    write_plan(fresh / "plan.yaml", document)
+    configs = train.compile_plan(result.best, prepared.methods)
+    discover("autopeft.exports")["native"].export(
+        configs,
+        base_model=result.setting.base_model_source,
+        task_type=prepared.task.peft_task_type,
+        out=fresh / "adapters",
+    )
+    good = _confirming_runs(result.measurements, result.best)
+    if good:
+        shutil.copytree(run.weights(result.best, good[0].fidelity.seed), fresh / "weights")
+        write_text(fresh / "weights" / "training.json", training_json(good[0]))
+    shutil.rmtree(run.best, ignore_errors=True)
+    fresh.rename(run.best)
+
+
+def _confirming_runs(measurements: Sequence[Measurement], plan: Plan) -> list[Measurement]:
+    return [
+        m
+        for m in measurements
+        if m.plan == plan and m.fidelity.split == "confirm" and m.status is Status.COMPLETE
+    ]
+
+
+def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
+    """A plan with what it takes to repeat it."""
+    spec = prepared.spec
+    return PlanDocument(
+        plan=plan,
+        model=spec.model,
+        data=spec.data,
+        task=spec.task,
+        base_params=prepared.base.base_params,
+        head_params=prepared.base.head_params,
+        schedule=train.SCHEDULE,
+        seed=spec.search.seed,
+    )
+
+
+def training_json(measurement: Measurement) -> str:
+    """What a set of trained weights scored, as JSON text to lie beside them."""
+    shown = to_json(replace(measurement, example_scores=()))
+    keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
+    content = {"plan_hash": measurement.plan.digest, **shown["fidelity"], **{key: shown[key] for key in keys}}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def render(path: Path) -> SearchResult:
+    """Render the report of a finished run again."""
+    run = RunDir.open(path)
+    result = run.load_result()
+    report.write(result, run.path)
+    return result

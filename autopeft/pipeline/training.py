@@ -1,0 +1,89 @@
+"""`train`: a plan in full, to adapter weights."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from autopeft import model
+from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.searching import plan_document, training_json
+from autopeft.records import (
+    DataSpec,
+    Fidelity,
+    Measurement,
+    ModelSpec,
+    PlanDocument,
+    RunSpec,
+    SearchSpec,
+    Status,
+)
+from autopeft.store import read_plan, write_plan, write_text
+
+
+def train_plan(
+    path: Path,
+    *,
+    out: Path | None = None,
+    seed: int | None = None,
+    model_id: str | None = None,
+    data_source: str | None = None,
+) -> tuple[Measurement, Path]:
+    """Train a plan at full length and save the adapter as `peft` does, head included.
+
+    Args:
+        path: plan.yaml or a run directory.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
+        seed: None takes the plan's own.
+        model_id: Base model in place of the plan's.
+        data_source: Dataset in place of the plan's.
+
+    Returns:
+        The measurement on the confirm split, and the folder.
+
+    Raises:
+        TrainingError: The run failed or diverged; nothing is left in `out`.
+    """
+    document = read_plan(path)
+    seed = document.seed if seed is None else seed
+    target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunDirError(f"{target} is there already and not empty; pass another --out.")
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    prepared = prepare(_spec(document, model_id, data_source), keep_weights=lambda plan, seed: fresh)
+    model.check_sites(document.plan.adapters, prepared.base)
+    fidelity = Fidelity(
+        split="confirm",
+        train_steps=prepared.full_steps,
+        train_examples=prepared.full_steps * prepared.bench.batch_size,
+        eval_examples=len(prepared.bench.splits["confirm"].labels),
+        seed=seed,
+    )
+    try:
+        measurement = prepared.bench.measure(document.plan, fidelity)
+        if measurement.status is not Status.COMPLETE:
+            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.error}.")
+        write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
+        write_text(fresh / "training.json", training_json(measurement))
+        if target.exists():
+            target.rmdir()
+        fresh.rename(target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return measurement, target
+
+
+def _spec(document: PlanDocument, model_id: str | None, data_source: str | None) -> RunSpec:
+    """The plan's own settings, with the splits that its seed gives."""
+    if document.plan.learning_rate <= 0:
+        raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
+    return RunSpec(
+        model=document.model if model_id is None else ModelSpec(id=model_id),
+        data=document.data if data_source is None else DataSpec(source=data_source),
+        task=document.task,
+        search=SearchSpec(seed=document.seed),
+    )
