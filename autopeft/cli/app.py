@@ -15,7 +15,7 @@ from autopeft.cli.told import told
 
 app = typer.Typer(
     name="autopeft",
-    help="Find which modules to adapt, with which PEFT method and rank, under a budget, and what it is worth.",
+    help="Find what to adapt under a budget: which modules, which PEFT method, which rank, what it is worth.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,9 +32,7 @@ Data = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings, such as a run's run.yaml.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Any setting: topic.field=value. Repeatable.")
-]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any setting: topic.field=value. Repeatable.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; must be empty or absent.")]
 TextColumns = Annotated[
     list[str] | None,
@@ -73,20 +71,14 @@ def search(
     space: Annotated[
         str | None, typer.Option(help="Search space: a name of `spaces`, or a YAML file.")
     ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 12).")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 16).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")
-    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="The same in optimizer steps; wins over --epochs.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per step. Default 32.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens per example at most. Default 128.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens per example at most. Default 128.")] = None,
     confirm: Annotated[
         str | None, typer.Option(help="full, half or none. Default full (demo: half).")
     ] = None,
@@ -99,20 +91,14 @@ def search(
     score: Annotated[
         str | None, typer.Option(help="Sensitivity that orders sites. Default gradient.")
     ] = None,
-    count_head: Annotated[
-        bool | None, typer.Option("--count-head", help="Count the task head too.")
-    ] = None,
+    count_head: Annotated[bool | None, typer.Option("--count-head", help="Count the task head too.")] = None,
     text_column: TextColumns = None,
     label_column: LabelColumn = None,
     data_config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")] = None,
     executor: Annotated[str | None, typer.Option(help="How measurements run. Default serial.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Measurements at once, where the executor can.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Measurements at once, where the executor can.")] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or extend it.")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 
@@ -49,12 +50,11 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _hush_libraries() -> None:
-    """Only what autopeft itself has to say reaches the user below the level of a warning."""
-    logging.getLogger().setLevel(logging.WARNING)
-    own = logging.getLogger("autopeft")
-    own.setLevel(logging.INFO if logging.getLogger().handlers else logging.WARNING)
-    for name in ("peft", "transformers", "datasets", "httpx", "alembic"):
+    """Below an error only what autopeft itself has to say reaches the user."""
+    logging.getLogger("autopeft").setLevel(logging.NOTSET)
+    for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
 
 
 def _say(text: str) -> None:

@@ -13,12 +13,13 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
-from autopeft.engine.ledger import Ledger, Question
+from autopeft.engine.ledger import Ledger, Question, by_loss
 from autopeft.records import Measurement, Plan, Proposal
 from autopeft.space import Policy, baseline_policies, learning_rates, parameters_of, plan_of, suggest
 
 HEAD_ARM = "head"
 BASELINE_ARM = "baseline"
+GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
 _HEAD_RATES = (3e-3, 3e-1)  # of the head alone; chosen by hand, MiniLM still gains at 3e-2
 _MAX_RATES = 3  # learning rates of each enqueued arm
@@ -42,7 +43,7 @@ class Proposer:
         question, schedule = self.question, self.question.schedule
         n_trials, steps = question.spec.search.trials, schedule.rung_steps[0]
         study = optuna.create_study(study_name="autopeft", storage=self.storage, direction="minimize")
-        queue = self._enqueue(study)
+        queue = self._queue()
         self.ledger.progress.phase("rung 1", n_trials)
         fidelity = schedule.fidelity("search", steps=steps, seed=question.seed)
         seen: dict[Plan, Measurement] = {}
@@ -65,8 +66,8 @@ class Proposer:
         runs = 0 if confirm.fidelity == "none" else 2 * confirm.seeds
         return ledger.has_time_for(seconds=seconds, confirm_runs=runs, confirm_steps=schedule.confirm_steps)
 
-    def _enqueue(self, study: optuna.Study) -> Enqueued:
-        """Queue baselines and head alone, each with as many learning rates, then the greedy plan.
+    def _queue(self) -> Enqueued:
+        """Baselines and the head alone, each with as many learning rates, then the greedy plan.
 
         The queue takes about half of the trials at most, so that the sampler gets the other half.
         """
@@ -85,35 +86,44 @@ class Proposer:
         for rate in spread(*_HEAD_RATES, n_rates):
             queue.append((HEAD_ARM, Policy(method=HEAD_ARM, learning_rate=rate)))
         if "lora" in space.methods:
-            cap = space.methods["lora"].max_rank
-            greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 3)[1])
-            queue.append((f"greedy by {self.question.spec.search.score}", greedy))
-        queue = queue[:trials]
-        for arm, policy in queue:
-            study.enqueue_trial(parameters_of(policy, space, methods) or {}, user_attrs={"arm": arm})
-        return queue
+            cap, rate = space.methods["lora"].max_rank, spread(low, high, 1)[0]
+            greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=rate)
+            queue.append((f"{GREEDY_ARM} by {self.question.spec.search.score}", greedy))
+        return queue[:trials]
 
     def _ask(self, study: optuna.Study, queue: Enqueued) -> tuple[Trial, Proposal]:
         space, methods = self.question.space, self.question.ground.methods
         number = len(self.proposals)
         source = "enqueued" if number < len(queue) else self._source(number - len(queue))
         study.sampler = self._sampler(source, number)
-        trial = study.ask()
         if number < len(queue):
             arm, policy = queue[number]
-            if parameters_of(policy, space, methods) is not None:
+            if arm.startswith(GREEDY_ARM):
+                policy = replace(policy, learning_rate=self._best_baseline_rate(default=policy.learning_rate))
+            parameters = parameters_of(policy, space, methods)
+            study.enqueue_trial(parameters or {})
+            trial = study.ask()
+            if parameters is not None:
                 suggest(trial, space, methods)  # registers the enqueued values, so that TPE learns from them
         else:
+            trial = study.ask()
             policy = suggest(trial, space, methods)
             arm = policy.arm
         plan = self._plan(policy)
         proposal = Proposal(trial=trial.number, arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
         self.ledger.arms.setdefault(plan, arm)
-        trial.set_user_attr("source", source)
-        trial.set_user_attr("plan", plan.digest)
-        trial.set_user_attr("trainable_params", plan.trainable_params)
+        facts = {"arm": arm, "source": source, "plan": plan.digest, "trainable_params": plan.trainable_params}
+        for name, value in facts.items():
+            trial.set_user_attr(name, value)
         return trial, proposal
+
+    def _best_baseline_rate(self, *, default: float) -> float:
+        """The baseline's best learning rate so far: the greedy plan differs from it in its ranks alone."""
+        arms = self.ledger.arms
+        told = [m for m in self.ledger.measured.values() if arms.get(m.plan, "").startswith(BASELINE_ARM)]
+        finished = [m for m in told if m.loss is not None]
+        return min(finished, key=by_loss).plan.learning_rate if finished else default
 
     def _plan(self, policy: Policy) -> Plan:
         if policy.method == HEAD_ARM:

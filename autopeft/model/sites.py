@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -89,7 +90,8 @@ def _site(name: str, module: nn.Module) -> Site | None:
     elif isinstance(module, Conv1D):
         kind, (n_in, n_out) = "conv1d", module.weight.shape
     elif "norm" in type(module).__name__.lower() and getattr(getattr(module, "weight", None), "ndim", 0) == 1:
-        kind, n_in, n_out = "norm", module.weight.numel(), module.weight.numel()
+        kind, n_in = "norm", cast(torch.Tensor, module.weight).numel()
+        n_out = n_in
     else:
         return None
     depth = _LAYER.search(name)

@@ -28,7 +28,7 @@ from autopeft.space import Ground, Space
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
     # So that the demo ends within eight minutes on two CPU cores; any of them can be given.
     "task": {"epochs": 2.0},
-    "search": {"trials": 12, "max_time_seconds": 450.0},
+    "search": {"trials": 16, "max_time_seconds": 450.0},
     "confirm": {"fidelity": "half"},
 }
 _SENSITIVITY_SHARE = 0.05  # of a full run's examples, over all scores that need gradients

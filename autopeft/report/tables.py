@@ -8,7 +8,16 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autopeft.records import Confirmation, Measurement, Plan, Proposal, SearchResult, to_json
+from autopeft.records import (
+    Confirmation,
+    Measurement,
+    Plan,
+    Proposal,
+    SearchResult,
+    Site,
+    SiteScores,
+    to_json,
+)
 
 TRIAL_COLUMNS = (
     "trial",

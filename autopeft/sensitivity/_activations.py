@@ -1,4 +1,4 @@
-"""One backward pass over a frozen model; each site's input and output gradient are handed over and dropped."""
+"""One backward pass over a frozen model; each site's input and output gradient are handed over."""
 
 from __future__ import annotations
 
