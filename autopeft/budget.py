@@ -134,11 +134,10 @@ def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: i
     name = min(cheapest, key=lambda method: (cheapest[method], method))
     if cheapest[name] <= available:
         return
-    share = (
-        "" if available == budget.max_trainable_params else f", of which {max(available, 0):,} for adapters"
-    )
+    limit = budget.max_trainable_params
+    share = "" if available == limit else f", of which {max(available, 0):,} for adapters"
     raise BudgetError(
-        f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} trainable parameters{share}; "
+        f"The budget {budget.requested!r} allows {limit:,} trainable parameters{share}; "
         f"the cheapest plan there is ({name} at one site) needs {cheapest[name]:,}. Raise --budget."
     )
 

@@ -15,7 +15,7 @@ import optuna
 
 from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Question, Schedule
-from autopeft.errors import AutopeftError, RunDirError, SpecError
+from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import (
     Prepared,
@@ -87,8 +87,8 @@ def search(
         try:
             prepared = prepare(spec, keep_weights=run.weights)
             return _search_in(run, prepared, asked, progress=progress, started=started), run.path
-        except (AutopeftError, KeyboardInterrupt):
-            run.discard()  # only what holds no measurement yet
+        except BaseException:
+            run.discard()  # only where nothing is measured yet
             raise
 
 

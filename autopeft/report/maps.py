@@ -13,6 +13,7 @@ N_LEVELS = 5  # shades in the template's colour scale
 OUTSIDE = "outside"
 LEFT_ALONE = "·"
 Places = Mapping[tuple[int | None, str], Sequence[Site]]
+_NULLS = ("uniform", "random")  # scores that know nothing of the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,11 @@ def rank_map(sites: Sequence[Site], plan: Plan, words: Callable[[str], str]) -> 
 
 
 def score_maps(result: SearchResult) -> tuple[Map, ...]:
-    """Each score as shares in percent of its own total; `uniform` says nothing and is left out."""
-    maps = (_score_map(result.sites, s.name, s.values) for s in result.scores if s.name != "uniform")
+    """Each score as shares in percent of its own total; the nulls say nothing and are left out."""
+    shown = [
+        score for score in result.scores if score.name not in _NULLS or score.name == result.spec.search.score
+    ]
+    maps = (_score_map(result.sites, score.name, score.values) for score in shown)
     return tuple(m for m in maps if m is not None)
 
 

@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """One confirmed plan. `marks` says which answers it is; `seconds` is one full run."""
+    """One confirmed plan. `marks` says which answers it is; `seconds` is one confirming run."""
 
     record: Confirmation
     marks: tuple[str, ...]
@@ -92,7 +92,7 @@ def interval(result: SearchResult) -> Interval | None:
 
 
 def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed, ...]:
-    """The confirmed plans, best metric first."""
+    """The confirmed plans, best metric first; a plan with two names stands once."""
     sign = -1 if result.setting.greater_is_better else 1
     worst = min if result.setting.greater_is_better else max
     rows = [
@@ -102,9 +102,9 @@ def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed
             arm=arms.get(record.plan, record.name),
             percent=100 * record.plan.trainable_params / result.setting.budget.base_params,
             worst=worst(record.metrics, default=record.metric_mean),
-            seconds=_full_run_seconds(result, record),
+            seconds=_run_seconds(result, record),
         )
-        for record in result.confirmations
+        for record in {record.plan: record for record in reversed(result.confirmations)}.values()
     ]
     return tuple(sorted(rows, key=lambda row: sign * row.record.metric_mean))
 
@@ -210,7 +210,7 @@ def _answers(result: SearchResult) -> Sequence[tuple[str, Plan]]:
     return (("best", result.best), ("smallest", result.smallest), ("baseline", result.baseline))
 
 
-def _full_run_seconds(result: SearchResult, record: Confirmation) -> float:
+def _run_seconds(result: SearchResult, record: Confirmation) -> float:
     """Mean over the confirming runs that finished; a record alone gives its own mean."""
     runs = [
         run.train_seconds

@@ -1,0 +1,155 @@
+"""The command line: what bad input gets, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from autopeft.cli.app import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def search(model_dir: Path, data: object, out: Path, *arguments: object) -> Result:
+    return run("search", "--model", model_dir, "--data", data, "--max-steps", 4, "--out", out, *arguments)
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1, result.stderr
+    assert "Traceback" not in result.output
+    assert [word for word in words if word not in error[0]] == []
+
+
+def test_help_names_every_command_and_imports_no_torch() -> None:
+    code = "import sys; from autopeft.cli.app import app; app(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    assert all(name in done.stdout for name in "search analyze count train report methods spaces".split())
+
+
+@pytest.mark.parametrize("budget", ["0", "-3", "0.5 %%", "abc", "101%", ""])
+def test_absurd_budget_is_a_usage_error(budget: str, model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    refused(search(model_dir, data_dir, tmp_path / "run", f"--budget={budget}"), 2, repr(budget))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_budget_below_the_cheapest_plan_names_it(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    refused(
+        search(model_dir, data_dir, tmp_path / "run", "--budget", "3"), 4, "cheapest plan", "Raise --budget"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_file_is_named(model_dir: Path, tmp_path: Path) -> None:
+    refused(search(model_dir, tmp_path / "absent.csv", tmp_path / "run"), 2, "absent.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("text,label\n", "empty"),
+        ("text,label\n" + "a b,x\n" * 60, "label"),
+        ("words,kind\n1,2\n", "column"),
+    ],
+)
+def test_unusable_table_is_refused_in_a_sentence(
+    content: str, word: str, model_dir: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(content, encoding="utf-8")
+    refused(search(model_dir, table, tmp_path / "run"), 2, word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_column_is_answered_with_the_columns_there_are(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    result = search(model_dir, data_dir, tmp_path / "run", "--text-column", "texts")
+    refused(result, 2, "'texts'", "Did you mean 'text'?")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "hint"),
+    [
+        ("--task", "text-clasification", "text-classification"),
+        ("--methods", "lroa", "lora"),
+        ("--space", "defualt", "default"),
+        ("--score", "gradiant", "gradient"),
+        ("--executor", "seriel", "serial"),
+        ("--set", "search.trails=3", "search.trials"),
+        ("--confirm", "fully", "full"),
+        ("--trials", "0", "1"),
+        ("--max-time", "soon", "soon"),
+    ],
+)
+def test_unknown_word_is_answered_with_the_known_ones(
+    flag: str, value: str, hint: str, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    refused(search(model_dir, data_dir, tmp_path / "run", flag, value), 2, value.split("=")[0], hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_that_is_not_there_is_named(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(search(tmp_path / "no-model", data_dir, tmp_path / "run"), 2, "no-model")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_with_files_is_never_overwritten(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    refused(search(model_dir, data_dir, tmp_path), 2, "--resume", "--out")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_unknown_option_is_a_usage_error() -> None:
+    result = run("search", "--budgt", "1%")
+    assert result.exit_code == 2
+    assert "--budget" in result.stderr
+
+
+def test_search_answers_one_json_object_and_nothing_else(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    result = search(
+        model_dir, data_dir, tmp_path / "run", "--budget", "5%", "--trials", 3, "--confirm", "none", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["verdict"]["label"] == "none"
+    assert answer["best"]["metric_mean"] is None
+    assert result.stderr == ""
+    counted = json.loads(run("count", tmp_path / "run", "--json").stdout)
+    assert counted["trainable_params"] == answer["best"]["trainable_params"]
+
+
+def test_time_that_ends_before_a_verdict_exits_75_and_resume_ends_it(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    asked = ("--budget", "5%", "--trials", 3, "--confirm-seeds", 2)
+    refused(search(model_dir, data_dir, tmp_path / "run", *asked, "--max-time", "0.001s"), 75, "--resume")
+    again = run("search", "--resume", "--out", tmp_path / "run", "--max-time", "1h")
+    assert again.exit_code == 0, again.output
+
+
+def test_methods_and_spaces_are_listed() -> None:
+    assert set(json.loads(run("methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
+    assert set(json.loads(run("spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
+    assert "lora" in run("methods").stdout
+
+
+def test_count_refuses_what_is_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORAX"}', encoding="utf-8")
+    refused(run("count", tmp_path), 2, "LORAX", "LORA")
+    refused(run("count", tmp_path / "absent.yaml"), 2, "absent.yaml")

@@ -1,0 +1,225 @@
+"""A whole search on a tiny model and tiny data: its files, its counts, and what a fresh process makes of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from autopeft import pipeline
+from autopeft.cli.display import Silent
+from autopeft.errors import RunDirError, SpecError
+from autopeft.records import (
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
+from autopeft.store import read_plan
+
+FILES = (
+    "run.yaml study.sqlite sensitivity.csv trials.csv result.json report.md report.html "
+    "best/plan.yaml best/weights/adapter_model.safetensors best/weights/adapter_config.json"
+).split()
+
+
+def spec_for(model_dir: Path, data_dir: Path, out: Path, *, budget: str = "5%", **search: object) -> RunSpec:
+    return RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        task=TaskSpec(max_steps=8, batch_size=8),
+        budget=BudgetSpec(requested=budget),
+        search=SearchSpec(**{"trials": 8, "seed": 3} | search),
+        confirm=ConfirmSpec(seeds=2),
+        output=OutputSpec(out=str(out)),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "first"
+    return pipeline.search(spec_for(model_dir, data_dir, out), progress=Silent())[1]
+
+
+@pytest.fixture(scope="module")
+def answer(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text(encoding="utf-8"))
+
+
+def rows_of(run: Path, *, drop: str = "_seconds") -> list[dict[str, str]]:
+    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        return [{k: v for k, v in row.items() if not k.endswith(drop)} for row in csv.DictReader(stream)]
+
+
+def test_every_file_of_a_run_is_there_and_not_empty(run: Path) -> None:
+    assert [name for name in FILES if not (run / name).is_file() or not (run / name).stat().st_size] == []
+
+
+def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, answer: dict) -> None:
+    of_plan = pipeline.count(run / "best" / "plan.yaml").trainable_params
+    of_configs = pipeline.count(run / "best" / "adapters").trainable_params
+    assert of_plan == of_configs == answer["best"]["trainable_params"]
+    assert of_plan <= answer["budget"]["max_trainable_params"]
+
+
+def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
+    assert len(study.trials) == 8
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert {trial.user_attrs["source"] for trial in study.trials} == {"enqueued", "sampler", "random"}
+
+
+def test_trials_csv_has_every_measurement_and_names_its_split(run: Path) -> None:
+    rows = rows_of(run)
+    assert {row["split"] for row in rows} == {"search", "confirm", "test"}
+    assert all(row["status"] == "COMPLETE" for row in rows)
+    assert len({row["seed"] for row in rows if row["split"] == "confirm"}) == 2
+
+
+FRESH = """
+import json, sys
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import csv, torch
+run, data = sys.argv[1:]
+result = json.load(open(f"{run}/result.json"))
+config = PeftConfig.from_pretrained(f"{run}/best/adapters")
+def base():
+    return AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2)
+attached = sum(p.numel() for p in get_peft_model(base(), config).parameters() if p.requires_grad)
+model = PeftModel.from_pretrained(base(), sys.argv[3] if len(sys.argv) > 3 else f"{run}/best/weights").eval()
+tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path)
+rows = list(csv.DictReader(open(f"{data}/validation.csv")))
+names = sorted({row["label"] for row in rows})
+with torch.no_grad():
+    guesses = [names[model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax()] for row in rows]
+hits = sum(guess == row["label"] for guess, row in zip(guesses, rows))
+print(json.dumps({"attached": attached, "metric": hits / len(rows)}))
+"""
+
+
+def in_fresh_process(*arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, *arguments], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_plain_peft_gives_the_same_count_and_the_confirmed_metric(
+    run: Path, answer: dict, data_dir: Path
+) -> None:
+    training = json.loads((run / "best/weights/training.json").read_text(encoding="utf-8"))
+    seen = in_fresh_process(str(run), str(data_dir))
+    assert seen["attached"] - answer["best"]["head_params"] == answer["best"]["trainable_params"]
+    assert seen["metric"] == pytest.approx(training["metric"], abs=1e-12)
+    first = answer["best"]["seeds"][0]
+    confirmed = [
+        r for r in rows_of(run) if r["split"] == "confirm" and r["plan_hash"] == training["plan_hash"]
+    ]
+    assert {float(r["metric"]) for r in confirmed if int(r["seed"]) == first} == {training["metric"]}
+
+
+def test_trained_plan_reproduces_its_metric_through_plain_peft(
+    run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    measured, folder = pipeline.train_plan(run, out=tmp_path / "adapter", seed=11)
+    assert in_fresh_process(str(run), str(data_dir), str(folder))["metric"] == measured.metric
+    assert read_plan(folder / "plan.yaml").plan == read_plan(run).plan
+    with pytest.raises(RunDirError, match="not empty"):
+        pipeline.train_plan(run, out=folder)
+
+
+def test_same_seed_gives_the_same_trials_but_for_the_seconds(
+    run: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    _, again = pipeline.search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
+    assert rows_of(again) == rows_of(run)
+
+
+def test_resume_continues_a_stopped_run_to_the_same_end(
+    run: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    class Stops(Silent):
+        seen = 0
+
+        def measured(self, measurement: object, **_: object) -> None:
+            Stops.seen += 1
+            if Stops.seen == 5:
+                raise KeyboardInterrupt
+
+    spec = spec_for(model_dir, data_dir, tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, progress=Stops())
+    asked = RunSpec(output=spec.output)
+    _, path = pipeline.search(asked, resume=True, progress=Silent())
+    assert rows_of(path) == rows_of(run)
+    first_five = [float(row["train_seconds"]) for row in rows_of(path, drop="never")[:5]]
+    log = (path / "state/measurements.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["measurement"]["train_seconds"] for line in log[:5]] == first_five
+
+
+def test_resume_extends_trials_and_refuses_other_changes(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    spec = spec_for(model_dir, data_dir, tmp_path / "small", trials=4)
+    pipeline.search(spec, progress=Silent())
+    more = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 6})})
+    result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
+    assert len(result.proposals) == 6
+    other = spec.model_copy(update={"budget": BudgetSpec(requested="1%")})
+    with pytest.raises(SpecError, match="budget.requested was '5%' and cannot become '1%'"):
+        pipeline.search(other, given=frozenset({"budget.requested"}), resume=True, progress=Silent())
+
+
+def test_report_renders_again_to_the_same_text(run: Path) -> None:
+    before = (
+        (run / "report.html").read_text(encoding="utf-8"),
+        (run / "trials.csv").read_text(encoding="utf-8"),
+    )
+    pipeline.render(run)
+    after = (
+        (run / "report.html").read_text(encoding="utf-8"),
+        (run / "trials.csv").read_text(encoding="utf-8"),
+    )
+    assert after == before
+
+
+def test_run_yaml_repeats_the_run_and_does_not_name_its_folder(run: Path) -> None:
+    content = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+    assert "output" not in content
+    assert content["search"]["trials"] == 8
+    assert str(run) not in (run / "run.yaml").read_text(encoding="utf-8")
+
+
+def test_budget_below_lora_is_searched_with_the_head_as_baseline(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    smallest_lora = 2 * json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    spec = spec_for(model_dir, data_dir, tmp_path / "tiny", budget=str(smallest_lora - 1))
+    result, _ = pipeline.search(spec, progress=Silent())
+    assert result.baseline.adapters == ()
+    assert 0 <= result.best.trainable_params < smallest_lora
+    assert {a.method for p in result.proposals for a in p.plan.adapters} <= {"ia3", "bitfit", "ln_tuning"}
+
+
+def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
+    spec = RunSpec(model=ModelSpec(id=str(model_dir)), data=DataSpec(source=str(data_dir)))
+    analysis = pipeline.analyze(spec, scores=["gradient", "random"], max_examples=32)
+    assert [score.name for score in analysis.scores] == ["gradient", "random"]
+    assert all(len(score.values) == len(analysis.sites) for score in analysis.scores)
+
+
+def test_preview_trains_and_writes_nothing(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    preview = pipeline.preview(spec_for(model_dir, data_dir, tmp_path / "none"))
+    assert preview.full_run_steps == 8
+    assert not (tmp_path / "none").exists()
