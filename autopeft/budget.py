@@ -15,7 +15,10 @@ from fractions import Fraction
 from autopeft.errors import BudgetError, SpecError
 from autopeft.records import Budget
 
-_AMOUNT = re.compile(r"(\d[\d_,]*(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)")
+# A comma parts thousands and nothing else: `0,5%` must not pass for 5 %.
+_AMOUNT = re.compile(
+    r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
+)
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _ALLOWED = "write a share of the base model such as 0.5%, or a number such as 300k, 1.2M or 113000"
 
@@ -78,8 +81,8 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     Divisor method: each next rank goes to the site with the largest weight / (rank + 1),
     as seats go to parties (Jefferson, D'Hondt), so ranks end up in proportion to the
     weights. An upgrade that does not fit is dropped for good, since the money left only
-    shrinks; whatever is cheaper is still tried. Ties go to the cheaper upgrade, then to
-    the later site in natural order of names, so input order does not matter. What is
+    shrinks; whatever is cheaper is still tried. Ties go to the smaller rank, then to the cheaper
+    upgrade, then to the later site in natural order of names, so input order does not matter. What is
     spent never falls when the budget rises: the two runs agree until the smaller budget
     cannot pay an upgrade that the larger one can.
 
@@ -150,4 +153,4 @@ def natural_key(name: str) -> tuple[tuple[int, str], ...]:
         ['h.9.q', 'h.10.q']
     """
     parts = re.findall(r"\d+|\D+", name)
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)

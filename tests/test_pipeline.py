@@ -1,4 +1,4 @@
-"""A whole search on a tiny model and tiny data: its files, its counts, and what a fresh process makes of them."""
+"""A whole search on a tiny model and tiny data: its files, counts, and a fresh process that reads them."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ import json, sys
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import csv, torch
-run, data = sys.argv[1:]
+run, data, *given = sys.argv[1:]
 result = json.load(open(f"{run}/result.json"))
 config = PeftConfig.from_pretrained(f"{run}/best/adapters")
 def base():
     return AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2)
 attached = sum(p.numel() for p in get_peft_model(base(), config).parameters() if p.requires_grad)
-model = PeftModel.from_pretrained(base(), sys.argv[3] if len(sys.argv) > 3 else f"{run}/best/weights").eval()
+model = PeftModel.from_pretrained(base(), given[0] if given else f"{run}/best/weights").eval()
 tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path)
 rows = list(csv.DictReader(open(f"{data}/validation.csv")))
 names = sorted({row["label"] for row in rows})
@@ -177,7 +177,7 @@ def test_resume_extends_trials_and_refuses_other_changes(
     result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
     assert len(result.proposals) == 6
     other = spec.model_copy(update={"budget": BudgetSpec(requested="1%")})
-    with pytest.raises(SpecError, match="budget.requested was '5%' and cannot become '1%'"):
+    with pytest.raises(SpecError, match=r"budget\.requested was '5%' and cannot become '1%'"):
         pipeline.search(other, given=frozenset({"budget.requested"}), resume=True, progress=Silent())
 
 

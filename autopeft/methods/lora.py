@@ -22,7 +22,7 @@ class Lora:
     ranked: bool = True
     identity_at_start: bool = True
     merges: bool = True
-    learning_rate_range: tuple[float, float] = (3e-4, 1e-2)
+    learning_rate_range: tuple[float, float] = (5e-4, 1.5e-2)
     learning_rate_source: str = (
         "pilot on MiniLM-L6 / TREC-6: best at 4e-3, cliff at 8e-3 with scale 2; about ten times the "
         "full fine-tuning rate (Thinking Machines 2025, LoRA Without Regret)"

@@ -15,7 +15,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.sites import head_names, list_sites
+from autopeft.model.sites import head_names, list_sites, untrained_modules
 from autopeft.records import Adapter, Plan
 
 
@@ -33,16 +33,19 @@ class BaseModel:
             module: A transformers model with a task head.
             tokenizer: Its tokenizer, or None where only counting is wanted.
             name: What to call the model in reports.
-            untrained: Parameter names that the checkpoint lacked.
+            untrained: Parameter names that the checkpoint lacked. Linear maps and norms among
+                them are trained and kept with the head, for every plan alike: at random they
+                would differ in every process that loads the base model.
         """
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
         self.untrained = untrained
-        self.head_names = head_names(module)
+        head = head_names(module)
+        self.base_params = _n_params(module) - sum(_n_params(module.get_submodule(name)) for name in head)
+        self.head_names = (*head, *untrained_modules(module, untrained, head=head))
+        self.head_params = sum(_n_params(module.get_submodule(name)) for name in self.head_names)
         self.sites = list_sites(module, exclude=self.head_names)
-        self.head_params = sum(p.numel() for n in self.head_names for p in getattr(module, n).parameters())
-        self.base_params = sum(p.numel() for p in module.parameters()) - self.head_params
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -113,6 +116,10 @@ class BaseModel:
                 f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
                 f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
             )
+
+
+def _n_params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _attach(

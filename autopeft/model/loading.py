@@ -38,16 +38,18 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
     source, name = resolve(spec)
     labels = dict(enumerate(label_names))
     try:
-        module, loading = getattr(transformers, auto_class).from_pretrained(
-            source,
-            revision=spec.revision,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-            id2label=labels,
-            label2id={label: index for index, label in labels.items()},
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
+            module, loading = getattr(transformers, auto_class).from_pretrained(
+                source,
+                revision=spec.revision,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                id2label=labels,
+                label2id={label: index for index, label in labels.items()},
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=spec.revision, trust_remote_code=False
         )
@@ -61,12 +63,20 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
     base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
     _require_sites(base)
-    lost = sorted(key for key in untrained if not key.startswith(base.head_names))
-    if lost:
-        log.warning(
-            "The checkpoint of %s lacks %d weights (%s, …); they stay at random.", name, len(lost), lost[0]
-        )
+    _report_untrained(base)
     return base
+
+
+def _report_untrained(base: BaseModel) -> None:
+    """Say which weights outside the head the checkpoint lacks, and what becomes of them."""
+    beside = [name for name in base.head_names if "." in name]
+    if beside:
+        log.info(
+            "%s has no weights for %s; trained with the head, for every plan.", base.name, ", ".join(beside)
+        )
+    lost = sorted(key for key in base.untrained if not key.startswith(base.head_names))
+    if lost:
+        log.warning("%s has no weights for %s; left at random.", base.name, ", ".join(lost[:3]))
 
 
 def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:

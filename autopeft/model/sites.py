@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -64,6 +64,13 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, child in children if name != prefix and any(True for _ in child.parameters()))
 
 
+def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
+    """Linear maps and norms outside the head that the checkpoint has no weights for, such as a pooler."""
+    parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
+    found = [name for name in parents if name.split(".")[0] not in head]
+    return tuple(name for name in found if _site(name, module.get_submodule(name)) is not None)
+
+
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
     """Every linear map and norm of a model with its role and depth, in the model's order.
 
@@ -71,12 +78,13 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
 
     Args:
         module: Any transformer; meta tensors are fine.
-        exclude: Children whose insides are no sites (the task head).
+        exclude: Modules that are no sites, insides included (the task head).
     """
     sites = []
     output_layer = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     for name, child in module.named_modules():
-        if name.split(".")[0] not in exclude and child is not output_layer:
+        excluded = any(f"{name}.".startswith(f"{other}.") for other in exclude)
+        if not excluded and child is not output_layer:
             site = _site(name, child)
             if site is not None:
                 sites.append(site)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopeft.budget import Claim, allocate, natural_key, parse, require_affordable
+from autopeft.errors import BudgetError, SpecError
+from autopeft.records import Budget
+
+BASE_PARAMS = 22_713_216  # all-MiniLM-L6-v2
+quickly = settings(max_examples=60, deadline=None)
+
+
+def claim(site: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8) -> Claim:
+    """A LoRA-like claim; `offset` is what the first rank costs on top, as DoRA's magnitude does."""
+    return Claim(
+        site=site, weight=weight, max_rank=max_rank, cost=lambda rank: offset + per_rank * rank if rank else 0
+    )
+
+
+def spent(claims: Sequence[Claim], ranks: Mapping[str, int]) -> int:
+    return sum(own.cost(ranks[own.site]) for own in claims if own.site in ranks)
+
+
+@st.composite
+def claim_lists(draw: st.DrawFn) -> list[Claim]:
+    """Up to seven claims with any weights, prices, offsets and caps; zero weights and ties included."""
+    numbers = st.tuples(
+        st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(0, 1e6)),
+        st.integers(1, 60),
+        st.integers(0, 80),
+        st.integers(0, 9),
+    )
+    return [
+        claim(f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=cap)
+        for i, (weight, price, offset, cap) in enumerate(draw(st.lists(numbers, max_size=7)))
+    ]
+
+
+# Parsing.
+
+
+@quickly
+@given(st.decimals(min_value="0.00001", max_value=100, places=5), st.integers(10**7, 10**10))
+def test_a_share_is_the_floor_of_the_exact_share(percent: object, base_params: int) -> None:
+    exact = Fraction(str(percent)) * base_params / 100
+    found = parse(f"{percent}%", base_params=base_params).max_trainable_params
+    assert found == exact.numerator // exact.denominator
+
+
+@quickly
+@given(st.decimals(min_value="1", max_value=999, places=4), st.sampled_from(" kKmMbB"))
+def test_a_number_is_the_floor_of_number_times_unit(number: object, unit: str) -> None:
+    exact = Fraction(str(number)) * {" ": 1, "k": 10**3, "m": 10**6, "b": 10**9}[unit.lower()]
+    found = parse(f"{number}{unit}", base_params=10**12).max_trainable_params
+    assert found <= exact < found + 1
+
+
+@pytest.mark.parametrize(
+    ("requested", "params"),
+    [
+        ("0.5%", 113_566),  # 22,713,216 / 200 = 113,566.08
+        ("100%", BASE_PARAMS),
+        (".5 %", 113_566),
+        ("1,234,567", 1_234_567),
+        ("1_234_567", 1_234_567),
+        ("1,200.5k", 1_200_500),
+        (" 300 k ", 300_000),
+        ("007", 7),
+        ("22713216", BASE_PARAMS),
+    ],
+)
+def test_every_written_form_is_read(requested: str, params: int) -> None:
+    budget = parse(requested, base_params=BASE_PARAMS)
+    assert (budget.max_trainable_params, budget.requested) == (params, requested.strip())
+
+
+@pytest.mark.parametrize(
+    "requested",
+    [
+        "",
+        " ",
+        "abc",
+        "-5",
+        "+5",
+        "0.5 %%",
+        "1e5",
+        "nan",
+        "inf",
+        "5 %k",
+        "0x10",
+        "5T",
+        "1.2.3",
+        "%",
+        "k",
+        "٣%",
+    ],
+)
+def test_what_is_no_amount_is_refused_with_the_allowed_forms(requested: str) -> None:
+    with pytest.raises(
+        SpecError, match=r"cannot be read; write .* 0\.5%, or a number such as 300k"
+    ) as caught:
+        parse(requested, base_params=BASE_PARAMS)
+    assert repr(requested) in str(caught.value)
+
+
+@pytest.mark.parametrize("requested", ["0,5%", "1,2M", "1,", "1__000", "1,0000", "0,500k", "1,234_567"])
+def test_a_comma_that_parts_no_thousands_is_not_read_over(requested: str) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        parse(requested, base_params=BASE_PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("requested", "complaint"),
+    [
+        ("0", "zero; write"),
+        ("0%", "zero; write"),
+        ("0.000k", "zero; write"),
+        ("101%", r"more than the whole base model \(22,713,216 parameters\)"),
+        ("22713217", "more than the whole base model .* ask for less"),
+        ("1B", "more than the whole base model"),
+        ("0.0000001%", "less than one parameter of 22,713,216; ask for more"),
+        ("0.5", "less than one parameter"),
+    ],
+)
+def test_an_absurd_amount_is_refused_with_its_value(requested: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=f"The budget '{requested}' is {complaint}"):
+        parse(requested, base_params=BASE_PARAMS)
+
+
+# The allocator.
+
+
+@quickly
+@given(claim_lists(), st.integers(0, 3000))
+def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], budget: int) -> None:
+    ranks = allocate(claims, max_params=budget)
+    left = budget - spent(claims, ranks)
+    assert left >= 0
+    for own in claims:
+        rank = ranks.get(own.site, 0)
+        assert rank <= own.max_rank
+        assert rank == own.max_rank or own.cost(rank + 1) - own.cost(rank) > left
+
+
+@quickly
+@given(claim_lists(), st.integers(0, 2000), st.integers(0, 500))
+def test_what_is_spent_never_falls_when_the_budget_rises(claims: list[Claim], budget: int, more: int) -> None:
+    poor, rich = (allocate(claims, max_params=own) for own in (budget, budget + more))
+    assert spent(claims, poor) <= spent(claims, rich)
+
+
+@quickly
+@given(claim_lists(), st.integers(0, 2000), st.randoms(use_true_random=False))
+def test_input_order_changes_nothing(claims: list[Claim], budget: int, chance: random.Random) -> None:
+    shuffled = chance.sample(claims, len(claims))
+    assert list(allocate(shuffled, max_params=budget).items()) == list(
+        allocate(claims, max_params=budget).items()
+    )
+
+
+@quickly
+@given(st.integers(1, 9), st.integers(0, 1500))
+def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_sites: int, budget: int) -> None:
+    sites = [f"h.{i}" for i in range(n_sites)]
+    ranks = allocate([claim(site, max_rank=99) for site in sites], max_params=budget)
+    spread = [ranks.get(site, 0) for site in sites]
+    assert max(spread) - min(spread) <= 1
+    assert sum(spread) == min(budget // 10, 99 * n_sites)
+
+
+@quickly
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
+def test_ranks_are_proportional_to_the_weights(weights: list[int]) -> None:
+    # D'Hondt: a house of a multiple of the summed votes gives each party that multiple of its votes.
+    claims = [claim(f"h.{i}", weight=float(w), max_rank=10**6) for i, w in enumerate(weights)]
+    ranks = allocate(claims, max_params=10 * 7 * sum(weights))
+    assert list(ranks.values()) == [7 * w for w in weights]
+
+
+def test_a_capped_site_leaves_its_share_to_the_others() -> None:
+    claims = [claim("a", weight=100.0, max_rank=2), claim("b", max_rank=9), claim("c", max_rank=9)]
+    assert allocate(claims, max_params=100) == {"a": 2, "b": 4, "c": 4}
+
+
+def test_zero_weights_are_served_last_and_evenly() -> None:
+    claims = [claim("a", weight=0.0), claim("b", weight=0.0), claim("c", weight=1e-9)]
+    assert allocate(claims, max_params=80) == {"c": 8}
+    assert allocate(claims, max_params=120) == {"a": 2, "b": 2, "c": 8}
+
+
+def test_the_jump_of_a_first_rank_is_paid_once() -> None:
+    # As DoRA: 30 + 10 r. Two sites at rank 1 cost 80; a third rank fits into 95, a third site does not.
+    claims = [claim(name, offset=30) for name in "abc"]
+    assert allocate(claims, max_params=95) == {"b": 1, "c": 2}
+    assert allocate(claims, max_params=39) == {}
+
+
+def test_a_dear_site_does_not_keep_cheap_ones_from_being_served() -> None:
+    claims = [claim("dear", weight=9.0, per_rank=1000), claim("cheap", weight=1.0)]
+    assert allocate(claims, max_params=999) == {"cheap": 8}
+
+
+@pytest.mark.parametrize(("weights", "ranks"), [((1.0, 1.0), {"h.10": 1}), ((2.0, 1.0), {"h.9": 1})])
+def test_a_tie_goes_to_the_later_layer(weights: tuple[float, float], ranks: dict[str, int]) -> None:
+    claims = [claim("h.9", weight=weights[0]), claim("h.10", weight=weights[1])]
+    assert allocate(claims, max_params=10) == ranks
+
+
+def test_sites_come_back_in_natural_order() -> None:
+    names = [f"h.{i}.q" for i in range(12)]
+    assert list(allocate([claim(name) for name in names[::-1]], max_params=10**4)) == names
+
+
+# Refusal.
+
+
+def test_an_impossible_budget_names_the_cheapest_plan() -> None:
+    budget = Budget(max_trainable_params=300, base_params=BASE_PARAMS, requested="300")
+    expected = r"'300' allows 300 .* \(ia3 at one site\) needs 384\. Raise --budget"
+    with pytest.raises(BudgetError, match=expected):
+        require_affordable({"lora": 768, "ia3": 384, "zeta": 384}, budget=budget, available=300)
+
+
+def test_what_the_head_takes_of_the_budget_is_told() -> None:
+    budget = Budget(max_trainable_params=3000, base_params=BASE_PARAMS, requested="3k")
+    with pytest.raises(BudgetError, match=r"allows 3,000 trainable parameters, of which 0 for adapters"):
+        require_affordable({"ia3": 384}, budget=budget, available=-70)
+
+
+@pytest.mark.parametrize("available", [384, 385])
+def test_a_budget_that_one_method_fits_is_accepted(available: int) -> None:
+    budget = Budget(max_trainable_params=9000, base_params=BASE_PARAMS, requested="9k")
+    require_affordable({"lora": 10_000, "ia3": 384}, budget=budget, available=available)
+
+
+# Natural order.
+
+
+def test_numbers_in_names_sort_by_value() -> None:
+    names = ["h.0.mlp.w2", "h.0.mlp.w10", "h.2.q", "h.10.q", "pooler"]
+    assert sorted(names, key=natural_key) == names
+
+
+def test_only_decimal_digits_count_as_a_number() -> None:
+    assert natural_key("1²") == ((1, ""), (-1, "²"))

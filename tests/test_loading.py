@@ -1,0 +1,59 @@
+"""Loading a base model: what the checkpoint lacks, and the head's own learning rate."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertModel
+
+from autopeft import model
+from autopeft.records import ModelSpec, Plan
+
+AUTO = "AutoModelForSequenceClassification"
+INPUTS = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+
+
+@pytest.fixture
+def no_pooler_dir(model_dir: Path, tmp_path: Path) -> Path:
+    """A checkpoint without a pooler, as masked language models leave it."""
+    folder = tmp_path / "no-pooler"
+    shutil.copytree(model_dir, folder)
+    torch.manual_seed(7)
+    BertModel(AutoConfig.from_pretrained(model_dir), add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir: Path) -> None:
+    base = model.load(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO, label_names=("neg", "pos"))
+    hidden = base.module.config.hidden_size
+    assert base.head_names == ("classifier", "bert.pooler.dense")
+    assert base.head_params == (2 * hidden + 2) + (hidden * hidden + hidden)
+    assert "bert.pooler.dense" not in {site.name for site in base.sites}
+    skeleton = model.load_skeleton(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO)
+    assert skeleton.base_params == base.base_params
+
+
+def test_weights_over_an_incomplete_checkpoint_reload_exactly(no_pooler_dir: Path, tmp_path: Path) -> None:
+    base = model.load(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO, label_names=("neg", "pos"))
+    site = next(site for site in base.sites if site.role == "q")
+    config = LoraConfig(r=1, target_modules=[site.name], init_lora_weights=False)
+    plan = Plan(adapters=(), learning_rate=1.0, trainable_params=site.in_features + site.out_features)
+    with base.attached([config], plan=plan, task_type="SEQ_CLS", seed=5) as attached, torch.no_grad():
+        expected = attached.eval()(**INPUTS).logits
+        model.save_weights(attached, ("default",), tmp_path / "weights")
+    torch.manual_seed(99)  # another process would draw another pooler
+    plain = AutoModelForSequenceClassification.from_pretrained(no_pooler_dir, num_labels=2)
+    with torch.no_grad():
+        seen = PeftModel.from_pretrained(plain, tmp_path / "weights").eval()(**INPUTS).logits
+    assert torch.equal(seen, expected)
+
+
+def test_two_loads_of_one_checkpoint_are_the_same_model(no_pooler_dir: Path) -> None:
+    spec = ModelSpec(id=str(no_pooler_dir))
+    first = model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256()
+    torch.manual_seed(1234)
+    assert model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256() == first

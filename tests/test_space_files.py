@@ -1,0 +1,88 @@
+"""The files of search spaces; `test_space` has what policies and plans are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.extension import Method, discover
+from autopeft.space import Space, learning_rates, load, names
+
+METHODS: Mapping[str, Method] = discover("autopeft.methods")
+
+
+def read(tmp_path: Path, methods: str, *, more: str = "", only: tuple[str, ...] = ()) -> Space:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"about: mine\n{more}methods:\n{methods}", encoding="utf-8")
+    return load(str(path), known_methods=METHODS, only=only)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None:
+    space = load(name, known_methods=METHODS)
+    assert space.about and set(space.methods) <= set(METHODS)
+
+
+def test_three_spaces_are_shipped() -> None:
+    assert {"default", "lora_only", "tiny_budget"} <= set(names())
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    space = read(tmp_path, "  lora: {learning_rate: [1e-4, 2E-3], max_rank: 8}\n")
+    assert learning_rates(space, "lora", METHODS) == (0.0001, 0.002)
+
+
+def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
+    assert (
+        learning_rates(load("default", known_methods=METHODS), "ia3", METHODS)
+        == METHODS["ia3"].learning_rate_range
+    )
+
+
+@pytest.mark.parametrize(
+    ("methods", "complaint"),
+    [
+        pytest.param(
+            "  lora: {placements: [all]}\n",
+            "methods.lora.placements.*Did you mean 'methods.lora.placement'",
+            marks=pytest.mark.xfail(
+                raises=AttributeError, strict=True, reason="store.yaml._fields_at, no dict"
+            ),
+        ),
+        ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' stands twice"),
+        ("  lara: {}\n", "no method named 'lara'; known: bitfit, ia3, .*Did you mean 'lora'"),
+        ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
+        ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
+        ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
+        ("  lora: {exponent: [-1.0, 0.0]}\n", "0 <= low"),
+        ("  lora: {layer_share: [0.0, 1.0]}\n", "layer_share.* is 0.0; it should be greater than 0"),
+        ("  lora: {layer_share: [0.5, 1.5]}\n", "is 1.5; it should be less than or equal to 1"),
+        ("  lora: {placement: []}\n", "placement is .*at least 1 item"),
+        ("  lora: {max_rank: 0}\n", "max_rank is 0"),
+        ("  lora: {max_rank: '8'}\n", "max_rank is '8'; it should be a valid integer"),
+        ("  lora: {layers_by: [first]}\n", "layers_by.* is 'first'; it should be 'last' or 'score'"),
+    ],
+)
+def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, methods)
+
+
+def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"no search space named 'defualt'.*Did you mean 'default'"):
+        load("defualt", known_methods=METHODS)
+
+
+def test_a_filter_keeps_the_methods_named() -> None:
+    assert list(load("default", known_methods=METHODS, only=("ia3",)).methods) == ["ia3"]
+
+
+@pytest.mark.parametrize(
+    ("only", "complaint"), [("ia3", "has no method 'ia3'; it holds lora"), ("ix3", "'ix3'")]
+)
+def test_a_filter_for_an_absent_method_is_refused(only: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        load("lora_only", known_methods=METHODS, only=(only,))
