@@ -125,8 +125,16 @@ class Exporter(Protocol):
     name: str
     summary: str
 
-    def export(self, configs: Sequence[PeftConfig], *, base_model: str, task_type: str, out: Path) -> None:
-        """Write a plan, given as its `peft` configs, to the folder `out`."""
+    def export(
+        self,
+        configs: Sequence[PeftConfig],
+        *,
+        base_model: str,
+        task_type: str,
+        out: Path,
+        head: Sequence[str] = (),
+    ) -> None:
+        """Write a plan, given as its `peft` configs, to the folder `out`; `head` is trained with it."""
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):

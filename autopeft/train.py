@@ -159,9 +159,8 @@ class Bench:
         optimizer = torch.optim.AdamW(self._parameter_groups(model, plan), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _multiplier(fidelity.train_steps))
         rows = self._train_batches(fidelity)
-        widest = max(
-            range(len(rows)), key=lambda step: max(self.splits["train"].lengths[i] for i in rows[step])
-        )
+        lengths = self.splits["train"].lengths
+        widest = max(range(len(rows)), key=lambda step: max(lengths[i] for i in rows[step]))
         saved_bytes = 0
         model.train()
         with torch.random.fork_rng(devices=_cuda_devices(self.base.device)):

@@ -24,36 +24,14 @@ from autopeft.train import Bench, EncodedSplit, compile_plan
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 TELLING = {0: ("awful", "bad", "dull", "poor"), 1: ("fine", "good", "great", "lovely")}
-FILLER = tuple(
-    [
-        "a",
-        "an",
-        "and",
-        "at",
-        "day",
-        "film",
-        "for",
-        "food",
-        "in",
-        "is",
-        "it",
-        "of",
-        "on",
-        "one",
-        "plot",
-        "staff",
-        "that",
-        "the",
-        "this",
-        "time",
-        "was",
-        "with",
-    ]
-)
+WORDS = "a an and at day film for food in is it of on one plot staff that the this time was with"
+FILLER = tuple(WORDS.split())
 VOCABULARY = (*SPECIAL, *TELLING[0], *TELLING[1], *FILLER)
 LABEL_NAMES = ("neg", "pos")
 CONTEXT = 32  # tokens
 ARCHITECTURES = ("bert", "gpt2", "llama")
+
+torch.set_num_threads(1)  # toys gain nothing from a second thread, and wait long for it on a busy machine
 
 
 def toy_config(architecture, *, hidden=16, dropout=0.0):
@@ -89,12 +67,12 @@ def toy_config(architecture, *, hidden=16, dropout=0.0):
 
 
 def toy_rows(n, seed, *, n_filler=(3, 9)):
-    """Texts of some filler words and one or two telling ones, all different; labels alternate."""
+    """Texts of some filler words and three telling ones, all different; labels alternate."""
     rng = np.random.default_rng(seed)
     texts = {}
     while len(texts) < n:
         label = len(texts) % 2
-        words = [*rng.choice(FILLER, size=rng.integers(*n_filler)), *rng.choice(TELLING[label], size=2)]
+        words = [*rng.choice(FILLER, size=rng.integers(*n_filler)), *rng.choice(TELLING[label], size=3)]
         texts[" ".join(rng.permutation(words))] = label
     return list(texts), list(texts.values())
 

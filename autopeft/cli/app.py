@@ -274,7 +274,7 @@ def methods(as_json: Json = False) -> None:
                 part.name,
                 part.summary,
                 "yes" if part.merges else "no",
-                "{:.0e} … {:.0e}".format(*part.learning_rate_range),
+                "{:g} … {:g}".format(*part.learning_rate_range),
             )
             for part in found
         ]

@@ -87,7 +87,8 @@ class Live:
         left = f", {clock(seconds_left)} left" if seconds_left is not None else ""
         if self._task is not None:
             bars.update(self._task, advance=1, note=f"{best}{left}")
-        bars.console.print(f"[dim]{describe(measurement, arm)}[/dim]", highlight=False)
+        # No markup: an error's text may hold brackets.
+        bars.console.print(describe(measurement, arm), style="dim", markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the bars as they are."""

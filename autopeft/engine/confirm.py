@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
-from autopeft.engine.ledger import Ledger, Question, by_loss
-from autopeft.errors import StoppedError
+from autopeft.engine.ledger import Ledger, Question, by_loss, has_broken
+from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
 
 Confirmed = dict[Plan, list[Measurement]]
+log = logging.getLogger(__name__)
 
 
 def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, smallest: Plan) -> Confirmed:
@@ -21,6 +23,8 @@ def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, s
 
     Raises:
         StoppedError: The time was up before best and baseline had two seeds each.
+        TrainingError: A run of best or baseline broke off (a full disk or memory): that says nothing
+            of its plan, where a diverged run does.
     """
     if question.spec.confirm.fidelity == "none":
         return {}
@@ -37,7 +41,10 @@ def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, s
         for index in range(n_seeds):
             if not _has_time(question, ledger, group, is_needed=group is first and index < 2):
                 break
-            rows.append(_one_seed(question, ledger, group, index))
+            row = _one_seed(question, ledger, group, index)
+            if _broke_off(row, is_needed=group is first):
+                break
+            rows.append(row)
         if len(rows) >= 2:
             confirmed |= {plan: [row[i] for row in rows] for i, plan in enumerate(group)}
         elif group is first:
@@ -59,6 +66,20 @@ def _one_seed(question: Question, ledger: Ledger, group: Sequence[Plan], index: 
     schedule = question.schedule
     fidelity = schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
     return ledger.measure_all([(plan, fidelity) for plan in group])
+
+
+def _broke_off(row: Sequence[Measurement], *, is_needed: bool) -> bool:
+    """Whether a run broke off, which would otherwise be scored as wrong on every example."""
+    broken = next((measurement for measurement in row if has_broken(measurement)), None)
+    if broken is None:
+        return False
+    if is_needed:
+        raise TrainingError(
+            f"A confirming run broke off, so there is no verdict: {(broken.error or '').rstrip('.')}. "
+            "Remove the cause and continue with --resume."
+        )
+    log.warning("Plan %s has fewer confirmed seeds: %s", broken.plan.digest, broken.error)
+    return True
 
 
 def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan) -> Verdict:
@@ -89,7 +110,8 @@ def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Pla
 def scores_of(question: Question, rows: Sequence[Measurement]) -> list[list[float]]:
     """Scores (S, N), larger is better; a diverged seed counts as wrong on every example."""
     width = max(len(row.example_scores) for row in rows) or rows[0].fidelity.eval_examples
-    return [[question.sign * x for x in row.example_scores] or [0.0] * width for row in rows]
+    wrong = min(0.0, question.sign)  # of scores in [0, 1], as `evidence` takes them
+    return [[question.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
 
 
 def read_test(question: Question, ledger: Ledger, confirmed: Confirmed, plans: Sequence[Plan]) -> Confirmed:

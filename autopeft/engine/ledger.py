@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -121,19 +122,35 @@ class Ledger:
     def measure_all(self, asked: Sequence[Key]) -> list[Measurement]:
         """Measure what is not known yet; the answers stand in the order of the questions."""
         keys = [key for key in dict.fromkeys(asked) if key not in self.measured]
-        pending = {key: self.executor.submit(self.measure, *key) for key in keys if key not in self.known}
+        pending: dict[Key, Future[Measurement]] = {}
+        n_taken = 0
         for key in keys:
-            if key in pending:
-                measurement = pending[key].result()
-                self.record(measurement)
-                self._note_speed(measurement)
-            else:
-                measurement = self.known[key]
-            self.measured[key] = measurement
-            self._count_down(key[1])
-            arm = self.arms.get(key[0], "")
-            self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
+            if key not in self.known:
+                pending[key] = self.executor.submit(self.measure, *key)
+            # An executor that runs at submit is done here: on the disk before the next one begins,
+            # since a signal may come then.
+            while n_taken < len(keys) and self._is_there(keys[n_taken], pending):
+                self._take(keys[n_taken], pending)
+                n_taken += 1
+        for key in keys[n_taken:]:
+            self._take(key, pending)
         return [self.measured[key] for key in asked]
+
+    def _is_there(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
+        return key in self.known or (key in pending and pending[key].done())
+
+    def _take(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
+        """Wait for an answer, record it if it is new, and tell the display."""
+        if key in pending:
+            measurement = pending[key].result()
+            self.record(measurement)
+            self._note_speed(measurement)
+        else:
+            measurement = self.known[key]
+        self.measured[key] = measurement
+        self._count_down(key[1])
+        arm = self.arms.get(key[0], "")
+        self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
     def plan_ahead(self, split: str, steps: int, *, n_measurements: int) -> None:
         """Say how many measurements of a kind are still to come, for the time left."""
@@ -175,6 +192,11 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
     """Sort key: loss first, then fewer parameters, then the digest, so that the order is total."""
     loss = math.inf if measurement.loss is None else measurement.loss
     return (loss, measurement.plan.trainable_params, measurement.plan.digest)
+
+
+def has_broken(measurement: Measurement) -> bool:
+    """Whether a run failed for another reason than its plan: a full disk, say, and not a loss that diverged."""
+    return measurement.error is not None and "diverged" not in measurement.error
 
 
 def first_error(measurements: Mapping[Plan, Measurement]) -> str:

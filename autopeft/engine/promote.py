@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
 from autopeft.engine.propose import BASELINE_ARM
 from autopeft.errors import TrainingError
+from autopeft.evidence import mean_and_std_error
 from autopeft.records import Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
@@ -70,7 +71,7 @@ def choose(question: Question, ledger: Ledger, second: Mapping[Plan, Measurement
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the second rung.
 
     The candidate has the fewest parameters among the plans whose metric is within the
-    margin of the incumbent's.
+    margin and one standard error of the incumbent's; whether it holds, confirmation says.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -78,9 +79,11 @@ def choose(question: Question, ledger: Ledger, second: Mapping[Plan, Measurement
     ranked = sorted((m for m in second.values() if m.loss is not None), key=by_loss)
     baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
     if not baselines:
-        raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(second)}")
+        failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
+        raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = ranked[0]
-    floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin
+    _, std_error = mean_and_std_error([incumbent.example_scores])
+    floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin - std_error
     near = [m for m in ranked if question.sign * (m.metric or 0.0) >= floor]
     smallest = min(near, key=lambda m: (m.plan.trainable_params, by_loss(m)))
     return incumbent.plan, baselines[0], smallest.plan

@@ -69,7 +69,7 @@ class Proposer:
     def _queue(self) -> Enqueued:
         """Baselines and the head alone, each with as many learning rates, then the greedy plan.
 
-        The queue takes about half of the trials at most, so that the sampler gets the other half.
+        The queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
         """
         space, methods = self.question.space, self.question.ground.methods
         low, high = learning_rates(space, "lora", methods)
@@ -77,7 +77,7 @@ class Proposer:
             baseline_policies(self.question.ground, learning_rate=low) if self.question.has_baseline else {}
         )
         trials = self.question.spec.search.trials
-        n_rates = max(1, min(_MAX_RATES, trials // (2 * (len(found) + 1))))
+        n_rates = max(1, min(_MAX_RATES, (trials // 2 - 1) // (len(found) + 1)))  # 1 for the greedy plan
         queue: list[tuple[str, Policy]] = []
         for rate in spread(low, high, n_rates):
             queue += [

@@ -16,7 +16,8 @@ class BitFit:
     """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199), through `peft`'s BEFT tuner.
 
     An added bias moves exactly as the bias itself would, leaves the base model alone,
-    and merges. Where we differ: norm biases are not included (BEFT takes `nn.Linear` only).
+    and merges. Where we differ: norm biases are not included (BEFT takes `nn.Linear` only), nor
+    those of keys: they add the same to all scores of a query, which softmax takes off again.
     """
 
     name: str = "bitfit"
@@ -28,8 +29,9 @@ class BitFit:
     learning_rate_source: str = "chosen by hand around the 1e-4 to 1e-2 of the paper, raised for short runs"
 
     def fits(self, site: Site) -> bool:
-        """Linear maps that have a bias; a new bias could not be merged."""
-        return site.kind == "linear" and site.has_bias
+        """Linear maps that have a bias, keys apart; a new bias could not be merged."""
+        # Rotary positions make a key's bias count a little; a site does not say which positions it has.
+        return site.kind == "linear" and site.has_bias and site.role != "k"
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """None."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
@@ -133,7 +134,23 @@ def _attach(
     model = peft.get_peft_model(module, chosen[0], adapter_name=first)
     for config, name in zip(chosen[1:], others, strict=True):
         peft.inject_adapter_in_model(config, model.base_model.model, name)
+    _activate(model)
     return model
+
+
+def _activate(model: PeftModel) -> None:
+    """Let every layer and the head use the adapter that they hold.
+
+    An injection makes its own name the active one in the head's wrapper and in all layers of its
+    tuner, also where another name lies: the head and the earlier config of two LoRA configs
+    would stand still, and still be counted (seen in peft 0.21.2).
+    """
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.set_adapter(list(module.modules_to_save))
+        elif isinstance(module, BaseTunerLayer):
+            held = {name for kind in module.adapter_layer_names for name in getattr(module, kind)}
+            module.set_adapter(sorted(held))
 
 
 def head_only_config() -> LoraConfig:

@@ -1,0 +1,153 @@
+"""The contract of an exporter; what `native` writes is attached by plain `peft` with the same count."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+import transformers
+
+from autopeft.extension import Exporter, discover
+from autopeft.methods._targets import sites_pattern
+from autopeft.model import BaseModel, adapter_names, save_weights
+from autopeft.train import compile_plan
+
+EXPORTERS = discover("autopeft.exports")
+METHODS = discover("autopeft.methods")
+ONE_CONFIG = [(name, {}) for name in METHODS] + [("lora", {"dora": True})]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+
+
+@pytest.fixture
+def mix(base, make_plan):
+    """A plan that takes LoRA at one site, IA3 at the next and norm tuning at every norm."""
+    maps = [site for site in base.sites if METHODS["lora"].fits(site)]
+    chosen = [
+        *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
+        *make_plan(base, "ia3").adapters[len(maps) // 2 :],
+        *make_plan(base, "ln_tuning").adapters,
+    ]
+    return make_plan(base, chosen)
+
+
+def export(plan, out):
+    configs = compile_plan(plan, METHODS)
+    EXPORTERS["native"].export(configs, base_model="toy/model", task_type="SEQ_CLS", out=out)
+    return configs
+
+
+def trainable(model):
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def attach_mix(module, folder):
+    """What the research page says of mixes: the first config through peft, the others injected."""
+    first, *others = json.loads((folder / "order.json").read_text(encoding="utf-8"))
+    read = {name: peft.PeftConfig.from_pretrained(folder / name) for name in (first, *others)}
+    model = peft.get_peft_model(module, read[first], adapter_name=first)
+    for name in others:
+        peft.inject_adapter_in_model(read[name], model.base_model.model, name)
+    return model
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_part_meets_the_protocol(name):
+    assert isinstance(EXPORTERS[name], Exporter)
+    assert EXPORTERS[name].summary
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_export_makes_its_folder_and_writes_something(name, bert, make_plan, tmp_path):
+    configs = compile_plan(make_plan(bert, "lora"), METHODS)
+    EXPORTERS[name].export(configs, base_model="toy/model", task_type="SEQ_CLS", out=tmp_path / "a" / "b")
+    assert any((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.mark.parametrize(("name", "choices"), ONE_CONFIG, ids=str)
+def test_plain_peft_attaches_what_the_plan_counts(name, choices, base, make_plan, tmp_path):
+    plan = make_plan(base, name, **choices)
+    if not plan.adapters:
+        pytest.skip(f"{name} fits no site of {base.name}")
+    export(plan, tmp_path)
+    config = peft.PeftConfig.from_pretrained(tmp_path)
+    assert (config.base_model_name_or_path, config.task_type) == ("toy/model", "SEQ_CLS")
+    assert trainable(peft.get_peft_model(base.module, config)) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
+    uneven = [
+        replace(adapter, rank=1 + i % 3, scale=2.0 + i % 2)
+        for i, adapter in enumerate(make_plan(base, "lora").adapters)
+    ]
+    plan = make_plan(base, uneven)
+    export(plan, tmp_path)
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path))
+    layers = dict(model.base_model.model.named_modules())
+    seen = [(layers[a.site].r["default"], layers[a.site].scaling["default"]) for a in uneven]
+    assert seen == [(a.rank, a.scale) for a in uneven]
+    assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_a_mix_in_the_order_that_is_written(base, mix, tmp_path):
+    configs = export(mix, tmp_path)
+    assert json.loads((tmp_path / "order.json").read_text(encoding="utf-8")) == list(adapter_names(configs))
+    assert not (tmp_path / "adapter_config.json").exists()
+    assert trainable(attach_mix(base.module, tmp_path)) == mix.trainable_params + base.head_params
+
+
+def test_head_alone_is_exported_as_a_config_that_adapts_nothing(base, make_plan, tmp_path):
+    export(make_plan(base), tmp_path)
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path))
+    assert trainable(model) == base.head_params
+    assert model.base_model.targeted_module_names == []
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+HEADS = {  # what peft would not find by itself
+    "deberta": transformers.DebertaV2Config(**SMALL, num_hidden_layers=1),
+    "t5": transformers.T5Config(vocab_size=50, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_of_any_name_is_trained_by_plain_peft_too(name, make_plan, tmp_path):
+    module = transformers.AutoModelForSequenceClassification.from_config(HEADS[name])
+    base = BaseModel(module, None, name=name, untrained=frozenset())
+    plan = make_plan(base, "lora")
+    configs = compile_plan(plan, METHODS)
+    about = {"base_model": "toy/model", "task_type": "SEQ_CLS", "head": base.head_names}
+    EXPORTERS["native"].export(configs, out=tmp_path, **about)
+    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path))
+    assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_weights_of_a_mix_are_read_by_plain_peft_one_after_the_other(
+    base, mix, attach, make_batch, task, tmp_path
+):
+    plain, batch = copy.deepcopy(base.module), make_batch()
+    features = {name: value for name, value in batch.items() if name != "labels"}
+    names = adapter_names(compile_plan(mix, METHODS))
+    with attach(base, mix) as model:
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+        for _ in range(3):
+            task.loss(model, batch).backward()
+            optimizer.step()
+        trained = model.eval()(**features).logits
+        save_weights(model, names, tmp_path)
+    for name in json.loads((tmp_path / "order.json").read_text(encoding="utf-8")):
+        plain = peft.PeftModel.from_pretrained(plain, tmp_path / name).merge_and_unload()
+    torch.testing.assert_close(plain(**features).logits, trained, rtol=0, atol=1e-5)
+
+
+def test_pattern_of_sites_matches_those_sites_and_no_others(base):
+    for chosen in (base.sites[::2], base.sites[1::3], base.sites):
+        pattern = sites_pattern(site.name for site in chosen)
+        assert [site for site in base.sites if re.fullmatch(pattern, site.name)] == list(chosen)

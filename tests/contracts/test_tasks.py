@@ -1,0 +1,155 @@
+"""The contract of a task type; text classification against scikit-learn."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import CONTEXT, toy_rows
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+
+from autopeft.extension import Task, discover
+
+TASKS = discover("autopeft.tasks")
+by_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+class Oracle(nn.Module):
+    """Says what it was told, row by row, whatever it is shown."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.rows = iter(logits)
+
+    def forward(self, input_ids, **others):
+        return SimpleNamespace(logits=torch.stack([next(self.rows) for _ in input_ids]))
+
+
+@pytest.fixture
+def rows(tokenizer):
+    """A function: task -> 20 encoded examples of different lengths, and their labels."""
+
+    def rows(task):
+        texts, labels = toy_rows(20, seed=3)
+        return task.encode([[text] for text in texts], tokenizer, CONTEXT), labels
+
+    return rows
+
+
+def batches_of(task, examples, labels, size):
+    starts = range(0, len(labels), size)
+    return [task.collate(examples[i : i + size], labels[i : i + size], 0) for i in starts]
+
+
+@by_task
+def test_part_meets_the_protocol(task):
+    assert isinstance(task, Task)
+
+
+@by_task
+def test_loss_is_a_number_with_a_gradient_for_the_head(task, bert, rows):
+    loss = task.loss(bert.module.requires_grad_(True), task.collate(*rows(task), 0))
+    loss.backward()
+    assert loss.shape == ()
+    assert all(p.grad.abs().sum() > 0 for p in bert.module.classifier.parameters())
+
+
+@by_task
+def test_evaluation_keeps_no_gradient_and_has_one_score_per_example(task, bert, rows):
+    bert.module.requires_grad_(True)
+    seen = task.evaluate(bert.module, iter(batches_of(task, *rows(task), 6)))
+    assert len(seen.example_scores) == 20
+    assert seen.metric == pytest.approx(sum(seen.example_scores) / 20)
+    assert all(p.grad is None for p in bert.module.parameters())
+
+
+@by_task
+def test_neither_batch_size_nor_padding_changes_what_is_measured(task, base, rows):
+    examples, labels = rows(task)
+    one, all_at_once = (
+        task.evaluate(base.module, iter(batches_of(task, examples, labels, n))) for n in (1, 20)
+    )
+    assert len({len(example["input_ids"]) for example in examples}) > 3  # some rows were padded
+    assert all_at_once.loss == pytest.approx(one.loss, abs=1e-6)
+    assert all_at_once.example_scores == one.example_scores
+
+
+@by_task
+def test_loss_over_a_batch_is_the_mean_over_its_examples(task, base, rows):
+    examples, labels = rows(task)
+    single = [float(task.loss(base.module, batch)) for batch in batches_of(task, examples, labels, 1)]
+    assert float(task.loss(base.module, task.collate(examples, labels, 0))) == pytest.approx(
+        sum(single) / 20, abs=1e-6
+    )
+
+
+@by_task
+def test_collated_rows_are_padded_on_the_right_with_the_pad_token(task):
+    examples = [
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]},
+        {"input_ids": [8], "attention_mask": [1]},
+    ]
+    batch = task.collate(examples, [1, 0], 9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@by_task
+def test_encoded_texts_are_cut_to_the_longest_length_allowed(task, tokenizer):
+    (example,) = task.encode([["good " * 50]], tokenizer, 7)
+    assert {len(values) for values in example.values()} == {7}
+
+
+def test_pair_of_texts_stands_in_one_example(task, tokenizer):
+    (example,) = task.encode([["good film", "bad plot"]], tokenizer, CONTEXT)
+    words = tokenizer.convert_ids_to_tokens(example["input_ids"])
+    assert words == ["[CLS]", "good", "film", "[SEP]", "bad", "plot", "[SEP]"]
+
+
+def test_perfect_predictions_score_one_and_inverted_ones_zero(task, rows):
+    examples, labels = rows(task)
+    right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
+    for logits, expected in ((right, 1.0), (-right, 0.0)):
+        seen = task.evaluate(Oracle(logits), iter(batches_of(task, examples, labels, 6)))
+        assert (seen.metric, set(seen.example_scores)) == (expected, {expected})
+
+
+def test_scores_stand_in_the_order_of_the_examples(task, rows):
+    examples, labels = rows(task)
+    right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
+    right[[2, 11, 19]] *= -1
+    seen = task.evaluate(Oracle(right), iter(batches_of(task, examples, labels, 6)))
+    assert [i for i, value in enumerate(seen.example_scores) if value == 0.0] == [2, 11, 19]
+
+
+def test_accuracy_and_loss_are_those_of_scikit_learn(task, base, rows):
+    examples, labels = rows(task)
+    batch = task.collate(examples, labels, 0)
+    features = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        probabilities = base.module(**features).logits.double().softmax(dim=-1)
+    seen = task.evaluate(base.module, iter([batch]))
+    assert seen.metric == pytest.approx(accuracy_score(labels, probabilities.argmax(dim=-1)), abs=1e-9)
+    assert seen.loss == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+    assert 0 < seen.metric < 1  # a random model is neither always right nor always wrong
+
+
+def test_scores_are_in_fp32_whatever_the_model_computes_in(task, rows):
+    examples, labels = rows(task)
+    half = (nn.functional.one_hot(torch.tensor(labels)) * 3.0).bfloat16()
+    loss = task.loss(Oracle(half), task.collate(examples, labels, 0))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(torch.log1p(torch.exp(torch.tensor(-3.0))).item(), rel=1e-5)
+
+
+def test_task_names_what_peft_and_transformers_know(task):
+    assert dataclasses.asdict(task) == {
+        "name": "text-classification",
+        "metric": "accuracy",
+        "greater_is_better": True,
+        "peft_task_type": "SEQ_CLS",
+        "auto_class": "AutoModelForSequenceClassification",
+    }

@@ -1,0 +1,209 @@
+"""A search without a model: a fake measure knows the truth, everything else is real."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from autopeft import engine
+from autopeft.engine import Ledger, Outcome, Question, Schedule
+from autopeft.engine.propose import spread
+from autopeft.executors.serial import Serial
+from autopeft.extension import discover
+from autopeft.records import ConfirmSpec, Fidelity, Measurement, Plan, RunSpec, SearchSpec, Site, Status
+from autopeft.space import Ground, MethodSpace, Space, baseline_policies, plan_of
+
+METHODS = discover("autopeft.methods")
+SITES = tuple(
+    Site(
+        name=f"h.{layer}.{role}",
+        layer=layer,
+        role=role,
+        kind="linear",
+        in_features=8,
+        out_features=n_out,
+        has_bias=True,
+    )
+    for layer in range(2)
+    for role, n_out in (("q", 8), ("v", 8), ("up", 16))
+)
+# Rank 1 of LoRA costs 16, 16 and 24: 112 everywhere, 64 at q and v. IA3 costs 8, 8 and 16.
+ROOMY, TIGHT, NO_LORA = 300, 100, 15
+SCORES = {site.name: 1.0 + index for index, site in enumerate(SITES)}
+SPACE = Space(
+    about="toy",
+    methods={
+        "lora": MethodSpace(placement=("all", "q+v"), exponent=(0.0, 2.0)),
+        "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
+    },
+)
+Quality = Callable[[Plan, Fidelity], float | None]
+
+
+def ground(max_params: int) -> Ground:
+    return Ground(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
+
+
+def baseline_plans(max_params: int = ROOMY) -> list[Plan]:
+    """The baselines at each of three learning rates."""
+    rates, own = spread(*METHODS["lora"].learning_rate_range, 3), ground(max_params)
+    found = baseline_policies(own, learning_rate=1.0).values()
+    return [plan_of(replace(policy, learning_rate=rate), own) for policy in found for rate in rates]
+
+
+def method_of(plan: Plan) -> str:
+    return plan.adapters[0].method if plan.adapters else "head"
+
+
+def levels(*, head: float = 0.3, lora: float = 0.5, ia3: float = 0.7) -> Quality:
+    """A truth: each method has its level, and a tenfold wrong learning rate costs 0.02."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        level = {"head": head, "lora": lora, "ia3": ia3}[method_of(plan)]
+        return level - 0.02 * abs(math.log10(plan.learning_rate) + 2)
+
+    return quality
+
+
+@dataclass(kw_only=True)
+class World:
+    """Measures: `quality` is the share of examples that a plan gets right, None where it fails.
+
+    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock.
+    """
+
+    quality: Quality
+    error: str = "The loss diverged at step 3"
+    counts_errors: bool = False
+    calls: list[tuple[Plan, Fidelity]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        self.calls.append((plan, fidelity))
+        quality, n = self.quality(plan, fidelity), fidelity.eval_examples
+        seconds = 0.0 if fidelity.split == "test" else float(fidelity.train_steps)
+        self.seconds += seconds
+        told: dict[str, Any] = {"plan": plan, "fidelity": fidelity, "train_seconds": seconds}
+        if quality is None:
+            return Measurement(status=Status.FAIL, error=self.error, **told)
+        scores = tuple(float((i < round(quality * n)) != self.counts_errors) for i in range(n))
+        loss = 2 - quality + 1 / fidelity.train_steps
+        metric = sum(scores) / n
+        return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **told)
+
+
+@dataclass
+class Told:
+    """A display that remembers."""
+
+    phases: dict[str, int] = field(default_factory=dict)
+    shown: list[tuple[Measurement, str]] = field(default_factory=list)
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        self.phases[name] = n_measurements
+
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+        self.shown.append((measurement, arm))
+
+
+class Backwards:
+    """An executor that starts nothing before it is waited for, and then the last first."""
+
+    name = "backwards"
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        owner = self
+
+        class Late(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                while owner.waiting:
+                    future, waiting_fn, waiting_args = owner.waiting.pop()
+                    future.set_result(waiting_fn(*waiting_args))
+                return super().result(timeout)
+
+        future = Late()
+        self.waiting.append((future, fn, args))
+        return future
+
+    def shutdown(self) -> None:
+        self.waiting.clear()
+
+
+def question(
+    *,
+    max_params: int = ROOMY,
+    space: Space = SPACE,
+    confirm: str = "full",
+    seeds: int = 2,
+    n_confirm: int = 40,
+    n_test: int = 20,
+    greater_is_better: bool = True,
+    **search: Any,
+) -> Question:
+    """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
+    return Question(
+        spec=RunSpec(
+            search=SearchSpec(**{"trials": 16, **search}), confirm=ConfirmSpec(fidelity=confirm, seeds=seeds)
+        ),
+        space=space,
+        ground=ground(max_params),
+        schedule=Schedule(
+            rung_steps=(3, 12),
+            full_steps=30,
+            confirm_steps=30,
+            batch_size=4,
+            n_search=100,
+            n_confirm=n_confirm,
+            n_test=n_test,
+        ),
+        metric="accuracy",
+        greater_is_better=greater_is_better,
+    )
+
+
+@dataclass
+class Run:
+    """One search and all that it left."""
+
+    outcome: Outcome
+    world: World
+    told: Told
+    records: list[Measurement]
+
+    def at(self, split: str, steps: int | None = None) -> list[Measurement]:
+        """The measurements on a split, of so many steps."""
+        kept = [m for m in self.outcome.measurements if m.fidelity.split == split]
+        return [m for m in kept if steps in (None, m.fidelity.train_steps)]
+
+
+def run(
+    world: World | Quality,
+    *,
+    executor: Any = None,
+    storage: BaseStorage | None = None,
+    limit_seconds: float | None = None,
+    known: Mapping[tuple[Plan, Fidelity], Measurement] | None = None,
+    **settings: Any,
+) -> Run:
+    """Search in a world, or in one with that truth; `settings` are those of `question`."""
+    world = world if isinstance(world, World) else World(quality=world)
+    told, records = Told(), []
+    ledger = Ledger(
+        executor=executor or Serial(),
+        measure=world.measure,
+        progress=told,
+        known=known or {},
+        record=records.append,
+        clock=lambda: world.seconds,
+        limit_seconds=limit_seconds,
+    )
+    outcome = engine.search(question(**settings), ledger, storage=storage or InMemoryStorage())
+    return Run(outcome, world, told, records)

@@ -1,0 +1,100 @@
+"""Parts are found by their file alone or by an entry point; unknown names are answered with the known."""
+
+from __future__ import annotations
+
+import pytest
+
+from autopeft.errors import UnknownNameError
+from autopeft.extension import Catalogue, Executor, Exporter, Method, Score, Task, discover
+
+PART = "from types import SimpleNamespace\nPART = SimpleNamespace(name={name!r})\n"
+FOLDERS = {"methods": Method, "tasks": Task, "sensitivity": Score, "executors": Executor, "exports": Exporter}
+
+
+@pytest.fixture
+def make_folder(tmp_path, monkeypatch):
+    """A function: package name and its files -> an importable package, its own for every test."""
+
+    def make(package, files):
+        folder = tmp_path / package
+        folder.mkdir()
+        for name, text in {"__init__": "", **files}.items():
+            (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return package
+
+    return make
+
+
+def publish(folder, group, module):
+    """What an installer leaves of a package that offers one part in a group."""
+    info = folder / "other_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (info / "entry_points.txt").write_text(f"[{group}]\nany = {module}:PART\n", encoding="utf-8")
+
+
+def test_part_is_found_by_its_file_alone(make_folder):
+    package = make_folder("toys_by_file", {"tin": PART.format(name="tin"), "bear": PART.format(name="bear")})
+    assert list(discover(package)) == ["bear", "tin"]
+
+
+def test_file_with_an_underscore_is_no_part(make_folder):
+    package = make_folder("toys_private", {"tin": PART.format(name="tin"), "_glue": "raise AssertionError\n"})
+    assert list(discover(package)) == ["tin"]
+
+
+def test_part_of_another_package_is_found_by_its_entry_point(make_folder, tmp_path):
+    package = make_folder("toys_entry", {"tin": PART.format(name="tin")})
+    (tmp_path / "other_package.py").write_text(PART.format(name="kite"), encoding="utf-8")
+    publish(tmp_path, package, "other_package")
+    assert list(discover(package)) == ["kite", "tin"]
+    assert discover(package)["kite"].name == "kite"
+
+
+def test_entry_point_of_another_group_is_left_alone(make_folder, tmp_path):
+    package = make_folder("toys_group", {"tin": PART.format(name="tin")})
+    publish(tmp_path, "someone.elses.group", "no_such_module")
+    assert list(discover(package)) == ["tin"]
+
+
+def test_unknown_name_is_answered_with_the_known_and_the_nearest(make_folder):
+    parts = discover(
+        make_folder("toys_near", {"tin": PART.format(name="tin"), "bear": PART.format(name="bear")})
+    )
+    with pytest.raises(UnknownNameError, match=r"named 'bera'; known: bear, tin\. Did you mean 'bear'\?"):
+        parts["bera"]
+
+
+def test_name_near_to_nothing_gets_no_guess():
+    with pytest.raises(UnknownNameError, match=r"no toy named 'xylophone'; known: bear, tin\.$"):
+        Catalogue("toy", {"tin": 1, "bear": 2})["xylophone"]
+
+
+def test_a_catalogue_without_parts_says_so():
+    with pytest.raises(UnknownNameError, match=r"known: none\.$"):
+        Catalogue("toy", {})["bear"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "noun"),
+    [("methods", "method"), ("tasks", "task"), ("sensitivity", "score"), ("exports", "export")],
+)
+def test_error_names_the_kind_of_part(folder, noun):
+    with pytest.raises(UnknownNameError, match=f"There is no {noun} named 'nothing like it'"):
+        discover(f"autopeft.{folder}")["nothing like it"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_part_meets_its_protocol_and_is_known_by_its_name(folder):
+    parts = discover(f"autopeft.{folder}")
+    assert len(parts) > 0
+    for name, part in parts.items():
+        assert isinstance(part, FOLDERS[folder]), name
+        assert part.name == name
+
+
+def test_what_lacks_a_member_does_not_meet_a_protocol():
+    assert not isinstance(Catalogue("toy", {}), Method)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import FrozenInstanceError
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from autopeft import records
+from autopeft.records import (
+    Adapter,
+    Measurement,
+    Plan,
+    RunSpec,
+    digest_of,
+    from_json,
+    to_json,
+)
+
+PLAN = Plan(
+    adapters=(Adapter(method="lora", site="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),
+    learning_rate=1e-3,
+    trainable_params=72,
+)
+KINDS = {name: kind for name, kind in vars(records).items() if dataclasses.is_dataclass(kind)}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+few = settings(max_examples=10, deadline=None)
+
+
+def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
+    """Records with every field drawn by its type."""
+    return st.builds(kind, **{name: drawn(hint) for name, hint in get_type_hints(kind).items()})
+
+
+def drawn(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a type: finite numbers, short tuples; what the user asked stays at its defaults."""
+    parts = get_args(hint)
+    if hint is float:
+        return st.floats(allow_nan=False, allow_infinity=False)
+    if get_origin(hint) is tuple:
+        of_any_length = st.lists(drawn(parts[0]), max_size=2).map(tuple)
+        return of_any_length if parts[1] is ... else st.tuples(*map(drawn, parts))
+    if get_origin(hint) in (Union, UnionType):
+        return st.one_of(*map(drawn, parts))
+    if dataclasses.is_dataclass(hint):
+        return records_of(hint)
+    is_topic = isinstance(hint, type) and issubclass(hint, BaseModel)
+    return st.just(hint()) if is_topic else st.from_type(hint)
+
+
+def through_text(record: Any) -> Any:
+    """The record after a journey as JSON text."""
+    return from_json(type(record), json.loads(json.dumps(to_json(record))))
+
+
+# To and from JSON.
+
+
+def test_the_result_of_a_search_is_among_the_records() -> None:
+    assert {"SearchResult", "Plan", "Measurement", "PlanDocument"} <= KINDS.keys()
+
+
+@every_kind
+@few
+@given(st.data())
+def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
+    record = data.draw(records_of(kind))
+    assert repr(through_text(record)) == repr(record)  # equal, and of equal types: True is no 1
+
+
+def test_a_run_as_asked_comes_back_from_json_text_as_it_was() -> None:
+    spec = RunSpec.model_validate({"search": {"methods": ["lora"], "trials": 3}, "model": {"id": "x"}})
+    assert through_text(spec) == spec
+
+
+def test_json_is_plain() -> None:
+    assert to_json(PLAN) == {
+        "adapters": [
+            {"method": "lora", "site": "h.0.q", "rank": 4, "scale": 2.0, "options": [["dora", True]]}
+        ],
+        "learning_rate": 0.001,
+        "trainable_params": 72,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"adapters": [{"method": "lora"}]}, "site"),
+        ({"trainable_params": 1.5}, "trainable_params"),
+        ({"adapters": None}, "adapters"),
+    ],
+)
+def test_other_content_is_refused(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        from_json(Plan, {**to_json(PLAN), **change})
+
+
+# Identity.
+
+
+@settings(max_examples=100, deadline=None)
+@given(records_of(Plan), records_of(Plan))
+def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) -> None:
+    assert (first.digest == second.digest) == (repr(first) == repr(second))
+    assert through_text(first).digest == first.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 2e-3},
+        {"trainable_params": 73},
+        {"adapters": ()},
+        {"adapters": PLAN.adapters * 2},
+        *(
+            {"adapters": (dataclasses.replace(PLAN.adapters[0], **{name: value}),)}
+            for name, value in {"method": "x", "site": "x", "rank": 5, "scale": 1.0, "options": ()}.items()
+        ),
+    ],
+)
+def test_every_part_of_a_plan_moves_its_digest(change: dict[str, Any]) -> None:
+    other = dataclasses.replace(PLAN, **change)
+    assert other.digest != PLAN.digest
+    assert (other.placement_digest == PLAN.placement_digest) == (other.adapters == PLAN.adapters)
+
+
+def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
+    text = '{"a":[1,"é"],"b":null}'.replace("é", "\\u00e9")
+    expected = hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert digest_of({"b": None, "a": [1, "é"]}) == digest_of({"a": [1, "é"], "b": None}) == expected
+
+
+# Frozen.
+
+
+@every_kind
+@few
+@given(st.data())
+def test_a_record_cannot_change(kind: type[Any], data: st.DataObject) -> None:
+    record, name = data.draw(records_of(kind)), dataclasses.fields(kind)[0].name
+    with pytest.raises(FrozenInstanceError, match=name):
+        setattr(record, name, None)
+
+
+@settings(max_examples=50, deadline=None)
+@given(records_of(Measurement))
+def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
+    found = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
+    again = through_text(measurement)
+    assert (found[again.plan, again.fidelity], found[again]) == (1, 2)
+
+
+@every_kind
+def test_a_record_takes_keywords_alone(kind: type[Any]) -> None:
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        kind(None)
+
+
+# What the user asked.
+
+
+@pytest.mark.parametrize("topic", RunSpec.model_fields)
+def test_an_unknown_field_of_a_topic_is_refused(topic: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{topic}\.colour\s+Extra inputs are not permitted"):
+        RunSpec.model_validate({topic: {"colour": "red"}})
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "value"),
+    [
+        ("task", "epochs", 0),
+        ("task", "batch_size", 0),
+        ("search", "trials", 0),
+        ("search", "seed", -1),
+        ("search", "max_time_seconds", 0),
+        ("confirm", "seeds", 1),
+        ("confirm", "seeds", 11),
+        ("confirm", "margin", 0),
+        ("confirm", "fidelity", "quarter"),
+        ("execution", "workers", 0),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(topic: str, field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=rf"{topic}\.{field}"):
+        RunSpec.model_validate({topic: {field: value}})
+
+
+def test_a_topic_cannot_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunSpec().search.trials = 3
