@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from optuna.storages import BaseStorage
 
 from autopeft import evidence
-from autopeft.engine.confirm import confirm, judge, read_test, summaries
+from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, judge, read_test, summaries
 from autopeft.engine.ledger import Ledger, Progress, Question, Schedule, rungs
-from autopeft.engine.promote import choose, promote
+from autopeft.engine.promote import MAX_PROMOTED, choose, promote
 from autopeft.engine.propose import Proposer
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, Verdict
 
@@ -50,8 +50,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         TrainingError: Nothing that was measured finished, or no baseline did.
         StoppedError: The time was up before a verdict.
     """
-    schedule = question.schedule
-    ledger.plan_ahead("search", schedule.rung_steps[0], n_measurements=question.spec.search.trials)
+    _plan_ahead(question, ledger)
     proposer = Proposer(question=question, ledger=ledger, storage=storage)
     first = proposer.run()
     second = promote(question, ledger, first)
@@ -71,5 +70,21 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         confirmations=summaries(question, confirmed, named),
         test=summaries(question, tested, named),
         verdict=verdict,
-        proxy=Proxy(rank_correlation=rho, n_plans=len(second), rung_steps=schedule.rung_steps),
+        proxy=Proxy(rank_correlation=rho, n_plans=len(second), rung_steps=question.schedule.rung_steps),
     )
+
+
+def _plan_ahead(question: Question, ledger: Ledger) -> None:
+    """What is to come, as far as it is known at the start, so that the time left means the whole run."""
+    schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
+    first, second = schedule.rung_steps
+    planned = [
+        (schedule.fidelity("search", steps=first, seed=seed), question.spec.search.trials),
+        (schedule.fidelity("search", steps=second, seed=seed), MAX_PROMOTED),
+    ]
+    if question.spec.confirm.fidelity != "none":
+        steps = schedule.confirm_steps
+        planned.append((schedule.fidelity("confirm", steps=steps, seed=seed), MAX_CONFIRMED * n_seeds))
+        planned.append((schedule.fidelity("test", steps=steps, seed=seed), MAX_TESTED * n_seeds))
+    for fidelity, n_measurements in planned:
+        ledger.plan_ahead(fidelity, n_measurements=n_measurements)

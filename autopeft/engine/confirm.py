@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from autopeft import evidence
 from autopeft.engine.ledger import Ledger, Question, by_loss, has_broken
 from autopeft.errors import StoppedError, TrainingError
-from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
+from autopeft.records import Confirmation, Fidelity, Measurement, Plan, Status, Verdict
+
+MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
+MAX_TESTED = 3
 
 Confirmed = dict[Plan, list[Measurement]]
 log = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, s
     groups = [first, *([plan] for plan in later)]
     n_seeds, n_plans = question.spec.confirm.seeds, len(first) + len(later)
     ledger.progress.phase("confirmation", n_seeds * n_plans)
-    ledger.plan_ahead("confirm", question.schedule.confirm_steps, n_measurements=n_seeds * n_plans)
+    ledger.plan_ahead(_fidelity(question, index=0), n_measurements=n_seeds * n_plans)
     confirmed: Confirmed = {}
     for group in groups:
         rows = []
@@ -59,27 +62,29 @@ def _has_time(question: Question, ledger: Ledger, group: Sequence[Plan], *, is_n
     """For one more seed; the first two of best and baseline may use the reserve of the report."""
     if is_needed and ledger.limit_seconds is not None:
         return ledger.clock() - ledger.started < ledger.limit_seconds
-    return ledger.has_time_for(seconds=len(group) * ledger.estimate(question.schedule.confirm_steps))
+    seconds = len(group) * ledger.estimate(_fidelity(question, index=0))
+    return ledger.has_time_for(seconds=seconds, reserve=ledger.report_reserve(question, n_plans=MAX_TESTED))
 
 
 def _one_seed(question: Question, ledger: Ledger, group: Sequence[Plan], index: int) -> list[Measurement]:
-    schedule = question.schedule
-    fidelity = schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
-    return ledger.measure_all([(plan, fidelity) for plan in group])
+    return ledger.measure_all([(plan, _fidelity(question, index=index)) for plan in group])
 
 
 def _broke_off(row: Sequence[Measurement], *, is_needed: bool) -> bool:
-    """Whether a run broke off, which would otherwise be scored as wrong on every example."""
-    broken = next((measurement for measurement in row if has_broken(measurement)), None)
-    if broken is None:
-        return False
-    if is_needed:
+    """Whether a seed failed for a reason that is not its plan's; raises where the verdict needs it."""
+    broken = [measurement for measurement in row if has_broken(measurement)]
+    if broken and is_needed:
         raise TrainingError(
-            f"A confirming run broke off, so there is no verdict: {(broken.error or '').rstrip('.')}. "
-            "Remove the cause and continue with --resume."
+            f"A confirming run of plan {broken[0].plan.digest} failed: {broken[0].error}. "
+            "What was measured is kept; mend the cause and continue with --resume."
         )
-    log.warning("Plan %s has fewer confirmed seeds: %s", broken.plan.digest, broken.error)
-    return True
+    return bool(broken)
+
+
+def _fidelity(question: Question, *, index: int) -> Fidelity:
+    """The n-th confirming run; its seed is none that the search used."""
+    schedule = question.schedule
+    return schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
 
 
 def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan) -> Verdict:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from autopeft.extension import Executor
-from autopeft.records import Fidelity, Measurement, Plan, RunSpec
+from autopeft.records import Fidelity, Measurement, Plan, RunSpec, Status
 from autopeft.space import Ground, Space
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
@@ -116,8 +116,9 @@ class Ledger:
     limit_seconds: float | None = None
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, str] = field(default_factory=dict)
-    _planned: dict[tuple[str, int], int] = field(default_factory=dict)
+    _planned: dict[tuple[str, int], tuple[Fidelity, int]] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
+    _seconds_per_example: list[float] = field(default_factory=list)
 
     def measure_all(self, asked: Sequence[Key]) -> list[Measurement]:
         """Measure what is not known yet; the answers stand in the order of the questions."""
@@ -152,40 +153,65 @@ class Ledger:
         arm = self.arms.get(key[0], "")
         self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
-    def plan_ahead(self, split: str, steps: int, *, n_measurements: int) -> None:
+    def plan_ahead(self, fidelity: Fidelity, *, n_measurements: int) -> None:
         """Say how many measurements of a kind are still to come, for the time left."""
-        self._planned[split, steps] = n_measurements
+        self._planned[_kind(fidelity)] = (fidelity, n_measurements)
 
     def worst_loss(self) -> float:
         """The largest finite loss so far; 5.0, as bad as a guess among 150 classes, where there is none."""
         return max((m.loss for m in self.measured.values() if m.loss is not None), default=5.0)
 
-    def estimate(self, steps: int) -> float:
-        """Seconds of one measurement of so many steps, by the mean of what was seen; 0 before that."""
-        seen = self._seconds_per_step
-        return steps * sum(seen) / len(seen) if seen else 0.0
+    def estimate(self, fidelity: Fidelity) -> float:
+        """Seconds of one measurement, by the mean speeds of what was seen; 0 before anything was."""
+        steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        return steps * _mean(self._seconds_per_step) + fidelity.eval_examples * _mean(
+            self._seconds_per_example
+        )
 
-    def has_time_for(self, *, seconds: float, confirm_runs: int = 0, confirm_steps: int = 0) -> bool:
-        """Whether so many seconds fit before the limit, confirming runs and the report kept in reserve."""
+    def confirm_reserve(self, question: Question) -> float:
+        """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
+        schedule, confirm = question.schedule, question.spec.confirm
+        if confirm.fidelity == "none":
+            return _RESERVE_SECONDS
+        run = self.estimate(schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=0))
+        return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(question, n_plans=2)
+
+    def report_reserve(self, question: Question, *, n_plans: int) -> float:
+        """Seconds to keep for the test split of some plans and for the report."""
+        test = question.schedule.fidelity("test", steps=question.schedule.confirm_steps, seed=0)
+        return n_plans * question.spec.confirm.seeds * self.estimate(test) + _RESERVE_SECONDS
+
+    def has_time_for(self, *, seconds: float, reserve: float) -> bool:
+        """Whether so many seconds fit before the limit, what is kept in reserve apart."""
         if self.limit_seconds is None:
             return True
-        reserve = _RESERVE_FACTOR * confirm_runs * self.estimate(confirm_steps) + _RESERVE_SECONDS
         return self.clock() - self.started + seconds + reserve <= self.limit_seconds
 
     def _note_speed(self, measurement: Measurement) -> None:
-        if measurement.plan.adapters and measurement.fidelity.split != "test":
-            seconds = measurement.train_seconds + measurement.eval_seconds
-            self._seconds_per_step.append(seconds / measurement.fidelity.train_steps)
+        fidelity = measurement.fidelity
+        if measurement.status is not Status.COMPLETE:
+            return
+        self._seconds_per_example.append(measurement.eval_seconds / fidelity.eval_examples)
+        if measurement.plan.adapters and fidelity.split != "test":
+            self._seconds_per_step.append(measurement.train_seconds / fidelity.train_steps)
 
     def _count_down(self, fidelity: Fidelity) -> None:
-        kind = (fidelity.split, fidelity.train_steps)
-        self._planned[kind] = max(0, self._planned.get(kind, 0) - 1)
+        planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))
+        self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
 
     def _seconds_left(self) -> float | None:
         """An estimate over what is planned; None before anything was timed."""
         if not self._seconds_per_step:
             return None
-        return math.fsum(count * self.estimate(steps) for (_, steps), count in self._planned.items())
+        return math.fsum(n_left * self.estimate(fidelity) for fidelity, n_left in self._planned.values())
+
+
+def _kind(fidelity: Fidelity) -> tuple[str, int]:
+    return (fidelity.split, fidelity.train_steps)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
 
 
 def by_loss(measurement: Measurement) -> tuple[float, int, str]:
@@ -195,7 +221,7 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
 
 
 def has_broken(measurement: Measurement) -> bool:
-    """Whether a run failed for another reason than its plan: a full disk, say, and not a loss that diverged."""
+    """Whether a run failed for another reason than its plan: a full disk, and not a loss that diverged."""
     return measurement.error is not None and "diverged" not in measurement.error
 
 

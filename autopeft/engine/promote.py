@@ -14,6 +14,7 @@ from autopeft.records import Measurement, Plan
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
 _N_BEST = 3  # by loss, baselines and head apart
 _N_BASELINES = 2  # learning rates of the baseline
+MAX_PROMOTED = _N_BEST + _N_BASELINES + 3  # and a small one, the head alone, a sentinel
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 
 log = logging.getLogger(__name__)
@@ -26,19 +27,15 @@ def promote(question: Question, ledger: Ledger, first: Mapping[Plan, Measurement
         TrainingError: The first rung left none.
     """
     plans = promoted(question, ledger, first)
-    schedule, confirm = question.schedule, question.spec.confirm
-    steps = schedule.rung_steps[1]
-    runs = 0 if confirm.fidelity == "none" else 2 * confirm.seeds
+    schedule = question.schedule
+    fidelity = schedule.fidelity("search", steps=schedule.rung_steps[1], seed=question.seed)
     ledger.progress.phase("rung 2", len(plans))
-    ledger.plan_ahead("search", steps, n_measurements=len(plans))
-    fidelity = schedule.fidelity("search", steps=steps, seed=question.seed)
+    ledger.plan_ahead(fidelity, n_measurements=len(plans))
     seen: dict[Plan, Measurement] = {}
     for start in range(0, len(plans), _WAVE):
         wave = plans[start : start + _WAVE]
-        seconds = len(wave) * ledger.estimate(steps)
-        if start and not ledger.has_time_for(
-            seconds=seconds, confirm_runs=runs, confirm_steps=schedule.confirm_steps
-        ):
+        seconds = len(wave) * ledger.estimate(fidelity)
+        if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(question)):
             log.warning("Time is short: %d of %d plans reach the second rung.", start, len(plans))
             break
         results = ledger.measure_all([(plan, fidelity) for plan in wave])

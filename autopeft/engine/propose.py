@@ -61,10 +61,9 @@ class Proposer:
     def _has_time(self) -> bool:
         """For this wave and a short second rung, with the confirmation of two plans in reserve."""
         schedule, ledger = self.question.schedule, self.ledger
-        seconds = _WAVE * sum(ledger.estimate(steps) for steps in schedule.rung_steps)
-        confirm = self.question.spec.confirm
-        runs = 0 if confirm.fidelity == "none" else 2 * confirm.seeds
-        return ledger.has_time_for(seconds=seconds, confirm_runs=runs, confirm_steps=schedule.confirm_steps)
+        rungs = [schedule.fidelity("search", steps=steps, seed=0) for steps in schedule.rung_steps]
+        seconds = _WAVE * math.fsum(ledger.estimate(rung) for rung in rungs)
+        return ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(self.question))
 
     def _queue(self) -> Enqueued:
         """Baselines and the head alone, each with as many learning rates, then the greedy plan.
