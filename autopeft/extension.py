@@ -115,7 +115,7 @@ class Executor(Protocol):
         """A future of `fn(*args)`."""
 
     def shutdown(self) -> None:
-        """Release what the executor holds; later submits are an error."""
+        """Release what the executor holds."""
 
 
 @runtime_checkable

@@ -11,7 +11,6 @@ import optuna
 import pytest
 from engine_toys import NO_LORA, SPACE, Quality, Run, World, baseline_plans, levels, method_of, run
 
-from autopeft.engine import Outcome
 from autopeft.records import Confirmation, Fidelity, Plan, Status
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -47,7 +46,7 @@ def diverging_on(*seeds: int) -> Quality:
 # Seeds and order.
 
 
-@pytest.mark.parametrize(("seed", "seeds"), [(0, 2), (0, 3), (7, 5)])
+@pytest.mark.parametrize(("seed", "seeds"), [(0, 2), (0, 3), (2, 3)])
 def test_all_plans_are_confirmed_on_the_same_fresh_seeds(seed: int, seeds: int) -> None:
     found = run(levels(), seed=seed, seeds=seeds)
     assert {m.fidelity.seed for m in found.at("search")} == {seed}
@@ -154,16 +153,20 @@ def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
 
 
 def smallest_by_hand(found: Run) -> int:
-    """Fewest parameters among the plans of the second rung within a point of the best loss's metric."""
+    """Fewest parameters within a point and a standard error of the metric of the best loss at rung 2."""
     second = found.at("search", 12)
     best = min(second, key=lambda m: m.loss or math.inf)
-    near = [m for m in second if (m.metric or 0) >= (best.metric or 0) - 0.01]
+    p, n = best.metric or 0.0, best.fidelity.eval_examples
+    # The binomial variance with half a pseudo-example each of two zeros and two ones, over n.
+    std_error = math.sqrt((n * p * (1 - p) + p**2 + (1 - p) ** 2) / (n - 1) / n)
+    near = [m for m in second if (m.metric or 0.0) >= p - 0.01 - std_error]
     return min(m.plan.trainable_params for m in near)
 
 
 @pytest.mark.parametrize(
     "truth",
-    [levels(), levels(ia3=0.9), levels(lora=0.7), levels(lora=0.705), levels(head=0.7), levels(head=0.69)],
+    # At 0.70 of 100 examples a standard error is 0.047, so that 0.65 is near and 0.63 is not.
+    [levels(), levels(ia3=0.9), levels(lora=0.705), levels(head=0.7), levels(head=0.65), levels(head=0.63)],
 )
 def test_the_smallest_plan_has_the_fewest_parameters_within_the_margin(truth: Quality) -> None:
     found = run(truth)
@@ -212,11 +215,13 @@ def test_the_test_split_is_read_once_and_after_all_confirmations() -> None:
     assert max(Counter(usual().world.calls).values()) == 1
 
 
-def test_the_test_split_is_read_for_best_smallest_and_baseline_alone() -> None:
-    outcome: Outcome = usual().outcome
-    asked = {(m.plan, m.fidelity.seed) for m in usual().at("test")}
-    seeds = by_name(outcome.confirmations)["best"].seeds
-    assert asked == {(p, seed) for p in (outcome.best, outcome.smallest, outcome.baseline) for seed in seeds}
+@pytest.mark.parametrize("is_smallest_another", [False, True])
+def test_the_test_split_is_read_for_best_smallest_and_baseline_alone(is_smallest_another: bool) -> None:
+    found = run(head_as_good_as_lora) if is_smallest_another else usual()
+    outcome = found.outcome
+    plans, seeds = (outcome.best, outcome.smallest, outcome.baseline), outcome.confirmations[0].seeds
+    assert (outcome.best != outcome.smallest) == is_smallest_another
+    assert {(m.plan, m.fidelity.seed) for m in found.at("test")} == {(p, s) for p in plans for s in seeds}
     assert list(by_name(outcome.test)) == ["best", "smallest", "baseline"]
     assert {c.split for c in outcome.test} == {"test"}
 

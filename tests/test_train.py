@@ -60,7 +60,11 @@ def seen_rows(task, make_bench, fidelity):
 
 def test_same_seed_gives_the_same_measurement_and_another_seed_another(plan, make_bench, fidelity):
     bench = make_bench()  # with dropout, so that its draws must repeat too
-    first, again, other = (timeless(bench.measure(plan, fidelity(seed=seed))) for seed in (1, 1, 2))
+    measured = []
+    for state, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(state)  # the surrounding generator has no say
+        measured.append(timeless(bench.measure(plan, fidelity(seed=seed))))
+    first, again, other = measured
     assert first.status is Status.COMPLETE
     assert first == again
     assert first.loss != other.loss
@@ -82,7 +86,7 @@ def test_training_lowers_the_loss(plan, make_bench, fidelity):
 def test_order_of_the_data_depends_on_the_seed_and_not_on_the_plan(plan, bert, make_plan, seen_rows):
     first = seen_rows(plan, seed=1)
     assert len(first) == 6
-    assert seen_rows(make_plan(bert, "ia3", learning_rate=0.03), seed=1) == first
+    assert seen_rows(make_plan(bert, "ln_tuning", learning_rate=0.03), seed=1) == first
     assert seen_rows(plan, seed=2) != first
 
 

@@ -60,7 +60,8 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     named = {"best": best, "smallest": smallest, "baseline": baseline}
     named.update(("head", plan) for plan in confirmed if plan not in (best, smallest, baseline))
     tested = read_test(question, ledger, confirmed, (best, smallest, baseline))
-    rho = evidence.rank_correlation([first[p].loss for p in second], [second[p].loss for p in second])
+    losses = [(first[p].loss, m.loss) for p, m in second.items() if m.loss is not None]
+    rho = evidence.rank_correlation([early for early, _ in losses], [late for _, late in losses])
     return Outcome(
         proposals=tuple(proposer.proposals),
         measurements=tuple(ledger.measured.values()),
@@ -70,7 +71,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         confirmations=summaries(question, confirmed, named),
         test=summaries(question, tested, named),
         verdict=verdict,
-        proxy=Proxy(rank_correlation=rho, n_plans=len(second), rung_steps=question.schedule.rung_steps),
+        proxy=Proxy(rank_correlation=rho, n_plans=len(losses), rung_steps=question.schedule.rung_steps),
     )
 
 

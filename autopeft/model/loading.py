@@ -53,7 +53,7 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=spec.revision, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _model_error(source, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -129,7 +129,7 @@ def _resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
     if asked.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     stored = RunDir.open(asked.output.out).read_spec()
-    topics = stored.model_dump()
+    topics = {**stored.model_dump(), "output": asked.output.model_dump()}  # run.yaml does not say where it lies
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(asked, topic), field)
@@ -138,8 +138,17 @@ def _resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
                 f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
                 f"become {value!r}; only trials and time can grow. Pass another --out for a new run."
             )
+        _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
     return RunSpec.model_validate(topics)
+
+
+def _refuse_less(name: str, *, before: object, now: object) -> None:
+    """A run is continued with as many trials or more: fewer would drop what was measured."""
+    if name == "search.trials" and isinstance(before, int) and isinstance(now, int) and now < before:
+        raise SpecError(
+            f"--resume with {now} trials, but the run has {before}: they can only grow. Pass another --out."
+        )
 
 
 def _search_in(
@@ -283,6 +292,7 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         base_model=result.setting.base_model_source,
         task_type=prepared.task.peft_task_type,
         out=fresh / "adapters",
+        head=prepared.base.head_names,
     )
     good = _confirming_runs(result.measurements, result.best)
     if good:

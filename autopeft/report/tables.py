@@ -48,7 +48,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         status: How the run ended, `complete` where it did.
 
     Returns:
-        The keys of DESIGN.md section 7, plus `smallest`, `splits` and `settings`. Without
+        The keys of DESIGN.md section 7, plus `smallest`, `label_names`, `splits` and `settings`. Without
         a confirmation the numbers of a plan are None and its seeds are empty.
     """
     setting = result.setting
@@ -60,6 +60,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "task": setting.task,
         "metric": setting.metric,
         "greater_is_better": setting.greater_is_better,
+        "label_names": list(setting.label_names),
         "budget": to_json(setting.budget),
         "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
         "smallest": _answer(result, "smallest"),

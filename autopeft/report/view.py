@@ -186,6 +186,8 @@ def python_lines(result: SearchResult) -> str:
     """Python that loads the trained adapter with transformers and peft alone."""
     setting = result.setting
     auto = _AUTO_CLASSES.get(setting.task, "AutoModel")
+    revision = result.spec.model.revision
+    pinned = f", revision={json.dumps(revision)}" if revision else ""
     labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
     methods = sorted({adapter.method for adapter in result.best.adapters})
     mixed = "# This plan mixes methods: load one sub-folder after the other, by the README's lines.\n"
@@ -194,8 +196,8 @@ def python_lines(result: SearchResult) -> str:
         + "from peft import PeftModel\n"
         + f"from transformers import {auto}, AutoTokenizer\n\n"
         + f"name = {json.dumps(setting.base_model_source, ensure_ascii=False)}\n"
-        + "tokenizer = AutoTokenizer.from_pretrained(name)\n"
-        + f"base_model = {auto}.from_pretrained(name{labels})\n"
+        + f"tokenizer = AutoTokenizer.from_pretrained(name{pinned})\n"
+        + f"base_model = {auto}.from_pretrained(name{pinned}{labels})\n"
         + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
     )
 

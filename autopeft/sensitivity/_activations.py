@@ -24,7 +24,8 @@ def backward_over(
 
     Inputs (B, T, in) and output gradients (B, T, out) are those of the summed loss of the
     batch, so that row b is the gradient of example b alone; a module that sees (B, in) is
-    given as T = 1. The model's weights get no gradient; mode and hooks are left as found.
+    given as T = 1, one that sees (B T, in) as what it is. The model's weights get no gradient;
+    mode and hooks are left as found.
 
     Args:
         model: Frozen, any mode; run in eval mode.
@@ -39,29 +40,43 @@ def backward_over(
     with contextlib.ExitStack() as hooks:
         hooks.callback(model.train, was_training)
         hooks.enter_context(_inputs_with_gradient(model))
-        for site in sites:
-            hook = modules[site.name].register_forward_hook(partial(_watch, site, reduce))
-            hooks.callback(hook.remove)
         for batch in batches:
             n_examples = len(batch["labels"])
-            (task.loss(model, batch) * n_examples).backward()  # type: ignore[no-untyped-call]
+            with contextlib.ExitStack() as watching:
+                for site in sites:
+                    watch = partial(_watch, site=site, reduce=reduce, n_examples=n_examples)
+                    watching.callback(modules[site.name].register_forward_hook(watch).remove)
+                loss = task.loss(model, batch)
+            (loss * n_examples).backward()  # type: ignore[no-untyped-call]
 
 
 def _watch(
-    site: Site, reduce: Reduce, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor
+    module: nn.Module,
+    args: tuple[Any, ...],
+    output: torch.Tensor,
+    *,
+    site: Site,
+    reduce: Reduce,
+    n_examples: int,
 ) -> None:
     """Hand the gradient of this call's output over, beside the input that made it."""
     inputs = args[0].detach()
     if output.requires_grad:
         output.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: reduce(site, module, *_with_tokens(inputs, gradient))
+            lambda gradient: reduce(site, module, *_with_tokens(inputs, gradient, n_examples))
         )
 
 
-def _with_tokens(inputs: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_tokens(
+    inputs: torch.Tensor, gradient: torch.Tensor, n_examples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    gradient = gradient.detach()
     if inputs.ndim == 2:
-        return inputs.unsqueeze(1), gradient.detach().unsqueeze(1)
-    return inputs.flatten(1, -2), gradient.detach().flatten(1, -2)
+        # OPT's feed-forward maps see (B T, in); rows that are routed to experts stay each by itself.
+        n_tokens = len(inputs) // n_examples if len(inputs) % n_examples == 0 else 1
+        shape = (-1, n_tokens)
+        return inputs.reshape(*shape, inputs.shape[-1]), gradient.reshape(*shape, gradient.shape[-1])
+    return inputs.flatten(1, -2), gradient.flatten(1, -2)
 
 
 @contextlib.contextmanager

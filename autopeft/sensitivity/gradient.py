@@ -31,10 +31,13 @@ class Gradient:
         totals = {site.name: 0.0 for site in sites}
 
         def reduce(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-            grad = weight_gradient(site, module, inputs, gradient) / len(inputs)
-            totals[site.name] += float((module.weight.detach() * grad).abs().sum()) / len(batches)  # type: ignore[operator]
+            grad = weight_gradient(site, module, inputs, gradient)
+            totals[site.name] += float((module.weight.detach() * grad).abs().sum()) * share  # type: ignore[operator]
 
-        backward_over(model, batches, sites, task=task, reduce=reduce)
+        for batch in batches:
+            # Not `len(inputs)`: OPT's feed-forward maps see (B T, in), routed experts some tokens of each.
+            share = 1 / (len(batch["labels"]) * len(batches))
+            backward_over(model, [batch], sites, task=task, reduce=reduce)
         return totals
 
 
