@@ -72,7 +72,7 @@ class SearchSpec(_Topic):
     trials: int = Field(default=24, ge=1)
     score: str = "gradient"
     max_time_seconds: float | None = Field(default=None, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=4_000_000)  # 1,000 times this must be a seed of numpy
 
 
 class ConfirmSpec(_Topic):

@@ -16,6 +16,7 @@ from autopeft.errors import AutopeftError
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+_STOPPED = "stopped; a run that has measured something goes on with: autopeft search --resume --out FOLDER"
 
 
 @contextlib.contextmanager
@@ -34,18 +35,21 @@ def told(*, quiet: bool = False) -> Iterator[None]:
     except AutopeftError as error:
         _say(f"error: {error}")
         raise typer.Exit(error.exit_code) from error
+    except BrokenPipeError:  # the reader, such as `head`, has gone: typer ends in silence with 1
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror or error}.")
         raise typer.Exit(AutopeftError.exit_code) from error
     except KeyboardInterrupt as error:
-        _say("stopped; what was measured is kept, continue with --resume --out and the run's folder.")
+        _say(_STOPPED)
         raise typer.Exit(EXIT_INTERRUPTED) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    _say(_STOPPED)
     raise SystemExit(EXIT_TERMINATED)
 
 

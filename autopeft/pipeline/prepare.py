@@ -111,6 +111,7 @@ def lay_ground(
     """The space as far as the budget allows, and what policies are laid out on.
 
     Raises:
+        SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
     ground = Ground(
@@ -119,7 +120,7 @@ def lay_ground(
     costs = space.cheapest(asked, ground)
     if not costs:
         names = ", ".join(asked.methods)
-        raise BudgetError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
+        raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
     budget.require_affordable(costs, budget=parsed, available=available)
     feasible = space.feasible(asked, ground)
     for name in asked.methods:

@@ -129,7 +129,8 @@ def _resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
     if asked.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     stored = RunDir.open(asked.output.out).read_spec()
-    topics = {**stored.model_dump(), "output": asked.output.model_dump()}  # run.yaml does not say where it lies
+    # run.yaml does not say where it lies.
+    topics = {**stored.model_dump(), "output": asked.output.model_dump()}
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(asked, topic), field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +52,7 @@ def train_plan(
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunDirError(f"{target} is there already and not empty; pass another --out.")
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
     prepared = prepare(_spec(document, model_id, data_source), keep_weights=lambda plan, seed: fresh)
     model.check_sites(document.plan.adapters, prepared.base)
     fidelity = Fidelity(
