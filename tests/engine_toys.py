@@ -150,6 +150,8 @@ def question(
 ) -> Question:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
     return Question(
+        head_rates=(3e-3, 3e-1),
+        first_trials=search.get("trials", 16),
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, **search}), confirm=ConfirmSpec(fidelity=confirm, seeds=seeds)
         ),

@@ -226,10 +226,11 @@ def test_the_test_split_is_read_for_best_smallest_and_baseline_alone(is_smallest
     assert {c.split for c in outcome.test} == {"test"}
 
 
-def test_a_diverged_seed_has_no_weights_to_test() -> None:
+def test_a_diverged_seed_has_no_weights_to_test_and_counts_as_wrong_there_too() -> None:
     found = run(diverging_on(2), seeds=3)
-    assert by_name(found.outcome.test)["best"].seeds == (1, 3)
-    assert by_name(found.outcome.test)["baseline"].seeds == (1, 2, 3)
+    tested = by_name(found.outcome.test)["best"]
+    assert tested.seeds == (1, 2, 3)
+    assert tested.metrics[1] == 0.0 < min(tested.metrics[0], tested.metrics[2])
     assert all(m.status is Status.COMPLETE for m in found.at("test"))
 
 

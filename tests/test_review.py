@@ -16,7 +16,7 @@ from autopeft.errors import SpecError, TrainingError
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
 from autopeft.model import list_sites
-from autopeft.pipeline.searching import _refuse_less
+from autopeft.pipeline.resuming import _refuse_less
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)

@@ -45,13 +45,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
 @pytest.mark.parametrize(
     ("methods", "complaint"),
     [
-        pytest.param(
-            "  lora: {placements: [all]}\n",
-            "methods.lora.placements.*Did you mean 'methods.lora.placement'",
-            marks=pytest.mark.xfail(
-                raises=AttributeError, strict=True, reason="store.yaml._fields_at, no dict"
-            ),
-        ),
+        ("  lora: {placements: [all]}\n", "methods.lora.placements.*Did you mean 'methods.lora.placement'"),
         ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' stands twice"),
         ("  lara: {}\n", "no method named 'lara'; known: bitfit, ia3, .*Did you mean 'lora'"),
         ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),

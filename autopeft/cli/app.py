@@ -146,7 +146,7 @@ def search(
         from autopeft.cli.display import display
 
         if dry_run:
-            preview = pipeline.preview(spec, given=given)
+            preview = pipeline.preview(spec, given=given, resume=resume)
             _answer(dataclasses.asdict(preview)) if as_json else tables.print_preview(preview)
             return
         progress = display(quiet=quiet or as_json)

@@ -44,12 +44,14 @@ def told(*, quiet: bool = False) -> Iterator[None]:
     except KeyboardInterrupt as error:
         _say(_STOPPED)
         raise typer.Exit(EXIT_INTERRUPTED) from error
+    except SystemExit:  # not said in the handler, which may have interrupted a line on stderr
+        _say(_STOPPED)
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    _say(_STOPPED)
     raise SystemExit(EXIT_TERMINATED)
 
 

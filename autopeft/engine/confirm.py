@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autopeft import evidence
-from autopeft.engine.ledger import Ledger, Question, by_loss, has_broken
+from autopeft.engine.ledger import TIME_IS_UP, Ledger, Question, by_loss, has_broken
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Confirmation, Fidelity, Measurement, Plan, Status, Verdict
 
@@ -46,15 +47,13 @@ def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, s
                 break
             row = _one_seed(question, ledger, group, index)
             if _broke_off(row, is_needed=group is first):
+                log.warning("A confirming run of plan %s failed; it has fewer seeds.", group[0].digest)
                 break
             rows.append(row)
         if len(rows) >= 2:
             confirmed |= {plan: [row[i] for row in rows] for i, plan in enumerate(group)}
         elif group is first:
-            raise StoppedError(
-                "The time was up before two seeds were confirmed, so there is no verdict yet; "
-                "continue with --resume and a larger --max-time."
-            )
+            raise StoppedError(TIME_IS_UP)
     return confirmed
 
 
@@ -120,20 +119,24 @@ def scores_of(question: Question, rows: Sequence[Measurement]) -> list[list[floa
 
 
 def read_test(question: Question, ledger: Ledger, confirmed: Confirmed, plans: Sequence[Plan]) -> Confirmed:
-    """The test split, read once, with the confirmed weights of some plans; empty where there is none."""
+    """The test split, read once, with the confirmed weights of some plans; empty where there is none.
+
+    A seed that diverged has no weights, and counts as wrong here as it does in the confirmation.
+    """
     schedule = question.schedule
-    asked = {
-        plan: [
-            (plan, schedule.fidelity("test", steps=schedule.confirm_steps, seed=row.fidelity.seed))
-            for row in confirmed[plan]
-            if row.status is Status.COMPLETE
-        ]
-        for plan in dict.fromkeys(plans)
-        if schedule.n_test and plan in confirmed
-    }
-    if asked:
-        ledger.progress.phase("test", sum(map(len, asked.values())))
-    return {plan: ledger.measure_all(keys) for plan, keys in asked.items() if keys}
+    if not schedule.n_test:
+        return {}
+    rows = {plan: confirmed[plan] for plan in dict.fromkeys(plans) if plan in confirmed}
+    ledger.progress.phase("test", sum(map(len, rows.values())))
+    tested: Confirmed = {}
+    for plan, runs in rows.items():
+        tested[plan] = []
+        for run in runs:
+            fidelity = schedule.fidelity("test", steps=schedule.confirm_steps, seed=run.fidelity.seed)
+            diverged = replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0)
+            is_good = run.status is Status.COMPLETE
+            tested[plan] += ledger.measure_all([(plan, fidelity)]) if is_good else [diverged]
+    return tested
 
 
 def summaries(

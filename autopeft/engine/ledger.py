@@ -9,12 +9,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autopeft.errors import StoppedError
 from autopeft.extension import Executor
 from autopeft.records import Fidelity, Measurement, Plan, RunSpec, Status
 from autopeft.space import Ground, Space
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _RESERVE_SECONDS = 15.0  # for the test split and the report; chosen by hand
+
+TIME_IS_UP = (
+    "The time was up before two seeds were confirmed, so there is no verdict yet; "
+    "continue with --resume and a larger --max-time."
+)
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 Key = tuple[Plan, Fidelity]
@@ -72,7 +78,12 @@ def rungs(full_steps: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a search is asked: the user's wish, the space, the ground it stands on, and the schedule."""
+    """What a search is asked: the user's wish, the space, the ground it stands on, and the schedule.
+
+    `head_rates` is the range of learning rates for the head alone. `first_trials` is the number
+    of trials that the run began with: what is enqueued follows it, and stays as it was when a
+    finished run is extended.
+    """
 
     spec: RunSpec
     space: Space
@@ -80,6 +91,8 @@ class Question:
     schedule: Schedule
     metric: str
     greater_is_better: bool
+    head_rates: tuple[float, float]
+    first_trials: int
 
     @property
     def seed(self) -> int:
@@ -186,6 +199,11 @@ class Ledger:
         if self.limit_seconds is None:
             return True
         return self.clock() - self.started + seconds + reserve <= self.limit_seconds
+
+    def require_time(self) -> None:
+        """Stop where the limit itself has passed before a verdict; what was measured is kept."""
+        if self.limit_seconds is not None and self.clock() - self.started > self.limit_seconds:
+            raise StoppedError(TIME_IS_UP)
 
     def _note_speed(self, measurement: Measurement) -> None:
         fidelity = measurement.fidelity

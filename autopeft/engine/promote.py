@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
 from autopeft.engine.propose import BASELINE_ARM
 from autopeft.errors import TrainingError
 from autopeft.evidence import mean_and_std_error
-from autopeft.records import Measurement, Plan
+from autopeft.records import Fidelity, Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
 _N_BEST = 3  # by loss, baselines and head apart
@@ -17,10 +16,12 @@ _N_BASELINES = 2  # learning rates of the baseline
 MAX_PROMOTED = _N_BEST + _N_BASELINES + 3  # and a small one, the head alone, a sentinel
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 
+Measured = dict[Plan, Measurement]
+
 log = logging.getLogger(__name__)
 
 
-def promote(question: Question, ledger: Ledger, first: Mapping[Plan, Measurement]) -> dict[Plan, Measurement]:
+def promote(question: Question, ledger: Ledger, first: Measured) -> Measured:
     """Measure the plans that the first rung leaves at the second one.
 
     Raises:
@@ -31,19 +32,35 @@ def promote(question: Question, ledger: Ledger, first: Mapping[Plan, Measurement
     fidelity = schedule.fidelity("search", steps=schedule.rung_steps[1], seed=question.seed)
     ledger.progress.phase("rung 2", len(plans))
     ledger.plan_ahead(fidelity, n_measurements=len(plans))
-    seen: dict[Plan, Measurement] = {}
+    seen: Measured = {}
     for start in range(0, len(plans), _WAVE):
         wave = plans[start : start + _WAVE]
         seconds = len(wave) * ledger.estimate(fidelity)
         if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(question)):
             log.warning("Time is short: %d of %d plans reach the second rung.", start, len(plans))
             break
+        ledger.require_time()
         results = ledger.measure_all([(plan, fidelity) for plan in wave])
         seen |= dict(zip(wave, results, strict=True))
-    return seen
+    return seen | _spare_baselines(question, ledger, first, seen, fidelity)
 
 
-def promoted(question: Question, ledger: Ledger, first: Mapping[Plan, Measurement]) -> list[Plan]:
+def _spare_baselines(
+    question: Question, ledger: Ledger, first: Measured, second: Measured, fidelity: Fidelity
+) -> Measured:
+    """The baseline's next rates, one by one, where those that went on have all diverged."""
+    tried: Measured = {}
+    ranked = sorted((m for m in first.values() if m.loss is not None), key=by_loss)
+    spare = [m.plan for m in ranked if is_baseline(m.plan, question, ledger) and m.plan not in second]
+    while spare and not any(
+        m.loss is not None and is_baseline(plan, question, ledger) for plan, m in (second | tried).items()
+    ):
+        plan = spare.pop(0)
+        tried[plan] = ledger.measure_all([(plan, fidelity)])[0]
+    return tried
+
+
+def promoted(question: Question, ledger: Ledger, first: Measured) -> list[Plan]:
     """Which plans go on, the most important first, since time may run short.
 
     The baseline's best learning rates, the best other plans, the best small one, the head
@@ -64,7 +81,7 @@ def promoted(question: Question, ledger: Ledger, first: Mapping[Plan, Measuremen
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
 
 
-def choose(question: Question, ledger: Ledger, second: Mapping[Plan, Measurement]) -> tuple[Plan, Plan, Plan]:
+def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the second rung.
 
     The candidate has the fewest parameters among the plans whose metric is within the

@@ -14,14 +14,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
 from autopeft.engine.ledger import Ledger, Question, by_loss
-from autopeft.records import Measurement, Plan, Proposal
+from autopeft.records import MAX_SEED, Measurement, Plan, Proposal
 from autopeft.space import Policy, baseline_policies, learning_rates, parameters_of, plan_of, suggest
 
 HEAD_ARM = "head"
 BASELINE_ARM = "baseline"
 GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
-_HEAD_RATES = (3e-3, 3e-1)  # of the head alone; chosen by hand, MiniLM still gains at 3e-2
 _MAX_RATES = 3  # learning rates of each enqueued arm
 _N_STARTUP = 8  # trials before TPE models anything; the enqueued ones count
 
@@ -51,6 +50,7 @@ class Proposer:
             if start >= len(queue) and not self._has_time():
                 log.warning("Time is short: %d of %d trials are measured.", start, n_trials)
                 break
+            self.ledger.require_time()
             wave = [self._ask(study, queue) for _ in range(min(_WAVE, n_trials - start))]
             results = self.ledger.measure_all([(proposal.plan, fidelity) for _, proposal in wave])
             for (trial, proposal), result in zip(wave, results, strict=True):
@@ -75,14 +75,14 @@ class Proposer:
         found = (
             baseline_policies(self.question.ground, learning_rate=low) if self.question.has_baseline else {}
         )
-        trials = self.question.spec.search.trials
+        trials = self.question.first_trials
         n_rates = max(1, min(_MAX_RATES, (trials // 2 - 1) // (len(found) + 1)))  # 1 for the greedy plan
         queue: list[tuple[str, Policy]] = []
         for rate in spread(low, high, n_rates):
             queue += [
                 (f"{BASELINE_ARM}: {name}", replace(own, learning_rate=rate)) for name, own in found.items()
             ]
-        for rate in spread(*_HEAD_RATES, n_rates):
+        for rate in spread(*self.question.head_rates, n_rates):
             queue.append((HEAD_ARM, Policy(method=HEAD_ARM, learning_rate=rate)))
         if "lora" in space.methods:
             cap, rate = space.methods["lora"].max_rank, spread(low, high, 1)[0]
@@ -137,7 +137,7 @@ class Proposer:
 
     def _sampler(self, source: str, number: int) -> BaseSampler:
         """A sampler for one trial; its seed moves on with the trial, so that no point is repeated."""
-        seed = 1000 * self.question.seed + number
+        seed = (1000 * self.question.seed + number) % (MAX_SEED + 1)
         if source != "sampler":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():

@@ -186,7 +186,9 @@ def _require_sites(base: BaseModel) -> None:
 def _model_error(source: str, error: Exception) -> ModelError:
     """One sentence for a model that does not load."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if not isinstance(error, OSError | ValueError):  # what others say is no sentence: `'nope'`, `pop from ...`
+    if not isinstance(
+        error, OSError | ValueError
+    ):  # what others say is no sentence: `'nope'`, `pop from ...`
         first_line = f"{type(error).__name__}: {first_line}"
     local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
     remedy = (

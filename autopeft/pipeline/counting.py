@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from peft import PeftConfig, PeftModel
 
 from autopeft import model, train
@@ -79,16 +81,17 @@ def _count_plan(document: PlanDocument, *, model_id: str | None, revision: str |
 def _count_configs(path: Path, *, model_id: str | None, revision: str | None) -> Count:
     configs = [_read_config(folder) for folder in _config_folders(path)]
     named = model_id or configs[0].base_model_name_or_path
-    if not named:
+    if not named or not isinstance(named, str):
         raise SpecError(f"{path} does not say which base model it is for; pass --model.")
     auto_class = _AUTO_CLASSES.get(str(getattr(configs[0].task_type, "value", configs[0].task_type)))
     base = model.load_skeleton(ModelSpec(id=named, revision=revision), auto_class=auto_class)
     names = model.adapter_names(configs)
     try:
-        attached = peft.get_peft_model(base.module, configs[0], adapter_name=names[0])
-        for config, name in zip(configs[1:], names[1:], strict=True):
-            peft.inject_adapter_in_model(config, attached.base_model.model, name)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        with torch.device("meta"):  # a rank of a million costs no memory here
+            attached = peft.get_peft_model(base.module, configs[0], adapter_name=names[0])
+            for config, name in zip(configs[1:], names[1:], strict=True):
+                peft.inject_adapter_in_model(config, attached.base_model.model, name)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, re.error) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise SiteError(
             f"{path} does not fit {named}: {reason}. Use the base model that it was made for."
@@ -143,7 +146,10 @@ def _config_folders(path: Path) -> list[Path]:
             raise SpecError(f"{path} is no adapter config; peft calls that file adapter_config.json.")
         return [path.parent]
     if (path / "order.json").is_file():
-        return [path / name for name in _read_json(path / "order.json")]
+        order = _read_json(path / "order.json")
+        if not isinstance(order, list) or not order or not all(isinstance(name, str) for name in order):
+            raise SpecError(f"{path / 'order.json'} holds {order!r}; it should list the folders beside it.")
+        return [path / name for name in order]
     return [path]
 
 

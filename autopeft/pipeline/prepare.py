@@ -19,7 +19,7 @@ import transformers
 import autopeft
 from autopeft import budget, data, model, space, train
 from autopeft.data import LabelledData
-from autopeft.errors import BudgetError
+from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.records import Budget, Plan, RunSpec, Setting, SiteScores, SplitSizes
@@ -71,6 +71,8 @@ def prepare(spec: RunSpec, *, keep_weights: Callable[[Plan, int], Path] | None =
         DataError, ModelError, SiteError, UnknownNameError: As `data.load` and `model.load` say.
     """
     task: Task = discover("autopeft.tasks")[spec.task.name]
+    for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
+        discover(f"autopeft.{group}")[name]  # an unknown name is refused before any work
     loaded = data.load(spec.data, seed=spec.search.seed)
     for note in loaded.notes:
         log.info("%s", note)
@@ -135,6 +137,8 @@ def sensitivity(
     """Scores of every site, on a sample of the train split that costs about a twentieth of a full run."""
     parts = discover("autopeft.sensitivity")
     chosen = [parts[name] for name in names]
+    if max_examples is not None and max_examples < 1:
+        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
     n_costly = max(1, sum(part.needs_gradients for part in chosen))
     allowed = int(_SENSITIVITY_SHARE * prepared.full_steps * prepared.bench.batch_size / n_costly)
     n_examples = max(_SENSITIVITY_BATCH, min(512, allowed)) if max_examples is None else max_examples

@@ -15,7 +15,6 @@ import optuna
 
 from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Question, Schedule
-from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import (
     Prepared,
@@ -27,9 +26,9 @@ from autopeft.pipeline.prepare import (
     setting_of,
     with_demo_settings,
 )
+from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
 from autopeft.records import (
     Cost,
-    Fidelity,
     Measurement,
     Plan,
     PlanDocument,
@@ -40,7 +39,6 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, write_plan, write_text
 
-_EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "output.out"})
 _NULL_SCORES = ("uniform", "random")
 
 log = logging.getLogger(__name__)
@@ -79,7 +77,7 @@ def search(
         AutopeftError: See `errors`; nothing is written where it comes before the first measurement.
     """
     started = time.monotonic()
-    spec = _resumed(spec, given) if resume else with_demo_settings(spec, given)
+    spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     asked = space.load(
         spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
     )
@@ -92,9 +90,9 @@ def search(
             raise
 
 
-def preview(spec: RunSpec, *, given: frozenset[str] = frozenset()) -> Preview:
+def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False) -> Preview:
     """Check everything that a search would need and say how much work it would be."""
-    spec = with_demo_settings(spec, given)
+    spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     asked = space.load(
         spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
     )
@@ -124,34 +122,6 @@ def _out(spec: RunSpec) -> Path:
     return Path("reports") / f"{data_name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
-    """The settings of the run that is continued, with more trials or time where asked."""
-    if asked.output.out is None:
-        raise SpecError("--resume needs --out with the run directory to continue.")
-    stored = RunDir.open(asked.output.out).read_spec()
-    # run.yaml does not say where it lies.
-    topics = {**stored.model_dump(), "output": asked.output.model_dump()}
-    for name in sorted(given):
-        topic, field = name.split(".")
-        value = getattr(getattr(asked, topic), field)
-        if name not in _EXTENDABLE and value != topics[topic][field]:
-            raise SpecError(
-                f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}; only trials and time can grow. Pass another --out for a new run."
-            )
-        _refuse_less(name, before=topics[topic][field], now=value)
-        topics[topic][field] = value
-    return RunSpec.model_validate(topics)
-
-
-def _refuse_less(name: str, *, before: object, now: object) -> None:
-    """A run is continued with as many trials or more: fewer would drop what was measured."""
-    if name == "search.trials" and isinstance(before, int) and isinstance(now, int) and now < before:
-        raise SpecError(
-            f"--resume with {now} trials, but the run has {before}: they can only grow. Pass another --out."
-        )
-
-
 def _search_in(
     run: RunDir, prepared: Prepared, asked: space.Space, *, progress: Progress, started: float
 ) -> SearchResult:
@@ -159,12 +129,12 @@ def _search_in(
     parsed, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     lay_ground(prepared, asked, parsed=parsed, available=available, scores=uniform)  # before any work
-    _note_base(run, prepared)
+    first_trials = note_start(run, prepared)
     run.write_spec(spec)
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
     names = dict.fromkeys([spec.search.score, "gradient", "fisher", *_NULL_SCORES])
-    scores = sensitivity(prepared, list(names))
+    scores = keep_scores(run, lambda: sensitivity(prepared, list(names)))
     scoring_seconds = time.monotonic() - scoring_started
     ours = next(score for score in scores if score.name == spec.search.score)
     by_site = dict(zip((site.name for site in prepared.base.sites), ours.values, strict=True))
@@ -177,13 +147,15 @@ def _search_in(
         schedule=schedule,
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
+        head_rates=train.head_alone_rates(prepared.base),
+        first_trials=first_trials,
     )
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
         measure=prepared.bench.measure,
         progress=progress,
-        known=_known(run),
-        record=lambda measurement: _record(run, measurement),
+        known=known_measurements(run),
+        record=lambda measurement: record(run, measurement),
         started=started,
         limit_seconds=spec.search.max_time_seconds,
     )
@@ -225,37 +197,6 @@ def _schedule(prepared: Prepared) -> Schedule:
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
     )
-
-
-def _note_base(run: RunDir, prepared: Prepared) -> None:
-    """Remember what was measured on; a resumed run must stand on the same data and weights."""
-    path = run.state / "base.json"
-    now = {"data_fingerprint": prepared.data.fingerprint, "base_sha256": prepared.bench.base_sha256}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise RunDirError(
-                f"{run.path} was measured with {name} {before.get(name)}, now it is {value}; "
-                "put the data and the model back as they were, or pass another --out."
-            )
-    write_text(path, json.dumps(now) + "\n")
-
-
-def _known(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """What an earlier run measured; a confirmation counts only if its weights are still there."""
-    kept = {}
-    for measurement in run.load_measurements().values():
-        plan, fidelity = measurement.plan, measurement.fidelity
-        needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
-        if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
-            kept[plan, fidelity] = measurement
-    return kept
-
-
-def _record(run: RunDir, measurement: Measurement) -> None:
-    """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
-    if measurement.status is Status.COMPLETE or "diverged" in (measurement.error or ""):
-        run.append_measurement(measurement)
 
 
 def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:

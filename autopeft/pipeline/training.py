@@ -12,6 +12,7 @@ from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.searching import plan_document, training_json
 from autopeft.records import (
+    MAX_SEED,
     DataSpec,
     Fidelity,
     Measurement,
@@ -49,6 +50,8 @@ def train_plan(
     """
     document = read_plan(path)
     seed = document.seed if seed is None else seed
+    if not 0 <= seed <= MAX_SEED:
+        raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunDirError(f"{target} is there already and not empty; pass another --out.")

@@ -9,7 +9,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from autopeft.errors import SpecError
-from autopeft.records import Adapter, DataSpec, ModelSpec, OptionValue, Plan, PlanDocument, TaskSpec, to_json
+from autopeft.records import (
+    MAX_SEED,
+    Adapter,
+    DataSpec,
+    ModelSpec,
+    OptionValue,
+    Plan,
+    PlanDocument,
+    TaskSpec,
+    to_json,
+)
 from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 
@@ -51,7 +61,7 @@ class _PlanFile(_Strict):
     task: TaskSpec
     learning_rate: Annotated[_Finite, Field(gt=0)]
     schedule: _Word
-    seed: _Count
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     trainable_params: _Count
     head_params: _Count
     adapters: tuple[_AdapterEntry, ...]

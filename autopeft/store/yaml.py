@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -163,8 +163,10 @@ def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) 
 
 def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:
     for part in location:
-        annotation = get_args(kind)[0] if isinstance(part, int) else kind.model_fields[part].annotation
-        kind = annotation
+        if isinstance(part, int):
+            kind = get_args(kind)[0]
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
     names: Iterable[str] = kind.model_fields
     return names
 

@@ -22,9 +22,7 @@ def main(source: str, steps: int) -> None:
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
     _, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    ground = Ground(
-        sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
-    )
+    ground = Ground(sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available)
     fidelity = Fidelity(
         split="confirm",
         train_steps=steps,
@@ -36,7 +34,7 @@ def main(source: str, steps: int) -> None:
     for method, rate in ARMS:
         plan = plan_of(Policy(method=method, learning_rate=rate), ground)
         for label, head_rate in (("adapters'", rate), ("4e-2", 4e-2), ("2.6e-2", 2.6e-2), ("1e-2", 1e-2)):
-            train._HEAD_RATE_TIMES_INPUTS = head_rate * n_inputs
+            train._OUTPUT_RATE_TIMES_INPUTS = head_rate * n_inputs
             seen = prepared.bench.measure(plan, fidelity)
             print(f"{method:<5} {rate:.1e}  head {label:<9}  {seen.metric}  {seen.loss}", flush=True)
 
