@@ -377,11 +377,9 @@ def _cut_splits(parts: dict[str, Rows], cap: int | None, *, seed: int, notes: li
         train, confirm = _cut(train, _cut_size(len(train)), "confirm", seed=seed, notes=notes)
     n_needed = max(MIN_ROWS, 2 * len({label for _, label in train}))
     if min(len(train), cap or len(train)) < n_needed:
-        seen = f"There are {len(train)} rows to learn from" + (
-            f" and data.max_examples is {cap}" if cap else ""
-        )
-        needed = f"{n_needed} are needed, and 2 per label"
-        raise DataError(f"{seen}; {needed}. Add rows or check the label column.")
+        capped = f" and data.max_examples is {cap}" if cap else ""
+        seen = f"There are {len(train)} rows to learn from{capped}"
+        raise DataError(f"{seen}; {n_needed} are needed, 2 per label. Add rows or check the label column.")
     if cap and cap < len(train):
         train = _cut(train, len(train) - cap, f"surplus to max_examples {cap}", seed=seed, notes=notes)[0]
     train, search = _cut(train, _cut_size(len(train)), "search", seed=seed, notes=notes)

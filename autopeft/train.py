@@ -17,7 +17,7 @@ from peft import PeftConfig
 from torch import nn
 
 from autopeft.data import LabelledData
-from autopeft.errors import TrainingError
+from autopeft.errors import ModelError, TrainingError
 from autopeft.extension import Batch, Evaluation, Example, Method, Task
 from autopeft.model import BaseModel, adapter_names, load_weights, save_weights
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
@@ -63,8 +63,19 @@ def encode_splits(
     for split in (data.train, data.search, data.confirm, data.test):
         if split.texts:
             examples = task.encode(split.texts, base.tokenizer, longest)
+            _require_known_tokens(examples, base)
             encoded[split.name] = EncodedSplit(examples=tuple(examples), labels=split.labels)
     return encoded
+
+
+def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
+    embeddings = base.module.get_input_embeddings()  # type: ignore[operator]
+    largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
+    if largest >= len(embeddings.weight):
+        raise ModelError(
+            f"The tokenizer of {base.name} gives token {largest}, the model knows {len(embeddings.weight)}; "
+            "put the tokenizer and the weights of one model together."
+        )
 
 
 def _context_length(base: BaseModel) -> int:

@@ -50,7 +50,8 @@ class Proposer:
             if start >= len(queue) and not self._has_time():
                 log.warning("Time is short: %d of %d trials are measured.", start, n_trials)
                 break
-            self.ledger.require_time()
+            if start:  # the first wave is always measured, so that there is a run to resume
+                self.ledger.require_time()
             wave = [self._ask(study, queue) for _ in range(min(_WAVE, n_trials - start))]
             results = self.ledger.measure_all([(proposal.plan, fidelity) for _, proposal in wave])
             for (trial, proposal), result in zip(wave, results, strict=True):

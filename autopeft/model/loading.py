@@ -157,7 +157,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
 
 def _require_words(tokenizer: Any, name: str) -> None:
-    """Without its files transformers makes a tokenizer of special tokens alone: every text is unknown words."""
+    """Where its files are missing, transformers makes a tokenizer to which every word is unknown."""
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
             f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
@@ -186,9 +186,7 @@ def _require_sites(base: BaseModel) -> None:
 def _model_error(source: str, error: Exception) -> ModelError:
     """One sentence for a model that does not load."""
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if not isinstance(
-        error, OSError | ValueError
-    ):  # what others say is no sentence: `'nope'`, `pop from ...`
+    if not isinstance(error, OSError | ValueError):  # the others may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
     remedy = (

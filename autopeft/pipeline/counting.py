@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 from peft import PeftConfig, PeftModel
 
 from autopeft import model, train
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.prepare import quiet_libraries
+from autopeft.pipeline.prepare import check_plan, quiet_libraries
 from autopeft.records import ModelSpec, PlanDocument
 from autopeft.store import read_plan
 
@@ -72,7 +71,7 @@ def _count_plan(document: PlanDocument, *, model_id: str | None, revision: str |
     spec = document.model if model_id is None else ModelSpec(id=model_id, revision=revision)
     task = discover("autopeft.tasks")[document.task.name]
     base = model.load_skeleton(spec, auto_class=task.auto_class)
-    model.check_sites(document.plan.adapters, base)
+    check_plan(document.plan, base, discover("autopeft.methods"))
     configs = train.compile_plan(document.plan, discover("autopeft.methods"))
     with base.attached(configs, plan=document.plan, task_type=task.peft_task_type, seed=0) as attached:
         return _tally(attached, base)
@@ -87,10 +86,13 @@ def _count_configs(path: Path, *, model_id: str | None, revision: str | None) ->
     base = model.load_skeleton(ModelSpec(id=named, revision=revision), auto_class=auto_class)
     names = model.adapter_names(configs)
     try:
-        with torch.device("meta"):  # a rank of a million costs no memory here
-            attached = peft.get_peft_model(base.module, configs[0], adapter_name=names[0])
-            for config, name in zip(configs[1:], names[1:], strict=True):
-                peft.inject_adapter_in_model(config, attached.base_model.model, name)
+        # On the meta device a rank of a million costs no memory; BOFT and others cannot be made there.
+        sparing = [config.peft_type == peft.PeftType.LORA for config in configs]
+        attached = peft.get_peft_model(
+            base.module, configs[0], adapter_name=names[0], low_cpu_mem_usage=sparing[0]
+        )
+        for config, name, spare in zip(configs[1:], names[1:], sparing[1:], strict=True):
+            peft.inject_adapter_in_model(config, attached.base_model.model, name, low_cpu_mem_usage=spare)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, re.error) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise SiteError(

@@ -99,6 +99,37 @@ def prepare(spec: RunSpec, *, keep_weights: Callable[[Plan, int], Path] | None =
     )
 
 
+def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
+    """Refuse a plan that was edited into what cannot be attached.
+
+    Raises:
+        UnknownNameError: A method that does not exist.
+        SiteError: A site that the base model lacks, or that the method does not fit.
+        SpecError: A rank out of range, or a count that is not that of the adapters.
+    """
+    model.check_sites(plan.adapters, base)
+    sites = {site.name: site for site in base.sites}
+    cost = 0
+    for adapter in plan.adapters:
+        method, site = methods[adapter.method], sites[adapter.site]
+        if not method.fits(site):
+            raise SiteError(
+                f"{method.name} does not fit {site.name}, a {site.kind}; use another method there."
+            )
+        most = method.max_rank(site) if method.ranked else 0
+        if not int(method.ranked) <= adapter.rank <= most:
+            allowed = f"from 1 to {most}" if method.ranked else "0, as the method has none"
+            raise SpecError(
+                f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}."
+            )
+        cost += method.cost(site, adapter.rank, dict(adapter.options))
+    if cost != plan.trainable_params:
+        raise SpecError(
+            f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
+            f"on {base.name}; correct trainable_params, or use the base model that it was made for."
+        )
+
+
 def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
     """The budget, and what is left of it for adapters once the head is counted in (where asked)."""
     spec = prepared.spec.budget

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import model
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.prepare import check_plan, prepare
 from autopeft.pipeline.searching import plan_document, training_json
 from autopeft.records import (
     MAX_SEED,
@@ -55,9 +55,14 @@ def train_plan(
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunDirError(f"{target} is there already and not empty; pass another --out.")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise RunDirError(
+            f"{target} cannot be written: {above} is no folder to write to; pass another --out."
+        )
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
     prepared = prepare(_spec(document, model_id, data_source), keep_weights=lambda plan, seed: fresh)
-    model.check_sites(document.plan.adapters, prepared.base)
+    check_plan(document.plan, prepared.base, prepared.methods)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -68,7 +73,9 @@ def train_plan(
     try:
         measurement = prepared.bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
-            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.error}.")
+            raise TrainingError(
+                f"Training plan {document.plan.digest} failed: {(measurement.error or '').rstrip('.')}."
+            )
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
         write_text(fresh / "training.json", training_json(measurement))
         if target.exists():

@@ -82,12 +82,14 @@ def _with_tokens(
 @contextlib.contextmanager
 def _inputs_with_gradient(model: nn.Module) -> Iterator[None]:
     """Make the embedded inputs require a gradient, so that one flows through frozen layers."""
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    hook = embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True))
-    try:
+    weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            # T5 looks its words up in tied copies of the module that it names.
+            if getattr(module, "weight", None) is weight and isinstance(module, nn.Embedding):
+                hook = module.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True))
+                hooks.callback(hook.remove)
         yield
-    finally:
-        hook.remove()
 
 
 def normalised(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
