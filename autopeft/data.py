@@ -44,7 +44,6 @@ SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(
 PRECIOUS = ("test", "confirm", "train")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
-_MAX_NAME = 255  # characters; longer ones no file system takes
 MAX_LEVELS = 10  # more distinct fractions than this make a regression target; chosen by hand
 
 # pyarrow's errors are ValueErrors; a blank JSON file gives StopIteration; `_quiet` makes ParserWarning one.
@@ -142,8 +141,6 @@ def load(spec: DataSpec, *, seed: int) -> LabelledData:
 
 
 def _read(spec: DataSpec, notes: list[str]) -> tuple[str, dict[str, list[Any]]]:
-    if spec.source is not None and (not spec.source.strip() or len(Path(spec.source).name) > _MAX_NAME):
-        raise DataError(f"The data source is {spec.source[:60]!r}; name a file, a folder or a hub id.")
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
@@ -230,9 +227,8 @@ def _read_table(path: Path) -> Any:
             read = getattr(datasets.Dataset, f"from_{READERS[suffix]}")
             return read(glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options)
         except FILE_ERRORS as error:
-            why = str(error.__cause__ or error).strip() or "it is blank"
+            why = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
             what = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            why = why.rstrip(".!")
             raise DataError(f"{path} holds no rows or is no {what}: {why}. Repair or replace it.") from error
 
 
@@ -267,8 +263,7 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Names:
     if not texts:
         raise DataError(f"There is no text column among {', '.join(names)}; name it in data.text_columns.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
-        seen = f"data.text_columns is {', '.join(texts)}"
-        raise DataError(f"{seen}; give 1, or 2 that differ, other than the label {label}.")
+        raise DataError(f"data.text_columns is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
     return (*texts, label)
 
@@ -377,8 +372,7 @@ def _cut_splits(parts: dict[str, Rows], cap: int | None, *, seed: int, notes: li
         train, confirm = _cut(train, _cut_size(len(train)), "confirm", seed=seed, notes=notes)
     n_needed = max(MIN_ROWS, 2 * len({label for _, label in train}))
     if min(len(train), cap or len(train)) < n_needed:
-        capped = f" and data.max_examples is {cap}" if cap else ""
-        seen = f"There are {len(train)} rows to learn from{capped}"
+        seen = f"There are {len(train)} rows to learn from" + f" and data.max_examples is {cap}" * bool(cap)
         raise DataError(f"{seen}; {n_needed} are needed, 2 per label. Add rows or check the label column.")
     if cap and cap < len(train):
         train = _cut(train, len(train) - cap, f"surplus to max_examples {cap}", seed=seed, notes=notes)[0]

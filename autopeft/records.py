@@ -38,7 +38,7 @@ class ModelSpec(_Topic):
 class DataSpec(_Topic):
     """Which dataset and which of its columns; `source` None means the sample dataset."""
 
-    source: str | None = None
+    source: str | None = Field(default=None, min_length=1)
     config_name: str | None = None
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None

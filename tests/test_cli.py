@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
+from autopeft.records import Adapter, ModelSpec, Plan, PlanDocument, RunSpec
+from autopeft.store import write_plan
 
 
 def run(*arguments: object) -> Result:
@@ -155,3 +159,76 @@ def test_count_refuses_what_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORAX"}', encoding="utf-8")
     refused(run("count", tmp_path), 2, "LORAX", "LORA")
     refused(run("count", tmp_path / "absent.yaml"), 2, "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"rank": 0}, 2, ("rank of lora", "from 1 to")),
+        ({"rank": 10**15}, 2, ("rank of lora", "from 1 to")),
+        ({"method": "lroa"}, 2, ("'lroa'", "Did you mean 'lora'?")),
+        ({"method": "ln_tuning", "rank": 0}, 3, ("ln_tuning does not fit",)),
+        ({"rank": 3}, 2, ("trainable parameters", "correct trainable_params")),
+    ],
+)
+def test_plan_edited_into_nonsense_is_refused_before_any_work(
+    change: dict[str, object], code: int, words: tuple[str, ...], model_dir: Path, tmp_path: Path
+) -> None:
+    adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
+    plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))  # type: ignore[arg-type]
+    spec = RunSpec(model=ModelSpec(id=str(model_dir)))
+    sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
+    document = PlanDocument(plan=plan, model=spec.model, data=spec.data, task=spec.task, **sizes)  # type: ignore[arg-type]
+    write_plan(tmp_path / "plan.yaml", document)
+    refused(run("count", tmp_path / "plan.yaml"), code, *words)
+    refused(run("train", "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "out"), code, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
+
+
+def test_count_refuses_an_order_that_lists_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "order.json").write_text("[]", encoding="utf-8")
+    refused(run("count", tmp_path), 2, "order.json", "[]")
+
+
+def test_dry_run_refuses_unknown_names_and_continues_the_run_that_is_named(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    refused(search(model_dir, data_dir, out, "--dry-run", "--score", "gradiant"), 2, "'gradient'")
+    refused(search(model_dir, data_dir, out, "--dry-run", "--executor", "seriel"), 2, "'serial'")
+    refused(run("search", "--dry-run", "--resume", "--out", out), 2, "run.yaml")
+
+
+def test_analyze_needs_an_example_and_a_source(model_dir: Path, data_dir: Path) -> None:
+    result = run("analyze", "--model", model_dir, "--data", data_dir, "--max-examples", 0)
+    refused(result, 2, "--max-examples is 0", "at least 1")
+    refused(run("analyze", "--model", model_dir, "--data", ""), 2, "data.source", "at least 1 character")
+
+
+def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter.new").mkdir()
+    (tmp_path / "adapter.new" / "mine.txt").write_text("mine", encoding="utf-8")
+    asked = ("--budget", "5%", "--trials", 1, "--confirm", "none")
+    assert search(model_dir, data_dir, tmp_path / "run", *asked).exit_code == 0
+    train = ("train", "--plan", tmp_path / "run", "--out", tmp_path / "adapter")
+    refused(run(*train, "--seed", -1), 2, "seed is -1")
+    assert run(*train).exit_code == 0
+    assert (tmp_path / "adapter.new" / "mine.txt").exists()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    refused(run("train", "--plan", tmp_path / "run", "--out", tmp_path / "file" / "x"), 2, "file")
+
+
+def test_model_without_tokenizer_or_with_torn_weights_is_refused(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    wordless = shutil.copytree(model_dir, tmp_path / "wordless")
+    for file in wordless.glob("tokenizer*"):
+        file.unlink()
+    refused(search(wordless, data_dir, tmp_path / "run"), 2, "knows no words")
+    torn = shutil.copytree(model_dir, tmp_path / "torn")
+    (torn / "model.safetensors").rename(torn / "pytorch_model.bin")
+    refused(search(torn, data_dir, tmp_path / "run"), 2, "torn", "cannot be loaded")
+    refused(search(Path("x" * 300), data_dir, tmp_path / "run"), 2, "cannot be loaded")
+    assert not (tmp_path / "run").exists()
