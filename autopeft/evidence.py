@@ -111,7 +111,8 @@ def paired_interval(
     scale = max(float(np.abs(first).max()), float(np.abs(second).max()))
     squares = _mean_squares(difference, pseudo=pseudo, scale=scale)
     half = _half_width(squares, level)
-    low, high = squares.mean - half, squares.mean + half
+    bound = math.inf if span is None else span  # two seeds and few examples would reach beyond what there is
+    low, high = max(-bound, squares.mean - half), min(bound, squares.mean + half)
     return Interval(mean=squares.mean, std_error=squares.std_error, low=low, high=high, level=level)
 
 
