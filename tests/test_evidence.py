@@ -125,7 +125,8 @@ def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Ta
 @settings(max_examples=80, deadline=None)
 def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[Table, Table]) -> None:
     interval = paired_interval(*pair)
-    assert interval.low < interval.mean < interval.high
+    assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.high - interval.low >= 1 / pair[0].shape[1]
     assert interval.std_error >= 1 / pair[0].shape[1]
 
 
