@@ -153,20 +153,21 @@ def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
 
 
 def smallest_by_hand(found: Run) -> int:
-    """Fewest parameters within a point and a standard error of the metric of the best loss at rung 2."""
+    """Fewest parameters, half of the best's at most, within a point and two standard errors at rung 2."""
     second = found.at("search", 12)
     best = min(second, key=lambda m: m.loss or math.inf)
     p, n = best.metric or 0.0, best.fidelity.eval_examples
     # The binomial variance with half a pseudo-example each of two zeros and two ones, over n.
     std_error = math.sqrt((n * p * (1 - p) + p**2 + (1 - p) ** 2) / (n - 1) / n)
-    near = [m for m in second if (m.metric or 0.0) >= p - 0.01 - std_error]
-    return min(m.plan.trainable_params for m in near)
+    half = best.plan.trainable_params / 2
+    near = [m.plan.trainable_params for m in second if (m.metric or 0.0) >= p - 0.01 - 2 * std_error]
+    return min((n for n in near if n <= half), default=best.plan.trainable_params)
 
 
 @pytest.mark.parametrize(
     "truth",
-    # At 0.70 of 100 examples a standard error is 0.047, so that 0.65 is near and 0.63 is not.
-    [levels(), levels(ia3=0.9), levels(lora=0.705), levels(head=0.7), levels(head=0.65), levels(head=0.63)],
+    # At 0.70 of 100 examples two standard errors are 0.094, so that 0.60 is near and 0.58 is not.
+    [levels(), levels(ia3=0.9), levels(lora=0.705), levels(head=0.7), levels(head=0.6), levels(head=0.58)],
 )
 def test_the_smallest_plan_has_the_fewest_parameters_within_the_margin(truth: Quality) -> None:
     found = run(truth)

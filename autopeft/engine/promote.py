@@ -18,6 +18,8 @@ _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a s
 
 Measured = dict[Plan, Measurement]
 
+_SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
+
 log = logging.getLogger(__name__)
 
 
@@ -84,8 +86,9 @@ def promoted(question: Question, ledger: Ledger, first: Measured) -> list[Plan]:
 def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the second rung.
 
-    The candidate has the fewest parameters among the plans whose metric is within the
-    margin and one standard error of the incumbent's; whether it holds, confirmation says.
+    The candidate has the fewest parameters among the plans with at most half of the incumbent's
+    whose metric is within the margin and two standard errors of the incumbent's; where there is
+    none it is the incumbent. Whether it holds, confirmation says.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -97,9 +100,12 @@ def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, 
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = ranked[0]
     _, std_error = mean_and_std_error([incumbent.example_scores])
-    floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin - std_error
-    near = [m for m in ranked if question.sign * (m.metric or 0.0) >= floor]
-    smallest = min(near, key=lambda m: (m.plan.trainable_params, by_loss(m)))
+    floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin - 2 * std_error
+    most = _SMALLEST_SHARE * incumbent.plan.trainable_params
+    small = [
+        m for m in ranked if m.plan.trainable_params <= most and question.sign * (m.metric or 0.0) >= floor
+    ]
+    smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     return incumbent.plan, baselines[0], smallest.plan
 
 
