@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from autopeft.errors import TrainingError
 from autopeft.records import Status
-from autopeft.train import _multiplier, epoch_batches, full_run_steps
+from autopeft.train import _multiplier, _SavedBytes, epoch_batches, full_run_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -274,3 +274,14 @@ def test_sample_for_the_scores_is_seeded_and_has_no_row_twice(make_bench):
     assert len(set(rows)) == 20  # the toy texts all differ
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
     assert rows != [tuple(row) for batch in other for row in batch["input_ids"].tolist()]
+
+
+def test_bytes_of_a_graph_that_is_let_go_do_not_count():
+    counter = _SavedBytes()
+    leaf = torch.ones(4, requires_grad=True)
+    with counter.counting():
+        leaf.exp().detach()  # saves its result of 16 bytes, and drops it
+        kept = leaf.exp()
+    assert counter.total == 16
+    del kept
+    assert counter.total == 0
