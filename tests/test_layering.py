@@ -12,7 +12,7 @@ import pytest
 import autopeft
 
 PACKAGE = Path(autopeft.__file__).parent
-# The order of DESIGN.md, section 2.
+# The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
     "errors records extension evidence budget store data model methods tasks sensitivity space train"
     " executors engine exports report doctor pipeline cli __main__"

@@ -173,7 +173,7 @@ class _Tree:
     """The module objects of a model and their flags, to put back after `peft` has replaced some.
 
     `peft`'s own `unload()` leaves trained copies of `modules_to_save` in the base model
-    (research: 0.21.2); putting the original objects back cannot.
+    (peft 0.21.2); putting the original objects back cannot.
     """
 
     def __init__(self, root: nn.Module) -> None:

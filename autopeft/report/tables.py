@@ -48,7 +48,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         status: How the run ended, `complete` where it did.
 
     Returns:
-        The keys of DESIGN.md section 7, plus `smallest`, `label_names`, `splits` and `settings`. Without
+        The documented keys, plus `smallest`, `label_names`, `splits` and `settings`. Without
         a confirmation the numbers of a plan are None and its seeds are empty.
     """
     setting = result.setting
