@@ -1,4 +1,4 @@
-"""The sizes that keep the code readable: files, functions, parameters, records, and the one broad `except`."""
+"""The sizes that keep the code readable: files, functions, parameters, records, the one broad `except`."""
 
 from __future__ import annotations
 
