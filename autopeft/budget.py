@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -65,25 +65,27 @@ def parse(requested: str, *, base_params: int) -> Budget:
 class Claim:
     """What one site asks of the budget.
 
-    `weight` is how much the site deserves (>= 0; equal weights give equal ranks);
-    `cost` maps a rank in [1, max_rank] to trainable parameters, strictly increasing.
+    `weight` is how much the site deserves (>= 0; equal weights give equal ranks); `ranks` are
+    those that may be given, ascending and >= 1; `cost` maps each to trainable parameters,
+    strictly increasing.
     """
 
     site: str
     weight: float
-    max_rank: int
+    ranks: Sequence[int]
     cost: Callable[[int], int]
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     """Ranks that never exceed the budget and leave no affordable upgrade.
 
-    Divisor method: each next rank goes to the site with the largest weight / (rank + 1),
+    Divisor method: each next rank goes to the site with the largest weight / rank,
     as seats go to parties (Jefferson, D'Hondt), so ranks end up in proportion to the
-    weights. An upgrade that does not fit is dropped for good, since the money left only
-    shrinks; whatever is cheaper is still tried. Ties go to the smaller rank, then to the cheaper
-    upgrade, then to the later site in natural order of names, so input order does not matter. What is
-    spent never falls when the budget rises: the two runs agree until the smaller budget
+    weights; ranks count in units of the smallest, so that methods can share a budget. An
+    upgrade that does not fit is dropped for good, since the money left only shrinks; whatever
+    is cheaper is still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to
+    the later site in natural order of names, so input order does not matter. What is spent
+    never falls when the budget rises: the two runs agree until the smaller budget
     cannot pay an upgrade that the larger one can.
 
     Args:
@@ -94,33 +96,34 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
         Site name -> rank, only for sites with rank >= 1, in natural order of names.
 
     Example:
-        >>> a = Claim(site="a", weight=1.0, max_rank=8, cost=lambda rank: 10 * rank)
-        >>> b = Claim(site="b", weight=3.0, max_rank=8, cost=lambda rank: 10 * rank)
+        >>> a = Claim(site="a", weight=1.0, ranks=range(1, 9), cost=lambda rank: 10 * rank)
+        >>> b = Claim(site="b", weight=3.0, ranks=range(1, 9), cost=lambda rank: 10 * rank)
         >>> allocate([a, b], max_params=40)
         {'a': 1, 'b': 3}
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
     assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
-    ranks = [0] * len(ordered)
+    given = [0] * len(ordered)  # how many of its ranks each claim has gone through
     spent = 0
-    heap = [_upgrade(claim, index, rank=0) for index, claim in enumerate(ordered) if claim.max_rank > 0]
+    heap = [_upgrade(claim, index, given=0) for index, claim in enumerate(ordered) if claim.ranks]
     heapq.heapify(heap)
     while heap:
         _, _, price, index = heapq.heappop(heap)
         if spent + price > max_params:
             continue
         spent += price
-        ranks[index] += 1
-        if ranks[index] < ordered[index].max_rank:
-            heapq.heappush(heap, _upgrade(ordered[index], index, rank=ranks[index]))
-    granted = {claim.site: rank for claim, rank in zip(ordered, ranks, strict=True) if rank}
+        given[index] += 1
+        if given[index] < len(ordered[index].ranks):
+            heapq.heappush(heap, _upgrade(ordered[index], index, given=given[index]))
+    granted = {claim.site: claim.ranks[n - 1] for claim, n in zip(ordered, given, strict=True) if n}
     return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
 
 
-def _upgrade(claim: Claim, index: int, *, rank: int) -> tuple[float, int, int, int]:
+def _upgrade(claim: Claim, index: int, *, given: int) -> tuple[float, int, int, int]:
     """Heap entry of the next rank: best deserved first, then evenness, then price, then name."""
-    before = claim.cost(rank) if rank else 0
-    return (-claim.weight / (rank + 1), rank, claim.cost(rank + 1) - before, index)
+    rank = claim.ranks[given]
+    before = claim.cost(claim.ranks[given - 1]) if given else 0
+    return (-claim.weight * claim.ranks[0] / rank, rank, claim.cost(rank) - before, index)
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:

@@ -44,7 +44,9 @@ class UnknownNameError(SpecError):
             known: All names that would have been accepted.
         """
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        # Swapped letters are the commonest slip: `lroa` is lora before it is loha or road.
+        near = sorted(close, key=lambda known: sorted(known) != sorted(name.lower()))
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(names) if names else "none"
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")

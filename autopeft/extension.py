@@ -33,27 +33,45 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Method(Protocol):
-    """A PEFT method: where it fits, what it costs, and its `peft` config."""
+    """A PEFT method: where it fits, what it costs, and its `peft` config.
+
+    `formula` says for people what a map of n inputs and m outputs costs. `ranked` methods get a
+    rank at each site from the allocator; the adapters of a `shared` one hold a common state, so
+    that a plan has one config of it, which is attached first. `step_time` is that of a training
+    step relative to plain LoRA at the same sites. `choices` maps each option to the values that a
+    policy may choose; the first is the default.
+    """
 
     name: str
     summary: str
+    formula: str
     ranked: bool
+    shared: bool
     identity_at_start: bool
     merges: bool
     learning_rate_range: tuple[float, float]
     learning_rate_source: str
+    step_time: float
+    step_time_source: str
+    choices: Mapping[str, tuple[OptionValue, ...]]
 
-    def fits(self, site: Site) -> bool:
-        """Whether the method can be put at a site."""
+    def refusal(self, site: Site) -> str | None:
+        """Why the method cannot be put at a site, as a phrase; None where it can."""
+
+    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
+        """Of vllm, tgi and llama.cpp those that read an exact export of such an adapter."""
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """The options of an adapter at a site, derived from the policy's choices."""
 
-    def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
-        """Trainable parameters at a site, exact; 0 at rank 0 for a ranked method."""
+    def scale(self, rank: int, **choices: OptionValue) -> float:
+        """Alpha / r of an adapter of a rank under the policy's choices; 1 where the method has no scale."""
 
-    def max_rank(self, site: Site) -> int:
-        """The largest useful rank at a site (1 where the method has no rank)."""
+    def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
+        """Trainable parameters at a site, exact; strictly increasing over `ranks`."""
+
+    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
+        """The ranks that may be given at a site, ascending; (1,) where the method has none."""
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """The `peft` configs that say the same as the adapters, all of this method."""
@@ -118,23 +136,52 @@ class Executor(Protocol):
         """Release what the executor holds."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A plan to export, and what is known of it.
+
+    `configs` stand in the order in which they are attached; none for the head alone. `weights`
+    holds the content of one `adapter_model.safetensors` per config, and nothing before training.
+    `head` names the modules that are trained whole. `base` is there where the exporter asks for it;
+    one that asks for its weights uses it up. `rank` or `energy` (in (0, 1]) bounds a conversion.
+    None means: not known.
+    """
+
+    configs: tuple[PeftConfig, ...]
+    base_model: str
+    task_type: str | None
+    head: tuple[str, ...] = ()
+    weights: tuple[Mapping[str, torch.Tensor], ...] = ()
+    base: nn.Module | None = None
+    tokenizer: Any = None
+    learning_rate: float | None = None
+    rank: int | None = None
+    energy: float | None = None
+
+
 @runtime_checkable
 class Exporter(Protocol):
-    """A format that other tools read."""
+    """A format that other tools read.
+
+    `needs_base` says what must be known of the base model: `none`, its `shapes` (meta tensors
+    suffice) or its `weights`.
+    """
 
     name: str
     summary: str
+    needs_weights: bool
+    needs_base: str
 
-    def export(
-        self,
-        configs: Sequence[PeftConfig],
-        *,
-        base_model: str,
-        task_type: str,
-        out: Path,
-        head: Sequence[str] = (),
-    ) -> None:
-        """Write a plan, given as its `peft` configs, to the folder `out`; `head` is trained with it."""
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """What the format cannot say of a plan, as phrases; nothing where it can say all of it."""
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write to the folder `out`, whole or not at all; gives what its reader has to know.
+
+        Raises:
+            SpecError: The format cannot say it; nothing is written.
+            RunDirError: `out` holds files already.
+        """
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):
@@ -150,6 +197,10 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
         if name not in self._parts:
             raise UnknownNameError(self._kind, name, self._parts)
         return self._parts[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a part of that name."""
+        return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
         """Names, sorted."""

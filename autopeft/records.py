@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -66,10 +66,14 @@ class BudgetSpec(_Topic):
 
 
 class SearchSpec(_Topic):
-    """How to look: the space, the proposals, the score that orders sites, the seed."""
+    """How to look: the space, the proposals, the score that orders sites, the seed.
+
+    `serve_on` keeps to what some servers read: vllm, tgi, llama.cpp, or any of them.
+    """
 
     space: str = "default"
     methods: tuple[str, ...] = ()
+    serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = ()
     trials: int = Field(default=24, ge=1)
     score: str = "gradient"
     max_time_seconds: float | None = Field(default=None, gt=0)
@@ -130,7 +134,8 @@ class Site:
     """One place in the base model that can take an adapter.
 
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one
-    of linear, conv1d, norm, embedding, parameter, model.
+    of linear, conv1d, norm, embedding, parameter, model. `copies` is how many matrices of that
+    shape the site holds: the experts of a layer that are kept in one parameter.
     """
 
     name: str
@@ -140,17 +145,23 @@ class Site:
     in_features: int
     out_features: int
     has_bias: bool
+    copies: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / r."""
+    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / r.
+
+    It trains at `rate_factor` times the plan's learning rate: where a plan mixes methods, each
+    keeps to its own range.
+    """
 
     method: str
     site: str
     rank: int = 0
     scale: float = 1.0
     options: Options = ()
+    rate_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,9 @@ import logging
 import math
 import time
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +18,9 @@ from peft import PeftConfig
 from torch import nn
 
 from autopeft.data import LabelledData
-from autopeft.errors import ModelError, TrainingError
+from autopeft.errors import ModelError, SiteError, TrainingError
 from autopeft.extension import Batch, Evaluation, Example, Method, Task
-from autopeft.model import BaseModel, adapter_names, load_weights, save_weights
+from autopeft.model import BaseModel, adapter_names, input_directions, load_weights, point, save_weights
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
 
 SCHEDULE = (
@@ -37,6 +36,7 @@ SCHEDULE = (
 _OUTPUT_RATE_TIMES_INPUTS = 10.0
 _WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 _CLIP_NORM = 1.0
+_EVA_EXAMPLES = 128  # of the train split; chosen by hand
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so there is next to no padding
 _SORTED_BATCHES = 16  # batches that are sorted by length together, so that their rows need little padding
 
@@ -81,17 +81,31 @@ def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
 
 
 def _context_length(base: BaseModel) -> int:
-    """What the model's positions allow, in tokens; very large where it does not say."""
-    limits = (base.tokenizer.model_max_length, getattr(base.module.config, "max_position_embeddings", None))
-    return min((int(limit) for limit in limits if limit), default=10**9)
+    """What the tokenizer and the model's positions allow, in tokens; very large where neither says."""
+    return min(int(base.tokenizer.model_max_length or 10**9), base.max_tokens() or 10**9)
 
 
 def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> list[PeftConfig]:
-    """The `peft` configs of a plan, in the order of the methods' names; none for the head alone."""
-    by_method: dict[str, list[Adapter]] = {}
+    """The `peft` configs of a plan, in the order in which they are attached; none for the head alone.
+
+    A method whose sites share a state comes first, what wraps the whole model (a prompt) last,
+    the others in the order of their names.
+    """
+    return [config for config, _ in _compiled(plan, methods)]
+
+
+def _compiled(plan: Plan, methods: Mapping[str, Method]) -> list[tuple[PeftConfig, float]]:
+    """Each config with the factor on its learning rate."""
+    groups: dict[tuple[str, float], list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
-        by_method.setdefault(adapter.method, []).append(adapter)
-    return list(chain.from_iterable(methods[name].configs(by_method[name]) for name in sorted(by_method)))
+        groups[adapter.method, adapter.rate_factor].append(adapter)
+    found = [
+        (config, not methods[name].shared, factor)
+        for (name, factor), adapters in sorted(groups.items())
+        for config in methods[name].configs(adapters)
+    ]
+    found.sort(key=lambda entry: (entry[0].is_prompt_learning, entry[1]))  # stable
+    return [(config, factor) for config, _, factor in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +123,7 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     base_sha256: str = field(default="")
+    _known: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split.
@@ -137,6 +152,8 @@ class Bench:
         return measurement
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        self._require_room(plan)
+        directions = self._directions(plan)
         configs = compile_plan(plan, self.methods)
         task_type = self.task.peft_task_type
         with self.base.attached(configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
@@ -145,6 +162,7 @@ class Bench:
                 train_seconds, peak_bytes = 0.0, 0
                 load_weights(model, names, self._weights(plan, fidelity.seed))
             else:
+                point(model, directions)
                 train_seconds, peak_bytes = self._train(model, plan, fidelity)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
                     save_weights(model, names, self._weights(plan, fidelity.seed))
@@ -163,6 +181,25 @@ class Bench:
             example_scores=seen.example_scores if finite else (),
             error=None if finite else "diverged: the loss after training is not finite",
         )
+
+    def _require_room(self, plan: Plan) -> None:
+        """Refuse virtual tokens beside which the texts do not fit into the model's positions."""
+        allowed = self.base.max_tokens(plan)
+        longest = max(max(split.lengths) for split in self.splits.values())
+        if allowed is not None and longest > allowed:
+            raise SiteError(
+                f"The longest text has {longest} tokens, and beside the plan's virtual tokens there is "
+                f"place for {allowed}; lower --max-length, or the rank of the prompt."
+            )
+
+    def _directions(self, plan: Plan) -> dict[str, torch.Tensor]:
+        """Where the adapters that start from data (EVA) point at first; found once for each site and rank."""
+        asked = {a.site: a.rank for a in plan.adapters if dict(a.options).get("init") == "eva"}
+        missing = {site: rank for site, rank in asked.items() if len(self._known.get(site, ())) < rank}
+        if missing:
+            batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
+            self._known.update(input_directions(self.base.module, batches, missing))
+        return {site: self._known[site][:rank] for site, rank in asked.items()}
 
     def _weights(self, plan: Plan, seed: int) -> Path:
         assert self.keep_weights is not None, "no place for weights was given"
@@ -205,14 +242,18 @@ class Bench:
 
         Where the head alone is trained its output layer takes the plan's rate, which is searched.
         """
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        compiled = _compiled(plan, self.methods)
+        names = adapter_names([config for config, _ in compiled])
+        factors = {name: factor for name, (_, factor) in zip(names, compiled, strict=False)}
         heads = self._head_rates(model)
         output_rate = max(heads.values(), default=1.0)
         scale = 1.0 if plan.adapters else plan.learning_rate / output_rate
-        rates = {name: scale * heads[name] if name in heads else plan.learning_rate for name in named}
         groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in named.items():
-            groups.setdefault(rates[name], []).append(parameter)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                own = next((factors[part] for part in name.split(".") if part in factors), 1.0)
+                rate = scale * heads[name] if name in heads else own * plan.learning_rate
+                groups.setdefault(rate, []).append(parameter)
         return [{"params": params, "lr": rate} for rate, params in groups.items()]
 
     def _head_rates(self, model: nn.Module) -> dict[str, float]:

@@ -30,6 +30,22 @@ VOCABULARY = (*SPECIAL, *TELLING[0], *TELLING[1], *FILLER)
 LABEL_NAMES = ("neg", "pos")
 CONTEXT = 32  # tokens
 ARCHITECTURES = ("bert", "gpt2", "llama")
+# What methods are held against; `-lm` are language models, which take prompts and have no task head.
+EVERY_ARCHITECTURE = (*ARCHITECTURES, "t5", "vit", "llama-lm", "t5-lm", "moe-lm")
+AUTO_CLASSES = {
+    "vit": "AutoModelForImageClassification",
+    "gpt2-lm": "AutoModelForCausalLM",
+    "llama-lm": "AutoModelForCausalLM",
+    "t5-lm": "AutoModelForSeq2SeqLM",
+    "moe-lm": "AutoModelForCausalLM",
+}
+PEFT_TASKS = {
+    "vit": None,
+    "gpt2-lm": "CAUSAL_LM",
+    "llama-lm": "CAUSAL_LM",
+    "t5-lm": "SEQ_2_SEQ_LM",
+    "moe-lm": "CAUSAL_LM",
+}
 
 torch.set_num_threads(1)  # toys gain nothing from a second thread, and wait long for it on a busy machine
 
@@ -50,10 +66,49 @@ def toy_config(architecture, *, hidden=16, dropout=0.0):
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
         )
+    if architecture == "vit":
+        return transformers.ViTConfig(
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+            initializer_range=0.2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    if architecture == "t5":  # gated: two maps up; the encoder's and the decoder's layers are numbered alike
+        return transformers.T5Config(
+            vocab_size=len(VOCABULARY),
+            pad_token_id=0,
+            eos_token_id=3,
+            decoder_start_token_id=0,
+            d_model=hidden,
+            d_ff=2 * hidden,
+            d_kv=hidden // 2,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=dropout,
+        )
     if architecture == "gpt2":  # its linear maps are Conv1D: weights of shape (in, out)
         drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
         shape = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
         return transformers.GPT2Config(**size, **ids, **shape, **drop)
+    if architecture == "moe":  # its experts are kept in two parameters per layer
+        return transformers.MixtralConfig(
+            **size,
+            **ids,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+            max_position_embeddings=CONTEXT,
+        )
     return transformers.LlamaConfig(  # grouped queries: k and v give half of what q gives
         **size,
         **ids,
@@ -94,18 +149,24 @@ def tokenizer():
     )
 
 
+def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
+    """A fresh base model, with a head of two labels where it is no language model; the same for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = toy_config(architecture.removesuffix("-lm"), **settings)
+        auto_class = AUTO_CLASSES.get(architecture, "AutoModelForSequenceClassification")
+        module = getattr(transformers, auto_class).from_config(config)
+    heads = ("classifier.", "score.", "classification_head.")
+    untrained = frozenset(name for name in module.state_dict() if name.startswith(heads))
+    return BaseModel(module, tokenizer, name=f"toy {architecture}", untrained=untrained)
+
+
 @pytest.fixture(scope="session")
 def make_base(tokenizer):
-    """A function: architecture -> fresh base model with a head of two labels; the same for a seed."""
+    """A function: architecture -> fresh base model with the toy tokenizer."""
 
-    def make(architecture="bert", *, seed=0, **settings):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            config = toy_config(architecture, **settings)
-            module = transformers.AutoModelForSequenceClassification.from_config(config)
-        head = {"classifier.weight", "classifier.bias", "score.weight"}
-        untrained = frozenset(head.intersection(module.state_dict()))
-        return BaseModel(module, tokenizer, name=f"toy {architecture}", untrained=untrained)
+    def make(architecture="bert", **settings):
+        return toy_base(architecture, tokenizer=tokenizer, **settings)
 
     return make
 
@@ -154,13 +215,19 @@ def adapters_of(method, sites, *, rank, **choices):
         Adapter(
             method=method.name,
             site=site.name,
-            rank=rank if method.ranked else 0,
-            scale=2.0 if method.ranked else 1.0,
+            rank=_rank(method, site, rank, method.options(site, **choices)),
+            scale=method.scale(rank),
             options=tuple(method.options(site, **choices).items()),
         )
         for site in sites
-        if method.fits(site)
+        if method.refusal(site) is None
     ]
+
+
+def _rank(method, site, wanted, options):
+    """The largest rank up to the wanted one that a method takes there, else its smallest."""
+    ranks = method.ranks(site, options)
+    return max((rank for rank in ranks if rank <= wanted), default=ranks[0]) if method.ranked else 0
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +236,8 @@ def attach(methods, task):
 
     def attach(base, plan, *, seed=0):
         configs = compile_plan(plan, methods)
-        return base.attached(configs, plan=plan, task_type=task.peft_task_type, seed=seed)
+        task_type = PEFT_TASKS.get(base.name.removeprefix("toy "), task.peft_task_type)
+        return base.attached(configs, plan=plan, task_type=task_type, seed=seed)
 
     return attach
 
@@ -182,6 +250,23 @@ def make_batch(tokenizer, task):
         texts, labels = toy_rows(n, seed, n_filler=n_filler)
         examples = task.encode([[text] for text in texts], tokenizer, CONTEXT)
         return task.collate(examples, labels, tokenizer.pad_token_id)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch_for(make_batch):
+    """A function: base model -> a batch of its kind with labels: texts, images, or tokens to predict."""
+
+    def make(base):
+        architecture = base.name.removeprefix("toy ")
+        if architecture == "vit":
+            pixels = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+            return {"pixel_values": pixels, "labels": torch.tensor([0, 1] * 3)}
+        batch = {name: value for name, value in make_batch().items() if name != "token_type_ids"}
+        if architecture.endswith("-lm"):
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return batch
 
     return make
 

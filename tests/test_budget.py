@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -18,9 +19,13 @@ quickly = settings(max_examples=60, deadline=None)
 
 def claim(site: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8) -> Claim:
     """A LoRA-like claim; `offset` is what the first rank costs on top, as DoRA's magnitude does."""
-    return Claim(
-        site=site, weight=weight, max_rank=max_rank, cost=lambda rank: offset + per_rank * rank if rank else 0
-    )
+    ranks = range(1, max_rank + 1)
+    return Claim(site=site, weight=weight, ranks=ranks, cost=lambda rank: offset + per_rank * rank)
+
+
+def doubling(own: Claim) -> Claim:
+    """The same with ranks 2, 4, 8, … only, as methods have whose config holds one rank."""
+    return replace(own, ranks=[rank for rank in own.ranks if rank > 1 and rank & (rank - 1) == 0])
 
 
 def spent(claims: Sequence[Claim], ranks: Mapping[str, int]) -> int:
@@ -37,8 +42,12 @@ def claim_lists(draw: st.DrawFn) -> list[Claim]:
         st.integers(0, 9),
     )
     return [
-        claim(f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=cap)
-        for i, (weight, price, offset, cap) in enumerate(draw(st.lists(numbers, max_size=7)))
+        (doubling if is_sparse else lambda own: own)(
+            claim(f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=cap)
+        )
+        for i, ((weight, price, offset, cap), is_sparse) in enumerate(
+            draw(st.lists(st.tuples(numbers, st.booleans()), max_size=7))
+        )
     ]
 
 
@@ -144,8 +153,9 @@ def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], bu
     assert left >= 0
     for own in claims:
         rank = ranks.get(own.site, 0)
-        assert rank <= own.max_rank
-        assert rank == own.max_rank or own.cost(rank + 1) - own.cost(rank) > left
+        assert rank == 0 or rank in own.ranks
+        larger = [other for other in own.ranks if other > rank]
+        assert not larger or own.cost(larger[0]) - (own.cost(rank) if rank else 0) > left
 
 
 @quickly
@@ -186,6 +196,13 @@ def test_ranks_are_proportional_to_the_weights(weights: list[int]) -> None:
 def test_a_capped_site_leaves_its_share_to_the_others() -> None:
     claims = [claim("a", weight=100.0, max_rank=2), claim("b", max_rank=9), claim("c", max_rank=9)]
     assert allocate(claims, max_params=100) == {"a": 2, "b": 4, "c": 4}
+
+
+def test_sparse_ranks_grow_in_proportion_and_in_units_of_the_smallest() -> None:
+    claims = [doubling(claim("a", weight=4.0, max_rank=64)), doubling(claim("b", max_rank=64))]
+    assert allocate(claims, max_params=10 * (8 + 2)) == {"a": 8, "b": 2}
+    mixed = [doubling(claim("a", max_rank=64)), claim("b", max_rank=64)]  # 2 counts as the first unit of a
+    assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
 
 
 def test_zero_weights_are_served_last_and_evenly() -> None:

@@ -60,7 +60,11 @@ EXPECTED_SITES = {
     "bert": (
         "bert.encoder.layer",
         BERT_LAYER,
-        {"bert.embeddings.LayerNorm": (*NORM, True), "bert.pooler.dense": ("dense", "linear", 16, 16, True)},
+        {
+            "bert.embeddings.LayerNorm": (*NORM, True),
+            "bert.pooler.dense": ("dense", "linear", 16, 16, True),
+            "inputs": ("prompt", "model", 16, 16, False),
+        },
     ),
     "gpt2": ("transformer.h", GPT2_LAYER, {"transformer.ln_f": (*NORM, True)}),
     "llama": ("model.layers", LLAMA_LAYER, {"model.norm": (*NORM, False)}),

@@ -82,7 +82,14 @@ def test_a_run_as_asked_comes_back_from_json_text_as_it_was() -> None:
 def test_json_is_plain() -> None:
     assert to_json(PLAN) == {
         "adapters": [
-            {"method": "lora", "site": "h.0.q", "rank": 4, "scale": 2.0, "options": [["dora", True]]}
+            {
+                "method": "lora",
+                "site": "h.0.q",
+                "rank": 4,
+                "scale": 2.0,
+                "options": [["dora", True]],
+                "rate_factor": 1.0,
+            }
         ],
         "learning_rate": 0.001,
         "trainable_params": 72,

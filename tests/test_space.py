@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,6 +33,8 @@ METHODS: Mapping[str, Method] = discover("autopeft.methods")
 DEFAULT = load("default", known_methods=METHODS)
 WIDTHS = {"q": (8, 8), "k": (8, 8), "v": (8, 8), "o": (8, 8), "up": (8, 32), "down": (32, 8)}
 N_LAYERS = 4
+DORA = (("dora", True),)
+CLOSED_FORMS = ("lora", "ia3", "bitfit", "ln_tuning", "oft", "miss", "hira")  # those that `recount` knows
 
 
 def linear(name: str, *, layer: int | None, role: str, widths: tuple[int, int]) -> Site:
@@ -71,6 +74,11 @@ def recount(plan: Plan) -> int:
             total += adapter.rank * site.in_features + adapter.rank * site.out_features + magnitude
         elif adapter.method == "ia3":
             total += site.in_features if site.role == "down" else site.out_features
+        elif adapter.method == "oft":
+            total += site.in_features // adapter.rank * (adapter.rank * (adapter.rank - 1) // 2)
+        elif adapter.method in ("miss", "hira"):
+            n_inputs = site.in_features if adapter.method == "hira" else 0
+            total += adapter.rank * (n_inputs + site.out_features)
         else:
             total += site.out_features * (2 if adapter.method == "ln_tuning" else 1)
     return total
@@ -99,6 +107,8 @@ def test_the_parameters_of_a_policy_suggest_that_policy(name: str) -> None:
     [
         {"method": "head"},
         {"max_rank": 8},
+        {"options": (("init", "orthogonal"),)},
+        {"beside": (Policy(method="ia3", learning_rate=1e-3),)},
         {"placement": "o"},
         {"layer_share": 0.1},
         {"exponent": 2.5},
@@ -106,56 +116,93 @@ def test_the_parameters_of_a_policy_suggest_that_policy(name: str) -> None:
     ],
 )
 def test_a_policy_outside_the_space_has_no_parameters(change: dict[str, object]) -> None:
-    policy = Policy(method="lora", learning_rate=1e-3)
+    policy = Policy(method="lora", max_rank=64, learning_rate=1e-3)
     assert parameters_of(policy, DEFAULT, METHODS) is not None
     assert parameters_of(replace(policy, **change), DEFAULT, METHODS) is None  # type: ignore[arg-type]
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    """Any policy of the default space and some outside it."""
-    return Policy(
-        method=draw(st.sampled_from(sorted(METHODS))),
-        placement=draw(st.sampled_from(["all", "attention", "mlp", "q+v", "o"])),
-        layer_share=draw(st.floats(0.01, 1)),
-        layers_by=draw(st.sampled_from(["last", "score"])),
-        exponent=draw(st.floats(0, 4)),
-        scale_rule=draw(st.sampled_from(["constant", "rslora"])),
-        dora=draw(st.booleans()),
-        max_rank=draw(st.integers(1, 64)),
-        learning_rate=1e-3,
-    )
+    """Any policy of the default space and some outside it; half of them with parts beside the first."""
+
+    def part(name: str) -> Policy:
+        chosen = {option: draw(st.sampled_from(values)) for option, values in METHODS[name].choices.items()}
+        return Policy(
+            method=name,
+            placement=draw(st.sampled_from(["all", "attention", "mlp", "q+v", "o"])),
+            layer_share=draw(st.floats(0.01, 1)),
+            layers_by=draw(st.sampled_from(["last", "score"])),
+            exponent=draw(st.floats(0, 4)),
+            options=tuple(sorted(chosen.items())),
+            max_rank=draw(st.one_of(st.none(), st.integers(1, 64))),
+            learning_rate=1e-3,
+        )
+
+    first, *others = draw(st.lists(st.sampled_from(CLOSED_FORMS), min_size=1, max_size=3, unique=True))
+    return replace(part(first), beside=tuple(part(name) for name in others))
 
 
-@settings(max_examples=80, deadline=None)
-@given(policies(), st.integers(16, 6000))
+@settings(max_examples=120, deadline=None)
+@given(policies(), st.integers(24, 6000))
 def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int) -> None:
     plan = plan_of(policy, ground(budget))
     assert recount(plan) == plan.trainable_params <= budget
-    assert plan.adapters  # the cheapest site of every method costs 16 at most
+    assert plan.adapters  # the cheapest site of every method here costs 24 at most
+    assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
 
 
-@settings(max_examples=80, deadline=None)
-@given(policies(), st.integers(16, 6000))
+@settings(max_examples=120, deadline=None)
+@given(policies(), st.integers(24, 6000))
 def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
-    own, method = ground(budget), METHODS[policy.method]
-    selected, plan = select_sites(policy, own, method), plan_of(policy, own)
-    price = {
-        site.name: [method.cost(site, rank, method.options(site, dora=policy.dora)) for rank in range(1, 10)]
-        for site in selected
+    own, plan = ground(budget), plan_of(policy, ground(budget))
+    left = budget - plan.trainable_params
+    granted = {adapter.site: adapter for adapter in plan.adapters}
+    claimed: dict[str, tuple[Policy, Site]] = {}
+    for part in (policy, *policy.beside):
+        for site in select_sites(part, own, METHODS[part.method]):
+            if prices(part, site):
+                claimed.setdefault(site.name, (part, site))
+    assume(any(min(prices(part, site).values()) <= budget for part, site in claimed.values()))  # else widened
+    assert granted.keys() <= claimed.keys()
+    for name, (part, site) in claimed.items():
+        rank = (granted[name].rank or 1) if name in granted else 0  # 0 where a method has no rank
+        dearer = [price for other, price in sorted(prices(part, site).items()) if other > rank]
+        assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
+
+
+def prices(part: Policy, site: Site) -> dict[int, int]:
+    """Rank -> parameters, as far as the policy's cap allows; a method without a rank has one."""
+    method = METHODS[part.method]
+    options = method.options(site, **dict(part.options))
+    cap = part.max_rank if method.ranked and part.max_rank is not None else 10**6
+    smallest, *others = method.ranks(site, options)
+    return {rank: method.cost(site, rank, options) for rank in (smallest, *(r for r in others if r <= cap))}
+
+
+def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() -> None:
+    mix = Policy(
+        method="lora",
+        placement="attention",
+        learning_rate=2e-3,
+        beside=(Policy(method="ia3", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
+    )
+    plan = plan_of(mix, ground())
+    methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}
+    assert methods == {
+        **{role: {"lora"} for role in ("q", "k", "v", "o")},
+        **{role: {"ia3"} for role in ("up", "down", "dense")},
+        "norm": {"ln_tuning"},
     }
-    assume(any(costs[0] <= budget for costs in price.values()))  # else it is widened
-    ranks = {adapter.site: adapter.rank or 1 for adapter in plan.adapters}  # 0 where a method has no rank
-    assert ranks.keys() <= price.keys()
-    for site in selected:
-        before, after = ([0, *price[site.name]][ranks.get(site.name, 0) + step] for step in (0, 1))
-        is_full = ranks.get(site.name, 0) == min(policy.max_rank, method.max_rank(site))
-        assert is_full or plan.trainable_params + after - before > budget
+    middle = {name: math.sqrt(math.prod(METHODS[name].learning_rate_range)) for name in METHODS}
+    for adapter in plan.adapters:
+        expected = middle[adapter.method] / middle["lora"]
+        assert adapter.rate_factor == pytest.approx(expected, rel=5e-3)
+    assert mix.arm == "lora/attention & ia3/all & ln_tuning/all"
 
 
 def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     # Rank 1 at up costs 40 and 72 with DoRA; at q 16 and 24.
-    policy = Policy(method="lora", placement="mlp", layer_share=0.25, dora=True, learning_rate=1e-3)
+    policy = Policy(method="lora", placement="mlp", layer_share=0.25, options=DORA, learning_rate=1e-3)
     all_roles, no_dora = plan_of(policy, ground(30)), plan_of(policy, ground(20))
     assert [(dict(a.options), a.rank) for a in all_roles.adapters] == [({"dora": True}, 1)]
     assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
@@ -220,7 +267,7 @@ def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str
 
 @pytest.mark.parametrize(("rule", "power"), [("constant", 0.0), ("rslora", 0.5)])
 def test_a_scale_rule_keeps_scale_times_a_power_of_the_rank(rule: str, power: float) -> None:
-    policy = Policy(method="lora", exponent=1.0, scale_rule=rule, learning_rate=1e-3)
+    policy = Policy(method="lora", exponent=1.0, options=(("scale_rule", rule),), learning_rate=1e-3)
     adapters = plan_of(policy, ground()).adapters
     expected = {"constant": 2.0, "rslora": 4.0}[rule]  # alpha / r = 2; alpha / sqrt(r) = 4
     assert len({a.rank for a in adapters}) > 1
@@ -260,7 +307,10 @@ def test_a_fused_projection_stands_for_q_and_v() -> None:
 
 
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
-    assert cheapest(DEFAULT, ground()) == {"lora": 16, "ia3": 8, "bitfit": 8, "ln_tuning": 16}
+    assert cheapest(DEFAULT, ground()) == {
+        **{"lora": 16, "ia3": 8, "bitfit": 8, "ln_tuning": 16},
+        "lora+ia3+norms": 16 + 8 + 16,
+    }
 
 
 @pytest.mark.parametrize(
@@ -268,7 +318,13 @@ def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
     [(16, {"lora", "ia3", "bitfit", "ln_tuning"}), (15, {"ia3", "bitfit"}), (7, set())],
 )
 def test_methods_that_do_not_fit_the_budget_are_dropped(budget: int, kept: set[str]) -> None:
-    assert set(feasible(DEFAULT, ground(budget)).methods) == kept
+    assert set(feasible(DEFAULT, ground(budget)).arms) == kept
+
+
+def test_a_mix_is_dropped_where_one_part_of_it_fits_no_site() -> None:
+    assert "lora+ia3+norms" in feasible(DEFAULT, ground(40)).arms
+    own = replace(ground(40), sites=tuple(site for site in sites() if site.kind != "norm"))
+    assert list(feasible(DEFAULT, own).mixes) == []
 
 
 def test_methods_without_a_site_are_dropped() -> None:

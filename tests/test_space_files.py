@@ -9,7 +9,7 @@ import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method, discover
-from autopeft.space import Space, learning_rates, load, names
+from autopeft.space import Space, learning_rates, load, names, servable
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
 
@@ -26,8 +26,12 @@ def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None
     assert space.about and set(space.methods) <= set(METHODS)
 
 
-def test_three_spaces_are_shipped() -> None:
-    assert {"default", "lora_only", "tiny_budget"} <= set(names())
+def test_four_spaces_are_shipped() -> None:
+    assert {"default", "everything", "lora_only", "tiny_budget"} <= set(names())
+
+
+def test_the_space_of_everything_has_every_method() -> None:
+    assert set(load("everything", known_methods=METHODS).methods) == set(METHODS)
 
 
 def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
     [
         ("  lora: {placements: [all]}\n", "methods.lora.placements.*Did you mean 'methods.lora.placement'"),
         ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' stands twice"),
-        ("  lara: {}\n", "no method named 'lara'; known: bitfit, ia3, .*Did you mean 'lora'"),
+        ("  lara: {}\n", "no method named 'lara'; known: bitfit, .*Did you mean 'lora'"),
         ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
         ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
         ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
@@ -57,12 +61,56 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {placement: []}\n", "placement is .*at least 1 item"),
         ("  lora: {max_rank: 0}\n", "max_rank is 0"),
         ("  lora: {max_rank: '8'}\n", "max_rank is '8'; it should be a valid integer"),
+        ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
+        ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
+        ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),
         ("  lora: {layers_by: [first]}\n", "layers_by.* is 'first'; it should be 'last' or 'score'"),
     ],
 )
 def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         read(tmp_path, methods)
+
+
+@pytest.mark.parametrize(
+    ("mixes", "complaint"),
+    [
+        ("  both:\n  - {method: lora}\n", "mixes.both is .*at least 2 items"),
+        ("  both:\n  - {method: lora}\n  - {method: iaa3}\n", "no method named 'iaa3'.*Did you mean 'ia3'"),
+        (
+            "  ia3:\n  - {method: lora}\n  - {method: ia3}\n",
+            "calls a mix 'ia3', which is the name",
+        ),
+        ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
+    ],
+)
+def test_a_faulty_mix_is_refused_with_the_fault(tmp_path: Path, mixes: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, "  lora: {}\n", more=f"mixes:\n{mixes}")
+
+
+def test_a_space_without_methods_and_mixes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("about: nothing\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="names no method and no mix"):
+        load(str(path), known_methods=METHODS)
+
+
+def test_a_filter_keeps_a_mix_where_it_keeps_all_of_its_methods() -> None:
+    assert load("default", known_methods=METHODS, only=("lora", "ia3")).arms == ("lora", "ia3")
+    kept = load("default", known_methods=METHODS, only=("ln_tuning", "lora", "ia3"))
+    assert list(kept.mixes) == ["lora+ia3+norms"]
+
+
+def test_a_server_leaves_lora_without_dora_at_any_scale() -> None:
+    served = servable(load("default", known_methods=METHODS), ("vllm", "tgi", "llama.cpp"), METHODS)
+    assert served.arms == ("lora",)
+    assert served.methods["lora"].options == {"scale_rule": ("constant", "rslora"), "dora": (False,)}
+
+
+def test_a_space_that_no_server_reads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="Nothing of the search space is read by vllm"):
+        servable(read(tmp_path, "  ia3: {}\n"), ("vllm",), METHODS)
 
 
 def test_an_unknown_space_is_answered_with_the_known_ones() -> None:

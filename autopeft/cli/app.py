@@ -71,6 +71,9 @@ def search(
     space: Annotated[
         str | None, typer.Option(help="Search space: a name of `spaces`, or a YAML file.")
     ] = None,
+    serve_on: Annotated[
+        str | None, typer.Option(help="Only what vllm, tgi, llama.cpp (by comma) or any server reads.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 16).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")] = None,
@@ -125,7 +128,8 @@ def search(
         "budget.requested": budget,
         "budget.count_head": count_head,
         "search.space": space,
-        "search.methods": methods.split(",") if methods is not None else None,
+        "search.methods": methods,
+        "search.serve_on": serve_on,
         "search.trials": trials,
         "search.score": score,
         "search.seed": seed,
@@ -204,18 +208,19 @@ def count(
     path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
     model: Annotated[str | None, typer.Option(help="Hub id or directory with config.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
     """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
     with told(quiet=as_json):
         from autopeft import pipeline
-        from autopeft.cli import tables
+        from autopeft.cli.counts import count_text
 
         counted = pipeline.count(path, model_id=model, revision=revision)
         if as_json:
             _answer({**dataclasses.asdict(counted), "percent": counted.percent})
         else:
-            tables.print_count(counted)
+            print(count_text(counted, markdown=markdown))
 
 
 @app.command()
@@ -238,6 +243,53 @@ def train(
         else:
             print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
             print(f"adapter {folder}")
+
+
+@app.command()
+def export(
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Format: native, uniform-lora, converted-lora, merged, axolotl, llama-factory or trl."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
+    run: Annotated[Path | None, typer.Option(help="Run directory; its best plan, trained or not.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model in place of the one that it names.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read an adapter_model.bin, its tensors alone.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(help="Of converted-lora: the rank at every site.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Of converted-lora: the share kept at every site. Default 0.99.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a plan or a trained adapter in a format that other tools read, or say why it cannot be."""
+    with told(quiet=quiet or as_json):
+        from autopeft import pipeline
+
+        request = pipeline.ExportRequest(
+            to=to,
+            out=out,
+            run=run,
+            adapter=adapter,
+            model_id=model,
+            allow_pickle=allow_pickle,
+            rank=rank,
+            energy=energy,
+        )
+        written = pipeline.export(request)
+        if as_json:
+            _answer(dataclasses.asdict(written))
+            return
+        print(f"{written.format} {written.out}: {', '.join(written.files)}")
+        for note in written.notes:
+            print(f"- {note}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Analysis, Count, Preview
+    from autopeft.pipeline import Analysis, Preview
     from autopeft.records import SearchResult
 
 
@@ -78,30 +78,6 @@ def print_preview(preview: Preview) -> None:
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
         "Nothing was trained and nothing was written."
     )
-
-
-def print_count(count: Count) -> None:
-    """Trainable parameters in total, by role and by layer."""
-    out = console()
-    out.print(
-        f"[bold]{count.trainable_params:,}[/bold] trainable parameters, {count.percent:.4f} % of the "
-        f"{count.base_params:,} of {count.base_model}\n"
-        f"head {count.head_params:,} beside it; the adapter file takes "
-        f"{count.adapter_bytes / 2**20:.2f} MiB in fp32\n"
-    )
-    for title, parts in (("role", count.by_role), ("layer", count.by_layer)):
-        out.print(_shares(title, parts, count.trainable_params))
-
-
-def _shares(title: str, parts: dict[str, int], total: int) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(title, min_width=8)
-    table.add_column("parameters", justify="right", min_width=12)
-    table.add_column("share")
-    for name, number in parts.items():
-        share = number / max(1, total)
-        table.add_row(name, f"{number:,}", f"{100 * share:5.1f} % {'█' * round(30 * share)}")
-    return table
 
 
 def print_analysis(analysis: Analysis) -> None:

@@ -108,7 +108,8 @@ class Question:
     def has_baseline(self) -> bool:
         """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
         lora, ground = self.ground.methods["lora"], self.ground
-        return any(lora.fits(site) and lora.cost(site, 1, {}) <= ground.max_params for site in ground.sites)
+        fitting = (site for site in ground.sites if lora.refusal(site) is None)
+        return any(lora.cost(site, 1, {}) <= ground.max_params for site in fitting)
 
 
 @dataclass(kw_only=True)

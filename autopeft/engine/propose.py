@@ -73,9 +73,10 @@ class Proposer:
         """
         space, methods = self.question.space, self.question.ground.methods
         low, high = learning_rates(space, "lora", methods)
-        found = (
-            baseline_policies(self.question.ground, learning_rate=low) if self.question.has_baseline else {}
-        )
+        cap = space.methods["lora"].max_rank if "lora" in space.methods else None
+        found = {}
+        if self.question.has_baseline:
+            found = baseline_policies(self.question.ground, learning_rate=low, max_rank=cap)
         trials = self.question.first_trials
         n_rates = max(1, min(_MAX_RATES, (trials // 2 - 1) // (len(found) + 1)))  # 1 for the greedy plan
         queue: list[tuple[str, Policy]] = []
@@ -86,7 +87,7 @@ class Proposer:
         for rate in spread(*self.question.head_rates, n_rates):
             queue.append((HEAD_ARM, Policy(method=HEAD_ARM, learning_rate=rate)))
         if "lora" in space.methods:
-            cap, rate = space.methods["lora"].max_rank, spread(low, high, 1)[0]
+            rate = spread(low, high, 1)[0]
             greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=rate)
             queue.append((f"{GREEDY_ARM} by {self.question.spec.search.score}", greedy))
         return queue[:trials]

@@ -1,1 +1,8 @@
 """Formats that others read, one file each."""
+
+from __future__ import annotations
+
+from autopeft.exports._folder import refuse_files
+from autopeft.exports._weights import read_weights
+
+__all__ = ["read_weights", "refuse_files"]

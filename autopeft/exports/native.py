@@ -1,15 +1,18 @@
-"""Native: the configs that plain `peft` reads."""
+"""Native: what plain `peft` reads."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftConfig
+from safetensors.torch import save_file
 
-from autopeft.model import adapter_names, head_only_config
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._source import contiguous, own_configs
+from autopeft.extension import ExportSource
+from autopeft.model import adapter_names
 
 
 @dataclass(frozen=True)
@@ -18,35 +21,38 @@ class Native:
 
     name: str = "native"
     summary: str = "adapter_config.json for peft; one folder per config where a plan mixes methods"
+    needs_weights: bool = False
+    needs_base: str = "none"
 
-    def export(
-        self,
-        configs: Sequence[PeftConfig],
-        *,
-        base_model: str,
-        task_type: str,
-        out: Path,
-        head: Sequence[str] = (),
-    ) -> None:
-        """Write the configs of a plan.
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """None: a plan is made of such configs."""
+        return ()
 
-        Args:
-            configs: In the order in which they are attached; empty for the head alone.
-            base_model: Hub id or directory, for `base_model_name_or_path`.
-            task_type: `peft`'s word for the task.
-            out: Folder to write to; made if it is not there.
-            head: The modules of the task head. Left to itself `peft` takes those called classifier
-                or score, and not T5's, nor the poolers of DeBERTa and ModernBERT.
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write the configs of a plan, and its weights where it is trained.
+
+        The head's modules are named: left to itself `peft` takes those called classifier or score,
+        and not T5's, nor the poolers of DeBERTa and ModernBERT.
         """
-        chosen = list(configs) or [head_only_config()]
-        chosen[0].task_type = task_type
-        chosen[0].modules_to_save = list(head) or None
-        names = adapter_names(chosen)
-        for config, name in zip(chosen, names, strict=True):
-            config.base_model_name_or_path = base_model
-            config.save_pretrained(str(out / name if len(names) > 1 else out))
-        if len(names) > 1:
-            (out / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+        configs = own_configs(source)
+        names = adapter_names(configs)
+        with fresh_folder(out) as fresh:
+            for index, (config, name) in enumerate(zip(configs, names, strict=True)):
+                folder = fresh / name if len(names) > 1 else fresh
+                write_config(config, folder, base_model=source.base_model)
+                if source.weights:
+                    weights = contiguous(source.weights[index])
+                    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            if len(names) > 1:
+                (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+        notes = () if len(names) == 1 else ("attach the folders in the order of order.json",)
+        return notes if source.weights else (*notes, "there are no weights in it: the plan is not trained")
+
+
+def write_config(config: PeftConfig, folder: Path, *, base_model: str) -> None:
+    """Write `adapter_config.json` as `peft` does, which makes the folder."""
+    config.base_model_name_or_path = base_model
+    config.save_pretrained(str(folder))
 
 
 PART = Native()

@@ -1,53 +1,81 @@
-"""BitFit: the biases of linear maps are trained, as an added vector that starts at zero."""
+"""BitFit: the biases of linear maps and norms are trained, as an added vector that starts at zero."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft import BeftConfig, PeftConfig
 
+from autopeft.methods._bias import NAME as _OURS
+from autopeft.methods._bias import BiasConfig
+from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
 @dataclass(frozen=True)
 class BitFit:
-    """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199), through `peft`'s BEFT tuner.
+    """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199).
 
-    An added bias moves exactly as the bias itself would, leaves the base model alone,
-    and merges. Where we differ: norm biases are not included (BEFT takes `nn.Linear` only), nor
-    those of keys: they add the same to all scores of a query, which softmax takes off again.
+    An added bias moves exactly as the bias itself would, leaves the base model alone, and
+    merges. Through `peft`'s BEFT tuner at `nn.Linear`, through one of our own at norms and Conv1D
+    (to load its weights, `import autopeft.methods.bitfit` first). Where we differ: the biases of keys are
+    left out, for they add the same to all scores of a query, which softmax takes off again.
     """
 
     name: str = "bitfit"
-    summary: str = "the bias of a linear map"
+    summary: str = "the bias of a linear map or a norm"
+    formula: str = "m"
     ranked: bool = False
+    shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
     learning_rate_range: tuple[float, float] = (1e-3, 3e-2)
     learning_rate_source: str = "chosen by hand around the 1e-4 to 1e-2 of the paper, raised for short runs"
+    step_time: float = 0.94
+    step_time_source: str = COMPARISON
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
 
-    def fits(self, site: Site) -> bool:
-        """Linear maps that have a bias, keys apart; a new bias could not be merged."""
+    def refusal(self, site: Site) -> str | None:
+        """Linear maps and norms that have a bias, keys apart; a new bias could not be merged."""
+        if site.kind not in ("linear", "conv1d", "norm"):
+            return "BitFit takes linear maps and norms"
+        if not site.has_bias:
+            return "there is no bias to train"
         # Rotary positions make a key's bias count a little; a site does not say which positions it has.
-        return site.kind == "linear" and site.has_bias and site.role != "k"
+        return "softmax takes the bias of keys off again" if site.role == "k" else None
+
+    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
+        """None: no server reads anything but LoRA."""
+        return ()
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
+        """`tuner` where it is ours."""
+        return {} if site.kind == "linear" else {"tuner": _OURS}
+
+    def scale(self, rank: int, **choices: OptionValue) -> float:
+        """1: the method has no scale."""
+        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One number per output."""
         return site.out_features
 
-    def max_rank(self, site: Site) -> int:
+    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
         """There is no rank; one step takes it or leaves it."""
-        return 1
+        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-        """One config."""
-        return (BeftConfig(target_modules=sites_pattern(adapter.site for adapter in adapters)),)
+        """One config for each tuner in use."""
+        ours = [adapter.site for adapter in adapters if dict(adapter.options).get("tuner") == _OURS]
+        others = [adapter.site for adapter in adapters if adapter.site not in ours]
+        found: list[PeftConfig] = []
+        if others:
+            found.append(BeftConfig(target_modules=sites_pattern(others)))
+        if ours:
+            found.append(BiasConfig(target_modules=sites_pattern(ours)))
+        return tuple(found)
 
 
 PART = BitFit()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft import IA3Config, PeftConfig
 
-from autopeft.methods._targets import sites_pattern
+from autopeft.methods._sources import COMPARISON
+from autopeft.methods._targets import only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -20,27 +21,40 @@ class IA3:
 
     name: str = "ia3"
     summary: str = "one trained factor per output of a linear map (per input at `down`)"
+    formula: str = "m (at `down` n)"
     ranked: bool = False
+    shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
     learning_rate_range: tuple[float, float] = (5e-3, 1e-1)
     learning_rate_source: str = "pilot on MiniLM-L6 / TREC-6: 95.0-95.3 % at 2.5e-2 to 5e-2, 90.6 % at 4e-3"
+    step_time: float = 1.05
+    step_time_source: str = COMPARISON
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
 
-    def fits(self, site: Site) -> bool:
+    def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
-        return site.kind in ("linear", "conv1d")
+        return only_maps(site, "IA3")
+
+    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
+        """None: no server reads anything but LoRA."""
+        return ()
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`feedforward` at the role `down`: the factor then sits on the inputs, as in the paper."""
         return {"feedforward": True} if site.role == "down" else {}
 
+    def scale(self, rank: int, **choices: OptionValue) -> float:
+        """1: the method has no scale."""
+        return 1.0
+
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One factor per output, or per input where `feedforward`."""
         return site.in_features if options.get("feedforward") else site.out_features
 
-    def max_rank(self, site: Site) -> int:
+    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
         """There is no rank; one step takes it or leaves it."""
-        return 1
+        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config; an empty list means that no site is a feed-forward one."""

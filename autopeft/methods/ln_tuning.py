@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peft import LNTuningConfig, PeftConfig
 
+from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
@@ -17,27 +18,40 @@ class NormTuning:
 
     name: str = "ln_tuning"
     summary: str = "weight and bias of a normalisation layer"
+    formula: str = "m, with a bias 2 m"
     ranked: bool = False
+    shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
     learning_rate_range: tuple[float, float] = (1e-3, 3e-2)
     learning_rate_source: str = "chosen by hand; 1e-4 trains nothing in peft's method comparison"
+    step_time: float = 0.97
+    step_time_source: str = COMPARISON
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
 
-    def fits(self, site: Site) -> bool:
+    def refusal(self, site: Site) -> str | None:
         """Norms alone: LN_TUNING would copy any other module whole."""
-        return site.kind == "norm"
+        return None if site.kind == "norm" else "norm tuning takes norms"
+
+    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
+        """None: no server reads anything but LoRA."""
+        return ()
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """None."""
         return {}
 
+    def scale(self, rank: int, **choices: OptionValue) -> float:
+        """1: the method has no scale."""
+        return 1.0
+
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Weight and, where there is one, bias."""
         return site.out_features * (2 if site.has_bias else 1)
 
-    def max_rank(self, site: Site) -> int:
+    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
         """There is no rank; one step takes it or leaves it."""
-        return 1
+        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config."""

@@ -1,26 +1,37 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
-Inside the folder each file imports only from those before it: sites → base → loading, weights.
+Inside the folder each file imports only from those before it:
+shapes, tree, attaching → sites → virtual → base → loading, weights, directions.
 """
 
 from __future__ import annotations
 
-from autopeft.model.base import BaseModel, adapter_names, check_sites, head_only_config
+from autopeft.model.attaching import adapter_names, attach, head_only_config, holder_of, spell_out
+from autopeft.model.base import BaseModel, check_sites
+from autopeft.model.directions import input_directions, point
 from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
 from autopeft.model.sites import ROLE_GROUPS, list_sites
-from autopeft.model.weights import load_weights, save_weights
+from autopeft.model.virtual import n_virtual_tokens
+from autopeft.model.weights import load_weights, merge, save_weights
 
 __all__ = [
     "DEMO_NAME",
     "ROLE_GROUPS",
     "BaseModel",
     "adapter_names",
+    "attach",
     "check_sites",
     "head_only_config",
+    "holder_of",
+    "input_directions",
     "list_sites",
     "load",
     "load_skeleton",
     "load_weights",
+    "merge",
+    "n_virtual_tokens",
+    "point",
     "resolve",
     "save_weights",
+    "spell_out",
 ]

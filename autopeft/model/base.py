@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import peft
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.sites import head_names, list_sites, untrained_modules
+from autopeft.model.attaching import attach
+from autopeft.model.shapes import n_params
+from autopeft.model.sites import head_names, list_sites, unreachable, untrained_modules
+from autopeft.model.tree import Tree
+from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.records import Adapter, Plan
+
+log = logging.getLogger(__name__)
+
+MIN_TOKENS = 2  # of a text beside virtual tokens; one is what marks its beginning in most models
 
 
 class BaseModel:
@@ -43,16 +50,36 @@ class BaseModel:
         self.name = name
         self.untrained = untrained
         head = head_names(module)
-        self.base_params = _n_params(module) - sum(_n_params(module.get_submodule(name)) for name in head)
+        self.base_params = n_params(module) - sum(n_params(module.get_submodule(name)) for name in head)
         self.head_names = (*head, *untrained_modules(module, untrained, head=head))
-        self.head_params = sum(_n_params(module.get_submodule(name)) for name in self.head_names)
-        self.sites = list_sites(module, exclude=self.head_names)
+        self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
+        held = list_sites(module, exclude=self.head_names)
+        self.sites = (*held, *model_sites(module, held))
+        self._n_positions = n_positions(module)
+        self._tell_unreachable()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.module.parameters()).device
+
+    def max_tokens(self, plan: Plan | None = None) -> int | None:
+        """How many tokens a text may have, beside a plan's virtual tokens; None where there is no limit.
+
+        Raises:
+            SiteError: The virtual tokens leave no place for a text.
+        """
+        if self._n_positions is None:
+            return None
+        n_taken = n_virtual_tokens(plan.adapters) if plan else 0
+        if self._n_positions - n_taken < MIN_TOKENS:
+            raise SiteError(
+                f"{n_taken} virtual tokens leave {max(0, self._n_positions - n_taken)} of the "
+                f"{self._n_positions} positions of {self.name} for a text; at most "
+                f"{self._n_positions - MIN_TOKENS} can be taken, choose a smaller rank."
+            )
+        return self._n_positions - n_taken
 
     def sha256(self) -> str:
         """Digest of every parameter and buffer, by name; equal exactly where the weights are."""
@@ -77,11 +104,11 @@ class BaseModel:
         Raises:
             SiteError: `peft` attached something else than the plan says.
         """
-        tree = _Tree(self.module)
+        tree = Tree(self.module)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = _attach(self.module, configs, task_type=task_type, head_names=self.head_names)
+                model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
                 self._initialise_head(model)
             self._check(model, plan)
             yield model
@@ -96,7 +123,7 @@ class BaseModel:
         """
         std = float(getattr(self.module.config, "initializer_range", 0.02))
         n_labels = int(cast(Any, self.module.config).num_labels)
-        for name, wrapper in model.base_model.model.named_modules():
+        for name, wrapper in model.get_base_model().named_modules():
             if not isinstance(wrapper, ModulesToSaveWrapper):
                 continue
             trained = next(iter(wrapper.modules_to_save.values()))
@@ -109,97 +136,21 @@ class BaseModel:
                     if layer.bias is not None:
                         nn.init.zeros_(layer.bias)
 
+    def _tell_unreachable(self) -> None:
+        """Say which weights stay as they are whatever the plan, so that none is left out in silence."""
+        names = unreachable(self.module, self.sites, exclude=self.head_names)
+        if names:
+            log.info("%s holds weights that no method can adapt: %s.", self.name, ", ".join(names))
+
     def _check(self, model: PeftModel, plan: Plan) -> None:
-        """Predicted count and attached count are one integer, the head taken off."""
+        """Predicted and attached count are one integer, the head taken off; and there is place for a text."""
+        self.max_tokens(plan)
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
             raise SiteError(
                 f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
                 f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
             )
-
-
-def _n_params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _attach(
-    module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str, head_names: Sequence[str]
-) -> PeftModel:
-    """The first config through `get_peft_model`, which also keeps the head; the others injected beside it."""
-    chosen = list(configs) or [head_only_config()]
-    chosen[0].task_type = task_type
-    chosen[0].modules_to_save = list(head_names) or None
-    first, *others = adapter_names(chosen)
-    model = peft.get_peft_model(module, chosen[0], adapter_name=first)
-    for config, name in zip(chosen[1:], others, strict=True):
-        peft.inject_adapter_in_model(config, model.base_model.model, name)
-    _activate(model)
-    return model
-
-
-def _activate(model: PeftModel) -> None:
-    """Let every layer and the head use the adapter that they hold.
-
-    An injection makes its own name the active one in the head's wrapper and in all layers of its
-    tuner, also where another name lies: the head and the earlier config of two LoRA configs
-    would stand still, and still be counted (seen in peft 0.21.2).
-    """
-    for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            module.set_adapter(list(module.modules_to_save))
-        elif isinstance(module, BaseTunerLayer):
-            held = {name for kind in module.adapter_layer_names for name in getattr(module, kind)}
-            module.set_adapter(sorted(held))
-
-
-def head_only_config() -> LoraConfig:
-    """A config that adapts no module, for a plan that trains the task head alone."""
-    return LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES)
-
-
-def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """What a plan's configs are called inside the model: `default` alone, else `ia3_0`, `lora_1` and so on.
-
-    `peft` saves `default` in the folder itself and any other name in a folder of that name;
-    it warns of a name that is contained in a tuner's prefix, hence the number.
-    """
-    if len(configs) <= 1:
-        return ("default",)
-    return tuple(f"{config.peft_type.value.lower()}_{index}" for index, config in enumerate(configs))
-
-
-class _Tree:
-    """The module objects of a model and their flags, to put back after `peft` has replaced some.
-
-    `peft`'s own `unload()` leaves trained copies of `modules_to_save` in the base model
-    (peft 0.21.2); putting the original objects back cannot.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        self._children = [(module, dict(module._modules), module.training) for module in root.modules()]
-        self._attributes = (root, set(vars(root)))
-        self._hooks = [
-            (module, dict(module._forward_pre_hooks), dict(module._forward_hooks))
-            for module in root.modules()
-        ]
-
-    def restore(self) -> None:
-        for module, children, training in self._children:
-            module._modules.clear()
-            module._modules.update(children)
-            module.training = training
-        for module, before, after in self._hooks:
-            module._forward_pre_hooks.clear()
-            module._forward_pre_hooks.update(before)
-            module._forward_hooks.clear()
-            module._forward_hooks.update(after)
-        root, known = self._attributes
-        for name in set(vars(root)) - known:
-            delattr(root, name)
-        for parameter in root.parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
 
 
 def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:

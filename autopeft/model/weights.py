@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
+from torch import nn
 
 from autopeft.errors import TrainingError
+from autopeft.model.attaching import holder_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -20,8 +23,11 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     One adapter lies in the folder itself, so that `PeftModel.from_pretrained(base, folder)`
     reads it; several lie in a folder each, in the order of `order.json`.
     """
-    # peft would ask the hub for the base model's vocabulary if it were left to decide.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    for name in names:
+        # peft would ask the hub for the base model's vocabulary if it were left to decide.
+        holder_of(model, name).save_pretrained(
+            str(folder), selected_adapters=[name], save_embedding_layers=False
+        )
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card that says nothing true
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
@@ -30,6 +36,9 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Read what `save_weights` wrote into a model with the same plan attached.
 
+    Of P-tuning `peft` saves what its encoder gives and not the encoder: a model that has read
+    it can be used, and not be trained on.
+
     Raises:
         TrainingError: A file is missing.
     """
@@ -37,4 +46,28 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
         path = folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
         if not path.is_file():
             raise TrainingError(f"The trained weights {path} are gone; run the search again with --resume.")
-        set_peft_model_state_dict(model, load_file(path), adapter_name=name)
+        holder = holder_of(model, name)
+        if holder.peft_config[name].is_prompt_learning:
+            holder.peft_config[name].inference_mode = True  # take the saved embeddings as they are
+        set_peft_model_state_dict(holder, load_file(path), adapter_name=name)
+
+
+def merge(model: PeftModel) -> nn.Module:
+    """The base model with its adapters merged into it and the trained head in place; `model` is used up.
+
+    What has its own way of unloading goes first: heads of several layers and experts in one
+    parameter, which another tuner of `peft` 0.21.2 would ask for a `weight` that they lack, and
+    bottleneck adapters, which refuse before anything else is merged.
+
+    Raises:
+        NotImplementedError, AttributeError, SpecError: An adapter that is no change of weights.
+    """
+    inner = model.get_base_model()
+    unloaded: tuple[str, ...] = ()
+    for name, layer in list(inner.named_modules()):
+        if hasattr(layer, "unload_and_optionally_merge_module") and not name.startswith(unloaded):
+            parent, _, child = name.rpartition(".")
+            plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
+            setattr(inner.get_submodule(parent), child, plain)
+            unloaded = (*unloaded, f"{name}.")
+    return cast(nn.Module, model.merge_and_unload(safe_merge=True))

@@ -1,14 +1,28 @@
 """The only room that knows all the others: one function per thing that a user can ask for.
 
 Inside the folder each file imports only from those before it:
-prepare → analyzing, counting, resuming → searching → training.
+prepare → analyzing, counting, resuming → searching, exporting → training.
 """
 
 from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.counting import Count, count
+from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.searching import Preview, preview, render, search
 from autopeft.pipeline.training import train_plan
 
-__all__ = ["Analysis", "Count", "Preview", "analyze", "count", "preview", "render", "search", "train_plan"]
+__all__ = [
+    "Analysis",
+    "Count",
+    "Export",
+    "ExportRequest",
+    "Preview",
+    "analyze",
+    "count",
+    "export",
+    "preview",
+    "render",
+    "search",
+    "train_plan",
+]

@@ -19,10 +19,10 @@ import transformers
 import autopeft
 from autopeft import budget, data, model, space, train
 from autopeft.data import LabelledData
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
-from autopeft.records import Budget, Plan, RunSpec, Setting, SiteScores, SplitSizes
+from autopeft.records import Adapter, Budget, Plan, RunSpec, Setting, Site, SiteScores, SplitSizes
 from autopeft.space import Ground, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -34,6 +34,7 @@ DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
 # Of a full run's examples, over all scores that need gradients. An example costs up to half
 # as much again as one of training, so this keeps the pass within a twentieth of a full run.
 _SENSITIVITY_SHARE = 0.033
+_SCORED_KINDS = ("linear", "conv1d", "norm")
 _SENSITIVITY_BATCH = 16  # examples; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -112,22 +113,45 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
     cost = 0
     for adapter in plan.adapters:
         method, site = methods[adapter.method], sites[adapter.site]
-        if not method.fits(site):
-            raise SiteError(
-                f"{method.name} does not fit {site.name}, a {site.kind}; use another method there."
-            )
-        most = method.max_rank(site) if method.ranked else 0
-        if not int(method.ranked) <= adapter.rank <= most:
-            allowed = f"from 1 to {most}" if method.ranked else "0, as the method has none"
-            raise SpecError(
-                f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}."
-            )
+        refusal = method.refusal(site)
+        if refusal is not None:
+            raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
+        _check_options(adapter, method, site)
+        _check_rank(adapter, method, site)
         cost += method.cost(site, adapter.rank, dict(adapter.options))
     if cost != plan.trainable_params:
         raise SpecError(
             f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
             f"on {base.name}; correct trainable_params, or use the base model that it was made for."
         )
+
+
+def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
+    given = dict(adapter.options)
+    for name, value in given.items():
+        allowed = method.choices.get(name)
+        if allowed is not None and value not in allowed:
+            raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
+    chosen = {name: value for name, value in given.items() if name in method.choices}
+    expected = dict(method.options(site, **chosen))
+    if given != expected:
+        raise SpecError(
+            f"The options of {method.name} at {site.name} are {given}; they should be {expected}, or another "
+            f"choice among {', '.join(method.choices) or 'none'}."
+        )
+
+
+def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
+    ranks: Sequence[int] = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
+    if adapter.rank in ranks:
+        return
+    if not method.ranked:
+        allowed = "0, as the method has none"
+    elif len(ranks) == 1 or (isinstance(ranks, range) and ranks.step == 1):
+        allowed = f"from {ranks[0]} to {ranks[-1]}"
+    else:
+        allowed = f"{', '.join(str(rank) for rank in ranks[:4])} … {ranks[-1]}"
+    raise SpecError(f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}.")
 
 
 def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
@@ -147,17 +171,24 @@ def lay_ground(
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
+    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    allowed = prepared.base.max_tokens()
+    longest = max(max(split.lengths) for split in prepared.bench.splits.values())
     ground = Ground(
-        sites=prepared.base.sites, scores=scores, methods=prepared.methods, max_params=max(0, available)
+        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
+        scores=scores,
+        methods=prepared.methods,
+        max_params=max(0, available),
+        max_virtual_tokens=None if allowed is None else max(0, allowed - longest),
     )
     costs = space.cheapest(asked, ground)
     if not costs:
-        names = ", ".join(asked.methods)
+        names = ", ".join(asked.arms)
         raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
     budget.require_affordable(costs, budget=parsed, available=available)
     feasible = space.feasible(asked, ground)
-    for name in asked.methods:
-        if name not in feasible.methods:
+    for name in asked.arms:
+        if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)
     return feasible, ground
 
@@ -165,7 +196,10 @@ def lay_ground(
 def sensitivity(
     prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None
 ) -> tuple[SiteScores, ...]:
-    """Scores of every site, on a sample of the train split that costs about a twentieth of a full run."""
+    """Scores of every site, on a sample of the train split that costs about a twentieth of a full run.
+
+    Experts in one parameter and the model as a whole have the score 0: they are not measured.
+    """
     parts = discover("autopeft.sensitivity")
     chosen = [parts[name] for name in names]
     if max_examples is not None and max_examples < 1:
@@ -176,10 +210,11 @@ def sensitivity(
     seed = prepared.spec.search.seed
     batches = prepared.bench.sample_batches(n_examples=n_examples, batch_size=_SENSITIVITY_BATCH, seed=seed)
     sites = prepared.base.sites
+    scored = [site for site in sites if site.kind in _SCORED_KINDS]
     found = []
     for part in chosen:
-        values = part.score(prepared.base.module, batches, sites, task=prepared.task, seed=seed)
-        found.append(SiteScores(name=part.name, values=tuple(values[site.name] for site in sites)))
+        values = part.score(prepared.base.module, batches, scored, task=prepared.task, seed=seed)
+        found.append(SiteScores(name=part.name, values=tuple(values.get(site.name, 0.0) for site in sites)))
     return tuple(found)
 
 

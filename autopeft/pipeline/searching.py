@@ -15,7 +15,7 @@ import optuna
 
 from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Question, Schedule
-from autopeft.extension import discover
+from autopeft.extension import ExportSource, discover
 from autopeft.pipeline.prepare import (
     Prepared,
     environment,
@@ -78,9 +78,7 @@ def search(
     """
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-    asked = space.load(
-        spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
-    )
+    asked = _asked(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
             prepared = prepare(spec, keep_weights=run.weights)
@@ -90,12 +88,20 @@ def search(
             raise
 
 
+def _asked(spec: RunSpec) -> space.Space:
+    """The search space, as far as the methods and the servers that were asked for go."""
+    methods = discover("autopeft.methods")
+    asked = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
+    if not spec.search.serve_on:
+        return asked
+    servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
+    return space.servable(asked, servers, methods)
+
+
 def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False) -> Preview:
     """Check everything that a search would need and say how much work it would be."""
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-    asked = space.load(
-        spec.search.space, known_methods=discover("autopeft.methods"), only=spec.search.methods
-    )
+    asked = _asked(spec)
     prepared = prepare(spec)
     parsed, available = parse_budget(prepared)
     scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
@@ -106,7 +112,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         base_params=parsed.base_params,
         head_params=prepared.base.head_params,
         n_sites=len(prepared.base.sites),
-        methods=tuple(feasible.methods),
+        methods=feasible.arms,
         trials=spec.search.trials,
         rung_steps=schedule.rung_steps,
         full_run_steps=schedule.full_steps,
@@ -229,13 +235,14 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     document = plan_document(prepared, result.best)
     write_plan(fresh / "plan.yaml", document)
     configs = train.compile_plan(result.best, prepared.methods)
-    discover("autopeft.exports")["native"].export(
-        configs,
+    source = ExportSource(
+        configs=tuple(configs),
         base_model=result.setting.base_model_source,
         task_type=prepared.task.peft_task_type,
-        out=fresh / "adapters",
         head=prepared.base.head_names,
+        base=prepared.base.module,
     )
+    discover("autopeft.exports")["native"].export(source, fresh / "adapters")
     good = _confirming_runs(result.measurements, result.best)
     if good:
         shutil.copytree(run.weights(result.best, good[0].fidelity.seed), fresh / "weights")

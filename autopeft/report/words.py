@@ -8,15 +8,24 @@ import re
 from autopeft.records import Adapter, Plan
 
 METHOD_WORDS = {
-    "adalora": "AdaLoRA",
     "bitfit": "BitFit",
     "bottleneck": "bottleneck adapter",
-    "dora": "DoRA",
+    "c3a": "C³A",
+    "delora": "DeLoRA",
+    "fourierft": "FourierFT",
+    "hira": "HiRA",
     "ia3": "IA³",
     "ln_tuning": "norm tuning",
+    "loha": "LoHa",
+    "lokr": "LoKr",
     "lora": "LoRA",
-    "prefix": "prefix",
-    "rslora": "rsLoRA",
+    "miss": "MiSS",
+    "oft": "OFT",
+    "p_tuning": "P-tuning",
+    "prefix_tuning": "prefix",
+    "prompt_tuning": "prompt",
+    "road": "RoAd",
+    "shira": "SHiRA",
     "vera": "VeRA",
 }
 # Metrics in [0, 1] that people read as percent; correlations and losses stay as they are.

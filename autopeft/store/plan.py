@@ -26,7 +26,8 @@ from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
 # Train it: autopeft train --plan plan.yaml
-# scale is alpha / r; rank 0 means that the method has none; the counts are in parameters.
+# scale is alpha / r; rank 0 means that the method has none; the counts are in parameters;
+# an adapter with a rate_factor trains at so many times the learning rate.
 """
 
 _Count = Annotated[int, Field(ge=0)]
@@ -50,6 +51,7 @@ class _AdapterEntry(_Strict):
     rank: _Count = 0
     scale: _Finite = 1.0
     options: dict[str, OptionValue] = {}
+    rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
 
 class _PlanFile(_Strict):
@@ -133,12 +135,14 @@ def _plan_file(path: Path) -> Path:
 
 
 def _entry(adapter: Adapter) -> Inline:
+    factor = {} if adapter.rate_factor == 1.0 else {"rate_factor": float(adapter.rate_factor)}
     return Inline(
         site=adapter.site,
         method=adapter.method,
         rank=adapter.rank,
         scale=float(adapter.scale),
         options=Inline(adapter.options),
+        **factor,
     )
 
 
@@ -149,4 +153,5 @@ def _adapter(entry: _AdapterEntry) -> Adapter:
         rank=entry.rank,
         scale=entry.scale,
         options=tuple(entry.options.items()),
+        rate_factor=entry.rate_factor,
     )

@@ -1,4 +1,4 @@
-"""The contract of an exporter; what `native` writes is attached by plain `peft` with the same count."""
+"""The contract of an exporter over every method; what `native` writes is attached by plain `peft`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import peft
 import pytest
 import torch
 import transformers
+from export_toys import logits_of, trained
 
-from autopeft.extension import Exporter, discover
+from autopeft.errors import AutopeftError, SpecError
+from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.methods._targets import sites_pattern
 from autopeft.model import BaseModel, adapter_names, save_weights
 from autopeft.train import compile_plan
@@ -29,7 +31,7 @@ pytestmark = [
 @pytest.fixture
 def mix(base, make_plan):
     """A plan that takes LoRA at one site, IA3 at the next and norm tuning at every norm."""
-    maps = [site for site in base.sites if METHODS["lora"].fits(site)]
+    maps = [site for site in base.sites if METHODS["lora"].refusal(site) is None]
     chosen = [
         *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
         *make_plan(base, "ia3").adapters[len(maps) // 2 :],
@@ -38,9 +40,12 @@ def mix(base, make_plan):
     return make_plan(base, chosen)
 
 
-def export(plan, out):
+def export(plan, out, *, head=()):
     configs = compile_plan(plan, METHODS)
-    EXPORTERS["native"].export(configs, base_model="toy/model", task_type="SEQ_CLS", out=out)
+    source = ExportSource(
+        configs=tuple(configs), base_model="toy/model", task_type="SEQ_CLS", head=tuple(head)
+    )
+    EXPORTERS["native"].export(source, out)
     return configs
 
 
@@ -62,24 +67,68 @@ def attach_mix(module, folder):
 def test_part_meets_the_protocol(name):
     assert isinstance(EXPORTERS[name], Exporter)
     assert EXPORTERS[name].summary
+    assert EXPORTERS[name].needs_base in ("none", "shapes", "weights")
+
+
+CASES = [(method, architecture) for method in METHODS for architecture in ("bert", "gpt2", "llama-lm")]
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
-def test_export_makes_its_folder_and_writes_something(name, bert, make_plan, tmp_path):
-    configs = compile_plan(make_plan(bert, "lora"), METHODS)
-    EXPORTERS[name].export(configs, base_model="toy/model", task_type="SEQ_CLS", out=tmp_path / "a" / "b")
-    assert any((tmp_path / "a" / "b").iterdir())
+@pytest.mark.parametrize(("method", "architecture"), CASES)
+def test_plan_of_any_method_is_written_or_refused_in_a_sentence(
+    method, architecture, name, make_base, make_plan, tmp_path
+):
+    base = make_base(architecture)
+    plan = make_plan(base, method)
+    if not plan.adapters:
+        plan = make_plan(base)  # the head alone, where there is one
+    toy = trained(base, plan, tmp_path / "weights")
+    (tmp_path / "target").mkdir()
+    out = tmp_path / "target" / "a" / "b"
+    try:
+        notes = EXPORTERS[name].export(toy.source, out)
+    except AutopeftError as error:
+        assert list((tmp_path / "target").iterdir()) == []
+        assert name in str(error) or "--to" in str(error)
+        assert str(error).count("\n") == 0
+        assert len(str(error)) < 400
+    else:
+        assert any(out.iterdir())
+        assert sorted(path.name for path in out.parent.iterdir()) == ["b"]
+        assert all(isinstance(note, str) for note in notes)
+        assert EXPORTERS[name].problems(toy.source) == ()
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_problems_of_a_plan_are_said_before_anything_is_loaded(name, bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "bottleneck"), tmp_path / "weights")
+    problems = EXPORTERS[name].problems(replace(toy.source, base=None, weights=()))
+    assert bool(problems) == (name != "native")
+    if problems:
+        with pytest.raises(SpecError, match=re.escape(problems[0])):
+            EXPORTERS[name].export(replace(toy.source, base=None, weights=()), tmp_path / "out")
+
+
+def test_native_export_of_a_trained_mix_has_its_weights(base, mix, tmp_path):
+    toy = trained(base, mix, tmp_path / "weights")
+    EXPORTERS["native"].export(toy.source, tmp_path / "out")
+    module = toy.raw
+    for name in json.loads((tmp_path / "out" / "order.json").read_text(encoding="utf-8")):
+        module = peft.PeftModel.from_pretrained(module, tmp_path / "out" / name).merge_and_unload()
+    torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "choices"), ONE_CONFIG, ids=str)
 def test_plain_peft_attaches_what_the_plan_counts(name, choices, base, make_plan, tmp_path):
     plan = make_plan(base, name, **choices)
-    if not plan.adapters:
-        pytest.skip(f"{name} fits no site of {base.name}")
-    export(plan, tmp_path)
-    config = peft.PeftConfig.from_pretrained(tmp_path)
-    assert (config.base_model_name_or_path, config.task_type) == ("toy/model", "SEQ_CLS")
-    assert trainable(peft.get_peft_model(base.module, config)) == plan.trainable_params + base.head_params
+    configs = export(plan, tmp_path / "out")
+    if len(configs) > 1:  # options that no pattern can tell apart
+        model = attach_mix(base.module, tmp_path / "out")
+    else:
+        config = peft.PeftConfig.from_pretrained(tmp_path / "out")
+        assert (config.base_model_name_or_path, config.task_type) == ("toy/model", "SEQ_CLS")
+        model = peft.get_peft_model(base.module, config)
+    assert trainable(model) == plan.trainable_params + base.head_params
 
 
 def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
@@ -88,8 +137,8 @@ def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
         for i, adapter in enumerate(make_plan(base, "lora").adapters)
     ]
     plan = make_plan(base, uneven)
-    export(plan, tmp_path)
-    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path))
+    export(plan, tmp_path / "out")
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
     layers = dict(model.base_model.model.named_modules())
     seen = [(layers[a.site].r["default"], layers[a.site].scaling["default"]) for a in uneven]
     assert seen == [(a.rank, a.scale) for a in uneven]
@@ -97,15 +146,17 @@ def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
 
 
 def test_plain_peft_attaches_a_mix_in_the_order_that_is_written(base, mix, tmp_path):
-    configs = export(mix, tmp_path)
-    assert json.loads((tmp_path / "order.json").read_text(encoding="utf-8")) == list(adapter_names(configs))
-    assert not (tmp_path / "adapter_config.json").exists()
-    assert trainable(attach_mix(base.module, tmp_path)) == mix.trainable_params + base.head_params
+    configs = export(mix, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "order.json").read_text(encoding="utf-8")) == list(
+        adapter_names(configs)
+    )
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert trainable(attach_mix(base.module, tmp_path / "out")) == mix.trainable_params + base.head_params
 
 
 def test_head_alone_is_exported_as_a_config_that_adapts_nothing(base, make_plan, tmp_path):
-    export(make_plan(base), tmp_path)
-    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path))
+    export(make_plan(base), tmp_path / "out")
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
     assert trainable(model) == base.head_params
     assert model.base_model.targeted_module_names == []
 
@@ -122,11 +173,24 @@ def test_head_of_any_name_is_trained_by_plain_peft_too(name, make_plan, tmp_path
     module = transformers.AutoModelForSequenceClassification.from_config(HEADS[name])
     base = BaseModel(module, None, name=name, untrained=frozenset())
     plan = make_plan(base, "lora")
-    configs = compile_plan(plan, METHODS)
-    about = {"base_model": "toy/model", "task_type": "SEQ_CLS", "head": base.head_names}
-    EXPORTERS["native"].export(configs, out=tmp_path, **about)
-    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path))
+    export(plan, tmp_path / "out", head=base.head_names)
+    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
     assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_one_layer_of_a_model_with_experts_too(make_plan, tmp_path):
+    """Where experts are parameters `peft` widens a pattern to all layers; names it takes as they are."""
+    size = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    module = transformers.MixtralForCausalLM(transformers.MixtralConfig(**size, **heads))
+    base = BaseModel(module, None, name="toy mixtral", untrained=frozenset())
+    everywhere = make_plan(base, "lora").adapters
+    plan = make_plan(base, [a for a in everywhere if a.site.endswith("layers.1.self_attn.v_proj")])
+    configs = tuple(compile_plan(plan, METHODS))
+    source = ExportSource(configs=configs, base_model="toy", task_type="CAUSAL_LM", base=module)
+    EXPORTERS["native"].export(source, tmp_path / "out")
+    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
+    assert trainable(model) == plan.trainable_params > 0
 
 
 def test_weights_of_a_mix_are_read_by_plain_peft_one_after_the_other(

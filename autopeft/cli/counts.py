@@ -1,0 +1,97 @@
+"""What `count` prints: a title, the roles, the layers, and what the user should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autopeft.pipeline import Count
+
+_COLUMNS = 80
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def count_text(count: Count, *, markdown: bool = False) -> str:
+    """A count for people to read and paste: at most 80 columns but for the model's name.
+
+    Args:
+        count: What was counted.
+        markdown: Tables with pipes in place of aligned columns.
+    """
+    table = _markdown if markdown else _aligned
+    strong = "**" if markdown else ""
+    head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
+    lines = [
+        f"{strong}{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable "
+        f"parameters ({count.percent:.4f} %){strong}",
+        "",
+        f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}",
+    ]
+    if count.by_role:
+        lines += ["", *table(("role", "sites", "rank", "parameters", "share"), _roles(count))]
+        lines += ["", *table(("layer", "each", "parameters", "share"), _layers(count))]
+    if count.notes:
+        marked = [f"{'- ' if markdown else ''}note: {note}" for note in count.notes]
+        lines += ["", *(marked if markdown else ["\n".join(wrap(note, _COLUMNS)) for note in marked])]
+    return "\n".join(lines)
+
+
+def size(n_bytes: int) -> str:
+    """Bytes in the decimal unit that leaves one to three digits before the point.
+
+    Example:
+        >>> size(36_715_216), size(900)
+        ('36.7 MB', '900 B')
+    """
+    value, unit = float(n_bytes), 0
+    while value >= 999.95 and unit < len(_UNITS) - 1:  # which would be printed as 1000.0
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{n_bytes} B"
+
+
+def _roles(count: Count) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for role, params in count.by_role.items():
+        low, high = count.ranks.get(role, (0, 0))
+        rank = "" if high == 0 else f"{low}" if low == high else f"{low}-{high}"
+        rows.append((role, f"{count.sites[role]}", rank, f"{params:,}", _share(params, count)))
+    return rows
+
+
+def _layers(count: Count) -> list[tuple[str, ...]]:
+    """Neighbouring layers of one size in one row."""
+    rows: list[tuple[str, ...]] = []
+    numbered = [(int(layer), params) for layer, params in count.by_layer.items() if layer.isdigit()]
+    runs = groupby(enumerate(numbered), key=lambda item: (item[1][0] - item[0], item[1][1]))
+    for (_, each), run in runs:
+        layers = [layer for _, (layer, _) in run]
+        name = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+        params = each * len(layers)
+        rows.append((name, f"{each:,}", f"{params:,}", _share(params, count)))
+    others = [(layer, params) for layer, params in count.by_layer.items() if not layer.isdigit()]
+    return rows + [(layer, "", f"{params:,}", _share(params, count)) for layer, params in others]
+
+
+def _share(params: int, count: Count) -> str:
+    return f"{100 * params / max(1, count.trainable_params):.1f} %"
+
+
+def _aligned(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns two spaces apart, the first to the left and the others to the right."""
+    every = [tuple(headers), *rows]
+    widths = [max(len(row[i]) for row in every) for i in range(len(headers))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in every
+    ]
+
+
+def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rule = ["---", *("---:" for _ in headers[1:])]
+    return [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]

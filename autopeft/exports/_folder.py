@@ -1,0 +1,47 @@
+"""A folder that is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from autopeft.errors import RunDirError
+
+
+def refuse_files(out: Path) -> None:
+    """Raise RunDirError where a folder to write to holds files already, or is a file."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunDirError(f"{out} is there already and not empty; pass another --out.")
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name at the end, or vanishes where something goes wrong.
+
+    Raises:
+        RunDirError: `out` holds files already, or cannot be written.
+    """
+    refuse_files(out)
+    out = out.absolute()
+    made = [folder for folder in out.parents if not folder.exists()]
+    fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if out.exists():
+            out.rmdir()
+        fresh.rename(out)
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError | SafetensorError):  # safetensors says a full disk its own way
+            reason = getattr(error, "strerror", None) or error
+            raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
+        raise

@@ -1,0 +1,119 @@
+"""A trained plan on its base model, and merged into it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+from autopeft.errors import SpecError
+from autopeft.exports._source import kinds, own_configs
+from autopeft.extension import ExportSource
+from autopeft.model import adapter_names, attach
+from autopeft.model import merge as merge_adapters
+
+# What a merge puts into weights that no LoRA reaches.
+NOT_IN_LORA = {
+    "LN_TUNING": "the weights of norms",
+    "BEFT": "biases",
+    "BIAS_SHIFT": "biases",
+    "TRAINABLE_TOKENS": "the embeddings of tokens",
+}
+_PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
+_TOLERANCE = 1e-3  # of the largest output; rounding in fp32 stays a hundred times below
+
+
+def unmergeable(source: ExportSource) -> tuple[str, ...]:
+    """The problem that some configs are no change of weights; others may turn out so when merged."""
+    named = [
+        str(getattr(config.peft_type, "value", config.peft_type))
+        for config in source.configs
+        if config.is_prompt_learning or str(getattr(config.peft_type, "value", "")) in _MODULES
+    ]
+    return (f"{', '.join(dict.fromkeys(named))} is no change of the base model's weights",) if named else ()
+
+
+# Added modules or inputs that stay beside the weights; `is_prompt_learning` leaves out adaption prompts.
+_MODULES = ("ADAPTION_PROMPT", "BOTTLENECK", "LILY", "POLY", "SHADOW", "XLORA")
+
+
+def merge(source: ExportSource) -> nn.Module:
+    """The base model with a trained plan merged into its weights, checked on a few tokens.
+
+    Raises:
+        SpecError: The weights do not fit the base model, or merging changes what the model computes.
+    """
+    model = _attached(source)
+    before = _probe(model)
+    try:
+        merged = merge_adapters(model)
+    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        names = ", ".join(kinds(source.configs))
+        raise SpecError(f"{names} cannot be merged ({_first_line(error)}); use --to native.") from error
+    after = _probe(merged)
+    if before is not None and after is not None:
+        moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
+        if not moved <= _TOLERANCE:
+            names = ", ".join(kinds(source.configs))
+            raise SpecError(
+                f"Merging {names} moves the outputs by {moved:.1e} of the largest, at most {_TOLERANCE:g} is "
+                "rounding; use --to native."
+            )
+    return merged
+
+
+def _attached(source: ExportSource) -> PeftModel:
+    """The base model with the configs and their weights on it, the way a search trains them.
+
+    Raises:
+        SpecError: The weights are those of other configs or of another base model.
+    """
+    assert source.base is not None, "the base model is needed"
+    configs = own_configs(source)
+    names = adapter_names(configs)
+    try:
+        task_type = cast(str, source.task_type)  # `peft` takes None too: a config without a task
+        model = attach(source.base, configs, task_type=task_type, head_names=source.head)
+        for name, weights in zip(names, source.weights, strict=True):
+            _load(model, name, weights)
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise SpecError(
+            f"The adapter does not fit {source.base_model} ({_first_line(error)}); pass --model with the "
+            "base model that it was trained on."
+        ) from error
+    return model.eval()
+
+
+def _load(model: PeftModel, name: str, weights: Any) -> None:
+    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    odd = sorted(expected.symmetric_difference(weights))
+    if odd:
+        where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
+        raise SpecError(
+            f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base model."
+        )
+    set_peft_model_state_dict(model, dict(weights), adapter_name=name)
+
+
+@torch.no_grad()
+def _probe(model: nn.Module) -> torch.Tensor | None:
+    """Outputs for a few tokens; None for a model that takes more than tokens."""
+    config = cast(Any, model).config
+    size = getattr(config.get_text_config(), "vocab_size", 0)
+    if size < 2:
+        return None
+    tokens = torch.arange(1, 1 + _PROBE_TOKENS).remainder(size)[None]
+    device = next(model.parameters()).device
+    try:
+        outputs = model.eval()(input_ids=tokens.to(device))
+    except (TypeError, ValueError):
+        return None
+    found = getattr(outputs, "logits", None)
+    return cast(torch.Tensor, outputs[0] if found is None else found).float()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

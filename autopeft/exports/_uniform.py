@@ -1,0 +1,181 @@
+"""LoRA as every reader understands it: one rank, a scale of 1, plain names, all layers of a type.
+
+Readers take the scale from the top of the config: vLLM and TGI as alpha / r, llama.cpp as alpha over
+the tensor's own rank; none of them reads the patterns. TGI drops a type of layers whole where one
+layer lacks it. So the scale goes into B, ranks are padded with zeros, and lacking layers get zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig
+from peft.utils.other import get_pattern_key
+from safetensors.torch import save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import SpecError
+from autopeft.exports._source import PREFIX, contiguous, head_tensors, in_head
+from autopeft.extension import ExportSource
+
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
+
+_KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
+_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+# What --max-lora-rank takes (vllm/config/lora.py).
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def lora_factors(source: ExportSource) -> Factors:
+    """A and B of every site of LoRA configs; where two adapt one site, side by side.
+
+    Raises:
+        SpecError: A tensor is missing, is no part of LoRA, or has not the rank that the config says.
+    """
+    found: Factors = {}
+    for config, weights in zip(source.configs, source.weights, strict=True):
+        halves: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in weights.items():
+            match = _KEY.match(key)
+            if match:
+                halves.setdefault(match[1], {})[match[2]] = tensor.detach().cpu().float()
+            elif not in_head(key, source.head):
+                raise SpecError(
+                    f"The weights hold {key!r}, which is no part of LoRA on a linear map; use --to merged."
+                )
+        for site, pair in halves.items():
+            down, up = _scaled(site, pair, config)
+            if site in found:
+                down, up = torch.cat([found[site][0], down]), torch.cat([found[site][1], up], dim=1)
+            found[site] = (down, up)
+    return found
+
+
+def _scaled(
+    site: str, pair: Mapping[str, torch.Tensor], config: PeftConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A, and B times the scale that `peft` applies at the site."""
+    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), site), config.r)
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), site), config.lora_alpha)
+    if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
+        seen = {half: tuple(tensor.shape) for half, tensor in sorted(pair.items())}
+        raise SpecError(
+            f"The weights at {site} are {seen}, the config says rank {rank}; use those of one adapter."
+        )
+    scale = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
+    return pair["A"], pair["B"] * scale
+
+
+def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, ...]:
+    """Write sites' factors as one LoRA adapter of one rank; gives what a reader has to know."""
+    assert source.base is not None, "the shapes of the base model are needed"
+    modules = dict(source.base.named_modules())
+    _check_sites(factors, modules)
+    filled = _with_zeros(factors, modules)
+    rank = max(down.shape[0] for down, _ in filled.values())
+    tensors = {}
+    for site, (down, up) in sorted(filled.items()):
+        extra = rank - down.shape[0]
+        tensors[f"{PREFIX}{site}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
+        tensors[f"{PREFIX}{site}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
+    save_file(contiguous(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    head = head_tensors(source)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=plain_names(filled, modules),
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
+        # With the task's type `peft` would look for the head in this adapter.
+        task_type=None if head else source.task_type,
+        base_model_name_or_path=source.base_model,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    _sort_names(folder / "adapter_config.json")
+    notes = [_rank_note(rank)]
+    if len(filled) > len(factors):
+        notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
+    if head:
+        save_file(contiguous(head), folder / "head.safetensors", metadata={"format": "pt"})
+        notes.append(
+            "the trained head is in head.safetensors, by the base model's names; servers read LoRA alone"
+        )
+    return tuple(notes)
+
+
+def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
+    for site, (down, up) in factors.items():
+        module = modules.get(site)
+        if not isinstance(module, nn.Linear | Conv1D):
+            kind = "absent" if module is None else type(module).__name__
+            raise SpecError(
+                f"{site} is {kind} in the base model and no linear map; pass --model with the right one, "
+                "or use --to merged."
+            )
+        n_in, n_out = _shape(module)
+        if (down.shape[1], up.shape[0]) != (n_in, n_out):
+            raise SpecError(
+                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {n_in} to "
+                f"{n_out}; pass --model with the one that it was trained on."
+            )
+
+
+def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
+    """Inputs and outputs of a linear map in either storage order."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    n_in, n_out = module.weight.shape
+    return int(n_in), int(n_out)
+
+
+def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
+    """The factors, and zeros at the same map of every other layer."""
+    types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
+    filled = dict(factors)
+    for name, module in modules.items():
+        match = _LAYER.match(name)
+        if match and (match[1], match[3]) in types and name not in factors:
+            if not isinstance(module, nn.Linear | Conv1D):
+                continue
+            n_in, n_out = _shape(module)
+            filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))
+    return filled
+
+
+def plain_names(sites: Collection[str], modules: Collection[str]) -> list[str]:
+    """The shortest endings that match the sites and no other module; `peft` matches a list by endings.
+
+    Example:
+        >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
+        ['o.dense', 'q']
+    """
+    chosen = set()
+    for site in sites:
+        parts = site.split(".")
+        for start in reversed(range(len(parts))):
+            ending = ".".join(parts[start:])
+            if all(name in sites for name in modules if name == ending or name.endswith(f".{ending}")):
+                break
+        chosen.add(ending)
+    return sorted(chosen)
+
+
+def _sort_names(path: Path) -> None:
+    """`peft` keeps the names in a set, so that they would stand in another order every time."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["target_modules"] = sorted(content["target_modules"])
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _rank_note(rank: int) -> str:
+    allowed = [own for own in _VLLM_RANKS if own >= rank]
+    if not allowed:
+        return f"the rank is {rank}; vLLM takes at most {_VLLM_RANKS[-1]}"
+    return f"the rank is {rank}; start vLLM with --enable-lora --max-lora-rank {allowed[0]}"

@@ -1,0 +1,61 @@
+"""Trained weights as they lie in a folder."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from autopeft.errors import SpecError
+
+_SAFE, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+
+_log = logging.getLogger(__name__)
+
+
+def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch.Tensor] | None:
+    """The tensors of an adapter's folder by name; None where it has no file of weights.
+
+    Args:
+        folder: Holds `adapter_model.safetensors`, or an older `adapter_model.bin`.
+        allow_pickle: Read the latter too, which is a pickle: its tensors alone, no other object.
+
+    Raises:
+        SpecError: The file is damaged, or is a pickle and those are not allowed.
+    """
+    safe, pickled = folder / _SAFE, folder / _PICKLED
+    if safe.is_file():
+        try:
+            return dict(load_file(safe))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise SpecError(
+                f"{safe} is damaged ({error}); it must be a file that safetensors wrote."
+            ) from error
+    if not pickled.is_file():
+        return None
+    if not allow_pickle:
+        raise SpecError(
+            f"{pickled} is a pickle, which can run code when read; pass --allow-pickle if you trust it, or "
+            f"write it as {_SAFE}."
+        )
+    return _read_pickle(pickled)
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()
+        raise SpecError(
+            f"{path} is damaged or holds more than tensors ({first[0] if first else 'empty'})."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(own, torch.Tensor) for own in content.values()):
+        raise SpecError(f"{path} holds a {type(content).__name__}; it must hold tensors by name.")
+    _log.warning("%s was read as a pickle, tensors alone.", path)
+    return {str(name): tensor for name, tensor in content.items()}

@@ -1,0 +1,82 @@
+"""axolotl: the part of its YAML that says what to train and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports._source import changed, lora_problems, not_lora, own_configs, refuse
+from autopeft.extension import ExportSource
+from autopeft.store import write_text, write_yaml_text
+
+# Field of LoraConfig -> key. https://docs.axolotl.ai/docs/config-reference.html; the two patterns came
+# with pull request #3673.
+_LORA_KEYS = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
+    "rank_pattern": "lora_rank_pattern",
+    "alpha_pattern": "lora_alpha_pattern",
+    "modules_to_save": "lora_modules_to_save",
+    "fan_in_fan_out": "lora_fan_in_fan_out",
+    "use_dora": "peft_use_dora",
+    "use_rslora": "peft_use_rslora",
+    "layers_to_transform": "peft_layers_to_transform",
+    "layers_pattern": "peft_layers_pattern",
+    "init_lora_weights": "peft_init_lora_weights",
+    "trainable_token_indices": "peft_trainable_token_indices",
+}
+DOCUMENTED_KEYS = (
+    *_LORA_KEYS.values(),
+    *("base_model", "adapter", "learning_rate", "lr_scheduler", "warmup_ratio", "weight_decay"),
+    *("max_grad_norm", "optimizer"),
+)
+_HEADER = """\
+# What to train and how fast, as found by autopeft. Add what axolotl needs besides: datasets, sequence_len,
+# micro_batch_size, num_epochs, output_dir. Its patterns need a version with lora_rank_pattern (#3673).
+"""
+
+
+@dataclass(frozen=True)
+class Axolotl:
+    """`adapter: lora` with rank and alpha patterns; alphas must be whole numbers."""
+
+    name: str = "axolotl"
+    summary: str = "YAML for axolotl: LoRA with ranks per module, whole alphas"
+    needs_weights: bool = False
+    needs_base: str = "none"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """Other methods than LoRA, other tasks than language modelling, alphas between whole numbers."""
+        found = [*not_lora(source.configs), *recipe_problems(source)]
+        if not found:
+            (config,) = source.configs
+            found += [*lora_problems(config, known=tuple(_LORA_KEYS)), *whole_alphas(config)]
+        return tuple(found)
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write axolotl.yaml, to be completed with data and length."""
+        refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
+        (config,) = own_configs(source)
+        content: dict[str, Any] = {"base_model": source.base_model, "adapter": "lora"}
+        fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+        fields |= changed(config)
+        content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
+        if source.learning_rate is not None:
+            content["learning_rate"] = source.learning_rate
+        content |= schedule(scheduler_key="lr_scheduler", warmup_key="warmup_ratio")
+        content["optimizer"] = "adamw_torch"
+        with fresh_folder(out) as fresh:
+            write_text(fresh / "axolotl.yaml", _HEADER + write_yaml_text(content))
+        return (
+            "add datasets, sequence_len, micro_batch_size and num_epochs to axolotl.yaml",
+            *rate_note(source),
+        )
+
+
+PART = Axolotl()

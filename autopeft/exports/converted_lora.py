@@ -1,0 +1,122 @@
+"""Converted LoRA: the change of every weight, whatever the method, as the nearest LoRA.
+
+`peft` has `convert_to_lora` for some methods; of a mix it takes the sites of the last config alone
+(peft 0.21.2: reloading such an adapter was 90 % off). Here the change is the merged weight less the
+base model's, and the truncated SVD is the best of its rank (Eckart and Young 1936).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import SpecError
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._merging import NOT_IN_LORA, merge, unmergeable
+from autopeft.exports._source import in_head, kinds, lora_problems, not_lora, refuse, untrained
+from autopeft.exports._uniform import Factors, write_uniform
+from autopeft.extension import ExportSource
+
+_ENERGY = 0.99  # of the squared singular values: an error of a tenth at most; chosen by hand
+
+
+@dataclass(frozen=True)
+class ConvertedLora:
+    """Changes of linear maps as LoRA of `rank`, or of the least rank that keeps `energy` at each site."""
+
+    name: str = "converted-lora"
+    summary: str = "any change of linear maps as the nearest LoRA (SVD), its error told; --rank or --energy"
+    needs_weights: bool = True
+    needs_base: str = "weights"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """What trains anything but linear maps: norms, biases, prompts, modules of its own."""
+        named = [
+            f"{kind} trains {NOT_IN_LORA[kind]}" for kind in kinds(source.configs) if kind in NOT_IN_LORA
+        ]
+        nothing = [problem for problem in not_lora(source.configs) if "adapts no module" in problem]
+        rewrites = [p for config in source.configs for p in lora_problems(config, known=vars(config))]
+        return (*nothing, *named, *unmergeable(source), *rewrites, *untrained(source))
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write a uniform LoRA and conversion.json: rank and relative error of each site, and in total.
+
+        Raises:
+            SpecError: More than linear maps changed (IA3 scales biases too), or nothing did.
+        """
+        refuse(self.name, self.problems(source), instead="Use --to merged or --to native")
+        assert source.base is not None, "the base model is needed"
+        before = {name: tensor.detach().clone() for name, tensor in source.base.state_dict().items()}
+        changes = _changes(before, merge(source), source)
+        factors: Factors = {}
+        told = {}
+        for site, change in changes.items():
+            factors[site], told[site] = _nearest(change, rank=source.rank, energy=source.energy or _ENERGY)
+        lost = sum((told[site]["relative_error"] * float(c.norm())) ** 2 for site, c in changes.items())
+        whole = sum(float(c.norm()) ** 2 for c in changes.values())
+        total = math.sqrt(lost / whole)
+        with fresh_folder(out) as fresh:
+            notes = write_uniform(factors, source, fresh)
+            text = json.dumps({"relative_error": total, "sites": told}, indent=2)
+            (fresh / "conversion.json").write_text(text + "\n", encoding="utf-8")
+        worst = max(told, key=lambda site: told[site]["relative_error"])
+        error = told[worst]["relative_error"]
+        return (
+            f"relative error {total:.2e} in total, {error:.2e} at worst ({worst}); see conversion.json",
+            *notes,
+        )
+
+
+def _changes(
+    before: Mapping[str, torch.Tensor], merged: nn.Module, source: ExportSource
+) -> dict[str, torch.Tensor]:
+    """Site -> change of its weight, shape (out, in), where there is one."""
+    modules = dict(merged.named_modules())
+    changes, odd = {}, []
+    for name, tensor in merged.state_dict().items():
+        if in_head(name, source.head) or name not in before or torch.equal(tensor, before[name]):
+            continue
+        site, _, kind = name.rpartition(".")
+        module = modules[site]
+        if kind != "weight" or not isinstance(module, nn.Linear | Conv1D):
+            odd.append(name)
+            continue
+        change = (tensor - before[name]).float().cpu()
+        changes[site] = change.T if isinstance(module, Conv1D) else change
+    if odd:
+        raise SpecError(
+            f"LoRA cannot hold the change of {', '.join(odd[:3])} ({len(odd)} in all), which "
+            f"{', '.join(kinds(source.configs))} made; use --to merged."
+        )
+    if not changes:
+        raise SpecError(
+            "No linear map differs from the base model's; train the plan longer, or use --to native."
+        )
+    return changes
+
+
+def _nearest(
+    change: torch.Tensor, *, rank: int | None, energy: float
+) -> tuple[tuple[torch.Tensor, torch.Tensor], dict[str, float]]:
+    """A and B of the best approximation, and what it costs: its rank and its relative error."""
+    left, values, right = torch.linalg.svd(change, full_matrices=False)
+    floor = float(values[0]) * max(change.shape) * torch.finfo(values.dtype).eps
+    most = max(1, int((values > floor).sum()))
+    if rank is None:
+        kept = values.double().square().cumsum(0)
+        rank = int((kept < energy * kept[-1]).sum()) + 1
+    rank = min(rank, most)
+    root = values[:rank].sqrt()
+    down, up = root[:, None] * right[:rank], left[:, :rank] * root
+    error = float((change - up @ down).norm() / change.norm())
+    return (down, up), {"rank": rank, "relative_error": error}
+
+
+PART = ConvertedLora()

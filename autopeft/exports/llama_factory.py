@@ -1,0 +1,110 @@
+"""LLaMA-Factory: the part of its YAML that says what to train and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.errors import SpecError
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports._source import changed, lora_problems, not_lora, own_configs, refuse
+from autopeft.exports._uniform import plain_names
+from autopeft.extension import ExportSource
+from autopeft.store import write_text, write_yaml_text
+
+# https://github.com/hiyouga/LLaMA-Factory: src/llamafactory/hparams/finetuning_args.py, examples/train_lora
+_LORA_KEYS = {
+    "r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "use_dora": "use_dora",
+    "use_rslora": "use_rslora",
+}
+DOCUMENTED_KEYS = (
+    *_LORA_KEYS.values(),
+    *("model_name_or_path", "stage", "do_train", "finetuning_type", "lora_target", "additional_target"),
+    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm"),
+)
+# Said by lora_target and additional_target, which take names.
+_NAMED = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+_HEADER = """\
+# What to train and how fast, as found by autopeft. Add what LLaMA-Factory needs besides: dataset, template,
+# cutoff_len, output_dir, per_device_train_batch_size, num_train_epochs.
+"""
+
+
+@dataclass(frozen=True)
+class LlamaFactory:
+    """`finetuning_type: lora` with one rank and one alpha; it has no patterns and no regular expressions."""
+
+    name: str = "llama-factory"
+    summary: str = "YAML for LLaMA-Factory: LoRA of one rank and one whole alpha"
+    needs_weights: bool = False
+    needs_base: str = "shapes"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """Other methods than LoRA, other tasks, ranks or alphas that differ between modules."""
+        found = [*not_lora(source.configs), *recipe_problems(source)]
+        if found:
+            return tuple(found)
+        (config,) = source.configs
+        known = (*_LORA_KEYS, *_NAMED, "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+        found += [*lora_problems(config, known=known), *whole_alphas(config)]
+        if getattr(config, "init_lora_weights", True) is not True:
+            found.append("it starts LoRA its own way, and the config names another")
+        for name in ("rank", "alpha"):
+            if getattr(config, f"{name}_pattern"):
+                found.append(f"it has one {name} for all modules, and the plan's differ")
+        return tuple(found)
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write llama_factory.yaml, to be completed with data and template."""
+        refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
+        (config,) = own_configs(source)
+        assert source.base is not None, "the shapes of the base model are needed"
+        content: dict[str, Any] = {
+            "model_name_or_path": source.base_model,
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": "lora",
+            "lora_target": ",".join(_targets(config, source.base)),
+        }
+        fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+        fields |= {name: value for name, value in changed(config).items() if name in _LORA_KEYS}
+        content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
+        if source.head:
+            content["additional_target"] = ",".join(source.head)
+        if source.learning_rate is not None:
+            content["learning_rate"] = source.learning_rate
+        content |= schedule(scheduler_key="lr_scheduler_type", warmup_key="warmup_ratio")
+        with fresh_folder(out) as fresh:
+            write_text(fresh / "llama_factory.yaml", _HEADER + write_yaml_text(content))
+        return ("add dataset, template, cutoff_len and output_dir to llama_factory.yaml", *rate_note(source))
+
+
+def _targets(config: PeftConfig, base: nn.Module) -> list[str]:
+    """The modules that a config means, as a list of endings that means the same."""
+    modules = dict(base.named_modules())
+    linear = {name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
+    if config.target_modules == "all-linear":
+        outputs = base.get_output_embeddings()  # type: ignore[operator]
+        sites = {name for name in linear if modules[name] is not outputs}
+    else:
+        sites = {name for name in modules if name and check_target_module_exists(config, name)}
+    if not sites or not sites <= linear:
+        odd = sorted(sites - linear) or ["no module"]
+        raise SpecError(
+            f"The config means {odd[0]} of the base model, and LoRA there takes linear maps; pass --model "
+            "with the one that it was made for."
+        )
+    return plain_names(sites, modules)
+
+
+PART = LlamaFactory()

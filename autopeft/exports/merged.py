@@ -1,0 +1,40 @@
+"""Merged: a model of its own with the plan in its weights, for everything that reads transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._merging import merge, unmergeable
+from autopeft.exports._source import lora_problems, refuse, untrained
+from autopeft.extension import ExportSource
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The whole model in safetensors, head and tokenizer included, in the precision of the search."""
+
+    name: str = "merged"
+    summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
+    needs_weights: bool = True
+    needs_base: str = "weights"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """What stays beside the weights, and first values that rewrote the base model."""
+        rewrites = [p for config in source.configs for p in lora_problems(config, known=vars(config))]
+        return (*unmergeable(source), *rewrites, *untrained(source))
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Merge into the base model, check that it computes the same, and write it."""
+        refuse(self.name, self.problems(source), instead="Use --to native")
+        model = cast(Any, merge(source))
+        with fresh_folder(out) as fresh:
+            model.save_pretrained(str(fresh))
+            if source.tokenizer is not None:
+                source.tokenizer.save_pretrained(str(fresh))
+        return (f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is",)
+
+
+PART = Merged()

@@ -1,0 +1,110 @@
+"""TRL: a Python file with the config and a function that makes an SFTTrainer."""
+
+from __future__ import annotations
+
+import pprint
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import peft
+from peft import PeftConfig
+
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule
+from autopeft.exports._source import adapts_something, changed, own_configs, refuse
+from autopeft.extension import ExportSource
+from autopeft.store import write_text
+
+# https://huggingface.co/docs/trl/sft_trainer: SFTConfig takes those of transformers' TrainingArguments,
+# where warmup_steps below 1 is a share of all steps (transformers 5).
+DOCUMENTED_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm")
+
+_FILE = '''\
+"""What to train and how fast, as found by autopeft, for TRL's SFTTrainer."""
+
+from peft import {kind}
+from trl import SFTConfig, SFTTrainer
+
+BASE_MODEL = {base_model!r}
+PEFT_CONFIG = {kind}(
+{fields}
+)
+SETTINGS = {settings}
+
+
+def make_trainer(train_dataset, *, model=BASE_MODEL, **settings):
+    """An SFTTrainer that trains the plan; settings are those of SFTConfig, such as output_dir."""
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**{{**SETTINGS, **settings}}),
+        train_dataset=train_dataset,
+        peft_config=PEFT_CONFIG,
+    )
+'''
+
+
+@dataclass(frozen=True)
+class Trl:
+    """Any single `peft` config as code; a mix of methods has no place in SFTTrainer's `peft_config`."""
+
+    name: str = "trl"
+    summary: str = "Python for TRL's SFTTrainer: any one peft config of a language model"
+    needs_weights: bool = False
+    needs_base: str = "none"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """A mix of methods, another task than language modelling, a config that cannot be written as code."""
+        if not any(adapts_something(config) for config in source.configs):
+            return ("it adapts no module",)
+        found = [*recipe_problems(source)]
+        for config in source.configs:
+            kind = type(config).__name__
+            if getattr(peft, kind, None) is not type(config):
+                found.append(f"{kind} is no config of peft itself")
+            found += [
+                f"{name} of {kind} is a {type(value).__name__}"
+                for name, value in changed(config).items()
+                if not _is_plain(value)
+            ]
+        return tuple(found)
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write train.py; its `make_trainer` takes the data and further settings."""
+        refuse(self.name, self.problems(source), instead="Use --to native")
+        (config,) = own_configs(source)
+        settings = schedule(scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
+        if source.learning_rate is not None:
+            settings["learning_rate"] = source.learning_rate
+        text = _FILE.format(
+            kind=type(config).__name__,
+            base_model=source.base_model,
+            fields=_fields(config),
+            settings=pprint.pformat(settings, width=100),
+        )
+        with fresh_folder(out) as fresh:
+            write_text(fresh / "train.py", text)
+        return ("call make_trainer(train_dataset, output_dir=...).train() of train.py", *rate_note(source))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(own) for pair in value.items() for own in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_is_plain(own) for own in value)
+    return value is None or isinstance(value, str | int | float | bool | Enum)
+
+
+def _fields(config: PeftConfig) -> str:
+    """What differs from the defaults, one argument a line."""
+    task = getattr(config.task_type, "value", config.task_type)
+    values = {"task_type": task, **changed(config)}
+    lines = []
+    for name, value in values.items():
+        written = plain(value.value if isinstance(value, Enum) else value)
+        lines.append(f"    {name}={pprint.pformat(written, width=100, sort_dicts=False)},")
+    return "\n".join(lines)
+
+
+PART = Trl()

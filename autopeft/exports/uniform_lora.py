@@ -1,0 +1,56 @@
+"""Uniform LoRA: plain LoRA of any ranks and scales as one that servers read without changing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft.exports._folder import fresh_folder
+from autopeft.exports._merging import NOT_IN_LORA, unmergeable
+from autopeft.exports._source import adapts_something, kinds, lora_problems, not_lora, refuse, untrained
+from autopeft.exports._uniform import lora_factors, write_uniform
+from autopeft.extension import ExportSource
+
+# Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
+_FOLDED = (
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "lora_dropout"),
+    "modules_to_save",
+)
+
+
+@dataclass(frozen=True)
+class UniformLora:
+    """The same update at every site: scale within B, ranks padded with zeros, alpha = r, no patterns."""
+
+    name: str = "uniform-lora"
+    summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
+    needs_weights: bool = True
+    needs_base: str = "shapes"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """Anything that is not plain LoRA; DoRA's magnitudes among them."""
+        found = [*not_lora(source.configs)]
+        if not found:
+            found += [p for config in source.configs for p in lora_problems(config, known=_FOLDED)]
+        return (*dict.fromkeys(found), *untrained(source))
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
+        refuse(self.name, self.problems(source), instead=_instead(source))
+        factors = lora_factors(source)
+        with fresh_folder(out) as fresh:
+            return write_uniform(factors, source, fresh)
+
+
+def _instead(source: ExportSource) -> str:
+    """The formats that can hold such a plan."""
+    if unmergeable(source):
+        return "Use --to native"
+    adapts = any(adapts_something(config) for config in source.configs)
+    if not adapts or NOT_IN_LORA.keys() & kinds(source.configs).keys():
+        return "Use --to merged"
+    return "Use --to converted-lora or --to merged"
+
+
+PART = UniformLora()

@@ -1,0 +1,132 @@
+"""Trained biases of norms and of Conv1D maps as a `peft` tuner of our own; BEFT takes `nn.Linear` alone.
+
+Importing this file registers it with `peft`, as `_bottleneck` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import register_peft_method
+from torch import nn
+
+from autopeft.errors import SiteError
+from autopeft.methods._peft_types import extend_peft_type, is_registered
+
+NAME = "bias_shift"
+PEFT_TYPE = extend_peft_type(NAME.upper())
+
+
+@dataclass
+class BiasConfig(PeftConfig):  # type: ignore[misc]
+    """What `adapter_config.json` says of trained biases; the modules must have a bias of their own."""
+
+    target_modules: str | list[str] | set[str] | None = None
+    modules_to_save: list[str] | None = None
+    bias: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+
+
+class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """A module and what is added to its output, of shape (..., out_features)."""
+
+    adapter_layer_names = ("bias_shift_vector",)
+
+    # What comes from `peft`, which has no types: declared, or torch would say that they are tensors.
+    active_adapters: list[str]
+    disable_adapters: bool
+    merged: bool
+    merged_adapters: list[str]
+    get_base_layer: Callable[[], nn.Module]
+    set_adapter: Callable[..., None]
+    _move_adapter_to_device_of_base_layer: Callable[..., None]
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        """Wrap a module; adapters come with `update_layer`."""
+        super().__init__()
+        self.base_layer = base_layer
+        self.bias_shift_vector = nn.ParameterDict()
+        self._active_adapter = adapter_name
+        self.merged_adapters = []
+
+    def update_layer(self, adapter_name: str, config: BiasConfig) -> None:
+        """Add a shift that starts at zero."""
+        bias = _bias_of(self.get_base_layer())
+        self.bias_shift_vector[adapter_name] = nn.Parameter(torch.zeros_like(bias))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What the module gives, shifted."""
+        y = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
+        if self.disable_adapters or self.merged:
+            return y
+        for name in self.active_adapters:
+            if name in self.bias_shift_vector:
+                y = y + self.bias_shift_vector[name].to(y.dtype)
+        return y
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the shifts to the module's own bias."""
+        bias = _bias_of(self.get_base_layer())
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name in self.bias_shift_vector:
+                shifted = bias.data + self.bias_shift_vector[name].data.to(bias.dtype)
+                if safe_merge and not torch.isfinite(shifted).all():
+                    raise ValueError(f"The trained bias {name!r} is not finite and is not merged.")
+                bias.data = shifted
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take the shifts off the module's own bias again."""
+        bias = _bias_of(self.get_base_layer())
+        while self.merged_adapters:
+            bias.data = bias.data - self.bias_shift_vector[self.merged_adapters.pop()].data.to(bias.dtype)
+
+
+class BiasModel(BaseTuner):  # type: ignore[misc]
+    """The tuner that `peft` makes of a `BiasConfig`."""
+
+    prefix = f"{NAME}_"
+    tuner_layer_cls = BiasLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - no default: name the modules
+
+    def _create_and_replace(
+        self,
+        peft_config: BiasConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        """Wrap a module, or add an adapter to the layer that is there; `peft` gives the arguments."""
+        layer = target if isinstance(target, BiasLayer) else BiasLayer(target, adapter_name)
+        layer.update_layer(adapter_name, peft_config)
+        if layer is not target:
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+
+
+def _bias_of(module: nn.Module) -> nn.Parameter:
+    bias = getattr(module, "bias", None)
+    if not isinstance(bias, nn.Parameter):
+        raise SiteError(
+            f"A bias was to be trained at a {type(module).__name__} without one; choose modules with a bias."
+        )
+    return bias
+
+
+if not is_registered(NAME):
+    register_peft_method(name=NAME, config_cls=BiasConfig, model_cls=BiasModel)

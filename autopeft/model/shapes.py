@@ -1,0 +1,63 @@
+"""What modules hold in logical numbers, also where a quantiser has packed their weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+# How GPTQ and AWQ, HQQ, and AQLM call what they packed; none of these modules is an nn.Linear.
+_PACKED = ("qweight", "W_q", "codes")
+
+
+def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
+    """Kind, inputs and outputs of a linear map, quantised or not; None for any other module.
+
+    bitsandbytes, torchao and fp8 keep `nn.Linear` as the base class, whatever they store.
+    """
+    if isinstance(module, Conv1D):
+        n_in, n_out = module.weight.shape
+        return "conv1d", n_in, n_out
+    if isinstance(module, nn.Linear) or any(hasattr(module, name) for name in _PACKED):
+        features = getattr(module, "in_features", None), getattr(module, "out_features", None)
+        if all(isinstance(n, int) for n in features):
+            return "linear", cast(int, features[0]), cast(int, features[1])
+    return None
+
+
+def n_params(module: nn.Module) -> int:
+    """Parameters of a module as they were before quantisation; tied weights count once.
+
+    A packed weight holds several numbers in one, and lies in a buffer where GPTQ or AWQ packed it:
+    such a map counts in × out and its bias, its scales and zero points not at all.
+    """
+    sizes: dict[int, int] = {}
+    for child in module.modules():
+        if _is_packed(child):
+            _, n_in, n_out = cast("tuple[str, int, int]", map_shape(child))
+            has_bias = getattr(child, "bias", None) is not None
+            sizes[id(child)] = n_in * n_out + (n_out if has_bias else 0)
+        else:
+            for parameter in child.parameters(recurse=False):
+                sizes[id(parameter)] = _numel(parameter)
+    return sum(sizes.values())
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether a linear map stores something else than one number for each weight."""
+    shape = map_shape(module)
+    if shape is None:
+        return False
+    weight = getattr(module, "weight", None)
+    stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
+    return stored != shape[1] * shape[2]
+
+
+def _numel(parameter: torch.Tensor) -> int:
+    """By bitsandbytes' note of the shape where there is one: experts in one parameter are packed alone."""
+    state = cast(Any, getattr(parameter, "quant_state", None))
+    shape = getattr(state, "shape", None)
+    return parameter.numel() if shape is None else math.prod(shape)

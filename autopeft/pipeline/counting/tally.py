@@ -1,0 +1,229 @@
+"""Sum what requires a gradient in a model, by role and by layer, and what would be saved of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import peft
+import torch
+from peft import PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autopeft.model import BaseModel
+from autopeft.pipeline.counting.skeleton import Attached
+from autopeft.records import Site
+
+_DEPTH = re.compile(r"\.(\d+)\.")
+_OUTSIDE, _SHARED = "outside", "shared"
+# The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
+_LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Trainable parameters of a plan, the task head apart; `by_role` and `by_layer` each add up to it.
+
+    `sites` says per role at how many places, `ranks` from which to which rank, where there is one;
+    `adapter_bytes` is what the tensors in the files of `save_pretrained` take, head included.
+    """
+
+    base_model: str
+    methods: tuple[str, ...]
+    trainable_params: int
+    head_params: int
+    base_params: int
+    adapter_bytes: int
+    by_role: dict[str, int]
+    by_layer: dict[str, int]
+    sites: dict[str, int]
+    ranks: dict[str, tuple[int, int]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def percent(self) -> float:
+        """Of the base model's parameters."""
+        return 100 * self.trainable_params / self.base_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a trained tensor lies and how many numbers it has; `head` says that it is the task head's."""
+
+    names: frozenset[str]
+    role: str
+    layer: str
+    head: bool
+    params: int = 0
+
+
+def tally(
+    attached: Attached,
+    base: BaseModel,
+    *,
+    methods: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Count:
+    """Count what requires a gradient, each tensor by the site that holds it.
+
+    Args:
+        attached: The base model with adapters on it; meta tensors are fine.
+        base: Gives the sites, the head and the size.
+        methods: What to call the adapters.
+        notes: What the user should know.
+    """
+    places = _places(attached.model, base)
+    adapted = [place for place in places if not place.head]
+    by_role: Counter[str] = Counter()
+    by_layer: Counter[str] = Counter()
+    names: dict[str, set[str]] = defaultdict(set)
+    for place in adapted:
+        by_role[place.role] += place.params
+        by_layer[place.layer] += place.params
+        names[place.role].update(place.names)
+    known = _ranks(attached.model.get_base_model())
+    ranks = {role: sorted(known[name] for name in own if name in known) for role, own in names.items()}
+    return Count(
+        base_model=base.name,
+        methods=tuple(methods),
+        trainable_params=by_role.total(),
+        head_params=sum(place.params for place in places if place.head),
+        base_params=base.base_params,
+        adapter_bytes=_saved_bytes(attached) + attached.beside_bytes,
+        by_role=dict(by_role.most_common()),
+        by_layer=dict(sorted(by_layer.items(), key=lambda item: _depth(item[0]))),
+        sites={role: len(names[role]) for role, _ in by_role.most_common()},
+        ranks={role: (own[0], own[-1]) for role, own in ranks.items() if own},
+        notes=(*notes, *_too_high(attached)),
+    )
+
+
+def _depth(layer: str) -> tuple[bool, int]:
+    """Layers in their order, and what lies in none of them last."""
+    return (False, int(layer)) if layer.isdigit() else (True, layer == _OUTSIDE)
+
+
+def _places(attached: PeftModel, base: BaseModel) -> list[_Place]:
+    """One per trained tensor, in the order of the model."""
+    sites = {site.name: site for site in base.sites}
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in attached.get_base_model().named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    found = []
+    for name, parameter in attached.named_parameters():
+        if parameter.requires_grad:
+            held = [_place(inside, sites, base.head_names) for inside in names[id(parameter)]]
+            place = _joined(held) if held else _beside(attached, name)
+            found.append(replace(place, params=parameter.numel()))
+    return found
+
+
+def _joined(places: Sequence[_Place]) -> _Place:
+    """One place for a tensor that several modules hold; what they differ in is `shared`."""
+    roles, layers = {place.role for place in places}, {place.layer for place in places}
+    return _Place(
+        names=frozenset[str]().union(*(place.names for place in places)),
+        role=roles.pop() if len(roles) == 1 else _SHARED,
+        layer=layers.pop() if len(layers) == 1 else _SHARED,
+        head=all(place.head for place in places),
+    )
+
+
+def _place(name: str, sites: Mapping[str, Site], heads: Sequence[str]) -> _Place:
+    """The site that a parameter belongs to, else the module of the base model that holds it."""
+    parts = name.split(".")
+    prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
+    if site is None:
+        marks = [i for i, part in enumerate(parts) if part.startswith(_WRAPPED)]
+        holder = ".".join(parts[: marks[0]] if marks else parts[:-1])
+        head = any(f"{holder}.".startswith(f"{other}.") for other in heads)
+        depth = _DEPTH.search(f".{holder}.")
+        layer = depth[1] if depth else _OUTSIDE
+        return _Place(names=frozenset({holder}), role=holder.rpartition(".")[2], layer=layer, head=head)
+    # A linear map outside the layers that is trained whole beside a task head is its pooler.
+    is_whole = "modules_to_save" in parts
+    head = is_whole and bool(heads) and site.layer is None and site.kind == "linear"
+    layer = _OUTSIDE if site.layer is None else str(site.layer)
+    return _Place(names=frozenset({site.name}), role=site.role, layer=layer, head=head)
+
+
+# Names under which peft keeps what it trains inside a module that is no linear map or norm.
+_WRAPPED = (
+    "modules_to_save",
+    "token_adapter",
+    "trainable_tokens",
+    "lora_",
+    "adaption_",
+    "base_layer",
+    "original_module",
+)
+
+
+def _beside(attached: PeftModel, name: str) -> _Place:
+    """What stands outside the base model: a prompt, or what all sites share."""
+    kinds = {config.peft_type for config in attached.peft_config.values()}
+    if not name.startswith("prompt_encoder"):
+        role = _SHARED
+    elif kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE}:
+        role = "prefix"
+    else:
+        role = "prompt"
+    return _Place(names=frozenset({role}), role=role, layer=_OUTSIDE, head=False)
+
+
+def _ranks(inner: nn.Module) -> dict[str, int]:
+    """The rank at each site that has one, by the site's name."""
+    found = {}
+    for name, layer in inner.named_modules():
+        if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "r", None), Mapping):
+            held = [rank for rank in layer.r.values() if isinstance(rank, int)]
+            if held:
+                found[name] = max(held)
+    return found
+
+
+def _too_high(attached: Attached) -> list[str]:
+    """A note where a rank is above what the layer can use."""
+    low_rank = {name for name, (_, config) in attached.configs().items() if config.peft_type in _LOW_RANK}
+    high = []
+    for name, layer in attached.model.get_base_model().named_modules():
+        if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "r", None), Mapping):
+            sizes = [getattr(layer, key, None) for key in ("in_features", "out_features")]
+            own = [rank for adapter, rank in layer.r.items() if adapter in low_rank and rank]
+            most = min((size for size in sizes if isinstance(size, int)), default=None)
+            if own and most is not None and max(own) > most:
+                high.append((name, max(own), most))
+    if not high:
+        return []
+    name, rank, most = high[0]
+    others = f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""
+    return [f"rank {rank:,} at {name}{others} is above what the map can use, {most:,}."]
+
+
+def _saved_bytes(attached: Attached) -> int:
+    """What the tensors take that `save_pretrained` would write."""
+    total = 0
+    for name, (holder, config) in attached.configs().items():
+        config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
+        config.inference_mode = config.peft_type == PeftType.CPT  # else it looks at the numbers
+        with _StayOnMeta():
+            # The state is passed in so that stand-ins may have shapes of their own.
+            saved = peft.get_peft_model_state_dict(holder, state_dict=holder.state_dict(), adapter_name=name)
+        total += sum(tensor.numel() * tensor.itemsize for tensor in saved.values())
+    return total
+
+
+class _StayOnMeta(TorchFunctionMode):
+    """Leaves a tensor where it is when `peft` asks for it on the CPU, as it does to save a prompt."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The tensor itself in place of a copy on the CPU; all else as asked."""
+        return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))

@@ -1,0 +1,207 @@
+"""`export`: a plan or a trained adapter in a format that others read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftConfig
+from torch import nn
+
+from autopeft import model
+from autopeft.errors import RunDirError, SpecError
+from autopeft.exports import read_weights, refuse_files
+from autopeft.extension import Exporter, ExportSource, discover
+from autopeft.pipeline.counting import class_of, sources
+from autopeft.pipeline.prepare import quiet_libraries
+from autopeft.records import ModelSpec, PlanDocument
+from autopeft.store import RunDir, read_plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What a user asks of an export: the source, one of `run` and `adapter`, the format, the folder.
+
+    `model_id` stands in for the base model that the source names.
+    """
+
+    to: str
+    out: Path
+    run: Path | None = None
+    adapter: Path | None = None
+    model_id: str | None = None
+    allow_pickle: bool = False
+    rank: int | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What was written: the format, the folder, its files, and what their reader has to know."""
+
+    format: str
+    out: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export(request: ExportRequest) -> Export:
+    """Write a plan or a trained adapter in a format that others read, whole or not at all.
+
+    Raises:
+        UnknownNameError: No such format.
+        SpecError: Nothing readable there, or the format cannot say it.
+        RunDirError: The folder to write to holds files, or the run has not finished.
+        ModelError: The base model cannot be loaded.
+    """
+    exporter: Exporter = discover("autopeft.exports")[request.to]
+    _check(request)
+    refuse_files(request.out)
+    discover("autopeft.methods")  # which makes `peft` know methods of ours
+    with quiet_libraries():
+        folder, document = _find(request)
+        source, spec = _read(folder, document, request)
+        if not exporter.problems(source) and exporter.needs_base != "none":
+            source = _with_base(source, spec, exporter=exporter, run=request.run)
+        notes = exporter.export(source, request.out)  # which says the problems
+    files = sorted(str(path.relative_to(request.out)) for path in request.out.rglob("*") if path.is_file())
+    return Export(format=exporter.name, out=str(request.out), files=tuple(files), notes=tuple(notes))
+
+
+def _check(request: ExportRequest) -> None:
+    if (request.run is None) == (request.adapter is None):
+        given = "neither" if request.run is None else "both"
+        raise SpecError(f"{given} of --run and --adapter is given; pass one of them.")
+    bounds = {"--rank": request.rank, "--energy": request.energy}
+    used = [name for name, value in bounds.items() if value is not None]
+    if used and request.to != "converted-lora":
+        raise SpecError(f"{used[0]} is for --to converted-lora, not for {request.to}; leave it out.")
+    if len(used) == 2:
+        raise SpecError("Both --rank and --energy are given; each of them decides the rank, pass one.")
+    if request.rank is not None and request.rank < 1:
+        raise SpecError(f"--rank is {request.rank}; it should be at least 1.")
+    if request.energy is not None and not 0 < request.energy <= 1:
+        raise SpecError(f"--energy is {request.energy}; it should be above 0 and at most 1.")
+
+
+def _find(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
+    """The folder of the adapter, trained where there is such a one, and the plan beside it."""
+    if request.run is not None:
+        best = RunDir.open(request.run).best
+        if not (best / "plan.yaml").is_file():
+            raise RunDirError(
+                f"{request.run} has no best plan yet; go on with: "
+                f"autopeft search --resume --out {request.run}"
+            )
+        folder = best / "weights" if (best / "weights").is_dir() else best / "adapters"
+        return folder, read_plan(best)
+    assert request.adapter is not None
+    known = ("adapter_config.json", "order.json")
+    if not any((request.adapter / name).is_file() for name in known):
+        raise SpecError(
+            f"{request.adapter} holds neither {' nor '.join(known)}; pass a folder that peft wrote."
+        )
+    plan = request.adapter / "plan.yaml"
+    return request.adapter, read_plan(plan) if plan.is_file() else None
+
+
+def _read(
+    folder: Path, document: PlanDocument | None, request: ExportRequest
+) -> tuple[ExportSource, ModelSpec]:
+    """What lies in a folder, and which base model it is for."""
+    folders = sources.config_folders(folder)
+    read = [sources.read_config(own) for own in folders]
+    for note in dict.fromkeys(note for own in read for note in sources.unknown_keys(own)):
+        log.warning("%s", note)
+    configs = tuple(own.config for own in read)
+    weights = [read_weights(own, allow_pickle=request.allow_pickle) for own in folders]
+    lacking = [own for own, tensors in zip(folders, weights, strict=True) if tensors is None]
+    if lacking and len(lacking) < len(folders):
+        raise SpecError(
+            f"{lacking[0]} has no weights, the folders beside it have; put adapter_model.safetensors there."
+        )
+    forward = configs[-1] if configs[-1].is_prompt_learning else configs[0]  # it has the task and its head
+    spec = _model_spec(forward, document, request)
+    source = ExportSource(
+        configs=configs,
+        base_model=model.resolve(spec)[0],
+        task_type=cast("str | None", getattr(forward.task_type, "value", forward.task_type)),
+        head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
+        weights=() if lacking else tuple(cast(Any, weights)),
+        learning_rate=None if document is None else _rate(document),
+        rank=request.rank,
+        energy=request.energy,
+    )
+    return source, spec
+
+
+def _model_spec(config: PeftConfig, document: PlanDocument | None, request: ExportRequest) -> ModelSpec:
+    if request.model_id is not None:
+        return ModelSpec(id=request.model_id)
+    if document is not None:
+        return document.model
+    named = config.base_model_name_or_path
+    if not named or not isinstance(named, str):
+        raise SpecError(f"{request.adapter} does not say which base model it is for; pass --model.")
+    return ModelSpec(id=named, revision=config.revision)
+
+
+def _rate(document: PlanDocument) -> float | None:
+    """The learning rate of the adapters, where they all have the same."""
+    factors = {adapter.rate_factor for adapter in document.plan.adapters} or {1.0}
+    return document.plan.learning_rate * factors.pop() if len(factors) == 1 else None
+
+
+def _with_base(
+    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, run: Path | None
+) -> ExportSource:
+    """The source with as much of its base model as the exporter needs.
+
+    Raises:
+        SpecError: Neither the base model nor the adapter has weights for some module.
+    """
+    auto_class = class_of(source.configs)
+    skeleton = model.load_skeleton(spec, auto_class=auto_class).module
+    if exporter.needs_base == "shapes":
+        return replace(source, base=skeleton)
+    base = model.load(
+        spec,
+        auto_class=auto_class or type(skeleton).__name__,
+        label_names=_label_names(skeleton, source, run),
+    )
+    lacking = sorted(base.untrained.difference(*map(_own_names, source.weights)))
+    if lacking:
+        raise SpecError(
+            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            "random; pass --model with the one that it was trained on."
+        )
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
+
+
+def _own_names(weights: Mapping[str, Any]) -> set[str]:
+    """The names of an adapter's tensors as the base model would say them."""
+    return {key.removeprefix("base_model.model.") for key in weights}
+
+
+def _label_names(skeleton: nn.Module, source: ExportSource, run: Path | None) -> tuple[str, ...]:
+    """The labels that the run knew; else as many as the trained head has; else the base model's own."""
+    names: Sequence[str] = ()
+    if run is not None:
+        with contextlib.suppress(RunDirError):  # the head says how many there are
+            names = RunDir.open(run).load_result().setting.label_names
+    if names:
+        return tuple(names)
+    shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
+    for weights in source.weights:
+        for key, tensor in weights.items():
+            expected = shapes.get(key.removeprefix("base_model.model."), tensor.shape)
+            if expected != tensor.shape:
+                return tuple(f"LABEL_{index}" for index in range(tensor.shape[0]))
+    named: Mapping[int, str] = cast(Any, skeleton).config.id2label
+    return tuple(named.values())

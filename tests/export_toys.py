@@ -1,0 +1,139 @@
+"""Trained toys to export, and readers of LoRA written after the servers' own rules, without `peft`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from autopeft.exports import read_weights
+from autopeft.extension import ExportSource, discover
+from autopeft.model import adapter_names, save_weights
+from autopeft.train import compile_plan
+
+METHODS = discover("autopeft.methods")
+PEFT_TASKS = {"llama-lm": "CAUSAL_LM", "gpt2-lm": "CAUSAL_LM", "t5-lm": "SEQ_2_SEQ_LM"}
+TOKENS = torch.tensor([[5, 9, 14, 20, 7, 11], [6, 4, 25, 30, 8, 13]])  # none of them pads
+LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained plan, what it gives for TOKENS, and its base model as it was."""
+
+    source: ExportSource
+    logits: torch.Tensor
+    raw: nn.Module
+    folder: Any
+
+
+def task_of(base):
+    return PEFT_TASKS.get(base.name.removeprefix("toy "), "SEQ_CLS")
+
+
+def trained(base, plan, folder, *, seed=0):
+    """Every trained number moved at random, the head's too; saved as a search saves it."""
+    raw, configs = copy.deepcopy(base.module), compile_plan(plan, METHODS)
+    names = adapter_names(configs)
+    with base.attached(configs, plan=plan, task_type=task_of(base), seed=seed) as model:
+        shake(model, seed=seed)
+        logits = logits_of(model)
+        save_weights(model, names, folder)
+    folders = [folder / name for name in names] if len(names) > 1 else [folder]
+    source = ExportSource(
+        configs=tuple(compile_plan(plan, METHODS)),
+        base_model="toy/model",
+        task_type=task_of(base),
+        head=base.head_names,
+        weights=tuple(read_weights(own) for own in folders),
+        base=copy.deepcopy(raw),
+        tokenizer=base.tokenizer,
+        learning_rate=1e-3,
+    )
+    return Trained(source=source, logits=logits, raw=raw, folder=folder)
+
+
+@torch.no_grad()
+def shake(model, *, seed=0, size=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def logits_of(model):
+    model.eval()
+    more = {"decoder_input_ids": TOKENS} if "T5ForConditional" in str(type(base_of(model))) else {}
+    return model(input_ids=TOKENS, **more).logits
+
+
+def base_of(model):
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def read_config(folder):
+    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def halves(folder):
+    """Site -> A and B, from the tensors' names."""
+    found = defaultdict(dict)
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
+        if match:
+            found[match[1]][match[2]] = tensor
+    return {site: (pair["A"], pair["B"]) for site, pair in found.items()}
+
+
+def vllm(folder):
+    """The scale is alpha / r of the config's top, by rsLoRA alpha / sqrt(r); patterns are unknown to it."""
+    config = read_config(folder)
+    root = 0.5 if config["use_rslora"] else 1.0
+    return {
+        site: (a, b, config["lora_alpha"] / config["r"] ** root) for site, (a, b) in halves(folder).items()
+    }
+
+
+def llama_cpp(folder):
+    """The scale is alpha of the config's top over the tensor's own rank."""
+    config = read_config(folder)
+    return {site: (a, b, config["lora_alpha"] / a.shape[0]) for site, (a, b) in halves(folder).items()}
+
+
+def tgi(folder, n_layers=2):
+    """Types of layers are stacked; a type that one layer lacks is left out whole."""
+    config, types = read_config(folder), defaultdict(dict)
+    for site, pair in halves(folder).items():
+        match = LAYER.match(site)
+        if match:
+            types[match[1], match[3]][int(match[2])] = pair
+    read = {}
+    for (stack, ending), layers in types.items():
+        if len(layers) == n_layers:
+            a = torch.stack([layers[layer][0] for layer in range(n_layers)])
+            b = torch.stack([layers[layer][1] for layer in range(n_layers)])
+            scale = config["lora_alpha"] / config["r"]
+            read |= {f"{stack}.{i}.{ending}": (a[i], b[i], scale) for i in range(n_layers)}
+    return read
+
+
+def served(raw, folder, reader):
+    """What a server computes: the base model with the head that was written, each site moved by its rule."""
+    module = copy.deepcopy(raw)
+    head = folder / "head.safetensors"
+    if head.is_file():
+        _, unexpected = module.load_state_dict(load_file(head), strict=False)
+        assert not unexpected
+    for site, (a, b, scale) in reader(folder).items():
+        layer = module.get_submodule(site)
+        change = scale * (b @ a)
+        layer.weight.data += change if isinstance(layer, nn.Linear) else change.T
+    return logits_of(module)
