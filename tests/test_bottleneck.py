@@ -286,7 +286,7 @@ def test_mode_and_cost_follow_from_the_site(role, mode, width):
 @pytest.mark.parametrize(
     ("site", "reason"),
     [
-        (site("q"), "bottleneck takes the roles o, down, up, gate_up, this is q"),
+        (site("q"), "bottleneck takes the roles o, down, up, gate_up"),
         (site("norm", "norm"), "bottleneck takes linear maps, and this is a norm"),
         (site("up", "parameter"), "bottleneck takes linear maps, and these are experts in one parameter"),
         (site("prompt", "model"), "bottleneck takes linear maps, and this is the model as a whole"),

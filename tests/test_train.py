@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from autopeft.errors import TrainingError
 from autopeft.records import Status
-from autopeft.train import _multiplier, _SavedBytes, epoch_batches, full_run_steps
+from autopeft.train import _multiplier, _SavedBytes, compile_plan, epoch_batches, full_run_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -285,3 +285,19 @@ def test_bytes_of_a_graph_that_is_let_go_do_not_count():
     assert counter.total == 16
     del kept
     assert counter.total == 0
+
+
+def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
+    bench = make_bench()
+    lora = [a for a in make_plan(bench.base, "lora").adapters if a.site.endswith("query")]
+    vectors = [
+        replace(a, rate_factor=8.0) for a in make_plan(bench.base, "ia3").adapters if a.site.endswith("value")
+    ]
+    plan = make_plan(bench.base, [*lora, *vectors], learning_rate=1e-3)
+    configs = compile_plan(plan, bench.methods)
+    with bench.base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
+        names = {id(p): name for name, p in model.named_parameters()}
+        groups = bench._parameter_groups(model, plan)
+        rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert {rate for name, rate in rates.items() if ".lora_" in name} == {1e-3}
+    assert {rate for name, rate in rates.items() if ".ia3_l." in name} == {8e-3}

@@ -12,4 +12,4 @@ def only_role(site: Site, role: str, method: str) -> str | None:
     """The refusal of a method that stands before the inputs (prompt) or the keys and values (prefix)."""
     if site.kind == "model" and site.role == role:
         return None
-    return f"{method} takes the site {_SITES[role]!r} of the model as a whole, and this is {site.name!r}"
+    return f"{method} takes the model as a whole, at the site {_SITES[role]!r}"

@@ -53,7 +53,7 @@ class Bottleneck:
         """Linear maps that end a sub-layer, or begin the feed-forward of a layer."""
         if site.role not in (*_SERIAL_ROLES, *FIRST_ROLES):
             roles = ", ".join((*_SERIAL_ROLES, *FIRST_ROLES))
-            return only_maps(site, "bottleneck") or f"bottleneck takes the roles {roles}, this is {site.role}"
+            return only_maps(site, "bottleneck") or f"bottleneck takes the roles {roles}"
         if site.role in FIRST_ROLES and site.layer is None:
             return "bottleneck beside a feed-forward needs its last map, and this is in no layer"
         return only_maps(site, "bottleneck")

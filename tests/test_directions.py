@@ -1,0 +1,80 @@
+"""The start of EVA: directions of the inputs, against numpy's SVD of the inputs themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from autopeft.model import input_directions
+from autopeft.model.directions import _largest
+from autopeft.records import Fidelity, Status
+
+RANK = 3
+
+
+def inputs_of(module, name, batches):
+    """Every token's input of one map, padding left out, shape (N, in_features)."""
+    rows = []
+    for batch in batches:
+        seen = []
+        handle = module.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(given[0])
+        )
+        with torch.no_grad():
+            module(**{key: value for key, value in batch.items() if key != "labels"})
+        handle.remove()
+        mask = batch["attention_mask"].bool()
+        (given,) = seen
+        rows.append(given[mask] if given.shape[:2] == mask.shape else given.reshape(-1, given.shape[-1]))
+    return torch.cat(rows).double().numpy()
+
+
+def test_directions_are_the_right_singular_vectors_of_the_inputs(base, make_batch):
+    batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
+    sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
+    found = input_directions(base.module, batches, {site.name: RANK for site in sites})
+    for site in sites:
+        rows = found[site.name].double().numpy()
+        inputs = inputs_of(base.module, site.name, batches)
+        values = np.linalg.svd(inputs, compute_uv=False)
+        # As much of the inputs as any rows of that rank can hold (Eckart and Young), and orthonormal.
+        assert np.linalg.norm(inputs @ rows.T) ** 2 == pytest.approx((values[:RANK] ** 2).sum(), rel=1e-4)
+        np.testing.assert_allclose(rows @ rows.T, np.eye(RANK), atol=1e-5)
+        assert (np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1) > 0).all()
+
+
+def test_padding_does_not_count(bert, make_batch):
+    batch = make_batch()
+    longer = {
+        name: torch.nn.functional.pad(value, (0, 4)) if value.ndim == 2 else value
+        for name, value in batch.items()
+    }
+    name = "bert.encoder.layer.0.attention.self.query"
+    plain, padded = (input_directions(bert.module, [own], {name: RANK})[name] for own in (batch, longer))
+    torch.testing.assert_close(plain, padded, rtol=0, atol=1e-4)
+
+
+def test_wide_maps_are_searched_by_iteration_with_the_same_end():
+    torch.manual_seed(0)
+    scales = torch.linspace(0, 5, 1100).exp().flip(0)
+    rows = torch.randn(1500, 1100) * scales
+    square = rows.T @ rows
+    expected = np.linalg.svd(rows.double().numpy(), compute_uv=False)[:RANK] ** 2
+    found = _largest(square, RANK)
+    assert (rows @ found.T).square().sum(0).double().numpy() == pytest.approx(expected, rel=1e-3)
+    assert torch.equal(found, _largest(square, RANK))
+
+
+def test_adapters_that_start_by_eva_look_at_the_inputs_and_leave_the_model_as_it_was(make_bench, make_plan):
+    bench = make_bench()
+    plan = make_plan(bench.base, "lora", rank=RANK, init="eva")
+    default = make_plan(bench.base, "lora", rank=RANK)
+    assert plan.trainable_params == default.trainable_params
+    fidelity = Fidelity(split="search", train_steps=3, train_examples=24, eval_examples=24, seed=0)
+    seen, again, other = (bench.measure(own, fidelity) for own in (plan, plan, default))
+    assert seen.status is Status.COMPLETE
+    assert seen.loss == again.loss != other.loss
+    directions = bench._directions(plan)
+    assert set(directions) == {adapter.site for adapter in plan.adapters}
+    assert all(rows.shape[0] == RANK for rows in directions.values())
