@@ -9,6 +9,7 @@ from peft import BeftConfig, PeftConfig
 
 from autopeft.methods._bias import NAME as _OURS
 from autopeft.methods._bias import BiasConfig
+from autopeft.methods._plain import no_rank, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -36,6 +37,9 @@ class BitFit:
     step_time: float = 0.94
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    scale = no_scale
+    ranks = no_rank
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps and norms that have a bias, keys apart; a new bias could not be merged."""
@@ -46,25 +50,13 @@ class BitFit:
         # Rotary positions make a key's bias count a little; a site does not say which positions it has.
         return "softmax takes the bias of keys off again" if site.role == "k" else None
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`tuner` where it is ours."""
         return {} if site.kind == "linear" else {"tuner": _OURS}
 
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
-
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One number per output."""
         return site.out_features
-
-    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
-        """There is no rank; one step takes it or leaves it."""
-        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config for each tuner in use."""

@@ -10,6 +10,7 @@ from peft import PeftConfig
 
 from autopeft.errors import UnknownNameError
 from autopeft.methods._bottleneck import ACTIVATIONS, FIRST_ROLES, BottleneckConfig
+from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._targets import by_pattern, only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
@@ -48,6 +49,8 @@ class Bottleneck:
     choices: Mapping[str, tuple[OptionValue, ...]] = field(
         default_factory=lambda: {"activation": ("relu", "gelu")}
     )
+    servers = no_servers
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps that end a sub-layer, or begin the feed-forward of a layer."""
@@ -58,20 +61,12 @@ class Bottleneck:
             return "bottleneck beside a feed-forward needs its last map, and this is in no layer"
         return only_maps(site, "bottleneck")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`mode`, which follows from the site, and `activation`."""
         activation = choices.get("activation", "relu")
         if activation not in ACTIVATIONS:
             raise UnknownNameError("bottleneck activation", str(activation), ACTIVATIONS)
         return {"mode": _mode(site), "activation": activation}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: only a parallel adapter has a scale at all; He et al. 2022 report runs with 4 as well."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Two maps with their biases."""

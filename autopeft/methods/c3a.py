@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from peft import C3AConfig, PeftConfig
 
+from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import by_inner_pattern, only_linear, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -33,22 +34,16 @@ class C3A:
     step_time: float = 1.24
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_linear(site, "C3A")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`gcd`, of which the rank makes the block size."""
         return {"gcd": math.gcd(site.in_features, site.out_features)}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One row of each circulant block."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import DeloraConfig, PeftConfig
 
+from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import by_pattern, only_linear, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -38,22 +39,13 @@ class DeLora:
     step_time: float = 1.12
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_linear(site, "DeLoRA")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Rank times (in + out), and the strength."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import FourierFTConfig, PeftConfig
 
+from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import by_inner_pattern, only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -36,22 +37,13 @@ class FourierFT:
     step_time: float = 1.80
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_maps(site, "FourierFT")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One number per frequency."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import HiraConfig, PeftConfig
 
+from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import doublings, one_config_per_rank, only_maps
 from autopeft.records import Adapter, OptionValue, Site
@@ -31,22 +32,13 @@ class Hira:
     step_time: float = 1.37
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_maps(site, "HiRA")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Rank times (in + out)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import IA3Config, PeftConfig
 
+from autopeft.methods._plain import no_rank, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -31,30 +32,21 @@ class IA3:
     step_time: float = 1.05
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    scale = no_scale
+    ranks = no_rank
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_maps(site, "IA3")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`feedforward` at the role `down`: the factor then sits on the inputs, as in the paper."""
         return {"feedforward": True} if site.role == "down" else {}
 
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
-
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One factor per output, or per input where `feedforward`."""
         return site.in_features if options.get("feedforward") else site.out_features
-
-    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
-        """There is no rank; one step takes it or leaves it."""
-        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config; an empty list means that no site is a feed-forward one."""

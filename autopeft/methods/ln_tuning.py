@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import LNTuningConfig, PeftConfig
 
+from autopeft.methods._plain import no_options, no_rank, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -28,30 +29,18 @@ class NormTuning:
     step_time: float = 0.97
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
+    ranks = no_rank
 
     def refusal(self, site: Site) -> str | None:
         """Norms alone: LN_TUNING would copy any other module whole."""
         return None if site.kind == "norm" else "norm tuning takes norms"
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
-
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Weight and, where there is one, bias."""
         return site.out_features * (2 if site.has_bias else 1)
-
-    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
-        """There is no rank; one step takes it or leaves it."""
-        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config."""

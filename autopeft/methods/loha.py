@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import LoHaConfig, PeftConfig
 
+from autopeft.methods._plain import double_scale, no_options, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import by_pattern, only_linear, sites_pattern, whole
 from autopeft.records import Adapter, OptionValue, Site
@@ -31,22 +32,13 @@ class LoHa:
     step_time: float = 1.48
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = double_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_linear(site, "LoHa")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """Constant, as for LoRA."""
-        return 2.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Two pairs of factors."""

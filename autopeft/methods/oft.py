@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import OFTConfig, PeftConfig
 
+from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import one_config_per_rank, only_linear
 from autopeft.records import Adapter, OptionValue, Site
@@ -32,24 +33,15 @@ class Oft:
     step_time: float = 1.27
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps whose inputs fall into blocks of two or more."""
         if site.kind == "linear" and not self.ranks(site, {}):
             return f"OFT rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {site.in_features}"
         return only_linear(site, "OFT")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """A skew matrix for each block."""

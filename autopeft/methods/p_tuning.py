@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig, PromptEncoderConfig
 
+from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._prompts import only_role
 from autopeft.methods._sources import COMPARISON
 from autopeft.records import Adapter, OptionValue, Site
@@ -38,23 +39,17 @@ class PTuning:
     choices: Mapping[str, tuple[OptionValue, ...]] = field(
         default_factory=lambda: {"encoder_hidden_size": (128, 32, 512)}
     )
+    servers = no_servers
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """The model's inputs only."""
         return only_role(site, "prompt", "P-tuning")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`encoder_hidden_size`, and how wide an embedding is, which `peft` cannot always guess."""
         hidden = choices.get("encoder_hidden_size", 128)
         return {"encoder_hidden_size": hidden, "token_dim": site.in_features}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """What goes into the network for each token, and its maps d → h → h → d with their biases."""

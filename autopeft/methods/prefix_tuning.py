@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig, PrefixTuningConfig
 
+from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._prompts import MAX_TOKENS, only_role
 from autopeft.methods._sources import COMPARISON
 from autopeft.records import Adapter, OptionValue, Site
@@ -35,22 +36,13 @@ class PrefixTuning:
     step_time: float = 1.08
     step_time_source: str = f"{COMPARISON}; 200 tokens, and 0.93 with 50"
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    servers = no_servers
+    options = no_options
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """The model's keys and values only."""
         return only_role(site, "prefix", "prefix tuning")
-
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
-    def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """None."""
-        return {}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One key and one value in each layer for each virtual token."""

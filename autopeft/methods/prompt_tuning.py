@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig, PromptTuningConfig
 
+from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._prompts import MAX_TOKENS, only_role
 from autopeft.methods._sources import COMPARISON
 from autopeft.records import Adapter, OptionValue, Site
@@ -37,22 +38,16 @@ class PromptTuning:
     step_time: float = 1.52
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=lambda: {"init": tuple(_INITS)})
+    servers = no_servers
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """The model's inputs only."""
         return only_role(site, "prompt", "prompt tuning")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`init`, and how wide an embedding is, which `peft` cannot always guess."""
         return {"init": choices.get("init", "vocabulary"), "token_dim": site.in_features}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One embedding for each virtual token."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from peft import PeftConfig, RoadConfig
 
+from autopeft.methods._plain import no_rank, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import only_linear, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -37,6 +38,9 @@ class Road:
     choices: Mapping[str, tuple[OptionValue, ...]] = field(
         default_factory=lambda: {"variant": ("road_1", "road_2", "road_4")}
     )
+    servers = no_servers
+    scale = no_scale
+    ranks = no_rank
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps with an even number of outputs."""
@@ -44,25 +48,13 @@ class Road:
             return f"RoAd rotates pairs of outputs, and there are {site.out_features}"
         return only_linear(site, "RoAd")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`variant`, and `group_size`: the outputs that are paired within, at most 64 as in `peft`."""
         return {"group_size": _group_size(site.out_features), "variant": choices.get("variant", "road_1")}
 
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
-
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Angle and stretch of each pair, once, twice or four times."""
         return site.out_features * _PER_OUTPUT[str(options["variant"])]
-
-    def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
-        """There is no rank; one step takes it or leaves it."""
-        return (1,)
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config for each variant and group size in use."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from peft import PeftConfig, VeraConfig
 
 from autopeft.errors import SpecError
+from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
 from autopeft.methods._targets import only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
@@ -29,22 +30,16 @@ class Vera:
     step_time: float = 1.07
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=lambda: {"r": (64, 256)})
+    servers = no_servers
+    scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
         """Linear maps only, in either storage order."""
         return only_maps(site, "VeRA")
 
-    def servers(self, options: Mapping[str, OptionValue]) -> tuple[str, ...]:
-        """None: no server reads anything but LoRA."""
-        return ()
-
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`r`, 64 unless chosen."""
         return {"r": choices.get("r", 64)}
-
-    def scale(self, rank: int, **choices: OptionValue) -> float:
-        """1: the method has no scale."""
-        return 1.0
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """One number per row of the shared matrices and one per output."""
