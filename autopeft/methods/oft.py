@@ -48,12 +48,9 @@ class Oft:
         return site.in_features * (rank - 1) // 2 if rank else 0
 
     def ranks(self, site: Site, options: Mapping[str, OptionValue]) -> Sequence[int]:
-        """Block sizes that divide the inputs."""
-        return [
-            size
-            for size in range(2, min(_LARGEST_BLOCK, site.in_features) + 1)
-            if site.in_features % size == 0
-        ]
+        """Powers of two that divide the inputs, as a config holds one block size; else what divides them."""
+        sizes = [size for size in range(2, _LARGEST_BLOCK + 1) if site.in_features % size == 0]
+        return [size for size in sizes if size & (size - 1) == 0] or sizes
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config for each block size in use."""

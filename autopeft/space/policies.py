@@ -104,10 +104,10 @@ def suggest(trial: Trial, space: Space, methods: Mapping[str, Method]) -> Policy
     rates = learning_rates(space, arm, methods)
     prefixes = _prefixes(space, arm)
     beside = tuple(
-        _suggest_part(trial, method, part, prefix=prefix)
+        _suggest_part(trial, methods[method], part, prefix=prefix)
         for (method, part), prefix in zip(others, prefixes[1:], strict=True)
     )
-    lead = _suggest_part(trial, name, own, prefix=prefixes[0])
+    lead = _suggest_part(trial, methods[name], own, prefix=prefixes[0])
     rate = _draw(trial, f"{prefixes[0]}.learning_rate", rates, log=True)
     return replace(
         lead, learning_rate=rate, beside=tuple(replace(part, learning_rate=rate) for part in beside)
@@ -120,16 +120,16 @@ def _prefixes(space: Space, arm: str) -> list[str]:
     return [arm] if n_parts == 1 else [f"{arm}.{index}" for index in range(n_parts)]
 
 
-def _suggest_part(trial: Trial, name: str, own: MethodSpace, *, prefix: str) -> Policy:
+def _suggest_part(trial: Trial, method: Method, own: MethodSpace, *, prefix: str) -> Policy:
+    """One part without its learning rate; options at their defaults are not told."""
+    chosen = {option: _choose(trial, f"{prefix}.{option}", values) for option, values in own.options.items()}
     return Policy(
-        method=name,
+        method=method.name,
         placement=_choose(trial, f"{prefix}.placement", own.placement),
         layer_share=_draw(trial, f"{prefix}.layer_share", own.layer_share),
         layers_by=_choose(trial, f"{prefix}.layers_by", own.layers_by),
         exponent=_draw(trial, f"{prefix}.exponent", own.exponent),
-        options=tuple(
-            (option, _choose(trial, f"{prefix}.{option}", values)) for option, values in own.options.items()
-        ),
+        options=tuple((o, value) for o, value in chosen.items() if value != method.choices[o][0]),
         max_rank=own.max_rank,
         learning_rate=0.0,  # drawn for the first part alone
     )
