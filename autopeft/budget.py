@@ -7,6 +7,7 @@ so that the same allocator serves every method.
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -67,13 +68,15 @@ class Claim:
 
     `weight` is how much the site deserves (>= 0; equal weights give equal ranks); `ranks` are
     those that may be given, ascending and >= 1; `cost` maps each to trainable parameters,
-    strictly increasing.
+    strictly increasing. `gains`, where there are any, stand in for the weight: what rank 1, 2, …
+    adds, non-increasing and >= 0, and nothing beyond the last.
     """
 
     site: str
     weight: float
     ranks: Sequence[int]
     cost: Callable[[int], int]
+    gains: Sequence[float] | None = None
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
@@ -81,7 +84,9 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
 
     Divisor method: each next rank goes to the site with the largest weight / rank,
     as seats go to parties (Jefferson, D'Hondt), so ranks end up in proportion to the
-    weights; ranks count in units of the smallest, so that methods can share a budget. An
+    weights; ranks count in units of the smallest, so that methods can share a budget. With
+    gains it goes to where a parameter gains most, which no other ranks of that price better
+    (greedy is optimal for concave gains, Federgruen and Groenevelt 1986). An
     upgrade that does not fit is dropped for good, since the money left only shrinks; whatever
     is cheaper is still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to
     the later site in natural order of names, so input order does not matter. What is spent
@@ -121,9 +126,13 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
 
 def _upgrade(claim: Claim, index: int, *, given: int) -> tuple[float, int, int, int]:
     """Heap entry of the next rank: best deserved first, then evenness, then price, then name."""
-    rank = claim.ranks[given]
-    before = claim.cost(claim.ranks[given - 1]) if given else 0
-    return (-claim.weight * claim.ranks[0] / rank, rank, claim.cost(rank) - before, index)
+    rank, rank_before = claim.ranks[given], claim.ranks[given - 1] if given else 0
+    price = claim.cost(rank) - (claim.cost(rank_before) if given else 0)
+    if claim.gains is None:
+        deserved = claim.weight * claim.ranks[0] / rank
+    else:
+        deserved = math.fsum(claim.gains[rank_before:rank]) / price
+    return (-deserved, rank, price, index)
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-import weakref
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,15 @@ from torch import nn
 from autopeft.data import LabelledData
 from autopeft.errors import ModelError, SiteError, TrainingError
 from autopeft.extension import Batch, Evaluation, Example, Method, Task
-from autopeft.model import BaseModel, adapter_names, input_directions, load_weights, point, save_weights
+from autopeft.model import (
+    BaseModel,
+    SavedBytes,
+    adapter_names,
+    input_directions,
+    load_weights,
+    point,
+    save_weights,
+)
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
 
 SCHEDULE = (
@@ -220,7 +227,7 @@ class Bench:
             torch.manual_seed(fidelity.seed)  # dropout
             for step, indices in enumerate(rows):
                 batch = self._batch("train", indices)
-                counter = _SavedBytes() if step == widest else None
+                counter = SavedBytes() if step == widest else None
                 with counter.counting() if counter else torch.enable_grad():
                     loss = self.task.loss(model, batch)
                 saved_bytes = counter.total if counter else saved_bytes
@@ -356,42 +363,6 @@ def _multiplier(n_steps: int) -> Callable[[int], float]:
     """Learning rate as a share of its peak, by step from 0."""
     warmup = max(1, round(_WARMUP_SHARE * n_steps))
     return lambda step: min((step + 1) / warmup, max(0.0, (n_steps - step) / max(1, n_steps - warmup + 1)))
-
-
-class _Held:
-    """A saved tensor, in an object whose end can be watched."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-
-class _SavedBytes:
-    """Counts the distinct storages that autograd holds for backward, parameters apart.
-
-    What autograd lets go of before the count is read (graphs that are detached, as in DoRA's
-    norms) does not count; otherwise the sum would hang on which address the allocator gives next.
-    """
-
-    def __init__(self) -> None:
-        self._sizes: dict[int, int] = {}
-        self._n_holders: Counter[int] = Counter()
-
-    @property
-    def total(self) -> int:
-        return sum(self._sizes[pointer] for pointer, n_holders in self._n_holders.items() if n_holders)
-
-    def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda held: held.tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> _Held:
-        held = _Held(tensor.detach())
-        if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
-            storage = tensor.untyped_storage()
-            pointer = storage.data_ptr()
-            self._sizes[pointer] = storage.nbytes()
-            self._n_holders[pointer] += 1
-            weakref.finalize(held, self._n_holders.subtract, [pointer])
-        return held
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

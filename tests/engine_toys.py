@@ -168,6 +168,10 @@ def question(
         ),
         metric="accuracy",
         greater_is_better=greater_is_better,
+        null_scores={
+            "parameters": {site.name: float(site.in_features * site.out_features) for site in SITES},
+            "random": {site.name: 1.0 + index * 7 % 5 for index, site in enumerate(SITES)},
+        },
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -203,6 +204,34 @@ def test_sparse_ranks_grow_in_proportion_and_in_units_of_the_smallest() -> None:
     assert allocate(claims, max_params=10 * (8 + 2)) == {"a": 8, "b": 2}
     mixed = [doubling(claim("a", max_rank=64)), claim("b", max_rank=64)]  # 2 counts as the first unit of a
     assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
+
+
+@quickly
+@given(
+    st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.integers(1, 9),
+    st.integers(0, 60),
+)
+def test_gains_are_spent_where_a_parameter_gains_most(
+    spectra: list[list[float]], price: int, budget: int
+) -> None:
+    claims = [
+        replace(claim(f"h.{i}", per_rank=price, max_rank=len(own)), gains=sorted(own, reverse=True))
+        for i, own in enumerate(spectra)
+    ]
+    ranks = allocate(claims, max_params=budget)
+    gained = math.fsum(math.fsum(own.gains[: ranks.get(own.site, 0)]) for own in claims if own.gains)
+    # Brute force: with one price for all ranks, the best that so many ranks can gain are the largest gains.
+    every = sorted((gain for own in spectra for gain in own), reverse=True)
+    assert gained == pytest.approx(math.fsum(every[: budget // price]))
+
+
+def test_gains_count_per_parameter_and_end_with_the_spectrum() -> None:
+    dear = replace(claim("dear", per_rank=20), gains=[3.0, 3.0])
+    cheap = replace(claim("cheap", per_rank=10), gains=[2.0, 1.0])
+    assert allocate([dear, cheap], max_params=10) == {"cheap": 1}  # 0.2 a parameter, before 0.15 and 0.1
+    assert allocate([dear, cheap], max_params=50) == {"cheap": 1, "dear": 2}
+    assert allocate([dear, cheap], max_params=80) == {"cheap": 4, "dear": 2}  # beyond it, the cheaper first
 
 
 def test_zero_weights_are_served_last_and_evenly() -> None:

@@ -81,6 +81,10 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
             "  ia3:\n  - {method: lora}\n  - {method: ia3}\n",
             "calls a mix 'ia3', which is the name",
         ),
+        (
+            "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
+            "has ranks_by spectrum at lora",
+        ),
         ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
     ],
 )

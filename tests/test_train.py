@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from autopeft.errors import TrainingError
+from autopeft.model import SavedBytes
 from autopeft.records import Status
-from autopeft.train import _multiplier, _SavedBytes, compile_plan, epoch_batches, full_run_steps
+from autopeft.train import _multiplier, compile_plan, epoch_batches, full_run_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -277,7 +278,7 @@ def test_sample_for_the_scores_is_seeded_and_has_no_row_twice(make_bench):
 
 
 def test_bytes_of_a_graph_that_is_let_go_do_not_count():
-    counter = _SavedBytes()
+    counter = SavedBytes()
     leaf = torch.ones(4, requires_grad=True)
     with counter.counting():
         leaf.exp().detach()  # saves its result of 16 bytes, and drops it

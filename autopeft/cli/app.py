@@ -169,38 +169,47 @@ def analyze(
     model: Model = None,
     data: Data = None,
     task: Annotated[str | None, typer.Option(help="Task type.")] = None,
-    scores: Annotated[str, typer.Option(help="Scores, by comma.")] = "gradient,fisher",
+    scores: Annotated[
+        str, typer.Option(help="Scores, by comma; the first one makes the suggestion.")
+    ] = "gradient,fisher",
     max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Of the suggested plan. Default 0.5%.")] = None,
     text_column: TextColumns = None,
     label_column: LabelColumn = None,
     seed: Annotated[int | None, typer.Option(help="Decides the sample.")] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write the scores to.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml (once a CSV file); "
+            "must be empty or absent."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score every site by how much the loss depends on it. Nothing is trained."""
+    """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
     flags = {
         "model.id": model,
         "data.source": data,
         "data.text_columns": text_column,
         "data.label_column": label_column,
         "task.name": task,
+        "budget.requested": budget,
         "search.seed": seed,
     }
     with told(quiet=quiet or as_json):
         from autopeft.cli.settings import resolve
 
-        spec, _ = resolve(config=None, env=os.environ, flags=flags, assignments=())
-        from autopeft import pipeline, report, store
-        from autopeft.cli import tables
+        spec, given = resolve(config=None, env=os.environ, flags=flags, assignments=())
+        from autopeft import pipeline
+        from autopeft.cli import heat
 
-        analysis = pipeline.analyze(spec, scores=scores.split(","), max_examples=max_examples)
-        if out is not None:
-            store.write_text(out, report.sensitivity_csv(analysis.sites, analysis.scores))
+        names = [name.strip() for name in scores.split(",")]
+        analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
-            _answer(dataclasses.asdict(analysis))
+            _answer(heat.analysis_json(analysis))
         else:
-            tables.print_analysis(analysis)
+            heat.print_analysis(analysis)
 
 
 @app.command()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from autopeft.report import did_it_help
+
 if TYPE_CHECKING:
-    from autopeft.pipeline import Analysis, Preview
+    from autopeft.pipeline import Preview
     from autopeft.records import SearchResult
 
 
@@ -39,6 +41,7 @@ def print_result(result: SearchResult, path: Path) -> None:
         f"confirmation {cost.confirm_seconds:.0f} s; R = {cost.full_run_seconds:.0f} s; "
         f"rank correlation between the rungs {agreement}"
     )
+    out.print(did_it_help(result).sentence)
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
@@ -78,34 +81,6 @@ def print_preview(preview: Preview) -> None:
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
         "Nothing was trained and nothing was written."
     )
-
-
-def print_analysis(analysis: Analysis) -> None:
-    """One layer × role table per score, in percent of the score's total."""
-    out = console()
-    out.print(f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites")
-    roles = list(dict.fromkeys(site.role for site in analysis.sites))
-    layers = sorted({site.layer for site in analysis.sites}, key=lambda layer: (layer is None, layer))
-    for score in analysis.scores:
-        total = sum(score.values) or 1.0
-        table = Table(
-            title=f"{score.name}, percent of the total", title_justify="left", box=None, pad_edge=False
-        )
-        table.add_column("layer")
-        for role in roles:
-            table.add_column(role, justify="right")
-        for layer in layers:
-            row = [
-                [
-                    value
-                    for site, value in zip(analysis.sites, score.values, strict=True)
-                    if (site.layer, site.role) == (layer, role)
-                ]
-                for role in roles
-            ]
-            cells = [f"{100 * sum(values) / total:.1f}" if values else "" for values in row]
-            table.add_row("outside" if layer is None else str(layer), *cells)
-        out.print(table)
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
-Inside the folder each file imports only from those before it: ledger → propose → promote → confirm.
+Inside the folder each file imports only from those before it: ledger → propose → twins, promote → confirm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, judge, r
 from autopeft.engine.ledger import Ledger, Progress, Question, Schedule, rungs
 from autopeft.engine.promote import MAX_PROMOTED, choose, promote
 from autopeft.engine.propose import Proposer
-from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, Verdict
+from autopeft.engine.twins import MAX_PAIRS, NULLS, measure_twins
+from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
 __all__ = ["Ledger", "Outcome", "Progress", "Question", "Schedule", "rungs", "search"]
 
@@ -36,6 +37,7 @@ class Outcome:
     test: tuple[Confirmation, ...]
     verdict: Verdict
     proxy: Proxy
+    score_pairs: tuple[ScorePair, ...]
 
 
 def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
@@ -53,6 +55,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     _plan_ahead(question, ledger)
     proposer = Proposer(question=question, ledger=ledger, storage=storage)
     first = proposer.run()
+    score_pairs = measure_twins(question, ledger, proposer, first)
     second = promote(question, ledger, first)
     best, baseline, smallest = choose(question, ledger, second)
     confirmed = confirm(question, ledger, best=best, baseline=baseline, smallest=smallest)
@@ -71,6 +74,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         confirmations=summaries(question, confirmed, named),
         test=summaries(question, tested, named),
         verdict=verdict,
+        score_pairs=score_pairs,
         proxy=Proxy(rank_correlation=rho, n_plans=len(losses), rung_steps=question.schedule.rung_steps),
     )
 
@@ -79,8 +83,9 @@ def _plan_ahead(question: Question, ledger: Ledger) -> None:
     """What is to come, as far as it is known at the start, so that the time left means the whole run."""
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
     first, second = schedule.rung_steps
+    n_first = question.spec.search.trials + MAX_PAIRS * len(NULLS)
     planned = [
-        (schedule.fidelity("search", steps=first, seed=seed), question.spec.search.trials),
+        (schedule.fidelity("search", steps=first, seed=seed), n_first),
         (schedule.fidelity("search", steps=second, seed=seed), MAX_PROMOTED),
     ]
     if question.spec.confirm.fidelity != "none":

@@ -82,7 +82,7 @@ class Question:
 
     `head_rates` is the range of learning rates for the head alone. `first_trials` is the number
     of trials that the run began with: what is enqueued follows it, and stays as it was when a
-    finished run is extended.
+    finished run is extended. `null_scores` maps parameters and random to their values by site.
     """
 
     spec: RunSpec
@@ -93,6 +93,7 @@ class Question:
     greater_is_better: bool
     head_rates: tuple[float, float]
     first_trials: int
+    null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.ledger import Ledger, Question, by_loss
 from autopeft.records import MAX_SEED, Measurement, Plan, Proposal
@@ -36,18 +36,21 @@ class Proposer:
     ledger: Ledger
     storage: BaseStorage
     proposals: list[Proposal] = field(default_factory=list)
+    policies: list[Policy] = field(default_factory=list)
+    _study: optuna.Study | None = None
 
     def run(self) -> dict[Plan, Measurement]:
         """Every plan of the study with its measurement at the first rung."""
         question, schedule = self.question, self.question.schedule
         n_trials, steps = question.spec.search.trials, schedule.rung_steps[0]
         study = optuna.create_study(study_name="autopeft", storage=self.storage, direction="minimize")
+        self._study = study
         queue = self._queue()
         self.ledger.progress.phase("rung 1", n_trials)
         fidelity = schedule.fidelity("search", steps=steps, seed=question.seed)
         seen: dict[Plan, Measurement] = {}
         for start in range(0, n_trials, _WAVE):
-            if start >= len(queue) and not self._has_time():
+            if start >= len(queue) and not self.has_time():
                 log.warning("Time is short: %d of %d trials are measured.", start, n_trials)
                 break
             if start:  # the first wave is always measured, so that there is a run to resume
@@ -59,7 +62,7 @@ class Proposer:
                 seen[proposal.plan] = result
         return seen
 
-    def _has_time(self) -> bool:
+    def has_time(self) -> bool:
         """For this wave and a short second rung, with the confirmation of two plans in reserve."""
         schedule, ledger = self.question.schedule, self.ledger
         rungs = [schedule.fidelity("search", steps=steps, seed=0) for steps in schedule.rung_steps]
@@ -113,11 +116,28 @@ class Proposer:
         plan = self._plan(policy)
         proposal = Proposal(trial=trial.number, arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
+        self.policies.append(policy)
         self.ledger.arms.setdefault(plan, arm)
-        facts = {"arm": arm, "source": source, "plan": plan.digest, "trainable_params": plan.trainable_params}
-        for name, value in facts.items():
+        for name, value in _facts(proposal).items():
             trial.set_user_attr(name, value)
         return trial, proposal
+
+    def note_twin(self, arm: str, plan: Plan) -> None:
+        """Count a plan among the proposals that stands beside one of them and is not the sampler's."""
+        self.proposals.append(Proposal(trial=len(self.proposals), arm=arm, source="twin", plan=plan))
+        self.ledger.arms.setdefault(plan, arm)
+
+    def tell_twin(self, plan: Plan, result: Measurement) -> None:
+        """Put a measured twin into the study, where nothing is asked any more."""
+        assert self._study is not None, "twins come after the proposals"
+        proposal = next(own for own in self.proposals if own.plan == plan and own.source == "twin")
+        self._study.add_trial(
+            create_trial(
+                value=result.loss,
+                state=TrialState.FAIL if result.loss is None else TrialState.COMPLETE,
+                user_attrs=_facts(proposal),
+            )
+        )
 
     def _best_baseline_rate(self, *, default: float) -> float:
         """The baseline's best learning rate so far: the greedy plan differs from it in its ranks alone."""
@@ -156,6 +176,17 @@ class Proposer:
             study.tell(trial, 2 * self.ledger.worst_loss())
         else:
             study.tell(trial, state=TrialState.FAIL)
+
+
+def _facts(proposal: Proposal) -> dict[str, str | int]:
+    """What the study remembers of a proposal."""
+    plan = proposal.plan
+    return {
+        "arm": proposal.arm,
+        "source": proposal.source,
+        "plan": plan.digest,
+        "trainable_params": plan.trainable_params,
+    }
 
 
 def spread(low: float, high: float, n: int) -> tuple[float, ...]:

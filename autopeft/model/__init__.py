@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-shapes, tree, attaching → sites → virtual → base → loading, weights, directions.
+memory, shapes, tree, attaching → sites → virtual → base → loading, weights, directions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from autopeft.model.attaching import adapter_names, attach, head_only_config, ho
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
 from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
+from autopeft.model.memory import SavedBytes
 from autopeft.model.sites import ROLE_GROUPS, list_sites
 from autopeft.model.virtual import n_virtual_tokens
 from autopeft.model.weights import load_weights, merge, save_weights
@@ -18,6 +19,7 @@ __all__ = [
     "DEMO_NAME",
     "ROLE_GROUPS",
     "BaseModel",
+    "SavedBytes",
     "adapter_names",
     "attach",
     "check_sites",

@@ -22,7 +22,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
-from autopeft.records import Adapter, Budget, Plan, RunSpec, Setting, Site, SiteScores, SplitSizes
+from autopeft.records import Adapter, Budget, Plan, RunSpec, Setting, Site, SplitSizes
 from autopeft.space import Ground, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -31,11 +31,6 @@ DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
     "search": {"trials": 16, "max_time_seconds": 450.0},
     "confirm": {"fidelity": "half"},
 }
-# Of a full run's examples, over all scores that need gradients. An example costs up to half
-# as much again as one of training, so this keeps the pass within a twentieth of a full run.
-_SENSITIVITY_SHARE = 0.033
-_SCORED_KINDS = ("linear", "conv1d", "norm")
-_SENSITIVITY_BATCH = 16  # examples; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -191,31 +186,6 @@ def lay_ground(
         if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)
     return feasible, ground
-
-
-def sensitivity(
-    prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None
-) -> tuple[SiteScores, ...]:
-    """Scores of every site, on a sample of the train split that costs about a twentieth of a full run.
-
-    Experts in one parameter and the model as a whole have the score 0: they are not measured.
-    """
-    parts = discover("autopeft.sensitivity")
-    chosen = [parts[name] for name in names]
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
-    n_costly = max(1, sum(part.needs_gradients for part in chosen))
-    allowed = int(_SENSITIVITY_SHARE * prepared.full_steps * prepared.bench.batch_size / n_costly)
-    n_examples = max(_SENSITIVITY_BATCH, min(512, allowed)) if max_examples is None else max_examples
-    seed = prepared.spec.search.seed
-    batches = prepared.bench.sample_batches(n_examples=n_examples, batch_size=_SENSITIVITY_BATCH, seed=seed)
-    sites = prepared.base.sites
-    scored = [site for site in sites if site.kind in _SCORED_KINDS]
-    found = []
-    for part in chosen:
-        values = part.score(prepared.base.module, batches, scored, task=prepared.task, seed=seed)
-        found.append(SiteScores(name=part.name, values=tuple(values.get(site.name, 0.0) for site in sites)))
-    return tuple(found)
 
 
 def setting_of(prepared: Prepared, parsed: Budget) -> Setting:

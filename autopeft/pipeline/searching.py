@@ -22,11 +22,11 @@ from autopeft.pipeline.prepare import (
     lay_ground,
     parse_budget,
     prepare,
-    sensitivity,
     setting_of,
     with_demo_settings,
 )
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
+from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import (
     Cost,
     Measurement,
@@ -34,12 +34,13 @@ from autopeft.records import (
     PlanDocument,
     RunSpec,
     SearchResult,
+    SiteScores,
     Status,
     to_json,
 )
 from autopeft.store import RunDir, write_plan, write_text
 
-_NULL_SCORES = ("uniform", "random")
+_NULL_SCORES = ("parameters", "random")
 
 log = logging.getLogger(__name__)
 
@@ -139,23 +140,10 @@ def _search_in(
     run.write_spec(spec)
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
-    names = dict.fromkeys([spec.search.score, "gradient", "fisher", *_NULL_SCORES])
-    scores = keep_scores(run, lambda: sensitivity(prepared, list(names)))
+    names = _score_names(spec, asked)
+    scores = keep_scores(run, lambda: sensitivity(prepared, names).scores)
     scoring_seconds = time.monotonic() - scoring_started
-    ours = next(score for score in scores if score.name == spec.search.score)
-    by_site = dict(zip((site.name for site in prepared.base.sites), ours.values, strict=True))
-    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=by_site)
-    schedule = _schedule(prepared)
-    question = Question(
-        spec=spec,
-        space=feasible,
-        ground=ground,
-        schedule=schedule,
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
-        head_rates=train.head_alone_rates(prepared.base),
-        first_trials=first_trials,
-    )
+    question = _question(prepared, asked, scores, first_trials=first_trials)
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
         measure=prepared.bench.measure,
@@ -182,13 +170,49 @@ def _search_in(
         test=outcome.test,
         verdict=outcome.verdict,
         proxy=outcome.proxy,
-        cost=_cost(outcome, schedule, scoring_seconds),
+        cost=_cost(outcome, question.schedule, scoring_seconds),
         environment=environment(prepared.base),
+        score_pairs=outcome.score_pairs,
     )
     _write_best(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path)
     return result
+
+
+def _score_names(spec: RunSpec, asked: space.Space) -> list[str]:
+    """The score that orders sites, those that the report shows beside it, and what the space asks for."""
+    follows_spectrum = any("spectrum" in own.ranks_by for own in asked.methods.values())
+    spectrum = ["spectrum"] if follows_spectrum else []
+    return list(dict.fromkeys([spec.search.score, "gradient", "fisher", *spectrum, *_NULL_SCORES]))
+
+
+def _question(
+    prepared: Prepared, asked: space.Space, scores: Sequence[SiteScores], *, first_trials: int
+) -> Question:
+    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
+    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
+    profiles = {
+        site: profile
+        for score in scores
+        if score.name == "spectrum"
+        for site, profile in zip(names, score.profiles, strict=True)
+    }
+    parsed, available = parse_budget(prepared)
+    feasible, ground = lay_ground(
+        prepared, asked, parsed=parsed, available=available, scores=by_name[spec.search.score]
+    )
+    return Question(
+        spec=spec,
+        space=feasible,
+        ground=replace(ground, profiles=profiles),
+        schedule=_schedule(prepared),
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+        head_rates=train.head_alone_rates(prepared.base),
+        first_trials=first_trials,
+        null_scores={name: by_name[name] for name in _NULL_SCORES},
+    )
 
 
 def _schedule(prepared: Prepared) -> Schedule:

@@ -1,8 +1,8 @@
 """A search's result as files: report.html and report.md for people, the rest for programs.
 
-Everything but `write` is a pure function of the result. The four modules beside
-this one do not know each other: `tables` (json, csv), `view` and `maps` (what the
-sections show), `words` (numbers and plans in words); the layout is in `templates/`.
+Everything but `write` is a pure function of the result. Beside this module: `helped` (did the score
+help?), `tables` (json, csv; knows `helped`), `maps` and `heat` (layer × role; the latter as SVG), `view`
+(what the other sections show), `words` (numbers and plans in words); the layout is in `templates/`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from autopeft.records import SearchResult
-from autopeft.report import maps, tables, view, words
+from autopeft.report import helped, maps, tables, view, words
+from autopeft.report.heat import heat_svg, seen_enough
+from autopeft.report.helped import did_it_help
 from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
 from autopeft.store import write_text
 
-__all__ = ["report_html", "report_md", "result_json", "sensitivity_csv", "trials_csv", "write"]
+__all__ = [
+    "did_it_help",
+    "heat_svg",
+    "report_html",
+    "report_md",
+    "result_json",
+    "seen_enough",
+    "sensitivity_csv",
+    "trials_csv",
+    "write",
+]
 
 _FILTERS: dict[str, Callable[..., str]] = {
     "agreement": words.agreement,
@@ -30,6 +42,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "difference": words.difference,
     "duration": words.duration,
     "first_line": view.first_line,
+    "gain": helped.gain,
     "loss": words.loss,
     "metric": words.metric,
     "percent": words.percent,
@@ -83,6 +96,9 @@ def _context(result: SearchResult, status: str) -> dict[str, Any]:
         "max_rows": view.MAX_ROWS,
         "rank_map": maps.rank_map(result.sites, result.best, words.short_words),
         "score_maps": maps.score_maps(result),
+        "seen": {score.name: seen_enough(score) for score in result.scores},
+        "helped": did_it_help(result),
+        "scoring": view.scoring(result),
         "smallest_title": view.smallest_words(result)[0],
         "smallest_note": view.smallest_words(result)[1],
         "tests": view.tests(result, answer),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, floor, log2
 
-from autopeft.records import Adapter, Plan, SearchResult, Site
+from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
 
 N_LEVELS = 5  # shades in the template's colour scale
 OUTSIDE = "outside"
 LEFT_ALONE = "·"
 Places = Mapping[tuple[int | None, str], Sequence[Site]]
-_NULLS = ("uniform", "random")  # scores that know nothing of the model
+_NULLS = ("uniform", "parameters", "random")  # scores that know nothing of the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +75,50 @@ def score_maps(result: SearchResult) -> tuple[Map, ...]:
     shown = [
         score for score in result.scores if score.name not in _NULLS or score.name == result.spec.search.score
     ]
-    maps = (_score_map(result.sites, score.name, score.values) for score in shown)
+    maps = (score_map(result.sites, score) for score in shown)
     return tuple(m for m in maps if m is not None)
 
 
-def _score_map(sites: Sequence[Site], name: str, values: Sequence[float]) -> Map | None:
-    by_site = dict(zip((site.name for site in sites), values, strict=True))
-    total = sum(values)
+def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
+    """One score as shares in percent of its total; None where it is 0 at every site.
+
+    The model as a whole has no score and no cell.
+    """
+    by_site = dict(zip((site.name for site in sites), score.values, strict=True))
+    kept = [site for site in sites if site.kind != "model"]
+    total = sum(by_site[site.name] for site in kept)
     if not 0 < total < float("inf"):
         return None
-    shown = {site.role for site in sites if by_site[site.name] > 0}
-    kept = [site for site in sites if site.role in shown]
     sums = {place: sum(by_site[s.name] for s in group) for place, group in _places(kept).items()}
-    top = max(sums.values())
+    in_layers = (value for (layer, _), value in sums.items() if layer is not None)
+    # A pooler can hold nine tenths of a score, beside which all layers would look alike.
+    top = max(in_layers, default=0.0) or max(sums.values())
+    digits = digits_of(100 * top / total)
 
     def cell(group: Sequence[Site]) -> Cell:
         value = sums[group[0].layer, group[0].role]
         title = "; ".join(f"{site.name}: {by_site[site.name]:.3g}" for site in group)
-        return Cell(text=f"{100 * value / total:.1f}", level=ceil(N_LEVELS * value / top), title=title)
+        level = shade_of(value, top=top, n_shades=N_LEVELS)
+        return Cell(text=f"{100 * value / total:.{digits}f}", level=level, title=title)
 
-    return _grid(name, kept, cell, total=total)
+    return _grid(score.name, kept, cell, total=total)
+
+
+def shade_of(value: float, *, top: float, n_shades: int) -> int:
+    """The shade of a value, each twice the one before: 0 for nothing, `n_shades` from top / 2 on.
+
+    Example:
+        >>> [shade_of(value, top=8.0, n_shades=5) for value in (0.0, 0.01, 1.0, 3.9, 4.1, 8.0, 99.0)]
+        [0, 1, 2, 4, 5, 5, 5]
+    """
+    if value <= 0:
+        return 0
+    return min(n_shades, max(1, n_shades - floor(log2(top / value))))
+
+
+def digits_of(top: float) -> int:
+    """Decimals for shares of which `top`, in percent, is the largest: many sites have little each."""
+    return 1 if top >= 5 else 2
 
 
 def _grid(

@@ -18,6 +18,7 @@ from autopeft.records import (
     SiteScores,
     to_json,
 )
+from autopeft.report.helped import helped_json
 
 TRIAL_COLUMNS = (
     "trial",
@@ -68,11 +69,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "verdict": to_json(result.verdict),
         "test": _tests(result),
         "proxy": to_json(result.proxy),
-        "sensitivity": {
-            "score": result.spec.search.score,
-            "helped": None,
-            "note": "helped is not measured: it would take the same search without the score",
-        },
+        "sensitivity": {**helped_json(result), "scores": _scores(result)},
         "cost": to_json(result.cost),
         "splits": to_json(setting.splits),
         "settings": to_json(result.spec),
@@ -142,6 +139,11 @@ def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
         for site, *values in zip(sites, *(s.values for s in scores), strict=True)
     )
     return _csv(columns, rows)
+
+
+def _scores(result: SearchResult) -> list[dict[str, Any]]:
+    """How far each score can be trusted; the values are in sensitivity.csv."""
+    return [{"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in result.scores]
 
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:

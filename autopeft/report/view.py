@@ -155,6 +155,13 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     return tuple((name, seconds, seconds / full if full > 0 else None) for name, seconds in stages)
 
 
+def scoring(result: SearchResult) -> str:
+    """What the sensitivity cost, against one full run."""
+    cost = result.cost
+    in_r = f", {cost.sensitivity_seconds / cost.full_run_seconds:.3f} R" if cost.full_run_seconds > 0 else ""
+    return f"Scoring took {cost.sensitivity_seconds:.1f} s{in_r}."
+
+
 def tests(result: SearchResult, answer: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
     """Name, test numbers and confirmation numbers of each answer that was tested."""
     read: Mapping[str, Any] = answer["test"] or {}

@@ -8,37 +8,39 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autopeft.extension import Batch, Task
+from autopeft.extension import Reducer
 from autopeft.records import Site
-from autopeft.sensitivity._activations import backward_over, weight_gradient
+from autopeft.sensitivity._gradients import weight_gradient
+from autopeft.sensitivity._sums import Sums
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Summed |w g| (Molchanov et al. 2017, arXiv:1611.06440; as GoRA, arXiv:2502.12171, uses it)."""
+    """Summed |w g| (Molchanov et al. 2017, arXiv:1611.06440; as GoRA, arXiv:2502.12171, uses it).
+
+    g is the gradient of a batch's mean loss, and the value the mean over batches, weighted by their
+    sizes: it depends on the batch size, for what examples disagree on cancels within a batch. Biases are
+    left out. Packed weights of a quantised map cannot be multiplied with: no value.
+    """
 
     name: str = "gradient"
     summary: str = "summed |weight × gradient|"
-    needs_gradients: bool = True
+    unit: str = "loss"
+    labels: str = "true"
 
-    def score(
-        self, model: nn.Module, batches: Sequence[Batch], sites: Sequence[Site], *, task: Task, seed: int
-    ) -> dict[str, float]:
-        """Site name -> sum over weights of |w g|, averaged over batches, >= 0, in units of loss.
+    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
+        """Site name -> sum over weights of |w g|, averaged over batches, >= 0."""
+        return Sums(_sum_of_products)
 
-        The gradient is that of a batch's mean loss. A site with no gradient path scores 0.
-        """
-        totals = {site.name: 0.0 for site in sites}
 
-        def reduce(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-            grad = weight_gradient(site, module, inputs, gradient)
-            totals[site.name] += float((module.weight.detach() * grad).abs().sum()) * share  # type: ignore[operator]
-
-        for batch in batches:
-            # Not `len(inputs)`: OPT's feed-forward maps see (B T, in), routed experts some tokens of each.
-            share = 1 / (len(batch["labels"]) * len(batches))
-            backward_over(model, [batch], sites, task=task, reduce=reduce)
-        return totals
+def _sum_of_products(
+    site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor | None:
+    weight = inputs if site.kind == "parameter" else getattr(module, "weight", None)
+    if weight is None or not weight.is_floating_point():
+        return None
+    grad = weight_gradient(site, module, inputs, gradient)
+    return grad.mul_(weight.detach()).abs_().sum() if grad is not gradient else (grad * weight).abs().sum()
 
 
 PART = Gradient()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
-from autopeft.extension import Batch, Task
+from autopeft.extension import Reducer
 from autopeft.records import Site
+from autopeft.sensitivity._sums import Given
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,13 @@ class Random:
 
     name: str = "random"
     summary: str = "noise (null)"
-    needs_gradients: bool = False
+    unit: str = "1"
+    labels: str = "none"
 
-    def score(
-        self, model: nn.Module, batches: Sequence[Batch], sites: Sequence[Site], *, task: Task, seed: int
-    ) -> dict[str, float]:
+    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
         """Site name -> a draw > 0; the same for a seed."""
         draws = np.random.default_rng(seed).lognormal(sigma=1.0, size=len(sites))
-        return {site.name: float(draw) for site, draw in zip(sites, draws, strict=True)}
+        return Given({site.name: float(draw) for site, draw in zip(sites, draws, strict=True)})
 
 
 PART = Random()

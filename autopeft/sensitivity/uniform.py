@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
-from autopeft.extension import Batch, Task
+from autopeft.extension import Reducer
 from autopeft.records import Site
+from autopeft.sensitivity._sums import Given
 
 
 @dataclass(frozen=True)
@@ -17,13 +16,12 @@ class Uniform:
 
     name: str = "uniform"
     summary: str = "the same everywhere (null)"
-    needs_gradients: bool = False
+    unit: str = "1"
+    labels: str = "none"
 
-    def score(
-        self, model: nn.Module, batches: Sequence[Batch], sites: Sequence[Site], *, task: Task, seed: int
-    ) -> dict[str, float]:
+    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
         """Site name -> 1.0."""
-        return {site.name: 1.0 for site in sites}
+        return Given({site.name: 1.0 for site in sites})
 
 
 PART = Uniform()

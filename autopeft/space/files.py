@@ -33,7 +33,8 @@ class MethodSpace(BaseModel):
     """What may be chosen within one method; a field left out has one choice.
 
     `placement` holds `all`, a role group (`attention`, `mlp`) or roles joined by + (`q+v`);
-    `layer_share` and `exponent` are ranges; `options` maps the method's own options to
+    `layer_share` and `exponent` are ranges; `ranks_by` bends ranks by the score to the power of
+    the exponent, or follows the energy of the gradient's spectrum; `options` maps the method's own options to
     choices; `max_rank` None is the method's largest; `learning_rate` None is its own range.
     """
 
@@ -43,6 +44,7 @@ class MethodSpace(BaseModel):
     layer_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
     layers_by: tuple[Literal["last", "score"], ...] = Field(default=("last",), min_length=1)
     exponent: Range = (0.0, 0.0)
+    ranks_by: tuple[Literal["score", "spectrum"], ...] = Field(default=("score",), min_length=1)
     options: Choices = {}
     max_rank: int | None = Field(default=None, ge=1)
     learning_rate: Range | None = None
@@ -144,6 +146,12 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
     for arm in space.arms:
         for name, own in space.parts(arm):
             _check_part(known[name], own, source=source)
+        own_spectrum = [name for name, own in space.parts(arm) if "spectrum" in own.ranks_by]
+        if own_spectrum and arm in space.mixes:
+            raise SpecError(
+                f"The mix {arm!r} has ranks_by spectrum at {own_spectrum[0]}; energies of different methods "
+                "cannot be weighed against each other, so leave it out of mixes."
+            )
         sharing = [name for name, _ in space.parts(arm) if known[name].shared]
         if len(sharing) > 1:
             raise SpecError(

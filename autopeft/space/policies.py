@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.trial import Trial
@@ -26,6 +26,8 @@ _SILENT_OPTIONS = ("scale_rule",)  # not part of an arm's name: the rule is one 
 class Policy:
     """One point of a search space; `layer_share` in (0, 1], `exponent` >= 0 (0 is uniform).
 
+    Where `ranks_by` is spectrum, ranks follow the ground's profiles and the exponent has no say.
+
     `beside` are the other parts of a mix: each takes of its own sites those that are left, and
     shares the budget; they are told the first part's learning rate, and train at a multiple of it.
     """
@@ -35,6 +37,7 @@ class Policy:
     layer_share: float = 1.0
     layers_by: str = "last"
     exponent: float = 0.0
+    ranks_by: str = "score"
     options: Options = ()
     max_rank: int | None = None
     learning_rate: float
@@ -56,7 +59,8 @@ class Policy:
 class Ground:
     """What policies are laid out on: the sites, their scores, the methods, and what may be spent.
 
-    `scores` maps site name -> value >= 0; `max_params` is what is left for adapters;
+    `scores` maps site name -> value >= 0, `profiles` to what each further rank adds (the energy of
+    the gradient's spectrum), for policies that ask for it; `max_params` is what is left for adapters;
     `max_virtual_tokens` is the room beside the longest text, None where there is no limit.
     """
 
@@ -65,6 +69,7 @@ class Ground:
     methods: Mapping[str, Method]
     max_params: int
     max_virtual_tokens: int | None = None
+    profiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def feasible(space: Space, ground: Ground) -> Space:
@@ -129,6 +134,7 @@ def _suggest_part(trial: Trial, method: Method, own: MethodSpace, *, prefix: str
         layer_share=_draw(trial, f"{prefix}.layer_share", own.layer_share),
         layers_by=_choose(trial, f"{prefix}.layers_by", own.layers_by),
         exponent=_draw(trial, f"{prefix}.exponent", own.exponent),
+        ranks_by=_choose(trial, f"{prefix}.ranks_by", own.ranks_by),
         options=tuple((o, value) for o, value in chosen.items() if value != method.choices[o][0]),
         max_rank=own.max_rank,
         learning_rate=0.0,  # drawn for the first part alone
@@ -175,6 +181,7 @@ def _part_parameters(
     chosen: dict[str, tuple[Any, Sequence[Any]]] = {
         "placement": (policy.placement, own.placement),
         "layers_by": (policy.layers_by, own.layers_by),
+        "ranks_by": (policy.ranks_by, own.ranks_by),
     }
     for option, values in own.options.items():
         chosen[option] = (given.get(option, method.choices[option][0]), values)
@@ -268,7 +275,13 @@ def _allocate(policy: Policy, ground: Ground) -> tuple[Adapter, ...]:
             if place is not None:
                 places.setdefault(site.name, place)
     claims = [
-        Claim(site=name, weight=_weight(place, ground), ranks=place.ranks, cost=place.cost)
+        Claim(
+            site=name,
+            weight=_weight(place, ground),
+            ranks=place.ranks,
+            cost=place.cost,
+            gains=ground.profiles.get(name, ()) if place.policy.ranks_by == "spectrum" else None,
+        )
         for name, place in places.items()
     ]
     ranks = allocate(claims, max_params=ground.max_params)

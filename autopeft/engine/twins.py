@@ -1,0 +1,117 @@
+"""Did the score help? The same proposals with a null score in its place, measured beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.engine.propose import GREEDY_ARM, Proposer
+from autopeft.records import Measurement, Plan, Proposal, ScorePair
+from autopeft.space import Policy, plan_of
+
+NULLS = ("uniform", "parameters", "random")
+MAX_PAIRS = 2  # the greedy plan and the best sampled one; each takes a run of the first rung per null
+_LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score
+
+log = logging.getLogger(__name__)
+Twins = Mapping[str, Plan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """A proposal that used the score, what it was measured at, and its twins by the name of the null."""
+
+    proposal: Proposal
+    policy: Policy
+    measurement: Measurement
+    twins: Twins
+
+
+def measure_twins(
+    question: Question, ledger: Ledger, proposer: Proposer, first: Mapping[Plan, Measurement]
+) -> tuple[ScorePair, ...]:
+    """Measure the twins of the proposals that used the score most promisingly.
+
+    A twin has the same method, options, learning rate, steps and seed, and as many layers; only what
+    decides ranks and layers is another score: `uniform` (even ranks, the last layers), `parameters` (a
+    site's size) or `random`. Equal plans are measured once: the twin of the greedy plan by `uniform`
+    is the baseline at its learning rate.
+
+    They are not promoted: plans so alike would crowd out others.
+
+    Returns:
+        One pair for each scored proposal.
+    """
+    steps = question.schedule.rung_steps[0]
+    fidelity = question.schedule.fidelity("search", steps=steps, seed=question.seed)
+    scored = _scored(question, proposer, first)
+    new = {plan for own in scored for plan in own.twins.values()} - set(first)
+    ledger.progress.phase("twins", len(new))
+    ledger.plan_ahead(fidelity, n_measurements=len(new))
+    measured = dict(first)
+    pairs = []
+    for own in scored:
+        if not proposer.has_time():
+            log.warning("Time is short: the twins of %s are not measured.", own.proposal.arm)
+            break
+        ledger.require_time()
+        for null, plan in own.twins.items():
+            if plan not in measured:
+                proposer.note_twin(f"{own.proposal.arm}, scored {null}", plan)
+                (measured[plan],) = ledger.measure_all([(plan, fidelity)])
+                proposer.tell_twin(plan, measured[plan])
+        pairs.append(_pair(own, measured))
+    return tuple(pairs)
+
+
+def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measurement]) -> list[_Scored]:
+    """The greedy plan and the best sampled ones whose ranks or layers would be others without the score."""
+    found = []
+    for proposal, policy in zip(proposer.proposals, proposer.policies, strict=True):
+        measurement = first.get(proposal.plan)
+        if measurement is None or measurement.loss is None or not uses_score(policy):
+            continue
+        nulls = ("uniform", *question.null_scores)
+        twins = {null: _twin(policy, null, question) for null in nulls}
+        if twins["uniform"] != proposal.plan:
+            found.append(_Scored(proposal=proposal, policy=policy, measurement=measurement, twins=twins))
+    found.sort(key=lambda own: (not own.proposal.arm.startswith(GREEDY_ARM), by_loss(own.measurement)))
+    return list({own.proposal.plan: own for own in reversed(found)}.values())[::-1][:MAX_PAIRS]
+
+
+def uses_score(policy: Policy) -> bool:
+    """Whether the score decides ranks or layers of a policy or of a part of it."""
+    parts = (policy, *policy.beside)
+    return any(
+        part.exponent >= _LEAST_EXPONENT
+        or part.ranks_by == "spectrum"
+        or (part.layers_by == "score" and part.layer_share < 1)
+        for part in parts
+    )
+
+
+def _twin(policy: Policy, null: str, question: Question) -> Plan:
+    if null == "uniform":
+        return plan_of(_evened(policy), question.ground)
+    return plan_of(policy, replace(question.ground, scores=question.null_scores[null]))
+
+
+def _evened(policy: Policy) -> Policy:
+    """The policy without any score: even ranks, and the last layers."""
+    beside = tuple(_evened(part) for part in policy.beside)
+    return replace(policy, exponent=0.0, ranks_by="score", layers_by="last", beside=beside)
+
+
+def _pair(scored: _Scored, measured: Mapping[Plan, Measurement]) -> ScorePair:
+    losses = {null: measured[plan].loss for null, plan in scored.twins.items() if plan in measured}
+    assert scored.measurement.loss is not None
+    return ScorePair(
+        arm=scored.proposal.arm,
+        learning_rate=scored.proposal.plan.learning_rate,
+        with_score=scored.measurement.loss,
+        uniform=losses.get("uniform"),
+        parameters=losses.get("parameters"),
+        random=losses.get("random"),
+    )

@@ -1,0 +1,89 @@
+"""The frozen records that pass between modules, and their one way to and from JSON.
+
+Nothing here imports torch. Records are keyword-only and hold tuples, so that a
+`Plan` can be a dictionary key and a finished `Measurement` cannot change.
+
+Inside the folder each file imports only from those before it: text, asked → plans → results.
+"""
+
+from __future__ import annotations
+
+from autopeft.records.asked import (
+    MAX_SEED,
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ExecutionSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
+from autopeft.records.plans import (
+    Adapter,
+    Budget,
+    Fidelity,
+    Measurement,
+    Options,
+    OptionValue,
+    Plan,
+    PlanDocument,
+    Site,
+    Status,
+)
+from autopeft.records.results import (
+    Confirmation,
+    Cost,
+    Proposal,
+    Proxy,
+    ScorePair,
+    SearchResult,
+    Sensitivity,
+    Setting,
+    SiteScores,
+    SplitSizes,
+    Verdict,
+)
+from autopeft.records.text import (
+    digest_of,
+    from_json,
+    to_json,
+)
+
+__all__ = [
+    "MAX_SEED",
+    "Adapter",
+    "Budget",
+    "BudgetSpec",
+    "ConfirmSpec",
+    "Confirmation",
+    "Cost",
+    "DataSpec",
+    "ExecutionSpec",
+    "Fidelity",
+    "Measurement",
+    "ModelSpec",
+    "OptionValue",
+    "Options",
+    "OutputSpec",
+    "Plan",
+    "PlanDocument",
+    "Proposal",
+    "Proxy",
+    "RunSpec",
+    "ScorePair",
+    "SearchResult",
+    "SearchSpec",
+    "Sensitivity",
+    "Setting",
+    "Site",
+    "SiteScores",
+    "SplitSizes",
+    "Status",
+    "TaskSpec",
+    "Verdict",
+    "digest_of",
+    "from_json",
+    "to_json",
+]

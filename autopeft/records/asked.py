@@ -1,0 +1,102 @@
+"""What the user asked: nested by topic, checked by pydantic, unknown keys refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no more
+
+
+class _Topic(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(_Topic):
+    """Which base model; `id` None means the demo model."""
+
+    id: str | None = None
+    revision: str | None = None
+
+
+class DataSpec(_Topic):
+    """Which dataset and which of its columns; `source` None means the sample dataset."""
+
+    source: str | None = Field(default=None, min_length=1)
+    config_name: str | None = None
+    text_columns: tuple[str, ...] = ()
+    label_column: str | None = None
+    max_examples: int | None = Field(default=None, ge=1)
+
+
+class TaskSpec(_Topic):
+    """The task, and what one full training run of it is.
+
+    `max_steps`, where given, overrides `epochs`. `max_length` is in tokens.
+    """
+
+    name: str = "text-classification"
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    max_length: int = Field(default=128, ge=2)
+
+
+class BudgetSpec(_Topic):
+    """How many parameters may be trained, as the user wrote it (`0.5%`, `300k`, `113000`)."""
+
+    requested: str = "0.5%"
+    count_head: bool = False
+
+
+class SearchSpec(_Topic):
+    """How to look: the space, the proposals, the score that orders sites, the seed.
+
+    `serve_on` keeps to what some servers read: vllm, tgi, llama.cpp, or any of them.
+    """
+
+    space: str = "default"
+    methods: tuple[str, ...] = ()
+    serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = ()
+    trials: int = Field(default=24, ge=1)
+    score: str = "gradient"
+    max_time_seconds: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+
+
+class ConfirmSpec(_Topic):
+    """How to confirm: at full or half length or not at all, on how many seeds, within which margin.
+
+    `margin` is in units of the metric (0.01 is one point of accuracy).
+    """
+
+    fidelity: str = Field(default="full", pattern="^(full|half|none)$")
+    seeds: int = Field(default=3, ge=2, le=10)
+    margin: float = Field(default=0.01, gt=0)
+
+
+class ExecutionSpec(_Topic):
+    """Where measurements run."""
+
+    executor: str = "serial"
+    workers: int = Field(default=1, ge=1)
+
+
+class OutputSpec(_Topic):
+    """Where the run directory goes; None means a fresh one under `reports/`."""
+
+    out: str | None = None
+
+
+class RunSpec(_Topic):
+    """Everything a user may ask of one run; only names and numbers."""
+
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    task: TaskSpec = TaskSpec()
+    budget: BudgetSpec = BudgetSpec()
+    search: SearchSpec = SearchSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    output: OutputSpec = OutputSpec()

@@ -1,0 +1,131 @@
+"""What the base model offers, what a plan does with it, and what a measurement says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from autopeft.records.asked import DataSpec, ModelSpec, TaskSpec
+from autopeft.records.text import digest_of, to_json
+
+OptionValue = bool | int | float | str
+Options = tuple[tuple[str, OptionValue], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be spent. `base_params` counts tied weights once and no task head."""
+
+    max_trainable_params: int
+    base_params: int
+    requested: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One place in the base model that can take an adapter.
+
+    `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one
+    of linear, conv1d, norm, embedding, parameter, model. `copies` is how many matrices of that
+    shape the site holds: the experts of a layer that are kept in one parameter.
+    """
+
+    name: str
+    layer: int | None
+    role: str
+    kind: str
+    in_features: int
+    out_features: int
+    has_bias: bool
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / r.
+
+    It trains at `rate_factor` times the plan's learning rate: where a plan mixes methods, each
+    keeps to its own range.
+    """
+
+    method: str
+    site: str
+    rank: int = 0
+    scale: float = 1.0
+    options: Options = ()
+    rate_factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole proposal. No adapters means that the task head alone is trained.
+
+    `trainable_params` does not count the task head.
+    """
+
+    adapters: tuple[Adapter, ...]
+    learning_rate: float
+    trainable_params: int
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits that are equal exactly where the plans are."""
+        return digest_of(to_json(self))
+
+    @property
+    def placement_digest(self) -> str:
+        """The same for the adapters alone, whatever their learning rate."""
+        return digest_of([to_json(adapter) for adapter in self.adapters])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDocument:
+    """A plan and what it takes to repeat it: the content of `plan.yaml`."""
+
+    plan: Plan
+    model: ModelSpec
+    data: DataSpec
+    task: TaskSpec
+    base_params: int
+    head_params: int
+    schedule: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How hard to look, and on what. `split` is the one evaluated on: search, confirm or test."""
+
+    split: str
+    train_steps: int
+    train_examples: int
+    eval_examples: int
+    seed: int
+
+
+class Status(str, Enum):
+    """How a measurement ended; Optuna's words."""
+
+    COMPLETE = "COMPLETE"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One run, good or bad. A failed run has `error` and no metric.
+
+    `example_scores` holds one number per evaluated example in dataset order (for
+    accuracy 0 or 1) whose mean is the metric, so that plans can be compared in pairs.
+    `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    """
+
+    plan: Plan
+    fidelity: Fidelity
+    status: Status
+    metric: float | None = None
+    loss: float | None = None
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    peak_bytes: int = 0
+    example_scores: tuple[float, ...] = ()
+    error: str | None = None

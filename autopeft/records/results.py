@@ -1,0 +1,182 @@
+"""What an analysis and a search leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from autopeft.records.asked import RunSpec
+from autopeft.records.plans import Budget, Measurement, Plan, Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """One trial of the study: which arm it belongs to, who proposed it, and its plan.
+
+    `source` is enqueued, sampler or random; `arm` is method × placement family
+    ("lora/all", "head", "baseline").
+    """
+
+    trial: int
+    arm: str
+    source: str
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteScores:
+    """One importance score; `values` stand in the order of the result's sites, all >= 0.
+
+    `profiles` is empty, or holds for every site what each further rank adds (non-increasing, >= 0;
+    empty where there is none): of `spectrum` the energy, of `activation` the explained share.
+    `split_half` is Spearman's rho over sites between two halves of the examples; None where it
+    cannot be told. `n_examples` is 0 for a score that needs none.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    profiles: tuple[tuple[float, ...], ...] = ()
+    split_half: float | None = None
+    n_examples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What a pass over some examples says of the sites, and what the pass took.
+
+    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is
+    what the allocator says on a GPU; else it counts the tensors that are held for the backward pass.
+    """
+
+    scores: tuple[SiteScores, ...]
+    n_examples: int
+    n_asked: int
+    seconds: float
+    peak_bytes: int
+    unreachable: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSizes:
+    """Examples in each split; `test` is 0 where the user has none."""
+
+    train: int
+    search: int
+    confirm: int
+    test: int
+    duplicates_removed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the search was about: model, task, metric, budget, splits, one full run.
+
+    `base_model` is what to call the model, `base_model_source` what loads it.
+    """
+
+    base_model: str
+    base_model_source: str
+    model_type: str
+    data: str
+    task: str
+    metric: str
+    greater_is_better: bool
+    budget: Budget
+    head_params: int
+    splits: SplitSizes
+    full_run_steps: int
+    label_names: tuple[str, ...] = ()
+    data_fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """One plan trained again on fresh seeds: `metrics` holds one value per seed, in seed order.
+
+    `train_seconds` is the mean over the seeds.
+    """
+
+    name: str
+    plan: Plan
+    split: str
+    metric_mean: float
+    metric_std_error: float
+    seeds: tuple[int, ...]
+    metrics: tuple[float, ...]
+    mean_loss: float
+    train_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Best against baseline, in units of the metric; positive differences favour the best plan.
+
+    `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
+    `smallest_equivalent` says how `smallest` stands: proven, unproven, or the best itself.
+    """
+
+    label: str
+    mean_difference: float | None
+    interval_95: tuple[float, float] | None
+    margin: float
+    fidelity: str
+    smallest_equivalent: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """How well the first rung ranked the plans that reached the next one (Spearman on the loss)."""
+
+    rank_correlation: float | None
+    n_plans: int
+    rung_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R."""
+
+    sensitivity_seconds: float
+    search_seconds: float
+    confirm_seconds: float
+    full_run_seconds: float
+    full_runs: float
+    examples_seen: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePair:
+    """Losses of one proposal with the score and with nulls in its place, at one number of steps.
+
+    Method, learning rate, steps and seed are the same; None where a twin was not measured or failed.
+    """
+
+    arm: str
+    learning_rate: float
+    with_score: float
+    uniform: float | None = None
+    parameters: float | None = None
+    random: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """All that the report needs. `confirmations` and `test` are empty where there were none."""
+
+    spec: RunSpec
+    setting: Setting
+    sites: tuple[Site, ...]
+    scores: tuple[SiteScores, ...]
+    proposals: tuple[Proposal, ...]
+    measurements: tuple[Measurement, ...]
+    best: Plan
+    smallest: Plan
+    baseline: Plan
+    confirmations: tuple[Confirmation, ...]
+    test: tuple[Confirmation, ...]
+    verdict: Verdict
+    proxy: Proxy
+    cost: Cost
+    environment: dict[str, str] = field(default_factory=dict)
+    score_pairs: tuple[ScorePair, ...] = ()

@@ -1,0 +1,33 @@
+"""The one way of records to and from JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> Any:
+    """Plain dictionaries, lists, strings and numbers that stand for a record."""
+    return _adapter(cast(Any, type(record))).dump_python(record, mode="json")
+
+
+def from_json(kind: type[Record], content: Any) -> Record:
+    """The record that `to_json` was given; raises pydantic's ValidationError on other content."""
+    return cast(Record, _adapter(cast(Any, kind)).validate_python(content))
+
+
+def digest_of(content: Any) -> str:
+    """Ten hexadecimal digits of the SHA-256 of some JSON content, independent of key order."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -1,0 +1,126 @@
+"""What a layer's input and output gradient say of its weights, without keeping a weight's gradient."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.records import Site
+
+_BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
+
+
+class Remembered:
+    """A function of one tensor that gives its last answer again while it is given the same tensor.
+
+    q, k and v have one input, one after the other. The tensor itself is not kept.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        self._function = function
+        self._of: Callable[[], torch.Tensor | None] = lambda: None
+        self._answer: Any = None
+
+    def __call__(self, tensor: torch.Tensor) -> Any:
+        """The function's answer."""
+        if self._of() is not tensor:
+            self._answer = self._function(tensor)
+            self._of = weakref.ref(tensor)
+        return self._answer
+
+
+class SquaredNorms:
+    """Squared norm of each example's weight gradient Gᵀ A, by the ghost identity.
+
+    ‖GᵀA‖² = Σ (A Aᵀ) ∘ (G Gᵀ), which costs T² (in + out) instead of T in out; where
+    2 T² > in × out the per-example gradient itself is the cheaper way, taken in blocks of examples.
+
+    Source: Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679; the switch is that of
+    Bu et al. 2022, arXiv:2205.10683.
+    """
+
+    def __init__(self) -> None:
+        self._gram = Remembered(_gram)
+
+    def __call__(self, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Shape (B,), from A (B, T, in) and G (B, T, out)."""
+        n_tokens, n_in, n_out = inputs.shape[1], inputs.shape[2], gradient.shape[2]
+        if n_tokens == 1:
+            return (inputs.square().sum(dim=2) * gradient.square().sum(dim=2))[:, 0]
+        if 2 * n_tokens**2 <= n_in * n_out:
+            grams: torch.Tensor = self._gram(inputs)
+            return _dots(grams, _gram(gradient))
+        return squares_of_products(gradient, inputs)
+
+
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    """Inner products of the tokens of each example, shape (B, T, T)."""
+    return torch.bmm(rows, rows.transpose(1, 2))
+
+
+def squares_of_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """‖FᵀS‖² of each example, shape (B,), for F (B, T, m) and S (B, T, n), a block of examples at a time."""
+    n_rows = max(1, _BLOCK // (first.shape[2] * second.shape[2]))
+    blocks = zip(torch.split(first, n_rows), torch.split(second, n_rows), strict=True)
+    products = (torch.bmm(f.transpose(1, 2), s) for f, s in blocks)
+    return torch.cat([_dots(product, product) for product in products])
+
+
+def _dots(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+    return result
+
+
+def summed_product(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """The batch's gradient of a linear map's weight, shape (out, in)."""
+    return gradient.flatten(0, 1).T @ inputs.flatten(0, 1)
+
+
+def weight_gradient(
+    site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
+    """Gradient of the batch's summed loss for the weight, in the weight's own shape."""
+    if site.kind == "parameter":
+        return gradient
+    if site.kind == "norm":
+        return (normalised(module, inputs) * gradient).sum(dim=(0, 1))
+    if isinstance(module, Conv1D):
+        return summed_product(inputs, gradient)
+    return summed_product(gradient, inputs)
+
+
+def norm_gradients(
+    module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Each example's gradients of a norm's weight and, if there is one, its bias, shape (B, out) each."""
+    of_weight = (normalised(module, inputs) * gradient).sum(dim=1)
+    return (of_weight, gradient.sum(dim=1)) if getattr(module, "bias", None) is not None else (of_weight,)
+
+
+def normalised(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """What a norm layer multiplies its weight with, shaped as `inputs`."""
+    with torch.no_grad():
+        if type(module) is nn.LayerNorm:
+            return nn.functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
+        # Gemma multiplies with 1 + weight: what is left at weight 0 is not the weight's doing.
+        return _called(module, inputs, weight=1.0) - _called(module, inputs, weight=0.0)
+
+
+def _called(module: nn.Module, inputs: torch.Tensor, *, weight: float) -> torch.Tensor:
+    state = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    state["weight"].fill_(weight)
+    result: torch.Tensor = torch.func.functional_call(module, state, (inputs,))
+    return result.float()
+
+
+def expert_maps(site: Site, module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """Experts kept in one parameter (or their gradient) as maps, shape (experts, out, in)."""
+    shape = (site.copies, site.in_features, site.out_features)
+    is_square = site.in_features == site.out_features
+    is_transposed = getattr(module, "is_transposed", False) if is_square else tensor.shape == shape
+    return tensor.transpose(1, 2) if is_transposed else tensor

@@ -1,0 +1,128 @@
+"""What the sensitivity scores cost beside LoRA training: time and counted memory, side by side in one run.
+
+    python reports/studies/sensitivity_cost.py [ROUNDS] [EXAMPLES_PER_ROUND]
+
+MiniLM-L6, random tokens of length 32 and 128 without padding, batches of 16. The yardstick is the forward and
+backward pass (no optimizer) of LoRA, rank 8, at every linear map over the same examples, without dropout, so that
+nothing is drawn; with dropout it is slower. Everything is timed in turn in each of 8 rounds, over 64 of
+the 512 examples (what has no target in two rounds alone); the table gives medians over rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from autopeft import model
+from autopeft.extension import Batch, discover
+from autopeft.model import BaseModel, SavedBytes
+from autopeft.records import ModelSpec
+from autopeft.sensitivity import measure
+
+BATCH = 16
+ASKED = (
+    ("gradient",),
+    ("gradient_norm",),
+    ("fisher",),
+    ("fisher_sampled",),
+    ("lora_fisher",),
+    ("spectrum",),
+    ("activation",),
+    ("gradient", "fisher"),
+    ("fisher", "lora_fisher", "spectrum", "activation"),
+)
+TARGETS = {("fisher",): (1.3, 1.5), ("lora_fisher",): (1.15, 1.5)}
+Timed = Callable[[list[Batch]], tuple[float, int]]
+N_WITHOUT_TARGET = 2  # rounds
+
+
+def load() -> BaseModel:
+    return model.load(ModelSpec(), auto_class="AutoModelForSequenceClassification", label_names=("no", "yes"))
+
+
+def random_batches(base: BaseModel, *, n_examples: int, length: int, seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    n_words = len(base.module.get_input_embeddings().weight)
+    batches = []
+    for _ in range(n_examples // BATCH):
+        words = torch.randint(1000, n_words, (BATCH, length), generator=generator)
+        labels = torch.randint(0, 2, (BATCH,), generator=generator)
+        batches.append({"input_ids": words, "attention_mask": torch.ones_like(words), "labels": labels})
+    return batches
+
+
+def lora_timer(example: Batch) -> Timed:
+    """Forward and backward of LoRA at all linear maps; bytes are those saved, and one gradient each."""
+    base = load()
+    maps = [site.name for site in base.sites if site.kind == "linear"]
+    lora = get_peft_model(base.module, LoraConfig(r=8, lora_alpha=16, target_modules=maps)).eval()
+    task = discover("autopeft.tasks")["text-classification"]
+    counter = SavedBytes()
+    with counter.counting():
+        loss = task.loss(lora, example)
+    gradients = sum(p.numel() * p.element_size() for p in lora.parameters() if p.requires_grad)
+    n_bytes = counter.total + gradients
+    del loss
+
+    def run(batches: list[Batch]) -> tuple[float, int]:
+        started = time.perf_counter()
+        for batch in batches:
+            task.loss(lora, batch).backward()
+            lora.zero_grad()
+        return time.perf_counter() - started, n_bytes
+
+    return run
+
+
+def score_timer(base: BaseModel, names: tuple[str, ...]) -> Timed:
+    parts = [discover("autopeft.sensitivity")[name] for name in names]
+    task = discover("autopeft.tasks")["text-classification"]
+
+    def run(batches: list[Batch]) -> tuple[float, int]:
+        found = measure(parts, base.module, batches, base.sites, task=task, seed=0, enough=2.0)
+        return found.seconds, found.peak_bytes
+
+    return run
+
+
+def table(length: int, *, n_rounds: int, n_examples: int) -> None:
+    base = load()
+    rounds = [random_batches(base, n_examples=n_examples, length=length, seed=i) for i in range(n_rounds)]
+    timers = {("LoRA",): lora_timer(rounds[0][0])}
+    timers |= {names: score_timer(base, names) for names in ASKED}
+    seen: dict[tuple[str, ...], list[tuple[float, int]]] = {names: [] for names in timers}
+    for timer in timers.values():
+        timer(rounds[0][:1])
+    for index, batches in enumerate(rounds):
+        for names, timer in timers.items():
+            if index < N_WITHOUT_TARGET or names in TARGETS or names == ("LoRA",):
+                gc.collect()
+                seen[names].append(timer(batches))
+    n_threads = torch.get_num_threads()
+    print(f"\n{n_rounds} rounds of {n_examples} examples of {length} tokens, {n_threads} threads")
+    print("| what | seconds a round | × LoRA (least to most) | MB held | × LoRA | target |")
+    print("|---|---|---|---|---|---|")
+    yardstick = seen["LoRA",]
+    for names, own in seen.items():
+        ratios = [mine[0] / theirs[0] for mine, theirs in zip(own, yardstick, strict=False)]
+        memory = own[0][1] / yardstick[0][1]
+        target = "≤ {} time, ≤ {} memory".format(*TARGETS[names]) if names in TARGETS else ""
+        print(
+            f"| {' + '.join(names)} | {median(s for s, _ in own):.2f} | {median(ratios):.2f} ({min(ratios):.2f} "
+            f"to {max(ratios):.2f}) | {own[0][1] / 1e6:.1f} | {memory:.2f} | {target} |"
+        )
+
+
+if __name__ == "__main__":
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    n_rounds, n_examples = (*arguments, *(8, 64)[len(arguments) :])
+    transformers.logging.set_verbosity_error()
+    for length in (32, 128):
+        table(length, n_rounds=n_rounds, n_examples=n_examples)

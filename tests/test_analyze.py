@@ -1,0 +1,165 @@
+"""`autopeft analyze` on a tiny model: what it prints, what it writes, and that it writes nothing unasked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from autopeft import pipeline
+from autopeft.cli.app import app
+from autopeft.errors import BudgetError
+from autopeft.records import BudgetSpec, DataSpec, ModelSpec, RunSpec, SearchSpec
+from autopeft.store import read_plan
+
+
+@pytest.fixture
+def asked(model_dir: Path, data_dir: Path) -> tuple[str, ...]:
+    return ("--model", str(model_dir), "--data", str(data_dir), "--budget", "5%", "--max-examples", "32")
+
+
+def analyze(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["analyze", *map(str, arguments)])
+
+
+def answer_of(*arguments: object) -> dict:
+    result = analyze(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_it_prints_at_most_80_columns_and_writes_nothing(
+    asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = analyze(*asked, "--quiet")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80 and "autopeft search" not in line] == []
+    for part in (
+        "gradient, percent of its total (",
+        "fisher, percent",
+        "between two halves of",
+        "untested: LoRA",
+    ):
+        assert part in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_holds_everything(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "fisher, random")
+    assert [score["name"] for score in answer["scores"]] == ["fisher", "random"]
+    assert all(len(score["values"]) == len(answer["sites"]) for score in answer["scores"])
+    keys = (
+        "base_model data task n_train_examples n_examples n_asked seconds peak_bytes unreachable notes budget"
+    )
+    assert {*keys.split(), "suggestion", "files"} <= answer.keys()
+    assert answer["files"] == [] and answer["suggestion"]["tested"] is False
+    assert answer["n_examples"] <= answer["n_asked"] == 32
+
+
+def test_out_leaves_scores_a_picture_and_a_plan(asked: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    answer = answer_of(*asked, "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == ["heat.svg", "sensitivity.csv", "suggestion.yaml"]
+    with (out / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for score in answer["scores"]:
+        assert [float(row[score["name"]]) for row in rows] == score["values"]
+    assert [row["site"] for row in rows] == [site["name"] for site in answer["sites"]]
+    ElementTree.parse(out / "heat.svg")
+
+
+def test_the_suggestion_is_a_plan_that_counts_what_it_says(asked: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    answer = answer_of(*asked, "--out", out)
+    document = read_plan(out / "suggestion.yaml")
+    assert {adapter.method for adapter in document.plan.adapters} == {"lora"}
+    counted = pipeline.count(out / "suggestion.yaml")
+    assert (
+        counted.trainable_params == document.plan.trainable_params == answer["suggestion"]["trainable_params"]
+    )
+    assert 0 < counted.trainable_params <= answer["budget"]["max_trainable_params"]
+    comments = [line for line in (out / "suggestion.yaml").read_text().splitlines() if line.startswith("#")]
+    assert "UNTESTED" in comments[0]
+    assert any("autopeft train --plan suggestion.yaml" in line for line in comments)
+    assert any("autopeft search --model" in line and "--budget 5%" in line for line in comments)
+
+
+def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "random,gradient", "--budget", "20%")
+    assert answer["suggestion"]["score"] == "random"
+    ranks = {adapter["site"]: adapter["rank"] for adapter in answer["suggestion"]["plan"]["adapters"]}
+    assert max(ranks.values()) > min(ranks.values())
+    scored = [
+        ((site["in_features"], site["out_features"]), value, ranks.get(site["name"], 0))
+        for site, value in zip(answer["sites"], answer["scores"][0]["values"], strict=True)
+        if site["kind"] == "linear"
+    ]
+    for shape, value, rank in scored:  # among sites of one price, whoever scores more has no lower rank
+        assert all(rank >= other for same, less, other in scored if same == shape and less < value)
+
+
+def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: Path) -> None:
+    answer_of(*asked, "--out", tmp_path / "analysis")
+    plan = tmp_path / "analysis" / "suggestion.yaml"
+    plan.write_text(plan.read_text().replace("max_steps: null", "max_steps: 2"))
+    done = CliRunner().invoke(app, ["train", "--plan", str(plan), "--out", str(tmp_path / "adapter")])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("--scores", "gradiant"), 2, ("'gradiant'", "Did you mean 'gradient'?")),
+        (("--scores", ""), 2, ("no score named ''",)),
+        (("--budget", "0"), 2, ("'0'",)),
+        (("--budget", "3"), 4, ("cheapest plan", "Raise --budget")),
+        (("--max-examples", "0"), 2, ("--max-examples",)),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    change: tuple[str, str], code: int, words: tuple[str, ...], asked: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = analyze(*asked, *change, "--out", tmp_path / "out")
+    assert result.exit_code == code, result.output
+    [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [word for word in words if word not in error] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_there_is_never_overwritten(is_file: bool, asked: tuple[str, ...], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("mine", encoding="utf-8")
+    result = analyze(*asked, "--out", mine if is_file else tmp_path)
+    assert result.exit_code == 2 and "--out" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
+
+
+def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, data_dir: Path) -> None:
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        budget=BudgetSpec(requested="10"),
+    )
+    with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan .* \(lora"):
+        pipeline.analyze(spec, scores=["gradient"])
+
+
+def test_the_search_that_goes_on_is_told_the_same_names(data_dir: Path, model_dir: Path) -> None:
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir), text_columns=("text",), label_column="label"),
+        budget=BudgetSpec(requested="5%"),
+        search=SearchSpec(seed=3),
+    )
+    command = pipeline.analyze(spec, scores=["uniform"]).search_command
+    assert command == (
+        f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "
+        "--budget 5% --seed 3"
+    )

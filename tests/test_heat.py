@@ -1,0 +1,166 @@
+"""The maps of a sensitivity: in the terminal at most 80 columns, as SVG every site's value, no script."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from xml.etree import ElementTree
+
+import pytest
+
+from autopeft.cli import heat as terminal
+from autopeft.records import Site, SiteScores
+from autopeft.report import heat_svg, seen_enough
+from autopeft.report.heat import DARK, LIGHT
+
+LLAMA = ("q", "k", "v", "o", "gate", "up", "down")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def site(name, layer, role, kind="linear"):
+    sizes = {"in_features": 8, "out_features": 8, "has_bias": False}
+    return Site(name=name, layer=layer, role=role, kind=kind, **sizes)
+
+
+def stack(n_layers, roles, *, outside=True):
+    """Sites of a model: every role in each layer, a pooler, and the model as a whole."""
+    found = [site(f"h.{layer}.{role}", layer, role) for layer in range(n_layers) for role in roles]
+    beside = [site("pooler.dense", None, "dense"), site("inputs", None, "inputs", kind="model")]
+    return (*found, *(beside if outside else ()))
+
+
+def score_of(sites, *, name="fisher", **fields):
+    """The values 1, 2, 3 … in the order of the sites, and 0 for the model as a whole."""
+    values = (0.0 if one.kind == "model" else n + 1.0 for n, one in enumerate(sites))
+    return SiteScores(name=name, values=tuple(values), **fields)
+
+
+@pytest.mark.parametrize("in_colour", [False, True])
+@pytest.mark.parametrize(
+    ("n_layers", "roles"),
+    [(6, LLAMA), (32, LLAMA), (126, (*LLAMA, "norm", "router", "gate_up", "a_role_with_a_long_name"))],
+)
+def test_a_map_fits_80_columns_and_a_screen(n_layers, roles, in_colour):
+    sites = stack(n_layers, roles)
+    lines = list(terminal.heat_lines(sites, score_of(sites), in_colour=in_colour))
+    assert max(line.cell_len for line in lines) <= 80
+    assert len(lines) <= 2 * 20
+    assert any(span.style for line in lines for span in line.spans if "on #" in str(span.style)) == in_colour
+
+
+def test_shares_are_percent_of_the_total_and_the_deepest_layer_is_on_top():
+    sites = stack(2, ("q", "v"), outside=False)
+    roles, rows = terminal.fold(sites, SiteScores(name="x", values=(1.0, 2.0, 3.0, 4.0)))
+    assert roles == ("q", "v", "all")
+    assert [row.label for row in rows] == ["1", "0", "all"]
+    assert [row.shares for row in rows] == [
+        pytest.approx((30, 40, 70)),
+        pytest.approx((10, 20, 30)),
+        pytest.approx((40, 60, 100)),
+    ]
+
+
+def test_many_layers_are_folded_into_their_mean():
+    sites = stack(32, ("q", "v"))
+    _, rows = terminal.fold(sites, score_of(sites))
+    assert [row.label for row in rows][:2] == ["30-31", "28-29"] and rows[-2].label == "outside"
+    total = 65 * 66 / 2
+    assert rows[0].shares[0] == pytest.approx(100 * (61 + 63) / 2 / total)
+    assert rows[0].shares[3] == pytest.approx(100 * (61 + 62 + 63 + 64) / 2 / total)
+    assert rows[0].shares[2] is None and rows[-2].shares[:2] == (None, None)
+    assert sum(rows[-1].shares[:-1]) == pytest.approx(100)
+
+
+def test_the_model_as_a_whole_is_not_drawn_and_zeros_say_so():
+    sites = stack(2, ("q",))
+    assert "inputs" not in terminal.fold(sites, score_of(sites))[0]
+    nothing = SiteScores(name="flat", values=(0.0,) * len(sites))
+    assert [line.plain for line in terminal.heat_lines(sites, nothing)] == ["flat: 0 at every site"]
+
+
+def test_a_block_beside_the_number_grows_with_it():
+    sites = stack(1, "abcdefgh", outside=False)
+    doubling = SiteScores(name="x", values=tuple(2.0**n for n in range(8)))
+    lines = [line.plain for line in terminal.heat_lines(sites, doubling)]
+    assert re.findall(r"[▁-█]", lines[2]) == list("▁▂▃▄▅▆▇█")
+
+
+def test_a_site_outside_the_layers_does_not_dwarf_them():
+    sites = stack(2, ("q", "v"))
+    values = SiteScores(name="x", values=(1.0, 2.0, 4.0, 8.0, 1000.0, 0.0))
+    lines = [line.plain for line in terminal.heat_lines(sites, values)]
+    assert re.findall(r"[▁-█]", "".join(lines)) == list("▇█▅▆█")
+    root = ElementTree.fromstring(heat_svg(sites, [values], title="x"))
+    shades = [cell.get("class") for cell in root.find(f"{SVG}g").iter(f"{SVG}rect")]
+    assert shades == ["l4", "l5", "l2", "l3", "l5"]
+
+
+@pytest.mark.parametrize(
+    ("rho", "n", "told"),
+    [
+        (0.972, 128, "seen enough: 0.97 between two halves of 128 examples"),
+        (0.9499, 128, "not enough: 0.94 between two halves of 128 examples; pass --max-examples 256"),
+        (0.71, 64, "not enough: 0.71 between two halves of 64 examples; pass --max-examples 512"),
+        (-0.2, 64, "not enough: −0.20 between two halves of 64 examples; pass --max-examples 1000"),
+        (
+            0.71,
+            1000,
+            "not enough: 0.71 between two halves of 1,000 examples, and the train split has no more",
+        ),
+        (None, 16, "agreement between two halves of 16 examples not known"),
+        (None, 0, "needs no examples"),
+    ],
+)
+def test_one_sentence_says_whether_enough_was_seen(rho, n, told):
+    score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
+    assert terminal._enough(score, n_train=1000) == told
+    assert told.startswith(seen_enough(score))
+
+
+@pytest.mark.parametrize(("n_layers", "roles"), [(2, ("q", "v")), (32, LLAMA)])
+def test_svg_parses_and_holds_the_value_of_every_site_in_a_title(n_layers, roles):
+    sites = stack(n_layers, roles)
+    scores = (score_of(sites, name="gradient"), score_of(sites, name="a<b"))
+    root = ElementTree.fromstring(heat_svg(sites, scores, title='tiny "<&>" on data'))
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    for one, value in zip(sites, scores[0].values, strict=True):
+        expected = 0 if one.kind == "model" else len(scores)
+        assert titles.count(f"{one.name}: {value:.3g}") == expected
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    assert {*roles, "outside", *map(str, range(n_layers))} <= set(texts)
+    assert {element.tag.removeprefix(SVG) for element in root.iter()} <= set(
+        "svg title style rect text tspan g".split()
+    )
+
+
+def test_svg_stays_inside_its_frame_and_panels_do_not_overlap():
+    sites = stack(4, LLAMA)
+    scores = [score_of(sites, name=f"score {n}") for n in range(5)]
+    root = ElementTree.fromstring(heat_svg(sites, scores, title="x"))
+    width, height = (int(root.get(side)) for side in ("width", "height"))
+    boxes = set()
+    for panel in root.findall(f"{SVG}g"):
+        x0, y0 = map(int, re.findall(r"\d+", panel.get("transform")))
+        for cell in panel.iter(f"{SVG}rect"):
+            x, y, w, h = (int(cell.get(key)) for key in ("x", "y", "width", "height"))
+            assert x0 + x + w <= width and y0 + y + h <= height
+            boxes.add((x0 + x, y0 + y))
+    assert len(boxes) == 5 * (4 * len(LLAMA) + 1)
+
+
+def test_svg_without_a_single_value_says_so():
+    sites = stack(1, ("q",))
+    root = ElementTree.fromstring(heat_svg(sites, [SiteScores(name="flat", values=(0.0,) * 3)], title="x"))
+    assert any("flat" in (text.text or "") for text in root.iter(f"{SVG}text"))
+
+
+def test_svg_survives_names_that_xml_cannot_hold():
+    sites = (site("h.0.\x00q", 0, "q"),)
+    ElementTree.fromstring(heat_svg(sites, [SiteScores(name="x", values=(1.0,))], title="a\x07b"))
+
+
+def test_the_palette_is_that_of_the_page():
+    template = (files("autopeft") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    for palette, root in zip((LIGHT, DARK), re.findall(r":root \{(.*?)\}", template, re.DOTALL), strict=True):
+        page = dict(re.findall(r"--([lt]\d): (#\w{6})", root))
+        assert palette == tuple((page[f"l{n}"], page[f"t{n}"]) for n in range(1, 6))
