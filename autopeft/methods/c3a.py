@@ -29,8 +29,11 @@ class C3A:
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
-    learning_rate_range: tuple[float, float] = (1e-2, 5e-1)
-    learning_rate_source: str = "0.3 in peft's method comparison (0.488, with LoRA 0.478), widened by hand"
+    learning_rate_range: tuple[float, float] = (3e-2, 1.0)
+    learning_rate_source: str = (
+        "0.3 in peft's method comparison (0.488, with LoRA 0.478); MiniLM-L6, 44 steps: best of five "
+        "at 0.33 (reports/LOG.md, 2026-11-25)"
+    )
     step_time: float = 1.24
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)

@@ -32,9 +32,10 @@ class DeLora:
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
-    learning_rate_range: tuple[float, float] = (3e-4, 1e-2)
+    learning_rate_range: tuple[float, float] = (5e-4, 2e-2)
     learning_rate_source: str = (
-        "1e-3 in peft's method comparison with the same strength of 15, widened by hand"
+        "1e-3 in peft's method comparison with the same strength; MiniLM-L6, 44 steps: good from 1e-4 "
+        "to 3e-2, best of five at 7.2e-3 (reports/LOG.md, 2026-11-25)"
     )
     step_time: float = 1.12
     step_time_source: str = COMPARISON

@@ -24,8 +24,11 @@ class NormTuning:
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
-    learning_rate_range: tuple[float, float] = (1e-3, 3e-2)
-    learning_rate_source: str = "chosen by hand; 1e-4 trains nothing in peft's method comparison"
+    learning_rate_range: tuple[float, float] = (2e-3, 4e-2)
+    learning_rate_source: str = (
+        "MiniLM-L6, 44 steps: best of five at 2.2e-2, chance at 9e-2 (reports/LOG.md, 2026-11-25); "
+        "1e-4 trains nothing in peft's method comparison"
+    )
     step_time: float = 0.97
     step_time_source: str = COMPARISON
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)

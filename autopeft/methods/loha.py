@@ -24,10 +24,10 @@ class LoHa:
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
-    learning_rate_range: tuple[float, float] = (5e-4, 2e-2)
+    learning_rate_range: tuple[float, float] = (1.5e-3, 3e-2)
     learning_rate_source: str = (
-        "chosen by hand around LoRA's; 1e-4 is too low in peft's method comparison "
-        "(loss 0.905 at step 500, LoRA 0.716)"
+        "MiniLM-L6, 44 steps: best of five at 1.4e-2, chance at 6e-2 (reports/LOG.md, 2026-11-25); "
+        "1e-4 is too low in peft's method comparison (loss 0.905 at step 500, LoRA 0.716)"
     )
     step_time: float = 1.48
     step_time_source: str = COMPARISON

@@ -27,7 +27,8 @@ class LoKr:
     merges: bool = True
     learning_rate_range: tuple[float, float] = (1e-3, 3e-2)
     learning_rate_source: str = (
-        "3e-3 in peft's method comparison (0.466 with a quarter of LoRA's parameters), widened by hand"
+        "3e-3 in peft's method comparison (0.466 with a quarter of LoRA's parameters); MiniLM-L6, 44 "
+        "steps: best of five at 5.5e-3, chance at 9e-2 (reports/LOG.md, 2026-11-25)"
     )
     step_time: float = 1.37
     step_time_source: str = COMPARISON

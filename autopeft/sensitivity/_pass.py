@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,7 @@ class _Tally:
     peak_bytes: int = 0
     widest: int = 0
     most_at_once: int | None = None  # examples that fit into memory; None: no limit was met
+    dropped: frozenset[str] = frozenset()  # sites that did not fit
 
 
 class _Run:
@@ -93,6 +94,8 @@ class _Run:
         # Scores of inputs alone ride with the first pass there is.
         self.passes = with_gradients or (["inputs"] if "inputs" in asked else [])
         self._tally = _Tally()
+        self._agreed: dict[str, float | None] = {}
+        self._agreed_at: tuple[int, ...] = ()  # how many examples the halves had seen
 
     def go_over(self, batches: Iterable[Batch], model: nn.Module, *, enough: float) -> None:
         """See batch after batch, until the halves agree."""
@@ -131,7 +134,14 @@ class _Run:
                 to_do += [(half, done) for half in halves(part)[::-1]]
                 continue
             counter = self._counter(part)
-            visit = Visit(watched, part, inputs_only=inputs_only, others=others, done=done, counter=counter)
+            visit = Visit(
+                self._reduced(watched),
+                part,
+                inputs_only=inputs_only,
+                others=others,
+                done=done,
+                counter=counter,
+            )
             if self._ran(visit, part, index=index):
                 self._tally.reached |= visit.reached
             else:
@@ -145,7 +155,8 @@ class _Run:
             if not _MEMORY.search(str(error)):
                 raise
             n_examples = len(part["labels"])
-            if n_examples == 1:
+            experts = frozenset(site.name for site in self._measured if site.kind == "parameter")
+            if n_examples == 1 and self._tally.dropped == experts:
                 raise SpecError(
                     f"One example of batch {index + 1} does not fit into memory ({_first_line(error)}); "
                     "lower --max-length, or use a smaller base model."
@@ -158,13 +169,22 @@ class _Run:
                 )
             self._tally.peak_bytes = max(self._tally.peak_bytes, visit.held_bytes)
             return True
-        self._tally.most_at_once = (n_examples + 1) // 2
-        self._tally.notes.append(
-            f"Memory ran out at {n_examples} examples at once; went on with {self._tally.most_at_once}."
-        )
+        if n_examples == 1:
+            self._tally.dropped = experts
+            self._tally.notes.append("Memory ran out at one example: experts in one parameter score 0.")
+        else:
+            self._tally.most_at_once = (n_examples + 1) // 2
+            self._tally.notes.append(
+                f"Memory ran out at {n_examples} examples at once; went on with {self._tally.most_at_once}."
+            )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False
+
+    def _reduced(self, watched: Watched) -> Watched:
+        """Without the sites that did not fit."""
+        kept = tuple(site for site in watched.sites if site.name not in self._tally.dropped)
+        return replace(watched, sites=kept)
 
     def _counter(self, part: Batch) -> SavedBytes | None:
         """On the CPU, for the largest batch so far."""
@@ -176,6 +196,8 @@ class _Run:
 
     def _agreements(self) -> dict[str, float | None]:
         """Spearman's rho between the halves by name, of the scores that look at examples."""
+        if self._agreed_at == tuple(self._tally.n_seen):
+            return self._agreed
         found: dict[str, float | None] = {}
         for score, first, second in zip(self._scores, *self._reducers, strict=True):
             if score.labels != "none":
@@ -185,11 +207,13 @@ class _Run:
                 found[score.name] = rank_correlation(
                     *([values.get(name, 0.0) for name in names] for values in both)
                 )
+        self._agreed, self._agreed_at = found, tuple(self._tally.n_seen)
         return found
 
     def result(self, *, seconds: float) -> Sensitivity:
         """The scores of both halves together."""
         agreements = self._agreements()
+        self._tally.reached -= self._tally.dropped
         n_seen = sum(self._tally.n_seen)
         scores = tuple(
             self._scored(score, first, second, agreement=agreements.get(score.name), n_seen=n_seen)
@@ -212,6 +236,8 @@ class _Run:
         if score.labels != "none":
             first.add(second)
         values, profiles = first.values(max(1, n_seen)), first.profiles(max(1, n_seen))
+        if score.labels != "none":
+            values = {name: value for name, value in values.items() if name not in self._tally.dropped}
         for name, value in values.items():
             if not (math.isfinite(value) and value >= 0):
                 raise SpecError(

@@ -189,8 +189,8 @@ def _gradient_of(
         see(own.detach(), gradient.detach().float())
 
     before, parameter.grad = parameter.grad, None
-    hook = parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
     parameter.requires_grad_(True)
+    hook = parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -13,11 +13,12 @@ from autopeft.extension import Reducer
 from autopeft.records import Site
 from autopeft.sensitivity._draws import generator
 from autopeft.sensitivity._gradients import Remembered
+from autopeft.sensitivity._leading import leading_values
 
 RANKS = 16  # that are reported
 VALUE_RANK = 8  # directions whose share is the score's value
 WHOLE = 1024  # inputs up to which the second moment is summed up whole, as for EVA's start; chosen by hand
-_COLUMNS = 64  # of the sketch of a larger one; chosen by hand
+_COLUMNS = 256  # of the sketch of a larger one: a few percent where eigenvalues fall like r^-1.4
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SecondMoments:
 
     def _shares(self, moment: torch.Tensor, trace: torch.Tensor) -> tuple[float, ...]:
         whole = moment.shape[0] == moment.shape[1]
-        found = torch.linalg.eigvalsh(moment.double().cpu()).flip(0) if whole else self._nystrom(moment)
+        found = leading_values(moment, RANKS) if whole else self._nystrom(moment)
         shares = found[:RANKS].clamp(min=0.0) / max(float(trace), torch.finfo(torch.float64).tiny)
         return tuple(shares.tolist())
 

@@ -60,7 +60,7 @@ def _term(seed: int) -> Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], 
         a = known[site.name].transpose(1, 2)
         if site.kind == "parameter":
             return (expert_maps(site, module, gradient) @ a).square().sum()
-        return squares_of_products(gradient, inputs @ a[0]).sum()
+        return squares_of_products(inputs @ a[0], gradient).sum()  # (r, out), which is faster
 
     return term
 

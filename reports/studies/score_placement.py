@@ -1,6 +1,6 @@
 """Does a score find better sites and ranks for LoRA than none? Greedy by score, uniform and random.
 
-    python reports/studies/score_placement.py OUT.csv STEPS DATA [DATA ...]
+    python reports/studies/score_placement.py OUT.csv STEPS ARM,ARM,... DATA [DATA ...]
 
 LoRA plans by the allocator at 0.02 %, 0.1 % and 0.5 % of MiniLM-L6: even ranks, ranks by a score per
 parameter (exponent 1), by the spectrum, and by random numbers. Each takes the best of the same
@@ -39,7 +39,9 @@ def arms() -> dict[str, Policy]:
     return {"uniform": even, **by_score, "spectrum": replace(even, ranks_by="spectrum")}
 
 
-def rows(source: str, steps: int, done: set[tuple[str, ...]]) -> Iterator[tuple[object, ...]]:
+def rows(
+    source: str, steps: int, wanted: list[str], done: set[tuple[str, ...]]
+) -> Iterator[tuple[object, ...]]:
     """One row for each run that is not done yet."""
     name = Path(source).name
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
@@ -51,7 +53,7 @@ def rows(source: str, steps: int, done: set[tuple[str, ...]]) -> Iterator[tuple[
     profiles = dict(zip(sites, spectrum.profiles, strict=True))
     for budget in BUDGETS:
         most = parse(budget, base_params=prepared.base.base_params).max_trainable_params
-        for arm, policy in arms().items():
+        for arm, policy in ((arm, arms()[arm]) for arm in wanted):
             ground = Ground(
                 sites=prepared.base.sites,
                 scores=values[arm],
@@ -108,14 +110,16 @@ def summary(out: Path) -> None:
         even = found[data, budget, "uniform"]
         both = [own[seed] - even[seed] for seed in own if seed in even]
         if arm != "uniform" and len(both) > 1:
-            low, high = stats.t.interval(0.95, len(both) - 1, loc=sum(both) / len(both), scale=stats.sem(both))
+            low, high = stats.t.interval(
+                0.95, len(both) - 1, loc=sum(both) / len(both), scale=stats.sem(both)
+            )
             line += f" {100 * sum(both) / len(both):+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |"
         else:
             line += " |"
         print(line)
 
 
-def main(out: Path, steps: int, sources: list[str]) -> None:
+def main(out: Path, steps: int, wanted: list[str], sources: list[str]) -> None:
     done: set[tuple[str, ...]] = set()
     if out.exists():
         with out.open(encoding="utf-8") as file:
@@ -124,7 +128,7 @@ def main(out: Path, steps: int, sources: list[str]) -> None:
                 done.add(key)
                 done_loss[key] = float(row["loss"] or 9.0)
     for source in sources:
-        for row in rows(source, steps, done):
+        for row in rows(source, steps, wanted, done):
             is_new = not out.exists()
             with out.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([FIELDS, row] if is_new else [row])
@@ -135,4 +139,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--summary":
         summary(Path(sys.argv[2]))
     else:
-        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), sys.argv[4:])

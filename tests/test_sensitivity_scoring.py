@@ -1,0 +1,79 @@
+"""How many examples a run's sensitivity looks at, which ones, and what it says when there are too few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.scoring import _batches, affordable_examples, sensitivity
+from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json
+from autopeft.records import Sensitivity as Record
+
+SCORES = discover("autopeft.sensitivity")
+
+
+@pytest.fixture(scope="module")
+def prepared(model_dir, data_dir):
+    return prepare(
+        RunSpec(
+            model=ModelSpec(id=str(model_dir)),
+            data=DataSpec(source=str(data_dir)),
+            task=TaskSpec(batch_size=8, epochs=100),
+        )
+    )
+
+
+def test_a_twentieth_of_a_full_run_is_shared_by_all_that_costs():
+    def allowed(*names, full=10_000):
+        return affordable_examples([SCORES[name] for name in names], full_run_examples=full)
+
+    assert allowed("fisher") == 263  # 500 examples' worth, each for a pass (1.2) and a score (0.7)
+    assert allowed("fisher", "uniform", "random") == allowed("fisher")
+    assert allowed("gradient", "fisher") == 192
+    assert allowed("fisher", "fisher_sampled") < allowed("fisher_sampled") < allowed("fisher")
+    assert allowed("fisher", full=10**6) == allowed("uniform") == 512
+    assert allowed("fisher", full=10) == 16
+
+
+def test_sample_is_seeded_and_takes_every_example_once(prepared):
+    n_train = len(prepared.bench.splits["train"].labels)
+    batches = list(_batches(prepared, n_examples=n_train))
+    again = list(_batches(prepared, n_examples=n_train))
+    for one, other in zip(batches, again, strict=True):
+        assert (one["input_ids"] == other["input_ids"]).all()
+    lengths = np.concatenate([batch["attention_mask"].sum(1).numpy() for batch in batches])
+    assert sorted(lengths) == sorted(prepared.bench.splits["train"].lengths)
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    assert tokens < 1.2 * lengths.sum()  # little padding
+
+
+def test_scores_come_in_the_order_asked_and_survive_json(prepared):
+    found = sensitivity(prepared, ["random", "fisher", "spectrum"], max_examples=24)
+    assert [score.name for score in found.scores] == ["random", "fisher", "spectrum"]
+    assert found.n_examples == found.n_asked == 24
+    assert found.notes == ()
+    assert from_json(Record, to_json(found)) == found
+
+
+def test_fewer_examples_than_asked_is_told(prepared):
+    n_train = len(prepared.bench.splits["train"].labels)
+    found = sensitivity(prepared, ["fisher"], max_examples=500, enough=1.1)
+    assert (found.n_examples, found.n_asked) == (n_train, 500)
+    assert found.notes == (f"Only {n_train} of the 500 examples asked for are in the train split.",)
+
+
+def test_stopping_early_is_told(prepared):
+    found = sensitivity(prepared, ["lora_fisher"], max_examples=80, enough=0.1)
+    assert found.n_examples == 64
+    (note,) = found.notes
+    assert note.startswith("Stopped after 64 of 80 examples: its halves rank the sites alike (Spearman 0.")
+
+
+def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
+    with pytest.raises(SpecError, match=r"--max-examples is 0; it should be at least 1"):
+        sensitivity(prepared, ["fisher"], max_examples=0)
+    with pytest.raises(UnknownNameError, match=r"no score named 'fischer'.*Did you mean 'fisher'"):
+        sensitivity(prepared, ["fischer"])
