@@ -18,6 +18,7 @@ from autopeft.extension import discover
 from autopeft.model import list_sites
 from autopeft.pipeline.resuming import _refuse_less
 from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.sensitivity import measure
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
 FIDELITY = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
@@ -99,7 +100,8 @@ def test_a_score_does_not_care_how_a_module_lays_out_its_tokens(score):
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     task = discover("autopeft.tasks")["text-classification"]
     site = next(site for site in list_sites(model) if site.name.endswith("fc1"))
-    found = discover("autopeft.sensitivity")[score].score(model, [batch], [site], task=task, seed=0)
+    part = discover("autopeft.sensitivity")[score]
+    found = measure([part], model, [batch, batch], [site], task=task, seed=0).scores[0].values
     weight = model.get_submodule(site.name).weight.requires_grad_()
     rows = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(4)]
     grads = [torch.autograd.grad(task.loss(model, row), weight)[0] for row in rows]
@@ -107,4 +109,4 @@ def test_a_score_does_not_care_how_a_module_lays_out_its_tokens(score):
         "gradient": (weight.detach() * sum(grads) / 4).abs().sum(),
         "fisher": sum(grad.square().sum() for grad in grads) / 4,
     }
-    assert found[site.name] == pytest.approx(float(wanted[score]), rel=1e-4)
+    assert found == pytest.approx((float(wanted[score]),), rel=1e-4)

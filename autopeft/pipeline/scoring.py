@@ -16,7 +16,7 @@ from autopeft.sensitivity import ENOUGH, measure
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's examples, weighed by what one costs here; the project's promise
 # Seconds for an example relative to one of LoRA training at all maps, at most: measured by
-# reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo, whose short texts cost most; rounded up.
+# reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18 tokens); rounded up.
 _PASS_COST = {"none": 0.0, "inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # of each score on top, whichever it is
 _BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
