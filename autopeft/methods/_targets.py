@@ -112,6 +112,19 @@ def one_config_per_rank(
     return tuple(make(rank, sites_pattern(sites)) for rank, sites in sorted(sites_of.items()))
 
 
+def lycoris_config(kind: type[PeftConfig], adapters: Sequence[Adapter]) -> PeftConfig:
+    """One config of LoHa or LoKr: ranks by pattern, and alphas so that each adapter has its own scale."""
+    rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
+    alpha, alphas = by_pattern({adapter.site: whole(adapter.scale * adapter.rank) for adapter in adapters})
+    return kind(
+        r=rank,
+        alpha=alpha,
+        target_modules=sites_pattern(adapter.site for adapter in adapters),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
+    )
+
+
 def only_linear(site: Site, method: str) -> str | None:
     """The refusal of a method whose tuner knows `nn.Linear` alone."""
     if site.kind == "conv1d":

@@ -41,7 +41,7 @@ class C3A:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """Linear maps only, in either storage order."""
+        """`nn.Linear` only: its tuner knows no Conv1D."""
         return only_linear(site, "C3A")
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:

@@ -45,7 +45,7 @@ class DeLora:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """Linear maps only, in either storage order."""
+        """`nn.Linear` only: its tuner knows no Conv1D."""
         return only_linear(site, "DeLoRA")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:

@@ -9,7 +9,7 @@ from peft import LoHaConfig, PeftConfig
 
 from autopeft.methods._plain import double_scale, no_options, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import by_pattern, only_linear, sites_pattern, whole
+from autopeft.methods._targets import lycoris_config, only_linear
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -37,7 +37,7 @@ class LoHa:
     scale = double_scale
 
     def refusal(self, site: Site) -> str | None:
-        """Linear maps only, in either storage order."""
+        """`nn.Linear` only: its tuner knows no Conv1D."""
         return only_linear(site, "LoHa")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
@@ -50,19 +50,7 @@ class LoHa:
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config."""
-        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-        alpha, alphas = by_pattern(
-            {adapter.site: whole(adapter.scale * adapter.rank) for adapter in adapters}
-        )
-        return (
-            LoHaConfig(
-                r=rank,
-                alpha=alpha,
-                target_modules=sites_pattern(adapter.site for adapter in adapters),
-                rank_pattern=ranks,
-                alpha_pattern=alphas,
-            ),
-        )
+        return (lycoris_config(LoHaConfig, adapters),)
 
 
 PART = LoHa()

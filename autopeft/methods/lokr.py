@@ -10,7 +10,7 @@ from peft.tuners.lokr.layer import factorization
 
 from autopeft.methods._plain import double_scale, no_options, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import by_pattern, only_linear, sites_pattern, whole
+from autopeft.methods._targets import lycoris_config, only_linear
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -38,7 +38,7 @@ class LoKr:
     scale = double_scale
 
     def refusal(self, site: Site) -> str | None:
-        """Linear maps only, in either storage order."""
+        """`nn.Linear` only: its tuner knows no Conv1D."""
         return only_linear(site, "LoKr")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
@@ -56,19 +56,7 @@ class LoKr:
 
     def configs(self, adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         """One config."""
-        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-        alpha, alphas = by_pattern(
-            {adapter.site: whole(adapter.scale * adapter.rank) for adapter in adapters}
-        )
-        return (
-            LoKrConfig(
-                r=rank,
-                alpha=alpha,
-                target_modules=sites_pattern(adapter.site for adapter in adapters),
-                rank_pattern=ranks,
-                alpha_pattern=alphas,
-            ),
-        )
+        return (lycoris_config(LoKrConfig, adapters),)
 
 
 def _factors(n: int) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Shira:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """Linear maps only, in either storage order."""
+        """`nn.Linear` only: its tuner knows no Conv1D."""
         return only_linear(site, "SHiRA")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
