@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from autopeft.errors import TrainingError
 from autopeft.model import SavedBytes
 from autopeft.records import Status
-from autopeft.train import _multiplier, compile_plan, epoch_batches, full_run_steps
+from autopeft.train import compile_plan, epoch_batches, full_course, full_run_steps
+from autopeft.train.rates import parameter_groups
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -122,14 +123,14 @@ def test_full_run_is_its_epochs_of_full_batches(n_train, epochs, max_steps, step
 
 
 def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
-    rates = [_multiplier(100)(step) for step in range(100)]
+    rates = [full_course(100).multiplier(step) for step in range(100)]
     assert rates[:6] == pytest.approx([(step + 1) / 6 for step in range(6)])
     assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 30, 1000])
 def test_learning_rate_peaks_at_the_plans_own_and_ends_near_0(n_steps):
-    rates = [_multiplier(n_steps)(step) for step in range(n_steps)]
+    rates = [full_course(n_steps).multiplier(step) for step in range(n_steps)]
     assert max(rates) == pytest.approx(1.0)
     assert 0 < rates[-1] <= 2 / max(2, n_steps)
 
@@ -247,10 +248,13 @@ def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_
     assert seen.loss == pytest.approx(math.fsum(one.loss for one in one_by_one) / 24, abs=1e-6)
 
 
-def test_only_the_first_examples_are_evaluated_where_fewer_are_asked_for(bert, make_bench):
+def test_fewer_examples_are_a_fixed_random_part_of_the_split(bert, make_bench):
     bench = make_bench(base=bert)
-    every, some = (bench.evaluate(bert.module, "search", n_examples=n) for n in (None, 10))
-    assert some.example_scores == every.example_scores[:10]
+    every, some, fewer = (bench.evaluate(bert.module, "search", n_examples=n) for n in (None, 10, 4))
+    rows, few_rows = (bench.splits["search"].subset(n) for n in (10, 4))
+    assert some.example_scores == tuple(every.example_scores[i] for i in rows)
+    assert fewer.example_scores == tuple(every.example_scores[i] for i in few_rows)
+    assert set(few_rows) < set(rows) and rows != list(range(10))
 
 
 def test_counted_bytes_cover_the_optimizer_and_grow_with_the_batch(plan, make_bench, fidelity):
@@ -298,7 +302,7 @@ def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
     configs = compile_plan(plan, bench.methods)
     with bench.base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
         names = {id(p): name for name, p in model.named_parameters()}
-        groups = bench._parameter_groups(model, plan)
+        groups = parameter_groups(model, plan, base=bench.base, methods=bench.methods)
         rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert {rate for name, rate in rates.items() if ".lora_" in name} == {1e-3}
     assert {rate for name, rate in rates.items() if ".ia3_l." in name} == {8e-3}

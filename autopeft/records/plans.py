@@ -116,7 +116,8 @@ class Measurement:
 
     `example_scores` holds one number per evaluated example in dataset order (for
     accuracy 0 or 1) whose mean is the metric, so that plans can be compared in pairs.
-    `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    `peak_bytes` counts tensors saved for backward, gradients and optimizer state. `trained_steps` are
+    those of this run alone: a rung that takes up a paused one has fewer than its fidelity says.
     """
 
     plan: Plan
@@ -125,6 +126,7 @@ class Measurement:
     metric: float | None = None
     loss: float | None = None
     train_seconds: float = 0.0
+    trained_steps: int = 0
     eval_seconds: float = 0.0
     peak_bytes: int = 0
     example_scores: tuple[float, ...] = ()

@@ -1,0 +1,27 @@
+"""The one training loop: a plan and a fidelity become a measurement.
+
+Inside the folder each file imports only from those before it:
+splits, compiling, course → rates → pausing → loop → bench.
+"""
+
+from __future__ import annotations
+
+from autopeft.train.bench import Bench
+from autopeft.train.compiling import compile_plan
+from autopeft.train.course import SCHEDULE, Course, full_course, full_run_steps, rung_course
+from autopeft.train.rates import head_alone_rates
+from autopeft.train.splits import EncodedSplit, encode_splits, epoch_batches
+
+__all__ = [
+    "SCHEDULE",
+    "Bench",
+    "Course",
+    "EncodedSplit",
+    "compile_plan",
+    "encode_splits",
+    "epoch_batches",
+    "full_course",
+    "full_run_steps",
+    "head_alone_rates",
+    "rung_course",
+]

@@ -1,0 +1,100 @@
+"""The loop itself: batches in, steps of AdamW, a pause where the trunk of a rung ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft.extension import Batch
+from autopeft.model import SavedBytes
+from autopeft.train.course import Course
+from autopeft.train.pausing import Position, pause, take_up
+
+_CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run needs: the row indices of each step with their tokens, batches, the loss, the course.
+
+    `widths` holds the tokens of the longest row of each step. `paused` is the folder where a rung's state
+    is kept between rungs; None keeps none.
+    """
+
+    rows: Sequence[Sequence[int]]
+    widths: Sequence[int]
+    batch: Callable[[Sequence[int]], Batch]
+    loss: Callable[[nn.Module, Batch], torch.Tensor]
+    course: Course
+    seed: int
+    paused: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run took: seconds and steps of this process, and bytes counted on the step with most tokens."""
+
+    seconds: float
+    n_steps: int
+    peak_bytes: int
+
+
+def train(model: nn.Module, groups: list[dict[str, Any]], run: Run, *, device: torch.device) -> Trained:
+    """Train what requires a gradient in a model, from the start or from where it was paused.
+
+    Args:
+        model: With adapters and head attached; trained in place.
+        groups: Parameter groups with the peak learning rate of each.
+        run: What to train on, and how.
+        device: Where the model lies.
+
+    Raises:
+        FloatingPointError: The loss was not finite; the message begins with `diverged`.
+    """
+    started = time.perf_counter()
+    peaks = [float(group["lr"]) for group in groups]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(run.seed)  # dropout
+        position = Position()
+        if run.paused is not None:
+            position = take_up(run.paused, model, optimizer, until=run.course.branch_at, device=device)
+        first = position.step
+        for step in range(first, run.course.n_steps):
+            if run.paused is not None and first < step == run.course.branch_at:
+                pause(run.paused, position, model, optimizer, device=device)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * run.course.multiplier(step)
+            position = _step(model, optimizer, run, position)
+    trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return Trained(
+        seconds=time.perf_counter() - started,
+        n_steps=run.course.n_steps - first,
+        peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients once, AdamW's two moments
+    )
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, position: Position) -> Position:
+    step, width = position.step, run.widths[position.step]
+    batch = run.batch(run.rows[step])
+    counter = SavedBytes() if width > position.widest_tokens else None
+    with counter.counting() if counter else torch.enable_grad():
+        loss = run.loss(model, batch)
+    saved_bytes = counter.total if counter else position.saved_bytes
+    if not math.isfinite(float(loss.detach())):
+        raise FloatingPointError(
+            f"diverged at step {step + 1} of {run.course.n_steps}: the loss is not finite"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _CLIP_NORM)
+    optimizer.step()
+    optimizer.zero_grad()
+    return Position(step=step + 1, widest_tokens=max(width, position.widest_tokens), saved_bytes=saved_bytes)
