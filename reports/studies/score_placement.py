@@ -62,7 +62,7 @@ def rows(
                 profiles=profiles,
             )
 
-            def run(rate: float, split: str, seed: int, policy=policy, ground=ground) -> Measurement:  # noqa: ANN001
+            def run(rate: float, split: str, seed: int, policy=policy, ground=ground) -> Measurement:
                 plan = plan_of(replace(policy, learning_rate=rate), ground)
                 n_examples = len(prepared.bench.splits[split].labels)
                 size = prepared.bench.batch_size

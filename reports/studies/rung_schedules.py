@@ -1,0 +1,142 @@
+"""Which learning-rate schedule lets a short rung rank plans as their full runs do?
+
+    python reports/studies/rung_schedules.py OUT.csv N_PLANS DATA [DATA ...]
+
+Random policies of the default space at 0.5 % of MiniLM-L6, each trained in full (two epochs) on fresh seeds
+and judged on the confirm split; and as rungs of a sixth and of two fifths of that length on the search
+split, under three schedules:
+
+- branch: a constant trunk and a decay over the last quarter, which can be paused and taken up again;
+- cut: the schedule of the full run, stopped short, which can be paused too;
+- anneal: a short run of its own, decayed to 0, which cannot.
+
+What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs' losses
+with the full runs' losses and metrics, and the learning rates that each would choose.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import optuna
+
+from autopeft import space
+from autopeft.evidence import rank_correlation
+from autopeft.pipeline.prepare import lay_ground, parse_budget, prepare
+from autopeft.pipeline.scoring import sensitivity
+from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
+from autopeft.train import Course, bench, full_course, rung_course
+
+FIELDS = ("data", "plan", "arm", "learning_rate", "params", "schedule", "steps", "seed", "loss", "metric")
+FULL_SEEDS = (1, 2)
+
+
+def schedules(full_steps: int) -> dict[str, Callable[[int], Course]]:
+    """Each schedule as a function of a rung's steps."""
+    first = round(full_steps / 6)
+
+    class Cut(Course):
+        def multiplier(self, step: int) -> float:
+            return full_course(full_steps).multiplier(step)
+
+    return {
+        "branch": lambda n: rung_course(n, first_rung_steps=first),
+        "cut": lambda n: Cut(n_steps=n, warmup_steps=1, branch_at=0),
+        "anneal": full_course,
+    }
+
+
+def plans(prepared, n: int) -> list[tuple[str, Plan]]:
+    """Random policies of the default space with their arms."""
+    asked = space.load("default", known_methods=prepared.methods)
+    parsed, available = parse_budget(prepared)
+    found = sensitivity(prepared, ["gradient"], max_examples=128)
+    scores = dict(zip((s.name for s in prepared.base.sites), found.scores[0].values, strict=True))
+    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
+    policies = [space.suggest(study.ask(), feasible, prepared.methods) for _ in range(n)]
+    return [(policy.arm, space.plan_of(policy, ground)) for policy in policies]
+
+
+def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tuple[object, ...]]:
+    """One row for each run that is not done yet."""
+    prepared = prepare(RunSpec(data=DataSpec(source=source), task=TaskSpec(epochs=2.0)))
+    full, size = prepared.full_steps, prepared.bench.batch_size
+    asked = [("full", full, "confirm", seed, full_course) for seed in FULL_SEEDS]
+    for share in (1 / 6, 2 / 5):
+        asked += [(name, round(share * full), "search", 0, own) for name, own in schedules(full).items()]
+    for arm, plan in plans(prepared, n_plans):
+        for name, steps, split, seed, course in asked:
+            key = (Path(source).name, plan.digest, name, str(steps), str(seed))
+            if key in done:
+                continue
+            fidelity = Fidelity(
+                split=split,
+                train_steps=steps,
+                train_examples=steps * size,
+                eval_examples=len(prepared.bench.splits[split].labels),
+                seed=seed,
+            )
+            with (
+                mock.patch.object(bench, "rung_course", lambda n, first_rung_steps, course=course: course(n)),
+                mock.patch.object(bench, "full_course", course),
+            ):
+                seen = prepared.bench.measure(plan, fidelity)
+            told = (arm, f"{plan.learning_rate:g}", plan.trainable_params)
+            yield (*key[:2], *told, *key[2:], 9.0 if seen.loss is None else seen.loss, seen.metric)
+
+
+def summary(out: Path) -> None:
+    """Rank correlations by data, schedule and length."""
+    full: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    short: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    rates: dict[str, str] = {}
+    with out.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rates[row["plan"]] = f"{row['arm']} at {row['learning_rate']}"
+            if row["schedule"] == "full":
+                full[row["data"], row["plan"]].append((float(row["loss"]), float(row["metric"] or "nan")))
+            else:
+                short[row["data"], row["steps"], row["schedule"]][row["plan"]] = float(row["loss"])
+    for (data, steps, schedule), losses in sorted(short.items()):
+        both = [plan for plan in losses if len(full[data, plan]) == len(FULL_SEEDS)]
+        loss = [sum(loss for loss, _ in full[data, plan]) / len(FULL_SEEDS) for plan in both]
+        error = [-sum(metric for _, metric in full[data, plan]) / len(FULL_SEEDS) for plan in both]
+        own = [losses[plan] for plan in both]
+        if len(both) > 2:
+            best = min(both, key=lambda plan: losses[plan])
+            gap = max(-e for e in error) + error[both.index(best)]
+            with_loss, with_metric = rank_correlation(own, loss), rank_correlation(own, error)
+            print(
+                f"| {data} | {steps} | {schedule} | {len(both)} | {with_loss:.2f} | {with_metric:.2f} "
+                f"| {rates[best]} | {100 * gap:.1f} |"
+            )
+
+
+def main(out: Path, n_plans: int, sources: list[str]) -> None:
+    """Measure what is missing."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    done: set[tuple[str, ...]] = set()
+    if out.exists():
+        with out.open(encoding="utf-8") as file:
+            done = {
+                tuple(row[name] for name in ("data", "plan", "schedule", "steps", "seed"))
+                for row in csv.DictReader(file)
+            }
+    for source in sources:
+        for row in rows(source, n_plans, done):
+            is_new = not out.exists()
+            with out.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([FIELDS, row] if is_new else [row])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--summary":
+        summary(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
