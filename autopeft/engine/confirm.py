@@ -82,8 +82,7 @@ def _broke_off(row: Sequence[Measurement], *, is_needed: bool) -> bool:
 
 def _fidelity(question: Question, *, index: int) -> Fidelity:
     """The n-th confirming run; its seed is none that the search used."""
-    schedule = question.schedule
-    return schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
+    return question.schedule.fidelity("confirm", seed=question.seed + 1 + index)
 
 
 def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan) -> Verdict:
@@ -132,7 +131,7 @@ def read_test(question: Question, ledger: Ledger, confirmed: Confirmed, plans: S
     for plan, runs in rows.items():
         tested[plan] = []
         for run in runs:
-            fidelity = schedule.fidelity("test", steps=schedule.confirm_steps, seed=run.fidelity.seed)
+            fidelity = schedule.fidelity("test", seed=run.fidelity.seed)
             diverged = replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0)
             is_good = run.status is Status.COMPLETE
             tested[plan] += ledger.measure_all([(plan, fidelity)]) if is_good else [diverged]

@@ -12,8 +12,9 @@ from autopeft.records.plans import Budget, Measurement, Plan, Site
 class Proposal:
     """One trial of the study: which arm it belongs to, who proposed it, and its plan.
 
-    `source` is enqueued, sampler or random; `arm` is method × placement family
-    ("lora/all", "head", "baseline").
+    `source` is enqueued, sampler, random, refined (a small step from the best so far), retuned (a
+    finalist at another learning rate) or twin; `arm` is method × placement family ("lora/all", "head",
+    "baseline: …").
     """
 
     trial: int
@@ -126,16 +127,23 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """How well the first rung ranked the plans that reached the next one (Spearman on the loss)."""
+    """How well the first rung ranked the plans that reached the next one (Spearman on the loss).
+
+    `rank_correlations` has one value for each pair of neighbouring rungs, None where it cannot be told.
+    """
 
     rank_correlation: float | None
     n_plans: int
     rung_steps: tuple[int, ...]
+    rank_correlations: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R."""
+    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R.
+
+    `sampled_share` is the share of the search's steps and examples that went to policies of the sampler.
+    """
 
     sensitivity_seconds: float
     search_seconds: float
@@ -143,6 +151,7 @@ class Cost:
     full_run_seconds: float
     full_runs: float
     examples_seen: int
+    sampled_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
