@@ -114,6 +114,9 @@ class Verdict:
 
     `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
     `smallest_equivalent` says how `smallest` stands: proven, unproven, or the best itself.
+    Where the confirmation was looked at seed by seed, `mean_difference` and `interval_95` allow for
+    that, `plain_difference` does not, and `stopped_by` says what ended it: the label,
+    `futile` (no number of planned seeds would decide), `planned` (all of them), or nothing (time).
     """
 
     label: str
@@ -123,6 +126,10 @@ class Verdict:
     fidelity: str
     smallest_equivalent: str
     sentence: str
+    n_seeds: int | None = None
+    planned_seeds: int | None = None
+    stopped_by: str = ""
+    plain_difference: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
