@@ -12,10 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from optuna.storages import BaseStorage
 
-from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, judge, read_test, summaries
+from autopeft.engine.confirm import (
+    MAX_CONFIRMED,
+    MAX_TESTED,
+    confirm,
+    finalists,
+    judge,
+    read_test,
+    summaries,
+)
 from autopeft.engine.ledger import Ledger, Progress, Question
 from autopeft.engine.promote import choose, climb, correlation
 from autopeft.engine.propose import Proposer, n_proposals
@@ -60,20 +69,18 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     score_pairs = measure_twins(question, ledger, proposer, first)
     seen = climb(question, ledger, proposer, first)
     best, baseline, smallest = choose(question, ledger, seen[-1])
-    confirmed = confirm(question, ledger, best=best, baseline=baseline, smallest=smallest)
-    verdict = judge(question, confirmed, best=best, baseline=baseline, smallest=smallest)
-    named = {"best": best, "smallest": smallest, "baseline": baseline}
-    named.update(("head", plan) for plan in confirmed if plan not in (best, smallest, baseline))
-    tested = read_test(question, ledger, confirmed, (best, smallest, baseline))
+    named = finalists(question, ledger, (best, baseline, smallest))
+    confirmed = confirm(question, ledger, named)
+    tested = read_test(question, ledger, confirmed, named.chief)
     return Outcome(
         proposals=tuple(proposer.proposals),
         measurements=tuple(ledger.measured.values()),
         best=best,
         smallest=smallest,
         baseline=baseline,
-        confirmations=summaries(question, confirmed, named),
-        test=summaries(question, tested, named),
-        verdict=verdict,
+        confirmations=summaries(question, confirmed, named.named),
+        test=summaries(question, tested, named.named),
+        verdict=judge(question, confirmed, named),
         score_pairs=score_pairs,
         proxy=_proxy(question, seen),
     )
@@ -81,7 +88,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
 
 def _proxy(question: Question, seen: Sequence[Mapping[Plan, Measurement]]) -> Proxy:
     """How alike neighbouring rungs rank the plans that they share."""
-    pairs = list(zip(seen, seen[1:], strict=False))
+    pairs = list(pairwise(seen))
     rhos = tuple(correlation(dict(before), dict(after)) for before, after in pairs)
     return Proxy(
         rank_correlation=rhos[0] if rhos else None,

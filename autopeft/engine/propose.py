@@ -99,10 +99,10 @@ class Proposer:
         return cost <= limit
 
     def _queue(self) -> Enqueued:
-        """Baselines, plans that the user gave and the head alone, each with as many learning rates; then
-        the greedy plan, then other arms that people try, each with as many rates again.
+        """What is measured first: baselines, what the user gave, the head, the greedy plan, usual arms.
 
-        The queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
+        Each at as many learning rates, but for the greedy plan, which takes the baseline's best. The
+        queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
         """
         question, methods = self.question, self.question.ground.methods
         room = question.first_trials // 2
@@ -230,7 +230,7 @@ class Proposer:
             if rate is None or len(tried) >= min(most, _MAX_EVENED):
                 return found
             plan = replace(best, learning_rate=rate)
-            self.note_beside(self.ledger.arms[best], plan, source="enqueued")
+            self.note_beside(self.ledger.arms[best], plan, source="evened")
             (found[plan],) = self.ledger.measure_all([(plan, fidelity)])
             self.tell_beside(plan, found[plan])
 
@@ -253,7 +253,7 @@ class Proposer:
         )
 
     def _baseline_rate(self, *, place: int, default: float) -> float:
-        """The baseline's best rate so far, or its second: the greedy plan differs from it in its ranks alone."""
+        """The baseline's best rate so far, or its second: the greedy plan differs from it in ranks alone."""
         told = [m for m in self.ledger.measured.values() if self.is_baseline(m.plan)]
         rates = dict.fromkeys(m.plan.learning_rate for m in sorted(told, key=by_loss) if m.loss is not None)
         return [*rates, default][min(place, len(rates))]
@@ -273,6 +273,7 @@ class Proposer:
         if index % _REFINED_EVERY == _REFINED_EVERY - 1:
             return "refined"
         share = self.question.space.random_share
+        index -= index // _REFINED_EVERY  # its place among those that are drawn
         is_random = math.floor((index + 1) * share + 0.5) > math.floor(index * share + 0.5)
         return "random" if is_random else "sampler"
 

@@ -12,9 +12,9 @@ from autopeft.records.plans import Budget, Measurement, Plan, Site
 class Proposal:
     """One trial of the study: which arm it belongs to, who proposed it, and its plan.
 
-    `source` is enqueued, sampler, random, refined (a small step from the best so far), retuned (a
-    finalist at another learning rate) or twin; `arm` is method × placement family ("lora/all", "head",
-    "baseline: …").
+    `source` is enqueued, sampler, random, refined (a small step from the best so far), evened (the
+    baseline at one more learning rate), retuned (a finalist at a lower one) or twin; `arm` is method ×
+    placement family ("lora/all", "head", "baseline: …").
     """
 
     trial: int
