@@ -26,13 +26,24 @@ from autopeft.engine.confirm import (
     summaries,
 )
 from autopeft.engine.ledger import Ledger, Progress, Question
-from autopeft.engine.promote import choose, climb, correlation
+from autopeft.engine.promote import choose, climb, correlation, retune
 from autopeft.engine.propose import Proposer, n_proposals
-from autopeft.engine.schedule import Schedule, later_cost, n_promoted, rungs
+from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
 from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
-__all__ = ["Ledger", "Outcome", "Progress", "Question", "Schedule", "later_cost", "rungs", "search"]
+__all__ = [
+    "Ledger",
+    "Outcome",
+    "Progress",
+    "Question",
+    "Schedule",
+    "climb",
+    "later_cost",
+    "rungs",
+    "search",
+    "stretched",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +78,8 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     proposer = Proposer(question=question, ledger=ledger, storage=storage)
     first = proposer.run()
     score_pairs = measure_twins(question, ledger, proposer, first)
-    seen = climb(question, ledger, proposer, first)
+    seen = climb(question, ledger, first)
+    seen[-1] = retune(question, ledger, proposer, seen[-1])
     best, baseline, smallest = choose(question, ledger, seen[-1])
     named = finalists(question, ledger, (best, baseline, smallest))
     confirmed = confirm(question, ledger, named)
@@ -103,7 +115,7 @@ def _plan_ahead(question: Question, ledger: Ledger) -> None:
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
     n_first = n_proposals(question) + n_pairs(question) * len(NULLS)
     planned = [(schedule.rung(0, seed=seed), n_first)]
-    planned += [(schedule.rung(i, seed=seed), n_promoted(i)) for i in range(1, schedule.last + 1)]
+    planned += [(schedule.rung(i, seed=seed), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
     if question.spec.confirm.fidelity != "none":
         planned.append((schedule.fidelity("confirm", seed=seed), MAX_CONFIRMED * n_seeds))
         planned.append((schedule.fidelity("test", seed=seed), MAX_TESTED * n_seeds))

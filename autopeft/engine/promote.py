@@ -13,7 +13,6 @@ from autopeft.evidence import mean_and_std_error, rank_correlation
 from autopeft.records import Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
-_N_BEST = (3, 2)  # by loss, baselines and head apart: above the first rung, and above the second
 _N_BASELINES = (2, 1)  # learning rates of the baseline
 _N_WIDENED = 2  # more of the best at the last rung, where the rung before ranked badly
 LOW_CORRELATION = 0.5  # Spearman between rungs below which the last one is widened; chosen by hand
@@ -27,10 +26,8 @@ Measured = dict[Plan, Measurement]
 log = logging.getLogger(__name__)
 
 
-def climb(question: Question, ledger: Ledger, proposer: Proposer, first: Measured) -> list[Measured]:
+def climb(question: Question, ledger: Ledger, first: Measured) -> list[Measured]:
     """Measure what each rung leaves at the next one; the first rung stands first in the list.
-
-    At the last rung the learning rates of the incumbent and of the baseline are tuned again, downwards.
 
     Raises:
         TrainingError: The first rung left none.
@@ -40,8 +37,6 @@ def climb(question: Question, ledger: Ledger, proposer: Proposer, first: Measure
         plans = promoted(question, ledger, seen)
         ledger.release({*seen[-1]} - {*plans})
         seen.append(_measure_rung(question, ledger, plans, index=index, before=seen[-1]))
-    if question.schedule.last:
-        seen[-1] |= _retune(question, ledger, proposer, seen[-1])
     ledger.release(seen[-1])
     return seen
 
@@ -86,7 +81,7 @@ def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> li
         raise TrainingError(
             f"None of {len(seen[-1])} plans could be trained; the first error was: {first_error(seen[-1])}"
         )
-    n_best, n_baselines = _N_BEST[min(rung, 1)], _N_BASELINES[min(rung, 1)]
+    n_best, n_baselines = question.schedule.n_best[min(rung, 1)], _N_BASELINES[min(rung, 1)]
     rho = correlation(seen[-2], seen[-1]) if rung else None
     if rho is not None and rho < LOW_CORRELATION:
         log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", rung, rung + 1, rho)
@@ -121,12 +116,16 @@ def correlation(before: Measured, after: Measured) -> float | None:
     return rank_correlation([before[p].loss for p in shared], [after[p].loss for p in shared])
 
 
-def _retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measured) -> Measured:
+def retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measured) -> Measured:
     """The incumbent and the baseline at lower rates, as long as that helps; both get the same tries.
 
-    Source:
-        Short runs prefer higher learning rates than full ones do; a rung of a tenth of a run still does.
+    Short runs prefer higher learning rates than full ones do, and a rung of a tenth of a run still does.
+
+    Returns:
+        The last rung with what was added to it.
     """
+    if not question.schedule.last:
+        return last
     fidelity = question.schedule.rung(question.schedule.last, seed=question.seed)
     found: Measured = {}
     incumbent, baseline, _ = choose(question, ledger, last)
@@ -149,7 +148,8 @@ def _retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measur
             proposer.note_beside(arm, lower, source="retuned")
             (found[lower],) = ledger.measure_all([(lower, fidelity)])
             proposer.tell_beside(lower, found[lower])
-    return found
+    ledger.release(found)
+    return last | found
 
 
 def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:

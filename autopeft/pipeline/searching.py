@@ -217,17 +217,20 @@ def _question(
 
 
 def _schedule(prepared: Prepared) -> Schedule:
-    full = prepared.full_steps
+    full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    return Schedule(
-        rung_steps=engine.rungs(full, strategy=prepared.spec.search.strategy),
+    schedule = Schedule(
+        rung_steps=engine.rungs(full, strategy=spec.search.strategy),
         full_steps=full,
-        confirm_steps=max(1, round(full / 2)) if prepared.spec.confirm.fidelity == "half" else full,
+        confirm_steps=max(1, round(full / 2)) if spec.confirm.fidelity == "half" else full,
         batch_size=prepared.bench.batch_size,
         n_search=sizes["search"],
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
     )
+    if spec.search.max_cost is None or not schedule.last:
+        return schedule
+    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=spec.search.max_cost)
 
 
 def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
