@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
+from autopeft.extension import discover
 from autopeft.records import Adapter, ModelSpec, Plan, PlanDocument, RunSpec
 from autopeft.store import write_plan
 
@@ -153,6 +154,20 @@ def test_methods_and_spaces_are_listed() -> None:
     assert set(json.loads(run("methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
     assert set(json.loads(run("spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
     assert "lora" in run("methods").stdout
+
+
+@pytest.mark.parametrize("name", discover("autopeft.methods"))
+def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
+    method, text = discover("autopeft.methods")[name], run("methods", name).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split()).replace("- ", "-")
+    for said in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
+        assert " ".join(said.split()).replace("- ", "-") in words
+    assert json.loads(run("methods", name, "--json").stdout)[name]["servers"] == list(method.servers({}))
+
+
+def test_unknown_method_is_answered_with_the_nearest() -> None:
+    refused(run("methods", "lroa"), 2, "'lroa'", "Did you mean 'lora'?")
 
 
 def test_count_refuses_what_is_no_plan(tmp_path: Path) -> None:
