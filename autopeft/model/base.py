@@ -140,7 +140,7 @@ class BaseModel:
         """Say which weights stay as they are whatever the plan, so that none is left out in silence."""
         names = unreachable(self.module, self.sites, exclude=self.head_names)
         if names:
-            log.info("%s holds weights that no method can adapt: %s.", self.name, ", ".join(names))
+            log.info("%s holds weights at which no method of autopeft fits: %s.", self.name, ", ".join(names))
 
     def _check(self, model: PeftModel, plan: Plan) -> None:
         """Predicted and attached count are one integer, the head taken off; and there is place for a text."""
