@@ -27,8 +27,8 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
         allow_pickle: Read the latter too, which is a pickle: its tensors alone, no other object.
 
     Raises:
-        SpecError: The file is damaged, holds no tensors or such as are not finite, or is a pickle and
-            those are not allowed.
+        SpecError: The file is damaged, holds numbers that are not finite, or is a pickle and those are
+            not allowed.
     """
     safe, pickled = folder / _SAFE, folder / _PICKLED
     if safe.exists():
@@ -44,8 +44,6 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
 
 
 def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    if not tensors:
-        raise SpecError(f"{path} holds no tensors; pass the folder of a trained adapter.")
     odd = [name for name, own in tensors.items() if own.is_floating_point() and not own.isfinite().all()]
     if odd:
         raise SpecError(

@@ -13,7 +13,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from autopeft.model.shapes import map_shape
+from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM")
@@ -152,6 +152,7 @@ def _site(name: str, module: nn.Module) -> Site | None:
         in_features=n_in,
         out_features=n_out,
         has_bias=getattr(module, "bias", None) is not None,
+        quantised=is_quantised(module),
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from autopeft import model
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.exports import read_weights, refuse_files
+from autopeft.exports import adapts_something, read_weights, refuse_files
 from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.pipeline.counting import class_of, sources
 from autopeft.pipeline.counting.fit import attach_fitting, refuse_weights
@@ -133,6 +133,9 @@ def _read(
         raise SpecError(
             f"{lacking[0]} has no weights, the folders beside it have; put adapter_model.safetensors there."
         )
+    for own, config, tensors in zip(folders, configs, weights, strict=True):
+        if tensors == {} and adapts_something(config):
+            raise SpecError(f"{own} holds no tensors in its file of weights; pass that of a trained adapter.")
     forward = configs[-1] if configs[-1].is_prompt_learning else configs[0]  # it has the task and its head
     spec = _model_spec(forward, document, request)
     source = ExportSource(
