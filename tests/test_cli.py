@@ -214,6 +214,19 @@ def test_dry_run_refuses_unknown_names_and_continues_the_run_that_is_named(
     refused(run("search", "--dry-run", "--resume", "--out", out), 2, "run.yaml")
 
 
+@pytest.mark.parametrize("server", ["vllm", "tgi", "llama.cpp", "any"])
+def test_search_for_a_server_keeps_to_what_it_reads(
+    server: str, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    flags = ("--budget", "50%", "--space", "everything", "--serve-on", server, "--dry-run")
+    assert json.loads(search(model_dir, data_dir, tmp_path / "run", *flags, "--json").stdout)["methods"] == [
+        "lora"
+    ]
+    refused(search(model_dir, data_dir, tmp_path / "run", *flags, "--methods", "ia3"), 2, "plain LoRA alone")
+    refused(search(model_dir, data_dir, tmp_path / "run", "--serve-on", "vlm"), 2, "'vlm'", "'vllm'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_analyze_needs_an_example_and_a_source(model_dir: Path, data_dir: Path) -> None:
     result = run("analyze", "--model", model_dir, "--data", data_dir, "--max-examples", 0)
     refused(result, 2, "--max-examples is 0", "at least 1")
