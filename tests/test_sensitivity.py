@@ -403,6 +403,19 @@ def test_held_bytes_are_counted_and_time_is_told(bert, task, make_batch):
     assert run(["uniform"], bert, [], task=task).peak_bytes == 0
 
 
+def test_what_a_score_gathers_counts_as_memory(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    fisher, spectrum = (run([name], bert, batches, task=task).peak_bytes for name in ("fisher", "spectrum"))
+    numbers = 0  # such small maps are summed up whole; a norm's weight and bias too, all once for each half
+    for site in bert.sites:
+        if site.kind == "norm":
+            numbers += 2 * site.out_features
+        elif site.kind == "linear":
+            numbers += site.in_features * site.out_features
+    sums_of_fisher = 2 * 8 * len([site for site in bert.sites if site.kind in MEASURED_KINDS])
+    assert spectrum - fisher == 2 * 4 * numbers - sums_of_fisher
+
+
 # Models whose layers see other shapes.
 
 

@@ -117,6 +117,10 @@ class _Run:
                     break
         if on_gpu:
             self._tally.peak_bytes = torch.cuda.max_memory_allocated()
+        else:
+            self._tally.peak_bytes += sum(
+                _kept_bytes(vars(own)) for half in self._reducers for own in half if hasattr(own, "__dict__")
+            )
 
     def _see(self, labels: str, batch: Batch, watched: Watched, *, index: int) -> None:
         """One pass over one batch, in parts where it does not fit into memory."""
@@ -304,6 +308,17 @@ def _as_found(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _kept_bytes(kept: Any) -> int:
+    """Bytes of the tensors that a reducer has kept by itself or in its collections."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        kept = kept.values()
+    elif not isinstance(kept, tuple | list):
+        return 0
+    return sum(map(_kept_bytes, kept))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,8 +7,7 @@ and backward pass (no optimizer) of LoRA, rank 8, at every linear map over the s
 (with it LoRA is slower). Everything is timed in turn in each of 16 rounds, over 32 of the 512 examples, in an
 order that moves on by one from round to round (what has no target in three rounds alone); the table gives
 medians over rounds of the ratio to LoRA in the same round. The peak is that of the allocator over two
-batches, without the base model's weights; *held* is what a score tells of itself: the tensors that are
-held for the backward pass.
+rounds, without the base model's weights; *told* is what a score tells of itself.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def table(length: int, *, n_rounds: int, n_examples: int) -> None:
     timers = {("LoRA",): lora_timer(rounds[0][0])}
     timers |= {names: score_timer(base, names) for names in ASKED}
     seen: dict[tuple[str, ...], dict[int, tuple[float, int]]] = {names: {} for names in timers}
-    peaks = {names: peak_of(timer, rounds[0][:2]) for names, timer in timers.items()}
+    peaks = {names: peak_of(timer, rounds[0] + rounds[1]) for names, timer in timers.items()}
     for index, batches in enumerate(rounds):
         order = [*timers][index % len(timers) :] + [*timers][: index % len(timers)]
         for names in order:
@@ -125,7 +124,7 @@ def table(length: int, *, n_rounds: int, n_examples: int) -> None:
                 seen[names][index] = timers[names](batches)
     n_threads = torch.get_num_threads()
     print(f"\n{n_rounds} rounds of {n_examples} examples of {length} tokens, {n_threads} threads")
-    print("| what | seconds a round | × LoRA (quartiles) | MB at the peak | × LoRA | MB held | target |")
+    print("| what | seconds a round | × LoRA (quartiles) | MB at the peak | × LoRA | MB told | target |")
     print("|---|---|---|---|---|---|---|")
     yardstick = seen["LoRA",]
     for names, own in seen.items():
