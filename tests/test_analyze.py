@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -102,6 +103,36 @@ def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: t
     ]
     for shape, value, rank in scored:  # among sites of one price, whoever scores more has no lower rank
         assert all(rank >= other for same, less, other in scored if same == shape and less < value)
+
+
+def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "spectrum", "--budget", "10%")
+    maps = [
+        (site["name"], site["in_features"] + site["out_features"], profile)
+        for site, profile in zip(answer["sites"], answer["scores"][0]["profiles"], strict=True)
+        if site["kind"] == "linear"
+    ]
+    steps = sorted(
+        ((energy / price, name, price) for name, price, own in maps for energy in own), reverse=True
+    )
+    ranks, closed = dict.fromkeys((name for name, _, _ in maps), 0), set()
+    left = answer["budget"]["max_trainable_params"]
+    for _, name, price in steps:
+        if price > left:
+            closed.add(name)
+        elif name not in closed:
+            ranks[name], left = ranks[name] + 1, left - price
+    adapters = answer["suggestion"]["plan"]["adapters"]
+    assert {adapter["site"]: adapter["rank"] for adapter in adapters} == {n: r for n, r in ranks.items() if r}
+    assert len(answer["effective_ranks"]) == len(answer["sites"])
+    assert all(rank is None or rank >= 1 for rank in answer["effective_ranks"])
+    assert answer_of(*asked)["effective_ranks"] is None
+
+
+def test_a_spectrum_is_told_in_a_line(asked: tuple[str, ...]) -> None:
+    shown = analyze(*asked, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
+    assert "effective rank of a map's gradient: " in shown
+    assert re.search(r"of its energy the best update of rank 1 holds \d+ %, of rank 4 holds \d+ %", shown)
 
 
 def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: Path) -> None:

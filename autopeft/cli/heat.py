@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from rich.text import Text
 from autopeft.cli.counts import size
 from autopeft.cli.tables import console
 from autopeft.records import Site, SiteScores, to_json
-from autopeft.report import seen_enough
+from autopeft.report import effective_ranks, seen_enough
 from autopeft.report.heat import LIGHT, SEEN_ENOUGH
 from autopeft.report.maps import digits_of, shade_of
 from autopeft.report.words import duration, percent, plan_words, rate
@@ -34,6 +35,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _OUTSIDE, _ALL = "outside", "all"
 _MIN_CELL, _MAX_CELL = 7, 12  # characters: "100.0 █", and a long role's name
 _SHOWN_NAMES = 5
+_HELD_BY = (1, 4, 16)  # ranks of which the share of a spectrum's energy is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ def print_analysis(analysis: Analysis) -> None:
         for line in heat_lines(analysis.sites, score, in_colour=in_colour):
             out.print(line)
         _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
+        for told in spectrum_words(analysis.sites, score):
+            _print_wrapped(out, told)
     out.print()
     for paragraph in (*_facts(analysis), *_suggested(analysis)):
         _print_wrapped(out, paragraph)
@@ -73,6 +77,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "n_train_examples": analysis.n_train,
         "sites": [to_json(site) for site in analysis.sites],
         **to_json(analysis.sensitivity),
+        "effective_ranks": next((list(r) for r in map(effective_ranks, analysis.scores) if r), None),
         "budget": to_json(budget),
         "suggestion": {
             "tested": False,
@@ -86,6 +91,27 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         },
         "files": list(analysis.files),
     }
+
+
+def spectrum_words(sites: Sequence[Site], score: SiteScores) -> Iterator[str]:
+    """Of a spectrum, how many directions the gradients of maps have, and what one rank holds of them."""
+    kept = [
+        (rank, energies, max(value, math.fsum(energies)))
+        for site, rank, energies, value in zip(
+            sites, effective_ranks(score), score.profiles, score.values, strict=False
+        )
+        if site.kind in ("linear", "conv1d") and rank is not None
+    ]
+    if kept:
+        ranks = sorted(rank for rank, _, _ in kept)
+        shares = (
+            f"of rank {r} holds {median(100 * math.fsum(own[:r]) / total for _, own, total in kept):.0f} %"
+            for r in _HELD_BY
+        )
+        yield (
+            f"effective rank of a map's gradient: {ranks[0]:.1f} to {ranks[-1]:.1f}, median "
+            f"{median(ranks):.1f}; of its energy the best update {', '.join(shares)} (median)"
+        )
 
 
 def heat_lines(sites: Sequence[Site], score: SiteScores, *, in_colour: bool = False) -> Iterator[Text]:
@@ -267,10 +293,11 @@ def _suggested(analysis: Analysis) -> Iterator[str]:
 
 def _print_wrapped(out: Console, paragraph: str) -> None:
     """At most 80 columns but for words, such as paths, that are longer; commands stay in one line."""
+    kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
     lines = (
         [paragraph]
         if "autopeft " in paragraph
-        else wrap(paragraph, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+        else wrap(kept_together, _COLUMNS, break_long_words=False, break_on_hyphens=False)
     )
     for line in lines:
-        out.print(line, markup=False)
+        out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)
