@@ -259,6 +259,15 @@ def test_loss_that_is_not_finite_names_the_batch(bert, task, make_batch):
         run(["fisher"], bert, batches, task=Broken(task, factor=float("nan")))
 
 
+def test_weight_that_is_not_finite_is_named(make_base, task, make_batch):
+    base = make_base("bert")
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    with torch.no_grad():
+        base.module.get_parameter(name)[0, 0] = float("nan")
+    with pytest.raises(DataError, match=rf"loss of batch 1 \(6 examples\) is nan.*{name} of the base model"):
+        run(["fisher"], base, [make_batch(), make_batch()], task=task)
+
+
 def test_score_that_is_not_finite_names_the_site(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
     with pytest.raises(SpecError, match=r"score fisher is (inf|nan) at bert\..*fp32"):

@@ -12,7 +12,7 @@ from autopeft import report, space
 from autopeft.exports import refuse_files
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget, prepare, with_demo_settings
-from autopeft.pipeline.scoring import sensitivity
+from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.pipeline.searching import plan_document
 from autopeft.records import Budget, PlanDocument, RunSpec, Sensitivity, Site, SiteScores, TaskSpec
 from autopeft.space import Policy
@@ -74,6 +74,7 @@ def analyze(
     """
     known = discover("autopeft.sensitivity")
     names = [known[name].name for name in dict.fromkeys(scores)]
+    require_some(max_examples)
     if out is not None:
         refuse_files(out)
     prepared = prepare(with_demo_settings(spec, given))

@@ -47,8 +47,7 @@ def sensitivity(
     """
     parts = discover("autopeft.sensitivity")
     chosen: list[Score] = [parts[name] for name in dict.fromkeys(names)]
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
+    require_some(max_examples)
     n_train = len(prepared.bench.splits["train"].labels)
     n_asked = max_examples or affordable_examples(
         chosen, full_run_examples=prepared.full_steps * prepared.bench.batch_size
@@ -63,6 +62,16 @@ def sensitivity(
         enough=enough,
     )
     return replace(found, n_asked=n_asked, notes=(*found.notes, *_notes(found, n_asked, n_train)))
+
+
+def require_some(max_examples: int | None) -> None:
+    """Refuse to look at no example.
+
+    Raises:
+        SpecError: `max_examples` is below 1.
+    """
+    if max_examples is not None and max_examples < 1:
+        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
 
 
 def logged_scores(prepared: Prepared, names: Sequence[str]) -> tuple[SiteScores, ...]:

@@ -169,7 +169,7 @@ class _Run:
             if not math.isfinite(loss):
                 raise DataError(
                     f"The loss of batch {index + 1} ({len(part['labels'])} examples) is {loss}; a score "
-                    "needs finite losses. Check the texts and labels of that batch and the model's weights."
+                    f"needs finite losses. {_remedy(visit.model)}"
                 )
             self._tally.peak_bytes = max(self._tally.peak_bytes, visit.held_bytes)
             return True
@@ -308,6 +308,14 @@ def _as_found(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _remedy(model: nn.Module) -> str:
+    """What to do about a loss that is not finite."""
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        return f"{broken[0]} of the base model is not finite, so no text can be scored; get the weights anew."
+    return "Check the texts and labels of that batch; the weights are finite."
 
 
 def _kept_bytes(kept: Any) -> int:
