@@ -51,6 +51,28 @@ def test_it_prints_at_most_80_columns_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("env", "charset", "has_shades", "marks"),
+    [
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", True, ""),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "ascii", False, ".:-=+*#@"),
+    ],
+    ids=["no terminal", "terminal", "terminal without colour", "ASCII alone"],
+)
+def test_cells_are_shaded_or_marked(
+    env: dict[str, str | None], charset: str, has_shades: bool, marks: str, asked: tuple[str, ...]
+) -> None:
+    arguments = ["analyze", *asked, "--scores", "gradient", "--quiet"]
+    result = CliRunner(charset=charset).invoke(app, arguments, env=env)
+    assert result.exit_code == 0, result.output
+    [row] = [line for line in result.stdout.splitlines() if re.match(r" *1 ", line)]
+    assert ("\x1b[" in row and "48;" in row) == has_shades
+    found = re.findall(r"\d\.\d (\S)", re.sub(r"\x1b\[[\d;]*m", "", row))
+    assert (len(found) >= 6 and set(found) <= set(marks)) if marks else not found
+
+
 def test_json_holds_everything(asked: tuple[str, ...]) -> None:
     answer = answer_of(*asked, "--scores", "fisher, random")
     assert [score["name"] for score in answer["scores"]] == ["fisher", "random"]

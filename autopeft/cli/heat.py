@@ -1,7 +1,7 @@
 """What `analyze` prints: a layer × role map per score, at most 80 columns wide, and what to make of it.
 
-In colour a cell is shaded; plain, a block beside its number says the same. Each shade or block stands
-for twice the one before, up to the largest share in a layer.
+In colour a cell is shaded; plain, a block beside its number says the same, or a letter where the output
+has no blocks. Each stands for twice the one before, up to the largest share in a layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = 80
 _MAX_ROWS = 16  # chosen by hand, so that the maps of two scores fit a screen; more layers are folded
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BLOCKS, _LETTERS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 _OUTSIDE, _ALL = "outside", "all"
 _MIN_CELL, _MAX_CELL = 7, 12  # characters: "100.0 █", and a long role's name
 _SHOWN_NAMES = 5
@@ -51,10 +51,10 @@ def print_analysis(analysis: Analysis) -> None:
     out = console()
     n_drawn = len([site for site in analysis.sites if site.kind != "model"])
     out.print(f"{analysis.base_model} on {analysis.data}: {n_drawn} sites")
-    in_colour = out.color_system is not None
+    blocks = _blocks(out)
     for score in analysis.scores:
         out.print()
-        for line in heat_lines(analysis.sites, score, in_colour=in_colour):
+        for line in heat_lines(analysis.sites, score, blocks=blocks):
             out.print(line)
         _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
         for told in spectrum_words(analysis.sites, score):
@@ -64,6 +64,17 @@ def print_analysis(analysis: Analysis) -> None:
         _print_wrapped(out, paragraph)
     for file in analysis.files:
         out.print(file, markup=False)
+
+
+def _blocks(out: Console) -> str:
+    """What stands beside the numbers; nothing where they can be shaded."""
+    if out.color_system is not None and not out.no_color:
+        return ""
+    try:
+        _BLOCKS.encode(out.encoding)
+    except UnicodeEncodeError:
+        return _LETTERS
+    return _BLOCKS
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
@@ -114,13 +125,13 @@ def spectrum_words(sites: Sequence[Site], score: SiteScores) -> Iterator[str]:
         )
 
 
-def heat_lines(sites: Sequence[Site], score: SiteScores, *, in_colour: bool = False) -> Iterator[Text]:
+def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCKS) -> Iterator[Text]:
     """The map of one score, the deepest layer on top, in lines of at most 80 columns.
 
     Args:
         sites: All sites; the model as a whole has no cell.
         score: Values in the order of the sites.
-        in_colour: Shade the cells; else blocks stand beside the numbers.
+        blocks: Eight that stand beside the numbers, from little to much; none: shade the cells.
     """
     roles, rows = fold(sites, score)
     if not rows:
@@ -139,7 +150,7 @@ def heat_lines(sites: Sequence[Site], score: SiteScores, *, in_colour: bool = Fa
                     row.shares[column],
                     top=0.0 if is_margin or roles[column] == _ALL else top,
                     width=_width(roles[column]),
-                    in_colour=in_colour,
+                    blocks=blocks,
                 )
                 for column in band
             ]
@@ -225,17 +236,17 @@ def _top(rows: Sequence[Row]) -> float:
     return max(shares, default=0.0) or max(outside)
 
 
-def _cell(share: float | None, *, top: float, width: int, in_colour: bool) -> str | Text:
+def _cell(share: float | None, *, top: float, width: int, blocks: str) -> str | Text:
     """A share with its shade or block; `top` is the largest share, 0 for a margin without shade."""
     if share is None:
         return " " * width
     digits = digits_of(top) if top and share < 99.9 else 1
-    if in_colour:
+    if not blocks:
         level = shade_of(share, top=top, n_shades=len(LIGHT)) if top else 0
         style = f"{LIGHT[level - 1][1]} on {LIGHT[level - 1][0]}" if level else ""
         return Text(f"{share:.{digits}f} ".rjust(width), style=style)
-    level = shade_of(share, top=top, n_shades=len(_BLOCKS)) if top else 0
-    block = _BLOCKS[level - 1] if level else " "
+    level = shade_of(share, top=top, n_shades=len(blocks)) if top else 0
+    block = blocks[level - 1] if level else " "
     return f"{share:.{digits}f} {block}".rjust(width)
 
 
