@@ -26,7 +26,7 @@ from autopeft.pipeline.prepare import (
     with_demo_settings,
 )
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
-from autopeft.pipeline.scoring import sensitivity
+from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import (
     Cost,
     Measurement,
@@ -141,7 +141,7 @@ def _search_in(
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
     names = _score_names(spec, asked)
-    scores = keep_scores(run, lambda: sensitivity(prepared, names).scores)
+    scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
     question = _question(prepared, asked, scores, first_trials=first_trials)
     ledger = Ledger(
