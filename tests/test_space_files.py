@@ -64,7 +64,13 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
         ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
         ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),
-        ("  lora: {layers_by: [first]}\n", "layers_by.* is 'first'; it should be 'last' or 'score'"),
+        ("  lora: {layers_by: [top]}\n", "layers_by.* is 'top'; it should be 'last', 'first', 'middle'"),
+        ("  lora: {layers_by: [lead]}\n", "layers_by lead in the first part of 'lora'"),
+        ("  lora: {min_rank: 9, max_rank: 8}\n", "a min_rank of 9, above its max_rank of 8; lower it"),
+        ("  lora: {size: [8], max_rank: 8}\n", "lora a size and a min_rank or max_rank"),
+        ("  ia3: {size: [8]}\n", "gives size to ia3, which has no ranks"),
+        ("  ia3: {min_rank: 2}\n", "gives min_rank to ia3, which has no ranks"),
+        ("  lora: {budget_share: [0.0, 1.0]}\n", "budget_share.* is 0.0; it should be greater than 0"),
     ],
 )
 def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, complaint: str) -> None:
@@ -84,6 +90,14 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         (
             "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
             "has ranks_by spectrum at lora",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, layers_by: [lead], layer_share: [0.5, 1.0]}\n",
+            "layers_by lead in 'both' beside another choice or a layer_share",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, budget_share: [0.5, 1.0]}\n",
+            "a budget_share in a later part of 'both'",
         ),
         ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
     ],

@@ -1,24 +1,15 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
-Inside the folder each file imports only from those before it: files → policies.
+Inside the folder each file imports only from those before it: files → policies, limits → layout → baselines.
 """
 
 from __future__ import annotations
 
+from autopeft.space.baselines import baseline_policies
 from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, load, names, servable
-from autopeft.space.policies import (
-    Ground,
-    Policy,
-    baseline_policies,
-    cheapest,
-    feasible,
-    learning_rates,
-    parameters_of,
-    plan_of,
-    rate_factor,
-    select_sites,
-    suggest,
-)
+from autopeft.space.layout import Ground, cheapest, feasible, plan_of, select_sites
+from autopeft.space.limits import limited, violations
+from autopeft.space.policies import Policy, learning_rates, parameters_of, rate_factor, suggest
 
 __all__ = [
     "SERVERS",
@@ -32,6 +23,7 @@ __all__ = [
     "feasible",
     "folder",
     "learning_rates",
+    "limited",
     "load",
     "names",
     "parameters_of",
@@ -40,4 +32,5 @@ __all__ = [
     "select_sites",
     "servable",
     "suggest",
+    "violations",
 ]
