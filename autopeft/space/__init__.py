@@ -1,6 +1,7 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
-Inside the folder each file imports only from those before it: files → policies, limits → layout → baselines.
+Inside the folder each file imports only from those before it:
+files → policies, limits → layout → baselines, transfer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, l
 from autopeft.space.layout import Ground, cheapest, feasible, plan_of, select_sites
 from autopeft.space.limits import limited, violations
 from autopeft.space.policies import Policy, learning_rates, parameters_of, rate_factor, suggest
+from autopeft.space.transfer import Transferred, transfer
 
 __all__ = [
     "SERVERS",
@@ -18,6 +20,7 @@ __all__ = [
     "MixPart",
     "Policy",
     "Space",
+    "Transferred",
     "baseline_policies",
     "cheapest",
     "feasible",
@@ -32,5 +35,6 @@ __all__ = [
     "select_sites",
     "servable",
     "suggest",
+    "transfer",
     "violations",
 ]
