@@ -177,6 +177,24 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
         assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
 
 
+@settings(max_examples=80, deadline=None)
+@given(policies(), st.integers(24, 4000), st.integers(0, 600))
+def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
+    whole = replace(policy, budget_share=1.0)
+    poor, rich = (plan_of(whole, ground(own)) for own in (budget, budget + more))
+    assert recount(poor) <= recount(rich)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policies(), st.integers(24, 4000), st.randoms(use_true_random=False))
+def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
+    policy: Policy, budget: int, chance: random.Random
+) -> None:
+    own = ground(budget)
+    shuffled = replace(own, sites=tuple(chance.sample(own.sites, len(own.sites))))
+    assert plan_of(policy, own) == plan_of(policy, own) == plan_of(policy, shuffled)
+
+
 def prices(part: Policy, site: Site) -> dict[int, int]:
     """Rank -> parameters, as far as the policy's cap allows; a method without a rank has one."""
     method = METHODS[part.method]

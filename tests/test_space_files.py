@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import model_toys
+import optuna
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method, discover
-from autopeft.space import Space, learning_rates, load, names, servable
+from autopeft.space import (
+    Ground,
+    Space,
+    feasible,
+    learning_rates,
+    load,
+    names,
+    plan_of,
+    servable,
+    suggest,
+)
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
 
@@ -26,8 +38,44 @@ def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None
     assert space.about and set(space.methods) <= set(METHODS)
 
 
-def test_four_spaces_are_shipped() -> None:
-    assert {"default", "everything", "lora_only", "tiny_budget"} <= set(names())
+PUBLISHED = {"autopeft_tacl", "s3delta", "bipeft", "auto_lora"}
+
+
+def test_eight_spaces_are_shipped() -> None:
+    assert set(names()) == {"default", "everything", "lora_only", "tiny_budget"} | PUBLISHED
+
+
+def test_autopeft_has_the_sizes_and_layers_of_the_paper() -> None:
+    space = load("autopeft_tacl", known_methods=METHODS)
+    assert learning_rates(space, "serial+parallel+prefix", METHODS) == (1e-4, 1e-4)
+    serial, parallel, _ = (own for _, own in space.parts("serial+parallel+prefix"))
+    # The hidden size over 2**k for k from 0 to 10; over 1,024 nothing is left of 768.
+    assert sorted(serial.size, reverse=True) == [768 // 2**k for k in range(11)]
+    assert (serial.size, serial.depth_parts) == (parallel.size, 12)
+    # Three sizes and twelve layers, but that a prefix has at most 200 tokens.
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    suggest(trial, space, METHODS)
+    assert sorted(trial.distributions) == sorted(
+        [f"serial+parallel+prefix.{i}.size" for i in range(3)]
+        + [f"serial+parallel+prefix.0.depth.{i}" for i in range(12)]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_published_space_makes_plans_within_a_budget_for_encoders_and_decoders(
+    name: str, kind: str
+) -> None:
+    base = model_toys.skeleton(kind, "SEQ_CLS")
+    scores = {site.name: 1.0 for site in base.sites}
+    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=400)
+    space = feasible(load(name, known_methods=METHODS), ground)
+    assert space.arms
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    plans = {plan_of(suggest(study.ask(), space, METHODS), ground) for _ in range(20)}
+    assert all(plan.trainable_params <= 400 for plan in plans)
+    assert len(plans) > 5
 
 
 def test_the_space_of_everything_has_every_method() -> None:

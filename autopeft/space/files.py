@@ -60,6 +60,11 @@ class MethodSpace(BaseModel):
     budget_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
     learning_rate: Range | None = None
 
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a policy may have nothing of this: no size, or every part of the depth off."""
+        return 0 in self.size or "any" in self.layers_by
+
 
 class MixPart(MethodSpace):
     """One method of a mix. Its learning rate keeps its place in its own range: see `rate_factor`."""

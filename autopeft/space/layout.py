@@ -41,15 +41,15 @@ def feasible(space: Space, ground: Ground) -> Space:
 def cheapest(space: Space, ground: Ground) -> dict[str, int]:
     """Method or mix -> trainable parameters of its smallest plan, for those that fit some site.
 
-    The smallest plan of a mix has one adapter of each part, but for parts whose size may be 0.
+    The smallest plan of a mix has one adapter of each part, but for parts that may be left out.
     """
     smallest = {}
     for arm in space.arms:
         parts = [
             (_cheapest_adapter(ground.methods[name], own, ground), own) for name, own in space.parts(arm)
         ]
-        needed = [cost for cost, own in parts if 0 not in own.size]
-        optional = [cost for cost, own in parts if 0 in own.size and cost is not None]
+        needed = [cost for cost, own in parts if not own.may_be_absent]
+        optional = [cost for cost, own in parts if own.may_be_absent and cost is not None]
         paid = [cost for cost in needed if cost is not None]
         if len(paid) == len(needed) and (paid or optional):
             smallest[arm] = sum(paid) or min(optional)
