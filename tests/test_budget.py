@@ -182,7 +182,7 @@ def test_input_order_changes_nothing(claims: list[Claim], budget: int, chance: r
 
 
 def by_hand(claims: Sequence[Claim], budget: int) -> dict[str, int]:
-    """The rule in the plainest words and exact numbers: as long as a next rank is affordable, give the best."""
+    """The rule in exact numbers: as long as a next rank is affordable, give the best one."""
     ranks: dict[str, int] = {}
     closed: set[str] = set()
 
