@@ -386,8 +386,8 @@ def spaces(as_json: Json = False) -> None:
         if as_json:
             _answer({name: own.model_dump(mode="json") for name, own in found.items()})
             return
-        rows = [(name, own.about, ", ".join(own.methods)) for name, own in found.items()]
-        tables.print_rows(("space", "about", "methods"), rows)
+        rows = [(name, own.about, ", ".join(own.arms)) for name, own in found.items()]
+        tables.print_rows(("space", "about", "methods and mixes"), rows)
 
 
 def _answer(content: Any) -> None:
