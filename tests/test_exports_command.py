@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from counting_toys import tiny_config
 from export_toys import logits_of, served, shake, trained, vllm
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -108,6 +109,64 @@ def test_adapter_of_plain_peft_with_a_head_of_any_size_is_merged(n_labels, model
     assert merged.config.num_labels == n_labels
     answer(*flags, "--to", "uniform-lora", "--out", tmp_path / "uniform")
     assert load_file(tmp_path / "uniform" / "head.safetensors")["classifier.weight"].shape[0] == n_labels
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("whole", [["embed_tokens", "lm_head"], ["embed_tokens"], ["lm_head"]])
+def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_served(tied, whole, tmp_path):
+    config = tiny_config()
+    config.tie_word_embeddings = tied
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")  # there is no tokenizer
+    module = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "modules_to_save": whole}
+    model = peft.get_peft_model(module, peft.LoraConfig(**settings))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    for to in ("uniform-lora", "converted-lora"):
+        refused(export(*flags, "--to", to), 2, "modules_to_save", "read by none", "--to merged")
+    told = answer(*flags, "--to", "merged")
+    assert any("no tokenizer" in note for note in told["notes"])
+    merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_lora_on_embeddings_is_merged_where_nothing_else_is_tied_to_them(tied, tmp_path):
+    """`peft` saves the embeddings themselves beside such an adapter."""
+    config = tiny_config()
+    config.tie_word_embeddings = tied
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    module = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "embed_tokens"]}
+    model = peft.get_peft_model(module, peft.LoraConfig(**settings))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    if tied:
+        refused(export(*flags), 2, "moves the outputs", "--to native")
+        assert not (tmp_path / "out").exists()
+    else:
+        answer(*flags)
+        merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
+
+
+def test_adapter_of_a_vision_transformer_is_merged_without_a_tokenizer(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**size, image_size=8, patch_size=4, num_labels=3)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    module = transformers.ViTForImageClassification.from_pretrained(tmp_path / "base")
+    names = [name for name, own in module.vit.named_modules() if isinstance(own, torch.nn.Linear)]
+    model = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, modules_to_save=["classifier"]))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    answer("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    merged = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen, expected = merged.eval()(pixels).logits, model.eval()(pixels).logits
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
 def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir, tmp_path):

@@ -45,13 +45,16 @@ _GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 log = logging.getLogger(__name__)
 
 
-def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> BaseModel:
+def load(
+    spec: ModelSpec, *, auto_class: str, label_names: Sequence[str], needs_tokenizer: bool = True
+) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order.
+        needs_tokenizer: Whether the model is of no use without one; else it may lack one.
 
     Raises:
         ModelError: Nothing there, unreadable, or the demo file is not the published one.
@@ -72,6 +75,22 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
                 id2label=labels,
                 label2id={label: index for index, label in labels.items()},
             )
+    except _LOAD_ERRORS as error:
+        raise _model_error(source, error) from error
+    tokenizer = _tokenizer(spec, source, name) if needs_tokenizer else _tokenizer_if_any(spec, source, name)
+    if tokenizer is not None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
+    base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
+    _require_sites(base)
+    _report_untrained(base)
+    return base
+
+
+def _tokenizer(spec: ModelSpec, source: str, name: str) -> Any:
+    """The tokenizer of a model, with a padding token."""
+    try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=spec.revision, trust_remote_code=False
         )
@@ -81,13 +100,15 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         log.info("%s has no padding token; its end-of-text token pads.", name)
-    module.config.pad_token_id = tokenizer.pad_token_id
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
-    base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
-    _require_sites(base)
-    _report_untrained(base)
-    return base
+    return tokenizer
+
+
+def _tokenizer_if_any(spec: ModelSpec, source: str, name: str) -> Any:
+    try:
+        return _tokenizer(spec, source, name)
+    except ModelError as error:
+        log.info("Going on without a tokenizer: %s", error)
+        return None
 
 
 def _report_untrained(base: BaseModel) -> None:

@@ -210,6 +210,7 @@ def _with_base(
         spec,
         auto_class=type(skeleton).__name__,
         label_names=_label_names(skeleton, source, run),
+        needs_tokenizer=False,
     )
     lacking = sorted(base.untrained.difference(*map(_own_names, source.weights)))
     if lacking:
