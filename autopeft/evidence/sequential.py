@@ -41,7 +41,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from autopeft.errors import SpecError
 from autopeft.evidence.components import (
@@ -249,10 +249,10 @@ def _chance(squares: MeanSquares, design: Design) -> Table:
     )
     wide = half_width(at_end, 0.05 / design.n_compared)
     narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
-    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + np.finfo(float).tiny
+    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
     def below(bound: Table) -> Table:
-        return np.asarray(stats.t.cdf((bound - squares.mean) / step, now - 1))
+        return np.asarray(special.stdtr(now - 1, (bound - squares.mean) / step))  # Student's t
 
     return below(-wide) + 1 - below(wide) + below(narrow) - below(-narrow)
 
