@@ -17,7 +17,7 @@ from autopeft.evidence.intervals import Interval, label, mean_and_std_error, pai
 from autopeft.evidence.optimism import Optimism, optimism
 from autopeft.evidence.order import rank_correlation
 from autopeft.evidence.sequential import MAX_SEEDS, Look, look
-from autopeft.evidence.tables import pseudo_values, with_diverged
+from autopeft.evidence.tables import divergence_chance, pseudo_values, with_diverged
 from autopeft.evidence.wording import (
     sequential_verdict,
     verdict,
@@ -33,6 +33,7 @@ __all__ = [
     "Optimism",
     "Standing",
     "Table",
+    "divergence_chance",
     "equivalence_set",
     "label",
     "look",

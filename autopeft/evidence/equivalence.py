@@ -31,12 +31,14 @@ class Standing:
 class EquivalenceSet:
     """The plans in order of parameters, which of them are proven, and the smallest.
 
-    `smallest` is the proven plan with the fewest parameters, the best itself counting as proven.
-    `candidate` is the one with the fewest whose mean alone is within the margin. `sentence` says what holds.
+    `smallest` is the proven plan with the fewest parameters, a best that was named counting as proven; where
+    there is none it is the one with the highest mean, and `is_proven` is false. `candidate` is the one with
+    the fewest whose mean alone is within the margin. `sentence` says what holds.
     """
 
     standings: tuple[Standing, ...]
     smallest: str
+    is_proven: bool
     candidate: str
     margin: float
     sentence: str
@@ -139,9 +141,12 @@ def _summary(
     against = "the best" if best is not None else "every other plan, so of the best"
     n_proven = f"{len(proven)} of {len(standings)} plans"
     claims = f"{n_claims} claim{'s' if n_claims != 1 else ''} held at 5 % together, by Holm's steps"
-    sentence = (
-        f"{n_proven} are proven to be within {margin:g} of {against} ({claims}); the smallest is {smallest}."
-    )
+    end = f"the smallest is {smallest}" if proven else f"{smallest} has the highest mean"
     return EquivalenceSet(
-        standings=tuple(standings), smallest=smallest, candidate=near[0], margin=margin, sentence=sentence
+        standings=tuple(standings),
+        smallest=smallest,
+        is_proven=bool(proven),
+        candidate=near[0],
+        margin=margin,
+        sentence=f"{n_proven} are proven to be within {margin:g} of {against} ({claims}); {end}.",
     )

@@ -1,6 +1,6 @@
 """How often the verdict of a confirmation is right: simulated plans with a known difference.
 
-    python reports/studies/confirmation_calibration.py [RUNS] [null|gain|power|diverged|several ...]
+    python reports/studies/confirmation_calibration.py [RUNS] [null|gain|power|diverged|compared|metrics ...]
 
 Prints, over RUNS (10,000) simulated confirmations a row: how often each word is said, how often the 95 %
 interval holds the truth, the bias of the estimate in its own standard deviations, and the
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from autopeft.evidence import paired_interval, pseudo_values
 from autopeft.evidence.components import Moments, half_width, moments, pseudo_differences
 from autopeft.evidence.sequential import BETTER, EQUIVALENT, FUTILE, WORSE, Design, Stops, run
 from autopeft.evidence.unbiased import prefixes, subsets
@@ -66,31 +68,35 @@ def effects(truth: Truth, rng: np.random.Generator, n_runs: int) -> tuple[Array,
     return seeds, steady + np.float32(np.sqrt(RESIDUAL)) * draw(2, n_runs, MOST_SEEDS, n)
 
 
-def differences(truth: Truth, rng: np.random.Generator, n_runs: int) -> Array:
-    """Tables (runs, 10, N) of best less baseline, whose mean over seeds and examples is `truth.gain`."""
+def both(truth: Truth, rng: np.random.Generator, n_runs: int) -> Array:
+    """Scores (2, runs, 10, N) of best and baseline, `truth.gain` apart over all seeds and examples."""
     seeds, examples = effects(truth, rng, n_runs)
     levels = np.array([truth.level + truth.gain, truth.level])[:, None, None, None]
     if truth.kind == "binary":  # a probit: accuracy of a seed is cdf(z + its effect)
         spread = truth.seed_sd / stats.norm.pdf(stats.norm.ppf(truth.level))
         z = (stats.norm.ppf(levels) * np.sqrt(1 + spread**2)).astype(np.float32)
-        right = z + np.float32(spread) * seeds + examples > 0
-        return right[0].astype(np.float32) - right[1].astype(np.float32)
+        return np.asarray(z + np.float32(spread) * seeds + examples > 0, dtype=np.float32)
     losses = np.array([truth.level - truth.gain, truth.level])[:, None, None, None]
     noise = examples
     if truth.kind == "lognormal":  # skewed, as losses of a trained classifier are
         noise = (np.exp(examples) - np.exp(0.5)) / np.sqrt(np.exp(2) - np.exp(1))
-    scores = -(losses + truth.seed_sd * seeds + truth.level * noise)
-    return np.asarray(scores[0] - scores[1])
+    return -np.asarray(losses + truth.seed_sd * seeds + truth.level * noise)
 
 
 def simulated(truth: Truth, n_runs: int, *, seed: int = 0) -> Moments:
     """Moments of `n_runs` confirmations."""
     rng = np.random.default_rng([seed, zlib.crc32(repr(truth).encode())])
-    parts = [moments(differences(truth, rng, CHUNK).astype(np.float64)) for _ in range(n_runs // CHUNK)]
+    return joined(
+        [moments(np.subtract(*both(truth, rng, CHUNK), dtype=np.float64)) for _ in range(n_runs // CHUNK)]
+    )
+
+
+def joined(parts: Sequence[Moments]) -> Moments:
+    """One batch of several."""
     centre, rows, products = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("centre", "rows", "products")
     )
-    return Moments(centre=centre, rows=rows, products=products, n_examples=truth.n_examples)
+    return Moments(centre=centre, rows=rows, products=products, n_examples=parts[0].n_examples)
 
 
 def first(every: Moments, n_seeds: int) -> Moments:
@@ -124,7 +130,7 @@ def unadjusted(every: Moments, design: Design) -> dict[str, Array]:
 
 def covered(low: Array, high: Array, gain: float) -> float:
     """Share of intervals that hold the truth, in percent."""
-    return 100 * float(np.mean((low < gain) & (gain < high)))
+    return 100 * float(np.mean((low <= gain) & (gain <= high)))
 
 
 def row(truth: Truth, every: Moments, planned: int) -> str:
@@ -173,16 +179,127 @@ def calibration(n_runs: int, gains: tuple[float, ...]) -> None:
                 print(row(truth, every, planned), flush=True)
 
 
+def power(n_runs: int) -> None:
+    """How often `better` is said, and on how many seeds, by planned seeds and gain."""
+    print("| scores | N | seed sd | gain / sd | " + " | ".join(f"{k} seeds" for k in range(2, 11)) + " |")
+    print("|" + "---|" * 13)
+    for n, sd in ((300, 0.008), (1000, 0.008), (1000, 0.015)):
+        for gain in (0.5, 1.0, 2.0, 4.0):
+            truth = Truth(kind="binary", level=0.85, n_examples=n, seed_sd=sd, gain=gain * sd)
+            every = simulated(truth, n_runs)
+            cells = []
+            for planned in range(2, 11):
+                seen = judged(every, Design(planned_seeds=planned, margin=0.01))
+                cells.append(f"{100 * np.mean(seen.code == BETTER):.0f} % ({seen.n_seeds.mean():.1f})")
+            print(f"| binary 0.85 | {n} | {sd:g} | {gain:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+def diverged(n_runs: int) -> None:
+    """Each seed of the best plan fails with a chance of its own and counts as 0 on every example."""
+    print(
+        "| chance | gain / sd | seeds | better % | worse % | futile % | covers % | bias | half-width | used |"
+    )
+    print("|" + "---|" * 10)
+    for chance in (0.02, 0.1, 0.25):
+        for gain in (0.0, 4.0):
+            truth = Truth(kind="binary", level=0.85, n_examples=300, seed_sd=0.008, gain=gain * 0.008)
+            rng, parts = np.random.default_rng(3), []
+            for _ in range(n_runs // CHUNK):
+                scores = both(truth, rng, CHUNK)
+                fails = rng.random((CHUNK, MOST_SEEDS, 1)) < chance
+                parts.append(moments(np.where(fails, 0, scores[0]) - scores[1]))
+            every, expected = joined(parts), truth.gain - chance * (truth.level + truth.gain)
+            for planned in (4, 10):
+                seen = judged(every, Design(planned_seeds=planned, margin=0.01))
+                said = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, FUTILE)]
+                bias = float((seen.unbiased.mean() - expected) / seen.unbiased.std())
+                print(
+                    f"| {chance:g} | {gain:g} | {planned} | " + " | ".join(f"{x:.1f}" for x in said) + " | "
+                    f"{covered(seen.low, seen.high, expected):.1f} | {bias:+.3f} | "
+                    f"{np.median(seen.high - seen.low) / 2:.3f} | {seen.n_seeds.mean():.1f} |",
+                    flush=True,
+                )
+
+
+def compared(n_runs: int) -> None:
+    """Plans no better than the baseline: how often any of several is called better."""
+    print("| plans | alpha divided % | not divided % |\n|---|---|---|")
+    for n_plans in (1, 2, 4):
+        found = {}
+        for divided in (True, False):
+            rng, better = np.random.default_rng(4), np.zeros(n_runs, dtype=bool)
+            design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_plans if divided else 1)
+            for at in range(0, n_runs, CHUNK):
+                baseline = rng.standard_normal((CHUNK, 5, 1))
+                for _ in range(n_plans):  # each against the same baseline, which makes them depend
+                    effects = rng.standard_normal((CHUNK, 5, 1)) - baseline
+                    table = (
+                        effects + rng.standard_normal((CHUNK, 1, 50)) + rng.standard_normal((CHUNK, 5, 50))
+                    )
+                    better[at : at + CHUNK] |= run(moments(table), design).code == BETTER
+            found[divided] = 100 * better.mean()
+        print(f"| {n_plans} | {found[True]:.1f} | {found[False]:.1f} |", flush=True)
+
+
+def metrics(n_runs: int) -> None:
+    """Pseudo-values of Pearson's r and of F1: coverage of the difference of two plans, three seeds."""
+    print("| metric | N | covers % | better % | bias / sd |\n|---|---|---|---|---|")
+    for name in ("pearson", "f1"):
+        for n in (100, 500):
+            rng, low, high, mean = np.random.default_rng(5), [], [], []
+            for _ in range(n_runs // 20):
+                target = rng.standard_normal(n)
+                common, rows = rng.standard_normal((1, n)), []
+                for _plan in range(2):
+                    noise = 0.5 * common + 0.5 * rng.standard_normal((3, n))
+                    guess = target + noise + 0.3 * rng.standard_normal((1, n))
+                    if name == "f1":
+                        rows.append([pseudo_values(f1_of(g > 1, target > 1), n) for g in guess])
+                    else:
+                        rows.append([pseudo_values(pearson_of(g, target), n) for g in guess])
+                interval = paired_interval(*rows, span=None)
+                low, high, mean = [*low, interval.low], [*high, interval.high], [*mean, interval.mean]
+            ends = np.array(low), np.array(high)
+            print(
+                f"| {name} | {n} | {covered(*ends, 0.0):.1f} | {100 * np.mean(ends[0] > 0):.1f} | "
+                f"{np.mean(mean) / np.std(mean):+.3f} |",
+                flush=True,
+            )
+
+
+def f1_of(
+    guess: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
+) -> Callable[[npt.NDArray[np.int64]], float]:
+    """F1 of the positive class on some examples."""
+
+    def metric(at: npt.NDArray[np.int64]) -> float:
+        return float(2 * (guess[at] & truth[at]).sum() / max((guess[at].sum() + truth[at].sum()), 1))
+
+    return metric
+
+
+def pearson_of(guess: Array, truth: Array) -> Callable[[npt.NDArray[np.int64]], float]:
+    """Pearson's r on some examples."""
+
+    def metric(at: npt.NDArray[np.int64]) -> float:
+        return float(np.corrcoef(guess[at], truth[at])[0, 1])
+
+    return metric
+
+
 def main(n_runs: int, parts: list[str]) -> None:
     """Prints the parts asked for."""
     if "null" in parts:
         calibration(n_runs, (0.0,))
     if "gain" in parts:
         calibration(n_runs, (1.0, 2.0))
+    for part in (power, diverged, compared, metrics):
+        if part.__name__ in parts:
+            print(f"\n{part.__doc__}\n")
+            part(n_runs)
 
 
 if __name__ == "__main__":
     runs = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    main(
-        runs[0] if runs else 10_000, [word for word in sys.argv[1:] if not word.isdigit()] or ["null", "gain"]
-    )
+    words = [word for word in sys.argv[1:] if not word.isdigit()]
+    main(runs[0] if runs else 10_000, words or ["null", "gain", "power", "diverged", "compared", "metrics"])
