@@ -66,14 +66,12 @@ _BESIDE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class GivenPlan:
-    """A user's plan on the base model at hand.
+    """A user's plan on the base model at hand; its learning rate is 0 where the file has none.
 
-    `learning_rate` is None where the file has none; the plan then holds the middle of its first
-    method's range, to begin with. `notes` say what of the file has no say here.
+    `notes` say what of the file has no say here.
     """
 
     plan: Plan
-    learning_rate: float | None
     notes: tuple[str, ...] = ()
 
 
@@ -105,7 +103,7 @@ def _read_plan(path: Path, prepared: Prepared) -> GivenPlan:
             f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
             "--warm-start maps a plan onto another base model."
         ) from error
-    return GivenPlan(plan=document.plan, learning_rate=document.plan.learning_rate)
+    return GivenPlan(plan=document.plan)
 
 
 def read_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> GivenPlan:
@@ -128,7 +126,7 @@ def read_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> 
         plan = _plan(adapters, base, methods, path=path)
         for source in found:
             _require_same(source, plan, base, methods, path=path)
-    return GivenPlan(plan=plan, learning_rate=None, notes=tuple(dict.fromkeys(notes)))
+    return GivenPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 
 def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
@@ -146,7 +144,7 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
     counted = [(methods[a.method], sites[a.site], a) for a in fitted if a.site in sites]
     plan = Plan(
         adapters=fitted,
-        learning_rate=math.sqrt(math.prod(lead.learning_rate_range)),
+        learning_rate=0.0,
         trainable_params=sum(method.cost(site, a.rank, dict(a.options)) for method, site, a in counted),
     )
     check_plan(plan, base, methods)
