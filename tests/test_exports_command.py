@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from export_toys import logits_of, served, shake, trained, vllm
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
@@ -249,6 +249,83 @@ def test_damaged_weights_are_refused_in_a_sentence(damage, adapter, tmp_path):
         file.name,
     )
     assert not (tmp_path / "out").exists()
+
+
+def rewrite(toy, **fields):
+    """The adapter's config with other values."""
+    file = toy.folder / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) | fields
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_tensors(toy, change):
+    file = toy.folder / "adapter_model.safetensors"
+    save_file({key: own.clone() for key, own in change(load_file(file)).items()}, file)
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda own: {key: tensor * float("nan") for key, tensor in own.items()}, ("not finite", "lora_A")),
+        (lambda own: {}, ("holds no tensors",)),
+        (lambda own: {key: t for key, t in own.items() if "lora_A" in key}, ("hold nothing as", "lora_B")),
+        (lambda own: {key: t[:1] for key, t in own.items()}, ("hold 1 × ", "lora_A", "asks for")),
+        (lambda own: {key.replace(".0.", ".7."): t for key, t in own.items()}, ("layers.0.", "hold nothing")),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to, adapter, tmp_path):
+    toy = adapter()
+    write_tensors(toy, change)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), 2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged", "axolotl", "trl"])
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "nearest: ", "q_proj")),
+        ({"r": 33, "rank_pattern": {}}, 3, ("rank 33", "16 × 16", "at most 16")),
+        ({"r": "four"}, 2, ("r is 'four'", "a whole number")),
+        ({"peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
+    ],
+)
+def test_config_that_does_not_fit_its_base_model_is_refused(fields, code, words, to, adapter, tmp_path):
+    toy = adapter()
+    rewrite(toy, **fields)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), code, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapter_of_another_architecture_is_refused(adapter, model_dir, tmp_path):
+    toy = adapter()
+    flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags, "--model", model_dir), 3, str(model_dir), "which the model lacks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_methods_on_one_site_are_refused(adapter, tmp_path):
+    toy = adapter()
+    for name in ("a", "b"):
+        shutil.copytree(toy.folder, tmp_path / "mix" / name)
+    (tmp_path / "mix" / "order.json").write_text('["a", "b"]', encoding="utf-8")
+    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enough(adapter, tmp_path):
+    toy = adapter()
+    rewrite(toy, base_model_name_or_path="somebody/somewhere")
+    told = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    assert told["notes"] == ["not checked against somebody/somewhere, whose config is not at hand"]
+
+
+def test_reader_of_a_tuner_of_ours_is_told_what_to_import(adapter, tmp_path):
+    toy = adapter("bottleneck")
+    told = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    assert any("import autopeft.methods.bottleneck" in note for note in told["notes"])
 
 
 def test_folder_with_files_is_left_alone(adapter, tmp_path):

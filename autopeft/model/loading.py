@@ -40,6 +40,8 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 
+_GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+
 log = logging.getLogger(__name__)
 
 
@@ -100,12 +102,13 @@ def _report_untrained(base: BaseModel) -> None:
         log.warning("%s has no weights for %s; left at random.", base.name, ", ".join(lost[:3]))
 
 
-def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
+def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
     """The same without weights, from `config.json` alone, for counting.
 
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class; None takes the architecture that the config names.
+        here_only: Whether to leave the network alone: a directory, or what the hub's cache holds.
 
     Raises:
         ModelError: No readable config there, or an architecture that this transformers lacks.
@@ -113,14 +116,9 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
     source, name = resolve(spec)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=False
+            source, revision=spec.revision, trust_remote_code=False, local_files_only=here_only
         )
-        if auto_class is None:
-            builder = getattr(
-                transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel
-            )
-        else:
-            builder = getattr(transformers, auto_class)
+        builder = _builder(config, auto_class, name=name)
         with torch.device("meta"):
             is_auto = hasattr(builder, "from_config")
             module = builder.from_config(config) if is_auto else builder(config)
@@ -129,6 +127,33 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
     base = BaseModel(module, None, name=name, untrained=frozenset())
     _require_sites(base)
     return base
+
+
+def _builder(config: Any, auto_class: str | None, *, name: str) -> Any:
+    """The class of a skeleton; of a language model the whole one that its config names.
+
+    `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
+
+    Raises:
+        ModelError: There is no such task model of this type.
+    """
+    named = str(next(iter(config.architectures or ()), ""))
+    if auto_class is None:
+        return getattr(transformers, named or "AutoModel", transformers.AutoModel)
+    if (
+        auto_class in _GENERATIVE
+        and named.endswith("ForConditionalGeneration")
+        and hasattr(transformers, named)
+    ):
+        return getattr(transformers, named)
+    builder: Any = getattr(transformers, auto_class)
+    known = getattr(builder, "_model_mapping", None)
+    if known is not None and type(config) not in known:
+        raise ModelError(
+            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; "
+            "use a base model of the kind that the adapter or plan was made for."
+        )
+    return builder
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from autopeft.pipeline.prepare import (
     with_demo_settings,
 )
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
-from autopeft.pipeline.scoring import sensitivity
+from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import (
     Cost,
     Measurement,
@@ -55,7 +55,7 @@ class Preview:
     n_sites: int
     methods: tuple[str, ...]
     trials: int
-    rung_steps: tuple[int, int]
+    rung_steps: tuple[int, ...]
     full_run_steps: int
     confirm_steps: int
     confirm_seeds: int
@@ -82,7 +82,7 @@ def search(
     asked = _asked(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
-            prepared = prepare(spec, keep_weights=run.weights)
+            prepared = prepare(spec, keep_weights=run.weights, paused=run.paused)
             return _search_in(run, prepared, asked, progress=progress, started=started), run.path
         except BaseException:
             run.discard()  # only where nothing is measured yet
@@ -141,7 +141,7 @@ def _search_in(
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
     names = _score_names(spec, asked)
-    scores = keep_scores(run, lambda: sensitivity(prepared, names).scores)
+    scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
     question = _question(prepared, asked, scores, first_trials=first_trials)
     ledger = Ledger(
@@ -150,6 +150,7 @@ def _search_in(
         progress=progress,
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
+        release=run.forget_paused,
         started=started,
         limit_seconds=spec.search.max_time_seconds,
     )
@@ -216,17 +217,20 @@ def _question(
 
 
 def _schedule(prepared: Prepared) -> Schedule:
-    full = prepared.full_steps
+    full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    return Schedule(
-        rung_steps=engine.rungs(full),
+    schedule = Schedule(
+        rung_steps=engine.rungs(full, strategy=spec.search.strategy),
         full_steps=full,
-        confirm_steps=max(1, round(full / 2)) if prepared.spec.confirm.fidelity == "half" else full,
+        confirm_steps=max(1, round(full / 2)) if spec.confirm.fidelity == "half" else full,
         batch_size=prepared.bench.batch_size,
         n_search=sizes["search"],
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
     )
+    if spec.search.max_cost is None or not schedule.last:
+        return schedule
+    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=spec.search.max_cost)
 
 
 def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
@@ -239,7 +243,11 @@ def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
     ]
     trained = [m for m in of_baseline if m.fidelity.split != "test"]
     longest = max(m.fidelity.train_steps for m in trained)
-    rates = [m.train_seconds / longest for m in trained if m.fidelity.train_steps == longest]
+    rates = [
+        m.train_seconds / m.trained_steps
+        for m in trained
+        if m.fidelity.train_steps == longest and m.trained_steps
+    ]
     full_run = schedule.full_steps * sum(rates) / len(rates)
     searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
     return Cost(
@@ -248,8 +256,23 @@ def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
         confirm_seconds=spent["confirm"],
         full_run_seconds=full_run,
         full_runs=(scoring_seconds + spent["search"]) / full_run,
-        examples_seen=sum(m.fidelity.train_examples for m in searched),
+        examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
+        sampled_share=_sampled_share(outcome, schedule, searched),
     )
+
+
+def _sampled_share(outcome: Outcome, schedule: Schedule, searched: Sequence[Measurement]) -> float | None:
+    """Of the search's cost: what went to plans that the sampler proposed, or that came from these."""
+    sources = {proposal.plan: proposal.source for proposal in reversed(outcome.proposals)}
+    of_arm = {proposal.arm: proposal.source for proposal in reversed(outcome.proposals)}
+    total = sampled = 0.0
+    for measurement in searched:
+        proposal = next(own for own in outcome.proposals if own.plan == measurement.plan)
+        source = sources[measurement.plan]
+        source = of_arm[proposal.arm] if source == "retuned" else source
+        total += schedule.cost_of(measurement)
+        sampled += schedule.cost_of(measurement) * (source in ("sampler", "random", "refined"))
+    return sampled / total if total else None
 
 
 def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
