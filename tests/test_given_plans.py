@@ -135,10 +135,10 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
     [(PromptTuningConfig, "bert", "SEQ_CLS"), (PrefixTuningConfig, "llama", "CAUSAL_LM")],
 )
 def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, tmp_path):
-    path = saved(kind(num_virtual_tokens=3, task_type=task), tmp_path)
-    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
     own = model_toys.build(architecture, task).module
     model = peft.get_peft_model(own, kind(num_virtual_tokens=3, task_type=task))
+    path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
+    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
     expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
     assert plan.trainable_params == expected
     assert [adapter.rank for adapter in plan.adapters] == [3]
@@ -161,6 +161,8 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
 # What a plan cannot say.
 
 LORA = {"r": 2, "target_modules": ["query"]}
+TOKENS = {"num_virtual_tokens": 3, "token_dim": 16, "num_layers": 2, "num_attention_heads": 4}
+TOKENS |= {"num_transformer_submodules": 1}
 
 
 @pytest.mark.parametrize(
@@ -187,14 +189,17 @@ LORA = {"r": 2, "target_modules": ["query"]}
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
         (
             PromptTuningConfig(
-                num_virtual_tokens=3,
+                **TOKENS,
                 prompt_tuning_init="TEXT",
                 prompt_tuning_init_text="a",
                 tokenizer_name_or_path="x",
             ),
             "has prompt_tuning_init_text 'a', which a plan cannot say",
         ),
-        (PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True), "has prefix_projection True"),
+        (
+            PrefixTuningConfig(**TOKENS, encoder_hidden_size=16, prefix_projection=True),
+            "has prefix_projection True",
+        ),
     ],
 )
 def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):

@@ -55,7 +55,7 @@ _RESOLVED = frozenset(
 # What a model tells of a prompt.
 _OF_THE_MODEL = frozenset(
     "token_dim num_layers num_attention_heads num_transformer_submodules num_virtual_tokens "
-    "prompt_tuning_init tokenizer_name_or_path".split()
+    "prompt_tuning_init tokenizer_name_or_path encoder_hidden_size".split()
 )
 # Where a config comes from and what it is for, and what has no effect on training.
 _BESIDE = frozenset(
