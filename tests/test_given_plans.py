@@ -124,7 +124,9 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
         [
             IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=last),
             LNTuningConfig(target_modules=NORMS[architecture]),
+            peft.HiraConfig(r=4, target_modules=endings[:2]),
             *([] if architecture == "gpt2" else [LoHaConfig(r=2, alpha=6, target_modules=endings[:2])]),
+            *([peft.BeftConfig(target_modules=["query", "value"])] if architecture == "bert" else []),
         ]
     ):
         assert check_same(architecture, config, tmp_path / str(index)).notes == ()
@@ -186,6 +188,8 @@ TOKENS |= {"num_transformer_submodules": 1}
             IA3Config(target_modules=["query"], feedforward_modules=["query"]),
             "means factors on the inputs at bert.encoder.layer.0.attention.self.query",
         ),
+        (peft.HiraConfig(r=3, target_modules=["query"]), r"rank of hira .* is 3; allowed is 1, 2, 4, 8"),
+        (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
         (
             PromptTuningConfig(

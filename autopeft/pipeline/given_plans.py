@@ -38,7 +38,6 @@ from autopeft.store import read_plan
 METHOD_OF = {
     PeftType.LORA: "lora",
     PeftType.LOHA: "loha",
-    PeftType.DELORA: "delora",
     PeftType.HIRA: "hira",
     PeftType.IA3: "ia3",
     PeftType.LN_TUNING: "ln_tuning",
@@ -49,8 +48,7 @@ METHOD_OF = {
 # What the attached layers tell, so that a plan need not say it in the same words.
 _RESOLVED = frozenset(
     "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
-    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out delora_lambda "
-    "lambda_pattern".split()
+    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out".split()
 )
 # What a model tells of a prompt.
 _OF_THE_MODEL = frozenset(
