@@ -5,7 +5,7 @@ depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
 Inside the folder each file imports only from those before it:
-schedule, samplers, refine → ledger → propose → twins, promote → confirm.
+schedule, samplers, refine → ledger → front → propose → twins, promote → confirm.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from autopeft.engine.confirm import (
     read_test,
     summaries,
 )
+from autopeft.engine.front import front, is_allowed
 from autopeft.engine.ledger import Ledger, Progress, Question
 from autopeft.engine.promote import choose, climb, correlation, retune
 from autopeft.engine.propose import Proposer, n_proposals
+from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
 from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
@@ -38,6 +40,7 @@ __all__ = [
     "Progress",
     "Question",
     "Schedule",
+    "check_sampler",
     "climb",
     "later_cost",
     "rungs",
@@ -48,7 +51,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a search found, before it is put together with its setting."""
+    """What a search found, before it is put together with its setting.
+
+    `front` holds the plans at the last rung that no other beats on both loss and parameters.
+    """
 
     proposals: tuple[Proposal, ...]
     measurements: tuple[Measurement, ...]
@@ -60,6 +66,7 @@ class Outcome:
     verdict: Verdict
     proxy: Proxy
     score_pairs: tuple[ScorePair, ...]
+    front: tuple[Measurement, ...] = ()
 
 
 def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
@@ -95,6 +102,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         verdict=judge(question, confirmed, named),
         score_pairs=score_pairs,
         proxy=_proxy(question, seen),
+        front=tuple(front(m for m in seen[-1].values() if is_allowed(question, ledger, m))),
     )
 
 

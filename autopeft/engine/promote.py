@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
 from autopeft.engine.propose import Proposer, rate_range
-from autopeft.errors import TrainingError
+from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error, rank_correlation
 from autopeft.records import Measurement, Plan
 
@@ -87,12 +88,13 @@ def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> li
         log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", rung, rung + 1, rho)
         n_best += _N_WIDENED
     baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
-    others = [
-        m.plan
-        for m in ranked
-        if m.plan.adapters and m.plan not in baselines and is_affordable(m.plan, question)
+    rivals = [
+        m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(question, ledger, m)
     ]
+    others = [m.plan for m in rivals]
     best = _with_few_rates(others, n_rates=n_baselines)[:n_best]
+    if question.spec.search.objective != "score":
+        best = [m.plan for m in thinned(front(rivals), n_best + 2)]
     small = [plan for plan in others if plan.trainable_params <= _SMALL_SHARE * question.ground.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     given = [next(iter(own)) for own in given_plans(question, ledger, ranked) if own]
@@ -157,14 +159,24 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's
     whose metric is within the margin and two standard errors of the incumbent's; where there is
-    none it is the incumbent. Whether it holds, confirmation says.
+    none it is the incumbent. Whether it holds, confirmation says. Where the objective is `params` that
+    candidate is the incumbent.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
+        SiteError: No plan keeps to the limits.
     """
-    finished = (m for m in last.values() if m.loss is not None and is_affordable(m.plan, question))
+    finished = (m for m in last.values() if m.loss is not None and is_allowed(question, ledger, m))
     ranked = sorted(finished, key=by_loss)
-    baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
+    baselines = [
+        m.plan
+        for m in sorted(last.values(), key=by_loss)
+        if m.loss is not None and is_baseline(m.plan, question, ledger)
+    ]
+    if not ranked and baselines:
+        raise SiteError(
+            f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
+        )
     if not baselines:
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
@@ -176,17 +188,14 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
         m for m in ranked if m.plan.trainable_params <= most and question.sign * (m.metric or 0.0) >= floor
     ]
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
+    if question.spec.search.objective == "params":
+        incumbent = smallest
     return incumbent.plan, baselines[0], smallest.plan
 
 
 def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:
     """For each plan that the user gave its learning rates, in the order of `ranked`."""
     return [[m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in question.given]
-
-
-def is_affordable(plan: Plan, question: Question) -> bool:
-    """Whether a plan keeps to the budget; one that the user gave need not, and can then not win."""
-    return plan.trainable_params <= question.ground.max_params
 
 
 def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:
