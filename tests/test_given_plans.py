@@ -62,7 +62,7 @@ def check_same(architecture, config, folder):
     base = BASES[architecture]
     path = saved(config, folder)
     found = read_configs(path, base, METHODS)
-    assert found.learning_rate is None
+    assert found.plan.learning_rate == 0.0  # the file has none
     own = model_toys.build(architecture, "SEQ_CLS")
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = "SEQ_CLS", list(base.head_names)
@@ -124,7 +124,9 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
         [
             IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=last),
             LNTuningConfig(target_modules=NORMS[architecture]),
+            peft.HiraConfig(r=4, target_modules=endings[:2]),
             *([] if architecture == "gpt2" else [LoHaConfig(r=2, alpha=6, target_modules=endings[:2])]),
+            *([peft.BeftConfig(target_modules=["query", "value"])] if architecture == "bert" else []),
         ]
     ):
         assert check_same(architecture, config, tmp_path / str(index)).notes == ()
@@ -135,10 +137,10 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
     [(PromptTuningConfig, "bert", "SEQ_CLS"), (PrefixTuningConfig, "llama", "CAUSAL_LM")],
 )
 def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, tmp_path):
-    path = saved(kind(num_virtual_tokens=3, task_type=task), tmp_path)
-    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
     own = model_toys.build(architecture, task).module
     model = peft.get_peft_model(own, kind(num_virtual_tokens=3, task_type=task))
+    path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
+    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
     expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
     assert plan.trainable_params == expected
     assert [adapter.rank for adapter in plan.adapters] == [3]
@@ -161,6 +163,8 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
 # What a plan cannot say.
 
 LORA = {"r": 2, "target_modules": ["query"]}
+TOKENS = {"num_virtual_tokens": 3, "token_dim": 16, "num_layers": 2, "num_attention_heads": 4}
+TOKENS |= {"num_transformer_submodules": 1}
 
 
 @pytest.mark.parametrize(
@@ -184,17 +188,22 @@ LORA = {"r": 2, "target_modules": ["query"]}
             IA3Config(target_modules=["query"], feedforward_modules=["query"]),
             "means factors on the inputs at bert.encoder.layer.0.attention.self.query",
         ),
+        (peft.HiraConfig(r=3, target_modules=["query"]), r"rank of hira .* is 3; allowed is 1, 2, 4, 8"),
+        (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
         (
             PromptTuningConfig(
-                num_virtual_tokens=3,
+                **TOKENS,
                 prompt_tuning_init="TEXT",
                 prompt_tuning_init_text="a",
                 tokenizer_name_or_path="x",
             ),
             "has prompt_tuning_init_text 'a', which a plan cannot say",
         ),
-        (PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True), "has prefix_projection True"),
+        (
+            PrefixTuningConfig(**TOKENS, encoder_hidden_size=16, prefix_projection=True),
+            "has prefix_projection True",
+        ),
     ],
 )
 def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
@@ -244,7 +253,7 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     write_plan(tmp_path / where, document(base, plan))
     saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
     found = read_given(tmp_path, SimpleNamespace(base=base, methods=METHODS))
-    assert (found.plan, found.learning_rate) == (plan, 2e-3)
+    assert found.plan == plan and plan.learning_rate == 2e-3
 
 
 def test_a_plan_of_another_model_is_refused_and_told_what_maps_it(tmp_path):

@@ -38,7 +38,6 @@ from autopeft.store import read_plan
 METHOD_OF = {
     PeftType.LORA: "lora",
     PeftType.LOHA: "loha",
-    PeftType.DELORA: "delora",
     PeftType.HIRA: "hira",
     PeftType.IA3: "ia3",
     PeftType.LN_TUNING: "ln_tuning",
@@ -49,13 +48,12 @@ METHOD_OF = {
 # What the attached layers tell, so that a plan need not say it in the same words.
 _RESOLVED = frozenset(
     "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
-    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out delora_lambda "
-    "lambda_pattern".split()
+    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out".split()
 )
 # What a model tells of a prompt.
 _OF_THE_MODEL = frozenset(
     "token_dim num_layers num_attention_heads num_transformer_submodules num_virtual_tokens "
-    "prompt_tuning_init tokenizer_name_or_path".split()
+    "prompt_tuning_init tokenizer_name_or_path encoder_hidden_size".split()
 )
 # Where a config comes from and what it is for, and what has no effect on training.
 _BESIDE = frozenset(
@@ -66,14 +64,12 @@ _BESIDE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class GivenPlan:
-    """A user's plan on the base model at hand.
+    """A user's plan on the base model at hand; its learning rate is 0 where the file has none.
 
-    `learning_rate` is None where the file has none; the plan then holds the middle of its first
-    method's range, to begin with. `notes` say what of the file has no say here.
+    `notes` say what of the file has no say here.
     """
 
     plan: Plan
-    learning_rate: float | None
     notes: tuple[str, ...] = ()
 
 
@@ -105,7 +101,7 @@ def _read_plan(path: Path, prepared: Prepared) -> GivenPlan:
             f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
             "--warm-start maps a plan onto another base model."
         ) from error
-    return GivenPlan(plan=document.plan, learning_rate=document.plan.learning_rate)
+    return GivenPlan(plan=document.plan)
 
 
 def read_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> GivenPlan:
@@ -128,7 +124,7 @@ def read_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> 
         plan = _plan(adapters, base, methods, path=path)
         for source in found:
             _require_same(source, plan, base, methods, path=path)
-    return GivenPlan(plan=plan, learning_rate=None, notes=tuple(dict.fromkeys(notes)))
+    return GivenPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 
 def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
@@ -146,7 +142,7 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
     counted = [(methods[a.method], sites[a.site], a) for a in fitted if a.site in sites]
     plan = Plan(
         adapters=fitted,
-        learning_rate=math.sqrt(math.prod(lead.learning_rate_range)),
+        learning_rate=0.0,
         trainable_params=sum(method.cost(site, a.rank, dict(a.options)) for method, site, a in counted),
     )
     check_plan(plan, base, methods)
