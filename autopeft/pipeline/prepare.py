@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import autopeft
-from autopeft import budget, data, engine, model, space, train
+from autopeft import budget, data, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
@@ -95,7 +95,6 @@ def prepare(
         methods=methods,
         splits=train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length),
         batch_size=batch_size,
-        first_rung_steps=engine.rungs(full_steps, strategy=spec.search.strategy)[0],
         keep_weights=keep_weights,
         paused=paused,
         base_sha256=base.sha256(),

@@ -134,9 +134,10 @@ def _search_in(
     scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
     question = question_of(prepared, asked, scores, first_trials=first_trials, given=given)
+    bench = replace(prepared.bench, rung_steps=question.schedule.rung_steps)
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
-        measure=prepared.bench.measure,
+        measure=bench.measure,
         progress=progress,
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
