@@ -121,7 +121,7 @@ def _proxy(question: Question, seen: Sequence[Mapping[Plan, Measurement]]) -> Pr
 def _plan_ahead(question: Question, ledger: Ledger) -> None:
     """What is to come, as far as it is known at the start, so that the time left means the whole run."""
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
-    n_first = n_proposals(question) + n_pairs(question) * len(NULLS)
+    n_first = n_proposals(question) + n_pairs(question) + len(NULLS)
     planned = [(schedule.rung(0, seed=seed), n_first)]
     planned += [(schedule.rung(i, seed=seed), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
     if question.spec.confirm.fidelity != "none":

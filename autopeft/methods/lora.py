@@ -18,8 +18,8 @@ class Lora:
     """LoRA (Hu et al. 2021, arXiv:2106.09685).
 
     Options: `dora` (Liu et al. 2024, arXiv:2402.09353), `scale_rule` (rslora, Kalajdzievski 2023,
-    arXiv:2312.03732, or constant), `init` orthogonal or eva (Paischl et al. 2024, arXiv:2410.07170; without its
-    redistribution of ranks, which would change what a plan costs).
+    arXiv:2312.03732, or constant), `init` orthogonal or eva (Paischl et al. 2024, arXiv:2410.07170;
+    without its redistribution of ranks, which would change what a plan costs).
     """
 
     name: str = "lora"
@@ -62,11 +62,11 @@ class Lora:
         return chosen
 
     def scale(self, rank: int, **choices: OptionValue) -> float:
-        """4 / sqrt(r) by rsLoRA (arXiv:2312.03732), or a constant 2, the habit of the community (alpha = 2 r).
+        """4 / sqrt(r) by rsLoRA (arXiv:2312.03732), or a constant 2, the habit of alpha = 2 r.
 
-        The best learning rate of ranks 1, 4 and 16 on all maps was 4e-3, 4e-3 and 2e-3 by the first rule and
-        8e-3, 4e-3 and 1e-3 to 2e-3 by the second (reports/LOG.md, 2026-11-25): only the first lets sites of one
-        plan have different ranks at one rate. The 4 is chosen by hand, so that the two agree at rank 4.
+        The best learning rate of ranks 1, 4 and 16 on all maps was 4e-3, 4e-3 and 2e-3 by the first rule
+        and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (reports/LOG.md, 2026-11-25): only the first lets
+        sites of one plan have different ranks at one rate. The 4 is chosen by hand: they agree at rank 4.
         """
         return 2.0 if choices.get("scale_rule") == "constant" else 4.0 / math.sqrt(rank or 1)
 

@@ -166,7 +166,8 @@ class Cost:
 class ScorePair:
     """Losses of one proposal with the score and with nulls in its place, at one number of steps.
 
-    Method, learning rate, steps and seed are the same; None where a twin was not measured or failed.
+    Method, learning rate, steps and seed are the same; None where a twin was not measured. One that
+    diverged has the worst loss of the run.
     """
 
     arm: str
