@@ -91,7 +91,7 @@ def uses_score(policy: Policy) -> bool:
     """Whether the score decides ranks or layers of a policy or of a part of it."""
     parts = (policy, *policy.beside)
     return any(
-        part.exponent >= _LEAST_EXPONENT
+        (part.exponent >= _LEAST_EXPONENT and part.ranks_by == "score")
         or part.ranks_by == "spectrum"
         or (part.layers_by == "score" and part.layer_share < 1)
         for part in parts

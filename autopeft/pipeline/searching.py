@@ -165,6 +165,8 @@ def _search_in(
         cost=_cost(outcome, question.schedule, scoring_seconds),
         environment=environment(prepared.base),
         score_pairs=outcome.score_pairs,
+        front=outcome.front,
+        sentences=outcome.sentences,
     )
     _write_best(run, prepared, result)
     run.save_result(result)
@@ -235,6 +237,10 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         write_text(fresh / "weights" / "training.json", training_json(good[0]))
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)
+    if prepared.spec.search.objective == "pareto":
+        for measurement in result.front:
+            document = plan_document(prepared, measurement.plan)
+            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
 
 
 def _confirming_runs(measurements: Sequence[Measurement], plan: Plan) -> list[Measurement]:
