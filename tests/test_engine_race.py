@@ -145,13 +145,14 @@ def test_incumbent_and_baseline_try_lower_rates_at_the_last_rung():
         level = {"head": 0.3, "lora": 0.5, "ia3": 0.7}[method_of(plan)]
         return level + tilt * (1 + plan.learning_rate)
 
-    outcome = run(truth).outcome
+    found = run(truth)
+    outcome = found.outcome
     retuned = [p.plan for p in by_source(outcome, "retuned")]
     assert {is_baseline(plan) for plan in retuned} == {True, False}
-    first = {p.plan for p in outcome.proposals if p.source != "retuned"}
+    promoted = {m.plan for m in found.at("search", 12)} - set(retuned)
     for plan in (outcome.best, outcome.baseline):
         assert plan in retuned
-        higher = [own for own in first if own.adapters == plan.adapters]
+        higher = [own for own in promoted if own.adapters == plan.adapters]
         assert plan.learning_rate < min(own.learning_rate for own in higher)
 
 
