@@ -178,7 +178,5 @@ class Bench:
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
         rows = self.splits[split]
         examples = [rows.examples[i] for i in indices]
-        batch = self.task.collate(
-            examples, [rows.labels[i] for i in indices], self.base.tokenizer.pad_token_id
-        )
+        batch = self.task.collate(examples, [rows.labels[i] for i in indices], self.base.pad_token_id)
         return {name: tensor.to(self.base.device) for name, tensor in batch.items()}

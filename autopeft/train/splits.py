@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,8 @@ from autopeft.data import LabelledData
 from autopeft.errors import ModelError
 from autopeft.extension import Example, Task
 from autopeft.model import BaseModel
+
+log = logging.getLogger(__name__)
 
 _SORTED_BATCHES = 16  # batches that are sorted by length together, so that their rows need little padding
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
@@ -21,12 +26,12 @@ class EncodedSplit:
     """One split as token features; the two tuples have one entry per example."""
 
     examples: tuple[Example, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per example."""
-        return [len(example["input_ids"]) for example in self.examples]
+        """Tokens per example; 1 where it has none (an image)."""
+        return [len(example["input_ids"]) if "input_ids" in example else 1 for example in self.examples]
 
     def subset(self, n_examples: int) -> list[int]:
         """Rows to judge a short run on, in ascending order: the same for all plans, smaller within larger.
@@ -43,30 +48,33 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int
 ) -> dict[str, EncodedSplit]:
-    """Every non-empty split of a dataset as token features, by name."""
+    """Every non-empty split of a dataset as features, by name; says what had to be cut off."""
     longest = min(max_length, _context_length(base))
     encoded = {}
     for split in (data.train, data.search, data.confirm, data.test):
-        if split.texts:
-            examples = task.encode(split.texts, base.tokenizer, longest)
-            _require_known_tokens(examples, base)
-            encoded[split.name] = EncodedSplit(examples=tuple(examples), labels=split.labels)
+        if split.inputs:
+            made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
+            for note in made.notes:
+                log.warning("%s: %s", split.name, note)
+            _require_known_tokens(made.examples, base)
+            encoded[split.name] = EncodedSplit(examples=made.examples, labels=made.labels)
     return encoded
 
 
 def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
-    embeddings = base.module.get_input_embeddings()  # type: ignore[operator]
-    largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
-    if largest >= len(embeddings.weight):
+    largest = max((max(example.get("input_ids") or [0]) for example in examples), default=0)
+    n_known = len(base.module.get_input_embeddings().weight) if largest else 1  # type: ignore[operator]
+    if largest >= n_known:
         raise ModelError(
-            f"The tokenizer of {base.name} gives token {largest}, the model knows {len(embeddings.weight)}; "
+            f"The tokenizer of {base.name} gives token {largest}, the model knows {n_known}; "
             "put the tokenizer and the weights of one model together."
         )
 
 
 def _context_length(base: BaseModel) -> int:
     """What the tokenizer and the model's positions allow, in tokens; very large where neither says."""
-    return min(int(base.tokenizer.model_max_length or 10**9), base.max_tokens() or 10**9)
+    allowed = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
+    return min(int(allowed or 10**9), base.max_tokens() or 10**9)
 
 
 def train_rows(lengths: Sequence[int], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
