@@ -11,13 +11,14 @@ from autopeft.data.cutting import cut_splits, remove_duplicates
 from autopeft.data.labels import read_texts
 from autopeft.data.rows import LabelledData, Read, Row, Split, fingerprint_text
 from autopeft.data.sources import read
+from autopeft.data.tokens import read_tokens
 from autopeft.errors import UnknownNameError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
 Form = Callable[[DataSpec, Mapping[str, list[Any]], list[str]], Read]
 # What the rows of a task may hold; a task names one of them.
-FORMS: Mapping[str, Form] = {"labelled-text": read_texts}
+FORMS: Mapping[str, Form] = {"labelled-text": read_texts, "tagged-tokens": read_tokens}
 
 
 def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledData:

@@ -15,8 +15,10 @@ MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has t
 _AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
 }
 
 

@@ -1,0 +1,71 @@
+"""A toy of every task: what it is fitted to, rows of different lengths, and a random model for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from conftest import CONTEXT, toy_config, toy_rows
+
+from autopeft.extension import Target
+from autopeft.records import TaskSpec
+
+N = 20
+
+
+@dataclass
+class Toy:
+    """A fitted task with its rows and a model with a head for them."""
+
+    task: Any
+    module: Any
+    inputs: list[Any]
+    labels: list[Any]
+    tokenizer: Any
+
+    def encoded(self, max_length=CONTEXT):
+        return self.task.encode(self.inputs, self.labels, self.tokenizer, max_length)
+
+    def batches(self, size):
+        made = self.encoded()
+        n = len(made.labels)
+        pad = getattr(self.tokenizer, "pad_token_id", 0)
+        return [
+            self.task.collate(made.examples[i : i + size], made.labels[i : i + size], pad)
+            for i in range(0, n, size)
+        ]
+
+
+def _texts():
+    texts, labels = toy_rows(N, seed=3)
+    return [(text,) for text in texts], labels
+
+
+def _text_classification(_):
+    inputs, labels = _texts()
+    return Target(names=("neg", "pos")), "bert", "AutoModelForSequenceClassification", inputs, labels
+
+
+def _token_classification(_):
+    inputs, _labels = _texts()
+    words = [(tuple(text.split()),) for (text,) in inputs]
+    tags = [tuple(len(word) % 2 for word in row) for (row,) in words]
+    return Target(kind="tags", names=("B-x", "O")), "bert", "AutoModelForTokenClassification", words, tags
+
+
+TOYS = {"text-classification": _text_classification, "token-classification": _token_classification}
+
+
+def make_toy(part, tokenizer, *, architecture=None):
+    """The toy of a task."""
+    target, usual, auto_class, inputs, labels = TOYS[part.name](tokenizer)
+    assert part.auto_class == auto_class
+    config = toy_config(architecture or usual)
+    config.num_labels = len(target.names) or 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = getattr(transformers, auto_class).from_config(config).eval()
+    task = part.fitted(TaskSpec(), target, tokenizer)
+    return Toy(task=task, module=module, inputs=inputs, labels=labels, tokenizer=tokenizer)
