@@ -56,6 +56,11 @@ def baseline_plans(max_params: int = ROOMY) -> list[Plan]:
     return [plan_of(replace(policy, learning_rate=rate), own) for policy in found for rate in rates]
 
 
+def is_baseline(plan: Plan, max_params: int = ROOMY) -> bool:
+    """Whether a plan is a baseline at whichever learning rate."""
+    return plan.adapters in [own.adapters for own in baseline_plans(max_params)]
+
+
 def method_of(plan: Plan) -> str:
     return plan.adapters[0].method if plan.adapters else "head"
 
@@ -88,7 +93,12 @@ class World:
         quality, n = self.quality(plan, fidelity), fidelity.eval_examples
         seconds = 0.0 if fidelity.split == "test" else float(fidelity.train_steps)
         self.seconds += seconds
-        told: dict[str, Any] = {"plan": plan, "fidelity": fidelity, "train_seconds": seconds}
+        told: dict[str, Any] = {
+            "plan": plan,
+            "fidelity": fidelity,
+            "train_seconds": seconds,
+            "trained_steps": int(seconds),
+        }
         if quality is None:
             return Measurement(status=Status.FAIL, error=self.error, **told)
         scores = tuple(float((i < round(quality * n)) != self.counts_errors) for i in range(n))

@@ -19,6 +19,7 @@ from engine_toys import (
     Run,
     World,
     baseline_plans,
+    is_baseline,
     levels,
     method_of,
     run,
@@ -44,8 +45,8 @@ def usual() -> Run:
 
 
 def of_the_study(proposals):
-    """What the search proposed; twins stand beside it and are not promoted."""
-    return [proposal for proposal in proposals if proposal.source != "twin"]
+    """What the search proposed; twins and further learning rates stand beside it."""
+    return [own for own in proposals if own.source not in ("twin", "evened", "retuned")]
 
 
 def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
@@ -53,7 +54,7 @@ def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
 
 
 def baseline_fails(plan: Plan, fidelity: Fidelity) -> float | None:
-    return None if plan in baseline_plans() else levels()(plan, fidelity)
+    return None if is_baseline(plan) else levels()(plan, fidelity)
 
 
 def nothing_works(plan: Plan, fidelity: Fidelity) -> None:
@@ -101,8 +102,9 @@ def test_baselines_and_head_get_as_many_learning_rates(trials: int, max_params: 
     rates = Counter(
         p.arm for p in outcome.proposals if p.source == "enqueued" and not p.arm.startswith("greedy")
     )
-    assert len(rates) == {ROOMY: 2, TIGHT: 3, NO_LORA: 1}[max_params]
-    assert len(set(rates.values())) == 1
+    named = [arm for arm in rates if arm == "head" or arm.startswith("baseline")]
+    assert len(named) == {ROOMY: 2, TIGHT: 3, NO_LORA: 1}[max_params]
+    assert len(set(rates.values())) == 1  # of usual arms too, where there is room for them
 
 
 def only_ia3_below(max_params: int) -> Space:
@@ -115,7 +117,7 @@ def only_ia3_below(max_params: int) -> Space:
 @pytest.mark.parametrize("trials", range(16, 24))
 def test_half_of_the_first_rung_is_sampled(trials: int, max_params: int) -> None:
     outcome = run(levels(), trials=trials, max_params=max_params, confirm="none").outcome
-    sampled = [p for p in outcome.proposals if p.source != "enqueued"]
+    sampled = [p for p in of_the_study(outcome.proposals) if p.source != "enqueued"]
     assert len(sampled) >= trials / 2
 
 
@@ -174,7 +176,7 @@ def test_a_plan_that_failed_otherwise_is_a_failed_trial() -> None:
 @pytest.mark.parametrize("error", ["The loss diverged at step 3", "out of memory"])
 def test_a_search_where_nothing_works_tells_the_first_error(error: str) -> None:
     with pytest.raises(
-        TrainingError, match=f"None of 16 plans could be trained; the first error was: {error}"
+        TrainingError, match=rf"None of 1\d plans could be trained; the first error was: {error}"
     ):
         run(World(quality=nothing_works, error=error))
 
@@ -201,13 +203,16 @@ def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality
     found = run(truth)
     by_loss = sorted(found.at("search", 3), key=lambda m: m.loss or math.inf)
     proposed = {proposal.plan for proposal in of_the_study(found.outcome.proposals)}
-    by_loss = [m for m in by_loss if m.plan in proposed]
-    ours = [m.plan for m in by_loss if m.plan.adapters and m.plan not in baseline_plans()]
-    baselines = [m.plan for m in by_loss if m.plan in baseline_plans()]
+    twins = {own.plan for own in found.outcome.proposals if own.source == "twin"}
+    by_loss = [m for m in by_loss if m.plan in proposed or m.plan not in twins]
+    ours = [m.plan for m in by_loss if m.plan.adapters and not is_baseline(m.plan)]
+    baselines = [m.plan for m in by_loss if is_baseline(m.plan)]
     heads = [m.plan for m in by_loss if not m.plan.adapters]
     small = [plan for plan in ours if plan.trainable_params <= ROOMY / 4]
-    expected = {*ours[:3], *baselines[:2], heads[0], small[0]}
-    promoted = {m.plan for m in found.at("search", 12)}
+    best = [p for i, p in enumerate(ours) if sum(q.adapters == p.adapters for q in ours[:i]) < 2][:3]
+    expected = {*best, *baselines[:2], heads[0], small[0]}
+    retuned = {p.plan for p in found.outcome.proposals if p.source == "retuned"}
+    promoted = {m.plan for m in found.at("search", 12)} - retuned
     assert expected < promoted
     assert len(promoted - expected) == 1 and promoted - expected < set(ours)
     assert found.outcome.proxy.n_plans == len(promoted)
@@ -227,7 +232,11 @@ def test_every_new_measurement_is_recorded_and_shown_in_order() -> None:
         "test": ("test", 30),
     }
     phases = dict(usual().told.phases)
-    assert phases.pop("rung 1") + phases.pop("twins") == kinds["search", 3]
+    n_evened = sum(own.source == "evened" for own in usual().outcome.proposals)
+    n_retuned = sum(own.source == "retuned" for own in usual().outcome.proposals)
+    assert phases.pop("rung 1") + phases.pop("twins") + n_evened == kinds["search", 3]
+    phases["rung 2"] += n_retuned
+    assert phases.pop("rates") <= 2
     assert phases == {phase: kinds[steps[phase]] for phase in steps}
 
 
@@ -252,7 +261,7 @@ def test_a_search_that_is_cut_short_still_ends_with_a_verdict_in_time(limit_seco
     assert found.world.seconds <= limit_seconds
 
 
-@pytest.mark.parametrize("limit_seconds", [140, 170])
+@pytest.mark.parametrize("limit_seconds", [170, 200])
 def test_a_tight_limit_is_overrun_by_one_pair_of_confirming_runs_at_most(limit_seconds: float) -> None:
     found = run(levels(), trials=60, limit_seconds=limit_seconds)
     assert limit_seconds < found.world.seconds <= limit_seconds + 2 * 30
@@ -274,12 +283,15 @@ def test_ample_time_changes_nothing() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 100_000))
 def test_rungs_are_short_and_ascending(full_steps: int) -> None:
-    first, second = rungs(full_steps)
-    assert 1 <= first < second
-    assert first <= 30 and second <= max(2, 0.4 * full_steps + 1)
-    assert all(a <= b for a, b in zip((first, second), rungs(full_steps + 1), strict=True))
+    steps = rungs(full_steps)
+    assert 2 <= len(steps) <= 3 and steps[0] >= 1
+    assert all(a < b for a, b in pairwise(steps))
+    assert steps[-1] <= max(2, 0.4 * full_steps + 1)
+    assert steps[0] <= max(30, 0.01 * full_steps + 1)
+    longer = rungs(full_steps + 1)
+    assert steps[0] <= longer[0] and steps[-1] <= longer[-1]
     if full_steps >= 190:  # 75 steps are 0.4 of it
-        assert first == 30 and second >= 75
+        assert steps[0] >= 30 and steps[1] >= 75
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopeft.cli.settings import parse_duration, resolve
+from autopeft.cli.settings import parse_bytes, parse_duration, resolve
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
 
@@ -191,3 +191,28 @@ def test_any_hours_minutes_and_seconds_add_up(hours, minutes, seconds):
 def test_a_time_in_a_file_may_be_a_number_or_a_duration(tmp_path):
     assert settings("search: {max_time_seconds: 2h}", folder=tmp_path)[0].search.max_time_seconds == 7200
     assert settings("search: {max_time_seconds: 90}", folder=tmp_path)[0].search.max_time_seconds == 90
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("2GiB", 2 * 2**30), ("500MB", 500 * 10**6), ("123456", 123456), (".5 kib", 512), ("1.5t", 15 * 10**11)],
+)
+def test_an_amount_of_memory_is_read_as_bytes(tmp_path, text, n_bytes):
+    assert parse_bytes(text) == n_bytes
+    assert settings(flags={"limits.max_peak_bytes": text})[0].limits.max_peak_bytes == n_bytes
+    assert settings(assign=[f"limits.max_adapter_bytes={text}"])[0].limits.max_adapter_bytes == n_bytes
+    in_file = settings(f"limits: {{max_peak_bytes: {text}}}", folder=tmp_path)[0]
+    assert in_file.limits.max_peak_bytes == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.5", "-1MB", "2GiBs", "much", "1e6", "MB", "1 k i"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(SpecError, match="is not an amount of memory; write it like 2GiB"):
+        parse_bytes(text)
+
+
+@given(n=st.integers(1, 10**6), unit=st.sampled_from(["k", "M", "g", "T"]))
+def test_units_of_memory_are_powers_of_1000_or_with_i_of_1024(n, unit):
+    power = "KMGT".index(unit.upper()) + 1
+    assert parse_bytes(f"{n}{unit}B") == n * 1000**power
+    assert parse_bytes(f"{n} {unit}iB") == n * 1024**power

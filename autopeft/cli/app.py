@@ -76,6 +76,29 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 16).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop at a cost in R, full runs.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random, qmc or gp. Default tpe.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="halving, topk or random. Default halving.")] = None,
+    objective: Annotated[str | None, typer.Option(help="score, params or pareto. Default score.")] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(help="plan.yaml or run to start from, of any model or dataset.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Your own config to beat: plan.yaml, run or adapter_config.json.")
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option(help="Largest rank of any adapter.")] = None,
+    mergeable: Annotated[
+        bool | None, typer.Option("--mergeable", help="Only what merges into the base model.")
+    ] = None,
+    max_step_time: Annotated[
+        float | None, typer.Option(help="Slowest training step, relative to plain LoRA.")
+    ] = None,
+    max_peak_memory: Annotated[
+        str | None, typer.Option(help="Training memory beside the weights, such as 2GiB or 500MB.")
+    ] = None,
+    max_adapter_size: Annotated[
+        str | None, typer.Option(help="Size of the adapter's file, such as 5MB.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")] = None,
     max_steps: Annotated[
         int | None, typer.Option(help="The same in optimizer steps; wins over --epochs.")
@@ -131,6 +154,17 @@ def search(
         "search.methods": methods,
         "search.serve_on": serve_on,
         "search.trials": trials,
+        "search.max_cost": max_cost,
+        "search.sampler": sampler,
+        "search.strategy": strategy,
+        "search.objective": objective,
+        "search.warm_start": warm_start,
+        "search.baseline": baseline,
+        "limits.max_rank": max_rank,
+        "limits.mergeable": mergeable,
+        "limits.max_step_time": max_step_time,
+        "limits.max_peak_bytes": max_peak_memory,
+        "limits.max_adapter_bytes": max_adapter_size,
         "search.score": score,
         "search.seed": seed,
         "confirm.fidelity": confirm,

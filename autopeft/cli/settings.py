@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -18,6 +19,7 @@ from autopeft.store import faults_of, load_value, read_yaml
 
 _PREFIX = "AUTOPEFT_"
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
 
 
@@ -95,6 +97,23 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_bytes(text: str) -> int:
+    """Whole bytes, >= 1, in `2GiB` (of 1,024), `500MB` (of 1,000) or `123456`; raises SpecError otherwise.
+
+    Example:
+        >>> parse_bytes("2GiB"), parse_bytes("1.5 kB")
+        (2147483648, 1500)
+    """
+    match = _BYTES.fullmatch(text.strip().lower())
+    n_bytes = 0
+    if match is not None:
+        thousands = "kmgt".index(match[2]) + 1 if match[2] else 0
+        n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** thousands)
+    if n_bytes < 1:
+        raise SpecError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes).")
+    return n_bytes
+
+
 def _annotations() -> dict[str, Any]:
     """Dotted name of every setting -> its type."""
     return {
@@ -170,6 +189,8 @@ def _value(given: _Given) -> Any:
         return str(int(value)) if value == int(value) else str(value)
     if given.name == "search.max_time_seconds" and isinstance(value, str):
         return parse_duration(value)
+    if given.name.endswith("_bytes") and isinstance(value, str):
+        return parse_bytes(value)
     return value
 
 

@@ -70,13 +70,14 @@ def _confirmed_table(result: SearchResult) -> Table:
 def print_preview(preview: Preview) -> None:
     """What a search would do."""
     out = console()
-    first, second = preview.rung_steps
+    first, *others = map(str, preview.rung_steps)
+    above = f", the best go on to {' and '.join(others)}" if others else ""
     out.print(
         f"budget        {preview.max_trainable_params:,} of {preview.base_params:,} parameters, "
         f"head {preview.head_params:,} beside it\n"
         f"sites         {preview.n_sites}\n"
         f"methods       {', '.join(preview.methods)}\n"
-        f"search        {preview.trials} trials of {first} steps, the best go on to {second}\n"
+        f"search        {preview.trials} trials of {first} steps{above}\n"
         f"full run      {preview.full_run_steps} steps\n"
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
         "Nothing was trained and nothing was written."

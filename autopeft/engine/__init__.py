@@ -4,24 +4,35 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
-Inside the folder each file imports only from those before it: ledger → propose → twins, promote → confirm.
+Inside the folder each file imports only from those before it:
+schedule, samplers, refine → ledger → propose → twins, promote → confirm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from optuna.storages import BaseStorage
 
-from autopeft import evidence
-from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, judge, read_test, summaries
-from autopeft.engine.ledger import Ledger, Progress, Question, Schedule, rungs
-from autopeft.engine.promote import MAX_PROMOTED, choose, promote
-from autopeft.engine.propose import Proposer
-from autopeft.engine.twins import MAX_PAIRS, NULLS, measure_twins
+from autopeft.engine.confirm import (
+    MAX_CONFIRMED,
+    MAX_TESTED,
+    confirm,
+    finalists,
+    judge,
+    read_test,
+    summaries,
+)
+from autopeft.engine.ledger import Ledger, Progress, Question
+from autopeft.engine.promote import choose, climb, correlation
+from autopeft.engine.propose import Proposer, n_proposals
+from autopeft.engine.schedule import Schedule, later_cost, n_promoted, rungs
+from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
-__all__ = ["Ledger", "Outcome", "Progress", "Question", "Schedule", "rungs", "search"]
+__all__ = ["Ledger", "Outcome", "Progress", "Question", "Schedule", "later_cost", "rungs", "search"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +67,45 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     proposer = Proposer(question=question, ledger=ledger, storage=storage)
     first = proposer.run()
     score_pairs = measure_twins(question, ledger, proposer, first)
-    second = promote(question, ledger, first)
-    best, baseline, smallest = choose(question, ledger, second)
-    confirmed = confirm(question, ledger, best=best, baseline=baseline, smallest=smallest)
-    verdict = judge(question, confirmed, best=best, baseline=baseline, smallest=smallest)
-    named = {"best": best, "smallest": smallest, "baseline": baseline}
-    named.update(("head", plan) for plan in confirmed if plan not in (best, smallest, baseline))
-    tested = read_test(question, ledger, confirmed, (best, smallest, baseline))
-    losses = [(first[p].loss, m.loss) for p, m in second.items() if m.loss is not None]
-    rho = evidence.rank_correlation([early for early, _ in losses], [late for _, late in losses])
+    seen = climb(question, ledger, proposer, first)
+    best, baseline, smallest = choose(question, ledger, seen[-1])
+    named = finalists(question, ledger, (best, baseline, smallest))
+    confirmed = confirm(question, ledger, named)
+    tested = read_test(question, ledger, confirmed, named.chief)
     return Outcome(
         proposals=tuple(proposer.proposals),
         measurements=tuple(ledger.measured.values()),
         best=best,
         smallest=smallest,
         baseline=baseline,
-        confirmations=summaries(question, confirmed, named),
-        test=summaries(question, tested, named),
-        verdict=verdict,
+        confirmations=summaries(question, confirmed, named.named),
+        test=summaries(question, tested, named.named),
+        verdict=judge(question, confirmed, named),
         score_pairs=score_pairs,
-        proxy=Proxy(rank_correlation=rho, n_plans=len(losses), rung_steps=question.schedule.rung_steps),
+        proxy=_proxy(question, seen),
+    )
+
+
+def _proxy(question: Question, seen: Sequence[Mapping[Plan, Measurement]]) -> Proxy:
+    """How alike neighbouring rungs rank the plans that they share."""
+    pairs = list(pairwise(seen))
+    rhos = tuple(correlation(dict(before), dict(after)) for before, after in pairs)
+    return Proxy(
+        rank_correlation=rhos[0] if rhos else None,
+        n_plans=sum(plan in seen[0] for plan in seen[1]) if pairs else 0,
+        rung_steps=question.schedule.rung_steps,
+        rank_correlations=rhos,
     )
 
 
 def _plan_ahead(question: Question, ledger: Ledger) -> None:
     """What is to come, as far as it is known at the start, so that the time left means the whole run."""
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
-    first, second = schedule.rung_steps
-    n_first = question.spec.search.trials + MAX_PAIRS * len(NULLS)
-    planned = [
-        (schedule.fidelity("search", steps=first, seed=seed), n_first),
-        (schedule.fidelity("search", steps=second, seed=seed), MAX_PROMOTED),
-    ]
+    n_first = n_proposals(question) + n_pairs(question) * len(NULLS)
+    planned = [(schedule.rung(0, seed=seed), n_first)]
+    planned += [(schedule.rung(i, seed=seed), n_promoted(i)) for i in range(1, schedule.last + 1)]
     if question.spec.confirm.fidelity != "none":
-        steps = schedule.confirm_steps
-        planned.append((schedule.fidelity("confirm", steps=steps, seed=seed), MAX_CONFIRMED * n_seeds))
-        planned.append((schedule.fidelity("test", steps=steps, seed=seed), MAX_TESTED * n_seeds))
+        planned.append((schedule.fidelity("confirm", seed=seed), MAX_CONFIRMED * n_seeds))
+        planned.append((schedule.fidelity("test", seed=seed), MAX_TESTED * n_seeds))
     for fidelity, n_measurements in planned:
         ledger.plan_ahead(fidelity, n_measurements=n_measurements)

@@ -5,25 +5,69 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from autopeft import evidence
 from autopeft.engine.ledger import TIME_IS_UP, Ledger, Question, by_loss, has_broken
+from autopeft.engine.promote import given_plans
 from autopeft.errors import StoppedError, TrainingError
+from autopeft.evidence import Look
 from autopeft.records import Confirmation, Fidelity, Measurement, Plan, Status, Verdict
 
 MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
 MAX_TESTED = 3
+_SAME_PLAN_SEEDS = 3  # where best and baseline are one plan, no interval decides; enough for its spread
 
 Confirmed = dict[Plan, list[Measurement]]
 log = logging.getLogger(__name__)
 
 
-def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, smallest: Plan) -> Confirmed:
-    """Train plans on fresh seeds: best and baseline first, then the smallest, then the head alone.
+@dataclass(frozen=True, kw_only=True)
+class Finalists:
+    """What is confirmed, named before: the incumbent, the baseline, a small plan, and what stands beside."""
 
-    The same seeds for all, so that rows pair. Where time runs short a plan has fewer seeds,
-    two at least, or is missing.
+    best: Plan
+    baseline: Plan
+    smallest: Plan
+    others: tuple[tuple[str, Plan], ...] = ()
+
+    @property
+    def named(self) -> dict[str, Plan]:
+        """Every plan by its name; one plan may have several."""
+        return {
+            "best": self.best,
+            "smallest": self.smallest,
+            "baseline": self.baseline,
+            **{name: plan for name, plan in self.others if plan not in self.chief},
+        }
+
+    @property
+    def chief(self) -> tuple[Plan, ...]:
+        """Best, smallest and baseline, each once; the test split is read for these."""
+        return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
+
+
+def finalists(question: Question, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
+    """The chosen three, with the head alone and the plans that the user gave at their best rates."""
+    best, baseline, smallest = chosen
+    ranked = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
+    finished = [m for m in ranked if m.loss is not None]
+    heads = [m.plan for m in finished if not m.plan.adapters]
+    given = [
+        (arm, own[0])
+        for (arm, _), own in zip(question.given, given_plans(question, ledger, finished), strict=True)
+        if own
+    ]
+    others = (*(("head", plan) for plan in heads[:1]), *given)
+    return Finalists(best=best, baseline=baseline, smallest=smallest, others=others)
+
+
+def confirm(question: Question, ledger: Ledger, named: Finalists) -> Confirmed:
+    """Train plans on fresh seeds: best and baseline first, then the smallest, then what stands beside.
+
+    Best and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
+    between them decides; the others get as many seeds as these, the same ones, so that rows pair.
+    Where time runs short a plan has fewer seeds, two at least, or is missing.
 
     Raises:
         StoppedError: The time was up before best and baseline had two seeds each.
@@ -32,29 +76,50 @@ def confirm(question: Question, ledger: Ledger, *, best: Plan, baseline: Plan, s
     """
     if question.spec.confirm.fidelity == "none":
         return {}
-    heads = [m.plan for m in sorted(ledger.measured.values(), key=by_loss) if not m.plan.adapters]
-    first = list(dict.fromkeys([best, baseline]))
-    later = [plan for plan in dict.fromkeys([smallest, *heads[:1]]) if plan not in first]
-    groups = [first, *([plan] for plan in later)]
-    n_seeds, n_plans = question.spec.confirm.seeds, len(first) + len(later)
-    ledger.progress.phase("confirmation", n_seeds * n_plans)
-    ledger.plan_ahead(_fidelity(question, index=0), n_measurements=n_seeds * n_plans)
+    first = list(dict.fromkeys([named.best, named.baseline]))
+    others = (plan for _, plan in named.others)
+    later = [plan for plan in dict.fromkeys([named.smallest, *others]) if plan not in first]
+    n_seeds = question.spec.confirm.seeds if len(first) > 1 else _n_same_seeds(question)
+    ledger.progress.phase("confirmation", n_seeds * (len(first) + len(later)))
     confirmed: Confirmed = {}
-    for group in groups:
+    for group in [first, *([plan] for plan in later)]:
+        is_first = group is first
+        ledger.plan_ahead(
+            _fidelity(question, index=0), n_measurements=n_seeds * (len(group) + len(later) * is_first)
+        )
         rows = []
         for index in range(n_seeds):
-            if not _has_time(question, ledger, group, is_needed=group is first and index < 2):
+            if not _has_time(question, ledger, group, is_needed=is_first and index < 2):
                 break
             row = _one_seed(question, ledger, group, index)
-            if _broke_off(row, is_needed=group is first):
+            if _broke_off(row, is_needed=is_first):
                 log.warning("A confirming run of plan %s failed; it has fewer seeds.", group[0].digest)
                 break
             rows.append(row)
+            if len(group) > 1 and _look(question, rows).is_decided:
+                break
         if len(rows) >= 2:
             confirmed |= {plan: [row[i] for row in rows] for i, plan in enumerate(group)}
-        elif group is first:
+        elif is_first:
             raise StoppedError(TIME_IS_UP)
+        if is_first:
+            n_seeds = len(rows)
     return confirmed
+
+
+def _n_same_seeds(question: Question) -> int:
+    return min(_SAME_PLAN_SEEDS, question.spec.confirm.seeds)
+
+
+def _look(question: Question, rows: Sequence[Sequence[Measurement]], *, planned: int | None = None) -> Look:
+    """What the seeds of best and baseline so far say."""
+    best, baseline = (scores_of(question, [row[i] for row in rows]) for i in (0, 1))
+    return evidence.look(
+        best,
+        baseline,
+        planned_seeds=planned or question.spec.confirm.seeds,
+        margin=question.spec.confirm.margin,
+    )
 
 
 def _has_time(question: Question, ledger: Ledger, group: Sequence[Plan], *, is_needed: bool) -> bool:
@@ -82,38 +147,47 @@ def _broke_off(row: Sequence[Measurement], *, is_needed: bool) -> bool:
 
 def _fidelity(question: Question, *, index: int) -> Fidelity:
     """The n-th confirming run; its seed is none that the search used."""
-    schedule = question.schedule
-    return schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=question.seed + 1 + index)
+    return question.schedule.fidelity("confirm", seed=question.seed + 1 + index)
 
 
-def judge(question: Question, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan) -> Verdict:
+def judge(question: Question, confirmed: Confirmed, named: Finalists) -> Verdict:
     """The verdict against the baseline, and how the smallest plan stands."""
     margin, fidelity = question.spec.confirm.margin, question.spec.confirm.fidelity
     if not confirmed:
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
-    tables = {plan: scores_of(question, rows) for plan, rows in confirmed.items()}
-    standing = "the best itself"
-    if smallest != best:
-        n_common = min(len(tables[best]), len(tables.get(smallest, ())))
-        proven = n_common >= 2 and evidence.within_margin(
-            tables[smallest][:n_common], tables[best][:n_common], margin=margin
-        )
-        standing = "proven" if proven else "unproven"
-    if best == baseline:
+    standing = _standing(question, confirmed, named)
+    if named.best == named.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
-    return evidence.verdict(
-        tables[best],
-        tables[baseline],
-        margin=margin,
+    rows = list(zip(confirmed[named.best], confirmed[named.baseline], strict=True))
+    seen = _look(question, rows)
+    if not seen.is_decided:  # something else than the scores ended it
+        seen = _look(question, rows, planned=len(rows))
+    return evidence.sequential_verdict(
+        seen,
         metric=question.metric,
         fidelity=fidelity,
         smallest_equivalent=standing,
+        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[named.best]),
     )
+
+
+def _standing(question: Question, confirmed: Confirmed, named: Finalists) -> str:
+    """Whether the smallest plan is proven to lose less than the margin against the best."""
+    if named.smallest == named.best:
+        return "the best itself"
+    tables = [scores_of(question, confirmed.get(plan, [])) for plan in (named.smallest, named.best)]
+    n_common = min(map(len, tables))
+    is_proven = n_common >= 2 and evidence.within_margin(
+        tables[0][:n_common], tables[1][:n_common], margin=question.spec.confirm.margin
+    )
+    return "proven" if is_proven else "unproven"
 
 
 def scores_of(question: Question, rows: Sequence[Measurement]) -> list[list[float]]:
     """Scores (S, N), larger is better; a diverged seed counts as wrong on every example."""
-    width = max(len(row.example_scores) for row in rows) or rows[0].fidelity.eval_examples
+    width = max((len(row.example_scores) for row in rows), default=0) or max(
+        (row.fidelity.eval_examples for row in rows), default=0
+    )
     wrong = min(0.0, question.sign)  # of scores in [0, 1], as `evidence` takes them
     return [[question.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
 
@@ -132,7 +206,7 @@ def read_test(question: Question, ledger: Ledger, confirmed: Confirmed, plans: S
     for plan, runs in rows.items():
         tested[plan] = []
         for run in runs:
-            fidelity = schedule.fidelity("test", steps=schedule.confirm_steps, seed=run.fidelity.seed)
+            fidelity = schedule.fidelity("test", seed=run.fidelity.seed)
             diverged = replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0)
             is_good = run.status is Status.COMPLETE
             tested[plan] += ledger.measure_all([(plan, fidelity)]) if is_good else [diverged]

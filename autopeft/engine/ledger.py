@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError
 from autopeft.extension import Executor
 from autopeft.records import Fidelity, Measurement, Plan, RunSpec, Status
@@ -37,52 +38,14 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How many optimizer steps each kind of measurement takes, and on how many examples it is judged."""
-
-    rung_steps: tuple[int, int]
-    full_steps: int
-    confirm_steps: int
-    batch_size: int
-    n_search: int
-    n_confirm: int
-    n_test: int
-
-    def fidelity(self, split: str, *, steps: int, seed: int) -> Fidelity:
-        """A measurement of so many steps, judged on the whole of a split."""
-        n_eval = {"search": self.n_search, "confirm": self.n_confirm, "test": self.n_test}[split]
-        return Fidelity(
-            split=split,
-            train_steps=steps,
-            train_examples=steps * self.batch_size,
-            eval_examples=n_eval,
-            seed=seed,
-        )
-
-
-def rungs(full_steps: int) -> tuple[int, int]:
-    """Steps of the two rungs: one that drops diverging rates, one that ranks.
-
-    About 30 steps and about 75, or a share of a long run; a short run takes shares of its
-    own. In the pilot behind these numbers (MiniLM-L6, TREC-6, 300 steps) the loss ranked
-    the final one with Spearman 0.44 after 30 steps and 0.89 after 75.
-
-    Example:
-        >>> rungs(1000), rungs(112), rungs(3)
-        ((30, 120), (20, 45), (1, 2))
-    """
-    first = max(1, min(30, round(0.18 * full_steps)))
-    second = min(max(75, round(0.12 * full_steps)), round(0.4 * full_steps))
-    return first, max(first + 1, second)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Question:
     """What a search is asked: the user's wish, the space, the ground it stands on, and the schedule.
 
     `head_rates` is the range of learning rates for the head alone. `first_trials` is the number
     of trials that the run began with: what is enqueued follows it, and stays as it was when a
-    finished run is extended. `null_scores` maps parameters and random to their values by site.
+    finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
+    holds plans that the user brought, by the name of their arm: they race beside the baselines, at several
+    learning rates (around their own, where it is above 0), and win only if they keep to the budget.
     """
 
     spec: RunSpec
@@ -94,10 +57,11 @@ class Question:
     head_rates: tuple[float, float]
     first_trials: int
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    given: tuple[tuple[str, Plan], ...] = ()
 
     @property
     def seed(self) -> int:
-        """Seed of every proxy run; confirmations take the ones after it."""
+        """Seed of every rung; confirmations take the ones after it."""
         return self.spec.search.seed
 
     @property
@@ -118,7 +82,8 @@ class Ledger:
     """Measures through an executor, in order, and remembers.
 
     `known` holds measurements of an earlier, stopped run: whatever is known is not measured
-    twice. `record` is told every new one before the search goes on. `clock` gives seconds.
+    twice. `record` is told every new one before the search goes on. `release` is told which plans no rung
+    takes up again, so that their paused state can go. `clock` gives seconds.
     """
 
     executor: Executor
@@ -126,6 +91,7 @@ class Ledger:
     progress: Progress
     known: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
+    release: Callable[[Collection[Plan]], None] = lambda plans: None
     clock: Callable[[], float] = time.monotonic
     started: float = 0.0
     limit_seconds: float | None = None
@@ -172,13 +138,22 @@ class Ledger:
         """Say how many measurements of a kind are still to come, for the time left."""
         self._planned[_kind(fidelity)] = (fidelity, n_measurements)
 
+    def cost(self, schedule: Schedule) -> float:
+        """What the search has cost so far in R, by steps and examples."""
+        searched = (m for m in self.measured.values() if m.fidelity.split == "search")
+        return math.fsum(schedule.cost_of(measurement) for measurement in searched)
+
     def worst_loss(self) -> float:
         """The largest finite loss so far; 5.0, as bad as a guess among 150 classes, where there is none."""
         return max((m.loss for m in self.measured.values() if m.loss is not None), default=5.0)
 
-    def estimate(self, fidelity: Fidelity) -> float:
-        """Seconds of one measurement, by the mean speeds of what was seen; 0 before anything was."""
-        steps = 0 if fidelity.split == "test" else fidelity.train_steps
+    def estimate(self, fidelity: Fidelity, *, new_steps: int | None = None) -> float:
+        """Seconds of one measurement, by the mean speeds of what was seen; 0 before anything was.
+
+        `new_steps` are those that are still to be trained, where some are done.
+        """
+        steps = fidelity.train_steps if new_steps is None else new_steps
+        steps = 0 if fidelity.split == "test" else steps
         return steps * _mean(self._seconds_per_step) + fidelity.eval_examples * _mean(
             self._seconds_per_example
         )
@@ -188,12 +163,12 @@ class Ledger:
         schedule, confirm = question.schedule, question.spec.confirm
         if confirm.fidelity == "none":
             return _RESERVE_SECONDS
-        run = self.estimate(schedule.fidelity("confirm", steps=schedule.confirm_steps, seed=0))
+        run = self.estimate(schedule.fidelity("confirm", seed=0))
         return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(question, n_plans=2)
 
     def report_reserve(self, question: Question, *, n_plans: int) -> float:
         """Seconds to keep for the test split of some plans and for the report."""
-        test = question.schedule.fidelity("test", steps=question.schedule.confirm_steps, seed=0)
+        test = question.schedule.fidelity("test", seed=0)
         return n_plans * question.spec.confirm.seeds * self.estimate(test) + _RESERVE_SECONDS
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
@@ -212,8 +187,8 @@ class Ledger:
         if measurement.status is not Status.COMPLETE:
             return
         self._seconds_per_example.append(measurement.eval_seconds / fidelity.eval_examples)
-        if measurement.plan.adapters and fidelity.split != "test":
-            self._seconds_per_step.append(measurement.train_seconds / fidelity.train_steps)
+        if measurement.plan.adapters and measurement.trained_steps:
+            self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
 
     def _count_down(self, fidelity: Fidelity) -> None:
         planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))

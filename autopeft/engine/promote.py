@@ -1,90 +1,159 @@
-"""The second rung: which plans go on, and what their losses say."""
+"""The rungs above the first: which plans go on, their rates tuned again, and what their losses say."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
-from autopeft.engine.propose import BASELINE_ARM
+from autopeft.engine.propose import Proposer, rate_range
 from autopeft.errors import TrainingError
-from autopeft.evidence import mean_and_std_error
-from autopeft.records import Fidelity, Measurement, Plan
+from autopeft.evidence import mean_and_std_error, rank_correlation
+from autopeft.records import Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
-_N_BEST = 3  # by loss, baselines and head apart
-_N_BASELINES = 2  # learning rates of the baseline
-MAX_PROMOTED = _N_BEST + _N_BASELINES + 3  # and a small one, the head alone, a sentinel
+_N_BEST = (3, 2)  # by loss, baselines and head apart: above the first rung, and above the second
+_N_BASELINES = (2, 1)  # learning rates of the baseline
+_N_WIDENED = 2  # more of the best at the last rung, where the rung before ranked badly
+LOW_CORRELATION = 0.5  # Spearman between rungs below which the last one is widened; chosen by hand
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
+_SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
+_LOWER = 1.8  # by which a finalist's rate is lowered at the last rung: short rungs favour high rates
+_MAX_LOWERED = 2  # times, as long as it helps
 
 Measured = dict[Plan, Measurement]
-
-_SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 
 log = logging.getLogger(__name__)
 
 
-def promote(question: Question, ledger: Ledger, first: Measured) -> Measured:
-    """Measure the plans that the first rung leaves at the second one.
+def climb(question: Question, ledger: Ledger, proposer: Proposer, first: Measured) -> list[Measured]:
+    """Measure what each rung leaves at the next one; the first rung stands first in the list.
+
+    At the last rung the learning rates of the incumbent and of the baseline are tuned again, downwards.
 
     Raises:
         TrainingError: The first rung left none.
     """
-    plans = promoted(question, ledger, first)
+    seen = [first]
+    for index in range(1, question.schedule.last + 1):
+        plans = promoted(question, ledger, seen)
+        ledger.release({*seen[-1]} - {*plans})
+        seen.append(_measure_rung(question, ledger, plans, index=index, before=seen[-1]))
+    if question.schedule.last:
+        seen[-1] |= _retune(question, ledger, proposer, seen[-1])
+    ledger.release(seen[-1])
+    return seen
+
+
+def _measure_rung(
+    question: Question, ledger: Ledger, plans: Sequence[Plan], *, index: int, before: Measured
+) -> Measured:
     schedule = question.schedule
-    fidelity = schedule.fidelity("search", steps=schedule.rung_steps[1], seed=question.seed)
-    ledger.progress.phase("rung 2", len(plans))
+    fidelity = schedule.rung(index, seed=question.seed)
+    ledger.progress.phase(f"rung {index + 1}", len(plans))
     ledger.plan_ahead(fidelity, n_measurements=len(plans))
     seen: Measured = {}
     for start in range(0, len(plans), _WAVE):
         wave = plans[start : start + _WAVE]
-        seconds = len(wave) * ledger.estimate(fidelity)
+        seconds = len(wave) * ledger.estimate(fidelity, new_steps=schedule.new_steps(index))
         if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(question)):
-            log.warning("Time is short: %d of %d plans reach the second rung.", start, len(plans))
+            log.warning("Time is short: %d of %d plans reach rung %d.", start, len(plans), index + 1)
             break
         ledger.require_time()
         results = ledger.measure_all([(plan, fidelity) for plan in wave])
         seen |= dict(zip(wave, results, strict=True))
-    return seen | _spare_baselines(question, ledger, first, seen, fidelity)
-
-
-def _spare_baselines(
-    question: Question, ledger: Ledger, first: Measured, second: Measured, fidelity: Fidelity
-) -> Measured:
-    """The baseline's next rates, one by one, where those that went on have all diverged."""
-    tried: Measured = {}
-    ranked = sorted((m for m in first.values() if m.loss is not None), key=by_loss)
-    spare = [m.plan for m in ranked if is_baseline(m.plan, question, ledger) and m.plan not in second]
-    while spare and not any(
-        m.loss is not None and is_baseline(plan, question, ledger) for plan, m in (second | tried).items()
-    ):
+    # The baseline's next rates, one by one, where those that went on have all diverged.
+    ranked = sorted((m for m in before.values() if m.loss is not None), key=by_loss)
+    spare = [m.plan for m in ranked if is_baseline(m.plan, question, ledger) and m.plan not in seen]
+    while spare and not any(m.loss is not None and is_baseline(p, question, ledger) for p, m in seen.items()):
         plan = spare.pop(0)
-        tried[plan] = ledger.measure_all([(plan, fidelity)])[0]
-    return tried
+        seen[plan] = ledger.measure_all([(plan, fidelity)])[0]
+    return seen
 
 
-def promoted(question: Question, ledger: Ledger, first: Measured) -> list[Plan]:
-    """Which plans go on, the most important first, since time may run short.
+def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> list[Plan]:
+    """Which plans go on from the last of some rungs, the most important first, since time may run short.
 
-    The baseline's best learning rates, the best other plans, the best small one, the head
-    alone, and one sentinel from the middle of the rest, so that the rank correlation
-    between the rungs is not measured on survivors alone.
+    The baseline's best learning rates, the best other plans, no placement with more rates than the
+    baseline, the best small one, the head alone, and what the user gave; above the first rung also one
+    sentinel from the middle of the rest, so that the rank correlation between the rungs is not measured on
+    survivors alone.
     """
-    ranked = sorted((m for m in first.values() if m.loss is not None), key=by_loss)
+    rung = len(seen) - 1
+    ranked = sorted((m for m in seen[-1].values() if m.loss is not None), key=by_loss)
     if not ranked:
         raise TrainingError(
-            f"None of {len(first)} plans could be trained; the first error was: {first_error(first)}"
+            f"None of {len(seen[-1])} plans could be trained; the first error was: {first_error(seen[-1])}"
         )
+    n_best, n_baselines = _N_BEST[min(rung, 1)], _N_BASELINES[min(rung, 1)]
+    rho = correlation(seen[-2], seen[-1]) if rung else None
+    if rho is not None and rho < LOW_CORRELATION:
+        log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", rung, rung + 1, rho)
+        n_best += _N_WIDENED
     baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
-    heads = [m.plan for m in ranked if not m.plan.adapters]
-    others = [m.plan for m in ranked if m.plan.adapters and m.plan not in baselines]
+    others = [
+        m.plan
+        for m in ranked
+        if m.plan.adapters and m.plan not in baselines and is_affordable(m.plan, question)
+    ]
+    best = _with_few_rates(others, n_rates=n_baselines)[:n_best]
     small = [plan for plan in others if plan.trainable_params <= _SMALL_SHARE * question.ground.max_params]
-    chosen = [*baselines[:1], *others[:_N_BEST], *baselines[1:_N_BASELINES], *small[:1], *heads[:1]]
-    rest = [plan for plan in others if plan not in chosen]
+    heads = [m.plan for m in ranked if not m.plan.adapters]
+    given = [next(iter(own)) for own in given_plans(question, ledger, ranked) if own]
+    chosen = [*baselines[:1], *best, *baselines[1:n_baselines], *small[:1], *heads[:1], *given]
+    rest = [plan for plan in others if plan not in chosen] if rung == 0 else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
 
 
-def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, Plan, Plan]:
-    """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the second rung.
+def _with_few_rates(plans: Sequence[Plan], *, n_rates: int) -> list[Plan]:
+    """The plans, without those whose adapters stand before them at so many learning rates."""
+    kept: list[Plan] = []
+    for plan in plans:
+        if sum(own.adapters == plan.adapters for own in kept) < n_rates:
+            kept.append(plan)
+    return kept
+
+
+def correlation(before: Measured, after: Measured) -> float | None:
+    """Spearman's rho of the losses of the plans that two rungs share."""
+    shared = [plan for plan in after if plan in before]
+    return rank_correlation([before[p].loss for p in shared], [after[p].loss for p in shared])
+
+
+def _retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measured) -> Measured:
+    """The incumbent and the baseline at lower rates, as long as that helps; both get the same tries.
+
+    Source:
+        Short runs prefer higher learning rates than full ones do; a rung of a tenth of a run still does.
+    """
+    fidelity = question.schedule.rung(question.schedule.last, seed=question.seed)
+    found: Measured = {}
+    incumbent, baseline, _ = choose(question, ledger, last)
+    ledger.progress.phase("rates", len({incumbent, baseline}))
+    for plan in dict.fromkeys([incumbent, baseline]):
+        for _ in range(_MAX_LOWERED):
+            tried = {p: m for p, m in (last | found).items() if p.adapters == plan.adapters}
+            best = min(tried.values(), key=by_loss).plan
+            rate = best.learning_rate / _LOWER
+            is_known = any(own.learning_rate < 0.9 * best.learning_rate for own in tried)
+            if is_known or rate < rate_range(plan, question)[0] / _LOWER:
+                break
+            if not ledger.has_time_for(
+                seconds=ledger.estimate(fidelity), reserve=ledger.confirm_reserve(question)
+            ):
+                log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
+                break
+            lower = replace(best, learning_rate=rate)
+            arm = ledger.arms[plan]
+            proposer.note_beside(arm, lower, source="retuned")
+            (found[lower],) = ledger.measure_all([(lower, fidelity)])
+            proposer.tell_beside(lower, found[lower])
+    return found
+
+
+def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
+    """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's
     whose metric is within the margin and two standard errors of the incumbent's; where there is
@@ -93,7 +162,8 @@ def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
     """
-    ranked = sorted((m for m in second.values() if m.loss is not None), key=by_loss)
+    finished = (m for m in last.values() if m.loss is not None and is_affordable(m.plan, question))
+    ranked = sorted(finished, key=by_loss)
     baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
     if not baselines:
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
@@ -109,8 +179,18 @@ def choose(question: Question, ledger: Ledger, second: Measured) -> tuple[Plan, 
     return incumbent.plan, baselines[0], smallest.plan
 
 
+def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:
+    """For each plan that the user gave its learning rates, in the order of `ranked`."""
+    return [[m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in question.given]
+
+
+def is_affordable(plan: Plan, question: Question) -> bool:
+    """Whether a plan keeps to the budget; one that the user gave need not, and can then not win."""
+    return plan.trainable_params <= question.ground.max_params
+
+
 def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:
     """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
     if not question.has_baseline:
         return not plan.adapters
-    return ledger.arms.get(plan, "").startswith(BASELINE_ARM)
+    return ledger.arms.get(plan, "").startswith("baseline: ")

@@ -4,54 +4,68 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.ledger import Ledger, Question, by_loss
-from autopeft.records import MAX_SEED, Measurement, Plan, Proposal
-from autopeft.space import Policy, baseline_policies, learning_rates, parameters_of, plan_of, suggest
+from autopeft.engine.refine import moved_ranks, next_rate
+from autopeft.engine.samplers import make_sampler
+from autopeft.engine.schedule import later_cost, rungs
+from autopeft.records import MAX_SEED, Fidelity, Measurement, Plan, Proposal
+from autopeft.space import (
+    Policy,
+    Space,
+    baseline_policies,
+    learning_rates,
+    parameters_of,
+    plan_of,
+    suggest,
+)
 
 HEAD_ARM = "head"
 BASELINE_ARM = "baseline"
 GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
 _MAX_RATES = 3  # learning rates of each enqueued arm
+_MAX_EVENED = 5  # the baseline gets as many as the arm with the most, up to so many
 _N_STARTUP = 8  # trials before TPE models anything; the enqueued ones count
+_REFINED_EVERY = 6  # of the sampled proposals one is a small step from the incumbent
 
 log = logging.getLogger(__name__)
-Enqueued = Sequence[tuple[str, Policy]]
+Enqueued = Sequence[tuple[str, Policy | Plan]]
 
 
 @dataclass(kw_only=True)
 class Proposer:
-    """Runs the study by ask and tell, in waves, every loss told at one common step."""
+    """Runs the study by ask and tell, in waves, every loss told at one common step.
+
+    `policies` stand beside the proposals, None for a plan that comes from no policy.
+    """
 
     question: Question
     ledger: Ledger
     storage: BaseStorage
     proposals: list[Proposal] = field(default_factory=list)
-    policies: list[Policy] = field(default_factory=list)
+    policies: list[Policy | None] = field(default_factory=list)
     _study: optuna.Study | None = None
 
     def run(self) -> dict[Plan, Measurement]:
         """Every plan of the study with its measurement at the first rung."""
-        question, schedule = self.question, self.question.schedule
-        n_trials, steps = question.spec.search.trials, schedule.rung_steps[0]
+        question = self.question
+        n_trials = n_proposals(question)
         study = optuna.create_study(study_name="autopeft", storage=self.storage, direction="minimize")
         self._study = study
         queue = self._queue()
         self.ledger.progress.phase("rung 1", n_trials)
-        fidelity = schedule.fidelity("search", steps=steps, seed=question.seed)
+        fidelity = question.schedule.rung(0, seed=question.seed)
         seen: dict[Plan, Measurement] = {}
         for start in range(0, n_trials, _WAVE):
-            if start >= len(queue) and not self.has_time():
-                log.warning("Time is short: %d of %d trials are measured.", start, n_trials)
+            if start >= len(queue) and not (self.has_time() and self.within_cost(start=start)):
                 break
             if start:  # the first wave is always measured, so that there is a run to resume
                 self.ledger.require_time()
@@ -60,77 +74,176 @@ class Proposer:
             for (trial, proposal), result in zip(wave, results, strict=True):
                 self._tell(study, trial, result)
                 seen[proposal.plan] = result
-        return seen
+        return seen | self._even_out(seen, fidelity)
 
     def has_time(self) -> bool:
-        """For this wave and a short second rung, with the confirmation of two plans in reserve."""
+        """For this wave and a short further rung, with the confirmation of two plans in reserve."""
         schedule, ledger = self.question.schedule, self.ledger
-        rungs = [schedule.fidelity("search", steps=steps, seed=0) for steps in schedule.rung_steps]
-        seconds = _WAVE * math.fsum(ledger.estimate(rung) for rung in rungs)
-        return ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(self.question))
+        seconds = _WAVE * math.fsum(
+            ledger.estimate(schedule.rung(index, seed=0), new_steps=schedule.new_steps(index))
+            for index in range(len(schedule.rung_steps))
+        )
+        has_time = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(self.question))
+        if not has_time:
+            log.warning("Time is short: %d proposals are measured.", len(self.proposals))
+        return has_time
+
+    def within_cost(self, *, start: int) -> bool:
+        """Whether another wave leaves enough of --max-cost for the rungs above."""
+        limit, schedule = self.question.spec.search.max_cost, self.question.schedule
+        if limit is None:
+            return True
+        cost = self.ledger.cost(schedule) + _WAVE * schedule.rung_cost(0) + later_cost(schedule)
+        if cost > limit:
+            log.info("The cost limit of %g R is reached after %d proposals.", limit, start)
+        return cost <= limit
 
     def _queue(self) -> Enqueued:
-        """Baselines and the head alone, each with as many learning rates, then the greedy plan.
+        """What is measured first: baselines, what the user gave, the head, the greedy plan, usual arms.
 
-        The queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
+        Each at as many learning rates, but for the greedy plan, which takes the baseline's best. The
+        queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
         """
-        space, methods = self.question.space, self.question.ground.methods
-        low, high = learning_rates(space, "lora", methods)
-        cap = space.methods["lora"].max_rank if "lora" in space.methods else None
+        question, methods = self.question, self.question.ground.methods
+        room = question.first_trials // 2
+        low, high = learning_rates(question.space, "lora", methods)
+        cap = question.space.methods["lora"].max_rank if "lora" in question.space.methods else None
         found = {}
-        if self.question.has_baseline:
-            found = baseline_policies(self.question.ground, learning_rate=low, max_rank=cap)
-        trials = self.question.first_trials
-        n_rates = max(1, min(_MAX_RATES, (trials // 2 - 1) // (len(found) + 1)))  # 1 for the greedy plan
-        queue: list[tuple[str, Policy]] = []
+        if question.has_baseline:
+            found = baseline_policies(question.ground, learning_rate=low, max_rank=cap)
+        n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(found) + len(question.given) + 1)))
+        queue: list[tuple[str, Policy | Plan]] = []
         for rate in spread(low, high, n_rates):
             queue += [
                 (f"{BASELINE_ARM}: {name}", replace(own, learning_rate=rate)) for name, own in found.items()
             ]
-        for rate in spread(*self.question.head_rates, n_rates):
+        for arm, plan in question.given:
+            queue += [(arm, replace(plan, learning_rate=rate)) for rate in self._given_rates(plan, n_rates)]
+        for rate in spread(*question.head_rates, n_rates):
             queue.append((HEAD_ARM, Policy(method=HEAD_ARM, learning_rate=rate)))
-        if "lora" in space.methods:
-            rate = spread(low, high, 1)[0]
-            greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=rate)
-            queue.append((f"{GREEDY_ARM} by {self.question.spec.search.score}", greedy))
-        return queue[:trials]
+        if "lora" in question.space.methods:
+            n_greedy = max(1, min(2, n_rates, room - len(queue)))
+            greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 1)[0])
+            queue += [(f"{GREEDY_ARM} by {question.spec.search.score}", greedy)] * n_greedy
+        for policy in _usual_policies(question.space, max_rank=cap):
+            if len(queue) + n_rates <= room:
+                rates = spread(*learning_rates(question.space, policy.method, methods), n_rates)
+                queue += [(policy.arm, replace(policy, learning_rate=rate)) for rate in rates]
+        return queue[: question.first_trials]
+
+    def _given_rates(self, plan: Plan, n_rates: int) -> tuple[float, ...]:
+        """Rates around the plan's own, or over its method's range where it has none."""
+        if plan.learning_rate > 0:
+            return tuple(plan.learning_rate * factor for factor in (1.0, 0.5, 2.0)[:n_rates])
+        return spread(*rate_range(plan, self.question), n_rates)
 
     def _ask(self, study: optuna.Study, queue: Enqueued) -> tuple[Trial, Proposal]:
-        space, methods = self.question.space, self.question.ground.methods
         number = len(self.proposals)
         source = "enqueued" if number < len(queue) else self._source(number - len(queue))
+        refined = self._refined(number) if source == "refined" else None
+        if source == "refined" and refined is None:
+            source = "sampler"
         study.sampler = self._sampler(source, number)
+        policy: Policy | None
         if number < len(queue):
-            arm, policy = queue[number]
-            if arm.startswith(GREEDY_ARM):
-                policy = replace(policy, learning_rate=self._best_baseline_rate(default=policy.learning_rate))
-            parameters = parameters_of(policy, space, methods)
-            study.enqueue_trial(parameters or {})
-            trial = study.ask()
-            if parameters is not None:
-                suggest(trial, space, methods)  # registers the enqueued values, so that TPE learns from them
+            trial, arm, plan, policy = self._enqueue(study, *queue[number])
+        elif refined is not None:
+            trial, policy = study.ask(), None
+            arm, plan = refined
         else:
             trial = study.ask()
-            policy = suggest(trial, space, methods)
-            arm = policy.arm
-        plan = self._plan(policy)
-        proposal = Proposal(trial=trial.number, arm=arm, source=source, plan=plan)
+            policy = suggest(trial, self.question.space, self.question.ground.methods)
+            arm, plan = policy.arm, self._plan(policy)
+        return trial, self._note(
+            Proposal(trial=trial.number, arm=arm, source=source, plan=plan), policy, trial
+        )
+
+    def _enqueue(
+        self, study: optuna.Study, arm: str, asked: Policy | Plan
+    ) -> tuple[Trial, str, Plan, Policy | None]:
+        """A trial with the values of a policy, so that the sampler learns from it; of a plan it has none."""
+        if isinstance(asked, Plan):
+            return study.ask(), arm, asked, None
+        space, methods = self.question.space, self.question.ground.methods
+        if arm.startswith(GREEDY_ARM):
+            n_before = sum(proposal.arm == arm for proposal in self.proposals)
+            rate = self._baseline_rate(place=n_before, default=asked.learning_rate)
+            asked = replace(asked, learning_rate=rate)
+        parameters = parameters_of(asked, space, methods)
+        study.enqueue_trial(parameters or {})
+        trial = study.ask()
+        if parameters is not None:
+            suggest(trial, space, methods)  # registers the enqueued values
+        return trial, arm, self._plan(asked), asked
+
+    def _note(self, proposal: Proposal, policy: Policy | None, trial: Trial) -> Proposal:
         self.proposals.append(proposal)
         self.policies.append(policy)
-        self.ledger.arms.setdefault(plan, arm)
+        self.ledger.arms.setdefault(proposal.plan, proposal.arm)
         for name, value in _facts(proposal).items():
             trial.set_user_attr(name, value)
-        return trial, proposal
+        return proposal
 
-    def note_twin(self, arm: str, plan: Plan) -> None:
+    def _refined(self, number: int) -> tuple[str, Plan] | None:
+        """A small step from the best plan so far that is no baseline: its rate, then its ranks, in turn."""
+        told = [m for m in self._told().values() if m.plan.adapters and not self.is_baseline(m.plan)]
+        finished = [m for m in told if m.loss is not None]
+        if not finished:
+            return None
+        plan = min(finished, key=by_loss).plan
+        arm, known = self.ledger.arms[plan], set(self._told())
+        rate = next_rate(self._rates_of(plan), rate_range(plan, self.question))
+        nudged = None if rate is None else replace(plan, learning_rate=rate)
+        moved = moved_ranks(plan, self.question.ground, known=known)
+        n_before = sum(proposal.source == "refined" for proposal in self.proposals)
+        steps = [nudged, moved] if n_before % 2 == 0 else [moved, nudged]
+        return next(((arm, step) for step in steps if step is not None and step not in known), None)
+
+    def _rates_of(self, plan: Plan) -> dict[float, float]:
+        """Learning rates tried with the same adapters, and what they cost."""
+        same = [m for m in self._told().values() if m.plan.adapters == plan.adapters]
+        return {m.plan.learning_rate: math.inf if m.loss is None else m.loss for m in same}
+
+    def _told(self) -> dict[Plan, Measurement]:
+        """What is measured at the first rung."""
+        fidelity = self.question.schedule.rung(0, seed=self.question.seed)
+        return {plan: m for (plan, own), m in self.ledger.measured.items() if own == fidelity}
+
+    def is_baseline(self, plan: Plan) -> bool:
+        """Whether a plan is one of the baselines that LoRA makes."""
+        return self.ledger.arms.get(plan, "").startswith(BASELINE_ARM)
+
+    def _even_out(self, seen: dict[Plan, Measurement], fidelity: Fidelity) -> dict[Plan, Measurement]:
+        """More learning rates for the baseline, where some arm had more than it, each next to the best."""
+        rates: dict[str, set[float]] = {}
+        for plan in seen:
+            rates.setdefault(self.ledger.arms[plan], set()).add(plan.learning_rate)
+        most = max((len(own) for arm, own in rates.items() if not _is_fixed(arm)), default=0)
+        found: dict[Plan, Measurement] = {}
+        while True:
+            own = [m for m in (seen | found).values() if self.is_baseline(m.plan) and m.loss is not None]
+            if not own or not self.question.has_baseline or not self.has_time():
+                return found
+            best = min(own, key=by_loss).plan
+            tried = self._rates_of(best)
+            rate = next_rate(tried, rate_range(best, self.question))
+            if rate is None or len(tried) >= min(most, _MAX_EVENED):
+                return found
+            plan = replace(best, learning_rate=rate)
+            self.note_beside(self.ledger.arms[best], plan, source="evened")
+            (found[plan],) = self.ledger.measure_all([(plan, fidelity)])
+            self.tell_beside(plan, found[plan])
+
+    def note_beside(self, arm: str, plan: Plan, *, source: str) -> None:
         """Count a plan among the proposals that stands beside one of them and is not the sampler's."""
-        self.proposals.append(Proposal(trial=len(self.proposals), arm=arm, source="twin", plan=plan))
+        self.proposals.append(Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan))
+        self.policies.append(None)
         self.ledger.arms.setdefault(plan, arm)
 
-    def tell_twin(self, plan: Plan, result: Measurement) -> None:
-        """Put a measured twin into the study, where nothing is asked any more."""
-        assert self._study is not None, "twins come after the proposals"
-        proposal = next(own for own in self.proposals if own.plan == plan and own.source == "twin")
+    def tell_beside(self, plan: Plan, result: Measurement) -> None:
+        """Put such a plan's measurement into the study, where nothing is asked any more."""
+        assert self._study is not None, "these plans come after the proposals"
+        proposal = next(own for own in reversed(self.proposals) if own.plan == plan)
         self._study.add_trial(
             create_trial(
                 value=result.loss,
@@ -139,12 +252,11 @@ class Proposer:
             )
         )
 
-    def _best_baseline_rate(self, *, default: float) -> float:
-        """The baseline's best learning rate so far: the greedy plan differs from it in its ranks alone."""
-        arms = self.ledger.arms
-        told = [m for m in self.ledger.measured.values() if arms.get(m.plan, "").startswith(BASELINE_ARM)]
-        finished = [m for m in told if m.loss is not None]
-        return min(finished, key=by_loss).plan.learning_rate if finished else default
+    def _baseline_rate(self, *, place: int, default: float) -> float:
+        """The baseline's best rate so far, or its second: the greedy plan differs from it in ranks alone."""
+        told = [m for m in self.ledger.measured.values() if self.is_baseline(m.plan)]
+        rates = dict.fromkeys(m.plan.learning_rate for m in sorted(told, key=by_loss) if m.loss is not None)
+        return [*rates, default][min(place, len(rates))]
 
     def _plan(self, policy: Policy) -> Plan:
         if policy.method == HEAD_ARM:
@@ -152,21 +264,24 @@ class Proposer:
         return plan_of(policy, self.question.ground)
 
     def _source(self, index: int) -> str:
-        """Random proposals are spread evenly among the sampled ones; they show what the sampler adds."""
+        """Random proposals are spread evenly among the sampled ones; they show what the sampler adds.
+
+        By its place alone, so that an extended run proposes the same again.
+        """
+        if self.question.spec.search.strategy == "random":
+            return "random"
+        if index % _REFINED_EVERY == _REFINED_EVERY - 1:
+            return "refined"
         share = self.question.space.random_share
+        index -= index // _REFINED_EVERY  # its place among those that are drawn
         is_random = math.floor((index + 1) * share + 0.5) > math.floor(index * share + 0.5)
         return "random" if is_random else "sampler"
 
     def _sampler(self, source: str, number: int) -> BaseSampler:
         """A sampler for one trial; its seed moves on with the trial, so that no point is repeated."""
         seed = (1000 * self.question.seed + number) % (MAX_SEED + 1)
-        if source != "sampler":
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
-            return TPESampler(
-                multivariate=True, group=True, constant_liar=True, n_startup_trials=_N_STARTUP, seed=seed
-            )
+        kind = self.question.spec.search.sampler if source == "sampler" else "random"
+        return make_sampler(kind, seed=seed, n_startup=_N_STARTUP)
 
     def _tell(self, study: optuna.Study, trial: Trial, result: Measurement) -> None:
         """Tell the loss; a diverged rate is told as twice the worst, so that the sampler shuns it."""
@@ -176,6 +291,45 @@ class Proposer:
             study.tell(trial, 2 * self.ledger.worst_loss())
         else:
             study.tell(trial, state=TrialState.FAIL)
+
+
+def n_proposals(question: Question) -> int:
+    """How many plans the first rung measures: the trials asked for, or as many as cost the same in full.
+
+    The strategy `random` measures each plan once, at the last rung of a halving run, for the same cost.
+    """
+    spec, schedule = question.spec, question.schedule
+    if spec.search.strategy != "random":
+        return spec.search.trials
+    full = replace(schedule, rung_steps=rungs(schedule.full_steps))
+    cost = spec.search.trials * full.rung_cost(0) + later_cost(full)
+    return max(_WAVE, round(cost / schedule.rung_cost(0)))
+
+
+def rate_range(plan: Plan, question: Question) -> tuple[float, float]:
+    """The learning rates that may be tried with a plan: those of its first method, or of the head alone."""
+    if not plan.adapters:
+        return question.head_rates
+    lead = next(
+        (own.method for own in plan.adapters if own.rate_factor == 1.0), plan.adapters[0].method
+    )  # the part of a mix whose rate the plan's is
+    return learning_rates(question.space, lead, question.ground.methods)
+
+
+def _usual_policies(space: Space, *, max_rank: int | None) -> list[Policy]:
+    """Arms that people try first, where the space has them."""
+    usual = [
+        Policy(method="ia3", learning_rate=1.0),
+        Policy(method="lora", placement="mlp", max_rank=max_rank, learning_rate=1.0),
+        Policy(method="bitfit", learning_rate=1.0),
+        Policy(method="ln_tuning", learning_rate=1.0),
+    ]
+    return [policy for policy in usual if policy.method in space.methods]
+
+
+def _is_fixed(arm: str) -> bool:
+    """Whether an arm is one that the sampler has no hand in."""
+    return arm == HEAD_ARM or arm.startswith((BASELINE_ARM, GREEDY_ARM))
 
 
 def _facts(proposal: Proposal) -> dict[str, str | int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,6 @@ NULLS = ("uniform", "parameters", "random")
 MAX_PAIRS = 2  # the greedy plan and the best sampled one; each takes a run of the first rung per null
 _LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score
 
-log = logging.getLogger(__name__)
 Twins = Mapping[str, Plan]
 
 
@@ -44,8 +42,7 @@ def measure_twins(
     Returns:
         One pair for each scored proposal.
     """
-    steps = question.schedule.rung_steps[0]
-    fidelity = question.schedule.fidelity("search", steps=steps, seed=question.seed)
+    fidelity = question.schedule.rung(0, seed=question.seed)
     scored = _scored(question, proposer, first)
     new = {plan for own in scored for plan in own.twins.values()} - set(first)
     ledger.progress.phase("twins", len(new))
@@ -54,14 +51,13 @@ def measure_twins(
     pairs = []
     for own in scored:
         if not proposer.has_time():
-            log.warning("Time is short: the twins of %s are not measured.", own.proposal.arm)
             break
         ledger.require_time()
         for null, plan in own.twins.items():
             if plan not in measured:
-                proposer.note_twin(f"{own.proposal.arm}, scored {null}", plan)
+                proposer.note_beside(f"{own.proposal.arm}, scored {null}", plan, source="twin")
                 (measured[plan],) = ledger.measure_all([(plan, fidelity)])
-                proposer.tell_twin(plan, measured[plan])
+                proposer.tell_beside(plan, measured[plan])
         pairs.append(_pair(own, measured))
     return tuple(pairs)
 
@@ -71,14 +67,19 @@ def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measure
     found = []
     for proposal, policy in zip(proposer.proposals, proposer.policies, strict=True):
         measurement = first.get(proposal.plan)
-        if measurement is None or measurement.loss is None or not uses_score(policy):
+        if measurement is None or measurement.loss is None or policy is None or not uses_score(policy):
             continue
         nulls = ("uniform", *question.null_scores)
         twins = {null: _twin(policy, null, question) for null in nulls}
         if twins["uniform"] != proposal.plan:
             found.append(_Scored(proposal=proposal, policy=policy, measurement=measurement, twins=twins))
     found.sort(key=lambda own: (not own.proposal.arm.startswith(GREEDY_ARM), by_loss(own.measurement)))
-    return list({own.proposal.plan: own for own in reversed(found)}.values())[::-1][:MAX_PAIRS]
+    return list({own.proposal.plan: own for own in reversed(found)}.values())[::-1][: n_pairs(question)]
+
+
+def n_pairs(question: Question) -> int:
+    """How many proposals get twins: one of each dozen trials, two at most."""
+    return min(MAX_PAIRS, max(1, question.first_trials // 12))
 
 
 def uses_score(policy: Policy) -> bool:

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import autopeft
-from autopeft import budget, data, model, space, train
+from autopeft import budget, data, engine, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
@@ -60,8 +60,15 @@ def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
     return spec
 
 
-def prepare(spec: RunSpec, *, keep_weights: Callable[[Plan, int], Path] | None = None) -> Prepared:
+def prepare(
+    spec: RunSpec,
+    *,
+    keep_weights: Callable[[Plan, int], Path] | None = None,
+    paused: Callable[[Plan, int], Path] | None = None,
+) -> Prepared:
     """Load data and base model, and encode the splits.
+
+    The two functions say where a bench keeps trained weights and the state of paused runs.
 
     Raises:
         DataError, ModelError, SiteError, UnknownNameError: As `data.load` and `model.load` say.
@@ -81,20 +88,23 @@ def prepare(spec: RunSpec, *, keep_weights: Callable[[Plan, int], Path] | None =
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
     n_train = len(splits["train"].labels)
+    batch_size = min(spec.task.batch_size, n_train)
+    full_steps = train.full_run_steps(
+        n_train=n_train,
+        batch_size=batch_size,
+        epochs=spec.task.epochs,
+        max_steps=spec.task.max_steps,
+    )
     bench = train.Bench(
         base=base,
         task=task,
         methods=methods,
         splits=splits,
-        batch_size=min(spec.task.batch_size, n_train),
+        batch_size=batch_size,
+        first_rung_steps=engine.rungs(full_steps, strategy=spec.search.strategy)[0],
         keep_weights=keep_weights,
+        paused=paused,
         base_sha256=base.sha256(),
-    )
-    full_steps = train.full_run_steps(
-        n_train=n_train,
-        batch_size=bench.batch_size,
-        epochs=spec.task.epochs,
-        max_steps=spec.task.max_steps,
     )
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 import peft
@@ -23,11 +24,11 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, write_text
 
-_EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "output.out"})
+_EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
 
 
 def resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
-    """The settings of the run that is continued, with more trials or time where asked."""
+    """The settings of the run that is continued, with more trials, time or cost where asked."""
     if asked.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     stored = RunDir.open(asked.output.out).read_spec()
@@ -39,7 +40,7 @@ def resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}; only trials and time can grow. Pass another --out for a new run."
+                f"become {value!r}; only trials, time and cost can grow. Pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
@@ -52,6 +53,16 @@ def _refuse_less(name: str, *, before: object, now: object) -> None:
         raise SpecError(
             f"--resume with {now} trials, but the run has {before}: they can only grow. Pass another --out."
         )
+    if name == "search.max_cost" and _cost(now) < _cost(before):
+        limit = "no limit" if before is None else f"{before:g} R"
+        raise SpecError(
+            f"--resume with a cost of {now:g} R, but the run has {limit}: it can only grow. "
+            "Pass another --out."
+        )
+
+
+def _cost(limit: object) -> float:
+    return float(limit) if isinstance(limit, int | float) else math.inf
 
 
 def note_start(run: RunDir, prepared: Prepared) -> int:

@@ -55,7 +55,7 @@ class Preview:
     n_sites: int
     methods: tuple[str, ...]
     trials: int
-    rung_steps: tuple[int, int]
+    rung_steps: tuple[int, ...]
     full_run_steps: int
     confirm_steps: int
     confirm_seeds: int
@@ -82,7 +82,7 @@ def search(
     asked = _asked(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
-            prepared = prepare(spec, keep_weights=run.weights)
+            prepared = prepare(spec, keep_weights=run.weights, paused=run.paused)
             return _search_in(run, prepared, asked, progress=progress, started=started), run.path
         except BaseException:
             run.discard()  # only where nothing is measured yet
@@ -150,6 +150,7 @@ def _search_in(
         progress=progress,
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
+        release=run.forget_paused,
         started=started,
         limit_seconds=spec.search.max_time_seconds,
     )
@@ -219,7 +220,7 @@ def _schedule(prepared: Prepared) -> Schedule:
     full = prepared.full_steps
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return Schedule(
-        rung_steps=engine.rungs(full),
+        rung_steps=engine.rungs(full, strategy=prepared.spec.search.strategy),
         full_steps=full,
         confirm_steps=max(1, round(full / 2)) if prepared.spec.confirm.fidelity == "half" else full,
         batch_size=prepared.bench.batch_size,
@@ -239,7 +240,11 @@ def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
     ]
     trained = [m for m in of_baseline if m.fidelity.split != "test"]
     longest = max(m.fidelity.train_steps for m in trained)
-    rates = [m.train_seconds / longest for m in trained if m.fidelity.train_steps == longest]
+    rates = [
+        m.train_seconds / m.trained_steps
+        for m in trained
+        if m.fidelity.train_steps == longest and m.trained_steps
+    ]
     full_run = schedule.full_steps * sum(rates) / len(rates)
     searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
     return Cost(
@@ -248,8 +253,23 @@ def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:
         confirm_seconds=spent["confirm"],
         full_run_seconds=full_run,
         full_runs=(scoring_seconds + spent["search"]) / full_run,
-        examples_seen=sum(m.fidelity.train_examples for m in searched),
+        examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
+        sampled_share=_sampled_share(outcome, schedule, searched),
     )
+
+
+def _sampled_share(outcome: Outcome, schedule: Schedule, searched: Sequence[Measurement]) -> float | None:
+    """Of the search's cost: what went to plans that the sampler proposed, or that came from these."""
+    sources = {proposal.plan: proposal.source for proposal in reversed(outcome.proposals)}
+    of_arm = {proposal.arm: proposal.source for proposal in reversed(outcome.proposals)}
+    total = sampled = 0.0
+    for measurement in searched:
+        proposal = next(own for own in outcome.proposals if own.plan == measurement.plan)
+        source = sources[measurement.plan]
+        source = of_arm[proposal.arm] if source == "retuned" else source
+        total += schedule.cost_of(measurement)
+        sampled += schedule.cost_of(measurement) * (source in ("sampler", "random", "refined"))
+    return sampled / total if total else None
 
 
 def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:

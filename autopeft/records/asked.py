@@ -63,19 +63,45 @@ class BudgetSpec(_Topic):
     count_head: bool = False
 
 
-class SearchSpec(_Topic):
-    """How to look: the space, the proposals, the score that orders sites, the seed.
+class _StopRules(_Topic):
+    """When a search ends, whichever comes first; `max_cost` is in R, full runs of the baseline."""
 
-    `serve_on` keeps to what some servers read: vllm, tgi, llama.cpp, or any of them.
+    trials: int = Field(default=24, ge=1)
+    max_time_seconds: float | None = Field(default=None, gt=0)
+    max_cost: float | None = Field(default=None, gt=0)
+
+
+class SearchSpec(_StopRules):
+    """How to look: the space, the proposals, the race, the score that orders sites, the seed.
+
+    `serve_on` keeps to what some servers read: vllm, tgi, llama.cpp, or any of them. `warm_start`
+    is a plan.yaml or a run, `baseline` one of these or an adapter_config.json or its folder.
     """
 
     space: str = "default"
     methods: tuple[str, ...] = ()
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = ()
-    trials: int = Field(default=24, ge=1)
+    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
+    strategy: Literal["halving", "topk", "random"] = "halving"
+    objective: Literal["score", "params", "pareto"] = "score"
+    warm_start: str | None = Field(default=None, min_length=1)
+    baseline: str | None = Field(default=None, min_length=1)
     score: str = "gradient"
-    max_time_seconds: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
+
+
+class LimitSpec(_Topic):
+    """What a plan may cost beside its parameters; None sets no limit.
+
+    `max_step_time` is relative to plain LoRA at the same sites; bytes are those of one training run
+    and of the adapter's file.
+    """
+
+    max_rank: int | None = Field(default=None, ge=1)
+    mergeable: bool = False
+    max_step_time: float | None = Field(default=None, gt=0)
+    max_peak_bytes: int | None = Field(default=None, ge=1)
+    max_adapter_bytes: int | None = Field(default=None, ge=1)
 
 
 class ConfirmSpec(_Topic):
@@ -110,6 +136,7 @@ class RunSpec(_Topic):
     task: TaskSpec = TaskSpec()
     budget: BudgetSpec = BudgetSpec()
     search: SearchSpec = SearchSpec()
+    limits: LimitSpec = LimitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()

@@ -12,8 +12,9 @@ from autopeft.records.plans import Budget, Measurement, Plan, Site
 class Proposal:
     """One trial of the study: which arm it belongs to, who proposed it, and its plan.
 
-    `source` is enqueued, sampler or random; `arm` is method × placement family
-    ("lora/all", "head", "baseline").
+    `source` is enqueued, sampler, random, refined (a small step from the best so far), evened (the
+    baseline at one more learning rate), retuned (a finalist at a lower one) or twin; `arm` is method ×
+    placement family ("lora/all", "head", "baseline: …").
     """
 
     trial: int
@@ -113,6 +114,9 @@ class Verdict:
 
     `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
     `smallest_equivalent` says how `smallest` stands: proven, unproven, or the best itself.
+    Where the confirmation was looked at seed by seed, `mean_difference` and `interval_95` allow for
+    that, `plain_difference` does not, and `stopped_by` says what ended it: the label,
+    `futile` (no number of planned seeds would decide), `planned` (all of them), or nothing (time).
     """
 
     label: str
@@ -122,20 +126,31 @@ class Verdict:
     fidelity: str
     smallest_equivalent: str
     sentence: str
+    n_seeds: int | None = None
+    planned_seeds: int | None = None
+    stopped_by: str = ""
+    plain_difference: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """How well the first rung ranked the plans that reached the next one (Spearman on the loss)."""
+    """How well the first rung ranked the plans that reached the next one (Spearman on the loss).
+
+    `rank_correlations` has one value for each pair of neighbouring rungs, None where it cannot be told.
+    """
 
     rank_correlation: float | None
     n_plans: int
     rung_steps: tuple[int, ...]
+    rank_correlations: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R."""
+    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R.
+
+    `sampled_share` is the share of the search's steps and examples that went to policies of the sampler.
+    """
 
     sensitivity_seconds: float
     search_seconds: float
@@ -143,6 +158,7 @@ class Cost:
     full_run_seconds: float
     full_runs: float
     examples_seen: int
+    sampled_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

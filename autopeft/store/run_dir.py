@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +149,16 @@ class RunDir:
     def weights(self, plan: Plan, seed: int) -> Path:
         """Folder for the adapter that a plan gives with a seed."""
         return self.state / "weights" / f"{plan.digest}-{seed}"
+
+    def paused(self, plan: Plan, seed: int) -> Path:
+        """Folder for the state of a plan's rungs with a seed: what a next rung takes up."""
+        return self.state / "paused" / f"{plan.digest}-{seed}"
+
+    def forget_paused(self, plans: Iterable[Plan]) -> None:
+        """Remove the paused state of plans that no rung takes up again."""
+        for plan in plans:
+            for folder in (self.state / "paused").glob(f"*{plan.digest}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Writes `run.yaml`: the resolved settings, all but where the output goes."""

@@ -1,0 +1,61 @@
+"""The mean difference without the bias of stopping on a high (or low) mean.
+
+The mean at the first look is unbiased, since nothing was chosen yet. Seeds are exchangeable, so
+any order in which the same seeds would not have stopped earlier was as likely as the one
+seen. The average of the first look's mean over all those orders is unbiased too
+(Rao-Blackwell), whatever the distribution of the scores and whatever the rule, as long as the
+rule looks at nothing but the scores of the seeds so far. With ten seeds there are 1024 sets to go
+through, not 3,628,800 orders.
+
+Source:
+    Emerson & Fleming 1990, Biometrika 77:875 do it for normal means with known variance; that
+    permutations do it without either is this project's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from autopeft.evidence.components import Moments, Table
+
+
+def subsets(n_seeds: int) -> npt.NDArray[np.int64]:
+    """All sets of seeds, shape (2**S, S): row b holds the binary digits of b, the first seed lowest."""
+    return (np.arange(2**n_seeds)[:, None] >> np.arange(n_seeds)) & 1
+
+
+def prefixes(n_seeds: int) -> npt.NDArray[np.int64]:
+    """Rows of `subsets` that hold the first 1, 2, ... S seeds."""
+    return 2 ** np.arange(1, n_seeds + 1) - 1
+
+
+def unbiased_means(
+    differences: Moments, stops: npt.NDArray[np.bool_], n_seeds: npt.NDArray[np.int64], *, first_look: int
+) -> Table:
+    """Mean at the first look, averaged over the orders of the used seeds that stop no earlier.
+
+    Args:
+        differences: Moments of tables (R, S, N).
+        stops: Whether a look at each set of seeds would stop, shape (R, 2**S) as `subsets`.
+        n_seeds: How many seeds each confirmation used, shape (R,).
+        first_look: Seeds at the first look; with fewer used the mean is the plain one.
+
+    Returns:
+        Shape (R,).
+    """
+    n_runs, most = differences.rows.shape
+    masks = subsets(most)
+    sizes = masks.sum(axis=1)
+    n_orders, total = np.zeros((2, n_runs, 2**most))
+    for row in np.argsort(sizes, kind="stable"):
+        members = np.flatnonzero(masks[row])
+        if 0 < sizes[row] <= first_look:
+            n_orders[:, row], total[:, row] = 1.0, differences.rows[:, members].mean(axis=1)
+        for seed in members if sizes[row] > first_look else ():
+            before = row - 2**seed
+            goes_on = ~stops[:, before]
+            n_orders[:, row] += goes_on * n_orders[:, before]
+            total[:, row] += goes_on * total[:, before]
+    used = np.arange(n_runs), prefixes(most)[n_seeds - 1]
+    return np.asarray(differences.centre + total[used] / n_orders[used])
