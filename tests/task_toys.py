@@ -55,7 +55,17 @@ def _token_classification(_):
     return Target(kind="tags", names=("B-x", "O")), "bert", "AutoModelForTokenClassification", words, tags
 
 
-TOYS = {"text-classification": _text_classification, "token-classification": _token_classification}
+def _text_generation(_):
+    inputs, _labels = _texts()
+    answers = [" ".join(reversed(text.split())) for (text,) in inputs]
+    return Target(kind="completion"), "llama", "AutoModelForCausalLM", inputs, answers
+
+
+TOYS = {
+    "text-classification": _text_classification,
+    "token-classification": _token_classification,
+    "text-generation": _text_generation,
+}
 
 
 def make_toy(part, tokenizer, *, architecture=None):

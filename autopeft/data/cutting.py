@@ -23,6 +23,8 @@ def remove_duplicates(found: Read, notes: list[str]) -> int:
 
     Where inputs may repeat (a prompt with several answers), train drops only what repeats answer and all.
     """
+    if found.target.kind == "stream":  # a text repeats itself
+        return 0
     parts, seen, groups = found.parts, set[Any](), set[str]()
     n_removed = n_grouped = 0
     for part in sorted(parts, key=PRECIOUS.index):

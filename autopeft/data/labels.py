@@ -9,6 +9,7 @@ from typing import Any
 
 from autopeft.data.columns import NUMBER, Columns, by_time, check_named, is_numeric, rows_of, usual
 from autopeft.data.rows import Parts, Read, Row
+from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
@@ -25,13 +26,16 @@ LABEL_NAMES = (
 MAX_LEVELS = 10  # more distinct fractions than this make a regression target; chosen by hand
 
 
-def read_texts(spec: DataSpec, tables: Mapping[str, list[Any]], notes: list[str]) -> Read:
+def read_texts(spec: DataSpec, notes: list[str]) -> Read:
     """Labelled texts or pairs of texts; the label decides the kind of the target."""
+    name, tables = read(spec, notes)
     columns = _choose_columns(spec, tables["train"][0], notes)
-    return labelled(spec, tables, columns, notes=notes)
+    return labelled(spec, name, tables, columns=columns, notes=notes)
 
 
-def labelled(spec: DataSpec, tables: Mapping[str, list[Any]], columns: Columns, *, notes: list[str]) -> Read:
+def labelled(
+    spec: DataSpec, name: str, tables: Mapping[str, list[Any]], *, columns: Columns, notes: list[str]
+) -> Read:
     """Rows of some input columns and a label column, with their target.
 
     Raises:
@@ -42,7 +46,7 @@ def labelled(spec: DataSpec, tables: Mapping[str, list[Any]], columns: Columns, 
         for part, found in tables.items()
     }
     kind = spec.label_kind or _kind([row.label for row, _ in raw["train"]])
-    known = {name for row, _ in raw["train"] for name in names_in(row.label)}
+    known = {label for row, _ in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     for part, rows in raw.items():
         usable = _usable(part, rows, columns, known=known, kind=kind, notes=notes)
@@ -57,6 +61,7 @@ def labelled(spec: DataSpec, tables: Mapping[str, list[Any]], columns: Columns, 
         declared = getattr(getattr(feature, "feature", feature), "names", None) or ()
         target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
     return Read(
+        name=name,
         parts=parts,
         target=target,
         input_columns=columns.inputs,

@@ -9,16 +9,20 @@ from typing import Any
 
 from autopeft.data.cutting import cut_splits, remove_duplicates
 from autopeft.data.labels import read_texts
+from autopeft.data.language import read_language
 from autopeft.data.rows import LabelledData, Read, Row, Split, fingerprint_text
-from autopeft.data.sources import read
 from autopeft.data.tokens import read_tokens
 from autopeft.errors import UnknownNameError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
-Form = Callable[[DataSpec, Mapping[str, list[Any]], list[str]], Read]
+Form = Callable[[DataSpec, list[str]], Read]
 # What the rows of a task may hold; a task names one of them.
-FORMS: Mapping[str, Form] = {"labelled-text": read_texts, "tagged-tokens": read_tokens}
+FORMS: Mapping[str, Form] = {
+    "labelled-text": read_texts,
+    "tagged-tokens": read_tokens,
+    "language": read_language,
+}
 
 
 def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledData:
@@ -49,8 +53,7 @@ def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledD
     if form not in FORMS:
         raise UnknownNameError("form of rows", form, FORMS)
     notes: list[str] = []
-    name, tables = read(spec, notes)
-    found = FORMS[form](spec, tables, notes)
+    found = FORMS[form](spec, notes)
     n_removed = remove_duplicates(found, notes)
     splits = cut_splits(found, spec.max_examples, seed=seed, notes=notes)
     target = replace(found.target, counts=_counts(found.target, splits["train"]))
@@ -59,7 +62,7 @@ def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledD
         target=target,
         text_columns=found.input_columns,
         label_column=found.label_column,
-        name=name,
+        name=found.name,
         fingerprint=hashlib.sha256(fingerprint_text(splits).encode()).hexdigest()[:16],
         duplicates_removed=n_removed,
         notes=tuple(notes),

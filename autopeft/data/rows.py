@@ -26,12 +26,13 @@ Parts = dict[str, list[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """The rows of train, confirm and test as their form reads them, before any cut.
+    """The rows of train, confirm and test of a dataset as their form reads them, before any cut.
 
     `in_order` says that rows next to each other belong together (a text, a time line), so that what
     is cut out of train is its end. `may_repeat` says that the same inputs may stand in one part twice.
     """
 
+    name: str
     parts: Parts
     target: Target
     input_columns: tuple[str, ...]

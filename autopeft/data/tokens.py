@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from autopeft.data.columns import Columns, as_string, by_time, check_named, usual
 from autopeft.data.labels import label_column, order_of
 from autopeft.data.rows import Parts, Read, Row
+from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
@@ -17,12 +18,13 @@ TOKEN_NAMES = "tokens words token_list text sentence"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags pos slots upos"
 
 
-def read_tokens(spec: DataSpec, tables: Mapping[str, list[Any]], notes: list[str]) -> Read:
+def read_tokens(spec: DataSpec, notes: list[str]) -> Read:
     """Tokens and tags as two lists, or as two texts with blanks between.
 
     Raises:
         DataError: Lists of different length, or a tag that is missing.
     """
+    name, tables = read(spec, notes)
     table = tables["train"][0]
     check_named(spec, table.column_names)
     tokens = spec.text_columns[0] if spec.text_columns else usual(table.column_names, TOKEN_NAMES)
@@ -50,8 +52,9 @@ def read_tokens(spec: DataSpec, tables: Mapping[str, list[Any]], notes: list[str
         )
     names = order_of({*counts, *unknown}, _declared(table, tags))
     return Read(
+        name=name,
         parts=parts,
-        target=Target(kind="tags", names=names, counts=tuple(counts[name] for name in names)),
+        target=Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names)),
         input_columns=columns.inputs,
         label_column=tags,
         in_order=columns.time is not None,

@@ -40,6 +40,8 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 
+_IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
+
 log = logging.getLogger(__name__)
 
 
@@ -49,43 +51,79 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
-        label_names: The labels of the task, in order.
+        label_names: The labels of the task, in order; none for a language model.
 
     Raises:
         ModelError: Nothing there, unreadable, or the demo file is not the published one.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
-    labels = dict(enumerate(label_names))
+    reads_images = auto_class == _IMAGES
+    processor = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, loading = getattr(transformers, auto_class).from_pretrained(
-                source,
-                revision=spec.revision,
-                trust_remote_code=False,
+                **_found(source, spec),
+                **_labels(label_names),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
-                id2label=labels,
-                label2id={label: index for index, label in labels.items()},
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=False
-        )
+        tokenizer = processor.from_pretrained(**_found(source, spec))
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
-    _require_words(tokenizer, name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        log.info("%s has no padding token; its end-of-text token pads.", name)
-    module.config.pad_token_id = tokenizer.pad_token_id
+    if not reads_images:
+        _fit_tokenizer(module, tokenizer, name)
+    if auto_class == _CAUSAL:
+        _require_causal(module, name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
     base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
     _require_sites(base)
     _report_untrained(base)
     return base
+
+
+def _found(source: str, spec: ModelSpec) -> dict[str, Any]:
+    """Where `from_pretrained` looks; a GGUF file stands in its folder."""
+    where: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
+    if not source.endswith(".gguf"):
+        return {"pretrained_model_name_or_path": source, **where}
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
+    folder, _, file = source.rpartition("/")
+    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **where}
+
+
+def _labels(names: Sequence[str]) -> dict[str, Any]:
+    """The labels for a model's config; nothing for a language model, which has no head for them."""
+    labels = dict(enumerate(names))
+    return (
+        {"id2label": labels, "label2id": {label: index for index, label in labels.items()}} if labels else {}
+    )
+
+
+def _fit_tokenizer(module: Any, tokenizer: Any, name: str) -> None:
+    """Have both pad with one token: the tokenizer's, or its end-of-text token where it has none."""
+    _require_words(tokenizer, name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        log.info("%s has no padding token; its end-of-text token pads.", name)
+    module.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _require_causal(module: Any, name: str) -> None:
+    """Refuse a model that sees the token which it is to predict: its loss would mean nothing."""
+    first = torch.tensor([[1, 2, 3, 4]])
+    second = torch.tensor([[1, 2, 3, 5]])
+    with torch.no_grad():
+        before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+    if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
+        raise ModelError(
+            f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
+            "use a decoder such as GPT-2, Llama or Qwen."
+        )
 
 
 def _report_untrained(base: BaseModel) -> None:
@@ -112,9 +150,7 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
     """
     source, name = resolve(spec)
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(**_found(source, spec))
         if auto_class is None:
             builder = getattr(
                 transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel
