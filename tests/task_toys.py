@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from conftest import CONTEXT, toy_config, toy_rows
+from PIL import Image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from autopeft.data import ImageFile
 from autopeft.extension import Target
 from autopeft.records import TaskSpec
 
@@ -61,10 +66,29 @@ def _text_generation(_):
     return Target(kind="completion"), "llama", "AutoModelForCausalLM", inputs, answers
 
 
+def _image_classification(_):
+    inputs = [(image_file(np.random.default_rng(i).integers(0, 255, (10, 10, 3))),) for i in range(N)]
+    target = Target(names=("dark", "light"))
+    return target, "vit", "AutoModelForImageClassification", inputs, [i % 2 for i in range(N)]
+
+
+def image_file(pixels, *, name="memory"):
+    """An image in memory, of values from 0 to 255."""
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(stream, format="PNG")
+    return ImageFile(digest=str(hash(stream.getvalue())), path=name, content=stream.getvalue())
+
+
+def image_processor(size=8):
+    """A processor that resizes and normalises, without torchvision."""
+    return ViTImageProcessorPil(size={"height": size, "width": size})
+
+
 TOYS = {
     "text-classification": _text_classification,
     "token-classification": _token_classification,
     "text-generation": _text_generation,
+    "image-classification": _image_classification,
 }
 
 
@@ -77,5 +101,6 @@ def make_toy(part, tokenizer, *, architecture=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = getattr(transformers, auto_class).from_config(config).eval()
+    tokenizer = image_processor() if auto_class == "AutoModelForImageClassification" else tokenizer
     task = part.fitted(TaskSpec(), target, tokenizer)
     return Toy(task=task, module=module, inputs=inputs, labels=labels, tokenizer=tokenizer)

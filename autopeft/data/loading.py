@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from autopeft.data.cutting import cut_splits, remove_duplicates
+from autopeft.data.images import read_images
 from autopeft.data.labels import read_texts
 from autopeft.data.language import read_language
 from autopeft.data.rows import LabelledData, Read, Row, Split, fingerprint_text
@@ -22,6 +23,7 @@ FORMS: Mapping[str, Form] = {
     "labelled-text": read_texts,
     "tagged-tokens": read_tokens,
     "language": read_language,
+    "labelled-image": read_images,
 }
 
 

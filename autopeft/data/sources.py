@@ -58,7 +58,7 @@ def read(
         return _read_listed(spec.source, notes, suffixes)
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
-        return name, _by_part(dict(_read_hub(spec.source, spec.config_name)), name, notes)
+        return name, by_part(dict(_read_hub(spec.source, spec.config_name)), name, notes)
     if not path.exists():
         raise DataError(f"The data path {path} does not exist.{_near(path)} Check the spelling.")
     if spec.config_name:
@@ -68,11 +68,11 @@ def read(
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         saved = _read_table(path, suffixes)
-        return name, _by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
+        return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
     files = {file.name: file for file in sorted(path.glob("[!._]*")) if file.suffix.lower() in suffixes}
     if not files:
         raise DataError(f"The folder {path} holds no data file; put {', '.join(suffixes)} files there.")
-    parts = _by_part(files, name, notes)
+    parts = by_part(files, name, notes)
     return name, {part: [_read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
 
 
@@ -87,7 +87,7 @@ def _read_listed(
     name = paths[0].resolve().parent.name
     # By name alone: a folder may hold a split word too; equal names get a number.
     files = {f"{path.name}{' ' * index}": path for index, path in enumerate(paths)}
-    parts = _by_part(files, name, notes)
+    parts = by_part(files, name, notes)
     return name, {part: [_read_table(path, suffixes) for path in chosen] for part, chosen in parts.items()}
 
 
@@ -104,7 +104,7 @@ def _near(path: Path) -> str:
     return f" Near names there: {', '.join(near)}." if near else ""
 
 
-def _by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
+def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
     """Sources by the split word in their names; all of them train where no name has one."""
     words = {key: SPLIT_WORD.search(key.lower()) for key in sources}
     parts: dict[str, list[Any]] = {}
