@@ -1,4 +1,4 @@
-"""Pre-trains a tiny vision transformer on half of the classes of an image set; writes the other half beside it.
+"""Pre-trains a tiny vision transformer on half of the classes of an image set; writes the others beside it.
 
 Usage: python scripts/pretrain_tiny_vit.py OUT [--data FOLDER] [--steps N] [--seed S]
 

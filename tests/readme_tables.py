@@ -1,4 +1,4 @@
-"""The tables of methods in the README, made from the methods and the toys that they are tested on.
+"""The tables in the README, made from the methods, the toys that they are tested on, and the scores.
 
     python tests/readme_tables.py
 
@@ -103,7 +103,24 @@ def reasons(method: Method, sites: Sequence[Site]) -> str:
     return "; ".join(dict.fromkeys(filter(None, maps))) if None in maps else ""
 
 
-TABLES = {"methods": method_table, "fits": fit_table}
+PASSES = {
+    "none": "none",
+    "inputs": "forward",
+    "true": "forward and backward",
+    "sampled": "two forward, one backward",
+}
+
+
+def score_table() -> str:
+    """What each score says, and the pass that it needs; scores share a pass where they can."""
+    scores = discover("autopeft.sensitivity").items()
+    rows = (
+        (f"`{name}`", own.summary.replace("|", "\\|"), own.unit, PASSES[own.labels]) for name, own in scores
+    )
+    return markdown(("score", "says of a site", "unit", "pass"), rows)
+
+
+TABLES = {"methods": method_table, "fits": fit_table, "scores": score_table}
 
 
 def filled(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -48,6 +49,28 @@ def test_it_prints_at_most_80_columns_and_writes_nothing(
     ):
         assert part in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "charset", "has_shades", "marks"),
+    [
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", True, ""),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "ascii", False, ".:-=+*#@"),
+    ],
+    ids=["no terminal", "terminal", "terminal without colour", "ASCII alone"],
+)
+def test_cells_are_shaded_or_marked(
+    env: dict[str, str | None], charset: str, has_shades: bool, marks: str, asked: tuple[str, ...]
+) -> None:
+    arguments = ["analyze", *asked, "--scores", "gradient", "--quiet"]
+    result = CliRunner(charset=charset).invoke(app, arguments, env=env)
+    assert result.exit_code == 0, result.output
+    [row] = [line for line in result.stdout.splitlines() if re.match(r" *1 ", line)]
+    assert ("\x1b[" in row and "48;" in row) == has_shades
+    found = re.findall(r"\d\.\d (\S)", re.sub(r"\x1b\[[\d;]*m", "", row))
+    assert (len(found) >= 6 and set(found) <= set(marks)) if marks else not found
 
 
 def test_json_holds_everything(asked: tuple[str, ...]) -> None:
@@ -102,6 +125,36 @@ def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: t
     ]
     for shape, value, rank in scored:  # among sites of one price, whoever scores more has no lower rank
         assert all(rank >= other for same, less, other in scored if same == shape and less < value)
+
+
+def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "spectrum", "--budget", "10%")
+    maps = [
+        (site["name"], site["in_features"] + site["out_features"], profile)
+        for site, profile in zip(answer["sites"], answer["scores"][0]["profiles"], strict=True)
+        if site["kind"] == "linear"
+    ]
+    steps = sorted(
+        ((energy / price, name, price) for name, price, own in maps for energy in own), reverse=True
+    )
+    ranks, closed = dict.fromkeys((name for name, _, _ in maps), 0), set()
+    left = answer["budget"]["max_trainable_params"]
+    for _, name, price in steps:
+        if price > left:
+            closed.add(name)
+        elif name not in closed:
+            ranks[name], left = ranks[name] + 1, left - price
+    adapters = answer["suggestion"]["plan"]["adapters"]
+    assert {adapter["site"]: adapter["rank"] for adapter in adapters} == {n: r for n, r in ranks.items() if r}
+    assert len(answer["effective_ranks"]) == len(answer["sites"])
+    assert all(rank is None or rank >= 1 for rank in answer["effective_ranks"])
+    assert answer_of(*asked)["effective_ranks"] is None
+
+
+def test_a_spectrum_is_told_in_a_line(asked: tuple[str, ...]) -> None:
+    shown = analyze(*asked, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
+    assert "effective rank of a map's gradient: " in shown
+    assert re.search(r"of its energy the best update of rank 1 holds \d+ %, of rank 4 holds \d+ %", shown)
 
 
 def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -34,22 +35,27 @@ def spent(claims: Sequence[Claim], ranks: Mapping[str, int]) -> int:
 
 
 @st.composite
-def claim_lists(draw: st.DrawFn) -> list[Claim]:
-    """Up to seven claims with any weights, prices, offsets and caps; zero weights and ties included."""
+def claim_lists(draw: st.DrawFn, max_size: int = 7, max_rank: int = 9) -> list[Claim]:
+    """Claims with any weights, prices, offsets, caps and floors; zero weights, ties and gains included."""
     numbers = st.tuples(
         st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(0, 1e6)),
         st.integers(1, 60),
         st.integers(0, 80),
         st.integers(0, 9),
     )
-    return [
-        (doubling if is_sparse else lambda own: own)(
-            claim(f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=cap)
-        )
-        for i, ((weight, price, offset, cap), is_sparse) in enumerate(
-            draw(st.lists(st.tuples(numbers, st.booleans()), max_size=7))
-        )
-    ]
+    found = []
+    for i, (weight, price, offset, cap) in enumerate(draw(st.lists(numbers, max_size=max_size))):
+        own = claim(f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=min(cap, max_rank))
+        kind = draw(st.sampled_from(["every rank", "doublings", "a floor", "gains"]))
+        if kind == "doublings":
+            own = doubling(own)
+        elif kind == "a floor":
+            own = replace(own, ranks=own.ranks[2:])
+        elif kind == "gains":
+            gains = draw(st.lists(st.floats(0, 100), max_size=5))
+            own = replace(own, gains=sorted(gains, reverse=True))
+        found.append(own)
+    return found
 
 
 # Parsing.
@@ -173,6 +179,98 @@ def test_input_order_changes_nothing(claims: list[Claim], budget: int, chance: r
     assert list(allocate(shuffled, max_params=budget).items()) == list(
         allocate(claims, max_params=budget).items()
     )
+
+
+def by_hand(claims: Sequence[Claim], budget: int) -> dict[str, int]:
+    """The rule in exact numbers: as long as a next rank is affordable, give the best one."""
+    ranks: dict[str, int] = {}
+    closed: set[str] = set()
+
+    def following(own: Claim) -> tuple[Fraction, int, int, tuple[object, ...]] | None:
+        larger = [rank for rank in own.ranks if rank > ranks.get(own.site, 0)]
+        if not larger or own.site in closed:
+            return None
+        before = ranks.get(own.site, 0)
+        price = own.cost(larger[0]) - (own.cost(before) if before else 0)
+        if own.gains is None:
+            deserved = Fraction(own.weight) * own.ranks[0] / larger[0]
+        else:
+            deserved = sum(map(Fraction, own.gains[before : larger[0]]), Fraction(0)) / price
+        return deserved, -larger[0], -price, natural_key(own.site)
+
+    while True:
+        open_now = [(order, own) for own in claims if (order := following(own)) is not None]
+        if not open_now:
+            return ranks
+        (_, rank, price, _), own = max(open_now, key=lambda entry: entry[0])
+        if spent(claims, ranks) - price > budget:
+            closed.add(own.site)
+        else:
+            ranks[own.site] = -rank
+
+
+@quickly
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(1, 60), st.integers(0, 80), st.integers(0, 9)), max_size=6
+    ),
+    st.booleans(),
+    st.integers(0, 2000),
+)
+def test_ranks_are_those_of_the_rule_worked_out_by_hand(
+    numbers: list[tuple[int, int, int, int]], is_sparse: bool, budget: int
+) -> None:
+    # Weights are powers of two, so that quotients of equal size are equal in floating point as well.
+    claims = [
+        claim(f"h.{i}", weight=2.0**power, per_rank=price, offset=offset, max_rank=cap)
+        for i, (power, price, offset, cap) in enumerate(numbers)
+    ]
+    claims = [doubling(own) for own in claims] if is_sparse else claims
+    assert allocate(claims, max_params=budget) == by_hand(claims, budget)
+
+
+def every_allocation(claims: Sequence[Claim], budget: int) -> list[tuple[int, ...]]:
+    """All affordable ranks, 0 where a site has none."""
+    found = []
+    for ranks in itertools.product(*[(0, *own.ranks) for own in claims]):
+        cost = sum(own.cost(rank) for own, rank in zip(claims, ranks, strict=True) if rank)
+        found += [ranks] if cost <= budget else []
+    return found
+
+
+@quickly
+@given(claim_lists(max_size=4, max_rank=4), st.integers(0, 400))
+def test_no_affordable_ranks_are_as_large_everywhere_and_larger_somewhere(
+    claims: list[Claim], budget: int
+) -> None:
+    granted = allocate(claims, max_params=budget)
+    own = tuple(granted.get(claim.site, 0) for claim in claims)
+    affordable = every_allocation(claims, budget)
+    assert own in affordable
+    above = [ranks for ranks in affordable if all(a >= b for a, b in zip(ranks, own, strict=True))]
+    assert above == [own]
+
+
+@quickly
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 9))
+def test_the_site_best_served_for_its_weight_is_served_as_little_as_can_be(
+    weights: list[int], n_ranks: int
+) -> None:
+    # D'Hondt's property: of all ways to give so many ranks it has the smallest largest rank / weight.
+    claims = [claim(f"h.{i}", weight=float(w), max_rank=9) for i, w in enumerate(weights)]
+    granted = allocate(claims, max_params=10 * n_ranks)
+    ways = [
+        ranks for ranks in itertools.product(range(n_ranks + 1), repeat=len(weights)) if sum(ranks) == n_ranks
+    ]
+    best = min(max(Fraction(r, w) for r, w in zip(ranks, weights, strict=True)) for ranks in ways)
+    assert sum(granted.values()) == n_ranks
+    assert max(Fraction(granted.get(f"h.{i}", 0), w) for i, w in enumerate(weights)) == best
+
+
+@quickly
+@given(claim_lists(), st.integers(0, 2000))
+def test_the_same_claims_give_the_same_ranks(claims: list[Claim], budget: int) -> None:
+    assert allocate(iter(claims), max_params=budget) == allocate(claims, max_params=budget)
 
 
 @quickly

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
+from autopeft.extension import discover
 from autopeft.records import Adapter, ModelSpec, Plan, PlanDocument, RunSpec
 from autopeft.store import write_plan
 
@@ -155,6 +156,20 @@ def test_methods_and_spaces_are_listed() -> None:
     assert "lora" in run("methods").stdout
 
 
+@pytest.mark.parametrize("name", discover("autopeft.methods"))
+def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
+    method, text = discover("autopeft.methods")[name], run("methods", name).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split()).replace("- ", "-")
+    for said in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
+        assert " ".join(said.split()).replace("- ", "-") in words
+    assert json.loads(run("methods", name, "--json").stdout)[name]["servers"] == list(method.servers({}))
+
+
+def test_unknown_method_is_answered_with_the_nearest() -> None:
+    refused(run("methods", "lroa"), 2, "'lroa'", "Did you mean 'lora'?")
+
+
 def test_count_refuses_what_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORAX"}', encoding="utf-8")
     refused(run("count", tmp_path), 2, "LORAX", "LORA")
@@ -197,6 +212,19 @@ def test_dry_run_refuses_unknown_names_and_continues_the_run_that_is_named(
     refused(search(model_dir, data_dir, out, "--dry-run", "--score", "gradiant"), 2, "'gradient'")
     refused(search(model_dir, data_dir, out, "--dry-run", "--executor", "seriel"), 2, "'serial'")
     refused(run("search", "--dry-run", "--resume", "--out", out), 2, "run.yaml")
+
+
+@pytest.mark.parametrize("server", ["vllm", "tgi", "llama.cpp", "any"])
+def test_search_for_a_server_keeps_to_what_it_reads(
+    server: str, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    flags = ("--budget", "50%", "--space", "everything", "--serve-on", server, "--dry-run")
+    assert json.loads(search(model_dir, data_dir, tmp_path / "run", *flags, "--json").stdout)["methods"] == [
+        "lora"
+    ]
+    refused(search(model_dir, data_dir, tmp_path / "run", *flags, "--methods", "ia3"), 2, "plain LoRA alone")
+    refused(search(model_dir, data_dir, tmp_path / "run", "--serve-on", "vlm"), 2, "'vlm'", "'vllm'")
+    assert not (tmp_path / "run").exists()
 
 
 def test_analyze_needs_an_example_and_a_source(model_dir: Path, data_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 import transformers
 from conftest import adapters_of, toy_base
 from counting_toys import LORA, SHORT, tiny_config, write_config
+from model_toys import build
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft import model
 from autopeft.cli.counts import count_text
+from autopeft.errors import SiteError
 from autopeft.extension import discover
 from autopeft.pipeline import Count, count
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
@@ -244,6 +247,88 @@ def test_mix_is_counted_as_peft_attaches_and_saves_it(first, second, tiny, tmp_p
     held = [p for n, p in attached.named_parameters() if any(f".{name}" in n for name in names)]
     assert found.trainable_params == sum(parameter.numel() for parameter in held)
     assert found.adapter_bytes == tensor_bytes(tmp_path / "saved")
+
+
+LANGUAGE_MODELS = {
+    **dict.fromkeys(("gpt2", "phi3", "gpt_neox", "mixtral", "qwen2_moe", "qwen3_moe"), "CAUSAL_LM"),
+    **dict.fromkeys(("gpt_oss", "deepseek_v3"), "CAUSAL_LM"),
+    **dict.fromkeys(("t5", "bart"), "SEQ_2_SEQ_LM"),
+}
+
+
+@pytest.mark.parametrize("architecture", LANGUAGE_MODELS)
+@pytest.mark.parametrize("kind", ["LORA", "IA3", "HRA"])
+@pytest.mark.filterwarnings("ignore")
+def test_all_linear_is_counted_as_peft_attaches_it_or_refused_as_peft_does(kind, architecture, tmp_path):
+    """Conv1D, fused maps, experts in one parameter, routers, encoders with decoders."""
+    module = build(architecture, LANGUAGE_MODELS[architecture]).module
+    module.config.architectures = [type(module).__name__]
+    module.config.save_pretrained(tmp_path / "model")
+    form = {"target_modules": "all-linear", "task_type": LANGUAGE_MODELS[architecture]}
+    form |= {"feedforward_modules": []} if kind == "IA3" else {"r": 1}
+    folder = write_config(tmp_path / "adapter", {"peft_type": kind, **form})
+    try:
+        attached = peft.get_peft_model(module, PEFT_TYPE_TO_CONFIG_MAPPING[kind](**form))
+    except (ValueError, TypeError) as error:
+        with pytest.raises(SiteError, match=re.escape(str(error).splitlines()[0].split(". ")[0])):
+            count(folder, model_id=str(tmp_path / "model"))
+    else:
+        found = count(folder, model_id=str(tmp_path / "model"))
+        assert found.trainable_params == n_trained(attached) > 0
+        assert found.base_params == sum(
+            p.numel() for p in attached.get_base_model().parameters()
+        ) - n_trained(attached)
+
+
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM", None])
+def test_encoder_with_decoder_is_counted_whole_whatever_the_task_is_called(task, tmp_path):
+    """`AutoModelForCausalLM` makes Whisper's decoder alone of it."""
+    size = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
+    size |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 60}
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    config = transformers.WhisperConfig(**size, **ids, architectures=["WhisperForConditionalGeneration"])
+    config.save_pretrained(tmp_path / "model")
+    content = {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"], "task_type": task}
+    found = count(write_config(tmp_path / "adapter", content), model_id=str(tmp_path / "model"))
+    assert found.sites == {"q": 2 + 2 + 2}  # encoder, decoder, and the decoder's look at the encoder
+    assert found.trainable_params == 6 * (16 + 16)
+
+
+@pytest.mark.parametrize("rank_key", ["gate_up_proj", r"layers\.0\.mlp\.experts\.gate_up_proj"])
+@pytest.mark.filterwarnings("ignore")
+def test_experts_named_one_by_one_are_counted_and_missing_ones_noted(rank_key, tmp_path):
+    module = build("mixtral", "CAUSAL_LM").module
+    module.config.architectures = ["MixtralForCausalLM"]
+    module.config.save_pretrained(tmp_path / "model")
+    names = ["experts.gate_up_proj", "experts.down_prj"]
+    form = {"r": 3, "target_modules": ["q_proj"], "target_parameters": names, "rank_pattern": {rank_key: 2}}
+    attached = peft.get_peft_model(module, peft.LoraConfig(**form))
+    folder = write_config(tmp_path / "adapter", {"peft_type": "LORA", **form})
+    found = count(folder, model_id=str(tmp_path / "model"))
+    assert found.trainable_params == n_trained(attached)
+    (note,) = found.notes
+    assert "target_parameters names what is not there: experts.down_prj" in note
+
+
+QUANTISED = [
+    {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+    {"quant_method": "fp8", "weight_block_size": [128, 128]},
+]
+
+
+@pytest.mark.parametrize("quantised", QUANTISED, ids=lambda own: f"{own['quant_method']}-{len(own)}")
+def test_quantised_base_model_is_counted_by_its_logical_weights(quantised, tiny, tmp_path):
+    """From the config alone; how packed modules in memory are counted: see the tests of sites."""
+    config = {**tiny_config().to_dict(), "quantization_config": quantised}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    folder = write_config(tmp_path / "adapter", LORA)
+    found, plain = (count(folder, model_id=str(path)) for path in (tmp_path / "model", tiny))
+    assert (found.trainable_params, found.base_params) == (plain.trainable_params, plain.base_params)
+    assert found.by_role == plain.by_role
 
 
 def planned(base, methods, chosen):

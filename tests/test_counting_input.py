@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from counting_toys import LORA, SHORT, tiny_config, write_config
 from typer.testing import CliRunner
 
@@ -46,7 +47,21 @@ def refused(result, code: int, *words: str) -> None:
         ({**LORA, "target_modules": r"model\.h\.0\.up_prj"}, 3, ("up_prj", "nearest: up_proj")),
         ({**LORA, "target_modules": "(("}, 3, ("unterminated",)),
         ({**LORA, "r": 0}, 3, ("positive",)),
-        ({**LORA, "r": "x"}, 3, ("does not fit",)),
+        ({**LORA, "r": "x"}, 2, ("r is 'x'", "a whole number")),
+        ({**LORA, "r": 2.5}, 2, ("r is 2.5", "a whole number")),
+        ({**LORA, "r": None, "bias": 3}, 2, ("r is None", "bias is 3", "a string")),
+        ({**LORA, "lora_alpha": None}, 2, ("lora_alpha is None", "a number;")),
+        ({**LORA, "target_modules": 3}, 2, ("target_modules is 3", "a string or a list")),
+        ({**LORA, "target_modules": {"q_proj": 1}}, 2, ("{'q_proj': 1}", "a string or a list")),
+        ({**LORA, "target_modules": [1, "q_proj"]}, 2, ("lists 1", "strings")),
+        ({**LORA, "modules_to_save": "lm_head"}, 2, ("modules_to_save is 'lm_head'", "a list")),
+        ({**LORA, "rank_pattern": ["q_proj"]}, 2, ("rank_pattern is ['q_proj']", "an object")),
+        ({**LORA, "rank_pattern": {"q_proj": "x"}}, 2, ("gives 'x' to q_proj", "a number")),
+        ({**LORA, "layers_to_transform": "x"}, 2, ("layers_to_transform is 'x'",)),
+        ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
+        ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other sites", "32 × 32", "at most 32")),
+        ({**LORA, "rank_pattern": {"1.self_attn.v_proj": 99}}, 3, ("rank 99", "32 × 16", "at most 16")),
+        ({**LORA, "peft_type": "ADALORA", "init_r": 40, "total_step": 9}, 3, ("rank 40", "32 × 32")),
         ({**LORA, "r": 10**19}, 3, ("does not fit",)),
         ({**LORA, "bias": "some"}, 3, ("some",)),
         ({**LORA, "task_type": "GUESS"}, 2, ("GUESS", "SEQ_CLS")),
@@ -105,6 +120,25 @@ def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny, tmp_path)
     refused(run(tmp_path / "plan.yaml", "--model", tiny), 3, "has no site", adapter.site)
 
 
+def test_file_that_is_not_there_is_named_once(tiny, tmp_path):
+    path = tmp_path / "no" / "adapter_config.json"
+    refused(run(path, "--model", tiny), 2, f"error: {path} cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "words"),
+    [
+        (transformers.ViTConfig(), "CAUSAL_LM", ("type 'vit'", "no AutoModelForCausalLM")),
+        (transformers.ViTConfig(), "SEQ_CLS", ("type 'vit'", "no AutoModelForSequenceClassification")),
+        (transformers.LlamaConfig(), "SEQ_2_SEQ_LM", ("type 'llama'", "no AutoModelForSeq2SeqLM")),
+    ],
+)
+def test_config_for_a_task_that_the_model_has_not_is_refused(config, task, words, tmp_path):
+    config.save_pretrained(tmp_path / "model")
+    folder = write_config(tmp_path / "adapter", {**LORA, "task_type": task})
+    refused(run(folder, "--model", tmp_path / "model"), 2, *words)
+
+
 def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
     refused(run(tmp_path), 2, "plan.yaml", "adapter_config.json")
 
@@ -116,8 +150,8 @@ def test_config_that_names_no_model_asks_for_one(tmp_path):
 def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
     content = {
         **LORA,
-        "target_modules": ["q_proj", "v_prj"],
-        "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 40, "up_proj": 3},
+        "target_modules": ["q_proj", "k_proj", "v_prj"],
+        "rank_pattern": {r"layers\.1\.self_attn\.k_proj": 20, "up_proj": 3},
         "alpha_pattern": {"layers.7.q_proj": 1},
         "modules_to_save": ["classifier"],
         "layers_to_transform": [0, 1, 9],
@@ -131,14 +165,16 @@ def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
         "rank_pattern has keys that fit no target: up_proj",
         "layers.7.q_proj",
     )
-    wanted += ("names what is not there: classifier", "there: 9", "from_the_future", "peft 9.0.0", "rank 40")
+    wanted += ("names what is not there: classifier", "there: 9", "from_the_future", "peft 9.0.0", "rank 20")
     assert [words for words in wanted if words.split("; ")[0] not in notes] == []
     assert len(answer["notes"]) == 7
-    assert answer["trainable_params"] == 4 * (32 + 32) + 40 * (32 + 32)
+    assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
 
 
 def test_config_that_fits_has_no_notes(tiny, tmp_path):
     content = {**LORA, "task_type": "SEQ_CLS", "rank_pattern": {"q_proj": 2}, "layers_to_transform": [1]}
+    assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
+    content["modules_to_save"] = ["classifier", "score"]  # what peft writes of any classifier
     assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
 
 

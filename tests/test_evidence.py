@@ -93,7 +93,7 @@ def test_both_components_add_up_in_the_standard_error() -> None:
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize(("by_seed", "by_example"), [(0.08, 0.8), (0.3, 0.5), (0.1, 1.5)])
 def test_coverage_is_near_its_level(n_seeds: int, by_seed: float, by_example: float) -> None:
-    tables = normal_tables(2000, n_seeds, by_seed=by_seed, by_example=by_example, seed=n_seeds)
+    tables = normal_tables(1000, n_seeds, by_seed=by_seed, by_example=by_example, seed=n_seeds)
     intervals = [paired_interval(table, np.zeros_like(table), span=None) for table in tables]
     covered = np.mean([interval.low < 0 < interval.high for interval in intervals])
     assert 0.925 <= covered <= 0.985
@@ -101,7 +101,7 @@ def test_coverage_is_near_its_level(n_seeds: int, by_seed: float, by_example: fl
 
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
 def test_two_alike_plans_are_seldom_called_better(n_seeds: int) -> None:
-    pairs = [accuracies(n_seeds, 300, lift=0.0, seed=seed) for seed in range(2000)]
+    pairs = [accuracies(n_seeds, 300, lift=0.0, seed=seed) for seed in range(1000)]
     better = np.mean([paired_interval(best, baseline).low > 0 for best, baseline in pairs])
     assert better <= 0.035
 

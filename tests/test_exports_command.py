@@ -11,8 +11,9 @@ import peft
 import pytest
 import torch
 import transformers
+from counting_toys import tiny_config
 from export_toys import logits_of, served, shake, trained, vllm
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
@@ -108,6 +109,64 @@ def test_adapter_of_plain_peft_with_a_head_of_any_size_is_merged(n_labels, model
     assert merged.config.num_labels == n_labels
     answer(*flags, "--to", "uniform-lora", "--out", tmp_path / "uniform")
     assert load_file(tmp_path / "uniform" / "head.safetensors")["classifier.weight"].shape[0] == n_labels
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("whole", [["embed_tokens", "lm_head"], ["embed_tokens"], ["lm_head"]])
+def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_served(tied, whole, tmp_path):
+    config = tiny_config()
+    config.tie_word_embeddings = tied
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")  # there is no tokenizer
+    module = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "modules_to_save": whole}
+    model = peft.get_peft_model(module, peft.LoraConfig(**settings))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    for to in ("uniform-lora", "converted-lora"):
+        refused(export(*flags, "--to", to), 2, "modules_to_save", "read by none", "--to merged")
+    told = answer(*flags, "--to", "merged")
+    assert any("no tokenizer" in note for note in told["notes"])
+    merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_lora_on_embeddings_is_merged_where_nothing_else_is_tied_to_them(tied, tmp_path):
+    """`peft` saves the embeddings themselves beside such an adapter."""
+    config = tiny_config()
+    config.tie_word_embeddings = tied
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    module = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    settings = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "embed_tokens"]}
+    model = peft.get_peft_model(module, peft.LoraConfig(**settings))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    if tied:
+        refused(export(*flags), 2, "moves the outputs", "--to native")
+        assert not (tmp_path / "out").exists()
+    else:
+        answer(*flags)
+        merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")
+        torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
+
+
+def test_adapter_of_a_vision_transformer_is_merged_without_a_tokenizer(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**size, image_size=8, patch_size=4, num_labels=3)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    module = transformers.ViTForImageClassification.from_pretrained(tmp_path / "base")
+    names = [name for name, own in module.vit.named_modules() if isinstance(own, torch.nn.Linear)]
+    model = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, modules_to_save=["classifier"]))
+    shake(model)
+    model.save_pretrained(tmp_path / "adapter")
+    answer("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    merged = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen, expected = merged.eval()(pixels).logits, model.eval()(pixels).logits
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
 def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir, tmp_path):
@@ -249,6 +308,83 @@ def test_damaged_weights_are_refused_in_a_sentence(damage, adapter, tmp_path):
         file.name,
     )
     assert not (tmp_path / "out").exists()
+
+
+def rewrite(toy, **fields):
+    """The adapter's config with other values."""
+    file = toy.folder / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) | fields
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_tensors(toy, change):
+    file = toy.folder / "adapter_model.safetensors"
+    save_file({key: own.clone() for key, own in change(load_file(file)).items()}, file)
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda own: {key: tensor * float("nan") for key, tensor in own.items()}, ("not finite", "lora_A")),
+        (lambda own: {}, ("holds no tensors",)),
+        (lambda own: {key: t for key, t in own.items() if "lora_A" in key}, ("hold nothing as", "lora_B")),
+        (lambda own: {key: t[:1] for key, t in own.items()}, ("hold 1 × ", "lora_A", "asks for")),
+        (lambda own: {key.replace(".0.", ".7."): t for key, t in own.items()}, ("layers.0.", "hold nothing")),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to, adapter, tmp_path):
+    toy = adapter()
+    write_tensors(toy, change)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), 2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged", "axolotl", "trl"])
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "nearest: ", "q_proj")),
+        ({"r": 33, "rank_pattern": {}}, 3, ("rank 33", "16 × 16", "at most 16")),
+        ({"r": "four"}, 2, ("r is 'four'", "a whole number")),
+        ({"peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
+    ],
+)
+def test_config_that_does_not_fit_its_base_model_is_refused(fields, code, words, to, adapter, tmp_path):
+    toy = adapter()
+    rewrite(toy, **fields)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), code, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapter_of_another_architecture_is_refused(adapter, model_dir, tmp_path):
+    toy = adapter()
+    flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags, "--model", model_dir), 3, str(model_dir), "which the model lacks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_methods_on_one_site_are_refused(adapter, tmp_path):
+    toy = adapter()
+    for name in ("a", "b"):
+        shutil.copytree(toy.folder, tmp_path / "mix" / name)
+    (tmp_path / "mix" / "order.json").write_text('["a", "b"]', encoding="utf-8")
+    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enough(adapter, tmp_path):
+    toy = adapter()
+    rewrite(toy, base_model_name_or_path="somebody/somewhere")
+    told = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    assert told["notes"] == ["not checked against somebody/somewhere, whose config is not at hand"]
+
+
+def test_reader_of_a_tuner_of_ours_is_told_what_to_import(adapter, tmp_path):
+    toy = adapter("bottleneck")
+    told = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    assert any("import autopeft.methods.bottleneck" in note for note in told["notes"])
 
 
 def test_folder_with_files_is_left_alone(adapter, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 
@@ -217,10 +218,19 @@ def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
     assert (state_of(bert.module), bert.sha256()) == (before, digest)
 
 
-def test_site_that_the_base_model_lacks_is_answered_with_the_nearest(bert):
-    adapter = Adapter(method="lora", site="bert.encoder.layer.9.attention.self.query", rank=1)
-    near = r"nearest: bert\.encoder\.layer\.0\.attention\.self\.query"
-    with pytest.raises(SiteError, match=rf"toy bert has no site 'bert\.encoder\.layer\.9\..*'; {near}"):
+@pytest.mark.parametrize(
+    ("site", "near"),
+    [
+        ("bert.encoder.layer.9.attention.self.query", "bert.encoder.layer.0.attention.self.query"),
+        ("bert.encoder.layer.1.attention.self.quer", "bert.encoder.layer.1.attention.self.query"),
+        ("bert.pooler.dens", "bert.pooler.dense"),
+        ("query", "bert.encoder.layer.0.attention.self.query"),
+    ],
+)
+def test_site_that_the_base_model_lacks_is_answered_with_the_nearest(site, near, bert):
+    adapter = Adapter(method="lora", site=site, rank=1)
+    words = rf"toy bert has no site '{re.escape(site)}'; nearest: .*{re.escape(near)}"
+    with pytest.raises(SiteError, match=words):
         check_sites([adapter], bert)
 
 

@@ -79,8 +79,9 @@ def test_a_clear_loss_did_harm(result):  # noqa: F811
     assert found.helped is False and "did harm" in found.sentence and "0.032 higher" in found.sentence
 
 
-def test_a_gain_below_one_percent_of_the_loss_does_not_matter(result):  # noqa: F811
-    found = did_it_help(replace(result, score_pairs=pairs_of([1e-4, -1e-4] * 4)))
+@pytest.mark.parametrize("gains", [[1e-4, -1e-4] * 4, [gain / 100 for gain in CLEAR]], ids=["none", "sure"])
+def test_a_gain_below_one_percent_of_the_loss_does_not_matter(result, gains):  # noqa: F811
+    found = did_it_help(replace(result, score_pairs=pairs_of(gains)))
     assert found.helped is False and "no gain that matters" in found.sentence
 
 

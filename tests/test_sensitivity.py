@@ -259,6 +259,15 @@ def test_loss_that_is_not_finite_names_the_batch(bert, task, make_batch):
         run(["fisher"], bert, batches, task=Broken(task, factor=float("nan")))
 
 
+def test_weight_that_is_not_finite_is_named(make_base, task, make_batch):
+    base = make_base("bert")
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    with torch.no_grad():
+        base.module.get_parameter(name)[0, 0] = float("nan")
+    with pytest.raises(DataError, match=rf"loss of batch 1 \(6 examples\) is nan.*{name} of the base model"):
+        run(["fisher"], base, [make_batch(), make_batch()], task=task)
+
+
 def test_score_that_is_not_finite_names_the_site(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(3)]
     with pytest.raises(SpecError, match=r"score fisher is (inf|nan) at bert\..*fp32"):
@@ -401,6 +410,19 @@ def test_held_bytes_are_counted_and_time_is_told(bert, task, make_batch):
     assert found.peak_bytes > 8 * n_inputs
     assert found.seconds > 0
     assert run(["uniform"], bert, [], task=task).peak_bytes == 0
+
+
+def test_what_a_score_gathers_counts_as_memory(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    fisher, spectrum = (run([name], bert, batches, task=task).peak_bytes for name in ("fisher", "spectrum"))
+    numbers = 0  # such small maps are summed up whole; a norm's weight and bias too, all once for each half
+    for site in bert.sites:
+        if site.kind == "norm":
+            numbers += 2 * site.out_features
+        elif site.kind == "linear":
+            numbers += site.in_features * site.out_features
+    sums_of_fisher = 2 * 8 * len([site for site in bert.sites if site.kind in MEASURED_KINDS])
+    assert spectrum - fisher == 2 * 4 * numbers - sums_of_fisher
 
 
 # Models whose layers see other shapes.

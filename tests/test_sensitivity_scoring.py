@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.scoring import _batches, affordable_examples, sensitivity
+from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json
 from autopeft.records import Sensitivity as Record
 
@@ -77,3 +79,22 @@ def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
         sensitivity(prepared, ["fisher"], max_examples=0)
     with pytest.raises(UnknownNameError, match=r"no score named 'fischer'.*Did you mean 'fisher'"):
         sensitivity(prepared, ["fischer"])
+
+
+def test_a_search_logs_what_its_scores_have_to_say(prepared, caplog):
+    class FirstLayerOnly:
+        peft_task_type, collate = "SEQ_CLS", staticmethod(prepared.task.collate)
+
+        def loss(self, model, batch):
+            features = {name: value for name, value in batch.items() if name != "labels"}
+            return model(**features, output_hidden_states=True).hidden_states[1].square().mean()
+
+    with caplog.at_level("INFO"):
+        scores = logged_scores(replace(prepared, task=FirstLayerOnly()), ["fisher", "activation"])
+    assert [score.name for score in scores] == ["fisher", "activation"]
+    assert "Sensitivity: activation does not measure" in caplog.text
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    beyond = [s.name for s in prepared.base.sites if ".layer.1." in s.name or "pooler" in s.name]
+    assert warning == (
+        f"Sensitivity: no gradient reaches {len(beyond)} sites, which score 0: {', '.join(beyond)}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from model_toys import CONTEXT, D, F, build, logits, make_inputs, skeleton, trai
 from peft import LoraConfig, PeftModel
 from torch import nn
 
+from autopeft.extension import discover
 from autopeft.model import BaseModel, list_sites, load_weights, save_weights
 from autopeft.model.shapes import map_shape, n_params
 from autopeft.records import Plan
@@ -160,9 +162,11 @@ def test_weights_that_no_method_reaches_are_told_once_by_name(architecture, task
     with caplog.at_level(logging.INFO, logger="autopeft"):
         skeleton(architecture, task_type)
     (told,) = [
-        record.getMessage() for record in caplog.records if "no method can adapt" in record.getMessage()
+        record.getMessage()
+        for record in caplog.records
+        if "no method of autopeft fits" in record.getMessage()
     ]
-    assert told.startswith(f"toy {architecture} holds weights that no method can adapt: ")
+    assert told.startswith(f"toy {architecture} holds weights at which no method of autopeft fits: ")
     assert set(told.partition(": ")[2].rstrip(".").split(", ")) == names
 
 
@@ -172,7 +176,7 @@ def test_weights_that_no_method_reaches_are_told_once_by_name(architecture, task
 def test_nothing_is_told_where_every_weight_is_a_site_or_an_embedding(architecture, task_type, caplog):
     with caplog.at_level(logging.INFO, logger="autopeft"):
         skeleton(architecture, task_type)
-    assert "no method can adapt" not in caplog.text
+    assert "no method of autopeft fits" not in caplog.text
 
 
 def expert_config(base, ranks):
@@ -239,6 +243,14 @@ class Linear4bit(nn.Linear):
         self.weight.quant_state = SimpleNamespace(shape=torch.Size((n_out, n_in)))
 
 
+class Linear8bit(nn.Linear):
+    """What bitsandbytes leaves of a map in 8 bits: as many numbers, whole ones."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        self.weight = nn.Parameter(torch.zeros(n_out, n_in, dtype=torch.int8), requires_grad=False)
+
+
 class QuantLinear(nn.Module):
     """What GPTQ leaves of a map: eight 4-bit weights an int32, all in buffers."""
 
@@ -263,14 +275,14 @@ class QuantizedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
 
 
-@pytest.mark.parametrize("packed", [Linear4bit, QuantLinear, QuantizedLinear])
+@pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
 def test_quantised_map_is_a_site_of_its_logical_size_and_counts_as_before(packed):
     quantised = packed(16, 24)
     assert map_shape(quantised) == ("linear", 16, 24)
     assert n_params(quantised) == n_params(nn.Linear(16, 24)) == 16 * 24 + 24
 
 
-@pytest.mark.parametrize("packed", [Linear4bit, QuantLinear, QuantizedLinear])
+@pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
 def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
     original, base = skeleton("bert", CLASSES), build("bert", CLASSES)
     for name, child in list(base.module.bert.encoder.named_modules()):
@@ -278,7 +290,22 @@ def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
             parent = base.module.bert.encoder.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], packed(child.in_features, child.out_features))
     again = BaseModel(base.module, None, name="quantised", untrained=frozenset())
-    assert (again.sites, again.base_params) == (original.sites, original.base_params)
+    assert tuple(replace(site, quantised=False) for site in again.sites) == original.sites
+    assert again.base_params == original.base_params
+    maps = [site for site in again.sites if site.kind == "linear" and ".encoder." in site.name]
+    assert [site.name for site in again.sites if site.quantised] == [site.name for site in maps]
+
+
+def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
+    """Which ones do was measured with bitsandbytes: see reports/LOG.md."""
+    sites = list_sites(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
+    assert [site.quantised for site in sites] == [False, True]
+    methods = discover("autopeft.methods")
+    for name in ("c3a", "delora", "loha", "lokr", "shira"):
+        assert methods[name].refusal(sites[0]) is None
+        assert "quantised" in methods[name].refusal(sites[1])
+    for name in ("lora", "bottleneck", "fourierft", "hira", "ia3", "miss", "oft", "road", "vera"):
+        assert "quantised" not in (methods[name].refusal(sites[1]) or "")
 
 
 def test_experts_that_bitsandbytes_packed_count_by_its_note_of_their_shape():

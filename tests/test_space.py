@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 import optuna
 import pytest
@@ -16,6 +17,7 @@ from autopeft.records import Plan, Site
 from autopeft.space import (
     Ground,
     MethodSpace,
+    MixPart,
     Policy,
     Space,
     baseline_policies,
@@ -131,15 +133,17 @@ def policies(draw: st.DrawFn) -> Policy:
             method=name,
             placement=draw(st.sampled_from(["all", "attention", "mlp", "q+v", "o"])),
             layer_share=draw(st.floats(0.01, 1)),
-            layers_by=draw(st.sampled_from(["last", "score"])),
+            layers_by=draw(st.sampled_from(["last", "first", "middle", "score", "0110", "101", "00"])),
             exponent=draw(st.floats(0, 4)),
             options=tuple(sorted(chosen.items())),
-            max_rank=draw(st.one_of(st.none(), st.integers(1, 64))),
+            min_rank=draw(st.one_of(st.none(), st.integers(1, 5))),
+            max_rank=draw(st.one_of(st.none(), st.integers(2, 64))),  # 2 is the smallest of OFT and MiSS
             learning_rate=1e-3,
         )
 
     first, *others = draw(st.lists(st.sampled_from(CLOSED_FORMS), min_size=1, max_size=3, unique=True))
-    return replace(part(first), beside=tuple(part(name) for name in others))
+    share = draw(st.one_of(st.just(1.0), st.floats(0.05, 1)))
+    return replace(part(first), budget_share=share, beside=tuple(part(name) for name in others))
 
 
 @settings(max_examples=120, deadline=None)
@@ -155,14 +159,17 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
 @given(policies(), st.integers(24, 6000))
 def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
     own, plan = ground(budget), plan_of(policy, ground(budget))
-    left = budget - plan.trainable_params
+    allowed = math.floor(Fraction(repr(policy.budget_share)) * budget)
+    left = allowed - plan.trainable_params
     granted = {adapter.site: adapter for adapter in plan.adapters}
     claimed: dict[str, tuple[Policy, Site]] = {}
     for part in (policy, *policy.beside):
         for site in select_sites(part, own, METHODS[part.method]):
             if prices(part, site):
                 claimed.setdefault(site.name, (part, site))
-    assume(any(min(prices(part, site).values()) <= budget for part, site in claimed.values()))  # else widened
+    assume(
+        any(min(prices(part, site).values()) <= allowed for part, site in claimed.values())
+    )  # else widened
     assert granted.keys() <= claimed.keys()
     for name, (part, site) in claimed.items():
         rank = (granted[name].rank or 1) if name in granted else 0  # 0 where a method has no rank
@@ -170,13 +177,31 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
         assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
 
 
+@settings(max_examples=80, deadline=None)
+@given(policies(), st.integers(24, 4000), st.integers(0, 600))
+def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
+    whole = replace(policy, budget_share=1.0)
+    poor, rich = (plan_of(whole, ground(own)) for own in (budget, budget + more))
+    assert recount(poor) <= recount(rich)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policies(), st.integers(24, 4000), st.randoms(use_true_random=False))
+def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
+    policy: Policy, budget: int, chance: random.Random
+) -> None:
+    own = ground(budget)
+    shuffled = replace(own, sites=tuple(chance.sample(own.sites, len(own.sites))))
+    assert plan_of(policy, own) == plan_of(policy, own) == plan_of(policy, shuffled)
+
+
 def prices(part: Policy, site: Site) -> dict[int, int]:
     """Rank -> parameters, as far as the policy's cap allows; a method without a rank has one."""
     method = METHODS[part.method]
     options = method.options(site, **dict(part.options))
-    cap = part.max_rank if method.ranked and part.max_rank is not None else 10**6
-    smallest, *others = method.ranks(site, options)
-    return {rank: method.cost(site, rank, options) for rank in (smallest, *(r for r in others if r <= cap))}
+    lowest, highest = (part.min_rank or 0, part.max_rank or 10**6) if method.ranked else (0, 10**6)
+    allowed = [rank for rank in method.ranks(site, options) if lowest <= rank <= highest]
+    return {rank: method.cost(site, rank, options) for rank in allowed}
 
 
 def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() -> None:
@@ -251,11 +276,18 @@ def test_a_score_counts_per_trained_parameter() -> None:
         (0.5, "last", {2, 3}),
         (0.25, "last", {3}),
         (0.01, "last", {3}),
+        (0.5, "first", {0, 1}),
+        (0.5, "middle", {1, 2}),
+        (0.25, "middle", {1}),
         (0.5, "score", {0, 2}),
+        (0.25, "1001", {0, 3}),  # parts of the depth, whatever the share
+        (0.25, "01", {2, 3}),
+        (0.25, "01000010", {3}),  # layer i of 4 lies in part 2 i of 8: part 1 holds none
+        (0.25, "0000", set()),
         (0.25, "score", {2}),
     ],
 )
-def test_a_share_keeps_the_last_or_the_best_scored_layers(share: float, by: str, layers: set[int]) -> None:
+def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
     by_layer = {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0, None: 0.0}
     own = ground(scores={site.name: by_layer[site.layer] for site in sites()})
     policy = Policy(method="lora", placement="q+v", layer_share=share, layers_by=by, learning_rate=1e-3)
@@ -285,6 +317,66 @@ def test_a_scale_rule_keeps_scale_times_a_power_of_the_rank(rule: str, power: fl
     expected = {"constant": 2.0, "rslora": 4.0}[rule]  # alpha / r = 2; alpha / sqrt(r) = 4
     assert len({a.rank for a in adapters}) > 1
     assert [a.scale * a.rank**power for a in adapters] == pytest.approx([expected] * len(adapters))
+
+
+@pytest.mark.parametrize(
+    ("floor", "cap", "ranks"), [(1, 8, [3, 4]), (4, 8, [7]), (1, 2, [2, 2]), (3, 3, [3, 3])]
+)
+def test_a_floor_gives_a_site_nothing_rather_than_less(floor: int, cap: int, ranks: list[int]) -> None:
+    # Seven ranks of 16 parameters for q of two layers; from a floor of 4 on, the later alone.
+    own = ground(7 * 16)
+    policy = Policy(
+        method="lora", placement="q", layer_share=0.5, min_rank=floor, max_rank=cap, learning_rate=1e-3
+    )
+    assert [adapter.rank for adapter in plan_of(policy, own).adapters] == ranks
+
+
+def test_a_floor_above_every_rank_of_all_sites_is_dropped_with_the_options() -> None:
+    policy = Policy(method="lora", placement="q", min_rank=9, options=DORA, learning_rate=1e-3)
+    plan = plan_of(policy, ground())
+    assert plan.adapters and not any(adapter.options for adapter in plan.adapters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 100), st.integers(16, 4000))
+def test_a_budget_share_is_the_budget_of_that_size(percent: int, budget: int) -> None:
+    policy = Policy(method="lora", learning_rate=1e-3)
+    part = plan_of(replace(policy, budget_share=percent / 100), ground(budget))
+    share = percent * budget // 100  # exact in integers: 29 % of 100 is 29
+    expected = ground(share if share >= 16 else budget)  # too little for one site: all of it
+    assert part == plan_of(policy, expected)
+
+
+def test_a_size_is_the_rank_at_every_site_and_0_leaves_the_part_out() -> None:
+    space = Space(
+        about="as AutoPEFT",
+        mixes={
+            "both": (
+                MixPart(
+                    method="bottleneck", placement=("down",), layers_by=("any",), depth_parts=4, size=(0, 4)
+                ),
+                MixPart(method="lora", placement=("q",), layers_by=("lead",), size=(0, 2)),
+            )
+        },
+    )
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    depth = {f"both.0.depth.{index}": int(index in (1, 3)) for index in range(4)}
+    for serial in (0, 4):
+        study.enqueue_trial({"both.0.size": serial, "both.1.size": 2, "both.0.learning_rate": 1e-3, **depth})
+        policy = suggest(study.ask(), space, METHODS)
+        ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, ground()).adapters}
+        expected = {"h.1.q": 2, "h.3.q": 2, "h.1.down": 4, "h.3.down": 4}
+        assert ranks == {site: rank for site, rank in expected.items() if rank == 2 or serial}
+    assert cheapest(space, ground()) == {"both": 2 * 16}  # either alone: a bottleneck of 4 costs 76
+
+
+def test_a_share_that_may_be_drawn_is_given_to_every_arm() -> None:
+    space = DEFAULT.sharing(0.1)
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    found = [suggest(study.ask(), space, METHODS) for _ in range(40)]
+    assert all(0.1 <= policy.budget_share <= 1 for policy in found)
+    assert len({policy.budget_share for policy in found}) == 40
+    assert all(part.budget_share == 1.0 for policy in found for part in policy.beside)
 
 
 # Baselines and what fits.

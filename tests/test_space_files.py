@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import model_toys
+import optuna
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method, discover
-from autopeft.space import Space, learning_rates, load, names, servable
+from autopeft.space import (
+    Ground,
+    Space,
+    feasible,
+    learning_rates,
+    load,
+    names,
+    plan_of,
+    servable,
+    suggest,
+)
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
 
@@ -26,8 +38,44 @@ def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None
     assert space.about and set(space.methods) <= set(METHODS)
 
 
-def test_four_spaces_are_shipped() -> None:
-    assert {"default", "everything", "lora_only", "tiny_budget"} <= set(names())
+PUBLISHED = {"autopeft_tacl", "s3delta", "bipeft", "auto_lora"}
+
+
+def test_eight_spaces_are_shipped() -> None:
+    assert set(names()) == {"default", "everything", "lora_only", "tiny_budget"} | PUBLISHED
+
+
+def test_autopeft_has_the_sizes_and_layers_of_the_paper() -> None:
+    space = load("autopeft_tacl", known_methods=METHODS)
+    assert learning_rates(space, "serial+parallel+prefix", METHODS) == (1e-4, 1e-4)
+    serial, parallel, _ = (own for _, own in space.parts("serial+parallel+prefix"))
+    # The hidden size over 2**k for k from 0 to 10; over 1,024 nothing is left of 768.
+    assert sorted(serial.size, reverse=True) == [768 // 2**k for k in range(11)]
+    assert (serial.size, serial.depth_parts) == (parallel.size, 12)
+    # Three sizes and twelve layers, but that a prefix has at most 200 tokens.
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    suggest(trial, space, METHODS)
+    assert sorted(trial.distributions) == sorted(
+        [f"serial+parallel+prefix.{i}.size" for i in range(3)]
+        + [f"serial+parallel+prefix.0.depth.{i}" for i in range(12)]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_published_space_makes_plans_within_a_budget_for_encoders_and_decoders(
+    name: str, kind: str
+) -> None:
+    base = model_toys.skeleton(kind, "SEQ_CLS")
+    scores = {site.name: 1.0 for site in base.sites}
+    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=400)
+    space = feasible(load(name, known_methods=METHODS), ground)
+    assert space.arms
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    plans = {plan_of(suggest(study.ask(), space, METHODS), ground) for _ in range(20)}
+    assert all(plan.trainable_params <= 400 for plan in plans)
+    assert len(plans) > 5
 
 
 def test_the_space_of_everything_has_every_method() -> None:
@@ -64,7 +112,13 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
         ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
         ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),
-        ("  lora: {layers_by: [first]}\n", "layers_by.* is 'first'; it should be 'last' or 'score'"),
+        ("  lora: {layers_by: [top]}\n", "layers_by.* is 'top'; it should be 'last', 'first', 'middle'"),
+        ("  lora: {layers_by: [lead]}\n", "layers_by lead in the first part of 'lora'"),
+        ("  lora: {min_rank: 9, max_rank: 8}\n", "a min_rank of 9, above its max_rank of 8; lower it"),
+        ("  lora: {size: [8], max_rank: 8}\n", "lora a size and a min_rank or max_rank"),
+        ("  ia3: {size: [8]}\n", "gives size to ia3, which has no ranks"),
+        ("  ia3: {min_rank: 2}\n", "gives min_rank to ia3, which has no ranks"),
+        ("  lora: {budget_share: [0.0, 1.0]}\n", "budget_share.* is 0.0; it should be greater than 0"),
     ],
 )
 def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, complaint: str) -> None:
@@ -84,6 +138,14 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         (
             "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
             "has ranks_by spectrum at lora",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, layers_by: [lead], layer_share: [0.5, 1.0]}\n",
+            "layers_by lead in 'both' beside another choice or a layer_share",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, budget_share: [0.5, 1.0]}\n",
+            "a budget_share in a later part of 'both'",
         ),
         ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
     ],

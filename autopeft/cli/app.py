@@ -354,26 +354,23 @@ def report(
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
-    """List the PEFT methods."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Say all of this one, sources included.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the PEFT methods, or describe one."""
     with told(quiet=as_json):
-        from autopeft.cli import tables
+        from autopeft.cli import described, tables
         from autopeft.extension import discover
 
-        found = discover("autopeft.methods").values()
+        known = discover("autopeft.methods")
+        found = list(known.values()) if name is None else [known[name]]
         if as_json:
-            _answer({part.name: dataclasses.asdict(part) for part in found})
-            return
-        rows = [
-            (
-                part.name,
-                part.summary,
-                "yes" if part.merges else "no",
-                "{:g} … {:g}".format(*part.learning_rate_range),
-            )
-            for part in found
-        ]
-        tables.print_rows(("method", "what is trained", "merges", "learning rate"), rows)
+            _answer({part.name: described.method_json(part) for part in found})
+        elif name is None:
+            tables.print_rows(described.METHOD_COLUMNS, described.method_rows(found))
+        else:
+            print(described.method_text(found[0]))
 
 
 @app.command()
@@ -389,8 +386,8 @@ def spaces(as_json: Json = False) -> None:
         if as_json:
             _answer({name: own.model_dump(mode="json") for name, own in found.items()})
             return
-        rows = [(name, own.about, ", ".join(own.methods)) for name, own in found.items()]
-        tables.print_rows(("space", "about", "methods"), rows)
+        rows = [(name, own.about, ", ".join(own.arms)) for name, own in found.items()]
+        tables.print_rows(("space", "about", "methods and mixes"), rows)
 
 
 def _answer(content: Any) -> None:

@@ -1,7 +1,7 @@
 """What `analyze` prints: a layer × role map per score, at most 80 columns wide, and what to make of it.
 
-In colour a cell is shaded; plain, a block beside its number says the same. Each shade or block stands
-for twice the one before, up to the largest share in a layer.
+In colour a cell is shaded; plain, a block beside its number says the same, or a letter where the output
+has no blocks. Each stands for twice the one before, up to the largest share in a layer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from rich.text import Text
 from autopeft.cli.counts import size
 from autopeft.cli.tables import console
 from autopeft.records import Site, SiteScores, to_json
-from autopeft.report import seen_enough
+from autopeft.report import effective_ranks, seen_enough
 from autopeft.report.heat import LIGHT, SEEN_ENOUGH
 from autopeft.report.maps import digits_of, shade_of
 from autopeft.report.words import duration, percent, plan_words, rate
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = 80
 _MAX_ROWS = 16  # chosen by hand, so that the maps of two scores fit a screen; more layers are folded
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BLOCKS, _LETTERS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 _OUTSIDE, _ALL = "outside", "all"
 _MIN_CELL, _MAX_CELL = 7, 12  # characters: "100.0 █", and a long role's name
 _SHOWN_NAMES = 5
+_HELD_BY = (1, 4, 16)  # ranks of which the share of a spectrum's energy is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +51,30 @@ def print_analysis(analysis: Analysis) -> None:
     out = console()
     n_drawn = len([site for site in analysis.sites if site.kind != "model"])
     out.print(f"{analysis.base_model} on {analysis.data}: {n_drawn} sites")
-    in_colour = out.color_system is not None
+    blocks = _blocks(out)
     for score in analysis.scores:
         out.print()
-        for line in heat_lines(analysis.sites, score, in_colour=in_colour):
+        for line in heat_lines(analysis.sites, score, blocks=blocks):
             out.print(line)
         _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
+        for told in spectrum_words(analysis.sites, score):
+            _print_wrapped(out, told)
     out.print()
     for paragraph in (*_facts(analysis), *_suggested(analysis)):
         _print_wrapped(out, paragraph)
     for file in analysis.files:
         out.print(file, markup=False)
+
+
+def _blocks(out: Console) -> str:
+    """What stands beside the numbers; nothing where they can be shaded."""
+    if out.color_system is not None and not out.no_color:
+        return ""
+    try:
+        _BLOCKS.encode(out.encoding)
+    except UnicodeEncodeError:
+        return _LETTERS
+    return _BLOCKS
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
@@ -73,6 +88,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "n_train_examples": analysis.n_train,
         "sites": [to_json(site) for site in analysis.sites],
         **to_json(analysis.sensitivity),
+        "effective_ranks": next((list(r) for r in map(effective_ranks, analysis.scores) if r), None),
         "budget": to_json(budget),
         "suggestion": {
             "tested": False,
@@ -88,13 +104,34 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def heat_lines(sites: Sequence[Site], score: SiteScores, *, in_colour: bool = False) -> Iterator[Text]:
+def spectrum_words(sites: Sequence[Site], score: SiteScores) -> Iterator[str]:
+    """Of a spectrum, how many directions the gradients of maps have, and what one rank holds of them."""
+    kept = [
+        (rank, energies, max(value, math.fsum(energies)))
+        for site, rank, energies, value in zip(
+            sites, effective_ranks(score), score.profiles, score.values, strict=False
+        )
+        if site.kind in ("linear", "conv1d") and rank is not None
+    ]
+    if kept:
+        ranks = sorted(rank for rank, _, _ in kept)
+        shares = (
+            f"of rank {r} holds {median(100 * math.fsum(own[:r]) / total for _, own, total in kept):.0f} %"
+            for r in _HELD_BY
+        )
+        yield (
+            f"effective rank of a map's gradient: {ranks[0]:.1f} to {ranks[-1]:.1f}, median "
+            f"{median(ranks):.1f}; of its energy the best update {', '.join(shares)} (median)"
+        )
+
+
+def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCKS) -> Iterator[Text]:
     """The map of one score, the deepest layer on top, in lines of at most 80 columns.
 
     Args:
         sites: All sites; the model as a whole has no cell.
         score: Values in the order of the sites.
-        in_colour: Shade the cells; else blocks stand beside the numbers.
+        blocks: Eight that stand beside the numbers, from little to much; none: shade the cells.
     """
     roles, rows = fold(sites, score)
     if not rows:
@@ -113,7 +150,7 @@ def heat_lines(sites: Sequence[Site], score: SiteScores, *, in_colour: bool = Fa
                     row.shares[column],
                     top=0.0 if is_margin or roles[column] == _ALL else top,
                     width=_width(roles[column]),
-                    in_colour=in_colour,
+                    blocks=blocks,
                 )
                 for column in band
             ]
@@ -199,17 +236,17 @@ def _top(rows: Sequence[Row]) -> float:
     return max(shares, default=0.0) or max(outside)
 
 
-def _cell(share: float | None, *, top: float, width: int, in_colour: bool) -> str | Text:
+def _cell(share: float | None, *, top: float, width: int, blocks: str) -> str | Text:
     """A share with its shade or block; `top` is the largest share, 0 for a margin without shade."""
     if share is None:
         return " " * width
     digits = digits_of(top) if top and share < 99.9 else 1
-    if in_colour:
+    if not blocks:
         level = shade_of(share, top=top, n_shades=len(LIGHT)) if top else 0
         style = f"{LIGHT[level - 1][1]} on {LIGHT[level - 1][0]}" if level else ""
         return Text(f"{share:.{digits}f} ".rjust(width), style=style)
-    level = shade_of(share, top=top, n_shades=len(_BLOCKS)) if top else 0
-    block = _BLOCKS[level - 1] if level else " "
+    level = shade_of(share, top=top, n_shades=len(blocks)) if top else 0
+    block = blocks[level - 1] if level else " "
     return f"{share:.{digits}f} {block}".rjust(width)
 
 
@@ -267,10 +304,11 @@ def _suggested(analysis: Analysis) -> Iterator[str]:
 
 def _print_wrapped(out: Console, paragraph: str) -> None:
     """At most 80 columns but for words, such as paths, that are longer; commands stay in one line."""
+    kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
     lines = (
         [paragraph]
         if "autopeft " in paragraph
-        else wrap(paragraph, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+        else wrap(kept_together, _COLUMNS, break_long_words=False, break_on_hyphens=False)
     )
     for line in lines:
-        out.print(line, markup=False)
+        out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)

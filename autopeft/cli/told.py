@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import signal
 import sys
@@ -29,6 +30,8 @@ def told(*, quiet: bool = False) -> Iterator[None]:
         level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
     )
     _hush_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that knows ASCII alone gets ? for a dash
+        sys.stdout.reconfigure(errors="replace")
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield

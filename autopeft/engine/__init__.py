@@ -5,7 +5,7 @@ depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
 Inside the folder each file imports only from those before it:
-schedule, samplers, refine → ledger → propose → twins, promote → confirm.
+schedule, samplers, refine → ledger → front → propose → twins, promote → confirm.
 """
 
 from __future__ import annotations
@@ -25,19 +25,36 @@ from autopeft.engine.confirm import (
     read_test,
     summaries,
 )
+from autopeft.engine.front import front, is_allowed
 from autopeft.engine.ledger import Ledger, Progress, Question
-from autopeft.engine.promote import choose, climb, correlation
+from autopeft.engine.promote import choose, climb, correlation, retune
 from autopeft.engine.propose import Proposer, n_proposals
-from autopeft.engine.schedule import Schedule, later_cost, n_promoted, rungs
+from autopeft.engine.samplers import check_sampler
+from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
 from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
-__all__ = ["Ledger", "Outcome", "Progress", "Question", "Schedule", "later_cost", "rungs", "search"]
+__all__ = [
+    "Ledger",
+    "Outcome",
+    "Progress",
+    "Question",
+    "Schedule",
+    "check_sampler",
+    "climb",
+    "later_cost",
+    "rungs",
+    "search",
+    "stretched",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a search found, before it is put together with its setting."""
+    """What a search found, before it is put together with its setting.
+
+    `front` holds the plans at the last rung that no other beats on both loss and parameters.
+    """
 
     proposals: tuple[Proposal, ...]
     measurements: tuple[Measurement, ...]
@@ -49,6 +66,7 @@ class Outcome:
     verdict: Verdict
     proxy: Proxy
     score_pairs: tuple[ScorePair, ...]
+    front: tuple[Measurement, ...] = ()
 
 
 def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
@@ -67,7 +85,8 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     proposer = Proposer(question=question, ledger=ledger, storage=storage)
     first = proposer.run()
     score_pairs = measure_twins(question, ledger, proposer, first)
-    seen = climb(question, ledger, proposer, first)
+    seen = climb(question, ledger, first)
+    seen[-1] = retune(question, ledger, proposer, seen[-1])
     best, baseline, smallest = choose(question, ledger, seen[-1])
     named = finalists(question, ledger, (best, baseline, smallest))
     confirmed = confirm(question, ledger, named)
@@ -83,6 +102,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         verdict=judge(question, confirmed, named),
         score_pairs=score_pairs,
         proxy=_proxy(question, seen),
+        front=tuple(front(m for m in seen[-1].values() if is_allowed(question, ledger, m))),
     )
 
 
@@ -103,7 +123,7 @@ def _plan_ahead(question: Question, ledger: Ledger) -> None:
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
     n_first = n_proposals(question) + n_pairs(question) * len(NULLS)
     planned = [(schedule.rung(0, seed=seed), n_first)]
-    planned += [(schedule.rung(i, seed=seed), n_promoted(i)) for i in range(1, schedule.last + 1)]
+    planned += [(schedule.rung(i, seed=seed), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
     if question.spec.confirm.fidelity != "none":
         planned.append((schedule.fidelity("confirm", seed=seed), MAX_CONFIRMED * n_seeds))
         planned.append((schedule.fidelity("test", seed=seed), MAX_TESTED * n_seeds))

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
 from autopeft.engine.propose import Proposer, rate_range
-from autopeft.errors import TrainingError
+from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error, rank_correlation
 from autopeft.records import Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
-_N_BEST = (3, 2)  # by loss, baselines and head apart: above the first rung, and above the second
 _N_BASELINES = (2, 1)  # learning rates of the baseline
 _N_WIDENED = 2  # more of the best at the last rung, where the rung before ranked badly
 LOW_CORRELATION = 0.5  # Spearman between rungs below which the last one is widened; chosen by hand
@@ -27,10 +27,8 @@ Measured = dict[Plan, Measurement]
 log = logging.getLogger(__name__)
 
 
-def climb(question: Question, ledger: Ledger, proposer: Proposer, first: Measured) -> list[Measured]:
+def climb(question: Question, ledger: Ledger, first: Measured) -> list[Measured]:
     """Measure what each rung leaves at the next one; the first rung stands first in the list.
-
-    At the last rung the learning rates of the incumbent and of the baseline are tuned again, downwards.
 
     Raises:
         TrainingError: The first rung left none.
@@ -40,8 +38,6 @@ def climb(question: Question, ledger: Ledger, proposer: Proposer, first: Measure
         plans = promoted(question, ledger, seen)
         ledger.release({*seen[-1]} - {*plans})
         seen.append(_measure_rung(question, ledger, plans, index=index, before=seen[-1]))
-    if question.schedule.last:
-        seen[-1] |= _retune(question, ledger, proposer, seen[-1])
     ledger.release(seen[-1])
     return seen
 
@@ -86,18 +82,19 @@ def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> li
         raise TrainingError(
             f"None of {len(seen[-1])} plans could be trained; the first error was: {first_error(seen[-1])}"
         )
-    n_best, n_baselines = _N_BEST[min(rung, 1)], _N_BASELINES[min(rung, 1)]
+    n_best, n_baselines = question.schedule.n_best[min(rung, 1)], _N_BASELINES[min(rung, 1)]
     rho = correlation(seen[-2], seen[-1]) if rung else None
     if rho is not None and rho < LOW_CORRELATION:
         log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", rung, rung + 1, rho)
         n_best += _N_WIDENED
     baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
-    others = [
-        m.plan
-        for m in ranked
-        if m.plan.adapters and m.plan not in baselines and is_affordable(m.plan, question)
+    rivals = [
+        m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(question, ledger, m)
     ]
+    others = [m.plan for m in rivals]
     best = _with_few_rates(others, n_rates=n_baselines)[:n_best]
+    if question.spec.search.objective != "score":
+        best = [m.plan for m in thinned(front(rivals), n_best + 2)]
     small = [plan for plan in others if plan.trainable_params <= _SMALL_SHARE * question.ground.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     given = [next(iter(own)) for own in given_plans(question, ledger, ranked) if own]
@@ -121,12 +118,16 @@ def correlation(before: Measured, after: Measured) -> float | None:
     return rank_correlation([before[p].loss for p in shared], [after[p].loss for p in shared])
 
 
-def _retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measured) -> Measured:
+def retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measured) -> Measured:
     """The incumbent and the baseline at lower rates, as long as that helps; both get the same tries.
 
-    Source:
-        Short runs prefer higher learning rates than full ones do; a rung of a tenth of a run still does.
+    Short runs prefer higher learning rates than full ones do, and a rung of a tenth of a run still does.
+
+    Returns:
+        The last rung with what was added to it.
     """
+    if not question.schedule.last:
+        return last
     fidelity = question.schedule.rung(question.schedule.last, seed=question.seed)
     found: Measured = {}
     incumbent, baseline, _ = choose(question, ledger, last)
@@ -149,7 +150,8 @@ def _retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measur
             proposer.note_beside(arm, lower, source="retuned")
             (found[lower],) = ledger.measure_all([(lower, fidelity)])
             proposer.tell_beside(lower, found[lower])
-    return found
+    ledger.release(found)
+    return last | found
 
 
 def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
@@ -157,14 +159,24 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's
     whose metric is within the margin and two standard errors of the incumbent's; where there is
-    none it is the incumbent. Whether it holds, confirmation says.
+    none it is the incumbent. Whether it holds, confirmation says. Where the objective is `params` that
+    candidate is the incumbent.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
+        SiteError: No plan keeps to the limits.
     """
-    finished = (m for m in last.values() if m.loss is not None and is_affordable(m.plan, question))
+    finished = (m for m in last.values() if m.loss is not None and is_allowed(question, ledger, m))
     ranked = sorted(finished, key=by_loss)
-    baselines = [m.plan for m in ranked if is_baseline(m.plan, question, ledger)]
+    baselines = [
+        m.plan
+        for m in sorted(last.values(), key=by_loss)
+        if m.loss is not None and is_baseline(m.plan, question, ledger)
+    ]
+    if not ranked and baselines:
+        raise SiteError(
+            f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
+        )
     if not baselines:
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
@@ -176,17 +188,14 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
         m for m in ranked if m.plan.trainable_params <= most and question.sign * (m.metric or 0.0) >= floor
     ]
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
+    if question.spec.search.objective == "params":
+        incumbent = smallest
     return incumbent.plan, baselines[0], smallest.plan
 
 
 def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:
     """For each plan that the user gave its learning rates, in the order of `ranked`."""
     return [[m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in question.given]
-
-
-def is_affordable(plan: Plan, question: Question) -> bool:
-    """Whether a plan keeps to the budget; one that the user gave need not, and can then not win."""
-    return plan.trainable_params <= question.ground.max_params
 
 
 def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:

@@ -12,11 +12,12 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState, create_trial
 
+from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger, Question, by_loss
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.schedule import later_cost, rungs
-from autopeft.records import MAX_SEED, Fidelity, Measurement, Plan, Proposal
+from autopeft.records import Fidelity, Measurement, Plan, Proposal
 from autopeft.space import (
     Policy,
     Space,
@@ -278,13 +279,14 @@ class Proposer:
         return "random" if is_random else "sampler"
 
     def _sampler(self, source: str, number: int) -> BaseSampler:
-        """A sampler for one trial; its seed moves on with the trial, so that no point is repeated."""
-        seed = (1000 * self.question.seed + number) % (MAX_SEED + 1)
+        """A sampler for one trial, so that no point is repeated."""
         kind = self.question.spec.search.sampler if source == "sampler" else "random"
-        return make_sampler(kind, seed=seed, n_startup=_N_STARTUP)
+        return make_sampler(kind, seed=self.question.seed, number=number, n_startup=_N_STARTUP)
 
     def _tell(self, study: optuna.Study, trial: Trial, result: Measurement) -> None:
         """Tell the loss; a diverged rate is told as twice the worst, so that the sampler shuns it."""
+        for name, value in excess(self.question, self.ledger, result).items():
+            trial.set_constraint(name, value)
         if result.loss is not None:
             study.tell(trial, result.loss)
         elif result.error is not None and "diverged" in result.error:

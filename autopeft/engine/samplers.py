@@ -1,23 +1,173 @@
-"""Optuna's samplers as a search uses them: one for each trial, with a seed of its own."""
+"""The samplers that a study may ask: TPE, random, quasi-random, Gaussian process."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.search_space import intersection_search_space
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.records import MAX_SEED
+from autopeft.space import Space
+
+KINDS = ("tpe", "random", "qmc", "gp")
+_N_DIMENSIONS = 128  # parameters of one proposal; twelve parts of the depth in each of five parts make 60
 
 
-def make_sampler(kind: str, *, seed: int, n_startup: int) -> BaseSampler:
-    """The sampler of that name: tpe, random, qmc or gp."""
+def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> BaseSampler:
+    """A sampler for one trial of a study.
+
+    Args:
+        kind: One of `KINDS`; `gp` only for a space that `check_sampler` lets pass.
+        seed: Of the whole study.
+        number: Of the trial. A fresh sampler with the same seed would repeat its points, so the seed
+            moves on with the trial; points of `qmc` are told apart by their own number.
+        n_startup: Finished trials before `tpe` or `gp` models anything; below it they are random.
+    """
+    own = (1000 * seed + number) % (MAX_SEED + 1)
     if kind == "random":
-        return RandomSampler(seed=seed)
+        return RandomSampler(seed=own)
+    if kind == "qmc":
+        return QuasiRandomSampler(seed=seed)
+    if kind == "gp":
+        return ProcessSampler(seed=own, n_startup=n_startup)
+    if kind != "tpe":
+        raise UnknownNameError("sampler", kind, KINDS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if kind == "qmc":
-            return QMCSampler(seed=seed)
-        if kind == "gp":
-            return GPSampler(seed=seed, n_startup_trials=n_startup)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
         return TPESampler(
-            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup, seed=seed
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup, seed=own
         )
+
+
+def check_sampler(kind: str, space: Space) -> None:
+    """Refuse `gp` where a parameter depends on another.
+
+    A Gaussian process sees the parameters that all trials share and leaves the others to chance.
+
+    Raises:
+        SpecError: The space chooses between arms, or between whole-depth ways and `any`.
+    """
+    if kind != "gp":
+        return
+    if len(space.arms) > 1:
+        raise SpecError(
+            f"The sampler gp takes one method or one mix, and the search space has {len(space.arms)} "
+            f"({', '.join(space.arms[:4])}{', …' if len(space.arms) > 4 else ''}), whose parameters it would "
+            "draw at random; use --sampler tpe, or narrow the space by --methods or --space lora_only."
+        )
+    for method, own in space.parts(space.arms[0]):
+        if "any" in own.layers_by and len(own.layers_by) > 1:
+            raise SpecError(
+                f"The sampler gp takes no choice that depends on another, and {method} has layers_by any "
+                "beside other ways; use --sampler tpe, or leave one of them in the space."
+            )
+
+
+class QuasiRandomSampler(BaseSampler):
+    """Points of a scrambled Sobol sequence, for spaces with choices and with conditions.
+
+    Optuna's own covers only the numbers that its first trial has and draws the rest at random. Here the k-th
+    parameter of a proposal is the k-th coordinate of the point with the trial's number, so that every
+    arm's parameters are spread evenly, too.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        """The seed scrambles the sequence; it must be the same for a whole study."""
+        self._seed = seed
+        self._points: dict[int, list[float]] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing: a parameter is drawn when it is asked for."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The coordinate that belongs to the place of the parameter in its proposal."""
+        if trial.number not in self._points:
+            sequence = qmc.Sobol(d=_N_DIMENSIONS, scramble=True, rng=self._seed)
+            if trial.number:
+                sequence.fast_forward(trial.number)
+            self._points[trial.number] = sequence.random(1)[0].tolist()
+        return _at(self._points[trial.number][len(trial.params)], param_distribution)
+
+
+def _at(share: float, distribution: BaseDistribution) -> Any:
+    """The value at a share in [0, 1) of a distribution."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, IntDistribution) or distribution.step is not None:
+        assert not distribution.log, "whole numbers in the logarithm are in no space"
+        step = distribution.step or 1
+        value = low + step * int(share * (1 + round((high - low) / step)))
+    elif distribution.log:
+        value = low * math.exp(share * math.log(high / low))
+    else:
+        value = low + share * (high - low)
+    return min(max(value, low), high)
+
+
+class ProcessSampler(BaseSampler):
+    """Optuna's Gaussian process over the trials that have parameters.
+
+    A trial that has none, as the head alone or a baseline that the space lacks, would leave no parameter
+    that all trials share, and Optuna would turn to random in silence.
+    """
+
+    def __init__(self, *, seed: int, n_startup: int) -> None:
+        """`n_startup` trials with parameters are finished before anything is modelled."""
+        self._seed, self._n_startup = seed, n_startup
+        self._random = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that all finished trials share, but for trials without any."""
+        finished = [t for t in self._described(study) if t.state == TrialState.COMPLETE]
+        return intersection_search_space(finished)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The proposal of Optuna's process in a study that holds those trials alone."""
+        known = [t for t in self._described(study) if search_space.keys() <= t.params.keys()]
+        if not search_space or sum(t.state == TrialState.COMPLETE for t in known) < max(1, self._n_startup):
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            process = GPSampler(seed=self._seed, n_startup_trials=0, warn_independent_sampling=False)
+        mirror = optuna.create_study(sampler=process, directions=study.directions)
+        mirror.add_trials(known)
+        return mirror.ask(search_space).params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """At random, before there is anything to model."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    @staticmethod
+    def _described(study: Study) -> list[FrozenTrial]:
+        """Trials that are finished or under way, and have parameters."""
+        wanted = (TrialState.COMPLETE, TrialState.RUNNING)
+        return [trial for trial in study.get_trials(deepcopy=False, states=wanted) if trial.params]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopeft.records import Fidelity, Measurement
 from autopeft.train import rung_course
@@ -11,6 +11,10 @@ from autopeft.train import rung_course
 # Examples of the search split that each rung is judged on; the last takes all. Pairs share examples, so
 # that few rank well, and judging costs as much as training does: an example half a step's share.
 _RUNG_EXAMPLES = (256, 512)
+_BESIDE = (5, 3)  # what goes on beside the best: baselines, a small plan, the head, a sentinel
+_N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
+_LONGEST_LAST = 0.7  # of a full run; chosen by hand
+_LARGE_STEP = 3.5  # from one rung to the next, above which one lies between; chosen by hand
 _EVAL_COST = 0.5  # of an example, relative to training on it: one forward pass against two passes' worth
 
 
@@ -19,6 +23,7 @@ class Schedule:
     """Steps of rungs, of a full run and of a confirmation, and examples in each split.
 
     `rung_steps` ascends; a rung takes up the trunk of the one before, so that it costs only what is new.
+    `n_best` plans go on from the first rung and from the second, `beside` others with them at most.
     """
 
     rung_steps: tuple[int, ...]
@@ -28,6 +33,13 @@ class Schedule:
     n_search: int
     n_confirm: int
     n_test: int
+    n_best: tuple[int, int] = (3, 2)
+    beside: tuple[int, int] = _BESIDE
+
+    def n_promoted(self, index: int) -> int:
+        """How many plans reach a rung above the first at most."""
+        level = min(index, 2) - 1
+        return self.n_best[level] + self.beside[level]
 
     @property
     def last(self) -> int:
@@ -99,24 +111,57 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     last = max(first + 1, min(max(75, round(0.12 * full_steps)), round(0.4 * full_steps)))
     if strategy == "random":
         return (last,)
-    if strategy == "topk" or last < 3.5 * first:
+    if strategy == "topk" or last < _LARGE_STEP * first:
         return (first, last)
     return (first, max(min(75, last - 1), round(math.sqrt(first * last))), last)
 
 
-N_SECOND = 7  # plans above the first rung: the best, baselines, a small one, a sentinel
-N_THIRD = 4
-N_RETUNED = 2  # the incumbent and the baseline at a lower rate
-
-
-def n_promoted(index: int) -> int:
-    """How many plans reach a rung above the first at most."""
-    return N_SECOND if index == 1 else N_THIRD
-
-
 def later_cost(schedule: Schedule) -> float:
-    """What the rungs above the first cost at most in R, with rates tuned again at the last."""
+    """What the rungs above the first cost at most in R, with two rates tuned again at the last."""
     promoted = math.fsum(
-        n_promoted(index) * schedule.rung_cost(index) for index in range(1, schedule.last + 1)
+        schedule.n_promoted(index) * schedule.rung_cost(index) for index in range(1, schedule.last + 1)
     )
-    return promoted + (N_RETUNED * schedule.rung_cost(schedule.last, is_new=True) if schedule.last else 0.0)
+    retuned = _N_RETUNED * schedule.rung_cost(schedule.last, is_new=True) if schedule.last else 0.0
+    return promoted + retuned
+
+
+def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: int = _N_RETUNED) -> Schedule:
+    """The schedule with wider rungs and a longer last one, where a cost limit leaves room for them.
+
+    First a quarter of the first rung goes on, and a tenth to a third rung, if that can be paid; then the
+    last rung grows with what is left, to 70 % of a full run at most: few finalists that are trained for
+    long tell more than many short ones (`reports/studies/replay_rungs.py`, on published curves).
+
+    Args:
+        schedule: As `rungs` gives it.
+        n_first: Plans at the first rung.
+        max_cost: What the search may cost, in R.
+        n_retuned: Plans that are trained anew at the last rung.
+    """
+    left = max_cost - n_first * schedule.rung_cost(0)
+    wide = replace(schedule, n_best=(max(3, n_first // 4), max(2, n_first // 10)))
+    chosen = wide if _above(wide, n_retuned) <= left else schedule
+    most = round(_LONGEST_LAST * schedule.full_steps)
+    low, high = chosen.rung_steps[-1], max(most, chosen.rung_steps[-1])
+    while low < high:  # the longest last rung that can be paid, by bisection
+        middle = (low + high + 1) // 2
+        fits = _above(_with_last(chosen, middle), n_retuned) <= left
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return _with_last(chosen, low)
+
+
+def _above(schedule: Schedule, n_retuned: int) -> float:
+    """Cost of the rungs above the first in R."""
+    new = n_retuned * schedule.rung_cost(schedule.last, is_new=True)
+    return new + math.fsum(
+        schedule.n_promoted(i) * schedule.rung_cost(i) for i in range(1, schedule.last + 1)
+    )
+
+
+def _with_last(schedule: Schedule, last: int) -> Schedule:
+    """A last rung of so many steps, with a rung between where the step up to it is large."""
+    first, *_, before = schedule.rung_steps
+    between = schedule.rung_steps[1:-1]
+    if not between and last >= _LARGE_STEP * first and last > before:
+        between = (before,)
+    return replace(schedule, rung_steps=(first, *between, last))

@@ -12,10 +12,12 @@ diverged seed's row comes from `with_diverged`; a metric that is no mean over ex
 """
 
 from autopeft.evidence.components import Table
+from autopeft.evidence.equivalence import EquivalenceSet, Standing, equivalence_set
 from autopeft.evidence.intervals import Interval, label, mean_and_std_error, paired_interval, within_margin
+from autopeft.evidence.optimism import Optimism, optimism
 from autopeft.evidence.order import rank_correlation
 from autopeft.evidence.sequential import MAX_SEEDS, Look, look
-from autopeft.evidence.tables import pseudo_values, with_diverged
+from autopeft.evidence.tables import divergence_chance, pseudo_values, with_diverged
 from autopeft.evidence.wording import (
     sequential_verdict,
     verdict,
@@ -25,12 +27,18 @@ from autopeft.evidence.wording import (
 
 __all__ = [
     "MAX_SEEDS",
+    "EquivalenceSet",
     "Interval",
     "Look",
+    "Optimism",
+    "Standing",
     "Table",
+    "divergence_chance",
+    "equivalence_set",
     "label",
     "look",
     "mean_and_std_error",
+    "optimism",
     "paired_interval",
     "pseudo_values",
     "rank_correlation",

@@ -49,6 +49,17 @@ class MeanSquares:
         total = np.maximum.reduce([self.seed + self.example - self.residual, self.seed, self.example])
         return np.asarray(np.sqrt(total / (self.n_seeds * self.n_examples)))
 
+    @property
+    def excess(self) -> Table:
+        """What the examples add to the variance beyond the residual, times S N."""
+        return np.maximum(self.example - self.residual, 0.0)
+
+    @property
+    def example_share(self) -> Table:
+        """Share of the variance of the mean that more seeds would not lower, in [0, 1]."""
+        total = self.seed + self.excess
+        return np.divide(self.excess, total, out=np.zeros_like(total), where=total > 0)
+
     def flat(self) -> MeanSquares:
         """The same, where the last axis has length 1, without it."""
         every = (self.mean, self.seed, self.example, self.residual)
@@ -124,7 +135,7 @@ def rounding_floor(scale: float) -> float:
     return (FLOAT32_ROUNDING * max(1.0, scale)) ** 2
 
 
-def half_width(squares: MeanSquares, tail: float) -> Table:
+def half_width(squares: MeanSquares, tail: float | Table) -> Table:
     """Half the interval that misses the true mean with probability `tail`, both sides together.
 
     The seeds' part rests on S - 1 degrees of freedom and the examples' on N - 1. With
@@ -143,14 +154,13 @@ def half_width(squares: MeanSquares, tail: float) -> Table:
 
     Args:
         squares: Of at least two seeds.
-        tail: Two-sided, in (0, 1): 0.05 for a 95 % interval.
+        tail: Two-sided, in (0, 1): 0.05 for a 95 % interval; one, or one for each table.
     """
     n_seeds, n_cells = squares.n_seeds, squares.n_seeds * squares.n_examples
-    by_seed = float(stats.t.isf(tail / 2, n_seeds - 1))
-    by_example = float(stats.t.isf(tail / 2, squares.n_examples - 1))
-    excess = np.maximum(squares.example - squares.residual, 0.0)
-    total = squares.seed + excess
-    share = np.divide(squares.seed, total, out=np.ones_like(total), where=total > 0)
+    by_seed = stats.t.isf(np.asarray(tail) / 2, n_seeds - 1)
+    by_example = stats.t.isf(np.asarray(tail) / 2, squares.n_examples - 1)
+    total = squares.seed + squares.excess
+    share = 1 - squares.example_share
     factor = by_example + (by_seed - by_example) * share ** min((n_seeds - 1) / 2, 1.5)
     half = np.maximum(factor * np.sqrt(total), by_example * np.sqrt(squares.example))
     return np.asarray(half / np.sqrt(n_cells))

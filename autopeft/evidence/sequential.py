@@ -14,16 +14,19 @@ is tighter than the one that was used, so it errs no more often.
 often it looked and whatever made it stop. Seeds and examples both count: m_k, the mean after k
 seeds, has variance w + v / k, and w, the examples' part, stays when seeds are added. So
 information does not grow like k, and looks at few seeds are alike the more w weighs. No
-information is estimated from the scores (a small v by chance would spend more and
-seem larger at once); instead look k has the fixed two-sided tail
+information is estimated to steer the early looks (a small v by chance would spend more and
+seem larger at once); look k of K has the two-sided tail
 
-    p_k = alpha g (k / K)**3
+    p_k = alpha g (k / K)**3,    p_K = alpha (g + (1 - g) R**2),
 
-with g such that the whole procedure errs in alpha of all cases at the least favourable w / v.
+where R is the share of the examples in the variance at the end (1: all looks were the same look,
+and nothing has to be paid), with g such that the whole procedure errs in alpha of all cases at the
+least favourable w / v.
 
-**Interval.** Where a look crosses, `better` and `worse` were already paid for, and the interval
-may be narrower than the bound that stopped it: its tail is p_k**s alpha**(1 - s), s = 0.2, with
-the end towards 0 never beyond that of the bound, so that label and interval agree.
+**Interval.** While open it is that of the bound, tail p_k. At a stop the looks are paid for where they
+cost, at 0, and the interval may be narrower: its tail is p_k**s alpha**(1 - s), s = 0.2, as long
+as label and interval agree. Above 0 (`better`) its low end is never below that of the bound, which is
+above 0; where neither `better` nor `worse` was said, it holds 0.
 **Mean.** See `unbiased`.
 
 Source:
@@ -38,7 +41,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from autopeft.errors import SpecError
 from autopeft.evidence.components import (
@@ -62,17 +65,17 @@ _WORDS = ("inconclusive", "better", "worse", "equivalent", "inconclusive")
 # g of p_k by planned seeds, at alpha 0.1, 0.05, 0.02 and 0.005 (simulated, 150,000 confirmations each).
 _ALPHAS = (0.1, 0.05, 0.02, 0.005)
 _SHARES = {
-    2: (1.0, 1.0, 1.0, 0.985),
-    3: (0.995, 0.99, 0.89, 0.595),
-    4: (0.825, 0.77, 0.635, 0.35),
-    5: (0.75, 0.665, 0.535, 0.30),
-    6: (0.71, 0.63, 0.505, 0.325),
-    7: (0.695, 0.63, 0.52, 0.33),
-    8: (0.68, 0.60, 0.50, 0.32),
-    9: (0.67, 0.60, 0.48, 0.325),
-    10: (0.67, 0.595, 0.485, 0.315),
+    2: (1.0, 1.0, 1.0, 0.98),
+    3: (1.0, 0.995, 0.9, 0.05),
+    4: (0.815, 0.725, 0.555, 0.12),
+    5: (0.75, 0.67, 0.505, 0.165),
+    6: (0.705, 0.62, 0.49, 0.22),
+    7: (0.695, 0.62, 0.495, 0.255),
+    8: (0.675, 0.59, 0.49, 0.275),
+    9: (0.67, 0.59, 0.48, 0.285),
+    10: (0.665, 0.585, 0.48, 0.29),
 }
-_CROSSED_POWER = 0.2  # s above
+_STOPPED_POWER = 0.2  # s above
 _LEAST_CHANCE = 0.05  # of a decision by the planned seeds; below it more of them are futile
 _OPTIMISM = 0.9  # quantile of the seeds' variance that futility grants
 
@@ -94,11 +97,13 @@ class Design:
         """Seeds at the first look."""
         return min(3, self.planned_seeds)
 
-    def tail(self, n_seeds: int, alpha: float) -> float:
-        """Two-sided tail of the bound after `n_seeds`, of `alpha` for all looks and comparisons."""
+    def tail(self, squares: MeanSquares, alpha: float) -> Table:
+        """Two-sided tail of the bound at these tables, of `alpha` for all looks and comparisons."""
         each = alpha / self.n_compared
-        share = np.interp(-np.log(each), -np.log(_ALPHAS), _SHARES[self.planned_seeds])
-        return float(each * share * (n_seeds / self.planned_seeds) ** 3)
+        share = float(np.interp(-np.log(each), -np.log(_ALPHAS), _SHARES[self.planned_seeds]))
+        if squares.n_seeds < self.planned_seeds:
+            return np.asarray(each * share * (squares.n_seeds / self.planned_seeds) ** 3)
+        return np.asarray(each * (share + (1 - share) * squares.example_share**2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,36 +226,46 @@ def run(differences: Moments, design: Design, *, floor: float = 0.0) -> Stops:
 
 def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
     """The code of a look at each table, all of them of `squares.n_seeds` seeds."""
-    n_seeds = squares.n_seeds
-    wide = half_width(squares, design.tail(n_seeds, 0.05))
-    narrow = half_width(squares, design.tail(n_seeds, 0.10))
+    wide = half_width(squares, design.tail(squares, 0.05))
+    narrow = half_width(squares, design.tail(squares, 0.10))
     cases = [squares.mean > wide, squares.mean < -wide, np.abs(squares.mean) + narrow < design.margin]
     codes = [BETTER, WORSE, EQUIVALENT]
-    if n_seeds < design.planned_seeds:
+    if squares.n_seeds < design.planned_seeds:
         cases, codes = [*cases, _chance(squares, design) < _LEAST_CHANCE], [*codes, FUTILE]
     return np.asarray(np.select(cases, codes, default=OPEN))
 
 
 def _chance(squares: MeanSquares, design: Design) -> Table:
-    """Chance that the planned seeds decide, with the mean as it is and the seeds' variance kindly low."""
+    """Chance that the planned seeds decide, the mean as it is, with a kind variance of seeds and bound."""
     now, last, n = squares.n_seeds, design.planned_seeds, squares.n_examples
     kind = (now - 1) / float(stats.chi2.ppf(_OPTIMISM, now - 1))
     at_end = MeanSquares(
         mean=squares.mean,
         seed=squares.seed * kind,
-        example=squares.residual + np.maximum(squares.example - squares.residual, 0.0) * last / now,
+        example=squares.residual + squares.excess * last / now,
         residual=squares.residual,
         n_seeds=last,
         n_examples=n,
     )
-    wide = half_width(at_end, design.tail(last, 0.05))
-    narrow = np.maximum(design.margin - half_width(at_end, design.tail(last, 0.10)), 0.0)
-    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + np.finfo(float).tiny
+    wide = half_width(at_end, 0.05 / design.n_compared)
+    narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
+    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
-    def below(bound: Table) -> Table:
-        return np.asarray(stats.t.cdf((bound - squares.mean) / step, now - 1))
+    far = float(special.stdtrit(now - 1, 1 - _LEAST_CHANCE))
+    chance = np.ones_like(wide)
+    # Elsewhere one bound alone is near enough. Student's t is slow, and this runs for thousands of subsets.
+    at = np.abs(squares.mean) < wide - far * step
 
-    return below(-wide) + 1 - below(wide) + below(narrow) - below(-narrow)
+    chance[at] = _beyond(wide[at], squares.mean[at], step[at], now - 1)
+    at &= narrow > 0
+    chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], now - 1)
+    return chance
+
+
+def _beyond(bound: Table, mean: Table, step: Table, freedom: int) -> Table:
+    """Chance that mean + step t, t of so many degrees of freedom, leaves ± bound."""
+    above, below = ((sign * mean - bound) / step for sign in (1, -1))
+    return np.asarray(special.stdtr(freedom, above) + special.stdtr(freedom, below))
 
 
 class _Outcome:
@@ -269,7 +284,7 @@ class _Outcome:
             return
         bound = np.inf if design.span is None else design.span
         self.std_error[here] = squares.std_error
-        narrow = half_width(squares, design.tail(squares.n_seeds, 0.10))
+        narrow = half_width(squares, design.tail(squares, 0.10))
         self.low_90[here], self.high_90[here] = squares.mean - narrow, squares.mean + narrow
         low, high = _interval(squares, codes, unbiased, design)
         # Two seeds and few examples would reach beyond what there is.
@@ -290,15 +305,23 @@ class _Outcome:
 
 
 def _interval(squares: MeanSquares, codes: Table, unbiased: Table, design: Design) -> tuple[Table, Table]:
-    """The 95 % interval at a stop; where the bound was crossed, narrower than the bound."""
-    alpha, tail = 0.05 / design.n_compared, design.tail(squares.n_seeds, 0.05)
+    """The 95 % interval: the bound itself while open, and at a stop a narrower one on its side of 0."""
+    alpha, tail = 0.05 / design.n_compared, design.tail(squares, 0.05)
     wide = half_width(squares, tail)
-    crossed = half_width(squares, tail**_CROSSED_POWER * alpha ** (1 - _CROSSED_POWER))
-    mean = squares.mean
-    low = np.where(codes == BETTER, np.maximum(mean - wide, unbiased - crossed), mean - wide)
-    high = np.where(codes == WORSE, np.minimum(mean + wide, unbiased + crossed), mean + wide)
-    low = np.where(codes == WORSE, mean - crossed, low)
-    return low, np.where(codes == BETTER, mean + crossed, high)
+    narrow = half_width(squares, tail**_STOPPED_POWER * alpha ** (1 - _STOPPED_POWER))
+    mean, zero = squares.mean, np.zeros_like(wide)
+    is_open = (codes == OPEN) & (squares.n_seeds < design.planned_seeds)
+    low = np.select(
+        [is_open, codes == BETTER, codes == WORSE],
+        [mean - wide, np.maximum(mean - wide, unbiased - narrow), mean - narrow],
+        default=np.minimum(mean - narrow, zero),
+    )
+    high = np.select(
+        [is_open, codes == WORSE, codes == BETTER],
+        [mean + wide, np.minimum(mean + wide, unbiased + narrow), mean + narrow],
+        default=np.maximum(mean + narrow, zero),
+    )
+    return low, high
 
 
 def _look(stop: Stops, design: Design, best: Table) -> Look:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from autopeft.errors import SpecError
 from autopeft.evidence.components import Table
@@ -73,3 +74,24 @@ def with_diverged(rows: Sequence[Sequence[float] | None], *, lowest: float | Non
     assert finished, "no seed has scores"
     worst = [min(column) if lowest is None else lowest for column in zip(*finished, strict=True)]
     return [list(row) if row is not None and len(row) else list(worst) for row in rows]
+
+
+def divergence_chance(n_diverged: int, n_seeds: int) -> tuple[float, float]:
+    """95 % bounds of the chance that a run diverges, from how many of the seeds did.
+
+    No interval of the mean can know of a failure that none of the seeds showed: it speaks of
+    seeds like those seen. After none in 3 runs the chance may still be 71 %, after none in 10, 31 %.
+
+    Source:
+        Clopper & Pearson 1934, Biometrika 26:404.
+
+    Example:
+        >>> low, high = divergence_chance(0, 10)
+        >>> low, round(high, 3)
+        (0.0, 0.308)
+    """
+    assert 0 <= n_diverged <= n_seeds and n_seeds >= 1, (n_diverged, n_seeds)
+    none, all_of_them = n_diverged == 0, n_diverged == n_seeds
+    low = 0.0 if none else float(stats.beta.ppf(0.025, n_diverged, n_seeds - n_diverged + 1))
+    high = 1.0 if all_of_them else float(stats.beta.ppf(0.975, n_diverged + 1, n_seeds - n_diverged))
+    return low, high

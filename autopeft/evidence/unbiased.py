@@ -47,15 +47,16 @@ def unbiased_means(
     n_runs, most = differences.rows.shape
     masks = subsets(most)
     sizes = masks.sum(axis=1)
-    n_orders, total = np.zeros((2, n_runs, 2**most))
+    n_orders, total = np.zeros((2, 2**most, n_runs))
+    goes_on = np.ascontiguousarray(~stops.T)
+    rows = np.ascontiguousarray(differences.rows.T)
     for row in np.argsort(sizes, kind="stable"):
         members = np.flatnonzero(masks[row])
         if 0 < sizes[row] <= first_look:
-            n_orders[:, row], total[:, row] = 1.0, differences.rows[:, members].mean(axis=1)
+            n_orders[row], total[row] = 1.0, rows[members].mean(axis=0)
         for seed in members if sizes[row] > first_look else ():
             before = row - 2**seed
-            goes_on = ~stops[:, before]
-            n_orders[:, row] += goes_on * n_orders[:, before]
-            total[:, row] += goes_on * total[:, before]
-    used = np.arange(n_runs), prefixes(most)[n_seeds - 1]
+            n_orders[row] += goes_on[before] * n_orders[before]
+            total[row] += goes_on[before] * total[before]
+    used = prefixes(most)[n_seeds - 1], np.arange(n_runs)
     return np.asarray(differences.centre + total[used] / n_orders[used])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autopeft.exports._folder import refuse_files
+from autopeft.exports._source import adapts_something
 from autopeft.exports._weights import read_weights
 
-__all__ = ["read_weights", "refuse_files"]
+__all__ = ["adapts_something", "read_weights", "refuse_files"]

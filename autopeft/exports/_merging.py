@@ -88,13 +88,25 @@ def _attached(source: ExportSource) -> PeftModel:
 
 def _load(model: PeftModel, name: str, weights: Any) -> None:
     expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    weights = {
+        key: own for key, own in weights.items() if key in expected or not _is_unchanged(model, key, own)
+    }
     odd = sorted(expected.symmetric_difference(weights))
     if odd:
         where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
         raise SpecError(
             f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base model."
         )
-    set_peft_model_state_dict(model, dict(weights), adapter_name=name)
+    own = {key: tensor for key, tensor in weights.items() if key in expected}
+    set_peft_model_state_dict(model, own, adapter_name=name)
+
+
+def _is_unchanged(model: PeftModel, key: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor is the base model's own: `peft` saves embeddings beside an adapter of theirs."""
+    own = model.state_dict().get(key)
+    return (
+        own is not None and own.shape == tensor.shape and torch.equal(own.cpu(), tensor.to(own.dtype).cpu())
+    )
 
 
 @torch.no_grad()

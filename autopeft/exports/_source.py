@@ -79,6 +79,13 @@ def not_lora(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     return (f"{', '.join(others)} is not LoRA",) if others else ()
 
 
+def trained_whole(source: ExportSource) -> tuple[str, ...]:
+    """The problem that a language model's own modules are trained too, which readers of LoRA pass over."""
+    if source.task_type not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or not source.head:
+        return ()
+    return (f"modules_to_save={_short(list(source.head))} is read by none of its readers",)
+
+
 def adapts_something(config: PeftConfig) -> bool:
     """Whether a config targets a module at all; that of the head alone does not."""
     return bool(getattr(config, "target_modules", None) != head_only_config().target_modules)

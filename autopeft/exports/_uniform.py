@@ -36,7 +36,8 @@ def lora_factors(source: ExportSource) -> Factors:
     """A and B of every site of LoRA configs; where two adapt one site, side by side.
 
     Raises:
-        SpecError: A tensor is missing, is no part of LoRA, or has not the rank that the config says.
+        SpecError: There is none; or a tensor is missing, is no part of LoRA, or has not the rank that
+            the config says.
     """
     found: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
@@ -54,6 +55,8 @@ def lora_factors(source: ExportSource) -> Factors:
             if site in found:
                 down, up = torch.cat([found[site][0], down]), torch.cat([found[site][1], up], dim=1)
             found[site] = (down, up)
+    if not found:
+        raise SpecError("The weights hold no part of LoRA on a linear map; use those of a trained adapter.")
     return found
 
 

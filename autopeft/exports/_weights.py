@@ -27,24 +27,37 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
         allow_pickle: Read the latter too, which is a pickle: its tensors alone, no other object.
 
     Raises:
-        SpecError: The file is damaged, or is a pickle and those are not allowed.
+        SpecError: The file is damaged, holds numbers that are not finite, or is a pickle and those are
+            not allowed.
     """
     safe, pickled = folder / _SAFE, folder / _PICKLED
-    if safe.is_file():
-        try:
-            return dict(load_file(safe))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise SpecError(
-                f"{safe} is damaged ({error}); it must be a file that safetensors wrote."
-            ) from error
-    if not pickled.is_file():
+    if safe.exists():
+        return _checked(_read_safe(safe), safe)
+    if not pickled.exists():
         return None
     if not allow_pickle:
         raise SpecError(
             f"{pickled} is a pickle, which can run code when read; pass --allow-pickle if you trust it, or "
             f"write it as {_SAFE}."
         )
-    return _read_pickle(pickled)
+    return _checked(_read_pickle(pickled), pickled)
+
+
+def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    odd = [name for name, own in tensors.items() if own.is_floating_point() and not own.isfinite().all()]
+    if odd:
+        raise SpecError(
+            f"{path} holds numbers that are not finite, in {odd[0]} and {len(odd) - 1} others; its training "
+            "diverged: train it anew at a lower rate."
+        )
+    return tensors
+
+
+def _read_safe(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SpecError(f"{path} is damaged ({error}); it must be a file that safetensors wrote.") from error
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports._folder import fresh_folder
 from autopeft.exports._merging import NOT_IN_LORA, merge, unmergeable
-from autopeft.exports._source import in_head, kinds, lora_problems, not_lora, refuse, untrained
+from autopeft.exports._source import in_head, kinds, lora_problems, not_lora, refuse, trained_whole, untrained
 from autopeft.exports._uniform import Factors, write_uniform
 from autopeft.extension import ExportSource
 
@@ -43,7 +43,14 @@ class ConvertedLora:
         ]
         nothing = [problem for problem in not_lora(source.configs) if "adapts no module" in problem]
         rewrites = [p for config in source.configs for p in lora_problems(config, known=vars(config))]
-        return (*nothing, *named, *unmergeable(source), *rewrites, *untrained(source))
+        return (
+            *nothing,
+            *named,
+            *unmergeable(source),
+            *rewrites,
+            *trained_whole(source),
+            *untrained(source),
+        )
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write a uniform LoRA and conversion.json: rank and relative error of each site, and in total.

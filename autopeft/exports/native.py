@@ -10,9 +10,15 @@ from peft import PeftConfig
 from safetensors.torch import save_file
 
 from autopeft.exports._folder import fresh_folder
-from autopeft.exports._source import contiguous, own_configs
+from autopeft.exports._source import contiguous, kinds, own_configs
 from autopeft.extension import ExportSource
 from autopeft.model import adapter_names
+
+# What `peft` reads once it has been taught to.
+_OURS = {
+    "BOTTLENECK": "import autopeft.methods.bottleneck",
+    "BIAS_SHIFT": "import autopeft.methods.bitfit",
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,11 @@ class Native:
                     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
             if len(names) > 1:
                 (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
-        notes = () if len(names) == 1 else ("attach the folders in the order of order.json",)
-        return notes if source.weights else (*notes, "there are no weights in it: the plan is not trained")
+        notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
+        notes += [
+            f"{kind} is a tuner of ours: {_OURS[kind]} first" for kind in kinds(configs) if kind in _OURS
+        ]
+        return (*notes, *([] if source.weights else ["there are no weights in it: the plan is not trained"]))
 
 
 def write_config(config: PeftConfig, folder: Path, *, base_model: str) -> None:

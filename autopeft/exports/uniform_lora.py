@@ -7,7 +7,15 @@ from pathlib import Path
 
 from autopeft.exports._folder import fresh_folder
 from autopeft.exports._merging import NOT_IN_LORA, unmergeable
-from autopeft.exports._source import adapts_something, kinds, lora_problems, not_lora, refuse, untrained
+from autopeft.exports._source import (
+    adapts_something,
+    kinds,
+    lora_problems,
+    not_lora,
+    refuse,
+    trained_whole,
+    untrained,
+)
 from autopeft.exports._uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource
 
@@ -33,7 +41,7 @@ class UniformLora:
         found = [*not_lora(source.configs)]
         if not found:
             found += [p for config in source.configs for p in lora_problems(config, known=_FOLDED)]
-        return (*dict.fromkeys(found), *untrained(source))
+        return (*dict.fromkeys(found), *trained_whole(source), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
@@ -48,7 +56,8 @@ def _instead(source: ExportSource) -> str:
     if unmergeable(source):
         return "Use --to native"
     adapts = any(adapts_something(config) for config in source.configs)
-    if not adapts or NOT_IN_LORA.keys() & kinds(source.configs).keys():
+    in_others = trained_whole(source) or NOT_IN_LORA.keys() & kinds(source.configs).keys()
+    if not adapts or in_others:
         return "Use --to merged"
     return "Use --to converted-lora or --to merged"
 

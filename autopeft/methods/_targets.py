@@ -132,6 +132,16 @@ def only_linear(site: Site, method: str) -> str | None:
     return only_maps(site, method)
 
 
+def only_plain_linear(site: Site, method: str) -> str | None:
+    """The refusal of a method whose tuner computes with the weights as they are stored.
+
+    On bitsandbytes' maps these fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
+    """
+    if site.quantised:
+        return f"{method} computes with the weights themselves, and these are quantised"
+    return only_linear(site, method)
+
+
 def only_maps(site: Site, method: str) -> str | None:
     """The refusal of a method that takes linear maps in either storage order."""
     return None if site.kind in ("linear", "conv1d") else f"{method} takes linear maps, {_NOUNS[site.kind]}"

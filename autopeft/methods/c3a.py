@@ -10,7 +10,7 @@ from peft import C3AConfig, PeftConfig
 
 from autopeft.methods._plain import no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import by_inner_pattern, only_linear, sites_pattern
+from autopeft.methods._targets import by_inner_pattern, only_plain_linear, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -41,8 +41,8 @@ class C3A:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """`nn.Linear` only: its tuner knows no Conv1D."""
-        return only_linear(site, "C3A")
+        """`nn.Linear` with plain weights only: its tuner knows no Conv1D and no packed ones."""
+        return only_plain_linear(site, "C3A")
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
         """`gcd`, of which the rank makes the block size."""

@@ -9,7 +9,7 @@ from peft import DeloraConfig, PeftConfig
 
 from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import by_pattern, only_linear, sites_pattern
+from autopeft.methods._targets import by_pattern, only_plain_linear, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -45,8 +45,8 @@ class DeLora:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """`nn.Linear` only: its tuner knows no Conv1D."""
-        return only_linear(site, "DeLoRA")
+        """`nn.Linear` with plain weights only: its tuner knows no Conv1D and no packed ones."""
+        return only_plain_linear(site, "DeLoRA")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Rank times (in + out), and the strength."""

@@ -9,7 +9,7 @@ from peft import LoHaConfig, PeftConfig
 
 from autopeft.methods._plain import double_scale, no_options, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import lycoris_config, only_linear
+from autopeft.methods._targets import lycoris_config, only_plain_linear
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -37,8 +37,8 @@ class LoHa:
     scale = double_scale
 
     def refusal(self, site: Site) -> str | None:
-        """`nn.Linear` only: its tuner knows no Conv1D."""
-        return only_linear(site, "LoHa")
+        """`nn.Linear` with plain weights only: its tuner knows no Conv1D and no packed ones."""
+        return only_plain_linear(site, "LoHa")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """Two pairs of factors."""

@@ -10,7 +10,7 @@ from peft.tuners.lokr.layer import factorization
 
 from autopeft.methods._plain import double_scale, no_options, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import lycoris_config, only_linear
+from autopeft.methods._targets import lycoris_config, only_plain_linear
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -38,8 +38,8 @@ class LoKr:
     scale = double_scale
 
     def refusal(self, site: Site) -> str | None:
-        """`nn.Linear` only: its tuner knows no Conv1D."""
-        return only_linear(site, "LoKr")
+        """`nn.Linear` with plain weights only: its tuner knows no Conv1D and no packed ones."""
+        return only_plain_linear(site, "LoKr")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """The small factor, and two low-rank ones or, from half of the larger side on, all of the other."""

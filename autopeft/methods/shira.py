@@ -9,7 +9,7 @@ from peft import PeftConfig, ShiraConfig
 
 from autopeft.methods._plain import no_options, no_scale, no_servers
 from autopeft.methods._sources import COMPARISON
-from autopeft.methods._targets import doublings, one_config_per_rank, only_linear
+from autopeft.methods._targets import doublings, one_config_per_rank, only_plain_linear
 from autopeft.records import Adapter, OptionValue, Site
 
 _SEED = 0  # of the places of the trained weights
@@ -38,8 +38,8 @@ class Shira:
     scale = no_scale
 
     def refusal(self, site: Site) -> str | None:
-        """`nn.Linear` only: its tuner knows no Conv1D."""
-        return only_linear(site, "SHiRA")
+        """`nn.Linear` with plain weights only: its tuner knows no Conv1D and no packed ones."""
+        return only_plain_linear(site, "SHiRA")
 
     def cost(self, site: Site, rank: int, options: Mapping[str, OptionValue]) -> int:
         """As many weights as LoRA of that rank has."""

@@ -11,7 +11,7 @@ from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
 from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
 from autopeft.model.memory import SavedBytes
-from autopeft.model.sites import ROLE_GROUPS, list_sites
+from autopeft.model.sites import ROLE_GROUPS, known_role, list_sites
 from autopeft.model.virtual import n_virtual_tokens
 from autopeft.model.weights import load_weights, merge, save_weights
 
@@ -26,6 +26,7 @@ __all__ = [
     "head_only_config",
     "holder_of",
     "input_directions",
+    "known_role",
     "list_sites",
     "load",
     "load_skeleton",

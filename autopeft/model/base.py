@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -146,7 +147,7 @@ class BaseModel:
         """Say which weights stay as they are whatever the plan, so that none is left out in silence."""
         names = unreachable(self.module, self.sites, exclude=self.head_names)
         if names:
-            log.info("%s holds weights that no method can adapt: %s.", self.name, ", ".join(names))
+            log.info("%s holds weights at which no method of autopeft fits: %s.", self.name, ", ".join(names))
 
     def _check(self, model: PeftModel, plan: Plan) -> None:
         """Predicted and attached count are one integer, the head taken off; and there is place for a text."""
@@ -169,11 +170,16 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
     seen: set[str] = set()
     for adapter in adapters:
         if adapter.site not in known:
-            near = [name for name in known if name.split(".")[-1] == adapter.site.split(".")[-1]]
-            hint = f"; nearest: {', '.join(sorted(near)[:3])}" if near else ""
+            near = difflib.get_close_matches(adapter.site, sorted(known), n=3)
+            near = near or sorted(name for name in known if _last(name) == _last(adapter.site))[:3]
+            hint = f"; nearest: {', '.join(near)}" if near else ""
             raise SiteError(
                 f"{base.name} has no site {adapter.site!r}{hint}. Use the base model of the plan."
             )
         if adapter.site in seen:
             raise SiteError(f"Two adapters share the site {adapter.site!r}; one site takes one method.")
         seen.add(adapter.site)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -41,25 +41,27 @@ _LOAD_ERRORS = (
 )
 
 _IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
+_GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 log = logging.getLogger(__name__)
 
 
-def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> BaseModel:
+def load(
+    spec: ModelSpec, *, auto_class: str, label_names: Sequence[str], needs_tokenizer: bool = True
+) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; none for a language model.
+        needs_tokenizer: Whether the model is of no use without one; else it may lack one.
 
     Raises:
         ModelError: Nothing there, unreadable, or the demo file is not the published one.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
-    reads_images = auto_class == _IMAGES
-    processor = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
@@ -70,11 +72,12 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
             )
-        tokenizer = processor.from_pretrained(**_found(source, spec))
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
-    if not reads_images:
-        _fit_tokenizer(module, tokenizer, name)
+    get = _processor if needs_tokenizer else _processor_if_any
+    tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
+    if getattr(tokenizer, "pad_token_id", None) is not None:
+        module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
         _require_causal(module, name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,6 +86,30 @@ def load(spec: ModelSpec, *, auto_class: str, label_names: Sequence[str]) -> Bas
     _require_sites(base)
     _report_untrained(base)
     return base
+
+
+def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
+    """The tokenizer of a model, with a padding token, or its image processor."""
+    kind = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
+    try:
+        found = kind.from_pretrained(**_found(source, spec))
+    except _LOAD_ERRORS as error:
+        raise _model_error(source, error) from error
+    if reads_images:
+        return found
+    _require_words(found, name)
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
+        log.info("%s has no padding token; its end-of-text token pads.", name)
+    return found
+
+
+def _processor_if_any(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
+    try:
+        return _processor(spec, source, name, reads_images=reads_images)
+    except ModelError as error:
+        log.info("Going on without a tokenizer: %s", error)
+        return None
 
 
 def _found(source: str, spec: ModelSpec) -> dict[str, Any]:
@@ -102,15 +129,6 @@ def _labels(names: Sequence[str]) -> dict[str, Any]:
     return (
         {"id2label": labels, "label2id": {label: index for index, label in labels.items()}} if labels else {}
     )
-
-
-def _fit_tokenizer(module: Any, tokenizer: Any, name: str) -> None:
-    """Have both pad with one token: the tokenizer's, or its end-of-text token where it has none."""
-    _require_words(tokenizer, name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        log.info("%s has no padding token; its end-of-text token pads.", name)
-    module.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _require_causal(module: Any, name: str) -> None:
@@ -138,25 +156,21 @@ def _report_untrained(base: BaseModel) -> None:
         log.warning("%s has no weights for %s; left at random.", base.name, ", ".join(lost[:3]))
 
 
-def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
+def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
     """The same without weights, from `config.json` alone, for counting.
 
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class; None takes the architecture that the config names.
+        here_only: Whether to leave the network alone: a directory, or what the hub's cache holds.
 
     Raises:
         ModelError: No readable config there, or an architecture that this transformers lacks.
     """
     source, name = resolve(spec)
     try:
-        config = transformers.AutoConfig.from_pretrained(**_found(source, spec))
-        if auto_class is None:
-            builder = getattr(
-                transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel
-            )
-        else:
-            builder = getattr(transformers, auto_class)
+        config = transformers.AutoConfig.from_pretrained(**_found(source, spec), local_files_only=here_only)
+        builder = _builder(config, auto_class, name=name)
         with torch.device("meta"):
             is_auto = hasattr(builder, "from_config")
             module = builder.from_config(config) if is_auto else builder(config)
@@ -165,6 +179,33 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None) -> BaseModel:
     base = BaseModel(module, None, name=name, untrained=frozenset())
     _require_sites(base)
     return base
+
+
+def _builder(config: Any, auto_class: str | None, *, name: str) -> Any:
+    """The class of a skeleton; of a language model the whole one that its config names.
+
+    `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
+
+    Raises:
+        ModelError: There is no such task model of this type.
+    """
+    named = str(next(iter(config.architectures or ()), ""))
+    if auto_class is None:
+        return getattr(transformers, named or "AutoModel", transformers.AutoModel)
+    if (
+        auto_class in _GENERATIVE
+        and named.endswith("ForConditionalGeneration")
+        and hasattr(transformers, named)
+    ):
+        return getattr(transformers, named)
+    builder: Any = getattr(transformers, auto_class)
+    known = getattr(builder, "_model_mapping", None)
+    if known is not None and type(config) not in known:
+        raise ModelError(
+            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; "
+            "use a base model of the kind that the adapter or plan was made for."
+        )
+    return builder
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:

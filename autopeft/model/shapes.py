@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 # How GPTQ and AWQ, HQQ, and AQLM call what they packed; none of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")
 
+_PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
     """Kind, inputs and outputs of a linear map, quantised or not; None for any other module.
@@ -26,6 +28,14 @@ def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
         if all(isinstance(n, int) for n in features):
             return "linear", cast(int, features[0]), cast(int, features[1])
     return None
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a linear map stores something else than one plain number for each weight."""
+    weight = getattr(module, "weight", None)
+    return map_shape(module) is not None and (
+        not isinstance(weight, torch.Tensor) or weight.dtype not in _PLAIN_TYPES or _is_packed(module)
+    )
 
 
 def n_params(module: nn.Module) -> int:
@@ -47,7 +57,7 @@ def n_params(module: nn.Module) -> int:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Whether a linear map stores something else than one number for each weight."""
+    """Whether a linear map stores another number of numbers than it has weights."""
     shape = map_shape(module)
     if shape is None:
         return False

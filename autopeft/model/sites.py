@@ -13,7 +13,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from autopeft.model.shapes import map_shape
+from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM")
@@ -152,6 +152,7 @@ def _site(name: str, module: nn.Module) -> Site | None:
         in_features=n_in,
         out_features=n_out,
         has_bias=getattr(module, "bias", None) is not None,
+        quantised=is_quantised(module),
     )
 
 
@@ -163,7 +164,7 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
     """
     found = []
     for own, parameter in module.named_parameters(recurse=False):
-        role = _known_role(f"{name}.{own}")
+        role = known_role(f"{name}.{own}")
         if parameter.ndim == 3 and role is not None and role in ROLE_GROUPS["mlp"]:
             copies, *sides = parameter.shape
             n_in, n_out = sides if _is_transposed(module, sides, role=role, model=model) else sides[::-1]
@@ -222,7 +223,7 @@ def _with_depths(sites: Sequence[Site]) -> tuple[Site, ...]:
     )
 
 
-def _known_role(name: str) -> str | None:
+def known_role(name: str) -> str | None:
     """By the usual names; BERT's `output.dense` is told apart by what holds it."""
     parts = name.split(".")
     endings = {parts[-1], ".".join(parts[-2:])}
@@ -236,7 +237,7 @@ def _known_role(name: str) -> str | None:
 
 def _role(name: str, n_in: int, n_out: int) -> str:
     """By its name, else by its shape."""
-    known = _known_role(name)
+    known = known_role(name)
     if known is not None:
         return known
     if not _LAYER.search(name) or n_in == n_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from autopeft import report, space
 from autopeft.exports import refuse_files
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget, prepare, with_demo_settings
-from autopeft.pipeline.scoring import sensitivity
+from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.pipeline.searching import plan_document
 from autopeft.records import Budget, PlanDocument, RunSpec, Sensitivity, Site, SiteScores, TaskSpec
 from autopeft.space import Policy
@@ -74,6 +74,7 @@ def analyze(
     """
     known = discover("autopeft.sensitivity")
     names = [known[name].name for name in dict.fromkeys(scores)]
+    require_some(max_examples)
     if out is not None:
         refuse_files(out)
     prepared = prepare(with_demo_settings(spec, given))
@@ -81,7 +82,10 @@ def analyze(
     sites = prepared.base.sites
     suggest_plan(prepared, dict.fromkeys((site.name for site in sites), 1.0))  # refused before any work
     found = sensitivity(prepared, names, max_examples=max_examples)
-    by_site = dict(zip((site.name for site in sites), found.scores[0].values, strict=True))
+    names_of_sites = [site.name for site in sites]
+    lead = found.scores[0]
+    by_site = dict(zip(names_of_sites, lead.values, strict=True))
+    profiles = dict(zip(names_of_sites, lead.profiles, strict=True)) if lead.profiles else None
     analysis = Analysis(
         spec=spec,
         base_model=prepared.base.name,
@@ -90,13 +94,17 @@ def analyze(
         sites=sites,
         sensitivity=found,
         budget=parsed,
-        suggestion=suggest_plan(prepared, by_site),
+        suggestion=suggest_plan(prepared, by_site, profiles),
     )
     return analysis if out is None else replace(analysis, files=_write(analysis, out))
 
 
-def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
+def suggest_plan(
+    prepared: Prepared, scores: dict[str, float], profiles: Mapping[str, Sequence[float]] | None = None
+) -> PlanDocument:
     """The greedy plan of a search: LoRA by score per parameter, at the middle of its learning rates.
+
+    Where the score says what each further rank adds (`profiles`), ranks go to where a parameter adds most.
 
     Raises:
         BudgetError: Not even one site of rank 1 fits.
@@ -110,10 +118,11 @@ def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
     policy = Policy(
         method=_GREEDY_METHOD,
         exponent=1.0,
+        ranks_by="spectrum" if profiles else "score",
         max_rank=feasible.methods[_GREEDY_METHOD].max_rank,
         learning_rate=math.sqrt(low * high),
     )
-    return plan_document(prepared, space.plan_of(policy, ground))
+    return plan_document(prepared, space.plan_of(policy, replace(ground, profiles=profiles or {})))
 
 
 def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
@@ -130,9 +139,10 @@ def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
 
 def _header(analysis: Analysis) -> str:
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
+    by = "what each rank adds" if analysis.scores[0].profiles else "score"
     return (
         f"# UNTESTED: laid out by the score {analysis.scores[0].name} alone; nothing was trained.\n"
-        "# LoRA, ranks by score per parameter, the middle of LoRA's learning rates.\n"
+        f"# LoRA, ranks by {by} per parameter, the middle of LoRA's learning rates.\n"
         "# Test it:       autopeft train --plan suggestion.yaml\n"
         f"# Look for more: {command}\n"
         "# scale is alpha / r; the counts are in parameters.\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +15,12 @@ from peft import PeftConfig
 from torch import nn
 
 from autopeft import model
-from autopeft.errors import RunDirError, SpecError
-from autopeft.exports import read_weights, refuse_files
+from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.exports import adapts_something, read_weights, refuse_files
 from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.pipeline.counting import class_of, sources
+from autopeft.pipeline.counting.fit import attach_fitting, refuse_weights
+from autopeft.pipeline.counting.sources import Source
 from autopeft.pipeline.prepare import quiet_libraries
 from autopeft.records import ModelSpec, PlanDocument
 from autopeft.store import RunDir, read_plan
@@ -66,10 +70,14 @@ def export(request: ExportRequest) -> Export:
     discover("autopeft.methods")  # which makes `peft` know methods of ours
     with quiet_libraries():
         folder, document = _find(request)
-        source, spec = _read(folder, document, request)
-        if not exporter.problems(source) and exporter.needs_base != "none":
-            source = _with_base(source, spec, exporter=exporter, run=request.run)
-        notes = exporter.export(source, request.out)  # which says the problems
+        found = [sources.read_config(own) for own in sources.config_folders(folder)]
+        source, spec = _read(found, folder, document, request)
+        notes: list[str] = []
+        if not exporter.problems(source):
+            notes += _check_fit(found, source, spec, folder=folder, needs_base=exporter.needs_base)
+            if exporter.needs_base != "none":
+                source = _with_base(source, spec, exporter=exporter, run=request.run)
+        notes = [*exporter.export(source, request.out), *notes]  # which says the problems
     files = sorted(str(path.relative_to(request.out)) for path in request.out.rglob("*") if path.is_file())
     return Export(format=exporter.name, out=str(request.out), files=tuple(files), notes=tuple(notes))
 
@@ -112,20 +120,22 @@ def _find(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
 
 
 def _read(
-    folder: Path, document: PlanDocument | None, request: ExportRequest
+    found: Sequence[Source], folder: Path, document: PlanDocument | None, request: ExportRequest
 ) -> tuple[ExportSource, ModelSpec]:
-    """What lies in a folder, and which base model it is for."""
+    """What lies in a folder whose configs have been read, and which base model it is for."""
     folders = sources.config_folders(folder)
-    read = [sources.read_config(own) for own in folders]
-    for note in dict.fromkeys(note for own in read for note in sources.unknown_keys(own)):
+    for note in dict.fromkeys(note for own in found for note in sources.unknown_keys(own)):
         log.warning("%s", note)
-    configs = tuple(own.config for own in read)
+    configs = tuple(own.config for own in found)
     weights = [read_weights(own, allow_pickle=request.allow_pickle) for own in folders]
     lacking = [own for own, tensors in zip(folders, weights, strict=True) if tensors is None]
     if lacking and len(lacking) < len(folders):
         raise SpecError(
             f"{lacking[0]} has no weights, the folders beside it have; put adapter_model.safetensors there."
         )
+    for own, config, tensors in zip(folders, configs, weights, strict=True):
+        if tensors == {} and adapts_something(config):
+            raise SpecError(f"{own} holds no tensors in its file of weights; pass that of a trained adapter.")
     forward = configs[-1] if configs[-1].is_prompt_learning else configs[0]  # it has the task and its head
     spec = _model_spec(forward, document, request)
     source = ExportSource(
@@ -158,6 +168,32 @@ def _rate(document: PlanDocument) -> float | None:
     return document.plan.learning_rate * factors.pop() if len(factors) == 1 else None
 
 
+def _check_fit(
+    found: Sequence[Source], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
+) -> list[str]:
+    """Refuse configs that do not fit their base model; a note where its config is not at hand.
+
+    A format that needs nothing of the base model is no reason to ask the network.
+
+    Raises:
+        SiteError: See `attach_fitting`.
+        SpecError: The weights are not those of the configs.
+    """
+    here_only = needs_base == "none"
+    try:
+        base = model.load_skeleton(spec, auto_class=class_of(source.configs), here_only=here_only)
+    except ModelError:
+        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.loading
+            raise
+        return [f"not checked against {source.base_model}, whose config is not at hand"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how it is attached
+        attached = attach_fitting(found, base, path=folder)
+        names = model.adapter_names(source.configs)
+        refuse_weights(attached, dict(zip(names, source.weights, strict=False)), path=folder)
+    return []
+
+
 def _with_base(
     source: ExportSource, spec: ModelSpec, *, exporter: Exporter, run: Path | None
 ) -> ExportSource:
@@ -172,8 +208,9 @@ def _with_base(
         return replace(source, base=skeleton)
     base = model.load(
         spec,
-        auto_class=auto_class or type(skeleton).__name__,
+        auto_class=type(skeleton).__name__,
         label_names=_label_names(skeleton, source, run),
+        needs_tokenizer=False,
     )
     lacking = sorted(base.untrained.difference(*map(_own_names, source.weights)))
     if lacking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import Sensitivity
+from autopeft.records import Sensitivity, SiteScores
 from autopeft.sensitivity import ENOUGH, measure
 
 MAX_EXAMPLES = 512
@@ -21,6 +22,8 @@ _PASS_COST = {"none": 0.0, "inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # of each score on top, whichever it is
 _BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
 _SORTED_BATCHES = 4  # that are sorted by length together; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 def sensitivity(
@@ -44,8 +47,7 @@ def sensitivity(
     """
     parts = discover("autopeft.sensitivity")
     chosen: list[Score] = [parts[name] for name in dict.fromkeys(names)]
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
+    require_some(max_examples)
     n_train = len(prepared.bench.splits["train"].labels)
     n_asked = max_examples or affordable_examples(
         chosen, full_run_examples=prepared.full_steps * prepared.bench.batch_size
@@ -60,6 +62,30 @@ def sensitivity(
         enough=enough,
     )
     return replace(found, n_asked=n_asked, notes=(*found.notes, *_notes(found, n_asked, n_train)))
+
+
+def require_some(max_examples: int | None) -> None:
+    """Refuse to look at no example.
+
+    Raises:
+        SpecError: `max_examples` is below 1.
+    """
+    if max_examples is not None and max_examples < 1:
+        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
+
+
+def logged_scores(prepared: Prepared, names: Sequence[str]) -> tuple[SiteScores, ...]:
+    """The scores of a search, which shows no analysis: what `analyze` would say beside them is logged."""
+    found = sensitivity(prepared, names)
+    for note in found.notes:
+        log.info("Sensitivity: %s", note)
+    if found.unreachable:
+        log.warning(
+            "Sensitivity: no gradient reaches %d sites, which score 0: %s",
+            len(found.unreachable),
+            ", ".join(found.unreachable),
+        )
+    return found.scores
 
 
 def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:

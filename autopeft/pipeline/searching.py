@@ -14,8 +14,9 @@ from pathlib import Path
 import optuna
 
 from autopeft import engine, report, space, train
-from autopeft.engine import Ledger, Outcome, Progress, Question, Schedule
+from autopeft.engine import Ledger, Outcome, Progress, Schedule
 from autopeft.extension import ExportSource, discover
+from autopeft.pipeline.asking import asked_space, given_plans, question_of, schedule_of, score_names
 from autopeft.pipeline.prepare import (
     Prepared,
     environment,
@@ -26,7 +27,7 @@ from autopeft.pipeline.prepare import (
     with_demo_settings,
 )
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
-from autopeft.pipeline.scoring import sensitivity
+from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import (
     Cost,
     Measurement,
@@ -34,13 +35,10 @@ from autopeft.records import (
     PlanDocument,
     RunSpec,
     SearchResult,
-    SiteScores,
     Status,
     to_json,
 )
 from autopeft.store import RunDir, write_plan, write_text
-
-_NULL_SCORES = ("parameters", "random")
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ def search(
     """
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-    asked = _asked(spec)
+    asked = asked_space(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
             prepared = prepare(spec, keep_weights=run.weights, paused=run.paused)
@@ -89,25 +87,16 @@ def search(
             raise
 
 
-def _asked(spec: RunSpec) -> space.Space:
-    """The search space, as far as the methods and the servers that were asked for go."""
-    methods = discover("autopeft.methods")
-    asked = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
-    if not spec.search.serve_on:
-        return asked
-    servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
-    return space.servable(asked, servers, methods)
-
-
 def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False) -> Preview:
     """Check everything that a search would need and say how much work it would be."""
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-    asked = _asked(spec)
+    asked = asked_space(spec)
     prepared = prepare(spec)
     parsed, available = parse_budget(prepared)
     scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    feasible, _ = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
-    schedule = _schedule(prepared)
+    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
+    given_plans(prepared, ground)
+    schedule = schedule_of(prepared)
     return Preview(
         max_trainable_params=parsed.max_trainable_params,
         base_params=parsed.base_params,
@@ -135,15 +124,16 @@ def _search_in(
     spec = prepared.spec
     parsed, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    lay_ground(prepared, asked, parsed=parsed, available=available, scores=uniform)  # before any work
+    _, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=uniform)
+    given = given_plans(prepared, ground)  # what cannot be used is refused before any work
     first_trials = note_start(run, prepared)
     run.write_spec(spec)
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
-    names = _score_names(spec, asked)
-    scores = keep_scores(run, lambda: sensitivity(prepared, names).scores)
+    names = score_names(spec, asked)
+    scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
-    question = _question(prepared, asked, scores, first_trials=first_trials)
+    question = question_of(prepared, asked, scores, first_trials=first_trials, given=given)
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
         measure=prepared.bench.measure,
@@ -179,55 +169,6 @@ def _search_in(
     run.save_result(result)
     report.write(result, run.path)
     return result
-
-
-def _score_names(spec: RunSpec, asked: space.Space) -> list[str]:
-    """The score that orders sites, those that the report shows beside it, and what the space asks for."""
-    follows_spectrum = any("spectrum" in own.ranks_by for own in asked.methods.values())
-    spectrum = ["spectrum"] if follows_spectrum else []
-    return list(dict.fromkeys([spec.search.score, "gradient", "fisher", *spectrum, *_NULL_SCORES]))
-
-
-def _question(
-    prepared: Prepared, asked: space.Space, scores: Sequence[SiteScores], *, first_trials: int
-) -> Question:
-    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
-    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
-    profiles = {
-        site: profile
-        for score in scores
-        if score.name == "spectrum"
-        for site, profile in zip(names, score.profiles, strict=True)
-    }
-    parsed, available = parse_budget(prepared)
-    feasible, ground = lay_ground(
-        prepared, asked, parsed=parsed, available=available, scores=by_name[spec.search.score]
-    )
-    return Question(
-        spec=spec,
-        space=feasible,
-        ground=replace(ground, profiles=profiles),
-        schedule=_schedule(prepared),
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
-        head_rates=train.head_alone_rates(prepared.base),
-        first_trials=first_trials,
-        null_scores={name: by_name[name] for name in _NULL_SCORES},
-    )
-
-
-def _schedule(prepared: Prepared) -> Schedule:
-    full = prepared.full_steps
-    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    return Schedule(
-        rung_steps=engine.rungs(full, strategy=prepared.spec.search.strategy),
-        full_steps=full,
-        confirm_steps=max(1, round(full / 2)) if prepared.spec.confirm.fidelity == "half" else full,
-        batch_size=prepared.bench.batch_size,
-        n_search=sizes["search"],
-        n_confirm=sizes["confirm"],
-        n_test=sizes.get("test", 0),
-    )
 
 
 def _cost(outcome: Outcome, schedule: Schedule, scoring_seconds: float) -> Cost:

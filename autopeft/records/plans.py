@@ -27,7 +27,8 @@ class Site:
 
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one
     of linear, conv1d, norm, embedding, parameter, model. `copies` is how many matrices of that
-    shape the site holds: the experts of a layer that are kept in one parameter.
+    shape the site holds: the experts of a layer that are kept in one parameter. The sizes of a
+    `quantised` map are those of its logical weights.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Site:
     out_features: int
     has_bias: bool
     copies: int = 1
+    quantised: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

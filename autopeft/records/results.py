@@ -44,8 +44,9 @@ class SiteScores:
 class Sensitivity:
     """What a pass over some examples says of the sites, and what the pass took.
 
-    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is
-    what the allocator says on a GPU; else it counts the tensors that are held for the backward pass.
+    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is what
+    the allocator says on a GPU; else it counts the tensors that are held for the backward pass of the
+    largest batch and those that the scores have gathered, without the base model.
     """
 
     scores: tuple[SiteScores, ...]

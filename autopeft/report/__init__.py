@@ -21,11 +21,12 @@ from autopeft.records import SearchResult
 from autopeft.report import helped, maps, tables, view, words
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
-from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
+from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.store import write_text
 
 __all__ = [
     "did_it_help",
+    "effective_ranks",
     "heat_svg",
     "report_html",
     "report_md",

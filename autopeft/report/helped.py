@@ -145,8 +145,8 @@ def _finding(score: str, uniform: Against, rivals: Sequence[str]) -> tuple[bool 
     """Uniform decides, but a gain that `rivals`, nulls that were as good, have too proves nothing."""
     assert uniform.interval_95 is not None and uniform.p_value is not None
     low, high = uniform.interval_95
-    is_significant = uniform.p_value < 0.05
-    if is_significant and low > 0:
+    is_significant, margin = uniform.p_value < 0.05, _MARGIN * abs(uniform.reference)
+    if is_significant and low > 0 and high >= margin:
         if rivals:
             return (
                 None,
@@ -155,7 +155,7 @@ def _finding(score: str, uniform: Against, rivals: Sequence[str]) -> tuple[bool 
         return True, f"The score “{score}” helped"
     if is_significant and high < 0:
         return False, f"The score “{score}” did harm"
-    if high < _MARGIN * abs(uniform.reference):
+    if high < margin:
         return False, f"The score “{score}” brought no gain that matters (1 % of the loss)"
     return None, f"It stays open whether the score “{score}” helped"
 

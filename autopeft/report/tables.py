@@ -132,13 +132,39 @@ def trials_csv(result: SearchResult) -> str:
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
-    """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack."""
-    columns = ("site", "layer", "role", "in_features", "out_features", *(s.name for s in scores))
+    """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack.
+
+    Beside `spectrum` stands the effective rank of each site's gradient, empty where there is none.
+    """
+    columns: dict[str, Sequence[float | None]] = {score.name: score.values for score in scores}
+    ranks = {f"{score.name}_effective_rank": effective_ranks(score) for score in scores}
+    columns |= {name: found for name, found in ranks.items() if found}
     rows = (
         (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
-        for site, *values in zip(sites, *(s.values for s in scores), strict=True)
+        for site, *values in zip(sites, *columns.values(), strict=True)
     )
-    return _csv(columns, rows)
+    return _csv(("site", "layer", "role", "in_features", "out_features", *columns), rows)
+
+
+def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
+    """Of a spectrum, how many equal directions would spread a site's energy as much; else nothing.
+
+    The participation ratio (Σ σ²)² / Σ σ⁴ of the gradient's singular values σ: 1 where one direction holds
+    all of its energy, r where r hold it evenly. None at sites without a spectrum. The ranks beyond those
+    that are known count in the numerator alone, where they matter.
+
+    Example:
+        >>> even = SiteScores(name="spectrum", values=(4.0, 1.0), profiles=((1.0,) * 4, (1.0,)))
+        >>> effective_ranks(even)
+        (4.0, 1.0)
+    """
+    if score.name != "spectrum":
+        return ()
+    found: list[float | None] = []
+    for value, energies in zip(score.values, score.profiles, strict=True):
+        total = max(value, math.fsum(energies))
+        found.append(1 / math.fsum((energy / total) ** 2 for energy in energies) if total > 0 else None)
+    return tuple(found)
 
 
 def _scores(result: SearchResult) -> list[dict[str, Any]]:

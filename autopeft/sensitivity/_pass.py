@@ -117,6 +117,10 @@ class _Run:
                     break
         if on_gpu:
             self._tally.peak_bytes = torch.cuda.max_memory_allocated()
+        else:
+            self._tally.peak_bytes += sum(
+                _kept_bytes(vars(own)) for half in self._reducers for own in half if hasattr(own, "__dict__")
+            )
 
     def _see(self, labels: str, batch: Batch, watched: Watched, *, index: int) -> None:
         """One pass over one batch, in parts where it does not fit into memory."""
@@ -165,7 +169,7 @@ class _Run:
             if not math.isfinite(loss):
                 raise DataError(
                     f"The loss of batch {index + 1} ({len(part['labels'])} examples) is {loss}; a score "
-                    "needs finite losses. Check the texts and labels of that batch and the model's weights."
+                    f"needs finite losses. {_remedy(visit.model)}"
                 )
             self._tally.peak_bytes = max(self._tally.peak_bytes, visit.held_bytes)
             return True
@@ -304,6 +308,25 @@ def _as_found(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _remedy(model: nn.Module) -> str:
+    """What to do about a loss that is not finite."""
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        return f"{broken[0]} of the base model is not finite, so no text can be scored; get the weights anew."
+    return "Check the texts and labels of that batch; the weights are finite."
+
+
+def _kept_bytes(kept: Any) -> int:
+    """Bytes of the tensors that a reducer has kept by itself or in its collections."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        kept = kept.values()
+    elif not isinstance(kept, tuple | list):
+        return 0
+    return sum(map(_kept_bytes, kept))
 
 
 def _first_line(error: Exception) -> str:

@@ -63,6 +63,11 @@ class Visit:
         self.reached: set[str] = set()
         self.held_bytes = 0
 
+    @property
+    def model(self) -> nn.Module:
+        """The model that is gone through."""
+        return self._watched.model
+
     def run(self) -> float:
         """Forward and, where there are others than `inputs_only`, backward; gives the mean loss."""
         with contextlib.ExitStack() as watching:

@@ -1,24 +1,17 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
-Inside the folder each file imports only from those before it: files → policies.
+Inside the folder each file imports only from those before it:
+files → policies, limits → layout → baselines, transfer.
 """
 
 from __future__ import annotations
 
+from autopeft.space.baselines import baseline_policies
 from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, load, names, servable
-from autopeft.space.policies import (
-    Ground,
-    Policy,
-    baseline_policies,
-    cheapest,
-    feasible,
-    learning_rates,
-    parameters_of,
-    plan_of,
-    rate_factor,
-    select_sites,
-    suggest,
-)
+from autopeft.space.layout import Ground, cheapest, feasible, plan_of, select_sites
+from autopeft.space.limits import limited, violations
+from autopeft.space.policies import Policy, learning_rates, parameters_of, rate_factor, suggest
+from autopeft.space.transfer import Transferred, transfer
 
 __all__ = [
     "SERVERS",
@@ -27,11 +20,13 @@ __all__ = [
     "MixPart",
     "Policy",
     "Space",
+    "Transferred",
     "baseline_policies",
     "cheapest",
     "feasible",
     "folder",
     "learning_rates",
+    "limited",
     "load",
     "names",
     "parameters_of",
@@ -40,4 +35,6 @@ __all__ = [
     "select_sites",
     "servable",
     "suggest",
+    "transfer",
+    "violations",
 ]

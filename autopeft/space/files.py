@@ -36,18 +36,34 @@ class MethodSpace(BaseModel):
     `layer_share` and `exponent` are ranges; `ranks_by` bends ranks by the score to the power of
     the exponent, or follows the energy of the gradient's spectrum; `options` maps the method's own options to
     choices; `max_rank` None is the method's largest; `learning_rate` None is its own range.
+
+    `layers_by` says which layers a share keeps (last, first, middle or the best-scored); `any` turns
+    each of `depth_parts` equal parts of the depth on or off, and `lead` goes by a mix's first part. A site
+    gets nothing rather than less than `min_rank`; `size` is the rank at every site, 0 for none
+    at all. `budget_share` is what the whole plan may spend.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     placement: tuple[str, ...] = Field(default=("all",), min_length=1)
     layer_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
-    layers_by: tuple[Literal["last", "score"], ...] = Field(default=("last",), min_length=1)
+    layers_by: tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...] = Field(
+        default=("last",), min_length=1
+    )
+    depth_parts: int = Field(default=12, ge=1, le=64)
     exponent: Range = (0.0, 0.0)
     ranks_by: tuple[Literal["score", "spectrum"], ...] = Field(default=("score",), min_length=1)
     options: Choices = {}
+    min_rank: int | None = Field(default=None, ge=1)
     max_rank: int | None = Field(default=None, ge=1)
+    size: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    budget_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
     learning_rate: Range | None = None
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a policy may have nothing of this: no size, or every part of the depth off."""
+        return 0 in self.size or "any" in self.layers_by
 
 
 class MixPart(MethodSpace):
@@ -81,6 +97,19 @@ class Space(BaseModel):
         if arm in self.methods:
             return ((arm, self.methods[arm]),)
         return tuple((part.method, part) for part in self.mixes[arm])
+
+    def sharing(self, low: float) -> Space:
+        """The same space whose plans may also spend less of the budget, from the share `low` on."""
+        bounds = {"budget_share": (low, 1.0)}
+        return self.model_copy(
+            update={
+                "methods": {name: own.model_copy(update=bounds) for name, own in self.methods.items()},
+                "mixes": {
+                    name: (first.model_copy(update=bounds), *others)
+                    for name, (first, *others) in self.mixes.items()
+                },
+            }
+        )
 
     def only(self, arms: Iterable[str]) -> Space:
         """The same space with fewer methods and mixes."""
@@ -146,6 +175,8 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
     for arm in space.arms:
         for name, own in space.parts(arm):
             _check_part(known[name], own, source=source)
+            _check_ranks(known[name], own, source=source)
+        _check_lead([own for _, own in space.parts(arm)], arm=arm, source=source)
         own_spectrum = [name for name, own in space.parts(arm) if "spectrum" in own.ranks_by]
         if own_spectrum and arm in space.mixes:
             raise SpecError(
@@ -173,6 +204,41 @@ def _check_part(method: Method, own: MethodSpace, *, source: str) -> None:
             if value not in method.choices[option]:
                 known = [str(choice) for choice in method.choices[option]]
                 raise UnknownNameError(f"{option} of {method.name} ({source})", str(value), known)
+
+
+def _check_ranks(method: Method, own: MethodSpace, *, source: str) -> None:
+    given = [name for name in ("min_rank", "size") if getattr(own, name)]
+    if given and not method.ranked:
+        raise SpecError(f"The {source} gives {given[0]} to {method.name}, which has no ranks; leave it out.")
+    if own.size and (own.min_rank is not None or own.max_rank is not None):
+        raise SpecError(
+            f"The {source} gives {method.name} a size and a min_rank or max_rank; a size says both, keep one."
+        )
+    if own.min_rank is not None and own.max_rank is not None and own.min_rank > own.max_rank:
+        raise SpecError(
+            f"The {source} gives {method.name} a min_rank of {own.min_rank}, above its max_rank of "
+            f"{own.max_rank}; lower it."
+        )
+
+
+def _check_lead(parts: Sequence[MethodSpace], *, arm: str, source: str) -> None:
+    """What a first part says for all, and what the later ones take from it."""
+    first, *others = parts
+    if "lead" in first.layers_by:
+        raise SpecError(
+            f"The {source} has layers_by lead in the first part of {arm!r}; only later parts can."
+        )
+    for part in others:
+        if "lead" in part.layers_by and (len(part.layers_by) > 1 or part.layer_share != (1.0, 1.0)):
+            raise SpecError(
+                f"The {source} has layers_by lead in {arm!r} beside another choice or a layer_share; "
+                "it takes both from the first part, so leave them out."
+            )
+        if part.budget_share != (1.0, 1.0):
+            raise SpecError(
+                f"The {source} has a budget_share in a later part of {arm!r}; it is one for the whole "
+                "plan, so give it to the first part."
+            )
 
 
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:

@@ -10,8 +10,8 @@ split, under three schedules:
 - cut: the schedule of the full run, stopped short, which can be paused too;
 - anneal: a short run of its own, decayed to 0, which cannot.
 
-What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs' losses
-with the full runs' losses and metrics, and the learning rates that each would choose.
+What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs'
+losses with the full runs' losses and metrics, and the learning rates that each would choose.
 """
 
 from __future__ import annotations

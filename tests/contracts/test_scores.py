@@ -109,8 +109,8 @@ def test_every_site_has_a_finite_value_that_is_not_negative(name, base, found, m
     assert len(own.values) == len(base.sites)
     assert all(math.isfinite(value) and value >= 0 for value in own.values)
     for site, value in zip(base.sites, own.values, strict=True):
-        if site.kind != "norm" or name != "activation":
-            assert (value > 0) == (site.kind in MEASURED_KINDS)
+        lacks = {"activation": site.kind == "norm", "bias_fisher": not site.has_bias}.get(name, False)
+        assert (value > 0) == (site.kind in MEASURED_KINDS and not lacks)
 
 
 @by_score
@@ -168,6 +168,31 @@ def test_fisher_is_the_mean_squared_gradient_of_single_examples(base, task, scor
     singles = [single for batch in batches for single in single_examples(batch)]
     expected = mean_over([squares(base, task, single) for single in singles])
     assert score("fisher", batches) == pytest.approx(expected, rel=1e-4)
+
+
+@by_length
+def test_bias_fisher_is_the_mean_squared_bias_gradient_of_single_examples(
+    base, task, score, make_batch, n_filler
+):
+    batches = two_batches(make_batch, n_filler)
+    owners = {site.name: base.module.get_submodule(site.name) for site in measured(base) if site.has_bias}
+    biases = [module.bias for module in owners.values()]
+    for bias in biases:
+        bias.requires_grad_(True)
+    squared = [
+        [float(g.square().sum()) for g in torch.autograd.grad(task.loss(base.module, single), biases)]
+        for batch in batches
+        for single in single_examples(batch)
+        if biases
+    ]
+    for bias in biases:
+        bias.requires_grad_(False)
+    expected = {
+        name: math.fsum(own) / 6 for name, own in zip(owners, zip(*squared, strict=True), strict=True)
+    }
+    found = score("bias_fisher", batches)
+    assert {name: found[name] for name in owners} == pytest.approx(expected, rel=1e-4)
+    assert not any(value for name, value in found.items() if name not in owners)
 
 
 @by_length

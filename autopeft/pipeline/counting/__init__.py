@@ -1,6 +1,7 @@
 """`count`: what a plan or an adapter config would train, told from the model's config alone.
 
-Inside the folder each file imports only from those before it: sources, skeleton → tally → __init__.
+Inside the folder each file imports only from those before it:
+values → sources, skeleton → fit → tally → __init__.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.model import BaseModel, holder_of
 from autopeft.pipeline.counting import skeleton, sources, tally
+from autopeft.pipeline.counting.fit import attach_fitting
 from autopeft.pipeline.counting.tally import Count
 from autopeft.pipeline.prepare import check_plan, quiet_libraries
 from autopeft.records import ModelSpec, PlanDocument
@@ -89,19 +91,14 @@ def _count_configs(path: Path, *, model_id: str | None, revision: str | None) ->
     configs = [source.config for source in found]
     base = _base_of(configs, path=path, model_id=model_id, revision=revision)
     modules = [name for name, _ in base.module.named_modules() if name]
-    sites = [site.name for site in base.sites]
-    for source in found:
-        sources.require_match(source, modules, sites, where=f"{path} and {base.name}")
-    remarks = [skeleton.remarks(config) for config in configs]
+    attached = attach_fitting(found, base, path=path)
     with skeleton.fitting(path, base.name):
-        attached = skeleton.attach(base, configs)
-        skeleton.refuse_overlap(attached, path=path)
         notes = []
         targets = skeleton.targets(attached)
-        for source, name, own in zip(found, model.adapter_names(configs), remarks, strict=True):
+        for source, name in zip(found, model.adapter_names(configs), strict=True):
             notes += sources.unknown_keys(source)
             notes += sources.unmatched(source, targets.get(name, ()), modules=modules)
-            notes += own
+            notes += skeleton.remarks(source.config)
         methods = tuple(dict.fromkeys(str(config.peft_type.value).lower() for config in configs))
         return tally.tally(attached, base, methods=methods, notes=notes)
 

@@ -175,12 +175,16 @@ def fitting(path: Path, named: str) -> Iterator[None]:
 
 
 def targets(attached: Attached) -> dict[str, list[str]]:
-    """The modules that each adapter took, by the adapter's name."""
+    """The modules, and the parameters inside modules, that each adapter took, by the adapter's name."""
     found: dict[str, list[str]] = {}
     for name, layer in attached.model.get_base_model().named_modules():
-        if isinstance(layer, BaseTunerLayer) and not name.endswith(".base_layer"):
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        parameter = getattr(layer, "parameter_name", None)  # several of one module are wrapped in each other
+        if parameter or not name.endswith(".base_layer"):
+            target = f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
             for adapter in _held(layer):
-                found.setdefault(adapter, []).append(name)
+                found.setdefault(adapter, []).append(target)
     return found
 
 

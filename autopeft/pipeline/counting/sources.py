@@ -16,9 +16,12 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.pipeline.counting.values import faults
 
 _WRITTEN_BY_PEFT = "it must be the adapter_config.json that peft wrote"
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
+_SHORT = 80  # of a pattern that names every site one by one; chosen by hand
+_HEADS = ("classifier", "score")  # peft writes both into every config of a classifier
 
 
 def is_adapter(path: Path) -> bool:
@@ -45,7 +48,7 @@ def config_folders(path: Path) -> list[Path]:
     Raises:
         SpecError: A file of another name, or an order that lists no folders.
     """
-    if path.is_file():
+    if not path.is_dir():
         if path.name != "adapter_config.json":
             raise SpecError(f"{path} is no adapter config; peft calls that file adapter_config.json.")
         return [path.parent]
@@ -86,6 +89,9 @@ def read_config(folder: Path) -> Source:
         raise UnknownNameError(f"peft_type (in {file})", str(kind), known)
     if kind == PeftType.XLORA:
         raise SpecError(f"{file} is X-LoRA, which mixes other adapters by a gate; count those one by one.")
+    odd = faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    if odd:
+        raise SpecError(f"{file} cannot be meant so: {'; '.join(odd)}; correct it.")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -143,7 +149,7 @@ def require_match(source: Source, modules: Sequence[str], sites: Sequence[str], 
     known = list(dict.fromkeys(_last(name) for name in sites))
     hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
     raise SiteError(
-        f"{where} do not fit: it adapts {', '.join(entries)}, which the model lacks{hint}; "
+        f"{where} do not fit: it adapts {_short(', '.join(entries))}, which the model lacks{hint}; "
         "use the base model that it was made for."
     )
 
@@ -151,18 +157,21 @@ def require_match(source: Source, modules: Sequence[str], sites: Sequence[str], 
 def unmatched(source: Source, targeted: Collection[str], *, modules: Sequence[str]) -> list[str]:
     """A note for every name in a config that stands for no module; `peft` passes over them in silence."""
     content, notes = source.content, []
+    is_classifier = content.get("task_type") in ("SEQ_CLS", "TOKEN_CLS")
     places = {
         "target_modules": targeted,
+        "target_parameters": targeted,
         "feedforward_modules": targeted,
         "exclude_modules": modules,
         "modules_to_save": modules,
     }
     for field, choices in places.items():
         asked = content.get(field)
-        entries = [str(entry) for entry in asked if entry not in _ALL] if isinstance(asked, list) else []
+        known = (*_ALL, *(_HEADS if is_classifier and field == "modules_to_save" else ()))
+        entries = [str(entry) for entry in asked if entry not in known] if isinstance(asked, list) else []
         lost = [entry for entry in entries if not any(_matches(entry, name) for name in choices)]
         if lost:
-            near = _nearest(lost, list(dict.fromkeys(map(_last, choices))))
+            near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
             notes.append(f"{field} names what is not there: {', '.join(lost)}{near}.")
     for field, pattern in content.items():
         if field.endswith("_pattern") and isinstance(pattern, dict) and not _is_pruned(pattern):
@@ -180,6 +189,10 @@ def unmatched(source: Source, targeted: Collection[str], *, modules: Sequence[st
 def _is_pruned(pattern: dict[str, Any]) -> bool:
     """Whether a pattern is what AdaLoRA has left of each rank, under the names of tensors."""
     return any(isinstance(kept, list) for kept in pattern.values())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 2]} …"
 
 
 def _last(name: str) -> str:

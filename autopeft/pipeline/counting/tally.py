@@ -15,14 +15,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, known_role
+from autopeft.pipeline.counting.fit import wasteful
 from autopeft.pipeline.counting.skeleton import Attached
 from autopeft.records import Site
 
 _DEPTH = re.compile(r"\.(\d+)\.")
 _OUTSIDE, _SHARED = "outside", "shared"
-# The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
-_LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def tally(
         by_layer=dict(sorted(by_layer.items(), key=lambda item: _depth(item[0]))),
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
         ranks={role: (own[0], own[-1]) for role, own in ranks.items() if own},
-        notes=(*notes, *_too_high(attached)),
+        notes=(*notes, *wasteful(attached)),
     )
 
 
@@ -145,7 +144,8 @@ def _place(name: str, sites: Mapping[str, Site], heads: Sequence[str]) -> _Place
         head = any(f"{holder}.".startswith(f"{other}.") for other in heads)
         depth = _DEPTH.search(f".{holder}.")
         layer = depth[1] if depth else _OUTSIDE
-        return _Place(names=frozenset({holder}), role=holder.rpartition(".")[2], layer=layer, head=head)
+        role = known_role(holder) or holder.rpartition(".")[2]
+        return _Place(names=frozenset({holder}), role=role, layer=layer, head=head)
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
     is_whole = "modules_to_save" in parts
     head = is_whole and bool(heads) and site.layer is None and site.kind == "linear"
@@ -186,24 +186,6 @@ def _ranks(inner: nn.Module) -> dict[str, int]:
             if held:
                 found[name] = max(held)
     return found
-
-
-def _too_high(attached: Attached) -> list[str]:
-    """A note where a rank is above what the layer can use."""
-    low_rank = {name for name, (_, config) in attached.configs().items() if config.peft_type in _LOW_RANK}
-    high = []
-    for name, layer in attached.model.get_base_model().named_modules():
-        if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "r", None), Mapping):
-            sizes = [getattr(layer, key, None) for key in ("in_features", "out_features")]
-            own = [rank for adapter, rank in layer.r.items() if adapter in low_rank and rank]
-            most = min((size for size in sizes if isinstance(size, int)), default=None)
-            if own and most is not None and max(own) > most:
-                high.append((name, max(own), most))
-    if not high:
-        return []
-    name, rank, most = high[0]
-    others = f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""
-    return [f"rank {rank:,} at {name}{others} is above what the map can use, {most:,}."]
 
 
 def _saved_bytes(attached: Attached) -> int:

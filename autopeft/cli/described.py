@@ -1,0 +1,57 @@
+"""What `methods` prints: a table of all, or all that one of them says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.extension import Method
+
+METHOD_COLUMNS = ("method", "what is trained", "merges", "learning rate")
+_COLUMNS, _INDENT = 80, 18
+
+
+def method_rows(methods: Iterable[Method]) -> list[tuple[str, ...]]:
+    """One row per method, for `METHOD_COLUMNS`."""
+    return [(method.name, method.summary, _said(method.merges), _range(method)) for method in methods]
+
+
+def method_text(method: Method) -> str:
+    """Everything about one method, at most 80 columns wide."""
+    servers = ", ".join(method.servers({}))
+    detour = "peft alone; merge it to serve it"
+    facts = {
+        "trains": method.summary,
+        "parameters": f"{method.formula}, for a map of n inputs and m outputs",
+        "ranks": "yes" if method.ranked else "none",
+        "identity at start": _said(method.identity_at_start),
+        "merges": _said(method.merges),
+        "read by": servers or (detour if method.merges else "peft alone"),
+        "learning rates": f"{_range(method)}: {method.learning_rate_source}",
+        "step time": f"{method.step_time:.2f}: {method.step_time_source}",
+        "options": "; ".join(f"{name} {_values(own)}" for name, own in method.choices.items()) or "none",
+    }
+    lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
+    wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
+    return "\n".join([method.name, "", *(line for lines in wrapped for line in lines)])
+
+
+def method_json(method: Method) -> dict[str, Any]:
+    """The same for scripts."""
+    own = dataclasses.asdict(method)  # type: ignore[call-overload]
+    return {**own, "servers": list(method.servers({}))}
+
+
+def _values(values: Iterable[object]) -> str:
+    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+
+
+def _range(method: Method) -> str:
+    return "{:g} … {:g}".format(*method.learning_rate_range)
+
+
+def _said(truth: bool) -> str:
+    return "yes" if truth else "no"

@@ -1,0 +1,98 @@
+"""Whether the values of an adapter config are of the kinds that `peft` declares.
+
+`peft` reads any value into its dataclasses and fails later, in words of Python's, or not at all:
+the string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PeftConfig
+
+# Declared as whole numbers by `peft`, which computes with any.
+_FRACTIONS = ("alpha", "lambda")
+_NOUNS = {
+    "number": "a number",
+    "whole": "a whole number",
+    "text": "a string",
+    "list": "a list",
+    "object": "an object",
+    "truth": "true or false",
+    "null": "null",
+}
+_PLAIN: Mapping[Any, tuple[str, ...]] = {
+    bool: ("truth",),
+    int: ("whole",),
+    float: ("number", "whole"),
+    str: ("text",),
+    list: ("list",),
+    set: ("list",),
+    tuple: ("list",),
+    dict: ("object",),
+    type(None): ("null",),
+}
+
+
+def faults(content: Mapping[str, Any], kind: type[PeftConfig]) -> list[str]:
+    """What of a config's values cannot be meant, as phrases, one for each field.
+
+    Args:
+        content: Of the file.
+        kind: The class of `peft` that reads it; fields that it lacks are left alone.
+    """
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind) if field.name in content]
+    found = [_fault(name, content[name], _allowed(name, hints[name])) for name in known]
+    return [fault for fault in found if fault]
+
+
+def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
+    seen = _kind_of(value)
+    if allowed is not None and seen not in allowed and not (seen == "null" and "whole" not in allowed):
+        hidden = {"null", "whole"} if "number" in allowed else {"null"}
+        nouns = [noun for kind, noun in _NOUNS.items() if kind in allowed - hidden]
+        return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
+    inner = value if isinstance(value, list) and name.endswith("_modules") else ()
+    odd = [entry for entry in inner if not isinstance(entry, str)]
+    if odd:
+        return f"{name} lists {odd[0]!r}, it should list strings"
+    pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
+    for key, own in pattern.items():
+        if _kind_of(own) not in ("number", "whole", "list"):  # AdaLoRA lists what it has kept
+            return f"{name} gives {own!r} to {key}, it should give a number"
+    return ""
+
+
+def _allowed(name: str, hint: Any) -> frozenset[str] | None:
+    """The kinds of values that a declaration takes; None where it may take anything."""
+    if name == "modules_to_save":  # declared as text too by some, and read letter by letter
+        return frozenset({"list", "null"})
+    kinds = _kinds(hint)
+    if kinds is not None and "whole" in kinds and any(word in name for word in _FRACTIONS):
+        return kinds | {"number"}
+    return kinds
+
+
+def _kinds(hint: Any) -> frozenset[str] | None:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [_kinds(part) for part in typing.get_args(hint)]
+        return None if None in parts else frozenset[str]().union(*(part for part in parts if part))
+    if origin is typing.Literal:
+        return frozenset(_kind_of(value) for value in typing.get_args(hint))
+    plain = origin or hint
+    if plain in _PLAIN:
+        return frozenset(_PLAIN[plain])
+    return frozenset({"text"}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, float):
+        return "number"
+    return next(kinds[0] for kind, kinds in _PLAIN.items() if isinstance(value, kind))

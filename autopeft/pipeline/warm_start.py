@@ -1,0 +1,60 @@
+"""`--warm-start`: a plan of any model, dataset or budget, mapped onto the base model of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autopeft import budget, model
+from autopeft.errors import ModelError
+from autopeft.pipeline.prepare import Prepared, quiet_libraries
+from autopeft.records import PlanDocument, RunSpec, Site
+from autopeft.space import Ground, Transferred, transfer
+from autopeft.store import RunDir, read_plan
+
+
+def read_warm_start(path: Path, prepared: Prepared, ground: Ground) -> Transferred:
+    """The plan of a file or of an earlier run on the ground of this run.
+
+    Only the `config.json` of the model that it was made for is needed, and not even that where its
+    sites are those of this run's.
+
+    Args:
+        path: plan.yaml, or a run directory, which knows the budget as well.
+        prepared: This run.
+        ground: What its policies are laid out on.
+
+    Raises:
+        ModelError: Its model's config cannot be read, and it does not fit as it is.
+        SpecError: No readable plan there, or nothing of it maps.
+    """
+    document = read_plan(path)
+    return transfer(
+        document.plan,
+        _sites(document, prepared),
+        ground,
+        source_budget=_budget(path, document),
+        max_rank=prepared.spec.limits.max_rank,
+    )
+
+
+def _sites(document: PlanDocument, prepared: Prepared) -> tuple[Site, ...]:
+    """The sites of the model that a plan was made for."""
+    if document.model == prepared.spec.model:
+        return prepared.base.sites
+    try:
+        with quiet_libraries():
+            return model.load_skeleton(document.model, auto_class=prepared.task.auto_class).sites
+    except ModelError:
+        here = {site.name for site in prepared.base.sites}
+        if {adapter.site for adapter in document.plan.adapters} <= here:
+            return prepared.base.sites
+        raise
+
+
+def _budget(path: Path, document: PlanDocument) -> int | None:
+    """What the run of a plan allowed its adapters; None for a plan alone."""
+    if not (path / "run.yaml").is_file():
+        return None
+    spec: RunSpec = RunDir.open(path).read_spec()
+    parsed = budget.parse(spec.budget.requested, base_params=document.base_params)
+    return parsed.max_trainable_params - (document.head_params if spec.budget.count_head else 0)

@@ -1,0 +1,305 @@
+"""How often the verdict of a confirmation is right: simulated plans with a known difference.
+
+    python reports/studies/confirmation_calibration.py [RUNS] [null|gain|power|diverged|compared|metrics ...]
+
+Prints, over RUNS (10,000) simulated confirmations a row: how often each word is said, how often the 95 %
+interval holds the truth, the bias of the estimate in its own standard deviations, and the
+seeds used; beside it the same seeds with the unadjusted interval looked at after every seed.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from autopeft.evidence import paired_interval, pseudo_values
+from autopeft.evidence.components import Moments, half_width, moments, pseudo_differences
+from autopeft.evidence.sequential import BETTER, EQUIVALENT, FUTILE, WORSE, Design, Stops, run
+from autopeft.evidence.unbiased import prefixes, subsets
+
+Array = npt.NDArray[np.float64]
+CHUNK = 500
+MOST_SEEDS = 10
+# Shares of an example's variance: common to both plans, to the seeds of one plan, and to one run.
+COMMON, OWN, RESIDUAL = 0.65, 0.1, 0.25
+SAME_ORDER = 0.3  # correlation of the two plans' seed effects: they share the data order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """Two plans; for `binary` scores `level` is the baseline's accuracy, for losses its mean loss.
+
+    `seed_sd` is that of one plan over seeds and `gain` the true difference, in units of the scores.
+    """
+
+    kind: str
+    level: float
+    n_examples: int
+    seed_sd: float
+    gain: float
+
+    @property
+    def margin(self) -> float:
+        """One point, or 1 % of the baseline's loss."""
+        return 0.01 if self.kind == "binary" else 0.01 * self.level
+
+    @property
+    def span(self) -> float | None:
+        """Width of the range of the scores."""
+        return 1.0 if self.kind == "binary" else None
+
+
+def effects(truth: Truth, rng: np.random.Generator, n_runs: int) -> tuple[Array, Array]:
+    """Seed effects (2, runs, S, 1) and example effects (2, runs, S, N), each of variance 1."""
+
+    def draw(*shape: int) -> Array:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    shared, own = draw(n_runs, MOST_SEEDS, 1), draw(2, n_runs, MOST_SEEDS, 1)
+    seeds = np.sqrt(SAME_ORDER) * shared + np.sqrt(1 - SAME_ORDER) * own
+    n = truth.n_examples
+    steady = np.sqrt(COMMON) * draw(n_runs, 1, n) + np.sqrt(OWN) * draw(2, n_runs, 1, n)
+    return seeds, steady + np.float32(np.sqrt(RESIDUAL)) * draw(2, n_runs, MOST_SEEDS, n)
+
+
+def both(truth: Truth, rng: np.random.Generator, n_runs: int) -> Array:
+    """Scores (2, runs, 10, N) of best and baseline, `truth.gain` apart over all seeds and examples."""
+    seeds, examples = effects(truth, rng, n_runs)
+    levels = np.array([truth.level + truth.gain, truth.level])[:, None, None, None]
+    if truth.kind == "binary":  # a probit: accuracy of a seed is cdf(z + its effect)
+        spread = truth.seed_sd / stats.norm.pdf(stats.norm.ppf(truth.level))
+        z = (stats.norm.ppf(levels) * np.sqrt(1 + spread**2)).astype(np.float32)
+        return np.asarray(z + np.float32(spread) * seeds + examples > 0, dtype=np.float32)
+    losses = np.array([truth.level - truth.gain, truth.level])[:, None, None, None]
+    noise = examples
+    if truth.kind == "lognormal":  # skewed, as losses of a trained classifier are
+        noise = (np.exp(examples) - np.exp(0.5)) / np.sqrt(np.exp(2) - np.exp(1))
+    return -np.asarray(losses + truth.seed_sd * seeds + truth.level * noise)
+
+
+def simulated(truth: Truth, n_runs: int, *, seed: int = 0) -> Moments:
+    """Moments of `n_runs` confirmations."""
+    rng = np.random.default_rng([seed, zlib.crc32(repr(truth).encode())])
+    return joined(
+        [moments(np.subtract(*both(truth, rng, CHUNK), dtype=np.float64)) for _ in range(n_runs // CHUNK)]
+    )
+
+
+def joined(parts: Sequence[Moments]) -> Moments:
+    """One batch of several."""
+    centre, rows, products = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("centre", "rows", "products")
+    )
+    return Moments(centre=centre, rows=rows, products=products, n_examples=parts[0].n_examples)
+
+
+def first(every: Moments, n_seeds: int) -> Moments:
+    """The moments of the first seeds alone; the centre may stay, any would do."""
+    return replace(every, rows=every.rows[:, :n_seeds], products=every.products[:, :n_seeds, :n_seeds])
+
+
+def judged(every: Moments, design: Design) -> Stops:
+    """Where the confirmations stop, in chunks that fit in memory."""
+    few = first(every, design.planned_seeds)
+    starts = range(0, len(few.rows), CHUNK)
+    parts = [run(few.take(np.arange(at, min(at + CHUNK, len(few.rows)))), design) for at in starts]
+    return Stops(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
+def unadjusted(every: Moments, design: Design) -> dict[str, Array]:
+    """The interval of one look, taken after every seed until it decides."""
+    n_runs = len(every.rows)
+    code, mean, half = np.zeros(n_runs, dtype=int), np.zeros(n_runs), np.zeros(n_runs)
+    for n_seeds in range(design.first_look, design.planned_seeds + 1):
+        few = first(every, n_seeds)
+        chosen = subsets(n_seeds)[prefixes(n_seeds)[n_seeds - 1]][None]
+        squares = few.squares(chosen, pseudo=pseudo_differences(design.span), floor=0.0).flat()
+        wide, narrow = half_width(squares, 0.05), half_width(squares, 0.10)
+        is_open = code == 0
+        mean, half = np.where(is_open, squares.mean, mean), np.where(is_open, wide, half)
+        cases = [squares.mean > wide, squares.mean < -wide, np.abs(squares.mean) + narrow < design.margin]
+        code = np.where(is_open, np.select(cases, [BETTER, WORSE, EQUIVALENT], 0), code)
+    return {"code": code, "low": mean - half, "high": mean + half}
+
+
+def covered(low: Array, high: Array, gain: float) -> float:
+    """Share of intervals that hold the truth, in percent."""
+    return 100 * float(np.mean((low <= gain) & (gain <= high)))
+
+
+def row(truth: Truth, every: Moments, planned: int) -> str:
+    """One line of the table."""
+    design = Design(planned_seeds=planned, margin=truth.margin, span=truth.span)
+    seen, plain = judged(every, design), unadjusted(every, design)
+    said = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, EQUIVALENT, FUTILE)]
+    bias = [float((est.mean() - truth.gain) / est.std()) for est in (seen.unbiased, seen.mean)]
+    width = np.median(seen.high - seen.low) / 2
+    outside = 100 * float(np.mean((seen.unbiased < seen.low) | (seen.unbiased > seen.high)))
+    return (
+        f"| {truth.kind} {truth.level:g} | {truth.n_examples} | {truth.seed_sd:.4g} | "
+        f"{truth.gain / truth.seed_sd:.1f} | {planned} | "
+        + " | ".join(f"{share:.1f}" for share in said)
+        + f" | {covered(seen.low, seen.high, truth.gain):.1f} | {bias[0]:+.3f} | {bias[1]:+.3f} | "
+        f"{width:.4f} | "
+        f"{outside:.2f} | {seen.n_seeds.mean():.2f} | {100 * np.mean(plain['code'] == BETTER):.1f} | "
+        f"{covered(plain['low'], plain['high'], truth.gain):.1f} |"
+    )
+
+
+HEADER = (
+    "| scores | N | seed sd | gain / sd | seeds | better % | worse % | equivalent % | futile % | covers % | "
+    "bias | bias of plain mean | half-width | outside % | seeds used | unadjusted: better % | covers % |\n"
+    "|" + "---|" * 17
+)
+SETTINGS = [
+    *(("binary", 0.85, n, sd) for n in (100, 300, 1000) for sd in (0.003, 0.015)),
+    *(("binary", level, 300, 0.008) for level in (0.7, 0.95)),
+    ("binary", 0.95, 100, 0.003),
+    ("binary", 0.9, 1000, 0.03),
+    *(("gaussian", 0.4, n, 0.02) for n in (100, 1000)),
+    ("gaussian", 0.4, 1000, 0.1),
+    ("lognormal", 0.4, 300, 0.02),
+]
+
+
+def calibration(n_runs: int, gains: tuple[float, ...]) -> None:
+    """The table of all settings."""
+    print(HEADER, flush=True)
+    for kind, level, n, sd in SETTINGS:
+        for gain in gains:
+            truth = Truth(kind=kind, level=level, n_examples=n, seed_sd=sd, gain=gain * sd)
+            every = simulated(truth, n_runs)
+            for planned in (3, 5, 10):
+                print(row(truth, every, planned), flush=True)
+
+
+def power(n_runs: int) -> None:
+    """How often `better` is said, and on how many seeds, by planned seeds and gain."""
+    print("| scores | N | seed sd | gain / sd | " + " | ".join(f"{k} seeds" for k in range(2, 11)) + " |")
+    print("|" + "---|" * 13)
+    for n, sd in ((300, 0.008), (1000, 0.008), (1000, 0.015)):
+        for gain in (0.5, 1.0, 2.0, 4.0):
+            truth = Truth(kind="binary", level=0.85, n_examples=n, seed_sd=sd, gain=gain * sd)
+            every = simulated(truth, n_runs)
+            cells = []
+            for planned in range(2, 11):
+                seen = judged(every, Design(planned_seeds=planned, margin=0.01))
+                cells.append(f"{100 * np.mean(seen.code == BETTER):.0f} % ({seen.n_seeds.mean():.1f})")
+            print(f"| binary 0.85 | {n} | {sd:g} | {gain:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+def diverged(n_runs: int) -> None:
+    """Each seed of the best plan fails with a chance of its own and counts as 0 on every example."""
+    print(
+        "| chance | gain / sd | seeds | better % | worse % | futile % | covers % | bias | half-width | used |"
+    )
+    print("|" + "---|" * 10)
+    for chance in (0.02, 0.1, 0.25):
+        for gain in (0.0, 4.0):
+            truth = Truth(kind="binary", level=0.85, n_examples=300, seed_sd=0.008, gain=gain * 0.008)
+            rng, parts = np.random.default_rng(3), []
+            for _ in range(n_runs // CHUNK):
+                scores = both(truth, rng, CHUNK)
+                fails = rng.random((CHUNK, MOST_SEEDS, 1)) < chance
+                parts.append(moments(np.where(fails, 0, scores[0]) - scores[1]))
+            every, expected = joined(parts), truth.gain - chance * (truth.level + truth.gain)
+            for planned in (4, 10):
+                seen = judged(every, Design(planned_seeds=planned, margin=0.01))
+                said = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, FUTILE)]
+                bias = float((seen.unbiased.mean() - expected) / seen.unbiased.std())
+                print(
+                    f"| {chance:g} | {gain:g} | {planned} | " + " | ".join(f"{x:.1f}" for x in said) + " | "
+                    f"{covered(seen.low, seen.high, expected):.1f} | {bias:+.3f} | "
+                    f"{np.median(seen.high - seen.low) / 2:.3f} | {seen.n_seeds.mean():.1f} |",
+                    flush=True,
+                )
+
+
+def compared(n_runs: int) -> None:
+    """Plans no better than the baseline: how often any of several is called better."""
+    print("| plans | alpha divided % | not divided % |\n|---|---|---|")
+    for n_plans in (1, 2, 4):
+        found = {}
+        for divided in (True, False):
+            rng, better = np.random.default_rng(4), np.zeros(n_runs, dtype=bool)
+            design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_plans if divided else 1)
+            for at in range(0, n_runs, CHUNK):
+                baseline = rng.standard_normal((CHUNK, 5, 1))
+                for _ in range(n_plans):  # each against the same baseline, which makes them depend
+                    effects = rng.standard_normal((CHUNK, 5, 1)) - baseline
+                    table = (
+                        effects + rng.standard_normal((CHUNK, 1, 50)) + rng.standard_normal((CHUNK, 5, 50))
+                    )
+                    better[at : at + CHUNK] |= run(moments(table), design).code == BETTER
+            found[divided] = 100 * better.mean()
+        print(f"| {n_plans} | {found[True]:.1f} | {found[False]:.1f} |", flush=True)
+
+
+def metrics(n_runs: int) -> None:
+    """Pseudo-values of Pearson's r and of F1: coverage of the difference of two plans, three seeds."""
+    print("| metric | N | covers % | better % | bias / sd |\n|---|---|---|---|---|")
+    for name in ("pearson", "f1"):
+        for n in (100, 500):
+            rng, low, high, mean = np.random.default_rng(5), [], [], []
+            for _ in range(n_runs // 20):
+                target = rng.standard_normal(n)
+                common, rows = rng.standard_normal((1, n)), []
+                for _plan in range(2):
+                    noise = 0.5 * common + 0.5 * rng.standard_normal((3, n))
+                    guess = target + noise + 0.3 * rng.standard_normal((1, n))
+                    if name == "f1":
+                        rows.append([pseudo_values(f1_of(g > 1, target > 1), n) for g in guess])
+                    else:
+                        rows.append([pseudo_values(pearson_of(g, target), n) for g in guess])
+                interval = paired_interval(*rows, span=None)
+                low, high, mean = [*low, interval.low], [*high, interval.high], [*mean, interval.mean]
+            ends = np.array(low), np.array(high)
+            print(
+                f"| {name} | {n} | {covered(*ends, 0.0):.1f} | {100 * np.mean(ends[0] > 0):.1f} | "
+                f"{np.mean(mean) / np.std(mean):+.3f} |",
+                flush=True,
+            )
+
+
+def f1_of(
+    guess: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]
+) -> Callable[[npt.NDArray[np.int64]], float]:
+    """F1 of the positive class on some examples."""
+
+    def metric(at: npt.NDArray[np.int64]) -> float:
+        return float(2 * (guess[at] & truth[at]).sum() / max((guess[at].sum() + truth[at].sum()), 1))
+
+    return metric
+
+
+def pearson_of(guess: Array, truth: Array) -> Callable[[npt.NDArray[np.int64]], float]:
+    """Pearson's r on some examples."""
+
+    def metric(at: npt.NDArray[np.int64]) -> float:
+        return float(np.corrcoef(guess[at], truth[at])[0, 1])
+
+    return metric
+
+
+def main(n_runs: int, parts: list[str]) -> None:
+    """Prints the parts asked for."""
+    if "null" in parts:
+        calibration(n_runs, (0.0,))
+    if "gain" in parts:
+        calibration(n_runs, (1.0, 2.0))
+    for part in (power, diverged, compared, metrics):
+        if part.__name__ in parts:
+            print(f"\n{part.__doc__}\n")
+            part(n_runs)
+
+
+if __name__ == "__main__":
+    runs = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    words = [word for word in sys.argv[1:] if not word.isdigit()]
+    main(runs[0] if runs else 10_000, words or ["null", "gain", "power", "diverged", "compared", "metrics"])

@@ -1,0 +1,270 @@
+"""The engine's rungs on published learning curves, against plain halving, top-K, random search, Hyperband.
+
+    python reports/studies/replay_rungs.py [CURVES.jsonl] [N_HALVES]
+
+The file holds the 63 runs of peft's method comparison on MetaMathQA with Llama-3.2-3B (July 2026): the
+train loss of 20 windows of 250 steps, and the accuracy on GSM8K's test split in the end. A run "measured"
+at a rung is looked up there instead of trained; what decides is `autopeft.engine.climb`, the same code as in
+a search. A policy sees one half of the table, drawn at random, and may spend 5, 10 or 15 % of what training
+all of that half takes. Its regret is what its choice lacks of the half's best final accuracy, in points.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+from scipy import stats
+
+from autopeft import engine
+from autopeft.engine import Ledger, Question, Schedule
+from autopeft.executors.serial import Serial
+from autopeft.extension import discover
+from autopeft.records import Adapter, Fidelity, Measurement, Plan, RunSpec, Status
+from autopeft.space import Ground, Space
+
+WINDOW, FULL = 250, 5000
+COSTS = (0.05, 0.10, 0.15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One published run: loss by window, and what it came to."""
+
+    plan: Plan
+    losses: tuple[float, ...]
+    accuracy: float
+
+    def loss(self, steps: int) -> float:
+        """Mean train loss of the window that ends at a step."""
+        return self.losses[steps // WINDOW - 1]
+
+
+class Silence:
+    """A display that shows nothing."""
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """Nothing."""
+
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+        """Nothing."""
+
+
+def read(path: Path) -> list[Curve]:
+    """The table; a run is a plan of one adapter that carries its name."""
+    curves = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        plan = Plan(
+            adapters=(Adapter(method=row["name"], site="published"),),
+            learning_rate=row["learning_rate"] or 1.0,
+            trainable_params=row["trainable_params"],
+        )
+        curves.append(Curve(plan=plan, losses=tuple(row["train_loss"]), accuracy=row["test_accuracy"]))
+    return curves
+
+
+class Replay:
+    """Measures by looking up; counts the steps that a resumed run would add."""
+
+    def __init__(self, curves: Sequence[Curve]) -> None:
+        """Nothing is trained yet."""
+        self.curves = {curve.plan: curve for curve in curves}
+        self.trained: dict[Plan, int] = {}
+
+    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        """The loss of the window that ends where the rung does."""
+        before = self.trained.get(plan, 0)
+        self.trained[plan] = max(before, fidelity.train_steps)
+        loss = self.curves[plan].loss(fidelity.train_steps)
+        return Measurement(
+            plan=plan,
+            fidelity=fidelity,
+            status=Status.COMPLETE,
+            metric=0.0,
+            loss=loss,
+            trained_steps=self.trained[plan] - before,
+        )
+
+    @property
+    def cost(self) -> float:
+        """Share of what training all takes."""
+        return sum(self.trained.values()) / (FULL * len(self.curves))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows(Schedule):
+    """Rungs without a decay branch, as published curves have none: a rung adds all of its further steps."""
+
+    def new_steps(self, index: int) -> int:
+        return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
+
+
+def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
+    """The engine's rungs, as wide and long as `stretched` makes them at that cost.
+
+    The first rung takes all, or as many as two thirds of the cost pay. The table has no baseline, no head
+    alone and no budget, so that the sentinel is all that goes on beside the best.
+    """
+    budget = cost * len(curves)
+    n_first = min(len(curves), int(budget / 1.5 * FULL / WINDOW))
+    taken = [curves[i] for i in sorted(rng.permutation(len(curves))[:n_first])]
+    schedule = _Windows(
+        rung_steps=(WINDOW, 2 * WINDOW),
+        full_steps=FULL,
+        confirm_steps=FULL,
+        batch_size=4,
+        n_search=1,
+        n_confirm=0,
+        n_test=0,
+        beside=(1, 2),  # of a third rung: those that a low rank correlation adds
+    )
+    schedule = engine.stretched(schedule, n_first=n_first, max_cost=budget, n_retuned=0)
+    steps = sorted({max(WINDOW, WINDOW * (n // WINDOW)) for n in schedule.rung_steps})
+    schedule = replace(schedule, rung_steps=tuple(steps))
+    world = Replay(curves)
+    question = Question(
+        spec=RunSpec(),
+        space=Space(about="published runs"),
+        ground=Ground(
+            sites=(),
+            scores={},
+            methods=discover("autopeft.methods"),
+            max_params=10**12,  # none is refused, and none counts as small
+        ),
+        schedule=schedule,
+        metric="accuracy",
+        greater_is_better=True,
+        head_rates=(1e-3, 1.0),
+        first_trials=n_first,
+    )
+    ledger = Ledger(executor=Serial(), measure=world.measure, progress=Silence())
+    fidelity = schedule.rung(0, seed=question.seed)
+    first = {m.plan: m for m in ledger.measure_all([(curve.plan, fidelity) for curve in taken])}
+    last = engine.climb(question, ledger, first)[-1]
+    best = min(last.values(), key=lambda m: (m.loss, m.plan.digest))
+    return world.curves[best.plan], world.cost
+
+
+def halving(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
+    """Plain halving: 250, 500, 1,000, then all 5,000 steps; of 63 it keeps 16, 6 and 3.
+
+    In proportion for another number of runs, of which it takes as many as the cost pays; where that leaves
+    something over, more of them are trained in full.
+    """
+    budget = cost * FULL * len(curves)
+
+    def spent(n: int, n_full: int | None = None) -> tuple[int, list[int]]:
+        keeps = [max(1, round(n * share / 63)) for share in (16, 6, 3)]
+        keeps[2] = n_full or keeps[2]
+        return n * 250 + keeps[0] * 250 + keeps[1] * 500 + keeps[2] * 4000, keeps
+
+    n_first = max(n for n in range(1, len(curves) + 1) if n == 1 or spent(n)[0] <= budget)
+    total, keeps = spent(n_first)
+    while keeps[2] < keeps[1] and spent(n_first, keeps[2] + 1)[0] <= budget:
+        total, keeps = spent(n_first, keeps[2] + 1)
+    alive = [curves[i] for i in rng.permutation(len(curves))[:n_first]]
+    for steps, keep in zip((250, 500, 1000), keeps, strict=True):
+        alive = sorted(alive, key=lambda c, steps=steps: c.loss(steps))[:keep]
+    return min(alive, key=lambda c: c.loss(FULL)), total / FULL / len(curves)
+
+
+def random_search(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
+    """As many full trainings as the cost pays, the best of them by its loss in the end."""
+    n = max(1, int(cost * len(curves)))
+    taken = [curves[i] for i in rng.permutation(len(curves))[:n]]
+    return min(taken, key=lambda c: c.loss(FULL)), n / len(curves)
+
+
+def top_k(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
+    """One rung of 250 steps, then the best of it in full, as many as the cost pays (one at least)."""
+    budget = cost * FULL * len(curves)
+    n = min(len(curves), max(1, int((budget - (FULL - WINDOW)) // WINDOW)))
+    taken = sorted((curves[i] for i in rng.permutation(len(curves))[:n]), key=lambda c: c.loss(WINDOW))
+    k = max(1, int((budget - n * WINDOW) // (FULL - WINDOW)))
+    return min(taken[:k], key=lambda c: c.loss(FULL)), (n * WINDOW + k * (FULL - WINDOW)) / FULL / len(curves)
+
+
+def hyperband(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
+    """Optuna's HyperbandPruner over random runs, until the cost is spent; the best by its last loss.
+
+    Of those that went furthest: the loss of a run that was pruned early is no rival to that of a long one.
+    """
+    seed = int(rng.integers(2**31))
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=FULL // WINDOW, reduction_factor=3)
+    study = optuna.create_study(study_name=f"replay-{seed}", pruner=pruner, direction="minimize")
+    left, reached = round(cost * FULL * len(curves)), {}
+    for index in rng.permutation(len(curves)):
+        curve, trial = curves[index], study.ask()
+        pruned = False
+        for window in range(1, FULL // WINDOW + 1):
+            if left < WINDOW:
+                break
+            left -= WINDOW
+            reached[index] = window
+            trial.report(curve.loss(window * WINDOW), window)
+            if trial.should_prune():
+                pruned = True
+                break
+        if left < WINDOW:
+            break
+        if pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, curve.loss(FULL))
+    best = max(reached, key=lambda i: (reached[i], -curves[i].loss(reached[i] * WINDOW)))
+    return curves[best], sum(reached.values()) * WINDOW / FULL / len(curves)
+
+
+Policy = Callable[[Sequence[Curve], float, np.random.Generator], tuple[Curve, float]]
+POLICIES: dict[str, Policy] = {
+    "ours": ours,
+    "plain halving": halving,
+    "top-K after one rung": top_k,
+    "random search": random_search,
+    "Optuna's Hyperband": hyperband,
+}
+
+
+def regrets(curves: Sequence[Curve], cost: float, n_halves: int) -> dict[str, list[tuple[float, float]]]:
+    """Regret in points and share of the cost of each policy on each half."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
+    for seed in range(n_halves):
+        half = [curves[i] for i in np.random.default_rng(seed).permutation(len(curves))[: len(curves) // 2]]
+        best = max(curve.accuracy for curve in half)
+        for name, policy in POLICIES.items():
+            chosen, spent = policy(half, cost, np.random.default_rng([seed, 1]))
+            found[name].append((100 * (best - chosen.accuracy), spent))
+    return found
+
+
+def main(path: Path, n_halves: int) -> None:
+    """Print the table of regrets and of paired differences."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.disable(logging.WARNING)
+    curves = read(path)
+    print(f"{len(curves)} runs, {n_halves} random halves; regret in points, with 95 % intervals")
+    print("| cost | policy | spent | mean regret | ours minus it |\n| --- | --- | --- | --- | --- |")
+    for cost in COSTS:
+        found = regrets(curves, cost, n_halves)
+        for name, rows in found.items():
+            regret, spent = (np.array(column) for column in zip(*rows, strict=True))
+            difference = np.array([row[0] for row in found["ours"]]) - regret
+            told = ""
+            if name != "ours":
+                half = stats.t.ppf(0.975, n_halves - 1) * difference.std(ddof=1) / math.sqrt(n_halves)
+                low, high = difference.mean() - half, difference.mean() + half
+                told = f"{difference.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+            print(f"| {cost:.0%} | {name} | {spent.mean():.1%} | {regret.mean():.2f} | {told} |")
+
+
+if __name__ == "__main__":
+    default = Path(__file__).parent.parent / "published" / "peft_metamathqa_curves.jsonl"
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else default, int(sys.argv[2]) if len(sys.argv) > 2 else 200)

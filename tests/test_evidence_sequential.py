@@ -1,0 +1,299 @@
+"""Looks seed by seed: what is held by simulation, what is exact, and how label and interval agree."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from autopeft.errors import SpecError
+from autopeft.evidence import (
+    MAX_SEEDS,
+    Table,
+    look,
+    paired_interval,
+    sequential_verdict,
+)
+from autopeft.evidence.components import half_width, moments
+from autopeft.evidence.sequential import BETTER, OPEN, WORSE, Design, run
+from autopeft.evidence.unbiased import prefixes, subsets
+
+
+def confirmations(n_runs: int, n_seeds: int, *, gain: float, by_example: float, seed: int) -> Table:
+    """Differences (runs, S, 40): seeds of standard deviation 1, examples' mean of `by_example`."""
+    draw = np.random.default_rng(seed).standard_normal
+    examples = by_example * math.sqrt(40) * draw((n_runs, 1, 40))
+    table: Table = gain + draw((n_runs, n_seeds, 1)) + examples + 0.1 * draw((n_runs, n_seeds, 40))
+    return table
+
+
+def unadjusted(tables: Table) -> tuple[Table, Table, Table]:
+    """Label (1, -1, 0), low and high of the interval of one look, taken after every seed from the third."""
+    n_runs, n_seeds, _ = tables.shape
+    low, high, label = np.zeros((3, n_runs))
+    for k in range(3, n_seeds + 1):
+        chosen = subsets(k)[prefixes(k)[-1]][None]
+        squares = moments(tables[:, :k]).squares(chosen, pseudo=(), floor=0.0).flat()
+        half, is_open = half_width(squares, 0.05), label == 0
+        low, high = np.where(is_open, squares.mean - half, low), np.where(is_open, squares.mean + half, high)
+        label = np.where(is_open, (low > 0) * 1.0 - (high < 0) * 1.0, label)
+    return label, low, high
+
+
+# What is held, by simulation. The same seeds show that looking without paying for it is wrong.
+
+
+@pytest.mark.parametrize(("n_seeds", "n_runs"), [(4, 4000), (6, 4000), (10, 600)])
+@pytest.mark.parametrize("by_example", [0.0, 0.15, 1.0])
+def test_alike_plans_are_called_different_in_5_percent(n_seeds: int, n_runs: int, by_example: float) -> None:
+    tables = confirmations(n_runs, n_seeds, gain=0.0, by_example=by_example, seed=n_seeds)
+    seen = run(moments(tables), Design(planned_seeds=n_seeds, margin=0.01, span=None))
+    error = 3 * math.sqrt(0.05 * 0.95 / n_runs)
+    assert np.isin(seen.code, [BETTER, WORSE]).mean() <= 0.05 + error
+    assert (seen.code == BETTER).mean() <= 0.025 + error / math.sqrt(2)
+    assert 0.93 <= ((seen.low <= 0) & (seen.high >= 0)).mean() <= 0.98
+
+
+def test_the_simulation_sees_that_unadjusted_looks_are_wrong() -> None:
+    tables = confirmations(4000, 10, gain=0.0, by_example=0.0, seed=10)
+    label, low, high = unadjusted(tables)
+    assert (label == 1).mean() > 0.06  # at most 0.025 was promised
+    assert ((low < 0) & (high > 0)).mean() < 0.88
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("by_example", [0.0, 0.5])
+def test_stopped_intervals_cover_a_gain_and_the_mean_is_unbiased(gain: float, by_example: float) -> None:
+    tables = confirmations(3000, 6, gain=gain, by_example=by_example, seed=int(gain))
+    seen = run(moments(tables), Design(planned_seeds=6, margin=0.01, span=None))
+    assert 0.93 <= ((seen.low < gain) & (gain < seen.high)).mean() <= 0.98
+    assert abs(seen.unbiased.mean() - gain) <= 0.06 * seen.unbiased.std()  # its own error: 0.018
+    if gain == 4:
+        assert seen.n_seeds.mean() < 4.5
+
+
+def test_the_plain_mean_is_biased_where_the_adjusted_one_is_not() -> None:
+    tables = confirmations(800, 10, gain=1.0, by_example=0.0, seed=3)
+    seen = run(moments(tables), Design(planned_seeds=10, margin=0.01, span=None))
+    reached = tables.mean(axis=(1, 2))  # of all ten seeds, which nobody chose
+    plain, adjusted = seen.mean - reached, seen.unbiased - reached
+    assert plain.mean() > 3 * plain.std() / math.sqrt(800)
+    assert abs(adjusted.mean()) < 3 * adjusted.std() / math.sqrt(800)
+
+
+def test_best_of_four_is_called_better_no_more_often_where_it_was_paid_for() -> None:
+    draw = np.random.default_rng(0).standard_normal
+    baseline, any_better = draw((2000, 5, 1)), np.zeros((2, 2000), dtype=bool)
+    for _ in range(4):
+        tables = draw((2000, 5, 1)) - baseline + draw((2000, 1, 30)) + draw((2000, 5, 30))
+        for row, n_compared in enumerate((4, 1)):
+            design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_compared)
+            any_better[row] |= run(moments(tables), design).code == BETTER
+    assert any_better[0].mean() <= 0.03
+    assert any_better[1].mean() >= 0.05
+
+
+# What is exact.
+
+
+def test_the_unbiased_mean_is_exactly_that_over_all_draws_of_seeds() -> None:
+    """Every sequence of four seeds out of five possible ones; the rule stops many of them at three."""
+    seeds = np.array([0.1, 0.12, 0.11, -0.05, 0.3])
+    wave = 0.001 * np.array([1.0, -1.0, 2.0, -2.0, 0.0, 0.0])
+    sequences = np.array(list(itertools.product(range(5), repeat=4)))
+    tables = seeds[sequences][:, :, None] + np.outer(np.arange(5), wave)[sequences]
+    seen = run(moments(tables), Design(planned_seeds=4, margin=0.01, span=None), floor=1e-12)
+    assert 20 < (seen.n_seeds == 3).sum() < 600
+    assert seen.unbiased.mean() == pytest.approx(seeds.mean(), abs=1e-12)
+    assert abs(seen.mean.mean() - seeds.mean()) > 1e-4
+
+
+def test_the_unbiased_mean_is_the_average_over_orders_that_go_on() -> None:
+    rng = np.random.default_rng(19)
+    table = 1.5 + rng.standard_normal((5, 1)) + 0.2 * rng.standard_normal((5, 20))
+    design = Design(planned_seeds=5, margin=0.01, span=None)
+    goes_on = {
+        chosen: run(moments(table[None, list(chosen), :]), design).code[0] == OPEN
+        for k in (3, 4)
+        for chosen in itertools.combinations(range(5), k)
+    }
+    first = [
+        table[list(order[:3])].mean()
+        for order in itertools.permutations(range(5))
+        if goes_on[tuple(sorted(order[:3]))] and goes_on[tuple(sorted(order[:4]))]
+    ]
+    seen = run(moments(table[None]), design)
+    assert seen.n_seeds[0] == 5 and 0 < len(first) < 120
+    assert seen.unbiased[0] == pytest.approx(np.mean(first))
+
+
+def test_two_planned_seeds_are_one_look() -> None:
+    rng = np.random.default_rng(0)
+    best, baseline = rng.normal(size=(2, 2, 50))
+    seen, once = (
+        look(best, baseline, planned_seeds=2, margin=0.01, span=None),
+        paired_interval(best, baseline, span=None),
+    )
+    assert seen.interval is not None
+    assert (seen.reason, seen.interval.mean) == ("planned", pytest.approx(once.mean))
+    assert (seen.interval.low, seen.interval.high) == pytest.approx((once.low, once.high), rel=1e-3)
+
+
+def test_subsets_of_the_seeds_have_the_mean_squares_of_their_rows() -> None:
+    table = np.random.default_rng(1).normal(size=(5, 12))
+    some = table[[0, 2, 3]]
+    squares = moments(table).squares([[1, 0, 1, 1, 0]], pseudo=(), floor=0.0).flat()
+    rows, columns = some.mean(axis=1), some.mean(axis=0)
+    rest = some - rows[:, None] - columns + some.mean()
+    assert squares.mean == pytest.approx(some.mean())
+    assert squares.seed == pytest.approx(12 * rows.var(ddof=1))
+    assert squares.example == pytest.approx(3 * columns.var(ddof=1))
+    assert squares.residual == pytest.approx((rest**2).sum() / 22)
+
+
+def test_a_confirmation_that_ends_early_may_be_judged_as_if_it_was_planned_so() -> None:
+    """No bound on the way to n seeds is looser where more than n are planned."""
+    table = np.random.default_rng(3).normal(size=(9, 10))
+    for planned in range(3, MAX_SEEDS):
+        less = Design(planned_seeds=planned, margin=0.01)
+        more = Design(planned_seeds=planned + 1, margin=0.01)
+        for k in range(3, planned + 1):
+            squares = moments(table[:k]).squares(np.ones((1, k)), pseudo=(), floor=0.0).flat()
+            assert more.tail(squares, 0.05) <= less.tail(squares, 0.05)
+
+
+# Labels and intervals agree.
+
+
+@st.composite
+def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Table, Table]:
+    shape = draw(st.tuples(st.integers(2, 5), st.integers(2, 30)))
+    best, baseline = (draw(arrays(np.float64, shape, elements=elements)) for _ in range(2))
+    return best, baseline
+
+
+@given(
+    score_pairs(st.sampled_from([0.0, 1.0])),
+    st.sampled_from([0.01, 0.3]),
+    st.integers(0, 2),
+    st.integers(1, 4),
+)
+@settings(max_examples=150, deadline=None)
+def test_label_and_interval_say_the_same(
+    pair: tuple[Table, Table], margin: float, more: int, n_compared: int
+) -> None:
+    planned = len(pair[0]) + more
+    seen = look(*pair, planned_seeds=planned, margin=margin, n_compared=n_compared)
+    assert seen.interval is not None and seen.interval_90 is not None
+    low, high = seen.interval.low, seen.interval.high
+    assert -1 <= low <= seen.interval.mean <= high <= 1
+    assert high - low >= 1 / pair[0].shape[1]
+    assert (seen.label == "better") == (low > 0 and seen.is_decided)
+    assert (seen.label == "worse") == (high < 0 and seen.is_decided)
+    if seen.label == "equivalent":
+        assert -margin < seen.interval_90[0] and seen.interval_90[1] < margin
+
+
+@given(score_pairs(st.floats(-1e4, 1e4)))
+@settings(max_examples=80, deadline=None)
+def test_swapping_the_plans_mirrors_the_look(pair: tuple[Table, Table]) -> None:
+    best, baseline = pair
+    there = look(best, baseline, planned_seeds=5, margin=0.01, span=None)
+    back = look(baseline, best, planned_seeds=5, margin=0.01, span=None)
+    mirrored = {"better": "worse", "worse": "better"}.get(there.label, there.label)
+    assert (back.label, back.is_decided, back.n_seeds) == (mirrored, there.is_decided, there.n_seeds)
+    assert there.interval is not None and back.interval is not None
+    scale = max(1.0, abs(there.interval.high), abs(there.interval.low))
+    assert (there.interval.low, there.interval.high) == pytest.approx(
+        (-back.interval.high, -back.interval.low), abs=1e-6 * scale
+    )
+    assert there.interval.low < there.interval.high
+
+
+def pair_of(gains: list[float], n_examples: int = 1000, wave: float = 0.01) -> tuple[Table, Table]:
+    """Unbounded differences of these means by seed, alike on all seeds but for them."""
+    noise = np.tile([wave, -wave], n_examples // 2)
+    return np.array(gains)[:, None] + noise, np.zeros((len(gains), n_examples))
+
+
+def test_a_clear_gain_stops_at_three_seeds_and_later_seeds_change_nothing() -> None:
+    gains = [0.5, 0.51, 0.49, -3.0, -3.0]
+    looks = [look(*pair_of(gains[:k]), planned_seeds=5, margin=0.01, span=None) for k in range(1, 6)]
+    assert [seen.is_decided for seen in looks] == [False, False, True, True, True]
+    assert looks[2].label == "better"
+    assert [(seen.n_seeds, seen.label) for seen in looks[3:]] == [(3, "better"), (3, "better")]
+
+
+def test_seeds_that_scatter_are_all_used() -> None:
+    gains = [1.0, -0.2, 0.4, 0.6, 0.1]
+    looks = [look(*pair_of(gains[:k]), planned_seeds=5, margin=0.01, span=None) for k in range(1, 6)]
+    assert [seen.reason for seen in looks] == ["", "", "", "", "planned"]
+    assert looks[0].interval is None
+
+
+def test_equal_losses_are_equivalent_and_few_equal_answers_are_futile() -> None:
+    losses = np.random.default_rng(0).normal(3, 1, size=(3, 30))
+    assert look(losses, losses, planned_seeds=10, margin=0.03, span=None).reason == "equivalent"
+    right = np.ones((3, 30))
+    seen = look(right, right, planned_seeds=10, margin=0.01)
+    assert (seen.label, seen.reason) == ("inconclusive", "futile")
+    assert look(np.ones((3, 2000)), np.ones((3, 2000)), planned_seeds=10, margin=0.01).reason == "equivalent"
+
+
+def test_one_diverged_seed_in_four_decides_nothing_and_is_told() -> None:
+    rng = np.random.default_rng(0)
+    baseline = (rng.random((4, 500)) < 0.85).astype(float)
+    best = (rng.random((4, 500)) < 0.95).astype(float)
+    assert look(best, baseline, planned_seeds=4, margin=0.01).label == "better"
+    best[2] = 0.0
+    seen = look(best, baseline, planned_seeds=4, margin=0.01)
+    assert seen.interval is not None
+    assert (seen.label, seen.worst_seed, seen.worst_score) == ("inconclusive", 2, 0.0)
+    # One of four falls by 0.95: mean near 0.10 - 0.95 / 4, and t(3) times 0.95 / 4 on each side.
+    assert seen.interval.low < -0.8 and seen.interval.high > 0.5
+    told = sequential_verdict(
+        seen, metric="accuracy", fidelity="full", smallest_equivalent="unproven", n_diverged=1
+    )
+    assert told.sentence.endswith("1 seed of the best plan diverged, counted with the lowest score.")
+
+
+def test_more_plans_compared_ask_for_a_wider_interval() -> None:
+    pair = pair_of([0.5, 0.4, 0.6, 0.3], wave=0.1)
+    one, four = (look(*pair, planned_seeds=4, margin=0.01, span=None, n_compared=n) for n in (1, 4))
+    assert one.interval is not None and four.interval is not None
+    assert one.interval.high < four.interval.high
+
+
+# Words.
+
+
+def test_verdict_of_an_early_stop_names_its_seeds() -> None:
+    seen = look(*pair_of([0.5, 0.51, 0.49]), planned_seeds=5, margin=0.01, span=None)
+    told = sequential_verdict(
+        seen, metric="loss", fidelity="half", smallest_equivalent="proven", in_points=False
+    )
+    assert told.sentence.startswith(
+        "The best plan is better than the baseline by 0.500 in loss (95 % interval "
+    )
+    assert told.sentence.endswith("confirmed at half length on 3 of at most 5 seeds.")
+    assert (told.n_seeds, told.planned_seeds, told.stopped_by) == (3, 5, "better")
+    assert told.mean_difference == pytest.approx(0.5) and told.plain_difference == pytest.approx(0.5)
+
+
+def test_futile_verdict_asks_for_examples_and_not_for_seeds() -> None:
+    right = np.ones((3, 30))
+    seen = look(right, right, planned_seeds=10, margin=0.01)
+    told = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="unproven")
+    assert "more confirm examples, not seeds, would narrow the interval" in told.sentence
+    assert "on 3 of at most 10 seeds" in told.sentence
+
+
+def test_more_seeds_than_the_bounds_were_made_for_are_refused() -> None:
+    for planned in (1, 11):
+        with pytest.raises(SpecError, match=f"A confirmation of {planned} seeds was asked for and 2 to 10"):
+            look([[1.0, 0.0]], [[1.0, 0.0]], planned_seeds=planned, margin=0.01)
