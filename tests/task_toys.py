@@ -66,6 +66,12 @@ def _text_generation(_):
     return Target(kind="completion"), "llama", "AutoModelForCausalLM", inputs, answers
 
 
+def _text2text_generation(_):
+    inputs, _labels = _texts()
+    answers = [" ".join(text.split()[:3]) for (text,) in inputs]
+    return Target(kind="completion"), "t5", "AutoModelForSeq2SeqLM", inputs, answers
+
+
 def _image_classification(_):
     inputs = [(image_file(np.random.default_rng(i).integers(0, 255, (10, 10, 3))),) for i in range(N)]
     target = Target(names=("dark", "light"))
@@ -88,6 +94,7 @@ TOYS = {
     "text-classification": _text_classification,
     "token-classification": _token_classification,
     "text-generation": _text_generation,
+    "text2text-generation": _text2text_generation,
     "image-classification": _image_classification,
 }
 

@@ -70,6 +70,20 @@ def generated(model: nn.Module, batch: Batch, tokenizer: Any, *, max_new_tokens:
     return cast("list[str]", tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True))
 
 
+def translated(model: nn.Module, features: Batch, tokenizer: Any, *, max_new_tokens: int) -> list[str]:
+    """Greedy outputs of an encoder with a decoder."""
+    own = cast(Any, model).config
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+    )
+    made = cast(Any, model).generate(**features, generation_config=config)
+    return cast("list[str]", tokenizer.batch_decode(made, skip_special_tokens=True))
+
+
 def given(batch: Batch, tokenizer: Any) -> list[str]:
     """The completions of a batch as text."""
     rows = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]

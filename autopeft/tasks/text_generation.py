@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
 from autopeft.tasks._answers import answer_in, generated, given, pattern_of, require_answers
 from autopeft.tasks._padding import IGNORED, features, padded, padded_features
-from autopeft.tasks._scores import ratio_scores
+from autopeft.tasks._tally import METRICS, Tally, is_greater_better, span_of, token_loss
 from autopeft.tasks._writing import blocks, completions
 
 _WITH_PROMPT = ("completion", "chat")
@@ -32,7 +31,7 @@ class TextGeneration:
     name: str = "text-generation"
     form: str = "language"
     metric: str = "loss"
-    metrics: tuple[str, ...] = ("loss", "perplexity", "token-accuracy", "exact-match")
+    metrics: tuple[str, ...] = METRICS
     peft_task_type: str | None = "CAUSAL_LM"
     auto_class: str = "AutoModelForCausalLM"
     target: Target = field(default_factory=lambda: Target(kind="documents"))
@@ -43,13 +42,13 @@ class TextGeneration:
 
     @property
     def greater_is_better(self) -> bool:
-        """Of what is counted right."""
-        return self.metric in ("token-accuracy", "exact-match")
+        """As the metric has it."""
+        return is_greater_better(self.metric)
 
     @property
     def score_span(self) -> float | None:
-        """Answers are right or not; all else has no bounds."""
-        return 1.0 if self.metric == "exact-match" else None
+        """As the metric has it."""
+        return span_of(self.metric)
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TextGeneration:
         """The task for a dataset of texts."""
@@ -89,37 +88,15 @@ class TextGeneration:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean cross-entropy over the learned tokens of the batch in nats, shape ()."""
-        logits, labels = _next_tokens(model, batch)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return token_loss(*_next_tokens(model, batch))
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over learned tokens, and one score per example."""
-        sums: list[float] = []
-        counts: list[int] = []
-        hits: list[int] = []
-        right: list[float] = []
+        tally = Tally()
         with torch.inference_mode():
             for batch in batches:
-                logits, labels = _next_tokens(model, batch)
-                own = nn.functional.cross_entropy(
-                    logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-                )
-                sums += own.double().sum(dim=1).tolist()
-                counts += (labels != IGNORED).sum(dim=1).tolist()
-                hits += ((logits.argmax(dim=-1) == labels) & (labels != IGNORED)).sum(dim=1).tolist()
-                right += self._right(model, batch)
-        loss = math.fsum(sums) / max(1, sum(counts))
-        if self.metric == "exact-match":
-            return Evaluation(metric=sum(right) / len(right), loss=loss, example_scores=tuple(right))
-        if self.metric == "token-accuracy":
-            accuracy = sum(hits) / max(1, sum(counts))
-            return Evaluation(metric=accuracy, loss=loss, example_scores=ratio_scores(hits, counts))
-        scores = ratio_scores(sums, counts)
-        if self.metric == "loss":
-            return Evaluation(metric=loss, loss=loss, example_scores=scores)
-        perplexity = math.exp(min(loss, 700.0))  # beyond it there is no float
-        moved = tuple(perplexity * (1 + score - loss) for score in scores)  # to first order, as exp' = exp
-        return Evaluation(metric=perplexity, loss=loss, example_scores=moved)
+                tally.add(*_next_tokens(model, batch), self._right(model, batch))
+        return tally.evaluation(self.metric)
 
     def _right(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 or 0 per example, by its generated answer; nothing where it is not asked for."""
