@@ -19,9 +19,11 @@ from task_toys import TOYS, image_file, image_processor, make_toy
 import autopeft.tasks.image_classification as images
 from autopeft import model
 from autopeft.data import load
-from autopeft.errors import DataError
+from autopeft.errors import DataError, ModelError
 from autopeft.extension import Target, discover
+from autopeft.model import BaseModel
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.train import encode_splits
 
 PART = discover("autopeft.tasks")["image-classification"]
 ROOT = Path(__file__).parent.parent
@@ -161,6 +163,15 @@ def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(
     assert base.module.classifier.out_features == 3 and base.head_names == ("classifier",)
     assert base.pad_token_id == 0
     assert base.tokenizer.size == toy.tokenizer.size
+
+
+def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_table):
+    toy = make_toy(PART, None)
+    base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
+    data = read(by_table)
+    task = PART.fitted(TaskSpec(), data.target, base.tokenizer)
+    with pytest.raises(ModelError, match=r"tiny vit cannot take an example .*pixel_values \(1, 3, 16, 16\)"):
+        encode_splits(data, base=base, task=task, max_length=8)
 
 
 def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path):

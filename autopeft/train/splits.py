@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from autopeft.data import LabelledData
 from autopeft.errors import ModelError
@@ -58,7 +59,24 @@ def encode_splits(
                 log.warning("%s: %s", split.name, note)
             _require_known_tokens(made.examples, base)
             encoded[split.name] = EncodedSplit(examples=made.examples, labels=made.labels)
+    _require_fit(encoded["train"], base, task)
     return encoded
+
+
+def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
+    """Refuse what the model cannot take, by its longest example, before any trial fails of it."""
+    row = max(range(len(split.labels)), key=lambda i: split.lengths[i])
+    batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
+    try:
+        with torch.no_grad():
+            task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
+        raise ModelError(
+            f"{base.name} cannot take an example of {task.name} ({shapes}): {reason.rstrip('.')}; use a base "
+            "model for that task, with the tokenizer or image processor that belongs to it."
+        ) from error
 
 
 def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:

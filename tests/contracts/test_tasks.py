@@ -16,8 +16,14 @@ from torch import nn
 from autopeft.data import FORMS
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Target, Task, discover
+from autopeft.model import BaseModel
 from autopeft.records import TaskSpec
+from autopeft.train import Bench, EncodedSplit
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
 TASKS = discover("autopeft.tasks")
 by_task = pytest.mark.parametrize("part", TASKS.values(), ids=TASKS)
 
@@ -101,6 +107,30 @@ def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
         part.fitted(TaskSpec(metric="beauty"), toy.task.target)
     with pytest.raises(DataError, match=r"choose another --task"):
         part.fitted(TaskSpec(), Target(kind="smells"))
+
+
+@by_task
+def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fidelity, tmp_path):
+    heads = ("classifier.", "score.")
+    untrained = frozenset(name for name in toy.module.state_dict() if name.startswith(heads))
+    base = BaseModel(toy.module, toy.tokenizer, name=f"toy of {part.name}", untrained=untrained)
+    made = toy.encoded()
+    split = EncodedSplit(examples=made.examples, labels=made.labels)
+    bench = Bench(
+        base=base,
+        task=toy.task,
+        methods=methods,
+        splits=dict.fromkeys(("train", "search", "confirm", "test"), split),
+        batch_size=4,
+        keep_weights=lambda plan, seed: tmp_path / str(seed),
+        base_sha256=base.sha256(),
+    )
+    plan = make_plan(base, "lora")
+    search, confirm, test = (bench.measure(plan, fidelity(split=s)) for s in ("search", "confirm", "test"))
+    assert (search.error, confirm.error, test.error) == (None, None, None)
+    assert len(confirm.example_scores) == 20
+    assert test.example_scores == pytest.approx(confirm.example_scores, abs=1e-5)
+    assert confirm.loss == pytest.approx(test.loss, abs=1e-6)
 
 
 def test_neither_architecture_nor_padding_changes_what_is_measured(task, base, rows):
