@@ -1,7 +1,7 @@
 """Loads a dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → sources → columns → labels → tokens, language, images → cutting → loading.
+rows → sources → columns → labels → tokens, language, images, choices → cutting → loading.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Cutter:
 
 def cut_splits(found: Read, cap: int | None, *, seed: int, notes: list[str]) -> Parts:
     """Train, search, confirm and test; `cap` bounds train and search together."""
-    has_classes = bool(found.target.names) and found.target.kind != "number"
+    has_classes = bool(found.target.names) and found.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=found.in_order, seed=seed)
     train, confirm = found.parts["train"], found.parts.get("confirm", [])
     if not confirm:

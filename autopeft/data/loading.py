@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autopeft.data.choices import read_choices
 from autopeft.data.cutting import cut_splits, remove_duplicates
 from autopeft.data.images import read_images
 from autopeft.data.labels import read_texts
@@ -23,6 +24,7 @@ FORMS: Mapping[str, Form] = {
     "labelled-text": read_texts,
     "tagged-tokens": read_tokens,
     "language": read_language,
+    "multiple-choice": read_choices,
     "labelled-image": read_images,
 }
 
@@ -77,7 +79,7 @@ def _split(part: str, rows: list[Row], target: Target) -> Split:
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
             return tuple(at[name] for name in label)
-        return at[label] if target.kind == "class" else label
+        return at[label] if target.kind in ("class", "choice") else label
 
     return Split(
         name=part,

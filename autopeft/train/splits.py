@@ -31,8 +31,8 @@ class EncodedSplit:
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per example; 1 where it has none (an image)."""
-        return [len(example["input_ids"]) if "input_ids" in example else 1 for example in self.examples]
+        """Tokens per example, of its longest row where it has several; 1 where it has none (an image)."""
+        return [max(map(len, rows_of_tokens(example)), default=1) for example in self.examples]
 
     def subset(self, n_examples: int) -> list[int]:
         """Rows to judge a short run on, in ascending order: the same for all plans, smaller within larger.
@@ -44,6 +44,12 @@ class EncodedSplit:
             return list(range(n_rows))
         order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(n_rows).tolist()
         return sorted(order[:n_examples])
+
+
+def rows_of_tokens(example: Example) -> list[list[int]]:
+    """The rows of token ids of an example: one, one per choice, or none for an image."""
+    ids = example.get("input_ids") or []
+    return ids if ids and isinstance(ids[0], list) else [ids] if ids else []
 
 
 def encode_splits(
@@ -80,7 +86,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
 
 def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
-    largest = max((max(example.get("input_ids") or [0]) for example in examples), default=0)
+    rows = [row for example in examples for row in rows_of_tokens(example)]
+    largest = max((max(row, default=0) for row in rows), default=0)
     n_known = len(base.module.get_input_embeddings().weight) if largest else 1  # type: ignore[operator]
     if largest >= n_known:
         raise ModelError(
