@@ -42,7 +42,7 @@ class MultipleChoice:
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
     ) -> Encoded:
-        """The question with each choice, a list of rows per feature; a long pair is cut at its longer text."""
+        """The question with each choice, as rows of each feature; a long pair is cut at its longer text."""
         n_choices = len(inputs[0]) - 1
         questions = [row[0] for row in inputs for _ in range(n_choices)]
         choices = [choice for row in inputs for choice in row[1:]]
