@@ -82,8 +82,9 @@ class Target:
     """What the labels of a dataset are.
 
     `kind` is `class` (one per row), `classes` (any number of them), `number`, `tags` (one per token),
-    `choice` (which of a row's own answers), or says what a language model is to write: `completion` or `chat` (the last answer), `documents` or
-    `stream` (all of the text, in rows that stand alone or go on from each other).
+    `choice` (which of a row's own answers), or says what a language model is to write: `completion` or
+    `chat` (the last answer), `documents` or `stream` (all of the text, in rows that stand alone or go on
+    from each other).
     `names` are the labels in the order of the model's outputs: of a number its column's name, of
     texts none. `counts` says how often train has each.
     """

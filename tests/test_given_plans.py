@@ -62,7 +62,7 @@ def check_same(architecture, config, folder):
     base = BASES[architecture]
     path = saved(config, folder)
     found = read_configs(path, base, METHODS)
-    assert found.plan.learning_rate == 0.0  # the file has none
+    assert (found.learning_rate, found.plan.learning_rate) == (None, 0.0)
     own = model_toys.build(architecture, "SEQ_CLS")
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = "SEQ_CLS", list(base.head_names)
@@ -253,7 +253,7 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     write_plan(tmp_path / where, document(base, plan))
     saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
     found = read_given(tmp_path, SimpleNamespace(base=base, methods=METHODS))
-    assert found.plan == plan and plan.learning_rate == 2e-3
+    assert (found.plan, found.learning_rate) == (plan, 2e-3)
 
 
 def test_a_plan_of_another_model_is_refused_and_told_what_maps_it(tmp_path):

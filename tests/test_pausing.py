@@ -27,9 +27,9 @@ def make_pausing(make_bench, tmp_path):
     def make(**settings):
         folder = tmp_path / "paused"
         keeping = make_bench(
-            paused=lambda plan, seed: folder / f"{plan.digest}-{seed}", first_rung_steps=RUNGS[0], **settings
+            paused=lambda plan, seed: folder / f"{plan.digest}-{seed}", rung_steps=RUNGS, **settings
         )
-        return keeping, make_bench(first_rung_steps=RUNGS[0], **settings), folder
+        return keeping, make_bench(rung_steps=RUNGS, **settings), folder
 
     return make
 
@@ -48,8 +48,7 @@ def test_run_paused_at_every_rung_equals_the_unbroken_one(method, choices, make_
         assert paused.status is Status.COMPLETE
         assert timeless(paused) == timeless(unbroken)
         assert unbroken.trained_steps == n_steps
-    # The last rung took up the trunk of the one before, whose last quarter was a branch.
-    assert paused.trained_steps == 20 - rung_course(9, first_rung_steps=4).branch_at == 13
+    assert paused.trained_steps == 20 - 9  # the last rung took up the one before
 
 
 def test_mix_of_methods_pauses_too(make_pausing, make_plan, methods, fidelity):
@@ -72,7 +71,7 @@ def test_state_file_holds_values_moments_and_the_random_state(make_pausing, make
     assert n_values == plan.trainable_params + keeping.base.head_params
     for moment in ("exp_avg", "exp_avg_sq"):
         assert sum(t.numel() for name, t in tensors.items() if name.startswith(f"{moment}.")) == n_values
-    assert {float(t) for name, t in tensors.items() if name.startswith("step.")} == {7.0}
+    assert {float(t) for name, t in tensors.items() if name.startswith("step.")} == {9.0}
     assert tensors["rng"].shape == torch.random.get_rng_state().shape
 
 
@@ -89,7 +88,8 @@ def test_state_that_cannot_be_used_costs_time_and_changes_nothing(damage, make_p
     elif damage == "blank":
         state.write_bytes(b"")
     else:
-        save_file({"value.other": torch.zeros(3)}, state, metadata={"position": '{"step": 3}'})
+        position = '{"step": 9, "ends": [4, 9]}'
+        save_file({"value.other": torch.zeros(3)}, state, metadata={"position": position})
     again = keeping.measure(plan, fidelity(train_steps=20))
     assert again.trained_steps == 20
     assert timeless(again) == timeless(plain.measure(plan, fidelity(train_steps=20)))
@@ -113,16 +113,27 @@ def test_full_runs_neither_pause_nor_take_up(make_pausing, make_plan, fidelity, 
     assert {path: path.read_bytes() for path in folder.glob("*/*")} == before
 
 
-def test_trunk_does_not_know_how_long_the_rung_will_be():
-    short, long = (rung_course(n, first_rung_steps=20) for n in (40, 100))
-    assert (short.branch_at, long.branch_at) == (30, 75)
-    assert [short.multiplier(t) for t in range(30)] == [long.multiplier(t) for t in range(30)]
-    assert [short.multiplier(t) for t in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert [short.multiplier(t) for t in range(30, 40)] == pytest.approx([1 - i / 10 for i in range(10)])
+def test_state_of_another_course_is_passed_over(make_pausing, make_plan, fidelity):
+    keeping, plain, _ = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=9))
+    keeping, plain = (replace(own, rung_steps=(9, 20)) for own in (keeping, plain))  # 9 in one leg
+    other = keeping.measure(plan, fidelity(train_steps=20))
+    assert other.trained_steps == 20
+    assert timeless(other) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_longer_rung_begins_as_the_shorter_one_and_each_ends_decayed():
+    short, long = (rung_course(n, rung_steps=RUNGS) for n in (9, 20))
+    assert (short.ends, long.ends) == ((4, 9), (4, 9, 20))
+    assert [short.multiplier(t) for t in range(9)] == [long.multiplier(t) for t in range(9)]
+    assert [long.multiplier(t) for t in (0, 4, 9)] == [1.0, 1.0, 1.0]
+    assert [long.multiplier(t) for t in (3, 8, 19)] == pytest.approx([1 / 4, 1 / 5, 1 / 11])
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 30, 999])
-@pytest.mark.parametrize("first", [1, 20, 30])
-def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, first):
-    course = rung_course(n_steps, first_rung_steps=first)
+@pytest.mark.parametrize("rung_steps", [(), (1,), (20, 75), (30, 75, 115)])
+def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
+    course = rung_course(n_steps, rung_steps=rung_steps)
+    assert course.n_steps == n_steps
     assert all(0 < course.multiplier(step) <= 1 for step in range(n_steps))

@@ -171,7 +171,7 @@ def test_a_filter_keeps_a_mix_where_it_keeps_all_of_its_methods() -> None:
 def test_a_server_leaves_lora_without_dora_at_any_scale() -> None:
     served = servable(load("default", known_methods=METHODS), ("vllm", "tgi", "llama.cpp"), METHODS)
     assert served.arms == ("lora",)
-    assert served.methods["lora"].options == {"scale_rule": ("constant", "rslora"), "dora": (False,)}
+    assert served.methods["lora"].options == {"scale_rule": ("rslora", "constant"), "dora": (False,)}
 
 
 def test_a_space_that_no_server_reads_is_refused(tmp_path: Path) -> None:

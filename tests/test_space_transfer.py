@@ -155,7 +155,12 @@ def test_fused_maps_take_after_the_separate_ones_and_the_other_way_round() -> No
 
 @pytest.mark.parametrize(
     ("options", "scale", "expected"),
-    [({"scale_rule": "rslora"}, None, "rslora"), ({}, None, "constant"), ({}, 0.5, "own")],
+    [
+        ({"scale_rule": "rslora"}, None, "rslora"),
+        ({}, None, "rslora"),
+        ({"scale_rule": "constant"}, None, "constant"),
+        ({}, 0.5, "own"),
+    ],
 )
 def test_the_scale_follows_its_rule(options: dict[str, str], scale: float | None, expected: str) -> None:
     sites = model(2)

@@ -74,7 +74,7 @@ def search(
     serve_on: Annotated[
         str | None, typer.Option(help="Only what vllm, tgi, llama.cpp (by comma) or any server reads.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 16).")] = None,
+    trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 14).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop at a cost in R, full runs.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random, qmc or gp. Default tpe.")] = None,
@@ -109,7 +109,7 @@ def search(
         str | None, typer.Option(help="full, half or none. Default full (demo: half).")
     ] = None,
     confirm_seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds per confirmed plan. Default 3.")
+        int | None, typer.Option(help="Fresh seeds per confirmed plan, at most. Default 5 (demo: 3).")
     ] = None,
     margin: Annotated[
         float | None, typer.Option(help="Difference that does not matter. Default 0.01.")

@@ -34,6 +34,10 @@ def print_result(result: SearchResult, path: Path) -> None:
         f"budget {budget.requested} = {budget.max_trainable_params:,}; the best plan trains "
         f"{result.best.trainable_params:,} ({share:.3f} %), the head {setting.head_params:,} beside it"
     )
+    for sentence in result.sentences:
+        out.print(sentence)
+    if result.spec.search.objective == "pareto":
+        _print_front(result, out, path)
     rho = result.proxy.rank_correlation
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
     out.print(
@@ -46,6 +50,20 @@ def print_result(result: SearchResult, path: Path) -> None:
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
     out.print(f"train it in full: autopeft train --plan {path / 'best' / 'plan.yaml'}")
+
+
+def _print_front(result: SearchResult, out: Console, path: Path) -> None:
+    """The plans that no other beats on both loss and parameters, by the numbers of the search."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for header in ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)"):
+        table.add_column(header, justify="right")
+    for measurement in result.front:
+        plan, metric = measurement.plan, measurement.metric
+        shown = "" if metric is None else f"{metric:.4f}"
+        row = (f"{plan.trainable_params:,}", f"{plan.learning_rate:.1e}", f"{measurement.loss:.4f}", shown)
+        table.add_row(*row)
+    out.print(f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}")
+    out.print(table)
 
 
 def _confirmed_table(result: SearchResult) -> Table:

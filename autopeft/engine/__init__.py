@@ -5,7 +5,7 @@ depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
 Inside the folder each file imports only from those before it:
-schedule, samplers, refine → ledger → front → propose → twins, promote → confirm.
+schedule, samplers, refine → ledger → front → propose → twins, promote → confirm → sentences.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from autopeft.engine.promote import choose, climb, correlation, retune
 from autopeft.engine.propose import Proposer, n_proposals
 from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
+from autopeft.engine.sentences import sentences
 from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
@@ -53,7 +54,8 @@ __all__ = [
 class Outcome:
     """What a search found, before it is put together with its setting.
 
-    `front` holds the plans at the last rung that no other beats on both loss and parameters.
+    `front` holds the plans at the last rung that no other beats on both loss and parameters;
+    `sentences` say what the evidence says beside the verdict.
     """
 
     proposals: tuple[Proposal, ...]
@@ -67,6 +69,7 @@ class Outcome:
     proxy: Proxy
     score_pairs: tuple[ScorePair, ...]
     front: tuple[Measurement, ...] = ()
+    sentences: tuple[str, ...] = ()
 
 
 def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
@@ -91,6 +94,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     named = finalists(question, ledger, (best, baseline, smallest))
     confirmed = confirm(question, ledger, named)
     tested = read_test(question, ledger, confirmed, named.chief)
+    verdict = judge(question, confirmed, named)
     return Outcome(
         proposals=tuple(proposer.proposals),
         measurements=tuple(ledger.measured.values()),
@@ -99,9 +103,12 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         baseline=baseline,
         confirmations=summaries(question, confirmed, named.named),
         test=summaries(question, tested, named.named),
-        verdict=judge(question, confirmed, named),
+        verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(question, seen),
+        sentences=sentences(
+            question, ledger, named=named, confirmed=confirmed, last=seen[-1], verdict=verdict
+        ),
         front=tuple(front(m for m in seen[-1].values() if is_allowed(question, ledger, m))),
     )
 
@@ -121,7 +128,7 @@ def _proxy(question: Question, seen: Sequence[Mapping[Plan, Measurement]]) -> Pr
 def _plan_ahead(question: Question, ledger: Ledger) -> None:
     """What is to come, as far as it is known at the start, so that the time left means the whole run."""
     schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
-    n_first = n_proposals(question) + n_pairs(question) * len(NULLS)
+    n_first = n_proposals(question) + n_pairs(question) + len(NULLS)
     planned = [(schedule.rung(0, seed=seed), n_first)]
     planned += [(schedule.rung(i, seed=seed), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
     if question.spec.confirm.fidelity != "none":

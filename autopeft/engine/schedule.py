@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 from autopeft.records import Fidelity, Measurement
-from autopeft.train import rung_course
 
 # Examples of the search split that each rung is judged on; the last takes all. Pairs share examples, so
 # that few rank well, and judging costs as much as training does: an example half a step's share.
-_RUNG_EXAMPLES = (256, 512)
+_RUNG_EXAMPLES = (192, 384)
 _BESIDE = (5, 3)  # what goes on beside the best: baselines, a small plan, the head, a sentinel
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
@@ -22,7 +21,7 @@ _EVAL_COST = 0.5  # of an example, relative to training on it: one forward pass 
 class Schedule:
     """Steps of rungs, of a full run and of a confirmation, and examples in each split.
 
-    `rung_steps` ascends; a rung takes up the trunk of the one before, so that it costs only what is new.
+    `rung_steps` ascends; a rung takes up the run of the one before, so that it costs only what is new.
     `n_best` plans go on from the first rung and from the second, `beside` others with them at most.
     """
 
@@ -70,10 +69,7 @@ class Schedule:
 
     def new_steps(self, index: int) -> int:
         """Steps that a rung adds to a plan that comes from the one before."""
-        if index == 0:
-            return self.rung_steps[0]
-        before = rung_course(self.rung_steps[index - 1], first_rung_steps=self.rung_steps[0])
-        return self.rung_steps[index] - before.branch_at
+        return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
 
     def cost(self, *, steps: int, eval_examples: int) -> float:
         """What training and judging take in R, counted in examples, so that it repeats on any machine."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.engine.ledger import Ledger, Question
 from autopeft.engine.propose import GREEDY_ARM, Proposer
 from autopeft.records import Measurement, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 
 NULLS = ("uniform", "parameters", "random")
-MAX_PAIRS = 2  # the greedy plan and the best sampled one; each takes a run of the first rung per null
+MAX_PAIRS = 6  # as many as can tell (see `report.helped`); each takes a run of the first rung
 _LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score
 
 Twins = Mapping[str, Plan]
@@ -30,12 +30,14 @@ class _Scored:
 def measure_twins(
     question: Question, ledger: Ledger, proposer: Proposer, first: Mapping[Plan, Measurement]
 ) -> tuple[ScorePair, ...]:
-    """Measure the twins of the proposals that used the score most promisingly.
+    """Measure the twins of some proposals that used the score: the greedy plan, and the first sampled ones.
 
     A twin has the same method, options, learning rate, steps and seed, and as many layers; only what
-    decides ranks and layers is another score: `uniform` (even ranks, the last layers), `parameters` (a
-    site's size) or `random`. Equal plans are measured once: the twin of the greedy plan by `uniform`
-    is the baseline at its learning rate.
+    decides ranks and layers is another score: `uniform` (even ranks, the last layers) for all, and for the
+    first also `parameters` (a site's size) and `random`. Equal plans are measured once: the twin of the
+    greedy plan by `uniform` is the baseline at its learning rate. Which proposals get twins is settled by
+    their order and not by their losses, which would favour the score. A twin that diverged counts with the
+    worst loss that was seen.
 
     They are not promoted: plans so alike would crowd out others.
 
@@ -58,35 +60,38 @@ def measure_twins(
                 proposer.note_beside(f"{own.proposal.arm}, scored {null}", plan, source="twin")
                 (measured[plan],) = ledger.measure_all([(plan, fidelity)])
                 proposer.tell_beside(plan, measured[plan])
-        pairs.append(_pair(own, measured))
+        pairs.append(_pair(own, measured, worst=ledger.worst_loss()))
     return tuple(pairs)
 
 
 def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measurement]) -> list[_Scored]:
-    """The greedy plan and the best sampled ones whose ranks or layers would be others without the score."""
-    found = []
-    for proposal, policy in zip(proposer.proposals, proposer.policies, strict=True):
+    """The greedy plan and the first sampled ones whose ranks or layers would be others without the score."""
+    found: dict[Plan, _Scored] = {}
+    asked = list(zip(proposer.proposals, proposer.policies, strict=True))
+    asked.sort(key=lambda entry: not entry[0].arm.startswith(GREEDY_ARM))  # stable
+    for proposal, policy in asked:
         measurement = first.get(proposal.plan)
-        if measurement is None or measurement.loss is None or policy is None or not uses_score(policy):
+        if measurement is None or policy is None or not uses_score(policy) or proposal.plan in found:
             continue
-        nulls = ("uniform", *question.null_scores)
+        nulls = ("uniform", *question.null_scores) if not found else ("uniform",)
         twins = {null: _twin(policy, null, question) for null in nulls}
         if twins["uniform"] != proposal.plan:
-            found.append(_Scored(proposal=proposal, policy=policy, measurement=measurement, twins=twins))
-    found.sort(key=lambda own: (not own.proposal.arm.startswith(GREEDY_ARM), by_loss(own.measurement)))
-    return list({own.proposal.plan: own for own in reversed(found)}.values())[::-1][: n_pairs(question)]
+            found[proposal.plan] = _Scored(
+                proposal=proposal, policy=policy, measurement=measurement, twins=twins
+            )
+    return list(found.values())[: n_pairs(question)]
 
 
 def n_pairs(question: Question) -> int:
-    """How many proposals get twins: one of each dozen trials, two at most."""
-    return min(MAX_PAIRS, max(1, question.first_trials // 12))
+    """How many proposals get twins: one of six trials, six at most."""
+    return min(MAX_PAIRS, max(1, question.first_trials // 6))
 
 
 def uses_score(policy: Policy) -> bool:
     """Whether the score decides ranks or layers of a policy or of a part of it."""
     parts = (policy, *policy.beside)
     return any(
-        part.exponent >= _LEAST_EXPONENT
+        (part.exponent >= _LEAST_EXPONENT and part.ranks_by == "score")
         or part.ranks_by == "spectrum"
         or (part.layers_by == "score" and part.layer_share < 1)
         for part in parts
@@ -105,14 +110,17 @@ def _evened(policy: Policy) -> Policy:
     return replace(policy, exponent=0.0, ranks_by="score", layers_by="last", beside=beside)
 
 
-def _pair(scored: _Scored, measured: Mapping[Plan, Measurement]) -> ScorePair:
-    losses = {null: measured[plan].loss for null, plan in scored.twins.items() if plan in measured}
-    assert scored.measurement.loss is not None
+def _pair(scored: _Scored, measured: Mapping[Plan, Measurement], *, worst: float) -> ScorePair:
+    losses = {null: _loss(measured[plan], worst) for null, plan in scored.twins.items() if plan in measured}
     return ScorePair(
         arm=scored.proposal.arm,
         learning_rate=scored.proposal.plan.learning_rate,
-        with_score=scored.measurement.loss,
+        with_score=_loss(scored.measurement, worst),
         uniform=losses.get("uniform"),
         parameters=losses.get("parameters"),
         random=losses.get("random"),
     )
+
+
+def _loss(measurement: Measurement, worst: float) -> float:
+    return worst if measurement.loss is None else measurement.loss

@@ -1,7 +1,8 @@
 """The only room that knows all the others: one function per thing that a user can ask for.
 
 Inside the folder each file imports only from those before it:
-prepare → scoring, counting, resuming → given_plans, warm_start → asking → searching, exporting → analyzing, training.
+prepare → scoring, counting, resuming → given_plans, warm_start → asking → searching, exporting →
+analyzing, training.
 """
 
 from __future__ import annotations

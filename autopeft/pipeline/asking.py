@@ -106,7 +106,7 @@ def given_plans(prepared: Prepared, ground: Ground) -> tuple[tuple[str, Plan], .
                 f"{given.plan.trainable_params:,}",
                 f"{ground.max_params:,}",
             )
-        found.append((USER_BASELINE, replace(given.plan, learning_rate=given.learning_rate or 0.0)))
+        found.append((USER_BASELINE, given.plan))
     if asked.warm_start is not None:
         transferred = read_warm_start(Path(asked.warm_start), prepared, ground)
         for phrase in transferred.lost:

@@ -72,6 +72,11 @@ class GivenPlan:
     plan: Plan
     notes: tuple[str, ...] = ()
 
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the file, None where it has none."""
+        return self.plan.learning_rate or None
+
 
 def read_given(path: Path, prepared: Prepared) -> GivenPlan:
     """The plan that a user's file means on the base model of a run.

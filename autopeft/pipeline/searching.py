@@ -134,9 +134,10 @@ def _search_in(
     scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
     question = question_of(prepared, asked, scores, first_trials=first_trials, given=given)
+    bench = replace(prepared.bench, rung_steps=question.schedule.rung_steps)
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
-        measure=prepared.bench.measure,
+        measure=bench.measure,
         progress=progress,
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
@@ -164,6 +165,8 @@ def _search_in(
         cost=_cost(outcome, question.schedule, scoring_seconds),
         environment=environment(prepared.base),
         score_pairs=outcome.score_pairs,
+        front=outcome.front,
+        sentences=outcome.sentences,
     )
     _write_best(run, prepared, result)
     run.save_result(result)
@@ -234,6 +237,10 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         write_text(fresh / "weights" / "training.json", training_json(good[0]))
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)
+    if prepared.spec.search.objective == "pareto":
+        for measurement in result.front:
+            document = plan_document(prepared, measurement.plan)
+            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
 
 
 def _confirming_runs(measurements: Sequence[Measurement], plan: Plan) -> list[Measurement]:

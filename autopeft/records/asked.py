@@ -105,13 +105,13 @@ class LimitSpec(_Topic):
 
 
 class ConfirmSpec(_Topic):
-    """How to confirm: at full or half length or not at all, on how many seeds, within which margin.
+    """How to confirm: at full or half length or not at all, on how many seeds at most, within which margin.
 
     `margin` is in units of the metric (0.01 is one point of accuracy).
     """
 
     fidelity: str = Field(default="full", pattern="^(full|half|none)$")
-    seeds: int = Field(default=3, ge=2, le=10)
+    seeds: int = Field(default=5, ge=2, le=10)
     margin: float = Field(default=0.01, gt=0)
 
 

@@ -166,7 +166,8 @@ class Cost:
 class ScorePair:
     """Losses of one proposal with the score and with nulls in its place, at one number of steps.
 
-    Method, learning rate, steps and seed are the same; None where a twin was not measured or failed.
+    Method, learning rate, steps and seed are the same; None where a twin was not measured. One that
+    diverged has the worst loss of the run.
     """
 
     arm: str
@@ -179,7 +180,11 @@ class ScorePair:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """All that the report needs. `confirmations` and `test` are empty where there were none."""
+    """All that the report needs. `confirmations` and `test` are empty where there were none.
+
+    `front` holds the measured plans that no other beats on both loss and parameters; `sentences` say
+    what the evidence says beside the verdict.
+    """
 
     spec: RunSpec
     setting: Setting
@@ -197,3 +202,5 @@ class SearchResult:
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
     score_pairs: tuple[ScorePair, ...] = ()
+    front: tuple[Measurement, ...] = ()
+    sentences: tuple[str, ...] = ()

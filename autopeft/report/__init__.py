@@ -39,6 +39,7 @@ __all__ = [
 
 _FILTERS: dict[str, Callable[..., str]] = {
     "agreement": words.agreement,
+    "rhos": words.rhos,
     "count": words.count,
     "difference": words.difference,
     "duration": words.duration,

@@ -68,6 +68,8 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "baseline": _baseline(result),
         "verdict": to_json(result.verdict),
         "test": _tests(result),
+        "sentences": list(result.sentences),
+        "front": [_on_front(measurement) for measurement in result.front],
         "proxy": to_json(result.proxy),
         "sensitivity": {**helped_json(result), "scores": _scores(result)},
         "cost": to_json(result.cost),
@@ -181,6 +183,17 @@ def _answer(result: SearchResult, name: str) -> dict[str, Any]:
         "head_params": result.setting.head_params,
         "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
         **_numbers(find(result.confirmations, name, plan)),
+    }
+
+
+def _on_front(measurement: Measurement) -> dict[str, Any]:
+    """A plan that no other beats on both loss and parameters, by the numbers of the search."""
+    plan = measurement.plan
+    return {
+        "plan": plan.digest,
+        "trainable_params": plan.trainable_params,
+        "loss": measurement.loss,
+        "metric": measurement.metric,
     }
 
 

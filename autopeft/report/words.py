@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from autopeft.records import Adapter, Plan
 
@@ -135,6 +136,11 @@ def agreement(correlation: float | None, n_plans: int) -> str:
     if correlation >= 0.5:
         return f"Short runs gave a fair order: the best was likely kept, a good plan may be lost.{hint}"
     return f"Short runs ordered the plans poorly: a good plan may well have been lost early.{hint}"
+
+
+def rhos(correlations: Sequence[float | None]) -> str:
+    """Rank correlations by comma, a dash where there is none."""
+    return ", ".join("–" if rho is None else f"{rho:.2f}" for rho in correlations)
 
 
 def _is_share(name: str) -> bool:

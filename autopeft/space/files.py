@@ -33,9 +33,9 @@ class MethodSpace(BaseModel):
     """What may be chosen within one method; a field left out has one choice.
 
     `placement` holds `all`, a role group (`attention`, `mlp`) or roles joined by + (`q+v`);
-    `layer_share` and `exponent` are ranges; `ranks_by` bends ranks by the score to the power of
-    the exponent, or follows the energy of the gradient's spectrum; `options` maps the method's own options to
-    choices; `max_rank` None is the method's largest; `learning_rate` None is its own range.
+    `layer_share` and `exponent` are ranges; `ranks_by` keeps ranks uniform, bends them by the score to
+    the power of the exponent, or follows the gradient's spectrum; `options` maps the method's own options
+    to choices; `max_rank` None is the method's largest; `learning_rate` None is its own range.
 
     `layers_by` says which layers a share keeps (last, first, middle or the best-scored); `any` turns
     each of `depth_parts` equal parts of the depth on or off, and `lead` goes by a mix's first part. A site
@@ -52,7 +52,7 @@ class MethodSpace(BaseModel):
     )
     depth_parts: int = Field(default=12, ge=1, le=64)
     exponent: Range = (0.0, 0.0)
-    ranks_by: tuple[Literal["score", "spectrum"], ...] = Field(default=("score",), min_length=1)
+    ranks_by: tuple[Literal["uniform", "score", "spectrum"], ...] = Field(default=("score",), min_length=1)
     options: Choices = {}
     min_rank: int | None = Field(default=None, ge=1)
     max_rank: int | None = Field(default=None, ge=1)

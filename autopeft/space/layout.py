@@ -180,9 +180,10 @@ def allowed_ranks(
 
 
 def _weight(place: _Place, ground: Ground) -> float:
-    """Score per trained parameter, bent by the exponent; 1 for all at exponent 0."""
+    """Score per trained parameter, bent by the exponent; 1 for all at exponent 0, or by no score."""
     score = ground.scores[place.site.name]
-    return float((score / place.cost(place.ranks[0])) ** place.policy.exponent)
+    exponent = 0.0 if place.policy.ranks_by == "uniform" else place.policy.exponent
+    return float((score / place.cost(place.ranks[0])) ** exponent)
 
 
 def select_sites(policy: Policy, ground: Ground, method: Method) -> list[Site]:

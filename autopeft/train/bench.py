@@ -43,7 +43,7 @@ class Bench:
 
     `keep_weights` says where the weights of a confirmation go, or are read from for the
     test split; None keeps none. `paused` says where the state of a plan's rungs goes, so that the next
-    one takes it up; None trains every rung from the start. `first_rung_steps` is that of the search.
+    one takes it up; None trains every rung from the start. `rung_steps` are those of the search.
     """
 
     base: BaseModel
@@ -53,7 +53,7 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     paused: Callable[[Plan, int], Path] | None = None
-    first_rung_steps: int = 30
+    rung_steps: tuple[int, ...] = ()
     base_sha256: str = field(default="")
     _known: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -139,7 +139,7 @@ class Bench:
         return self.keep_weights(plan, seed)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity) -> Trained:
-        """A rung along its trunk where the search split judges it, else a run of its own."""
+        """A rung, leg by leg, where the search split judges it, else a run of its own."""
         is_rung = fidelity.split == "search"
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
         rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
@@ -148,9 +148,7 @@ class Bench:
             widths=[max(lengths[i] for i in step) for step in rows],
             batch=lambda indices: self._batch("train", indices),
             loss=self.task.loss,
-            course=rung_course(n_steps, first_rung_steps=min(self.first_rung_steps, n_steps))
-            if is_rung
-            else full_course(n_steps),
+            course=rung_course(n_steps, rung_steps=self.rung_steps) if is_rung else full_course(n_steps),
             seed=fidelity.seed,
             paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SCHEDULE = (
@@ -11,47 +13,52 @@ SCHEDULE = (
     "or in proportion, the output layer at the plan's rate, where nothing else is trained"
 )
 _WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
-_RUNG_WARMUP_SHARE = 0.2  # of the first rung, for all rungs alike; chosen by hand
-_BRANCH_SHARE = 0.25  # of a rung's steps; reports/LOG.md, 2026-11-25, compares it with other schedules
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """Shares of the peak learning rate by step, from 0.
+    """Shares of the peak learning rate by step, from 0: one leg or several, each decayed to 0.
 
-    Up to `branch_at` a rung runs along a trunk that does not know how long the run will be: there it is
-    paused, and a longer rung takes it up. From there on it decays to 0. A full run decays from its
-    warm-up on and cannot be paused (`branch_at` is 0).
+    `ends` are the steps after which a leg is over, ascending. A full run has one leg. A rung has the
+    legs of the rungs below it and one of its own: it goes on from where the rung below has ended, warmed up
+    again, so that every rung is judged at the end of a decay and none of its steps is lost to the next.
     """
 
-    n_steps: int
-    warmup_steps: int
-    branch_at: int
+    ends: tuple[int, ...]
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.ends[-1]
 
     def multiplier(self, step: int) -> float:
-        """Learning rate at a step as a share of its peak, in (0, 1]."""
-        rise = (step + 1) / self.warmup_steps
-        start = max(self.branch_at, 0 if self.branch_at else self.warmup_steps - 1)
-        if step < start:
-            return min(1.0, rise)
-        return min(rise, (self.n_steps - step) / (self.n_steps - start))
+        """Learning rate at a step as a share of its peak, in (0, 1]: 6 % warm-up, then linear decay."""
+        leg = bisect_right(self.ends, step)
+        start = self.ends[leg - 1] if leg else 0
+        n_steps, done = self.ends[leg] - start, step - start
+        warmup = max(1, round(_WARMUP_SHARE * n_steps))
+        return min((done + 1) / warmup, (n_steps - done) / max(1, n_steps - warmup + 1))
 
 
 def full_course(n_steps: int) -> Course:
-    """A full run: 6 % warm-up, then linear decay."""
-    return Course(n_steps=n_steps, warmup_steps=max(1, round(_WARMUP_SHARE * n_steps)), branch_at=0)
+    """A full run: one leg."""
+    return Course(ends=(n_steps,))
 
 
-def rung_course(n_steps: int, *, first_rung_steps: int) -> Course:
-    """A rung: the warm-up of the first one, a constant rate, and a decay over the last quarter.
+def rung_course(n_steps: int, *, rung_steps: Sequence[int]) -> Course:
+    """A rung of so many steps, with a leg for each shorter rung.
+
+    Decayed rungs rank plans far better than such as stop on a constant rate or in the middle of a long
+    decay (reports/LOG.md, 2026-11-25, by `reports/studies/rung_schedules.py`).
 
     Source:
-        Constant trunk with decay branches: Hägele et al. 2024, arXiv:2405.18392.
+        Warm restarts: Loshchilov & Hutter 2017, arXiv:1608.03983; the legs here decay linearly.
+
+    Example:
+        >>> rung_course(75, rung_steps=(30, 75, 115)).ends
+        (30, 75)
     """
-    warmup = max(1, round(_RUNG_WARMUP_SHARE * first_rung_steps))
-    return Course(
-        n_steps=n_steps, warmup_steps=warmup, branch_at=n_steps - max(1, round(_BRANCH_SHARE * n_steps))
-    )
+    return Course(ends=(*(n for n in rung_steps if n < n_steps), n_steps))
 
 
 def full_run_steps(*, n_train: int, batch_size: int, epochs: float, max_steps: int | None) -> int:

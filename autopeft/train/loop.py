@@ -1,11 +1,11 @@
-"""The loop itself: batches in, steps of AdamW, a pause where the trunk of a rung ends."""
+"""The loop itself: batches in, steps of AdamW, a pause where a rung ends."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,14 @@ def train(model: nn.Module, groups: list[dict[str, Any]], run: Run, *, device: t
         torch.manual_seed(run.seed)  # dropout
         position = Position()
         if run.paused is not None:
-            position = take_up(run.paused, model, optimizer, until=run.course.branch_at, device=device)
+            position = take_up(run.paused, model, optimizer, course=run.course, device=device)
         first = position.step
         for step in range(first, run.course.n_steps):
-            if run.paused is not None and first < step == run.course.branch_at:
-                pause(run.paused, position, model, optimizer, device=device)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * run.course.multiplier(step)
             position = _step(model, optimizer, run, position)
+        if run.paused is not None:
+            pause(run.paused, replace(position, ends=run.course.ends), model, optimizer, device=device)
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return Trained(
         seconds=time.perf_counter() - started,

@@ -16,17 +16,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from autopeft.train.course import Course
+
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run stands: steps done, and the most tokens of a row so far with what that step held."""
+    """Where a run stands: steps done, and the most tokens of a row so far with what that step held.
+
+    `ends` are the legs that it went through (see `Course`); only a run that begins with these takes it up.
+    """
 
     step: int = 0
     widest_tokens: int = 0
     saved_bytes: int = 0
+    ends: tuple[int, ...] = ()
 
 
 def pause(
@@ -55,16 +61,17 @@ def pause(
 
 
 def take_up(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, until: int, device: Any
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, course: Course, device: Any
 ) -> Position:
-    """Put a paused run back, if it stands at step `until` or before; gives where it stands.
+    """Put a paused run back, if it is the beginning of this course; gives where it stands.
 
-    A state that is missing, damaged, of other parameters or too far on is passed over: the run begins
-    anew, which takes longer and gives the same numbers.
+    A state that is missing, damaged, of other parameters, of another course or too far on is passed over:
+    the run begins anew, which takes longer and gives the same numbers.
     """
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
-            position = Position(**json.loads(file.metadata()["position"]))
+            told = json.loads(file.metadata()["position"])
+            position = Position(**{**told, "ends": tuple(told["ends"])})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return Position()
@@ -73,7 +80,8 @@ def take_up(
     fits = all(
         value is not None and value.shape == trained[name].shape for name, value in values.items()
     ) and sum(name.startswith("value.") for name in tensors) == len(trained)
-    if not fits or not 0 < position.step <= until:
+    is_beginning = position.ends and position.ends == course.ends[:-1][: len(position.ends)]
+    if not fits or not is_beginning or position.step != position.ends[-1]:
         return Position()
     with torch.no_grad():
         for name, parameter in trained.items():

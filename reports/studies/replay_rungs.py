@@ -99,14 +99,6 @@ class Replay:
         return sum(self.trained.values()) / (FULL * len(self.curves))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Windows(Schedule):
-    """Rungs without a decay branch, as published curves have none: a rung adds all of its further steps."""
-
-    def new_steps(self, index: int) -> int:
-        return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
-
-
 def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
     """The engine's rungs, as wide and long as `stretched` makes them at that cost.
 
@@ -116,7 +108,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
     budget = cost * len(curves)
     n_first = min(len(curves), int(budget / 1.5 * FULL / WINDOW))
     taken = [curves[i] for i in sorted(rng.permutation(len(curves))[:n_first])]
-    schedule = _Windows(
+    schedule = Schedule(
         rung_steps=(WINDOW, 2 * WINDOW),
         full_steps=FULL,
         confirm_steps=FULL,

@@ -1,0 +1,70 @@
+"""What the evidence says beside the verdict, one plain sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autopeft import evidence
+from autopeft.engine.confirm import Confirmed, Finalists, scores_of
+from autopeft.engine.ledger import Ledger, Question
+from autopeft.records import Measurement, Plan, Verdict
+
+
+def sentences(
+    question: Question,
+    ledger: Ledger,
+    *,
+    named: Finalists,
+    confirmed: Confirmed,
+    last: Mapping[Plan, Measurement],
+    verdict: Verdict,
+) -> tuple[str, ...]:
+    """The winner's curse, the plans that are as good as the best, and the worst seed; where there are any."""
+    told = []
+    if confirmed and named.best != named.baseline and verdict.mean_difference is not None:
+        told += _optimism(question, ledger, named=named, confirmed=confirmed, last=last, verdict=verdict)
+    if len(confirmed) > 1 and named.best in confirmed:
+        told.append(_equals(question, named, confirmed))
+    if named.best in confirmed:
+        told.append(_worst_seed(question, confirmed[named.best]))
+    return tuple(told)
+
+
+def _optimism(
+    question: Question,
+    ledger: Ledger,
+    *,
+    named: Finalists,
+    confirmed: Confirmed,
+    last: Mapping[Plan, Measurement],
+    verdict: Verdict,
+) -> list[str]:
+    ours, theirs = last.get(named.best), last.get(named.baseline)
+    if ours is None or theirs is None or ours.metric is None or theirs.metric is None:
+        return []
+    n = min(len(confirmed[named.best]), len(confirmed[named.baseline]))
+    tables = [scores_of(question, confirmed[plan][:n]) for plan in (named.best, named.baseline)]
+    found = evidence.optimism(
+        promised=question.sign * (ours.metric - theirs.metric),
+        confirmed=verdict.mean_difference or 0.0,
+        std_error=evidence.paired_interval(*tables).std_error,
+        n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
+        metric=question.metric,
+    )
+    return [found.sentence]
+
+
+def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
+    names = {plan: name for name, plan in reversed(named.named.items())}
+    names[named.best] = "best"
+    tables = {names[plan]: scores_of(question, rows) for plan, rows in confirmed.items()}
+    n_params = {names[plan]: plan.trainable_params for plan in confirmed}
+    found = evidence.equivalence_set(tables, n_params, margin=question.spec.confirm.margin, best="best")
+    return found.sentence
+
+
+def _worst_seed(question: Question, rows: list[Measurement]) -> str:
+    means = [sum(scores) / len(scores) for scores in scores_of(question, rows)]
+    worst = min(range(len(rows)), key=lambda i: means[i])
+    value = f"{question.sign * means[worst]:.4f}"
+    return f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}."
