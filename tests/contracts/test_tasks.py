@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import transformers
 from conftest import CONTEXT, toy_rows
+from peft import PeftModel
 from sklearn.metrics import accuracy_score, log_loss
 from task_toys import TOYS, make_toy
 from torch import nn
@@ -112,6 +114,7 @@ def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
 @by_task
 def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fidelity, tmp_path):
     heads = ("classifier.", "score.")
+    fresh = copy.deepcopy(toy.module)
     untrained = frozenset(name for name in toy.module.state_dict() if name.startswith(heads))
     base = BaseModel(toy.module, toy.tokenizer, name=f"toy of {part.name}", untrained=untrained)
     made = toy.encoded()
@@ -131,6 +134,9 @@ def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fide
     assert len(confirm.example_scores) == 20
     assert test.example_scores == pytest.approx(confirm.example_scores, abs=1e-5)
     assert confirm.loss == pytest.approx(test.loss, abs=1e-6)
+    (folder,) = tmp_path.iterdir()
+    loaded = PeftModel.from_pretrained(fresh, folder).eval()  # by plain peft
+    assert toy.task.evaluate(loaded, iter(toy.batches(6))).loss == pytest.approx(confirm.loss, abs=1e-5)
 
 
 def test_neither_architecture_nor_padding_changes_what_is_measured(task, base, rows):
