@@ -15,7 +15,17 @@ from autopeft.engine import Ledger, Outcome, Question, Schedule
 from autopeft.engine.propose import spread
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
-from autopeft.records import ConfirmSpec, Fidelity, Measurement, Plan, RunSpec, SearchSpec, Site, Status
+from autopeft.records import (
+    ConfirmSpec,
+    Fidelity,
+    LimitSpec,
+    Measurement,
+    Plan,
+    RunSpec,
+    SearchSpec,
+    Site,
+    Status,
+)
 from autopeft.space import Ground, MethodSpace, Space, baseline_policies, plan_of
 
 METHODS = discover("autopeft.methods")
@@ -156,19 +166,27 @@ def question(
     n_confirm: int = 40,
     n_test: int = 20,
     greater_is_better: bool = True,
+    given: tuple[tuple[str, Plan], ...] = (),
+    limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
+    rung_steps: tuple[int, ...] = (3, 12),
     **search: Any,
 ) -> Question:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
+    if search.get("strategy") == "random":
+        rung_steps = rung_steps[-1:]
     return Question(
         head_rates=(3e-3, 3e-1),
         first_trials=search.get("trials", 16),
         spec=RunSpec(
-            search=SearchSpec(**{"trials": 16, **search}), confirm=ConfirmSpec(fidelity=confirm, seeds=seeds)
+            search=SearchSpec(**{"trials": 16, **search}),
+            limits=limits,
+            confirm=ConfirmSpec(fidelity=confirm, seeds=seeds),
         ),
+        given=given,
         space=space,
         ground=ground(max_params),
         schedule=Schedule(
-            rung_steps=(3, 12),
+            rung_steps=rung_steps,
             full_steps=30,
             confirm_steps=30,
             batch_size=4,

@@ -11,10 +11,9 @@ from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
 from autopeft.engine.propose import Proposer, rate_range
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error, rank_correlation
-from autopeft.records import Measurement, Plan
+from autopeft.records import Adapter, Measurement, Plan
 
 _WAVE = 4  # measured between two looks at the clock; fixed, so that the number of workers changes nothing
-_N_BASELINES = (2, 1)  # learning rates of the baseline
 _N_WIDENED = 2  # more of the best at the last rung, where the rung before ranked badly
 LOW_CORRELATION = 0.5  # Spearman between rungs below which the last one is widened; chosen by hand
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
@@ -71,8 +70,8 @@ def _measure_rung(
 def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> list[Plan]:
     """Which plans go on from the last of some rungs, the most important first, since time may run short.
 
-    The baseline's best learning rates, the best other plans, no placement with more rates than the
-    baseline, the best small one, the head alone, and what the user gave; above the first rung also one
+    Each at its best learning rate, as it is tuned again at the last rung: the baseline, the best other
+    plans, the best small one, the head alone, and what the user gave; above the first rung also one
     sentinel from the middle of the rest, so that the rank correlation between the rungs is not measured on
     survivors alone.
     """
@@ -82,7 +81,7 @@ def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> li
         raise TrainingError(
             f"None of {len(seen[-1])} plans could be trained; the first error was: {first_error(seen[-1])}"
         )
-    n_best, n_baselines = question.schedule.n_best[min(rung, 1)], _N_BASELINES[min(rung, 1)]
+    n_best = question.schedule.n_best[min(rung, 1)]
     rho = correlation(seen[-2], seen[-1]) if rung else None
     if rho is not None and rho < LOW_CORRELATION:
         log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", rung, rung + 1, rho)
@@ -92,24 +91,23 @@ def promoted(question: Question, ledger: Ledger, seen: Sequence[Measured]) -> li
         m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(question, ledger, m)
     ]
     others = [m.plan for m in rivals]
-    best = _with_few_rates(others, n_rates=n_baselines)[:n_best]
+    best = _one_rate_each(others)[:n_best]
     if question.spec.search.objective != "score":
         best = [m.plan for m in thinned(front(rivals), n_best + 2)]
     small = [plan for plan in others if plan.trainable_params <= _SMALL_SHARE * question.ground.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     given = [next(iter(own)) for own in given_plans(question, ledger, ranked) if own]
-    chosen = [*baselines[:1], *best, *baselines[1:n_baselines], *small[:1], *heads[:1], *given]
+    chosen = [*baselines[:1], *best, *small[:1], *heads[:1], *given]
     rest = [plan for plan in others if plan not in chosen] if rung == 0 else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
 
 
-def _with_few_rates(plans: Sequence[Plan], *, n_rates: int) -> list[Plan]:
-    """The plans, without those whose adapters stand before them at so many learning rates."""
-    kept: list[Plan] = []
+def _one_rate_each(plans: Sequence[Plan]) -> list[Plan]:
+    """The plans, without those whose adapters stand before them at another learning rate."""
+    kept: dict[tuple[Adapter, ...], Plan] = {}
     for plan in plans:
-        if sum(own.adapters == plan.adapters for own in kept) < n_rates:
-            kept.append(plan)
-    return kept
+        kept.setdefault(plan.adapters, plan)
+    return list(kept.values())
 
 
 def correlation(before: Measured, after: Measured) -> float | None:

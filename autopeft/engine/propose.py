@@ -32,6 +32,8 @@ HEAD_ARM = "head"
 BASELINE_ARM = "baseline"
 GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
+_QUEUE_SHARE = 0.4  # of the trials at most, so that half of the search's cost goes to sampled policies
+_LEAST_ROOM = 7  # baseline and head at three rates each, and the greedy plan, in half of the trials
 _MAX_RATES = 3  # learning rates of each enqueued arm
 _MAX_EVENED = 5  # the baseline gets as many as the arm with the most, up to so many
 _N_STARTUP = 8  # trials before TPE models anything; the enqueued ones count
@@ -103,10 +105,10 @@ class Proposer:
         """What is measured first: baselines, what the user gave, the head, the greedy plan, usual arms.
 
         Each at as many learning rates, but for the greedy plan, which takes the baseline's best. The
-        queue takes half of the trials at most (from eight on), so that the sampler gets the rest.
+        sampler gets the rest of the trials, more than half of them.
         """
         question, methods = self.question, self.question.ground.methods
-        room = question.first_trials // 2
+        room = max(int(_QUEUE_SHARE * question.first_trials), min(_LEAST_ROOM, question.first_trials // 2))
         low, high = learning_rates(question.space, "lora", methods)
         cap = question.space.methods["lora"].max_rank if "lora" in question.space.methods else None
         found = {}

@@ -10,7 +10,7 @@ from autopeft.records import Fidelity, Measurement
 # Examples of the search split that each rung is judged on; the last takes all. Pairs share examples, so
 # that few rank well, and judging costs as much as training does: an example half a step's share.
 _RUNG_EXAMPLES = (192, 384)
-_BESIDE = (5, 3)  # what goes on beside the best: baselines, a small plan, the head, a sentinel
+_BESIDE = (4, 3)  # what goes on beside the best: the baseline, a small plan, the head, a sentinel
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
 _LARGE_STEP = 3.5  # from one rung to the next, above which one lies between; chosen by hand

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autopeft.space.baselines import baseline_policies
 from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, load, names, servable
-from autopeft.space.layout import Ground, cheapest, feasible, plan_of, select_sites
+from autopeft.space.layout import Ground, cheapest, feasible, params_of, plan_of, select_sites
 from autopeft.space.limits import limited, violations
 from autopeft.space.policies import Policy, learning_rates, parameters_of, rate_factor, suggest
 from autopeft.space.transfer import Transferred, transfer
@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "names",
     "parameters_of",
+    "params_of",
     "plan_of",
     "rate_factor",
     "select_sites",

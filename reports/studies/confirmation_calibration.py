@@ -1,10 +1,12 @@
 """How often the verdict of a confirmation is right: simulated plans with a known difference.
 
-    python reports/studies/confirmation_calibration.py [RUNS] [null|gain|power|diverged|compared|metrics ...]
+    python reports/studies/confirmation_calibration.py [RUNS] [PART ...]
 
 Prints, over RUNS (10,000) simulated confirmations a row: how often each word is said, how often the 95 %
 interval holds the truth, the bias of the estimate in its own standard deviations, and the
-seeds used; beside it the same seeds with the unadjusted interval looked at after every seed.
+seeds used; beside it, in the parts `null` and `gain`, the same seeds with the unadjusted interval looked
+at after every seed. Other parts: `bounds`, `power`, `diverged`, `compared`, `metrics`, `equivalence`;
+without a name, all.
 """
 
 from __future__ import annotations
@@ -179,6 +181,26 @@ def calibration(n_runs: int, gains: tuple[float, ...]) -> None:
                 print(row(truth, every, planned), flush=True)
 
 
+def bounds(n_runs: int) -> None:
+    """Alike plans at the least favourable noise: `better` or `worse` in percent, by the examples' part."""
+    spreads = (0.0, 0.1, 0.14, 0.2, 0.5)
+    print("| seeds | N | " + " | ".join(f"{x:g}" for x in spreads) + " |\n" + "|---" * 7 + "|")
+    for planned in (2, 3, 4, 5, 7, 10):
+        for n in (20, 50):
+            told = []
+            for by_example in spreads:
+                rng, wrong = np.random.default_rng([planned, n]), []
+                for _ in range(n_runs // CHUNK):
+                    examples = by_example * np.sqrt(n) * rng.standard_normal((CHUNK, 1, n))
+                    noise = rng.standard_normal((CHUNK, planned, 1)) + 0.3 * rng.standard_normal(
+                        (CHUNK, planned, n)
+                    )
+                    design = Design(planned_seeds=planned, margin=1e-6, span=None)
+                    wrong.append(np.isin(run(moments(examples + noise), design).code, [BETTER, WORSE]).mean())
+                told.append(f"{100 * np.mean(wrong):.2f}")
+            print(f"| {planned} | {n} | " + " | ".join(told) + " |", flush=True)
+
+
 def power(n_runs: int) -> None:
     """How often `better` is said, and on how many seeds, by planned seeds and gain."""
     print("| scores | N | seed sd | gain / sd | " + " | ".join(f"{k} seeds" for k in range(2, 11)) + " |")
@@ -241,6 +263,31 @@ def compared(n_runs: int) -> None:
         print(f"| {n_plans} | {found[True]:.1f} | {found[False]:.1f} |", flush=True)
 
 
+def equivalence(n_runs: int) -> None:
+    """`equivalent` where the difference is the margin (an error), and where it is 0; seeds of sd 1."""
+    print(
+        "| margin | example sd | seeds | said at the margin % | said at 0 % | seeds used at 0 |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for margin in (2.0, 4.0):
+        for by_example in (0.0, 0.7):
+            rng = np.random.default_rng(6)
+            noise = rng.standard_normal((n_runs, MOST_SEEDS, 1)) + rng.standard_normal(
+                (n_runs, MOST_SEEDS, 40)
+            )
+            table = noise + by_example * np.sqrt(40) * rng.standard_normal((n_runs, 1, 40))
+            for planned in (3, 5, 10):
+                design = Design(planned_seeds=planned, margin=margin, span=None)
+                edge, zero = (judged(moments(table + gain), design) for gain in (margin, 0.0))
+                said = [100 * np.mean(seen.code == EQUIVALENT) for seen in (edge, zero)]
+                print(
+                    f"| {margin:g} | {by_example:g} | {planned} | {said[0]:.1f} | {said[1]:.1f} | "
+                    f"{zero.n_seeds.mean():.1f} |",
+                    flush=True,
+                )
+
+
 def metrics(n_runs: int) -> None:
     """Pseudo-values of Pearson's r and of F1: coverage of the difference of two plans, three seeds."""
     print("| metric | N | covers % | better % | bias / sd |\n|---|---|---|---|---|")
@@ -287,13 +334,16 @@ def pearson_of(guess: Array, truth: Array) -> Callable[[npt.NDArray[np.int64]], 
     return metric
 
 
+PARTS = (bounds, power, diverged, compared, metrics, equivalence)
+
+
 def main(n_runs: int, parts: list[str]) -> None:
     """Prints the parts asked for."""
     if "null" in parts:
         calibration(n_runs, (0.0,))
     if "gain" in parts:
         calibration(n_runs, (1.0, 2.0))
-    for part in (power, diverged, compared, metrics):
+    for part in PARTS:
         if part.__name__ in parts:
             print(f"\n{part.__doc__}\n")
             part(n_runs)
@@ -302,4 +352,4 @@ def main(n_runs: int, parts: list[str]) -> None:
 if __name__ == "__main__":
     runs = [int(word) for word in sys.argv[1:] if word.isdigit()]
     words = [word for word in sys.argv[1:] if not word.isdigit()]
-    main(runs[0] if runs else 10_000, words or ["null", "gain", "power", "diverged", "compared", "metrics"])
+    main(runs[0] if runs else 10_000, words or ["null", "gain", *(part.__name__ for part in PARTS)])
