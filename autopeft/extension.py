@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from autopeft.errors import UnknownNameError
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.records import Adapter, OptionValue, Site, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Batch = dict[str, Any]
-Example = dict[str, list[int]]
+Example = dict[str, Any]
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -78,8 +78,41 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the labels of a dataset are.
+
+    `kind` is `class` (one per row), `classes` (any number of them), `number`, `tags` (one per token),
+    `choice` (which of a row's own answers), or says what a language model is to write: `completion` or
+    `chat` (the last answer), `documents` or `stream` (all of the text, in rows that stand alone or go on
+    from each other).
+    `names` are the labels in the order of the model's outputs: of a number its column's name, of
+    texts none. `counts` says how often train has each.
+    """
+
+    kind: str = "class"
+    names: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Rows as features, one entry per example in each; `notes` say what was cut off, in plain words.
+
+    A task may make more or fewer examples than there are rows (blocks of a text).
+    """
+
+    examples: tuple[Example, ...]
+    labels: tuple[Any, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a task says of a model on some batches; scores stand in the order of the batches."""
+    """What a task says of a model on some batches; scores stand in the order of the batches.
+
+    The mean of the scores is the metric. Where the metric is no mean (a correlation, an F1) they are
+    its jackknife pseudo-values, moved so that their mean is the metric: their spread gives its variance.
+    """
 
     metric: float
     loss: float
@@ -88,19 +121,47 @@ class Evaluation:
 
 @runtime_checkable
 class Task(Protocol):
-    """A task type: how rows become batches, the loss, and the metric."""
+    """A task type: how rows become batches, the loss, and the metric.
+
+    The part itself stands for the commonest target; `fitted` gives the task for one dataset.
+    `form` says what the rows hold, by a name of `autopeft.data.FORMS`. `metrics` are those to choose from.
+    `score_span` is the width of the range of the scores (1 for an accuracy); None where they have no
+    bounds. `peft_task_type` is None where `peft` has no word for the task. `notes` are decisions
+    that the user should know, in plain words.
+    """
 
     name: str
+    form: str
     metric: str
+    metrics: tuple[str, ...]
     greater_is_better: bool
-    peft_task_type: str
+    score_span: float | None
+    peft_task_type: str | None
     auto_class: str
+    notes: tuple[str, ...]
 
-    def encode(self, texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> list[Example]:
-        """Features per example (`input_ids` and its like), truncated to `max_length` tokens."""
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
+        """The task for a dataset's target and the user's settings; `tokenizer` where it is known by now.
 
-    def collate(self, examples: Sequence[Example], labels: Sequence[int], pad_token_id: int) -> Batch:
-        """One batch padded on the right: `input_ids`, `attention_mask` (B, T), `labels` (B,)."""
+        Raises:
+            UnknownNameError: No such metric.
+            DataError: The target is none that the task can learn.
+        """
+
+    def encode(
+        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
+    ) -> Encoded:
+        """Features per example (`input_ids` and its like), of at most `max_length` tokens, and labels.
+
+        Args:
+            inputs: One tuple per row, as the form says.
+            labels: One per row, as the target says.
+            tokenizer: Of the base model; of a vision model its image processor.
+            max_length: In tokens.
+        """
+
+    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
+        """One batch padded on the right: features (B, …) such as `input_ids`, and `labels` (B, …)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss of a batch, shape ()."""

@@ -248,7 +248,7 @@ def make_batch(tokenizer, task):
 
     def make(n=6, *, seed=0, n_filler=(1, 9)):
         texts, labels = toy_rows(n, seed, n_filler=n_filler)
-        examples = task.encode([[text] for text in texts], tokenizer, CONTEXT)
+        examples = task.encode([[text] for text in texts], labels, tokenizer, CONTEXT).examples
         return task.collate(examples, labels, tokenizer.pad_token_id)
 
     return make
@@ -280,8 +280,8 @@ def make_bench(make_base, methods, task):
         splits = {}
         for seed, (split, n) in enumerate({"train": 48, "search": 24, "confirm": 24, "test": 24}.items()):
             texts, labels = toy_rows(n, seed)
-            examples = task.encode([[text] for text in texts], base.tokenizer, CONTEXT)
-            splits[split] = EncodedSplit(examples=tuple(examples), labels=tuple(labels))
+            made = task.encode([[text] for text in texts], labels, base.tokenizer, CONTEXT)
+            splits[split] = EncodedSplit(examples=made.examples, labels=made.labels)
         fields = {"task": task, "methods": methods, "splits": splits, "batch_size": 8, **settings}
         return Bench(base=base, base_sha256=base.sha256(), **fields)
 

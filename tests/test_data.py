@@ -43,12 +43,12 @@ def read_rows(path, rows, **spec):
 
 
 def sizes(data):
-    return tuple(len(getattr(data, split).texts) for split in SPLITS)
+    return tuple(len(getattr(data, split).inputs) for split in SPLITS)
 
 
 def pairs(data):
     splits = [getattr(data, split) for split in SPLITS]
-    rows = [row for split in splits for row in zip(split.texts, split.labels, strict=True)]
+    rows = [row for split in splits for row in zip(split.inputs, split.labels, strict=True)]
     return {texts: data.label_names[label] for texts, label in rows}
 
 
@@ -83,7 +83,7 @@ def test_folder_with_split_names_keeps_the_users_validation_and_test(tmp_path, w
     write(tmp_path / "notes.csv", make_rows(5))
     data = read(tmp_path)
     assert sizes(data) == (150, 50, 40, 30)
-    assert data.test.texts == tuple((row["text"],) for row in make_rows(30, start=2000))
+    assert data.test.inputs == tuple((row["text"],) for row in make_rows(30, start=2000))
     assert "Left out, as no split is in the name: notes.csv." in data.notes
 
 
@@ -141,7 +141,7 @@ def test_rows_without_label_or_text_are_dropped_with_a_note(tmp_path):
 def test_test_part_without_labels_is_left_out(tmp_path, label):
     write(tmp_path / "train.csv", make_rows())
     write(tmp_path / "test.csv", [{"text": "unlabelled"} | label])
-    assert read(tmp_path).test.texts == ()
+    assert read(tmp_path).test.inputs == ()
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_cuts_keep_the_shares_of_the_labels(tmp_path):
 
 def test_labels_too_rare_to_stratify_stay_in_train(tmp_path):
     data = read_rows(tmp_path, [*make_rows(), {"text": "alone", "label": "rare"}])
-    assert ("alone",) in data.train.texts
+    assert ("alone",) in data.train.inputs
     assert any("not stratified" in note for note in data.notes)
 
 
 def test_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path):
     first, again, other = (read_rows(tmp_path, make_rows(), seed=seed) for seed in (5, 5, 6))
     assert first == again
-    assert set(first.search.texts) != set(other.search.texts)
+    assert set(first.search.inputs) != set(other.search.inputs)
     assert pairs(first) == pairs(other)
 
 
@@ -189,7 +189,7 @@ def test_no_two_splits_share_a_text(tmp_path):
     planted = [{"text": f" Sentence {i}\t", "label": "pos"} for i in (2002, 1003, 3, 3)]
     write(tmp_path / "train.csv", [*make_rows(200), *planted])
     data = read(tmp_path)
-    found = {split: getattr(data, split).texts for split in SPLITS}
+    found = {split: getattr(data, split).inputs for split in SPLITS}
     keys = {split: {" ".join(text.lower().split()) for (text,) in texts} for split, texts in found.items()}
     assert all(not keys[one] & keys[two] for one, two in combinations(SPLITS, 2))
     assert sizes(data) == (150, 50, 40, 41)
@@ -245,8 +245,11 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
         (make_rows(labels=tuple(f"id {i}" for i in range(120))), {}, "are needed, 2 per label"),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\] in train; at least 2"),
         (make_rows(labels=(None,)), {}, "None of the 120 train rows has a label"),
-        (make_rows(labels=np.linspace(0, 5, 60)), {}, "60 levels .* regression is not supported yet"),
-        (make_rows(labels=([1, 2], [3])), {}, "holds .*; allowed is one text or label per row"),
+        (
+            [{"text": ["a", "b"], "label": i % 2} for i in range(40)],
+            {"text_columns": ("text",)},
+            "one text or label",
+        ),
         ([{"words": "a b", "mood": "x"}] * 40, {}, "no label column among words, mood"),
         ([{"one": "a", "two": "b", "label": "x"}] * 40, {}, "no text column among one, two, label"),
         ([{"text": text, "label": 1} for text in "a" * 9 + " " * 31], {}, "31 of 40 train rows have no text"),
@@ -298,3 +301,59 @@ def test_unreachable_hub_is_reported_at_once(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"Neither the hub .* 'sentiments'\. Near names there: sentimants"):
         read("sentiments")
     assert resolve.call_count <= 2  # one request; left alone, `load_dataset` makes six in 23 s
+
+
+def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
+    scores = [round(0.05 * i, 2) for i in range(60)]
+    data = read(write(tmp_path / "rows.csv", make_rows(labels=tuple(scores))))
+    assert (data.target.kind, data.label_names) == ("number", ("label",))
+    truth = {(f"sentence {i}",): scores[i % 60] for i in range(120)}
+    assert all(
+        truth[text] == label
+        for split in SPLITS
+        for text, label in zip(getattr(data, split).inputs, getattr(data, split).labels, strict=True)
+    )
+    several = read_rows(tmp_path, make_rows(labels=(["b", "a"], [], ["c"])))
+    assert (several.target.kind, several.label_names) == ("classes", ("a", "b", "c"))
+    assert set(several.train.labels) == {(1, 0), (), (2,)}
+    listed = read(write(tmp_path / "t.csv", make_rows(labels=("a;b", "c"))), label_kind="classes")
+    assert listed.label_names == ("a", "b", "c")
+    few = read(write(tmp_path / "f.csv", make_rows(labels=(0, 1, 2))), label_kind="number")
+    assert (few.target.kind, set(few.train.labels)) == ("number", {0.0, 1.0, 2.0})
+
+
+@pytest.mark.parametrize("bad", ["nan", "n/a", "1e999"])
+def test_target_that_is_no_number_is_refused_with_its_row(tmp_path, bad):
+    rows = make_rows(labels=tuple(f"{0.07 * i:.2f}" for i in range(100)))
+    rows[17]["label"] = bad
+    with pytest.raises(DataError, match=f"label holds '{bad}' in row 18, the others are numbers"):
+        read(write(tmp_path / "rows.csv", rows))
+
+
+def test_groups_stay_together_and_in_one_split(tmp_path):
+    rows = [row | {"who": f"w{i // 4}"} for i, row in enumerate(make_rows(400))]
+    write(tmp_path / "train.csv", rows)
+    write(tmp_path / "test.csv", [{"text": "other", "label": "neg", "who": "w3"}])
+    data = read(tmp_path, group_column="who")
+    who = {row["text"]: row["who"] for row in rows}
+    groups = {split: {who[text] for (text,) in getattr(data, split).inputs} for split in SPLITS[:3]}
+    assert all(not groups[one] & groups[two] for one, two in combinations(groups, 2))
+    assert "w3" not in set.union(*groups.values())
+    assert "Removed 4 rows whose group stands in a more precious split." in data.notes
+    assert min(map(len, groups.values())) >= 10
+
+
+@pytest.mark.parametrize("as_text", [str, lambda day: str(pd.Timestamp(2020, 1, 1) + pd.Timedelta(days=day))])
+def test_latest_rows_are_cut_by_time(tmp_path, as_text):
+    days = np.random.default_rng(0).permutation(200).tolist()
+    rows = [row | {"day": as_text(day)} for row, day in zip(make_rows(200), days, strict=True)]
+    data = read(write(tmp_path / "rows.csv", rows), time_column="day")
+    by_text = {row["text"]: day for row, day in zip(rows, days, strict=True)}
+    found = [sorted(by_text[text] for (text,) in getattr(data, split).inputs) for split in SPLITS[:3]]
+    assert found == [list(range(100)), list(range(100, 150)), list(range(150, 200))]
+
+
+def test_time_that_cannot_be_read_is_refused(tmp_path):
+    rows = [row | {"day": "soon"} for row in make_rows()]
+    with pytest.raises(DataError, match="Column day holds a time that cannot be read"):
+        read(write(tmp_path / "rows.csv", rows), time_column="day")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     "command",
-    ["ruff format --check autopeft tests cli.py", "ruff check autopeft tests cli.py", "mypy"],
+    ["ruff format --check autopeft tests scripts cli.py", "ruff check autopeft tests scripts cli.py", "mypy"],
 )
 def test_gate_passes(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from autopeft.records import Confirmation, Fidelity, Measurement, Plan, Status, 
 
 MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
 MAX_TESTED = 3
+_HOPELESS = 1e6  # score without bounds of a plan none of whose seeds came through; chosen by hand
 _SAME_PLAN_SEEDS = 3  # where best and baseline are one plan, no interval decides; enough for its spread
 
 Confirmed = dict[Plan, list[Measurement]]
@@ -119,6 +120,7 @@ def _look(question: Question, rows: Sequence[Sequence[Measurement]], *, planned:
         baseline,
         planned_seeds=planned or question.spec.confirm.seeds,
         margin=question.spec.confirm.margin,
+        span=question.score_span,
     )
 
 
@@ -178,17 +180,26 @@ def _standing(question: Question, confirmed: Confirmed, named: Finalists) -> str
     tables = [scores_of(question, confirmed.get(plan, [])) for plan in (named.smallest, named.best)]
     n_common = min(map(len, tables))
     is_proven = n_common >= 2 and evidence.within_margin(
-        tables[0][:n_common], tables[1][:n_common], margin=question.spec.confirm.margin
+        tables[0][:n_common],
+        tables[1][:n_common],
+        margin=question.spec.confirm.margin,
+        span=question.score_span,
     )
     return "proven" if is_proven else "unproven"
 
 
 def scores_of(question: Question, rows: Sequence[Measurement]) -> list[list[float]]:
-    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example."""
+    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
+
+    Scores without bounds have no wrong one: there it counts as the worst example of the plan's other seeds.
+    """
     width = max((len(row.example_scores) for row in rows), default=0) or max(
         (row.fidelity.eval_examples for row in rows), default=0
     )
     wrong = min(0.0, question.sign)  # of scores in [0, 1], as `evidence` takes them
+    if question.score_span is None:
+        seen = [question.sign * x for row in rows for x in row.example_scores]
+        wrong = min(seen, default=-_HOPELESS)
     return [[question.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
 
 
@@ -224,7 +235,7 @@ def summaries(
 
 def _summary(question: Question, name: str, rows: Sequence[Measurement]) -> Confirmation:
     table = scores_of(question, rows)
-    mean, std_error = evidence.mean_and_std_error(table)
+    mean, std_error = evidence.mean_and_std_error(table, span=question.score_span)
     losses = [row.loss for row in rows if row.loss is not None]
     return Confirmation(
         name=name,

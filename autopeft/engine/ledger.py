@@ -46,6 +46,7 @@ class Question:
     finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
     holds plans that the user brought, by the name of their arm: they race beside the baselines, at several
     learning rates (around their own, where it is above 0), and win only if they keep to the budget.
+    `score_span` is the width of the range of the task's scores, None where they have no bounds.
     """
 
     spec: RunSpec
@@ -58,6 +59,7 @@ class Question:
     first_trials: int
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     given: tuple[tuple[str, Plan], ...] = ()
+    score_span: float | None = 1.0
 
     @property
     def seed(self) -> int:

@@ -179,7 +179,7 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = ranked[0]
-    _, std_error = mean_and_std_error([incumbent.example_scores])
+    _, std_error = mean_and_std_error([incumbent.example_scores], span=question.score_span)
     floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
     small = [

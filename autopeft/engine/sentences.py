@@ -47,7 +47,7 @@ def _optimism(
     found = evidence.optimism(
         promised=question.sign * (ours.metric - theirs.metric),
         confirmed=verdict.mean_difference or 0.0,
-        std_error=evidence.paired_interval(*tables).std_error,
+        std_error=evidence.paired_interval(*tables, span=question.score_span).std_error,
         n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
         metric=question.metric,
     )
@@ -59,7 +59,9 @@ def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
     names[named.best] = "best"
     tables = {names[plan]: scores_of(question, rows) for plan, rows in confirmed.items()}
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
-    found = evidence.equivalence_set(tables, n_params, margin=question.spec.confirm.margin, best="best")
+    found = evidence.equivalence_set(
+        tables, n_params, margin=question.spec.confirm.margin, best="best", span=question.score_span
+    )
     return found.sentence
 
 

@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-memory, shapes, tree, attaching → sites → virtual → base → loading, weights, directions.
+memory, shapes, roles, tree, attaching → sites → virtual → base → loading, weights, directions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
 from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
 from autopeft.model.memory import SavedBytes
-from autopeft.model.sites import ROLE_GROUPS, known_role, list_sites
+from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
+from autopeft.model.sites import list_sites
 from autopeft.model.virtual import n_virtual_tokens
 from autopeft.model.weights import load_weights, merge, save_weights
 
 __all__ = [
     "DEMO_NAME",
+    "FAMILIES",
     "ROLE_GROUPS",
     "BaseModel",
     "SavedBytes",

@@ -19,7 +19,7 @@ _BENEATH = "_autopeft_beneath"
 
 
 def attach(
-    module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str, head_names: Sequence[str]
+    module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str | None, head_names: Sequence[str]
 ) -> PeftModel:
     """Attach all of a plan's configs, and the task head with the one that does the forward.
 

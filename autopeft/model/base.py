@@ -40,7 +40,7 @@ class BaseModel:
 
         Args:
             module: A transformers model with a task head.
-            tokenizer: Its tokenizer, or None where only counting is wanted.
+            tokenizer: Its tokenizer (of images, its processor), or None where only counting is wanted.
             name: What to call the model in reports.
             untrained: Parameter names that the checkpoint lacked. Linear maps and norms among
                 them are trained and kept with the head, for every plan alike: at random they
@@ -59,6 +59,11 @@ class BaseModel:
         self._n_positions = n_positions(module)
         self._tell_unreachable()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows of tokens up; 0 where the model reads none."""
+        return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
 
     @property
     def device(self) -> torch.device:
@@ -92,14 +97,15 @@ class BaseModel:
 
     @contextlib.contextmanager
     def attached(
-        self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str, seed: int
+        self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> Iterator[PeftModel]:
         """Lend the base model with a plan's adapters on it, and take it back as it was.
 
         Args:
             configs: The plan's adapters as `peft` configs; empty for the head alone.
             plan: What the configs stand for; its count is checked against what `peft` attached.
-            task_type: `peft`'s word for the task, such as `SEQ_CLS`; it makes `peft` keep the head.
+            task_type: `peft`'s word for the task, such as `SEQ_CLS`; it makes `peft` keep the head. None
+                where it has no word.
             seed: Decides the adapters' and the head's first values.
 
         Raises:

@@ -40,6 +40,7 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 
+_IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
 _GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def load(
     Args:
         spec: A hub id or local directory; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
-        label_names: The labels of the task, in order.
+        label_names: The labels of the task, in order; none for a language model.
         needs_tokenizer: Whether the model is of no use without one; else it may lack one.
 
     Raises:
@@ -61,25 +62,24 @@ def load(
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
-    labels = dict(enumerate(label_names))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, loading = getattr(transformers, auto_class).from_pretrained(
-                source,
-                revision=spec.revision,
-                trust_remote_code=False,
+                **_found(source, spec),
+                **_labels(label_names),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
-                id2label=labels,
-                label2id={label: index for index, label in labels.items()},
             )
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
-    tokenizer = _tokenizer(spec, source, name) if needs_tokenizer else _tokenizer_if_any(spec, source, name)
-    if tokenizer is not None:
+    get = _processor if needs_tokenizer else _processor_if_any
+    tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
+    if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
+    if auto_class == _CAUSAL:
+        _require_causal(module, name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
     base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
@@ -88,27 +88,60 @@ def load(
     return base
 
 
-def _tokenizer(spec: ModelSpec, source: str, name: str) -> Any:
-    """The tokenizer of a model, with a padding token."""
+def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
+    """The tokenizer of a model, with a padding token, or its image processor."""
+    kind = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=False
-        )
+        found = kind.from_pretrained(**_found(source, spec))
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
-    _require_words(tokenizer, name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if reads_images:
+        return found
+    _require_words(found, name)
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
         log.info("%s has no padding token; its end-of-text token pads.", name)
-    return tokenizer
+    return found
 
 
-def _tokenizer_if_any(spec: ModelSpec, source: str, name: str) -> Any:
+def _processor_if_any(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
     try:
-        return _tokenizer(spec, source, name)
+        return _processor(spec, source, name, reads_images=reads_images)
     except ModelError as error:
         log.info("Going on without a tokenizer: %s", error)
         return None
+
+
+def _found(source: str, spec: ModelSpec) -> dict[str, Any]:
+    """Where `from_pretrained` looks; a GGUF file stands in its folder."""
+    where: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
+    if not source.endswith(".gguf"):
+        return {"pretrained_model_name_or_path": source, **where}
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
+    folder, _, file = source.rpartition("/")
+    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **where}
+
+
+def _labels(names: Sequence[str]) -> dict[str, Any]:
+    """The labels for a model's config; nothing for a language model, which has no head for them."""
+    labels = dict(enumerate(names))
+    return (
+        {"id2label": labels, "label2id": {label: index for index, label in labels.items()}} if labels else {}
+    )
+
+
+def _require_causal(module: Any, name: str) -> None:
+    """Refuse a model that sees the token which it is to predict: its loss would mean nothing."""
+    first = torch.tensor([[1, 2, 3, 4]])
+    second = torch.tensor([[1, 2, 3, 5]])
+    with torch.no_grad():
+        before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+    if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
+        raise ModelError(
+            f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
+            "use a decoder such as GPT-2, Llama or Qwen."
+        )
 
 
 def _report_untrained(base: BaseModel) -> None:
@@ -136,9 +169,7 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     """
     source, name = resolve(spec)
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=False, local_files_only=here_only
-        )
+        config = transformers.AutoConfig.from_pretrained(**_found(source, spec), local_files_only=here_only)
         builder = _builder(config, auto_class, name=name)
         with torch.device("meta"):
             is_auto = hasattr(builder, "from_config")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,56 +13,14 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
 
-_LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM")
+_LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
+_TASKS = ("Classification", "MultipleChoice")
+_HEADS = ("classifier", "score")
 _LAYER = re.compile(r"\.(\d+)\.")
-# The last name, or the last two where the last alone is shared by several roles.
-_ROLE_ENDINGS: Mapping[str, Sequence[str]] = {
-    "q": ("query", "q_proj", "q_lin", "query_proj", "q", "q_a_proj", "q_b_proj"),
-    "k": ("key", "k_proj", "k_lin", "key_proj", "k"),
-    "v": ("value", "v_proj", "v_lin", "value_proj", "v"),
-    "kv": ("kv_a_proj_with_mqa", "kv_b_proj"),
-    "qkv": ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "qkv", "self.in_proj"),
-    "o": (
-        "o_proj",
-        "out_proj",
-        "out_lin",
-        "o",
-        "attn.Wo",
-        "attn.c_proj",
-        "attention.dense",
-        "self_attention.dense",
-    ),
-    "gate": ("gate_proj", "wi_0", "w1"),
-    "up": (
-        "up_proj",
-        "fc1",
-        "c_fc",
-        "lin1",
-        "wi",
-        "wi_1",
-        "w3",
-        "dense_h_to_4h",
-        "intermediate.dense",
-        "fc_in",
-    ),
-    "gate_up": ("gate_up_proj", "Wi"),
-    "down": ("down_proj", "fc2", "lin2", "wo", "w2", "dense_4h_to_h", "mlp.c_proj", "mlp.Wo", "fc_out"),
-    "router": (
-        "router",
-        "router.layer",
-        "router.classifier",
-        "mlp.gate",
-        "block_sparse_moe.gate",
-        "shared_expert_gate",
-    ),
-}
-ROLE_GROUPS: Mapping[str, Sequence[str]] = {
-    "attention": ("q", "k", "v", "kv", "qkv", "o"),
-    "mlp": ("gate", "up", "gate_up", "down"),
-}
 # Roles of maps that end in the hidden size; those of the other experts' maps begin there.
 _BACK_TO_HIDDEN = ("down", "o")
 # A ParametrizationList is how torch keeps the normed weights of a convolution.
@@ -72,13 +30,18 @@ _NO_MAPS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
 def head_names(module: nn.Module) -> tuple[str, ...]:
     """The children with parameters that stand beside the base model inside a task model.
 
-    A language model's output layer is part of the base model: it was pretrained with it.
+    A language model's output layer is part of the base model: it was pretrained with it. CLIP's and
+    SigLIP's image classifiers hold their tower under another name than `base_model_prefix`.
     """
     prefix = getattr(module, "base_model_prefix", "")
-    if type(module).__name__.endswith(_LANGUAGE_MODELS) or not hasattr(module, prefix or "-"):
+    if type(module).__name__.endswith(_LANGUAGE_MODELS):
         return ()
-    children = module.named_children()
-    return tuple(name for name, child in children if name != prefix and any(True for _ in child.parameters()))
+    children = dict(module.named_children())
+    if prefix not in children:
+        return tuple(name for name in _HEADS if name in children and type(module).__name__.endswith(_TASKS))
+    return tuple(
+        name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
+    )
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
@@ -99,8 +62,9 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         exclude: Modules that are no sites, insides included (the task head).
     """
     found: list[Site] = []
+    family = str(getattr(getattr(module, "config", None), "model_type", ""))
     for name, child in _inside(module, exclude):
-        site = _site(name, child)
+        site = _site(name, child, family=family)
         found += [site] if site is not None else _expert_sites(name, child, module)
     if any(site.kind == "parameter" for site in found):
         found = [site for site in found if not (site.kind == "linear" and _taken_for_expert(site, module))]
@@ -127,7 +91,12 @@ def unreachable(module: nn.Module, sites: Iterable[Site], *, exclude: Sequence[s
 
 
 def _inside(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of the base model by name."""
+    """The modules of the base model by name.
+
+    Without the output map of torch's own attention, which reads its weight past what is attached there.
+    """
+    attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]
+    exclude = (*exclude, *(f"{name}.out_proj" for name in attentions))
     output_layer = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     for name, child in module.named_modules():
         excluded = any(f"{name}.".startswith(f"{other}.") for other in exclude)
@@ -135,7 +104,7 @@ def _inside(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn
             yield name, child
 
 
-def _site(name: str, module: nn.Module) -> Site | None:
+def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
     shape = map_shape(module)
     if shape is not None:
         kind, n_in, n_out = shape
@@ -147,7 +116,7 @@ def _site(name: str, module: nn.Module) -> Site | None:
     return Site(
         name=name,
         layer=_layer(name),
-        role="norm" if kind == "norm" else _role(name, n_in, n_out),
+        role="norm" if kind == "norm" else role_of(name, n_in, n_out, family=family),
         kind=kind,
         in_features=n_in,
         out_features=n_out,
@@ -221,25 +190,3 @@ def _with_depths(sites: Sequence[Site]) -> tuple[Site, ...]:
         else replace(site, layer=site.layer + offset)
         for site in sites
     )
-
-
-def known_role(name: str) -> str | None:
-    """By the usual names; BERT's `output.dense` is told apart by what holds it."""
-    parts = name.split(".")
-    endings = {parts[-1], ".".join(parts[-2:])}
-    for role, known in _ROLE_ENDINGS.items():
-        if endings.intersection(known):
-            return role
-    if name.endswith("output.dense"):
-        return "o" if "attention" in name else "down"
-    return None
-
-
-def _role(name: str, n_in: int, n_out: int) -> str:
-    """By its name, else by its shape."""
-    known = known_role(name)
-    if known is not None:
-        return known
-    if not _LAYER.search(name) or n_in == n_out:
-        return "dense"
-    return "up" if n_out > n_in else "down"

@@ -90,7 +90,7 @@ def analyze(
         spec=spec,
         base_model=prepared.base.name,
         data=prepared.data.name,
-        n_train=len(prepared.data.train.labels),
+        n_train=len(prepared.bench.splits["train"].labels),
         sites=sites,
         sensitivity=found,
         budget=parsed,

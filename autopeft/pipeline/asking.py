@@ -86,6 +86,7 @@ def question_of(
         first_trials=first_trials,
         null_scores={name: by_name[name] for name in _NULL_SCORES},
         given=given,
+        score_span=prepared.task.score_span,
     )
 
 

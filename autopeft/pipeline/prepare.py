@@ -73,18 +73,24 @@ def prepare(
     Raises:
         DataError, ModelError, SiteError, UnknownNameError: As `data.load` and `model.load` say.
     """
-    task: Task = discover("autopeft.tasks")[spec.task.name]
+    part: Task = discover("autopeft.tasks")[spec.task.name]
     for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
         discover(f"autopeft.{group}")[name]  # an unknown name is refused before any work
-    loaded = data.load(spec.data, seed=spec.search.seed)
+    loaded = data.load(spec.data, seed=spec.search.seed, form=part.form)
     for note in loaded.notes:
         log.info("%s", note)
+    task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
+    for note in task.notes:
+        log.warning("%s", note)
     with quiet_libraries():
         base = model.load(spec.model, auto_class=task.auto_class, label_names=loaded.label_names)
     methods: Mapping[str, Method] = discover("autopeft.methods")
-    batch_size = min(spec.task.batch_size, len(loaded.train.labels))
+    task = task.fitted(spec.task, loaded.target, base.tokenizer)
+    splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+    n_train = len(splits["train"].labels)
+    batch_size = min(spec.task.batch_size, n_train)
     full_steps = train.full_run_steps(
-        n_train=len(loaded.train.labels),
+        n_train=n_train,
         batch_size=batch_size,
         epochs=spec.task.epochs,
         max_steps=spec.task.max_steps,
@@ -93,7 +99,7 @@ def prepare(
         base=base,
         task=task,
         methods=methods,
-        splits=train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length),
+        splits=splits,
         batch_size=batch_size,
         keep_weights=keep_weights,
         paused=paused,
@@ -200,6 +206,7 @@ def lay_ground(
 def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
     """What the run is about, for its report."""
     loaded = prepared.data
+    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return Setting(
         base_model=prepared.base.name,
         base_model_source=model.resolve(prepared.spec.model)[0],
@@ -211,10 +218,10 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         budget=parsed,
         head_params=prepared.base.head_params,
         splits=SplitSizes(
-            train=len(loaded.train.labels),
-            search=len(loaded.search.labels),
-            confirm=len(loaded.confirm.labels),
-            test=len(loaded.test.labels),
+            train=sizes["train"],
+            search=sizes["search"],
+            confirm=sizes["confirm"],
+            test=sizes.get("test", 0),
             duplicates_removed=loaded.duplicates_removed,
         ),
         full_run_steps=prepared.full_steps,

@@ -117,7 +117,7 @@ def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
             batch = prepared.task.collate(
                 [split.examples[i] for i in batches[index]],
                 [split.labels[i] for i in batches[index]],
-                prepared.base.tokenizer.pad_token_id,
+                prepared.base.pad_token_id,
             )
             yield {name: tensor.to(prepared.base.device) for name, tensor in batch.items()}
 

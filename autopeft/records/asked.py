@@ -21,22 +21,35 @@ class ModelSpec(_Topic):
 
 
 class DataSpec(_Topic):
-    """Which dataset and which of its columns; `source` None means the sample dataset."""
+    """Which dataset and which of its columns; `source` None means the sample dataset.
+
+    `text_columns` are the columns of whatever goes in (texts, tokens, a prompt, image files).
+    `label_kind` says what the label column holds where its looks mislead. Rows of one group (`group_column`)
+    stay in one split; by `time_column` what is cut out of train is its latest rows.
+    """
 
     source: str | None = Field(default=None, min_length=1)
     config_name: str | None = None
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
+    label_kind: Literal["class", "classes", "number"] | None = None
+    group_column: str | None = None
+    time_column: str | None = None
     max_examples: int | None = Field(default=None, ge=1)
 
 
 class TaskSpec(_Topic):
     """The task, and what one full training run of it is.
 
-    `max_steps`, where given, overrides `epochs`. `max_length` is in tokens.
+    `max_steps`, where given, overrides `epochs`. `max_length` is in tokens. `metric` None takes the
+    task's own. `answer_pattern` is a regular expression whose first group (or whole match) is the answer in a
+    generated text, for the metric `exact-match`; `max_new_tokens` bounds what is generated.
     """
 
     name: str = "text-classification"
+    metric: str | None = None
+    answer_pattern: str | None = None
+    max_new_tokens: int = Field(default=64, ge=1)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)

@@ -15,8 +15,10 @@ MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has t
 _AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
 }
 
 
@@ -193,6 +195,9 @@ def python_lines(result: SearchResult) -> str:
     """Python that loads the trained adapter with transformers and peft alone."""
     setting = result.setting
     auto = _AUTO_CLASSES.get(setting.task, "AutoModel")
+    is_image = setting.task == "image-classification"
+    processor = "AutoImageProcessor" if is_image else "AutoTokenizer"
+    made = "processor" if is_image else "tokenizer"
     revision = result.spec.model.revision
     pinned = f", revision={json.dumps(revision)}" if revision else ""
     labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
@@ -201,9 +206,9 @@ def python_lines(result: SearchResult) -> str:
     return (
         (mixed if len(methods) > 1 else "")
         + "from peft import PeftModel\n"
-        + f"from transformers import {auto}, AutoTokenizer\n\n"
+        + f"from transformers import {auto}, {processor}\n\n"
         + f"name = {json.dumps(setting.base_model_source, ensure_ascii=False)}\n"
-        + f"tokenizer = AutoTokenizer.from_pretrained(name{pinned})\n"
+        + f"{made} = {processor}.from_pretrained(name{pinned})\n"
         + f"base_model = {auto}.from_pretrained(name{pinned}{labels})\n"
         + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
     )

@@ -32,6 +32,7 @@ from autopeft.train.splits import EncodedSplit, train_rows
 
 _EVA_EXAMPLES = 128  # of the train split; chosen by hand
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so there is next to no padding
+_EVAL_LOGITS = 2**26  # numbers that a language model may give at once, 256 MiB; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -160,10 +161,17 @@ class Bench:
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: lengths[i])
         model.eval()
-        chunks = (order[i : i + _EVAL_BATCH] for i in range(0, len(order), _EVAL_BATCH))
+        at_once = self._eval_batch(max((lengths[i] for i in order), default=1))
+        chunks = (order[i : i + at_once] for i in range(0, len(order), at_once))
         seen = self.task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
         scores = dict(zip(order, seen.example_scores, strict=True))
         return Evaluation(metric=seen.metric, loss=seen.loss, example_scores=tuple(scores[i] for i in chosen))
+
+    def _eval_batch(self, longest: int) -> int:
+        """Examples at once: fewer where each token has a prediction over all words."""
+        words = getattr(self.base.module, "get_output_embeddings", lambda: None)()
+        n_words = 1 if words is None else len(words.weight)
+        return max(1, min(_EVAL_BATCH, _EVAL_LOGITS // (longest * n_words)))
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """A seeded sample of the train split, in batches sorted by length, for the sensitivity scores."""
@@ -176,7 +184,5 @@ class Bench:
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
         rows = self.splits[split]
         examples = [rows.examples[i] for i in indices]
-        batch = self.task.collate(
-            examples, [rows.labels[i] for i in indices], self.base.tokenizer.pad_token_id
-        )
+        batch = self.task.collate(examples, [rows.labels[i] for i in indices], self.base.pad_token_id)
         return {name: tensor.to(self.base.device) for name, tensor in batch.items()}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 
 from autopeft.data import LabelledData
 from autopeft.errors import ModelError
 from autopeft.extension import Example, Task
 from autopeft.model import BaseModel
+
+log = logging.getLogger(__name__)
 
 _SORTED_BATCHES = 16  # batches that are sorted by length together, so that their rows need little padding
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
@@ -21,12 +27,12 @@ class EncodedSplit:
     """One split as token features; the two tuples have one entry per example."""
 
     examples: tuple[Example, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per example."""
-        return [len(example["input_ids"]) for example in self.examples]
+        """Tokens per example, of its longest row where it has several; 1 where it has none (an image)."""
+        return [max(map(len, rows_of_tokens(example)), default=1) for example in self.examples]
 
     def subset(self, n_examples: int) -> list[int]:
         """Rows to judge a short run on, in ascending order: the same for all plans, smaller within larger.
@@ -40,33 +46,60 @@ class EncodedSplit:
         return sorted(order[:n_examples])
 
 
+def rows_of_tokens(example: Example) -> list[list[int]]:
+    """The rows of token ids of an example: one, one per choice, or none for an image."""
+    ids = example.get("input_ids") or []
+    return ids if ids and isinstance(ids[0], list) else [ids] if ids else []
+
+
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int
 ) -> dict[str, EncodedSplit]:
-    """Every non-empty split of a dataset as token features, by name."""
+    """Every non-empty split of a dataset as features, by name; says what had to be cut off."""
     longest = min(max_length, _context_length(base))
     encoded = {}
     for split in (data.train, data.search, data.confirm, data.test):
-        if split.texts:
-            examples = task.encode(split.texts, base.tokenizer, longest)
-            _require_known_tokens(examples, base)
-            encoded[split.name] = EncodedSplit(examples=tuple(examples), labels=split.labels)
+        if split.inputs:
+            made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
+            for note in made.notes:
+                log.warning("%s: %s", split.name, note)
+            _require_known_tokens(made.examples, base)
+            encoded[split.name] = EncodedSplit(examples=made.examples, labels=made.labels)
+    _require_fit(encoded["train"], base, task)
     return encoded
 
 
-def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
-    embeddings = base.module.get_input_embeddings()  # type: ignore[operator]
-    largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
-    if largest >= len(embeddings.weight):
+def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
+    """Refuse what the model cannot take, by its longest example, before any trial fails of it."""
+    row = max(range(len(split.labels)), key=lambda i: split.lengths[i])
+    batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
+    try:
+        with torch.no_grad():
+            task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         raise ModelError(
-            f"The tokenizer of {base.name} gives token {largest}, the model knows {len(embeddings.weight)}; "
+            f"{base.name} cannot take an example of {task.name} ({shapes}): {reason.rstrip('.')}; use a base "
+            "model for that task, with the tokenizer or image processor that belongs to it."
+        ) from error
+
+
+def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
+    rows = [row for example in examples for row in rows_of_tokens(example)]
+    largest = max((max(row, default=0) for row in rows), default=0)
+    n_known = len(base.module.get_input_embeddings().weight) if largest else 1  # type: ignore[operator]
+    if largest >= n_known:
+        raise ModelError(
+            f"The tokenizer of {base.name} gives token {largest}, the model knows {n_known}; "
             "put the tokenizer and the weights of one model together."
         )
 
 
 def _context_length(base: BaseModel) -> int:
     """What the tokenizer and the model's positions allow, in tokens; very large where neither says."""
-    return min(int(base.tokenizer.model_max_length or 10**9), base.max_tokens() or 10**9)
+    allowed = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
+    return min(int(allowed or 10**9), base.max_tokens() or 10**9)
 
 
 def train_rows(lengths: Sequence[int], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:

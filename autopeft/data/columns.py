@@ -1,0 +1,136 @@
+"""Which columns of a table hold what, and their cells as strings, the same from every file format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from autopeft.data.rows import Row
+from autopeft.errors import DataError, UnknownNameError
+from autopeft.records import DataSpec
+
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of the inputs, of the label, and of what keeps rows together or in order."""
+
+    inputs: tuple[str, ...]
+    label: str
+    group: str | None = None
+    time: str | None = None
+
+
+def check_named(spec: DataSpec, names: Sequence[str]) -> None:
+    """Refuse a column that the spec names and the train table lacks; raises UnknownNameError."""
+    asked = [*spec.text_columns, spec.label_column, spec.group_column, spec.time_column]
+    for column in asked:
+        if column is not None and column not in names:
+            raise UnknownNameError("column", column, names)
+
+
+def usual(names: Sequence[str], known: str) -> str | None:
+    """The first of some usual names, the most telling first, that a table has, case aside."""
+    by_lower = {name.lower(): name for name in names}
+    return next((by_lower[name] for name in known.split() if name in by_lower), None)
+
+
+def is_numeric(cells: Sequence[str | None]) -> bool:
+    """Whether every cell that is there reads as a number."""
+    return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
+
+
+def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, str]]:
+    """Rows of strings with their time; None where something is missing.
+
+    Args:
+        part: train, confirm or test; the label may be missing in the last two.
+        table: What a source gave.
+        columns: Which.
+        kind: The target's; lists of labels are read where it is None or `classes`.
+
+    Raises:
+        DataError: A column is not there, or holds lists where one value is needed.
+    """
+    inputs = [[as_string(cell, name) for cell in _column(part, table, name)] for name in columns.inputs]
+    if columns.label in table.column_names:
+        labels = _labels(table, columns.label, kind)
+    elif part == "train":
+        _column(part, table, columns.label)
+    else:
+        labels = [None] * len(table)
+    groups, times = (_beside(part, table, name) for name in (columns.group, columns.time))
+    return [
+        (Row(tuple(cells), label, group), time or "")
+        for *cells, label, group, time in zip(*inputs, labels, groups, times, strict=True)
+    ]
+
+
+def _column(part: str, table: Any, name: str) -> Any:
+    if name not in table.column_names:
+        raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
+    return table[name]
+
+
+def _beside(part: str, table: Any, name: str | None) -> list[str | None]:
+    """Cells of a column that only train needs to have."""
+    if name is None or (part != "train" and name not in table.column_names):
+        return [None] * len(table)
+    return [as_string(cell, name) for cell in _column(part, table, name)]
+
+
+def _labels(table: Any, column: str, kind: str | None) -> list[Any]:
+    feature = table.features.get(column)
+    names = getattr(getattr(feature, "feature", feature), "names", None) or ()
+    by_code = {str(code): name for code, name in enumerate(names)}
+
+    def named(cell: Any) -> str | None:
+        text = as_string(cell, column)
+        # One missing label turns a column of integers into floats: "1.0" is label 1.
+        plain = text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+        return by_code.get(plain or "") if by_code and plain is not None else plain
+
+    found: list[Any] = []
+    for cell in table[column]:
+        if isinstance(cell, list) and kind in (None, "classes"):
+            found.append(tuple(dict.fromkeys(name for name in map(named, cell) if name is not None)))
+        elif kind == "classes" and cell is not None:
+            words = [word.strip() for word in re.split("[,;|]", str(cell)) if word.strip()]
+            found.append(tuple(dict.fromkeys(words)))
+        else:
+            found.append(named(cell))
+    return found
+
+
+def as_string(cell: Any, column: str) -> str | None:
+    """A cell as text, None where it is missing or blank."""
+    if isinstance(cell, list | dict):
+        raise DataError(f"Column {column} holds {str(cell)[:60]}; allowed is one text or label per row.")
+    is_missing = cell is None or cell != cell  # NaN alone differs from itself
+    return None if is_missing or not str(cell).strip() else str(cell)
+
+
+def by_time(rows: Sequence[tuple[Row, str]], column: str) -> list[Row]:
+    """Rows from the earliest to the latest; rows of one time keep their order.
+
+    Raises:
+        DataError: A time that is missing or no time.
+    """
+    times = [time for _, time in rows]
+    try:
+        keys = (
+            [float(time) for time in times] if is_numeric(times) else list(pd.to_datetime(pd.Series(times)))
+        )
+    except ValueError as error:
+        raise DataError(f"Column {column} holds a time that cannot be read: {error}. Repair it.") from error
+    if "" in times:
+        raise DataError(
+            f"Row {times.index('') + 1} has no time in column {column}; fill it in or drop the row."
+        )
+    order = sorted(range(len(rows)), key=lambda i: keys[i])
+    return [rows[i][0] for i in order]

@@ -1,0 +1,184 @@
+"""Labelled images: folders of classes, tables with a column of files or zip members, datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from autopeft.data.columns import Columns, check_named, usual
+from autopeft.data.labels import LABEL_NAMES, label_column, labelled
+from autopeft.data.rows import Read
+from autopeft.data.sources import SPLIT_WORD, TABLES, by_part, read
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+FILE_NAMES = "file image filename file_name path image_path image_file img"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_FILE, _LABEL = "file", "label"  # columns of the table that folders of classes become
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """One image, equal to another exactly where its bytes are; `content` holds them where there is no file.
+
+    `member` is its name in the zip file `path`.
+    """
+
+    digest: str
+    path: str = field(compare=False)
+    member: str | None = field(default=None, compare=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.digest
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"{self.member} in {self.path}" if self.member else self.path
+
+    def load(self) -> Any:
+        """The image in RGB, of the library Pillow.
+
+        Raises:
+            DataError: It does not open, or Pillow is not installed.
+        """
+        try:
+            from PIL import Image, UnidentifiedImageError
+        except ImportError as error:
+            raise DataError('Images need Pillow; install it with: pip install "autopeft[vision]".') from error
+        try:
+            with Image.open(io.BytesIO(_bytes(self.path, self.member, self.content))) as image:
+                return image.convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise DataError(
+                f"The image {self.name} does not open ({error}); replace it or drop its row."
+            ) from error
+
+
+def read_images(spec: DataSpec, notes: list[str]) -> Read:
+    """Labelled images with their target.
+
+    Raises:
+        DataError: No images or labels there, or a file that is missing.
+    """
+    path = Path(spec.source).expanduser() if spec.source else None
+    if path is None:
+        raise DataError("The sample dataset has texts; name a folder of images with --data.")
+    if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
+        name, tables = path.resolve().name, _class_folders(path, notes)
+    else:
+        name, tables = read(spec, notes)
+    first = tables["train"][0]
+    check_named(spec, first.column_names)
+    files = spec.text_columns[0] if spec.text_columns else usual(first.column_names, FILE_NAMES)
+    if not files or len(spec.text_columns) > 1:
+        seen = ", ".join(spec.text_columns or first.column_names)
+        raise DataError(
+            f"One column of image files is needed, there is {seen}; name it in data.text_columns."
+        )
+    label = label_column(spec, first.column_names, inputs=[files], known=LABEL_NAMES)
+    columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
+    notes.append(f"Images are column {files}; the label is column {label}.")
+    folder = path if path.is_dir() else path.parent
+    known: dict[str, ImageFile] = {}
+    keyed = {
+        part: [_keyed(table, files, known, folder=folder, part=part) for table in found]
+        for part, found in tables.items()
+    }
+    found = labelled(spec, name, keyed, columns=columns, notes=notes)
+    for part, rows in found.parts.items():
+        found.parts[part] = [row._replace(inputs=(known[row.inputs[0]],)) for row in rows]
+    return found
+
+
+def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
+    """`train/cat/1.png`, or `cat/1.png` where no folder is named after a split."""
+    folders = {child.name: child for child in sorted(path.glob("[!._]*")) if child.is_dir()}
+    if not folders:
+        raise DataError(
+            f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
+            "images into one folder per class, or a table with columns file and label beside them."
+        )
+    is_split = any(SPLIT_WORD.search(name.lower()) for name in folders)
+    parts = by_part(folders, path.name, notes) if is_split else {"train": [path]}
+    return {part: [_table_of(folder) for folder in chosen] for part, chosen in parts.items()}
+
+
+def _table_of(folder: Path) -> Any:
+    files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(
+            f"The folder {folder} holds no image in a folder of its class ({', '.join(SUFFIXES)})."
+        )
+    labels = [file.relative_to(folder).parts[0] for file in files]
+    return datasets.Dataset.from_dict({_FILE: [str(file.resolve()) for file in files], _LABEL: labels})
+
+
+def _keyed(table: Any, column: str, known: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
+    """The table with a key of `known` in place of each image; None where there is none."""
+    if column not in table.column_names:
+        return table  # whoever reads it says what it lacks
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    keys: list[str | None] = []
+    for index, cell in enumerate(table[column]):
+        if cell is None or cell == "":
+            keys.append(None)
+            continue
+        where = f"row {index + 1} of {part}"
+        file = _of_cell(cell, where) if isinstance(cell, Mapping) else _of_name(str(cell), folder, where)
+        keys.append(f"{file.digest} {file.name}")
+        known[f"{file.digest} {file.name}"] = file
+    return table.remove_columns(column).add_column(column, keys)
+
+
+def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:
+    content, path = cell.get("bytes"), cell.get("path")
+    if content is None and path is None:
+        raise DataError(f"The image in {where} holds neither bytes nor a path.")
+    return _image(str(path or where), content=content)
+
+
+def _of_name(name: str, folder: Path, where: str) -> ImageFile:
+    """A file beside the table, else a member of a zip file there."""
+    if (folder / name).is_file():
+        return _image(str(folder / name))
+    archives = sorted(str(file) for file in folder.glob("*.zip"))
+    for archive in archives:
+        if name in _members(archive):
+            return _image(archive, member=name)
+    beside = f" nor in {', '.join(Path(archive).name for archive in archives)}" if archives else ""
+    raise DataError(f"The image {name} of {where} is neither in {folder}{beside}; correct the path.")
+
+
+def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
+    digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
+    return ImageFile(digest=digest, path=path, member=member, content=content)
+
+
+def _bytes(path: str, member: str | None, content: bytes | None) -> bytes:
+    if content is not None:
+        return content
+    return _archive(path).read(member) if member else Path(path).read_bytes()
+
+
+@lru_cache(maxsize=8)
+def _archive(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no zip file ({error}); repair or remove it.") from error
+
+
+@lru_cache(maxsize=8)
+def _members(path: str) -> frozenset[str]:
+    return frozenset(_archive(path).namelist())

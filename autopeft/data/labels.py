@@ -1,0 +1,199 @@
+"""Rows of one or two texts with a label: a class, several classes, or a number."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autopeft.data.columns import NUMBER, Columns, by_time, check_named, is_numeric, rows_of, usual
+from autopeft.data.rows import Parts, Read, Row
+from autopeft.data.sources import read
+from autopeft.errors import DataError
+from autopeft.extension import Target
+from autopeft.records import DataSpec
+
+# Usual column names, the most telling first; compared without regard to case.
+TEXT_NAMES = (
+    "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b text sentence"
+    " content review body title query question utterance tweet document comment input prompt message headline"
+)
+LABEL_NAMES = (
+    "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
+    " similarity_score"
+)
+MAX_LEVELS = 10  # more distinct fractions than this make a regression target; chosen by hand
+
+
+def read_texts(spec: DataSpec, notes: list[str]) -> Read:
+    """Labelled texts or pairs of texts; the label decides the kind of the target."""
+    name, tables = read(spec, notes)
+    columns = _choose_columns(spec, tables["train"][0], notes)
+    return labelled(spec, name, tables, columns=columns, notes=notes)
+
+
+def labelled(
+    spec: DataSpec, name: str, tables: Mapping[str, list[Any]], *, columns: Columns, notes: list[str]
+) -> Read:
+    """Rows of some input columns and a label column, with their target.
+
+    Raises:
+        DataError: The labels cannot be learned from.
+    """
+    raw = {
+        part: [row for table in found for row in rows_of(part, table, columns, kind=spec.label_kind)]
+        for part, found in tables.items()
+    }
+    kind = spec.label_kind or _kind([row.label for row, _ in raw["train"]])
+    known = {label for row, _ in raw["train"] for label in names_in(row.label)}
+    parts: Parts = {}
+    for part, rows in raw.items():
+        usable = _usable(part, rows, columns, known=known, kind=kind, notes=notes)
+        parts[part] = (
+            by_time(usable, columns.time) if part == "train" and columns.time else [r for r, _ in usable]
+        )
+    if kind == "number":
+        parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
+        target = Target(kind=kind, names=(columns.label,))
+    else:
+        feature = tables["train"][0].features[columns.label]
+        declared = getattr(getattr(feature, "feature", feature), "names", None) or ()
+        target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
+    return Read(
+        name=name,
+        parts=parts,
+        target=target,
+        input_columns=columns.inputs,
+        label_column=columns.label,
+        in_order=columns.time is not None,
+    )
+
+
+def names_in(label: Any) -> tuple[str, ...]:
+    """The labels in a row's label: itself, or those of a tuple."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
+def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], known: str) -> str:
+    """The label column that the spec names, or the one with a usual name; raises DataError without one."""
+    label = spec.label_column or usual([name for name in names if name not in inputs], known)
+    if not label:
+        raise DataError(f"There is no label column among {', '.join(names)}; name it in data.label_column.")
+    return label
+
+
+def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
+    names, texts = table.column_names, list(spec.text_columns)
+    check_named(spec, names)
+    label = label_column(spec, names, inputs=texts, known=LABEL_NAMES)
+    texts = texts or _find_texts(table, (label, spec.group_column, spec.time_column))
+    if not texts:
+        raise DataError(f"There is no text column among {', '.join(names)}; name it in data.text_columns.")
+    if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
+        raise DataError(f"data.text_columns is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
+    notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
+    return Columns(inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column)
+
+
+def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
+    by_lower = {name.lower(): name for name in table.column_names if name not in taken}
+    for known in TEXT_NAMES.split():
+        if all(name in by_lower for name in known.split("+")):
+            return [by_lower[name] for name in known.split("+")]
+    strings = [
+        name
+        for name in by_lower.values()
+        if getattr(table.features[name], "dtype", "") in ("string", "large_string")
+        # csv cells are all strings; a column of numbers is an id or a count
+        and not is_numeric(table[:1000][name])
+    ]
+    return strings if len(strings) == 1 else []
+
+
+def _usable(
+    part: str,
+    raw: Sequence[tuple[Row, str]],
+    columns: Columns,
+    *,
+    known: set[str],
+    kind: str,
+    notes: list[str],
+) -> list[tuple[Row, str]]:
+    """The complete rows; none where confirm or test have no labels. `known` are the labels of train."""
+    labels = {row.label for row, _ in raw}
+    # Hub test splits have -1 throughout.
+    means_none = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
+    unlabelled = {None, "-1"} if means_none else {None}
+    with_label = [entry for entry in raw if entry[0].label not in unlabelled]
+    rows = [entry for entry in with_label if None not in entry[0].inputs]
+    n_blank = len(with_label) - len(rows)
+    if not with_label and part == "train":
+        raise DataError(f"None of the {len(raw)} {part} rows has a {columns.label}; training needs labels.")
+    if not with_label:
+        notes.append(f"Left out the {part} part: none of its {len(raw)} rows has a label.")
+    elif len(with_label) < len(raw):
+        notes.append(f"Dropped {len(raw) - len(with_label)} {part} rows without a label.")
+    if 2 * n_blank > len(with_label):
+        seen = f"{n_blank} of {len(with_label)} {part} rows have no text in {', '.join(columns.inputs)}"
+        raise DataError(f"{seen}; at most half may. Name another column in data.text_columns.")
+    if n_blank:
+        notes.append(f"Dropped {n_blank} {part} rows without text.")
+    return rows
+
+
+def _kind(labels: Sequence[Any]) -> str:
+    """Lists are several classes; many different fractions, or all but a few, are numbers."""
+    if any(isinstance(label, tuple) for label in labels):
+        return "classes"
+    levels = {label for label in labels if label is not None}
+    numeric = [level for level in levels if NUMBER.fullmatch(level)]
+    has_fractions = len(numeric) > MAX_LEVELS and any("." in level for level in numeric)
+    return "number" if has_fractions and len(numeric) >= 0.9 * len(levels) else "class"
+
+
+def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
+    """Labels as finite floats.
+
+    Raises:
+        DataError: A label that is none; the message names the row.
+    """
+    found = []
+    for index, row in enumerate(rows):
+        value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"Label column {column} holds {row.label!r} in row {index + 1}, the others are numbers; "
+                "write a number there or leave it empty."
+            )
+        found.append(row._replace(label=value))
+    return found
+
+
+def _classes(parts: Parts, kind: str, column: str, *, declared: Sequence[str], notes: list[str]) -> Target:
+    counts = Counter(name for row in parts["train"] for name in names_in(row.label))
+    names = order_of(counts, declared)
+    if len(names) < 2:
+        raise DataError(
+            f"Label column {column} has only {list(names)} in train; at least 2 labels are needed."
+        )
+    require_known(parts, counts)
+    if absent := [name for name in declared if name not in counts]:
+        notes.append(f"Left out labels that no train row has: {', '.join(absent)}.")
+    return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
+
+
+def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
+    """Labels as they were declared; else sorted, numbers by their value."""
+    present = set(present)
+    numeric = not declared and all(NUMBER.fullmatch(label) for label in present)
+    names = [name for name in declared if name in present]
+    return tuple(names or sorted(present, key=lambda name: (float(name) if numeric else 0.0, name)))
+
+
+def require_known(parts: Parts, known: Iterable[str]) -> None:
+    """Refuse labels of confirm or test that train lacks."""
+    present = set(known)
+    for part, rows in parts.items():
+        if unknown := sorted({name for row in rows for name in names_in(row.label)} - present):
+            raise DataError(f"The {part} part has label {unknown[0]!r}, which train lacks; drop or add it.")

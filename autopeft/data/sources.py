@@ -1,0 +1,191 @@
+"""Reads files, folders, saved datasets and the hub into tables, by the split word in their names.
+
+A local source never touches the network: `load_dataset("csv", ...)` counts a download at s3.amazonaws.com
+even for a local file, so files go through `Dataset.from_csv` and its kin, with a cache of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import glob
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+from datasets.exceptions import DatasetsError
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import HfApi
+from huggingface_hub import errors as hub_errors
+
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TEXTS = (".txt", ".md")
+PARAGRAPH = "paragraph"  # the one column of a text file
+READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_FEW_PARAGRAPHS = 60  # so that train and search have some each; chosen by hand
+SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
+
+# pyarrow's errors are ValueErrors; a blank JSON file gives StopIteration; `_quiet` makes ParserWarning one.
+FILE_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning)
+# The HTTP library changed its name between hub versions; its base error is found under this one.
+HUB_ERRORS = (*FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
+
+
+def read(
+    spec: DataSpec, notes: list[str], *, suffixes: tuple[str, ...] = TABLES
+) -> tuple[str, dict[str, list[Any]]]:
+    """The name of a source, and its tables by part: train, confirm, test.
+
+    Args:
+        spec: A file, several by comma, a folder of files, a saved dataset, or a hub id.
+        notes: Told what is left out.
+        suffixes: Of the files that are read; texts become tables of one column, `paragraph`.
+
+    Raises:
+        DataError: Nothing there, or nothing that can be read.
+    """
+    path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
+    if spec.source and not path.exists() and "," in spec.source:
+        return _read_listed(spec.source, notes, suffixes)
+    if spec.source and not path.exists() and not _looks_like_path(spec.source):
+        name = "/".join(filter(None, [spec.source, spec.config_name]))
+        return name, by_part(dict(_read_hub(spec.source, spec.config_name)), name, notes)
+    if not path.exists():
+        raise DataError(f"The data path {path} does not exist.{_near(path)} Check the spelling.")
+    if spec.config_name:
+        raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
+    if path.is_file():
+        return path.stem, {"train": [_read_table(path, suffixes)]}
+    name = path.resolve().name
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        saved = _read_table(path, suffixes)
+        return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
+    files = {file.name: file for file in sorted(path.glob("[!._]*")) if file.suffix.lower() in suffixes}
+    if not files:
+        raise DataError(f"The folder {path} holds no data file; put {', '.join(suffixes)} files there.")
+    parts = by_part(files, name, notes)
+    return name, {part: [_read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
+
+
+def _read_listed(
+    source: str, notes: list[str], suffixes: tuple[str, ...]
+) -> tuple[str, dict[str, list[Any]]]:
+    """Several files by comma; the split word in their names says what each is for."""
+    paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"The data file {path} does not exist.{_near(path)} Check the spelling.")
+    name = paths[0].resolve().parent.name
+    # By name alone: a folder may hold a split word too; equal names get a number.
+    files = {f"{path.name}{' ' * index}": path for index, path in enumerate(paths)}
+    parts = by_part(files, name, notes)
+    return name, {part: [_read_table(path, suffixes) for path in chosen] for part, chosen in parts.items()}
+
+
+def _looks_like_path(source: str) -> bool:
+    path = Path(source)
+    is_hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
+    in_folder = path.parent != Path() and path.parent.is_dir()
+    return not is_hub_id or in_folder or path.suffix.lower() in (*TABLES, *TEXTS)
+
+
+def _near(path: Path) -> str:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)
+    return f" Near names there: {', '.join(near)}." if near else ""
+
+
+def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
+    """Sources by the split word in their names; all of them train where no name has one."""
+    words = {key: SPLIT_WORD.search(key.lower()) for key in sources}
+    parts: dict[str, list[Any]] = {}
+    for key, word in words.items():
+        if word:
+            part = word[1] if word[1] in ("train", "test") else "confirm"
+            parts.setdefault(part, []).append(sources[key])
+    if not parts:
+        return {"train": list(sources.values())}
+    if "train" not in parts:
+        raise DataError(f"{name} has no train part, only {', '.join(sources)}; name one of them train.")
+    if ignored := [key for key, word in words.items() if not word]:
+        notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
+    return parts
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[str]:
+    """Silences `datasets`; gives a cache folder that is gone afterwards."""
+    had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory(prefix="autopeft-") as cache, warnings.catch_warnings():
+            # pandas cuts off the cells of a row that is longer than the header, and only warns.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield cache
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
+    """One file, or a folder that `save_to_disk` wrote."""
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in suffixes:
+        raise DataError(f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes)}.")
+    options: dict[str, Any] = {}
+    with _quiet() as cache:
+        try:
+            if path.is_dir():
+                return datasets.load_from_disk(str(path))
+            if suffix in TEXTS:
+                paragraphs = _paragraphs(path.read_text(encoding="utf-8"))
+                return datasets.Dataset.from_dict({PARAGRAPH: paragraphs})
+            if suffix in (".csv", ".tsv"):
+                # Every cell as the text that stands there: no "007" -> 7, no "null" or "NA" -> missing.
+                options = {"sep": "," if suffix == ".csv" else "\t", "index_col": False}
+                header = pd.read_csv(path, nrows=0, **options).columns
+                options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
+            read = getattr(datasets.Dataset, f"from_{READERS[suffix]}")
+            return read(glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options)
+        except FILE_ERRORS as error:
+            why = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
+            what = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
+            raise DataError(f"{path} holds no rows or is no {what}: {why}. Repair or replace it.") from error
+
+
+def _paragraphs(text: str) -> list[str]:
+    """A text in pieces that end at blank lines, or at line ends where those are few; joined, it is whole."""
+    whole = text.replace("\r\n", "\n")
+    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", whole)
+    found = pieces if len(pieces) >= _FEW_PARAGRAPHS else whole.splitlines(keepends=True)
+    if not any(piece.strip() for piece in found):
+        raise ValueError("it is blank")
+    return found
+
+
+def _read_hub(source: str, config_name: str | None) -> Any:
+    """Asks once whether the hub answers: left alone, `load_dataset` retries for half a minute and more."""
+    try:
+        HfApi().dataset_info(source, timeout=10)
+    except HUB_ERRORS as error:
+        *owner, last = source.split("/")
+        cached = "___".join([*owner, camelcase_to_snakecase(last)])
+        if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
+            seen = f"Neither the hub ({type(error).__name__}) nor a local file gives dataset {source!r}."
+            raise DataError(f"{seen}{_near(Path(source))} Check spelling, network and access.") from error
+    with _quiet():
+        try:
+            return datasets.load_dataset(source, name=config_name)
+        except HUB_ERRORS as error:
+            raise DataError(f"Check the name and config of hub dataset {source!r}: {error}") from error

@@ -1,0 +1,143 @@
+"""What a linear map does in its layer: by its family's table, else by the usual names, else by its shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_IN_LAYER = re.compile(r"\.\d+\.")
+
+# Where the maps of a family stand: the end of a module's name -> its role; the longest end that fits wins.
+_BERT = {"query": "q", "key": "k", "value": "v", "attention.output.dense": "o"}
+_BERT |= {"intermediate.dense": "up", "output.dense": "down"}
+_SPLIT = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
+_LLAMA = {**_SPLIT, "o_proj": "o", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+_LLAMA |= {"gate_up_proj": "gate_up", "mlp.gate": "router", "mlp.router": "router"}
+_FUSED = {"query_key_value": "qkv", "attention.dense": "o", "self_attention.dense": "o"}
+_FUSED |= {"dense_h_to_4h": "up", "dense_4h_to_h": "down"}
+_BART = {**_SPLIT, "out_proj": "o", "fc1": "up", "fc2": "down"}
+_VIT = {**_SPLIT, "o_proj": "o", "fc1": "up", "fc2": "down"}
+_DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
+_OWN: Mapping[str, Mapping[str, str]] = {
+    "distilbert": {"q_lin": "q", "k_lin": "k", "v_lin": "v", "out_lin": "o", "lin1": "up", "lin2": "down"},
+    "albert": {**_BERT, "attention.dense": "o", "ffn": "up", "ffn_output": "down"},
+    # What gives the keys and queries of relative positions counts as k and q.
+    "deberta": {**_DEBERTA, "in_proj": "qkv", "pos_proj": "k", "pos_q_proj": "q"},
+    "deberta-v2": {
+        **_DEBERTA,
+        "query_proj": "q",
+        "key_proj": "k",
+        "value_proj": "v",
+        "pos_key_proj": "k",
+        "pos_query_proj": "q",
+    },
+    "mpnet": {"attn.q": "q", "attn.k": "k", "attn.v": "v", "attn.o": "o", **_DEBERTA},
+    "modernbert": {"Wqkv": "qkv", "attn.Wo": "o", "mlp.Wi": "gate_up", "mlp.Wo": "down"},
+    "gpt2": {"attn.c_attn": "qkv", "attn.c_proj": "o", "mlp.c_fc": "up", "mlp.c_proj": "down"},
+    "gpt_neo": {**_SPLIT, "out_proj": "o", "c_fc": "up", "c_proj": "down"},
+    "gptj": {**_SPLIT, "out_proj": "o", "fc_in": "up", "fc_out": "down"},
+    "phi": {**_SPLIT, "self_attn.dense": "o", "fc1": "up", "fc2": "down"},
+    "phi3": {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"},
+    "t5": {"q": "q", "k": "k", "v": "v", "o": "o", "wi": "up", "wi_0": "gate", "wi_1": "up", "wo": "down"},
+}
+FAMILIES: Mapping[str, Mapping[str, str]] = {
+    **_OWN,
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie"), _BERT),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2"), _LLAMA),
+    **dict.fromkeys(("gemma3_text", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe"), _LLAMA),
+    **dict.fromkeys(("gpt_neox", "bloom", "falcon"), _FUSED),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "opt", "clip", "siglip"), _BART),
+    **dict.fromkeys(("mt5", "umt5"), _OWN["t5"]),
+    **dict.fromkeys(("vit", "deit", "beit", "dinov2"), _VIT),
+    "swin": {**_VIT, "downsample.reduction": "down"},
+}
+
+# The last name, or the last two where the last alone is shared by several roles.
+_ROLE_ENDINGS: Mapping[str, Sequence[str]] = {
+    "q": ("query", "q_proj", "q_lin", "query_proj", "q", "q_a_proj", "q_b_proj"),
+    "k": ("key", "k_proj", "k_lin", "key_proj", "k"),
+    "v": ("value", "v_proj", "v_lin", "value_proj", "v"),
+    "kv": ("kv_a_proj_with_mqa", "kv_b_proj"),
+    "qkv": ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "qkv", "self.in_proj"),
+    "o": (
+        "o_proj",
+        "out_proj",
+        "out_lin",
+        "o",
+        "attn.Wo",
+        "attn.c_proj",
+        "attention.dense",
+        "self_attention.dense",
+    ),
+    "gate": ("gate_proj", "wi_0", "w1"),
+    "up": (
+        "up_proj",
+        "fc1",
+        "c_fc",
+        "lin1",
+        "wi",
+        "wi_1",
+        "w3",
+        "dense_h_to_4h",
+        "intermediate.dense",
+        "fc_in",
+    ),
+    "gate_up": ("gate_up_proj", "Wi"),
+    "down": ("down_proj", "fc2", "lin2", "wo", "w2", "dense_4h_to_h", "mlp.c_proj", "mlp.Wo", "fc_out"),
+    "router": (
+        "router",
+        "router.layer",
+        "router.classifier",
+        "mlp.gate",
+        "block_sparse_moe.gate",
+        "shared_expert_gate",
+    ),
+}
+ROLE_GROUPS: Mapping[str, Sequence[str]] = {
+    "attention": ("q", "k", "v", "kv", "qkv", "o"),
+    "mlp": ("gate", "up", "gate_up", "down"),
+}
+
+
+def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
+    """The role of a linear map.
+
+    Args:
+        name: Its name in the model.
+        n_in: Its inputs.
+        n_out: Its outputs.
+        family: The `model_type` of the model's config; one without a table falls back on names and shape.
+
+    Example:
+        >>> role_of("model.layers.0.self_attn.dense", 16, 16, family="phi")
+        'o'
+        >>> role_of("h.0.mixer.expand", 16, 64)
+        'up'
+    """
+    known = _of_family(name, family) or known_role(name)
+    if known is not None:
+        return known
+    if not _IN_LAYER.search(name) or n_in == n_out:
+        return "dense"
+    return "up" if n_out > n_in else "down"
+
+
+def _of_family(name: str, family: str) -> str | None:
+    """By the longest end of the name that the family's table holds; only inside a layer."""
+    table = FAMILIES.get(family)
+    if table is None or not _IN_LAYER.search(name):
+        return None
+    ends = [end for end in table if f".{name}".endswith(f".{end}")]
+    return table[max(ends, key=len)] if ends else None
+
+
+def known_role(name: str) -> str | None:
+    """By the usual names; BERT's `output.dense` is told apart by what holds it."""
+    parts = name.split(".")
+    endings = {parts[-1], ".".join(parts[-2:])}
+    for role, known in _ROLE_ENDINGS.items():
+        if endings.intersection(known):
+            return role
+    if name.endswith("output.dense"):
+        return "o" if "attention" in name else "down"
+    return None

@@ -1,0 +1,169 @@
+"""Metrics of text classification against scikit-learn and scipy; scores against a brute-force jackknife."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics
+from torch import nn
+
+from autopeft.errors import DataError, UnknownNameError
+from autopeft.extension import Target, discover
+from autopeft.records import TaskSpec
+
+PART = discover("autopeft.tasks")["text-classification"]
+N = 40
+
+
+class Saved(nn.Module):
+    """Gives saved predictions row by row; `input_ids` name the rows."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor(logits, dtype=torch.float32)
+
+    def forward(self, input_ids, **others):
+        return SimpleNamespace(logits=self.logits[input_ids[:, 0]])
+
+
+def measured(target, labels, logits, *, metric, batch_size=7):
+    task = PART.fitted(TaskSpec(metric=metric), target)
+    examples = [{"input_ids": [row], "attention_mask": [1]} for row in range(len(labels))]
+    starts = range(0, len(labels), batch_size)
+    batches = (task.collate(examples[i : i + batch_size], labels[i : i + batch_size], 0) for i in starts)
+    return task.evaluate(Saved(logits), batches)
+
+
+def jackknifed(function, truth, guesses):
+    """Pseudo-values moved to the metric, from the definition."""
+    whole, rows = function(truth, guesses), np.arange(len(truth))
+    values = np.array(
+        [len(rows) * whole - (len(rows) - 1) * function(truth[rows != i], guesses[rows != i]) for i in rows]
+    )
+    return values - values.mean() + whole
+
+
+def macro(truth, guesses):
+    return metrics.f1_score(truth, guesses, average="macro", labels=[0, 1, 2], zero_division=0)
+
+
+CLASSES = {
+    "accuracy": metrics.accuracy_score,
+    "macro-f1": macro,
+    "balanced-accuracy": metrics.balanced_accuracy_score,
+    "matthews": metrics.matthews_corrcoef,
+}
+
+
+@pytest.mark.parametrize("metric", CLASSES)
+def test_metrics_of_one_class_are_those_of_scikit_learn(metric):
+    rng = np.random.default_rng(0)
+    truth, logits = rng.integers(0, 3, N), rng.normal(size=(N, 3))
+    logits[np.arange(N), truth] += 1
+    guesses = logits.argmax(axis=1)
+    seen = measured(Target(names=("a", "b", "c")), truth.tolist(), logits, metric=metric)
+    assert seen.metric == pytest.approx(CLASSES[metric](truth, guesses), abs=1e-9)
+    assert np.mean(seen.example_scores) == pytest.approx(seen.metric, abs=1e-9)
+    np.testing.assert_allclose(seen.example_scores, jackknifed(CLASSES[metric], truth, guesses), atol=1e-9)
+    assert seen.loss == pytest.approx(metrics.log_loss(truth, torch.tensor(logits).softmax(-1)), abs=1e-6)
+
+
+SEVERAL = {
+    "micro-f1": lambda t, g: metrics.f1_score(t, g, average="micro"),
+    "macro-f1": lambda t, g: metrics.f1_score(t, g, average="macro"),
+    "exact-match": metrics.accuracy_score,
+}
+
+
+@pytest.mark.parametrize("metric", SEVERAL)
+def test_metrics_of_several_classes_are_those_of_scikit_learn(metric):
+    rng = np.random.default_rng(1)
+    truth = (rng.random((N, 3)) < 0.4).astype(int)
+    logits = rng.normal(size=(N, 3)) + 2 * truth - 1
+    labels = [tuple(np.flatnonzero(row).tolist()) for row in truth]
+    seen = measured(Target(kind="classes", names=("a", "b", "c")), labels, logits, metric=metric)
+    guesses = (logits > 0).astype(int)
+    assert seen.metric == pytest.approx(SEVERAL[metric](truth, guesses), abs=1e-9)
+    np.testing.assert_allclose(seen.example_scores, jackknifed(SEVERAL[metric], truth, guesses), atol=1e-9)
+    chances = 1 / (1 + np.exp(-logits))
+    expected = -(truth * np.log(chances) + (1 - truth) * np.log(1 - chances)).mean()
+    assert seen.loss == pytest.approx(expected, abs=1e-6)
+
+
+NUMBERS = {
+    "pearson": lambda t, g: stats.pearsonr(t, g)[0],
+    "spearman": lambda t, g: stats.spearmanr(t, g)[0],
+    "pearson-spearman": lambda t, g: (stats.pearsonr(t, g)[0] + stats.spearmanr(t, g)[0]) / 2,
+    "mean-squared-error": metrics.mean_squared_error,
+    "mean-absolute-error": metrics.mean_absolute_error,
+}
+
+
+@pytest.mark.parametrize("metric", NUMBERS)
+def test_metrics_of_numbers_are_those_of_scipy_and_scikit_learn(metric):
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 11, N) / 2  # with ties
+    guesses = (truth + rng.normal(size=N)).astype(np.float32)
+    target = Target(kind="number", names=("score",))
+    seen = measured(target, truth.tolist(), guesses[:, None], metric=metric)
+    assert seen.metric == pytest.approx(NUMBERS[metric](truth, guesses), abs=1e-6)
+    np.testing.assert_allclose(seen.example_scores, jackknifed(NUMBERS[metric], truth, guesses), atol=1e-4)
+    assert seen.loss == pytest.approx(metrics.mean_squared_error(truth, guesses), abs=1e-5)
+
+
+def test_spread_of_pseudo_values_gives_the_spread_of_the_metric():
+    rng, target = np.random.default_rng(3), Target(kind="number", names=("score",))
+    seen, errors = [], []
+    for _ in range(200):
+        truth = rng.normal(size=60)
+        guesses = truth + rng.normal(size=60)
+        found = measured(target, truth.tolist(), guesses[:, None], metric="pearson", batch_size=60)
+        seen.append(found.metric)
+        errors.append(np.std(found.example_scores, ddof=1) / np.sqrt(60))
+    assert np.mean(errors) == pytest.approx(np.std(seen), rel=0.15)
+
+
+def test_constant_predictions_correlate_with_nothing():
+    target = Target(kind="number", names=("score",))
+    assert measured(target, [0.0, 1.0, 2.0], [[1.0]] * 3, metric="pearson").metric == 0.0
+
+
+@pytest.mark.parametrize(
+    ("counts", "metric", "n_notes"),
+    [((60, 50), "accuracy", 0), ((99, 11), "accuracy", 0), ((100, 10), "macro-f1", 1)],
+)
+def test_uneven_classes_give_a_warning_and_macro_f1(counts, metric, n_notes):
+    target = Target(names=("a", "b"), counts=counts)
+    fitted = PART.fitted(TaskSpec(), target)
+    assert (fitted.metric, len(fitted.notes)) == (metric, n_notes)
+    assert PART.fitted(TaskSpec(metric="accuracy"), target).notes == ()
+
+
+def test_span_and_direction_follow_the_metric():
+    kinds = {"class": "accuracy", "classes": "exact-match", "number": "mean-squared-error"}
+    fitted = {
+        kind: PART.fitted(TaskSpec(metric=metric), Target(kind=kind, names=("a",)))
+        for kind, metric in kinds.items()
+    }
+    assert {kind: (task.score_span, task.greater_is_better) for kind, task in fitted.items()} == {
+        "class": (1.0, True),
+        "classes": (1.0, True),
+        "number": (None, False),
+    }
+
+
+def test_unknown_metric_and_unfit_target_are_refused():
+    with pytest.raises(UnknownNameError, match="known: exact-match, macro-f1, micro-f1"):
+        PART.fitted(TaskSpec(metric="micro-f2"), Target(kind="classes", names=("a", "b")))
+    with pytest.raises(DataError, match="learns labels, not tags; choose another --task"):
+        PART.fitted(TaskSpec(), Target(kind="tags", names=("a", "b")))
+
+
+def test_texts_that_are_cut_are_told(tokenizer):
+    made = PART.encode([["good " * n] for n in (3, 9, 12)], [0, 1, 0], tokenizer, 8)
+    assert made.notes == ("2 of 3 texts were cut to 8 tokens; the longest has 14.",)
+    assert PART.encode([["good"]], [0], tokenizer, 8).notes == ()

@@ -1,0 +1,231 @@
+"""Tags on pieces of words, entities against seqeval, and tag lists that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from seqeval.metrics import f1_score
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+
+from autopeft.data import load
+from autopeft.errors import DataError, ModelError, UnknownNameError
+from autopeft.extension import Target, discover
+from autopeft.records import DataSpec, TaskSpec
+
+PART = discover("autopeft.tasks")["token-classification"]
+NAMES = ("B-org", "B-place", "I-org", "I-place", "O")
+TARGET = Target(kind="tags", names=NAMES)
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "new", "##port", "york", "is", "big", "##ger"]
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    """A tokenizer that cuts words: `newport` into `new ##port`, `bigger` into `big ##ger`."""
+    words = Tokenizer(WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+class Saved(nn.Module):
+    """Gives saved tags for the pieces of an example, whose number is its first id."""
+
+    def __init__(self, guesses):
+        super().__init__()
+        self.guesses = guesses
+
+    def forward(self, input_ids, **others):
+        logits = torch.zeros(*input_ids.shape, len(NAMES))
+        for row, ids in enumerate(input_ids):
+            own = torch.tensor(self.guesses[int(ids[0])])
+            logits[row, : len(own)] = nn.functional.one_hot(own, len(NAMES)).float()
+        return SimpleNamespace(logits=logits)
+
+
+def drawn_tags(seed, n=30):
+    """Truth, and guesses that are right in two tags of three."""
+    rng = np.random.default_rng(seed)
+    truth = [rng.integers(0, 5, rng.integers(1, 9)).tolist() for _ in range(n)]
+    return truth, [[t if rng.random() < 0.67 else int(rng.integers(0, 5)) for t in row] for row in truth]
+
+
+def measured(truth, guesses, *, metric="entity-f1", batch_size=7):
+    task = PART.fitted(TaskSpec(metric=metric), TARGET)
+    examples = [
+        {"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(truth)
+    ]
+    starts = range(0, len(truth), batch_size)
+    batches = (task.collate(examples[i : i + batch_size], truth[i : i + batch_size], 0) for i in starts)
+    return task.evaluate(Saved(guesses), batches)
+
+
+def named(rows):
+    return [[NAMES[tag] for tag in row] for row in rows]
+
+
+def seqeval(truth, guesses, average="micro"):
+    return f1_score(named(truth), named(guesses), average=average, zero_division=0)
+
+
+@pytest.mark.parametrize(("metric", "average"), [("entity-f1", "micro"), ("entity-macro-f1", "macro")])
+@pytest.mark.parametrize("seed", range(4))
+def test_entity_f1_is_that_of_seqeval_at_every_batch_size(metric, average, seed):
+    truth, guesses = drawn_tags(seed)
+    one, many = (measured(truth, guesses, metric=metric, batch_size=n) for n in (1, 30))
+    assert one.metric == pytest.approx(seqeval(truth, guesses, average), abs=1e-9)
+    assert many == one
+    assert np.mean(one.example_scores) == pytest.approx(one.metric, abs=1e-9)
+
+
+def test_scores_are_the_jackknife_of_seqeval():
+    truth, guesses = drawn_tags(1)
+    whole, n = seqeval(truth, guesses), len(truth)
+    without = [seqeval(truth[:i] + truth[i + 1 :], guesses[:i] + guesses[i + 1 :]) for i in range(n)]
+    expected = whole + (n - 1) * (np.mean(without) - np.array(without))
+    np.testing.assert_allclose(measured(truth, guesses).example_scores, expected, atol=1e-9)
+
+
+def test_token_accuracy_is_the_share_of_right_tokens():
+    truth, guesses = drawn_tags(2)
+    flat = np.concatenate(truth), np.concatenate(guesses)
+    seen = measured(truth, guesses, metric="token-accuracy")
+    assert seen.metric == pytest.approx(np.mean(flat[0] == flat[1]))
+    assert np.mean(seen.example_scores) == pytest.approx(seen.metric)
+
+
+def test_tags_lie_on_the_first_piece_of_each_word(pieces):
+    made = PART.encode([[("newport", "is", "bigger")], [("york", "?!")]], [(1, 4, 4), (1, 4)], pieces, 16)
+    assert [pieces.convert_ids_to_tokens(example["input_ids"]) for example in made.examples] == [
+        ["[CLS]", "new", "##port", "is", "big", "##ger", "[SEP]"],
+        ["[CLS]", "york", "[UNK]", "[SEP]"],
+    ]
+    assert made.labels == ([-100, 1, -100, 4, 4, -100, -100], [-100, 1, 4, -100])
+    assert made.notes == ()
+
+
+def test_tags_that_were_cut_off_are_told(pieces):
+    made = PART.encode([[("newport", "is", "bigger", "york")]], [(1, 4, 4, 1)], pieces, 5)
+    assert made.labels == ([-100, 1, -100, 4, -100],)
+    assert made.notes[0].startswith("2 of 4 tags count neither in training nor in the metric")
+
+
+def test_byte_pieces_that_begin_with_the_blank_belong_to_the_word_after_it(pieces):
+    """GPT-2's pieces hold the blank before their word; a stand-in gives their offsets."""
+
+    class Stub:
+        is_fast = True
+
+        def __call__(self, texts, **others):
+            assert texts == ["ab c"]
+            return {"input_ids": [[1, 2, 3]], "offset_mapping": [[(0, 1), (1, 2), (2, 4)]]}
+
+    assert PART.encode([[("ab", "c")]], [(0, 1)], Stub(), 9).labels == ([0, -100, 1],)
+
+
+def test_tokenizer_without_offsets_is_refused():
+    with pytest.raises(ModelError, match=r"use a base model with a tokenizer\.json"):
+        PART.encode([[("a",)]], [(0,)], SimpleNamespace(is_fast=False), 9)
+
+
+def test_labels_at_padding_and_later_pieces_change_neither_loss_nor_gradients(make_base, pieces):
+    base = make_base("bert", seed=1)
+    module = transformers.AutoModelForTokenClassification.from_config(base.module.config)
+    made = PART.encode([[("newport", "is")], [("york",)]], [(1, 0), (1,)], pieces, 16)
+    batch = PART.collate(made.examples, made.labels, 0)
+    seen = []
+    for filler in (0, 9):
+        other = dict(batch)
+        other["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, filler)
+        module.zero_grad()
+        loss = PART.loss(module, other)
+        loss.backward()
+        seen.append([loss.detach(), *[p.grad.clone() for p in module.parameters() if p.grad is not None]])
+    embeddings = [i for i, tensor in enumerate(seen[0]) if tensor.shape == (len(base.tokenizer), 16)]
+    assert (batch["attention_mask"] == 0).any() and embeddings
+    for first, second in zip(*seen, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "spec", "metric"),
+    [
+        (("B-a", "O"), {}, "entity-f1"),
+        (("NOUN", "VERB"), {}, "token-accuracy"),
+        (("B-a", "O"), {"metric": "token-accuracy"}, "token-accuracy"),
+    ],
+)
+def test_metric_follows_the_tags(names, spec, metric):
+    assert PART.fitted(TaskSpec(**spec), Target(kind="tags", names=names)).metric == metric
+
+
+def test_unfit_metric_and_target_are_refused():
+    with pytest.raises(DataError, match=r"needs tags such as B-place.*'NOUN'; ask for .*token-accuracy"):
+        PART.fitted(TaskSpec(metric="entity-f1"), Target(kind="tags", names=("NOUN", "VERB")))
+    with pytest.raises(UnknownNameError, match="known: entity-f1, entity-macro-f1, token-accuracy"):
+        PART.fitted(TaskSpec(metric="f1"), TARGET)
+    with pytest.raises(DataError, match="learns tags, not class"):
+        PART.fitted(TaskSpec(), Target())
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows_of(n):
+    return [{"tokens": [f"w{i}", "in", "x"], "tags": ["O", "O", "B-place"]} for i in range(n)]
+
+
+def read(path):
+    return load(DataSpec(source=str(path)), seed=0, form="tagged-tokens")
+
+
+def test_tokens_and_tags_are_read_and_split(tmp_path):
+    rows = rows_of(100)
+    write(tmp_path / "train.jsonl", rows)
+    write(
+        tmp_path / "test.jsonl", [{"tokens": ["so"], "tags": ["I-org"]}, {"tokens": [], "tags": []}, rows[0]]
+    )
+    data = read(tmp_path)
+    assert data.target == Target(kind="tags", names=("B-place", "I-org", "O"), counts=(44, 0, 88))
+    assert data.train.labels[0] == (2, 2, 0)
+    assert [len(split.inputs) for split in (data.train, data.search, data.confirm, data.test)] == [
+        44,
+        22,
+        33,
+        2,
+    ]
+    assert "Dropped 1 test rows without tokens." in data.notes
+    assert any("No train row has the tags I-org" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Row 101 of train has 2 tokens and 1 tags \(a b …\)"),
+        ({"tokens": ["a", "b"], "tags": ["O", None]}, "Row 101 of train has no tag for token 'b'; write O"),
+    ],
+)
+def test_lists_that_do_not_match_are_refused(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path / "a.jsonl", [*rows_of(100), row]))
+
+
+def test_rows_without_tags_are_refused(tmp_path):
+    with pytest.raises(DataError, match="There is no label column among tokens"):
+        read(write(tmp_path / "a.jsonl", [{"tokens": ["a"]}] * 40))
+    with pytest.raises(DataError, match=r"Tag column tags has only \['O'\] in train"):
+        read(write(tmp_path / "b.jsonl", [{"tokens": [f"a{i}"], "tags": ["O"]} for i in range(40)]))
