@@ -55,6 +55,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "margin": "confirm.margin",
     "executor": "execution.executor",
     "workers": "execution.workers",
+    "device": "execution.device",
+    "dtype": "execution.dtype",
     "out": "output.out",
 }
 

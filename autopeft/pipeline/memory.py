@@ -14,7 +14,7 @@ from torch import nn
 
 from autopeft import data, model
 from autopeft.data import LabelledData
-from autopeft.errors import DataError
+from autopeft.errors import DataError, ModelError
 from autopeft.extension import Task
 from autopeft.model import BaseModel
 from autopeft.records import IN_MEMORY, RunSpec
@@ -58,7 +58,10 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
     """
     names = loaded.label_names
     if memory.model is None:
-        return model.load(spec.model, auto_class=task.auto_class, label_names=names)
+        device = spec.execution.device
+        return model.load(spec.model, auto_class=task.auto_class, label_names=names, device=device)
+    if spec.execution.device is not None:
+        raise ModelError("A model in memory is used where it lies; move it there and leave device out.")
     return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
 
 

@@ -87,6 +87,7 @@ def prepare(
         log.warning("%s", note)
     with quiet_libraries():
         base = load_base(spec, task, loaded, memory)
+    spec = _pinned(spec)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
@@ -107,10 +108,19 @@ def prepare(
         keep_weights=keep_weights,
         paused=paused,
         base_sha256=base.sha256(),
+        dtype=spec.execution.dtype,
     )
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps
     )
+
+
+def _pinned(spec: RunSpec) -> RunSpec:
+    """With the commit that a model of the hub was loaded at, so that run and plan repeat that one."""
+    commit = model.commit_of(spec.model)
+    if commit is None:
+        return spec
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"revision": commit})})
 
 
 def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
@@ -235,7 +245,7 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
     )
 
 
-def environment(base: BaseModel) -> dict[str, str]:
+def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
     """Versions and hardware, for the report."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
@@ -246,8 +256,8 @@ def environment(base: BaseModel) -> dict[str, str]:
         "processor": platform.processor() or platform.machine(),
         "cpu_count": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name() if base.device.type == "cuda" else "cpu",
-        "dtype": "float32",
+        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
+        "dtype": dtype,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 
 import peft
@@ -37,6 +38,8 @@ def resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(asked, topic), field)
+        if name == "model.revision" and _is_commit(topics[topic][field]) and not _is_commit(value):
+            continue  # what that name stood for when the run began
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
@@ -45,6 +48,10 @@ def resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
     return RunSpec.model_validate(topics)
+
+
+def _is_commit(revision: object) -> bool:
+    return isinstance(revision, str) and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def _refuse_less(name: str, *, before: object, now: object) -> None:

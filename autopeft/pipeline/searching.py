@@ -171,7 +171,7 @@ def _search_in(
         verdict=outcome.verdict,
         proxy=outcome.proxy,
         cost=_cost(outcome, question.schedule, scoring_seconds),
-        environment=environment(prepared.base),
+        environment=environment(prepared.base, dtype=spec.execution.dtype),
         score_pairs=outcome.score_pairs,
         front=outcome.front,
         sentences=outcome.sentences,

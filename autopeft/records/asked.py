@@ -120,10 +120,16 @@ class ConfirmSpec(_Topic):
 
 
 class ExecutionSpec(_Topic):
-    """Where measurements run."""
+    """Where measurements run, and in which numbers.
+
+    `device` is torch's word (cpu, cuda, cuda:1, mps); None takes a GPU where there is one. Weights are
+    float32 always; with `dtype` bfloat16 training and evaluation compute in it where torch's autocast does.
+    """
 
     executor: str = "serial"
     workers: int = Field(default=1, ge=1)
+    device: str | None = Field(default=None, min_length=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class OutputSpec(_Topic):

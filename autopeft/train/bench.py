@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -43,7 +44,8 @@ class Bench:
 
     `keep_weights` says where the weights of a confirmation go, or are read from for the
     test split; None keeps none. `paused` says where the state of a plan's rungs goes, so that the next
-    one takes it up; None trains every rung from the start. `rung_steps` are those of the search.
+    one takes it up; None trains every rung from the start. `rung_steps` are those of the search. With `dtype`
+    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32.
     """
 
     base: BaseModel
@@ -55,6 +57,7 @@ class Bench:
     paused: Callable[[Plan, int], Path] | None = None
     rung_steps: tuple[int, ...] = ()
     base_sha256: str = field(default="")
+    dtype: str = "float32"
     _known: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
@@ -147,13 +150,22 @@ class Bench:
             rows=rows,
             widths=[max(lengths[i] for i in step) for step in rows],
             batch=lambda indices: self._batch("train", indices),
-            loss=self.task.loss,
+            loss=self._loss,
             course=rung_course(n_steps, rung_steps=self.rung_steps) if is_rung else full_course(n_steps),
             seed=fidelity.seed,
             paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
         )
         groups = parameter_groups(model, plan, base=self.base, methods=self.methods)
         return train(model, groups, run, device=self.base.device)
+
+    def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Autocast is entered anew for every step: its cache would keep the first cast of the adapters."""
+        with self._precision():
+            return self.task.loss(model, batch)
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        kind, wanted = self.base.device.type, self.dtype == "bfloat16"
+        return torch.autocast(kind, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
     def evaluate(self, model: nn.Module, split: str, *, n_examples: int | None = None) -> Evaluation:
         """Metric, loss and scores in dataset order over a split, or over a fixed random part of it."""
@@ -163,7 +175,8 @@ class Bench:
         model.eval()
         at_once = self._eval_batch(max((lengths[i] for i in order), default=1))
         chunks = (order[i : i + at_once] for i in range(0, len(order), at_once))
-        seen = self.task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
+        with self._precision():
+            seen = self.task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
         scores = dict(zip(order, seen.example_scores, strict=True))
         return Evaluation(metric=seen.metric, loss=seen.loss, example_scores=tuple(scores[i] for i in chosen))
 
