@@ -40,7 +40,8 @@ def search(
 ) -> SearchResult:
     """The best plan under a budget with its evidence, as `autopeft search` finds it.
 
-    The run's folder is `result.spec.output.out`. A model in memory comes back as it was.
+    The run's folder is `result.spec.output.out`. A model in memory comes back as it was. The README has an
+    example under "From Python".
 
     Args:
         spec: Settings as a record, or the YAML file that holds them (`run.yaml`); the arguments win over it.
@@ -52,10 +53,6 @@ def search(
 
     Raises:
         AutopeftError: See `autopeft.errors`; one sentence each.
-
-    Example:
-        >>> result = search(budget="5%", out="run", trials=20)  # doctest: +SKIP
-        >>> result.verdict.label, result.best.trainable_params  # doctest: +SKIP
     """
     asked, given, memory = _asked(spec, settings, model=model, data=data, tokenizer=tokenizer)
     with _lent(memory):
@@ -106,6 +103,25 @@ def load_plan(path: str | Path) -> PlanDocument:
 
     Raises:
         SpecError: No such file, or no plan in it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from autopeft.records import DataSpec, ModelSpec, Plan, TaskSpec
+        >>> from autopeft.store import write_plan
+        >>> made = PlanDocument(
+        ...     plan=Plan(adapters=(), learning_rate=0.1, trainable_params=0),
+        ...     model=ModelSpec(id="bert-base-uncased"),
+        ...     data=DataSpec(),
+        ...     task=TaskSpec(),
+        ...     base_params=109_482_240,
+        ...     head_params=1_538,
+        ...     schedule="cosine",
+        ...     seed=0,
+        ... )
+        >>> with TemporaryDirectory() as folder:
+        ...     write_plan(f"{folder}/plan.yaml", made)
+        ...     load_plan(folder) == made
+        True
     """
     return read_plan(path)
 

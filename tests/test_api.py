@@ -12,7 +12,7 @@ import datasets
 import pytest
 import torch
 import transformers
-from conftest import LABEL_NAMES, state_of, toy_rows
+from conftest import LABEL_NAMES, adapters_of, state_of, toy_rows
 
 import autopeft
 from autopeft import api, pipeline
@@ -288,6 +288,30 @@ def test_plan_that_does_not_fit_is_refused_and_leaves_the_module(module, make_ba
         autopeft.apply(wider, module)
     assert same(weights, weights_of(module))
     assert vars(state_of(module)) == vars(state)
+
+
+def test_plan_of_a_mix_attaches_both_methods_and_saves_a_folder_each(
+    module, make_base, make_plan, methods, tmp_path
+):
+    sites = make_base("bert").sites
+    base = make_base("bert")
+    mix = [
+        *adapters_of(methods["lora"], sites[:8], rank=2),
+        *adapters_of(methods["ia3"], sites[8:], rank=0),
+    ]
+    plan = make_plan(base, mix)
+    model = autopeft.apply(plan, module)
+    n_head = sum(p.numel() for name, p in module.named_parameters() if "classifier.modules_to_save" in name)
+    n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert n_trained - n_head == plan.trainable_params
+    model.save_pretrained(tmp_path / "mix")
+    assert len(list((tmp_path / "mix").glob("*/adapter_model.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("plan", ["reports/run", None, 3])
+def test_what_is_no_plan_is_refused(module, plan):
+    with pytest.raises(SpecError, match="pass a Plan, or what load_plan reads"):
+        autopeft.apply(plan, module)
 
 
 def test_second_plan_on_one_module_is_refused(module, make_base, make_plan):

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import nn
 
 from autopeft import model, train
+from autopeft.errors import SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.prepare import check_plan
@@ -22,7 +23,8 @@ def apply(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0) -> Pef
     """A model with a plan's adapters attached, to be trained by one's own loop.
 
     What trains then are the adapters and the task head, nothing else; the plan's learning rate is
-    for the adapters. `module` itself is changed, as by `peft`, and left as it was where this raises.
+    for the adapters (of a mix times each adapter's `rate_factor`). `module` itself is changed, as by
+    `peft`, and left as it was where this raises. `save_pretrained` gives a mix one folder per config.
 
     Args:
         plan: A plan, alone or with what it remembers.
@@ -32,9 +34,11 @@ def apply(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0) -> Pef
     Raises:
         ModelError: The module is no transformers model in float32, or has adapters already.
         SiteError: An adapter does not fit the model, or `peft` attached another number of parameters.
-        SpecError: A rank or option out of range, or a count that is not that of the adapters.
+        SpecError: No plan, or a rank or option out of range, or a count that is not that of the adapters.
     """
     chosen = plan.plan if isinstance(plan, PlanDocument) else plan
+    if not isinstance(chosen, Plan):
+        raise SpecError(f"The plan is a {type(chosen).__name__}; pass a Plan, or what load_plan reads.")
     model.require_plain(module)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     put_back, is_training = model.noted(module), module.training
@@ -48,6 +52,8 @@ def apply(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0) -> Pef
         raise
     if any(dict(adapter.options).get("init") == "eva" for adapter in chosen.adapters):
         log.warning("The plan's adapters start from data (EVA); without data they start at random here.")
+    if len(configs) > 1 and configs[-1].is_prompt_learning:
+        log.warning("save_pretrained of this model keeps its virtual tokens alone, not the adapters beneath.")
     return attached.train(is_training)
 
 
