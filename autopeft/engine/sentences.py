@@ -66,13 +66,14 @@ def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
 
 
 def _worst_seed(question: Question, rows: list[Measurement]) -> str:
-    """The lowest seed, and what so few seeds leave open: no interval can know of a failure that none showed."""
+    """The lowest seed, and what so few seeds leave open: no interval knows of a failure that none showed."""
     means = [sum(scores) / len(scores) for scores in scores_of(question, rows)]
     worst = min(range(len(rows)), key=lambda i: means[i])
     n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
     _, chance = evidence.divergence_chance(n_diverged, len(rows))
     value = f"{question.sign * means[worst]:.4f}"
     return (
-        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}; {n_diverged} of "
-        f"{len(rows)} seeds diverged, which leaves room for up to {100 * chance:.0f} % of runs to do so."
+        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}; "
+        f"{n_diverged} of {len(rows)} seeds diverged, which leaves room for up to {100 * chance:.0f} % of "
+        "runs to do so."
     )
