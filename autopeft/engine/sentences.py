@@ -62,7 +62,11 @@ def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
     found = evidence.equivalence_set(
         tables, n_params, margin=question.margin, best="best", span=question.score_span
     )
-    return found.sentence
+    proven = [own for own in found.standings if own.is_within and own.name != "best"]
+    if not proven:
+        return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
+    listed = ", ".join(f"{own.name} ({own.n_params:,} parameters)" for own in proven)
+    return f"Proven to lose less than the margin against the best, all claims together at 5 %: {listed}."
 
 
 def _worst_seed(question: Question, rows: list[Measurement]) -> str:
