@@ -48,7 +48,7 @@ def given_plan(max_params=ROOMY, rate=0.0):
 @pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
 def test_users_plan_races_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
     plan = given_plan(rate=rate)
-    outcome = run(levels(), trials=24, given=(("given: yours", plan),)).outcome
+    outcome = run(levels(), trials=30, given=(("given: yours", plan),)).outcome
     own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == "given: yours"]
     assert {p.adapters for p in own} == {plan.adapters}
     assert len({p.learning_rate for p in own}) == n_rates

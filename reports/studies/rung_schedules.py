@@ -4,14 +4,15 @@
 
 Random policies of the default space at 0.5 % of MiniLM-L6, each trained in full (two epochs) on fresh seeds
 and judged on the confirm split; and as rungs of a sixth and of two fifths of that length on the search
-split, under three schedules:
+split, under four schedules:
 
+- restart: decayed to 0 at the first rung and taken up again with a new warm-up, as the project does it;
 - branch: a constant trunk and a decay over the last quarter, which can be paused and taken up again;
 - cut: the schedule of the full run, stopped short, which can be paused too;
 - anneal: a short run of its own, decayed to 0, which cannot.
 
-What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs'
-losses with the full runs' losses and metrics, and the learning rates that each would choose.
+What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs' losses
+with the full runs' losses and metrics, and the learning rates that each would choose.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import optuna
@@ -30,23 +33,47 @@ from autopeft.evidence import rank_correlation
 from autopeft.pipeline.prepare import lay_ground, parse_budget, prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
-from autopeft.train import Course, bench, full_course, rung_course
+from autopeft.train import bench, full_course, rung_course
 
 FIELDS = ("data", "plan", "arm", "learning_rate", "params", "schedule", "steps", "seed", "loss", "metric")
 FULL_SEEDS = (1, 2)
 
 
-def schedules(full_steps: int) -> dict[str, Callable[[int], Course]]:
+@dataclass(frozen=True)
+class Shaped:
+    """A course of another shape than the project's own: shares of the peak by step."""
+
+    n_steps: int
+    shape: Callable[[int], float]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """One leg, as far as pausing goes."""
+        return (self.n_steps,)
+
+    def multiplier(self, step: int) -> float:
+        """The share of the peak at a step."""
+        return self.shape(step)
+
+
+def branch(n_steps: int, *, warmup: int) -> Shaped:
+    """Constant after a warm-up, then a linear decay over the last quarter."""
+    start = n_steps - max(1, round(0.25 * n_steps))
+
+    def shape(step: int) -> float:
+        decay = 1.0 if step < start else (n_steps - step) / (n_steps - start)
+        return min((step + 1) / warmup, decay)
+
+    return Shaped(n_steps, shape)
+
+
+def schedules(full_steps: int) -> dict[str, Callable[[int], Any]]:
     """Each schedule as a function of a rung's steps."""
     first = round(full_steps / 6)
-
-    class Cut(Course):
-        def multiplier(self, step: int) -> float:
-            return full_course(full_steps).multiplier(step)
-
     return {
-        "branch": lambda n: rung_course(n, first_rung_steps=first),
-        "cut": lambda n: Cut(n_steps=n, warmup_steps=1, branch_at=0),
+        "restart": lambda n: rung_course(n, rung_steps=(first,)),
+        "branch": lambda n: branch(n, warmup=max(1, round(0.2 * first))),
+        "cut": lambda n: Shaped(n, full_course(full_steps).multiplier),
         "anneal": full_course,
     }
 
@@ -83,7 +110,7 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
                 seed=seed,
             )
             with (
-                mock.patch.object(bench, "rung_course", lambda n, first_rung_steps, course=course: course(n)),
+                mock.patch.object(bench, "rung_course", lambda n, rung_steps, course=course: course(n)),
                 mock.patch.object(bench, "full_course", course),
             ):
                 seen = prepared.bench.measure(plan, fidelity)
