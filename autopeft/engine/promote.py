@@ -156,14 +156,14 @@ def retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measure
 def with_margin(question: Question, ledger: Ledger, last: Measured) -> Question:
     """The question with the margin that the user gave, or 0.01, or 1 % of the baseline's loss.
 
-    The last where scores have no bounds: a hundredth is much of some losses and little of others.
+    The last where less is better and has no bounds: a hundredth is much of some losses, little of others.
     """
     asked = question.spec.confirm.margin
     if asked is not None:
         return replace(question, margin=asked)
     baselines = [m for m in last.values() if m.loss is not None and is_baseline(m.plan, question, ledger)]
     metric = min(baselines, key=by_loss).metric if baselines else None
-    if question.score_span is None and metric:
+    if question.score_span is None and not question.greater_is_better and metric:
         return replace(question, margin=_MARGIN * abs(metric))
     return replace(question, margin=_MARGIN)
 
