@@ -1,3 +1,42 @@
 """autopeft: what to adapt, with which PEFT method and rank, under a budget, and what it is worth."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.api import analyze, apply, load_plan, search
+    from autopeft.errors import AutopeftError
+    from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AutopeftError",
+    "Plan",
+    "PlanDocument",
+    "RunSpec",
+    "SearchResult",
+    "analyze",
+    "apply",
+    "load_plan",
+    "search",
+]
+
+# Where each name lives. Imported when asked for: torch, transformers and peft take seconds.
+_HOMES = {
+    **dict.fromkeys(("analyze", "apply", "load_plan", "search"), "autopeft.api"),
+    **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
+    "AutopeftError": "autopeft.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,12 +14,12 @@ import autopeft
 PACKAGE = Path(autopeft.__file__).parent
 # The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
-    "errors records extension evidence budget store data model methods tasks sensitivity space train"
-    " executors engine exports report doctor pipeline cli __main__"
+    "errors records extension evidence budget store settings data model methods tasks sensitivity space train"
+    " executors engine exports report doctor pipeline api cli __main__"
 ).split()
 PART_ROOMS = ("methods", "tasks", "sensitivity", "executors", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCHLESS = ("errors", "records", "extension", "evidence", "budget", "store", "data", "report")
+TORCHLESS = ("errors", "records", "extension", "evidence", "budget", "store", "settings", "data", "report")
 
 
 def dotted(path):
@@ -112,6 +112,7 @@ def test_the_probe_for_torch_sees_it_where_it_is_imported():
     assert "torch" in modules_after_importing(["autopeft.model.sites"])
 
 
-def test_the_command_line_starts_without_torch_transformers_and_peft():
-    loaded = modules_after_importing(["autopeft.cli"])
+@pytest.mark.parametrize("name", ["autopeft", "autopeft.cli"])
+def test_package_and_command_line_start_without_torch_transformers_and_peft(name):
+    loaded = modules_after_importing([name])
     assert not {"torch", "transformers", "peft", "optuna"}.intersection(loaded)

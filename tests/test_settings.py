@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopeft.cli.settings import parse_bytes, parse_duration, resolve
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
+from autopeft.settings import parse_bytes, parse_duration, resolve
 
 
 def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):

@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-from autopeft.cli.settings import resolve
 from autopeft.errors import RunDirError, SpecError, UnknownNameError
 from autopeft.records import (
     Budget,
@@ -27,6 +26,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
+from autopeft.settings import resolve
 from autopeft.store import RunDir, measurement_key
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)

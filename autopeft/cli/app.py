@@ -136,48 +136,11 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
-    flags: dict[str, object] = {
-        "model.id": model,
-        "model.revision": revision,
-        "data.source": data,
-        "data.config_name": data_config,
-        "data.text_columns": text_column,
-        "data.label_column": label_column,
-        "task.name": task,
-        "task.epochs": epochs,
-        "task.max_steps": max_steps,
-        "task.batch_size": batch_size,
-        "task.max_length": max_length,
-        "budget.requested": budget,
-        "budget.count_head": count_head,
-        "search.space": space,
-        "search.methods": methods,
-        "search.serve_on": serve_on,
-        "search.trials": trials,
-        "search.max_cost": max_cost,
-        "search.sampler": sampler,
-        "search.strategy": strategy,
-        "search.objective": objective,
-        "search.warm_start": warm_start,
-        "search.baseline": baseline,
-        "limits.max_rank": max_rank,
-        "limits.mergeable": mergeable,
-        "limits.max_step_time": max_step_time,
-        "limits.max_peak_bytes": max_peak_memory,
-        "limits.max_adapter_bytes": max_adapter_size,
-        "search.score": score,
-        "search.seed": seed,
-        "confirm.fidelity": confirm,
-        "confirm.seeds": confirm_seeds,
-        "confirm.margin": margin,
-        "execution.executor": executor,
-        "execution.workers": workers,
-        "output.out": str(out) if out is not None else None,
-    }
+    asked: dict[str, object] = dict(locals())
     with told(quiet=quiet or as_json):
-        from autopeft.cli.settings import parse_duration, resolve
+        from autopeft.settings import by_dotted_name, resolve
 
-        flags["search.max_time_seconds"] = parse_duration(max_time) if max_time is not None else None
+        flags = by_dotted_name(asked)
         spec, given = resolve(config=config, env=os.environ, flags=flags, assignments=assignments or ())
         from autopeft import pipeline, report
         from autopeft.cli import tables
@@ -222,19 +185,12 @@ def analyze(
     quiet: Quiet = False,
 ) -> None:
     """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
-    flags = {
-        "model.id": model,
-        "data.source": data,
-        "data.text_columns": text_column,
-        "data.label_column": label_column,
-        "task.name": task,
-        "budget.requested": budget,
-        "search.seed": seed,
-    }
+    asked: dict[str, object] = dict(locals())
     with told(quiet=quiet or as_json):
-        from autopeft.cli.settings import resolve
+        from autopeft.settings import by_dotted_name, resolve
 
-        spec, given = resolve(config=None, env=os.environ, flags=flags, assignments=())
+        del asked["out"]  # of the analysis, not of a run
+        spec, given = resolve(config=None, env=os.environ, flags=by_dotted_name(asked), assignments=())
         from autopeft import pipeline
         from autopeft.cli import heat
 

@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-memory, shapes, roles, tree, attaching → sites → virtual → base → loading, weights, directions.
+memory, shapes, roles, tree, attaching → sites → virtual → base → loading, weights, directions → given.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from autopeft.model.attaching import adapter_names, attach, head_only_config, holder_of, spell_out
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
+from autopeft.model.given import from_memory, lent, name_of, noted, require_plain, source_of
 from autopeft.model.loading import DEMO_NAME, load, load_skeleton, resolve
 from autopeft.model.memory import SavedBytes
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
@@ -25,18 +26,24 @@ __all__ = [
     "adapter_names",
     "attach",
     "check_sites",
+    "from_memory",
     "head_only_config",
     "holder_of",
     "input_directions",
     "known_role",
+    "lent",
     "list_sites",
     "load",
     "load_skeleton",
     "load_weights",
     "merge",
     "n_virtual_tokens",
+    "name_of",
+    "noted",
     "point",
+    "require_plain",
     "resolve",
     "save_weights",
+    "source_of",
     "spell_out",
 ]

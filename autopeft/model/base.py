@@ -122,6 +122,31 @@ class BaseModel:
         finally:
             tree.restore()
 
+    def attach_for_good(
+        self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
+    ) -> PeftModel:
+        """The base model with a plan's adapters on it, never taken back; its head goes on as it is.
+
+        Args:
+            configs: As for `attached`.
+            plan: As for `attached`.
+            task_type: As for `attached`.
+            seed: Decides the adapters' first values.
+
+        Raises:
+            SiteError: `peft` attached something else than the plan says; the base model is as it was.
+        """
+        tree = Tree(self.module)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
+            self._check(model, plan)
+        except BaseException:
+            tree.restore()
+            raise
+        return model
+
     def _initialise_head(self, model: PeftModel) -> None:
         """Draw the trained copy of the head anew; the head of the base model is never touched.
 

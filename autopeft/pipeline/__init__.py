@@ -1,15 +1,17 @@
 """The only room that knows all the others: one function per thing that a user can ask for.
 
 Inside the folder each file imports only from those before it:
-prepare → scoring, counting, resuming → given_plans, warm_start → asking → searching, exporting →
-analyzing, training.
+memory → prepare → scoring, counting, resuming, applying → given_plans, warm_start → asking →
+searching, exporting → analyzing, training.
 """
 
 from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, analyze
+from autopeft.pipeline.applying import apply
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.exporting import Export, ExportRequest, export
+from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.searching import Preview, preview, render, search
 from autopeft.pipeline.training import train_plan
 
@@ -18,8 +20,10 @@ __all__ = [
     "Count",
     "Export",
     "ExportRequest",
+    "InMemory",
     "Preview",
     "analyze",
+    "apply",
     "count",
     "export",
     "preview",

@@ -11,6 +11,7 @@ from pathlib import Path
 from autopeft import report, space
 from autopeft.exports import refuse_files
 from autopeft.extension import discover
+from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.pipeline.searching import plan_document
@@ -56,6 +57,7 @@ def analyze(
     given: frozenset[str] = frozenset(),
     max_examples: int | None = None,
     out: Path | None = None,
+    memory: InMemory = NAMED,
 ) -> Analysis:
     """Score every site on a seeded sample of the train split, and lay the budget out by the first score.
 
@@ -65,6 +67,7 @@ def analyze(
         given: Dotted names of the settings that the user gave, as for a search.
         max_examples: Examples to look at, at most; None is a twentieth of a full run.
         out: Folder for sensitivity.csv, heat.svg and suggestion.yaml, empty or absent; None writes nothing.
+        memory: What was passed beside the settings, as for a search.
 
     Raises:
         UnknownNameError: No such score.
@@ -77,7 +80,7 @@ def analyze(
     require_some(max_examples)
     if out is not None:
         refuse_files(out)
-    prepared = prepare(with_demo_settings(spec, given))
+    prepared = prepare(with_demo_settings(spec, given), memory=memory)
     parsed, _ = parse_budget(prepared)
     sites = prepared.base.sites
     suggest_plan(prepared, dict.fromkeys((site.name for site in sites), 1.0))  # refused before any work

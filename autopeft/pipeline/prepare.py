@@ -17,12 +17,13 @@ import torch
 import transformers
 
 import autopeft
-from autopeft import budget, data, model, space, train
+from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
-from autopeft.records import Adapter, Budget, Plan, RunSpec, Setting, Site, SplitSizes
+from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
+from autopeft.records import IN_MEMORY, Adapter, Budget, Plan, RunSpec, Setting, Site, SplitSizes
 from autopeft.space import Ground, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -65,25 +66,27 @@ def prepare(
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
     paused: Callable[[Plan, int], Path] | None = None,
+    memory: InMemory = NAMED,
 ) -> Prepared:
     """Load data and base model, and encode the splits.
 
-    The two functions say where a bench keeps trained weights and the state of paused runs.
+    The two functions say where a bench keeps trained weights and the state of paused runs; `memory` holds
+    what need not be loaded.
 
     Raises:
-        DataError, ModelError, SiteError, UnknownNameError: As `data.load` and `model.load` say.
+        DataError, ModelError, SiteError, UnknownNameError: As `load_data` and `load_base` say.
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
         discover(f"autopeft.{group}")[name]  # an unknown name is refused before any work
-    loaded = data.load(spec.data, seed=spec.search.seed, form=part.form)
+    loaded = load_data(spec, part.form, memory)
     for note in loaded.notes:
         log.info("%s", note)
     task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
     for note in task.notes:
         log.warning("%s", note)
     with quiet_libraries():
-        base = model.load(spec.model, auto_class=task.auto_class, label_names=loaded.label_names)
+        base = load_base(spec, task, loaded, memory)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
@@ -205,11 +208,13 @@ def lay_ground(
 
 def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
     """What the run is about, for its report."""
-    loaded = prepared.data
+    loaded, named = prepared.data, prepared.spec.model
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return Setting(
         base_model=prepared.base.name,
-        base_model_source=model.resolve(prepared.spec.model)[0],
+        base_model_source=(
+            model.source_of(prepared.base.module) if named.id == IN_MEMORY else model.resolve(named)[0]
+        ),
         model_type=prepared.base.model_type,
         data=loaded.name,
         task=prepared.task.name,

@@ -17,6 +17,7 @@ from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Schedule
 from autopeft.extension import ExportSource, discover
 from autopeft.pipeline.asking import asked_space, given_plans, question_of, schedule_of, score_names
+from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import (
     Prepared,
     environment,
@@ -29,6 +30,7 @@ from autopeft.pipeline.prepare import (
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import (
+    IN_MEMORY,
     Cost,
     Measurement,
     Plan,
@@ -60,7 +62,12 @@ class Preview:
 
 
 def search(
-    spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False, progress: Progress
+    spec: RunSpec,
+    *,
+    given: frozenset[str] = frozenset(),
+    resume: bool = False,
+    progress: Progress,
+    memory: InMemory = NAMED,
 ) -> tuple[SearchResult, Path]:
     """Search, confirm, write everything; the run directory comes back with the result.
 
@@ -71,6 +78,7 @@ def search(
         resume: Continue the run in `spec.output.out`, or extend it by a larger
             `search.trials` or `search.max_time_seconds`.
         progress: Told of phases and measurements.
+        memory: What was passed beside the settings; whoever passes a model lends it (`model.lent`).
 
     Raises:
         AutopeftError: See `errors`; nothing is written where it comes before the first measurement.
@@ -80,7 +88,7 @@ def search(
     asked = asked_space(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
-            prepared = prepare(spec, keep_weights=run.weights, paused=run.paused)
+            prepared = prepare(spec, keep_weights=run.weights, paused=run.paused, memory=memory)
             return _search_in(run, prepared, asked, progress=progress, started=started), run.path
         except BaseException:
             run.discard()  # only where nothing is measured yet
@@ -114,7 +122,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
 def _out(spec: RunSpec) -> Path:
     if spec.output.out is not None:
         return Path(spec.output.out)
-    data_name = Path(spec.data.source or "uci_sentiment").stem
+    data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
     return Path("reports") / f"{data_name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -225,7 +233,7 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     configs = train.compile_plan(result.best, prepared.methods)
     source = ExportSource(
         configs=tuple(configs),
-        base_model=result.setting.base_model_source,
+        base_model=result.setting.base_model_source.replace(IN_MEMORY, ""),
         task_type=prepared.task.peft_task_type,
         head=prepared.base.head_names,
         base=prepared.base.module,

@@ -9,6 +9,7 @@ Inside the folder each file imports only from those before it: text, asked → p
 from __future__ import annotations
 
 from autopeft.records.asked import (
+    IN_MEMORY,
     MAX_SEED,
     BudgetSpec,
     ConfirmSpec,
@@ -53,6 +54,7 @@ from autopeft.records.text import (
 )
 
 __all__ = [
+    "IN_MEMORY",
     "MAX_SEED",
     "Adapter",
     "Budget",

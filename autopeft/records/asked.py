@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no more
 
 
+# Stands where a name would, for a model or dataset that was passed beside the settings.
+IN_MEMORY = "<in memory>"
+
+
 class _Topic(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import IN_MEMORY, Confirmation, Measurement, Plan, SearchResult, Status
 
 NO_ARM = "confirm"  # as in trials.csv: a plan that no trial proposed
 MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has the rest
@@ -203,6 +203,13 @@ def python_lines(result: SearchResult) -> str:
     labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
     methods = sorted({adapter.method for adapter in result.best.adapters})
     mixed = "# This plan mixes methods: load one sub-folder after the other, by the README's lines.\n"
+    if setting.base_model_source == IN_MEMORY:
+        return (
+            (mixed if len(methods) > 1 else "")
+            + "from peft import PeftModel\n\n"
+            + "# base_model: the one that was in memory, as it was given to the search\n"
+            + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
+        )
     return (
         (mixed if len(methods) > 1 else "")
         + "from peft import PeftModel\n"

@@ -17,6 +17,47 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
 from autopeft.store import faults_of, load_value, read_yaml
 
+# What the command line (with hyphens) and Python call the settings that have a short name.
+SHORT_NAMES: Mapping[str, str] = {
+    "model": "model.id",
+    "revision": "model.revision",
+    "data": "data.source",
+    "data_config": "data.config_name",
+    "text_column": "data.text_columns",
+    "label_column": "data.label_column",
+    "task": "task.name",
+    "epochs": "task.epochs",
+    "max_steps": "task.max_steps",
+    "batch_size": "task.batch_size",
+    "max_length": "task.max_length",
+    "budget": "budget.requested",
+    "count_head": "budget.count_head",
+    "space": "search.space",
+    "methods": "search.methods",
+    "serve_on": "search.serve_on",
+    "trials": "search.trials",
+    "max_time": "search.max_time_seconds",
+    "max_cost": "search.max_cost",
+    "sampler": "search.sampler",
+    "strategy": "search.strategy",
+    "objective": "search.objective",
+    "warm_start": "search.warm_start",
+    "baseline": "search.baseline",
+    "score": "search.score",
+    "seed": "search.seed",
+    "max_rank": "limits.max_rank",
+    "mergeable": "limits.mergeable",
+    "max_step_time": "limits.max_step_time",
+    "max_peak_memory": "limits.max_peak_bytes",
+    "max_adapter_size": "limits.max_adapter_bytes",
+    "confirm": "confirm.fidelity",
+    "confirm_seeds": "confirm.seeds",
+    "margin": "confirm.margin",
+    "executor": "execution.executor",
+    "workers": "execution.workers",
+    "out": "output.out",
+}
+
 _PREFIX = "AUTOPEFT_"
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
@@ -39,6 +80,7 @@ def resolve(
     env: Mapping[str, str],
     flags: Mapping[str, object],
     assignments: Sequence[str],
+    origin: str = "flag",
 ) -> tuple[RunSpec, frozenset[str]]:
     """The settings of a run, and the names of those that the user gave anywhere.
 
@@ -47,6 +89,7 @@ def resolve(
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of the command line's own options; None means not given.
         assignments: What `--set` was given, `search.trials=30` each; flags of their own win over these.
+        origin: What errors call a flag.
 
     Returns:
         The settings, and dotted names such as `search.trials`.
@@ -55,7 +98,12 @@ def resolve(
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
         SpecError: Values of the wrong type or out of range; all are named with their place.
     """
-    sources = (_from_file(config), _from_environment(env), _from_assignments(assignments), _from_flags(flags))
+    sources = (
+        _from_file(config),
+        _from_environment(env),
+        _from_assignments(assignments),
+        _from_flags(flags, origin),
+    )
     by_name = {given.name: given for source in sources for given in source}
     content: dict[str, dict[str, Any]] = {}
     faults = []
@@ -75,6 +123,17 @@ def resolve(
     if faults:
         raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
     return spec, frozenset(by_name)
+
+
+def by_dotted_name(asked: Mapping[str, object]) -> dict[str, object]:
+    """Settings by their dotted names, given by short or dotted ones; what is no setting is left out.
+
+    Example:
+        >>> by_dotted_name({"trials": 30, "task.metric": "macro-f1", "as_json": True})
+        {'search.trials': 30, 'task.metric': 'macro-f1'}
+    """
+    dotted = {SHORT_NAMES.get(name, name): value for name, value in asked.items()}
+    return {name: value for name, value in dotted.items() if name in _SETTINGS}
 
 
 def parse_duration(text: str) -> float:
@@ -168,10 +227,10 @@ def _from_assignments(assignments: Sequence[str]) -> Iterator[_Given]:
         yield _Given(name=_known(name.strip(), "--set"), value=value, origin="--set", is_text=True)
 
 
-def _from_flags(flags: Mapping[str, object]) -> Iterator[_Given]:
+def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Given]:
     for name, value in flags.items():
         if value is not None:
-            yield _Given(name=_known(name, "flag"), value=value, origin="flag")
+            yield _Given(name=_known(name, origin), value=value, origin=origin)
 
 
 def _value(given: _Given) -> Any:

@@ -1,0 +1,96 @@
+"""What a user of Python passes beside the settings: a model, its tokenizer, a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from torch import nn
+
+from autopeft import data, model
+from autopeft.data import LabelledData
+from autopeft.errors import DataError
+from autopeft.extension import Task
+from autopeft.model import BaseModel
+from autopeft.records import IN_MEMORY, RunSpec
+
+_NAME = "dataset in memory"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InMemory:
+    """A model with its tokenizer, and a `Dataset` or `DatasetDict`; None where a setting names it."""
+
+    model: nn.Module | None = None
+    tokenizer: Any = None
+    data: Any = None
+
+
+NAMED = InMemory()  # nothing is in memory: the settings name all
+
+
+def load_data(spec: RunSpec, form: str, memory: InMemory) -> LabelledData:
+    """The splits of the named dataset, or of the one in memory.
+
+    Raises:
+        DataError: As `data.load` says, or the settings are of a run whose dataset was in memory.
+    """
+    if memory.data is not None:
+        return _from_memory(spec, form, memory.data)
+    if spec.data.source == IN_MEMORY:
+        raise DataError(
+            "The dataset of this run was in memory and cannot be read again; pass it from Python "
+            "(autopeft.search(…, data=…)), or name a file with --data."
+        )
+    return data.load(spec.data, seed=spec.search.seed, form=form)
+
+
+def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
+    """The named base model, or the one in memory.
+
+    Raises:
+        ModelError, SiteError: As `model.load` and `model.from_memory` say.
+    """
+    names = loaded.label_names
+    if memory.model is None:
+        return model.load(spec.model, auto_class=task.auto_class, label_names=names)
+    return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
+
+
+def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
+    """By way of Parquet files in a folder of a moment, so that every form of rows is read one way."""
+    tables = dict(dataset) if isinstance(dataset, datasets.DatasetDict) else {"train": dataset}
+    odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
+    if odd or not tables:
+        kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
+        raise DataError(
+            f"The data in memory is a {kind}; pass a datasets.Dataset or a DatasetDict of such, or the name "
+            "of a file."
+        )
+    with tempfile.TemporaryDirectory(prefix="autopeft-") as above, _no_bars():
+        folder = Path(above) / _NAME
+        folder.mkdir()
+        for split, table in tables.items():
+            table.to_parquet(folder / f"{split}.parquet")
+        named = spec.data.model_copy(update={"source": str(folder)})
+        try:
+            loaded = data.load(named, seed=spec.search.seed, form=form)
+        except DataError as error:
+            raise DataError(str(error).replace(str(folder), f"the {_NAME}")) from error
+    return replace(loaded, name=_NAME)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    had_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if had_bars:
+            datasets.enable_progress_bars()

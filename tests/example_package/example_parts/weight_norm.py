@@ -1,0 +1,49 @@
+"""A score: the squared Frobenius norm of the weights, from a forward pass that it does not look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft.records import Site
+
+
+class Norms:
+    """Notes each site's norm once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, float] = {}
+
+    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            self.found[site.name] = float(weight.detach().double().square().sum())
+
+    def add(self, other: Any) -> None:
+        self.found |= other.found
+
+    def values(self, n_examples: int) -> dict[str, float]:
+        return self.found
+
+    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
+        return {}
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """Large weights first."""
+
+    name: str = "weight_norm"
+    summary: str = "squared norm of the weights"
+    unit: str = "weight squared"
+    labels: str = "inputs"
+
+    def reducer(self, sites: Sequence[Site], *, seed: int) -> Norms:
+        return Norms()
+
+
+PART = WeightNorm()

@@ -1,0 +1,111 @@
+"""Another package, installed beside autopeft, brings a method, a score, a task with its metric, a format."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "tests" / "example_package"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example as pip installs it, from this checkout and without the network."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index"]
+    built = ["--no-deps", "--no-build-isolation", "--target", str(folder), str(EXAMPLE)]
+    subprocess.run([*pip, *built], check=True)
+    return folder
+
+
+def autopeft(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+    paths = [str(folder) for folder in (site, ROOT) if folder is not None]
+    return subprocess.run(
+        [sys.executable, "-m", "autopeft", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def answer(site: Path, *arguments: object) -> Any:
+    done = autopeft(site, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def run(site: Path, model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("example") / "run"
+    asked = ("--task", "confident-classification", "--score", "weight_norm", "--budget", "3%")
+    small = ("--max-steps", 8, "--batch-size", 8, "--trials", 4, "--confirm-seeds", 2)
+    where = ("--model", model_dir, "--data", data_dir, "--space", EXAMPLE / "space.yaml", "--out", out)
+    answer(site, "search", *where, *asked, *small)
+    return out
+
+
+def test_score_from_outside_gives_the_norms_of_the_weights(
+    site: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    where = ("--model", model_dir, "--data", data_dir, "--budget", "5%", "--out", tmp_path / "out")
+    answer(site, "analyze", *where, "--scores", "weight_norm", "--max-examples", 32)
+    weights = load_file(model_dir / "model.safetensors")
+    with (tmp_path / "out" / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
+        found = {
+            row["site"].removeprefix("bert."): float(row["weight_norm"]) for row in csv.DictReader(stream)
+        }
+    maps = {name: value for name, value in found.items() if f"{name}.weight" in weights}
+    assert len(maps) >= 12
+    for name, value in maps.items():
+        assert value == pytest.approx(float(weights[f"{name}.weight"].double().square().sum()), rel=1e-6)
+
+
+def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert (result["task"], result["metric"]) == ("confident-classification", "confidence")
+    assert result["sensitivity"]["score"] == "weight_norm"
+    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        arms = {row["arm"] for row in csv.DictReader(stream)}
+    assert any(arm.startswith("query_lora/") for arm in arms)
+
+
+def test_metric_from_outside_is_the_mean_probability_of_the_right_class(
+    run: Path, model_dir: Path, data_dir: Path
+) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    model = PeftModel.from_pretrained(base, run / "best" / "weights").eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    with (data_dir / "validation.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with torch.no_grad():
+        of_rows = [model(**tokenizer(row["text"], return_tensors="pt")).logits.softmax(-1)[0] for row in rows]
+    right = [float(own[("neg", "pos").index(row["label"])]) for own, row in zip(of_rows, rows, strict=True)]
+    told = json.loads((run / "best" / "weights" / "training.json").read_text(encoding="utf-8"))
+    assert sum(right) / len(right) == pytest.approx(told["metric"], abs=1e-6)
+
+
+def test_plan_of_a_method_from_outside_is_counted_and_exported(site: Path, run: Path, tmp_path: Path) -> None:
+    plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
+    assert answer(site, "count", run)["trainable_params"] == plan["trainable_params"]
+    answer(site, "export", "--run", run, "--to", "table", "--out", tmp_path / "table")
+    assert len((tmp_path / "table" / "table.txt").read_text(encoding="utf-8").splitlines()) >= 1
+
+
+def test_without_the_package_its_names_are_unknown(model_dir: Path, data_dir: Path) -> None:
+    where = ("--model", model_dir, "--data", data_dir)
+    done = autopeft(None, "analyze", *where, "--scores", "weight_norm")
+    assert done.returncode == 2
+    assert "There is no score named 'weight_norm'" in done.stderr
