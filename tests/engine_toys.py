@@ -169,6 +169,8 @@ def question(
     given: tuple[tuple[str, Plan], ...] = (),
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
+    score_span: float | None = 1.0,
+    margin: float | None = None,
     **search: Any,
 ) -> Question:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
@@ -180,9 +182,10 @@ def question(
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, **search}),
             limits=limits,
-            confirm=ConfirmSpec(fidelity=confirm, seeds=seeds),
+            confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),
         given=given,
+        score_span=score_span,
         space=space,
         ground=ground(max_params),
         schedule=Schedule(

@@ -239,3 +239,14 @@ def test_a_user_without_a_test_split_gets_no_test_numbers() -> None:
     found = run(levels(), n_test=0)
     assert found.outcome.test == () and not found.at("test")
     assert found.outcome.verdict.label == "better"
+
+
+@pytest.mark.parametrize(
+    ("span", "asked", "expected"),
+    [(1.0, None, 0.01), (None, None, 0.005), (None, 0.02, 0.02), (1.0, 0.03, 0.03)],
+)
+def test_margin_is_a_point_or_a_percent_of_the_baselines_loss(span, asked, expected) -> None:
+    world = World(quality=levels(lora=0.5, ia3=0.9), counts_errors=True)
+    outcome = run(world, greater_is_better=False, score_span=span, margin=asked).outcome
+    # LoRA gets 48 to 50 of 100 examples wrong, by its learning rate.
+    assert outcome.verdict.margin == pytest.approx(expected, rel=0.05)

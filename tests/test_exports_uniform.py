@@ -89,10 +89,10 @@ def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
     close(served(raw, tmp_path / "out", reader), logits_of(model))
 
 
-def test_rule_of_rslora_in_a_plan_reaches_the_servers_too(make_base, make_plan, methods, tmp_path):
+def test_rule_of_rslora_in_a_plan_reaches_the_servers_too(make_base, make_plan, tmp_path):
     base = make_base("llama-lm")
     chosen = make_plan(base, "lora", rank=3).adapters
-    scale = methods["lora"].scale(3, scale_rule="rslora")
+    scale = 4 / 3**0.5  # alpha is no whole number
     toy = trained(base, make_plan(base, [replace(a, scale=scale) for a in chosen]), tmp_path / "weights")
     UNIFORM.export(toy.source, tmp_path / "out")
     close(served(toy.raw, tmp_path / "out", llama_cpp), toy.logits)

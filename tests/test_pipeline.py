@@ -81,6 +81,10 @@ def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> Non
     assert set(sources) <= {"enqueued", "sampler", "random", "twin", "evened", "retuned", "refined"}
 
 
+def test_state_of_paused_rungs_is_gone_once_nothing_takes_it_up(run: Path) -> None:
+    assert not list((run / "state" / "paused").glob("*"))
+
+
 def test_trials_csv_has_every_measurement_and_names_its_split(run: Path) -> None:
     rows = rows_of(run)
     assert {row["split"] for row in rows} == {"search", "confirm", "test"}

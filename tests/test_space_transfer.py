@@ -171,9 +171,9 @@ def test_the_scale_follows_its_rule(options: dict[str, str], scale: float | None
     )
     found = transfer(own, sites, ground(sites, 4 * own.trainable_params)).plan
     assert [a.rank for a in found.adapters] == [4, 8]
-    # 4 / sqrt(r) by rsLoRA; 2 whatever the rank; a scale of one's own stays.
+    # 4 / sqrt(r) by rsLoRA, alpha a whole number; 2 whatever the rank; a scale of one's own stays.
     assert [a.scale for a in found.adapters] == {
-        "rslora": [2.0, pytest.approx(4 / 8**0.5)],
+        "rslora": [2.0, 11 / 8],
         "constant": [2.0, 2.0],
         "own": [0.5, 0.5],
     }[expected]

@@ -112,7 +112,7 @@ def search(
         int | None, typer.Option(help="Fresh seeds per confirmed plan, at most. Default 5 (demo: 3).")
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="Difference that does not matter. Default 0.01.")
+        float | None, typer.Option(help="Difference that does not matter. Default 0.01; of a loss, 1 %.")
     ] = None,
     score: Annotated[
         str | None, typer.Option(help="Sensitivity that orders sites. Default gradient.")

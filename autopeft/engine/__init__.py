@@ -27,7 +27,7 @@ from autopeft.engine.confirm import (
 )
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.ledger import Ledger, Progress, Question
-from autopeft.engine.promote import choose, climb, correlation, retune
+from autopeft.engine.promote import choose, climb, correlation, retune, with_margin
 from autopeft.engine.propose import Proposer, n_proposals
 from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
@@ -89,6 +89,7 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
     first = proposer.run()
     score_pairs = measure_twins(question, ledger, proposer, first)
     seen = climb(question, ledger, first)
+    question = with_margin(question, ledger, seen[-1])
     seen[-1] = retune(question, ledger, proposer, seen[-1])
     best, baseline, smallest = choose(question, ledger, seen[-1])
     named = finalists(question, ledger, (best, baseline, smallest))

@@ -119,7 +119,7 @@ def _look(question: Question, rows: Sequence[Sequence[Measurement]], *, planned:
         best,
         baseline,
         planned_seeds=planned or question.spec.confirm.seeds,
-        margin=question.spec.confirm.margin,
+        margin=question.margin,
         span=question.score_span,
     )
 
@@ -154,7 +154,7 @@ def _fidelity(question: Question, *, index: int) -> Fidelity:
 
 def judge(question: Question, confirmed: Confirmed, named: Finalists) -> Verdict:
     """The verdict against the baseline, and how the smallest plan stands."""
-    margin, fidelity = question.spec.confirm.margin, question.spec.confirm.fidelity
+    margin, fidelity = question.margin, question.spec.confirm.fidelity
     if not confirmed:
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
     standing = _standing(question, confirmed, named)
@@ -182,7 +182,7 @@ def _standing(question: Question, confirmed: Confirmed, named: Finalists) -> str
     is_proven = n_common >= 2 and evidence.within_margin(
         tables[0][:n_common],
         tables[1][:n_common],
-        margin=question.spec.confirm.margin,
+        margin=question.margin,
         span=question.score_span,
     )
     return "proven" if is_proven else "unproven"

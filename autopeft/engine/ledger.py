@@ -46,7 +46,8 @@ class Question:
     finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
     holds plans that the user brought, by the name of their arm: they race beside the baselines, at several
     learning rates (around their own, where it is above 0), and win only if they keep to the budget.
-    `score_span` is the width of the range of the task's scores, None where they have no bounds.
+    `score_span` is the width of the range of the task's scores, None where they have no bounds; `margin`
+    the difference that does not matter, in units of the metric.
     """
 
     spec: RunSpec
@@ -60,6 +61,7 @@ class Question:
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     given: tuple[tuple[str, Plan], ...] = ()
     score_span: float | None = 1.0
+    margin: float = 0.01
 
     @property
     def seed(self) -> int:

@@ -18,6 +18,7 @@ _N_WIDENED = 2  # more of the best at the last rung, where the rung before ranke
 LOW_CORRELATION = 0.5  # Spearman between rungs below which the last one is widened; chosen by hand
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 _SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
+_MARGIN = 0.01  # one point, or one percent of a loss
 _LOWER = 1.8  # by which a finalist's rate is lowered at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps
 
@@ -152,6 +153,21 @@ def retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measure
     return last | found
 
 
+def with_margin(question: Question, ledger: Ledger, last: Measured) -> Question:
+    """The question with the margin that the user gave, or 0.01, or 1 % of the baseline's loss.
+
+    The last where less is better and has no bounds: a hundredth is much of some losses, little of others.
+    """
+    asked = question.spec.confirm.margin
+    if asked is not None:
+        return replace(question, margin=asked)
+    baselines = [m for m in last.values() if m.loss is not None and is_baseline(m.plan, question, ledger)]
+    metric = min(baselines, key=by_loss).metric if baselines else None
+    if question.score_span is None and not question.greater_is_better and metric:
+        return replace(question, margin=_MARGIN * abs(metric))
+    return replace(question, margin=_MARGIN)
+
+
 def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
@@ -180,7 +196,7 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = ranked[0]
     _, std_error = mean_and_std_error([incumbent.example_scores], span=question.score_span)
-    floor = question.sign * (incumbent.metric or 0.0) - question.spec.confirm.margin - 2 * std_error
+    floor = question.sign * (incumbent.metric or 0.0) - question.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
     small = [
         m for m in ranked if m.plan.trainable_params <= most and question.sign * (m.metric or 0.0) >= floor

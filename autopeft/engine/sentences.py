@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autopeft import evidence
 from autopeft.engine.confirm import Confirmed, Finalists, scores_of
 from autopeft.engine.ledger import Ledger, Question
-from autopeft.records import Measurement, Plan, Verdict
+from autopeft.records import Measurement, Plan, Status, Verdict
 
 
 def sentences(
@@ -60,13 +60,24 @@ def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
     tables = {names[plan]: scores_of(question, rows) for plan, rows in confirmed.items()}
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     found = evidence.equivalence_set(
-        tables, n_params, margin=question.spec.confirm.margin, best="best", span=question.score_span
+        tables, n_params, margin=question.margin, best="best", span=question.score_span
     )
-    return found.sentence
+    proven = [own for own in found.standings if own.is_within and own.name != "best"]
+    if not proven:
+        return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
+    listed = ", ".join(f"{own.name} ({own.n_params:,} parameters)" for own in proven)
+    return f"Proven to lose less than the margin against the best, all claims together at 5 %: {listed}."
 
 
 def _worst_seed(question: Question, rows: list[Measurement]) -> str:
+    """The lowest seed, and what so few seeds leave open: no interval knows of a failure that none showed."""
     means = [sum(scores) / len(scores) for scores in scores_of(question, rows)]
     worst = min(range(len(rows)), key=lambda i: means[i])
+    n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
+    _, chance = evidence.divergence_chance(n_diverged, len(rows))
     value = f"{question.sign * means[worst]:.4f}"
-    return f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}."
+    return (
+        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}; "
+        f"{n_diverged} of {len(rows)} seeds diverged, which leaves room for up to {100 * chance:.0f} % of "
+        "runs to do so."
+    )

@@ -61,6 +61,7 @@ def measure_twins(
                 (measured[plan],) = ledger.measure_all([(plan, fidelity)])
                 proposer.tell_beside(plan, measured[plan])
         pairs.append(_pair(own, measured, worst=ledger.worst_loss()))
+    ledger.release(new)
     return tuple(pairs)
 
 

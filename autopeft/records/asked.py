@@ -111,12 +111,13 @@ class LimitSpec(_Topic):
 class ConfirmSpec(_Topic):
     """How to confirm: at full or half length or not at all, on how many seeds at most, within which margin.
 
-    `margin` is in units of the metric (0.01 is one point of accuracy).
+    `margin` is in units of the metric (0.01 is one point of accuracy); None is 0.01, and of a metric
+    without bounds, such as a loss, 1 % of the baseline's.
     """
 
     fidelity: str = Field(default="full", pattern="^(full|half|none)$")
     seeds: int = Field(default=5, ge=2, le=10)
-    margin: float = Field(default=0.01, gt=0)
+    margin: float | None = Field(default=None, gt=0)
 
 
 class ExecutionSpec(_Topic):
