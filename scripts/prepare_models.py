@@ -2,7 +2,7 @@
 
 Usage: python scripts/prepare_models.py [smollm2]... [--cache FOLDER]
 
-The folder is `--cache`, else the environment variable AUTOPEFT_MODELS, else `~/.cache/autopeft/models`. What
+The folder is `--cache`, else the environment variable TEST_MODELS_FOLDER, else `~/.cache/autopeft/models`. What
 lies there with the right hash is not fetched again. Prints one path a line.
 """
 
@@ -41,7 +41,7 @@ SOURCES = {
 
 def cache_folder(given: str | None = None) -> Path:
     """Where the models lie."""
-    usual = os.environ.get("AUTOPEFT_MODELS") or "~/.cache/autopeft/models"
+    usual = os.environ.get("TEST_MODELS_FOLDER") or "~/.cache/autopeft/models"
     return Path(given or usual).expanduser()
 
 
