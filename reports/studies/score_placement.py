@@ -27,7 +27,7 @@ from autopeft.space import Ground, Policy, plan_of
 
 FIELDS = ("data", "budget", "arm", "stage", "learning_rate", "seed", "params", "loss", "metric")
 BUDGETS = ("0.02%", "0.1%", "0.5%")
-RATES = (1.5e-3, 4e-3, 1e-2)
+RATES = (1.5e-3, 4e-3, 1e-2, 2.5e-2)
 TUNING_SEED, FRESH_SEEDS = 0, (1, 2, 3)
 SCORES = ("random", "gradient", "lora_fisher", "spectrum")
 
