@@ -2,8 +2,8 @@
 
 Usage: python scripts/prepare_models.py [smollm2]... [--cache FOLDER]
 
-The folder is `--cache`, else the environment variable TEST_MODELS_FOLDER, else `~/.cache/autopeft/models`. What
-lies there with the right hash is not fetched again. Prints one path a line.
+The folder is `--cache`, else the environment variable TEST_MODELS_FOLDER, else `~/.cache/autopeft/models`.
+What lies there with the right hash is not fetched again. Prints one path a line.
 """
 
 from __future__ import annotations
