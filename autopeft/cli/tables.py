@@ -95,7 +95,7 @@ def print_preview(preview: Preview) -> None:
         f"head {preview.head_params:,} beside it\n"
         f"sites         {preview.n_sites}\n"
         f"methods       {', '.join(preview.methods)}\n"
-        f"search        {preview.trials} trials of {first} steps{above}\n"
+        f"search        {preview.trials} trials of {first} steps{above}; about {preview.search_cost:.1f} R\n"
         f"full run      {preview.full_run_steps} steps\n"
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
         "Nothing was trained and nothing was written."

@@ -30,7 +30,7 @@ from autopeft.engine.ledger import Ledger, Progress, Question
 from autopeft.engine.promote import choose, climb, correlation, retune, with_margin
 from autopeft.engine.propose import Proposer, n_proposals
 from autopeft.engine.samplers import check_sampler
-from autopeft.engine.schedule import Schedule, later_cost, rungs, stretched
+from autopeft.engine.schedule import Schedule, later_cost, n_first, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.twins import NULLS, measure_twins, n_pairs
 from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
@@ -44,6 +44,7 @@ __all__ = [
     "check_sampler",
     "climb",
     "later_cost",
+    "n_first",
     "rungs",
     "search",
     "stretched",

@@ -16,7 +16,7 @@ from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger, Question, by_loss
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
-from autopeft.engine.schedule import later_cost, rungs
+from autopeft.engine.schedule import later_cost, n_first
 from autopeft.records import Fidelity, Measurement, Plan, Proposal
 from autopeft.space import (
     Policy,
@@ -298,16 +298,9 @@ class Proposer:
 
 
 def n_proposals(question: Question) -> int:
-    """How many plans the first rung measures: the trials asked for, or as many as cost the same in full.
-
-    The strategy `random` measures each plan once, at the last rung of a halving run, for the same cost.
-    """
-    spec, schedule = question.spec, question.schedule
-    if spec.search.strategy != "random":
-        return spec.search.trials
-    full = replace(schedule, rung_steps=rungs(schedule.full_steps))
-    cost = spec.search.trials * full.rung_cost(0) + later_cost(full)
-    return max(_WAVE, round(cost / schedule.rung_cost(0)))
+    """How many plans the first rung measures."""
+    asked = question.spec.search
+    return n_first(question.schedule, trials=asked.trials, strategy=asked.strategy)
 
 
 def rate_range(plan: Plan, question: Question) -> tuple[float, float]:

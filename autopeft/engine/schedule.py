@@ -112,6 +112,18 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     return (first, max(min(75, last - 1), round(math.sqrt(first * last))), last)
 
 
+def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
+    """Plans at the first rung: the trials asked for, or as many as cost the same at the last rung alone.
+
+    The strategy `random` measures each plan once, at the last rung of a halving run, for the same cost.
+    """
+    if strategy != "random":
+        return trials
+    halving = replace(schedule, rung_steps=rungs(schedule.full_steps))
+    cost = trials * halving.rung_cost(0) + later_cost(halving)
+    return max(1, round(cost / schedule.rung_cost(0)))
+
+
 def later_cost(schedule: Schedule) -> float:
     """What the rungs above the first cost at most in R, with two rates tuned again at the last."""
     promoted = math.fsum(

@@ -47,7 +47,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a search would do, without doing it: the answer to `--dry-run`."""
+    """What a search would do, without doing it: the answer to `--dry-run`.
+
+    `trials` are plans at the first rung; `search_cost` is what all rungs cost at most, in R, without the
+    few runs of twins and further rates.
+    """
 
     max_trainable_params: int
     base_params: int
@@ -55,6 +59,7 @@ class Preview:
     n_sites: int
     methods: tuple[str, ...]
     trials: int
+    search_cost: float
     rung_steps: tuple[int, ...]
     full_run_steps: int
     confirm_steps: int
@@ -105,13 +110,15 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
     given_plans(prepared, ground)
     schedule = schedule_of(prepared)
+    n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     return Preview(
         max_trainable_params=parsed.max_trainable_params,
         base_params=parsed.base_params,
         head_params=prepared.base.head_params,
         n_sites=len(prepared.base.sites),
         methods=feasible.arms,
-        trials=spec.search.trials,
+        trials=n_trials,
+        search_cost=n_trials * schedule.rung_cost(0) + engine.later_cost(schedule),
         rung_steps=schedule.rung_steps,
         full_run_steps=schedule.full_steps,
         confirm_steps=schedule.confirm_steps,
