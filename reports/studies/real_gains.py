@@ -11,7 +11,6 @@ file, which no search has read. What is in OUT_DIR already is not run again.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections import defaultdict
@@ -109,7 +108,7 @@ def trained_accuracy(
             if len(rows) < batch_size:
                 rows = rng.permutation(len(data.train.labels)).tolist()
             chosen, rows = rows[:batch_size], rows[batch_size:]
-            logits = model(**tokens(base, [data.train.texts[i] for i in chosen])).logits
+            logits = model(**tokens(base, [data.train.inputs[i] for i in chosen])).logits
             loss = nn.functional.cross_entropy(logits, torch.tensor([data.train.labels[i] for i in chosen]))
             loss.backward()
             nn.utils.clip_grad_norm_([p for part in parts for p in part["params"]], 1.0)
@@ -118,11 +117,13 @@ def trained_accuracy(
             optimizer.zero_grad()
         model.eval()
         hits = 0
-        order = sorted(range(len(data.test.labels)), key=lambda i: len(data.test.texts[i][0]))
+        order = sorted(range(len(data.test.labels)), key=lambda i: len(data.test.inputs[i][0]))
         with torch.inference_mode():
             for start in range(0, len(order), 64):
                 chosen = order[start : start + 64]
-                found = model(**tokens(base, [data.test.texts[i] for i in chosen])).logits.argmax(-1).tolist()
+                found = (
+                    model(**tokens(base, [data.test.inputs[i] for i in chosen])).logits.argmax(-1).tolist()
+                )
                 hits += sum(a == data.test.labels[i] for a, i in zip(found, chosen, strict=True))
     return hits / len(order)
 
@@ -149,7 +150,9 @@ def rows_of(spec: RunSpec, out: Path, done: set[tuple[str, ...]]) -> Iterator[tu
                 continue
             if base is None:
                 base = load_model(
-                    ModelSpec(), auto_class="AutoModelForSequenceClassification", label_names=data.label_names
+                    ModelSpec(),
+                    auto_class="AutoModelForSequenceClassification",
+                    label_names=data.target.names,
                 )
             accuracy = trained_accuracy(
                 plan,
