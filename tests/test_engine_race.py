@@ -12,6 +12,7 @@ from engine_toys import (
     METHODS,
     ROOMY,
     SITES,
+    SPACE,
     World,
     baseline_plans,
     ground,
@@ -297,6 +298,12 @@ def test_plan_over_a_measured_limit_cannot_win():
     assert method_of(free.best) == "ia3" != method_of(bound.best)
     with pytest.raises(SiteError, match="keeps to the limits; raise or drop one"):
         run(Heavy(quality=levels()), limits=LimitSpec(max_peak_bytes=5))
+
+
+def test_a_limit_on_ranks_binds_the_baseline_of_a_space_without_lora():
+    only_ia3 = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
+    outcome = run(levels(), space=only_ia3, limits=LimitSpec(max_rank=1)).outcome
+    assert {a.rank for a in outcome.baseline.adapters} == {1}
 
 
 def test_baseline_plans_of_the_toys_are_the_engines():

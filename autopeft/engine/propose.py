@@ -110,7 +110,9 @@ class Proposer:
         question, methods = self.question, self.question.ground.methods
         room = max(int(_QUEUE_SHARE * question.first_trials), min(_LEAST_ROOM, question.first_trials // 2))
         low, high = learning_rates(question.space, "lora", methods)
-        cap = question.space.methods["lora"].max_rank if "lora" in question.space.methods else None
+        cap = question.spec.limits.max_rank  # which the space's own cap keeps to as well
+        if "lora" in question.space.methods:
+            cap = question.space.methods["lora"].max_rank
         found = {}
         if question.has_baseline:
             found = baseline_policies(question.ground, learning_rate=low, max_rank=cap)
