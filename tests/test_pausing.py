@@ -113,6 +113,15 @@ def test_full_runs_neither_pause_nor_take_up(make_pausing, make_plan, fidelity, 
     assert {path: path.read_bytes() for path in folder.glob("*/*")} == before
 
 
+def test_state_that_cannot_be_written_costs_the_run_nothing(make_pausing, make_plan, fidelity):
+    keeping, plain, folder = make_pausing()
+    folder.write_text("in the way")  # as a full disk: an OSError when the state is written
+    plan = make_plan(keeping.base, "lora")
+    for n_steps in (4, 9):
+        seen = keeping.measure(plan, fidelity(train_steps=n_steps))
+        assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
+
+
 def test_state_of_another_course_is_passed_over(make_pausing, make_plan, fidelity):
     keeping, plain, _ = make_pausing()
     plan = make_plan(keeping.base, "lora")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from autopeft.extension import Batch
@@ -18,6 +20,8 @@ from autopeft.train.course import Course
 from autopeft.train.pausing import Position, pause, take_up
 
 _CLIP_NORM = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +77,23 @@ def train(model: nn.Module, groups: list[dict[str, Any]], run: Run, *, device: t
                 group["lr"] = peak * run.course.multiplier(step)
             position = _step(model, optimizer, run, position)
         if run.paused is not None:
-            pause(run.paused, replace(position, ends=run.course.ends), model, optimizer, device=device)
+            _pause(run.paused, replace(position, ends=run.course.ends), model, optimizer, device)
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return Trained(
         seconds=time.perf_counter() - started,
         n_steps=run.course.n_steps - first,
         peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients once, AdamW's two moments
     )
+
+
+def _pause(
+    folder: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> None:
+    """Keep the state if the disk lets it: without it the next rung begins anew and comes to the same."""
+    try:
+        pause(folder, position, model, optimizer, device=device)
+    except (OSError, SafetensorError) as error:
+        log.warning("The state of a paused run was not kept, its next rung starts anew: %s", error)
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, position: Position) -> Position:
