@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -180,13 +182,9 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
         TrainingError: No learning rate of the baseline could be trained.
         SiteError: No plan keeps to the limits.
     """
-    finished = (m for m in last.values() if m.loss is not None and is_allowed(question, ledger, m))
-    ranked = sorted(finished, key=by_loss)
-    baselines = [
-        m.plan
-        for m in sorted(last.values(), key=by_loss)
-        if m.loss is not None and is_baseline(m.plan, question, ledger)
-    ]
+    finished = sorted((m for m in last.values() if m.loss is not None), key=by_loss)
+    ranked = [m for m in finished if is_allowed(question, ledger, m)]
+    baselines = [m for m in finished if is_baseline(m.plan, question, ledger)]
     if not ranked and baselines:
         raise SiteError(
             f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
@@ -194,7 +192,7 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
     if not baselines:
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = ranked[0]
+    incumbent = _first_by_metric(question, ranked)
     _, std_error = mean_and_std_error([incumbent.example_scores], span=question.score_span)
     floor = question.sign * (incumbent.metric or 0.0) - question.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
@@ -204,7 +202,24 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if question.spec.search.objective == "params":
         incumbent = smallest
-    return incumbent.plan, baselines[0], smallest.plan
+    return incumbent.plan, _first_by_metric(question, baselines).plan, smallest.plan
+
+
+def _first_by_metric(question: Question, ranked: Sequence[Measurement]) -> Measurement:
+    """The best by the metric; of those that it cannot tell from that one, the first in the order given.
+
+    It can where they are more than one standard error of their paired difference apart: a few hundred
+    examples order close plans by chance, and the loss, which looks at every example's probability, does not.
+    """
+    best = max(ranked, key=lambda m: question.sign * (m.metric or 0.0))
+    for measurement in ranked:
+        pairs = list(zip(best.example_scores, measurement.example_scores, strict=False))
+        if measurement is best or len(pairs) < 2:
+            return measurement
+        gaps = [a - b for a, b in pairs]
+        if question.sign * statistics.fmean(gaps) <= statistics.stdev(gaps) / math.sqrt(len(gaps)):
+            return measurement
+    return best
 
 
 def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:
