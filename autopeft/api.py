@@ -1,7 +1,7 @@
 """What `import autopeft` offers to Python: search, analyze, load_plan and apply.
 
 Settings have the names of the command line's flags (`max_steps=50` is `--max-steps 50`), or their dotted
-ones (`**{"task.metric": "macro-f1"}`). Environment variables are not read here.
+ones (`**{"data.label_kind": "classes"}`). Environment variables are not read here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protocols that a part must meet, and `discover`, which finds the parts.
 
-To add a PEFT method, a task type, a score, an executor or an exporter, write one file
+To add a PEFT method, a task type, a metric, a score, an executor or an exporter, write one file
 in the folder of that name with a module-level `PART`, or publish an entry point of
 another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 """
@@ -21,7 +21,9 @@ from autopeft.errors import UnknownNameError
 from autopeft.records import Adapter, OptionValue, Site, TaskSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from peft import PeftConfig
     from torch import nn
 
@@ -168,6 +170,32 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """Metric, mean loss and per-example scores, without gradients."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A metric of labels, for the tasks that classify or predict a number.
+
+    `kinds` are those of `Target` that it judges: `class`, `classes`, `number`. `score_span` is the width of
+    the range of its scores (1 for an accuracy); None where they have no bounds.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    greater_is_better: bool
+    score_span: float | None
+
+    def scored(
+        self, truth: NDArray[np.float64], guesses: NDArray[np.float64]
+    ) -> tuple[float, tuple[float, ...]]:
+        """The metric, and one score per example whose mean is the metric.
+
+        Where the metric is no mean of examples, `autopeft.metrics.jackknifed` makes the scores.
+
+        Args:
+            truth: Classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
+            guesses: The same.
+        """
 
 
 class Reducer(Protocol):

@@ -25,7 +25,12 @@ SHORT_NAMES: Mapping[str, str] = {
     "data_config": "data.config_name",
     "text_column": "data.text_columns",
     "label_column": "data.label_column",
+    "streaming": "data.streaming",
+    "max_examples": "data.max_examples",
+    "group_column": "data.group_column",
+    "time_column": "data.time_column",
     "task": "task.name",
+    "metric": "task.metric",
     "epochs": "task.epochs",
     "max_steps": "task.max_steps",
     "batch_size": "task.batch_size",
@@ -131,8 +136,8 @@ def by_dotted_name(asked: Mapping[str, object]) -> dict[str, object]:
     """Settings by their dotted names, given by short or dotted ones; what is no setting is left out.
 
     Example:
-        >>> by_dotted_name({"trials": 30, "task.metric": "macro-f1", "as_json": True})
-        {'search.trials': 30, 'task.metric': 'macro-f1'}
+        >>> by_dotted_name({"trials": 30, "search.score": "snr", "as_json": True})
+        {'search.trials': 30, 'search.score': 'snr'}
     """
     dotted = {SHORT_NAMES.get(name, name): value for name, value in asked.items()}
     return {name: value for name, value in dotted.items() if name in _SETTINGS}

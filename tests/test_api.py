@@ -98,6 +98,15 @@ def test_the_run_says_that_model_and_data_were_in_memory(run):
     assert "in memory" in (out / "report.md").read_text(encoding="utf-8")
 
 
+def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_path):
+    stream = dataset().to_iterable_dataset()
+    with pytest.raises(DataError, match=r"is a stream, .* say with max_examples"):
+        autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "no", **SMALL)
+    bounded = {**SMALL, "max_examples": 60, "confirm": "none", "trials": 2, "max_steps": 2}
+    result = autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "run", **bounded)
+    assert result.setting.splits.train + result.setting.splits.search == 60
+
+
 def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run):
     _, _, result, _ = run
     out = Path(result.spec.output.out)
@@ -190,7 +199,7 @@ def test_what_cannot_be_searched_in_memory_is_refused(module, tokenizer, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("data", [[1, 2], datasets.DatasetDict(), dataset().to_iterable_dataset()])
+@pytest.mark.parametrize("data", [[1, 2], datasets.DatasetDict()])
 def test_data_of_another_kind_is_refused(module, tokenizer, tmp_path, data):
     with pytest.raises(DataError, match=r"data in memory is a .*; pass a datasets\.Dataset"):
         autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)

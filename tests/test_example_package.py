@@ -1,4 +1,4 @@
-"""Another package, installed beside autopeft, brings a method, a score, a task with its metric, a format."""
+"""Another package, installed beside autopeft, brings a method, a score, a metric, a task, a format."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -82,9 +83,8 @@ def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
     assert any(arm.startswith("query_lora/") for arm in arms)
 
 
-def test_metric_from_outside_is_the_mean_probability_of_the_right_class(
-    run: Path, model_dir: Path, data_dir: Path
-) -> None:
+def probabilities(run: Path, model_dir: Path, data_dir: Path) -> tuple[torch.Tensor, list[int]]:
+    """Of the best plan's weights on the validation file, shape (N, 2), and the right classes."""
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     model = PeftModel.from_pretrained(base, run / "best" / "weights").eval()
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
@@ -92,9 +92,32 @@ def test_metric_from_outside_is_the_mean_probability_of_the_right_class(
         rows = list(csv.DictReader(stream))
     with torch.no_grad():
         of_rows = [model(**tokenizer(row["text"], return_tensors="pt")).logits.softmax(-1)[0] for row in rows]
-    right = [float(own[("neg", "pos").index(row["label"])]) for own, row in zip(of_rows, rows, strict=True)]
+    return torch.stack(of_rows), [("neg", "pos").index(row["label"]) for row in rows]
+
+
+def told_metric(run: Path) -> float:
     told = json.loads((run / "best" / "weights" / "training.json").read_text(encoding="utf-8"))
-    assert sum(right) / len(right) == pytest.approx(told["metric"], abs=1e-6)
+    return float(told["metric"])
+
+
+def test_metric_of_a_task_from_outside_is_the_mean_probability_of_the_right_class(
+    run: Path, model_dir: Path, data_dir: Path
+) -> None:
+    found, truth = probabilities(run, model_dir, data_dir)
+    right = found[torch.arange(len(truth)), truth]
+    assert float(right.double().mean()) == pytest.approx(told_metric(run), abs=1e-6)
+
+
+def test_metric_from_outside_judges_a_task_of_autopeft(
+    site: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    where = ("--model", model_dir, "--data", data_dir, "--out", tmp_path / "run", "--budget", "5%")
+    small = ("--max-steps", 30, "--batch-size", 8, "--trials", 2, "--confirm-seeds", 2)
+    assert answer(site, "search", *where, *small, "--metric", "kappa")["metric"] == "kappa"
+    found, truth = probabilities(tmp_path / "run", model_dir, data_dir)
+    kappa = cohen_kappa_score(truth, found.argmax(-1).tolist())
+    assert kappa > 0
+    assert kappa == pytest.approx(told_metric(tmp_path / "run"), abs=1e-9)
 
 
 def test_plan_of_a_method_from_outside_is_counted_and_exported(site: Path, run: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from autopeft import model
 from autopeft.data import load
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, discover
+from autopeft.metrics import ratio_scores
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
 from autopeft.tasks._answers import generated
-from autopeft.tasks._scores import ratio_scores
 
 PART = discover("autopeft.tasks")["text-generation"]
 TEMPLATE = (

@@ -66,6 +66,7 @@ def search(
     model: Model = None,
     data: Data = None,
     task: Annotated[str | None, typer.Option(help="Task type, such as text-classification.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Of the task's. Default: by what is learned.")] = None,
     budget: Annotated[str | None, typer.Option(help="0.5%, 300k, 1.2M or 113000. Default 0.5%.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, by comma.")] = None,
     space: Annotated[
@@ -120,6 +121,18 @@ def search(
     count_head: Annotated[bool | None, typer.Option("--count-head", help="Count the task head too.")] = None,
     text_column: TextColumns = None,
     label_column: LabelColumn = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Rows with the same value here stay in one split.")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option(help="What is cut out of train is its latest rows by this.")
+    ] = None,
+    max_examples: Annotated[
+        int | None, typer.Option(help="Rows of train and search together, at most.")
+    ] = None,
+    streaming: Annotated[
+        bool | None, typer.Option("--streaming", help="Read only so many rows of a hub dataset.")
+    ] = None,
     data_config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")] = None,
@@ -193,7 +206,7 @@ def analyze(
     with told(quiet=quiet or as_json):
         from autopeft.settings import by_dotted_name, resolve
 
-        del asked["out"]  # of the analysis, not of a run
+        del asked["out"], asked["max_examples"]  # of the analysis, not of a run
         spec, given = resolve(config=None, env=os.environ, flags=by_dotted_name(asked), assignments=())
         from autopeft import pipeline
         from autopeft.cli import heat

@@ -9,6 +9,6 @@ from __future__ import annotations
 from autopeft.data.images import ImageFile
 from autopeft.data.loading import FORMS, load
 from autopeft.data.rows import LabelledData, Split
-from autopeft.data.sources import SAMPLE
+from autopeft.data.sources import SAMPLE, first_rows
 
-__all__ = ["FORMS", "SAMPLE", "ImageFile", "LabelledData", "Split", "load"]
+__all__ = ["FORMS", "SAMPLE", "ImageFile", "LabelledData", "Split", "first_rows", "load"]

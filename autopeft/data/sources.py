@@ -12,7 +12,7 @@ import glob
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ TEXTS = (".txt", ".md")
 PARAGRAPH = "paragraph"  # the one column of a text file
 READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 _FEW_PARAGRAPHS = 60  # so that train and search have some each; chosen by hand
+_STREAMED, _FEWEST_STREAMED = 2, 1000  # rows read per row to learn from, and at least; chosen by hand
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
 
 # pyarrow's errors are ValueErrors; a blank JSON file gives StopIteration; `_quiet` makes ParserWarning one.
@@ -58,7 +59,9 @@ def read(
         return _read_listed(spec.source, notes, suffixes)
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
-        return name, by_part(dict(_read_hub(spec.source, spec.config_name)), name, notes)
+        return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
+    if spec.streaming:
+        raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
     if not path.exists():
         raise DataError(f"The data path {path} does not exist.{_near(path)} Check the spelling.")
     if spec.config_name:
@@ -174,8 +177,12 @@ def _paragraphs(text: str) -> list[str]:
     return found
 
 
-def _read_hub(source: str, config_name: str | None) -> Any:
+def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
     """Asks once whether the hub answers: left alone, `load_dataset` retries for half a minute and more."""
+    if spec.streaming and spec.max_examples is None:
+        raise DataError(
+            f"The stream of {source} has no end that is known; say with --max-examples how many rows to take."
+        )
     try:
         HfApi().dataset_info(source, timeout=10)
     except HUB_ERRORS as error:
@@ -186,6 +193,25 @@ def _read_hub(source: str, config_name: str | None) -> Any:
             raise DataError(f"{seen}{_near(Path(source))} Check spelling, network and access.") from error
     with _quiet():
         try:
-            return datasets.load_dataset(source, name=config_name)
+            found = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
+            return first_rows(found, spec.max_examples, notes) if spec.streaming else found
         except HUB_ERRORS as error:
             raise DataError(f"Check the name and config of hub dataset {source!r}: {error}") from error
+
+
+def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list[str]) -> dict[str, Any]:
+    """Tables of the first rows of some streams, enough for `max_examples` rows of train and the cuts.
+
+    Args:
+        streams: Split name -> `IterableDataset`.
+        max_examples: Rows to learn from.
+        notes: Told how many rows were read.
+    """
+    most = max(_FEWEST_STREAMED, _STREAMED * (max_examples or 0))
+    tables = {}
+    for split, stream in streams.items():
+        rows = list(stream.take(most))
+        tables[split] = datasets.Dataset.from_list(rows, features=stream.features)
+    read = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())
+    notes.append(f"Read the first rows of each stream ({read}): where they are sorted, load all of them.")
+    return tables

@@ -67,7 +67,16 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
 
 def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
     """By way of Parquet files in a folder of a moment, so that every form of rows is read one way."""
-    tables = dict(dataset) if isinstance(dataset, datasets.DatasetDict) else {"train": dataset}
+    by_split = isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict)
+    tables = dict(dataset) if by_split else {"train": dataset}
+    notes: list[str] = []
+    if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
+        if spec.data.max_examples is None:
+            raise DataError(
+                "The data in memory is a stream, which has no end that is known; say with max_examples how "
+                "many rows to take."
+            )
+        tables |= data.first_rows(streams, spec.data.max_examples, notes)
     odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
     if odd or not tables:
         kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
@@ -85,7 +94,7 @@ def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
             loaded = data.load(named, seed=spec.search.seed, form=form)
         except DataError as error:
             raise DataError(str(error).replace(str(folder), f"the {_NAME}")) from error
-    return replace(loaded, name=_NAME)
+    return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ class DataSpec(_Topic):
 
     `text_columns` are the columns of whatever goes in (texts, tokens, a prompt, image files).
     `label_kind` says what the label column holds where its looks mislead. Rows of one group (`group_column`)
-    stay in one split; by `time_column` what is cut out of train is its latest rows.
+    stay in one split; by `time_column` what is cut out of train is its latest rows. `streaming` reads only
+    the first rows of a hub dataset, as many as `max_examples` asks for.
     """
 
     source: str | None = Field(default=None, min_length=1)
@@ -40,6 +41,7 @@ class DataSpec(_Topic):
     group_column: str | None = None
     time_column: str | None = None
     max_examples: int | None = Field(default=None, ge=1)
+    streaming: bool = False
 
 
 class TaskSpec(_Topic):

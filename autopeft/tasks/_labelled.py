@@ -2,42 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Batch, Evaluation, Target
+from autopeft.extension import Batch, Evaluation, Metric, Target, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks._metrics import CLASS_METRICS, CLASSES_METRICS, ERRORS, NUMBER_METRICS
+from autopeft.tasks._padding import features
 
-METRICS: Mapping[str, Mapping[str, Any]] = {
-    "class": CLASS_METRICS,
-    "classes": CLASSES_METRICS,
-    "number": NUMBER_METRICS,
-}
-_HITS = ("accuracy", "exact-match")  # whose scores are 0 or 1
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_USUAL = {"class": "accuracy", "classes": "micro-f1", "number": "pearson"}
 # The most frequent label this many times as often as the rarest; chosen by hand: of the sets tried it sets
 # poem_sentiment apart (11; majority 66 % accuracy, TF-IDF 69 % with a macro-F1 of 0.37) from banking77 (5).
 _UNEVEN = 10
 
 
-def chosen_metric(name: str, spec: TaskSpec, target: Target) -> tuple[str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class LabelledTask:
+    """One class, several or a number per example, from the logits (B, C) of a model's head."""
+
+    name: str
+    form: str
+    auto_class: str
+    peft_task_type: str | None = None
+    metric: str = "accuracy"
+    target: Target = field(default_factory=Target)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the target's kind, the usual one first."""
+        return metrics_of(self.target.kind)
+
+    @property
+    def greater_is_better(self) -> bool:
+        """As the metric has it."""
+        return _metric(self.metric).greater_is_better
+
+    @property
+    def score_span(self) -> float | None:
+        """As the metric has it."""
+        return _metric(self.metric).score_span
+
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
+        """The task for a dataset: its metric is the user's, else by the target's kind and evenness."""
+        metric, notes = _chosen_metric(self.name, spec, target)
+        return replace(self, target=target, metric=metric, notes=notes)
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean loss, shape (): cross-entropy in nats (over several classes their mean), or squared error."""
+        return losses(self.target, logits_of(model, batch), batch["labels"]).mean()
+
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+        """The metric, the mean loss, and one score per example."""
+        return evaluated(self.target, self.metric, model, batches)
+
+
+def _metric(name: str) -> Metric:
+    found: Metric = discover("autopeft.metrics")[name]
+    return found
+
+
+def metrics_of(kind: str) -> tuple[str, ...]:
+    """Names of the metrics of a kind of target, the usual one first."""
+    known = discover("autopeft.metrics")
+    names = [name for name, metric in known.items() if kind in metric.kinds]
+    return tuple(sorted(names, key=lambda name: (name != _USUAL.get(kind), name)))
+
+
+def _chosen_metric(name: str, spec: TaskSpec, target: Target) -> tuple[str, tuple[str, ...]]:
     """The user's metric, else one by the target's kind and evenness; and what the user should know of it.
 
     Raises:
         UnknownNameError: The kind has no such metric.
         DataError: The target is none of labels.
     """
-    if target.kind not in METRICS:
+    if target.kind not in _USUAL:
         raise DataError(f"{name} learns labels, not {target.kind}; choose another --task.")
-    known = METRICS[target.kind]
+    known = metrics_of(target.kind)
     if spec.metric is None:
         note = _uneven(target) if target.kind == "class" else None
-        return ("macro-f1", (note,)) if note else (next(iter(known)), ())
+        return ("macro-f1", (note,)) if note else (known[0], ())
     if spec.metric not in known:
         raise UnknownNameError(f"metric of {name} ({target.kind})", spec.metric, known)
     return spec.metric, ()
@@ -51,18 +103,14 @@ def _uneven(target: Target) -> str | None:
     names = [target.names[target.counts.index(count)] for count in (most, least)]
     return (
         f"The labels are uneven ({names[0]} {most}, {names[1]} {least} in train), so that the metric is "
-        "macro-f1; task.metric=accuracy asks for accuracy."
+        "macro-f1; --metric accuracy asks for accuracy."
     )
 
 
-def is_greater_better(metric: str) -> bool:
-    """So it is, but for errors."""
-    return metric not in ERRORS
-
-
-def span_of(metric: str) -> float | None:
-    """Hits lie in [0, 1]; errors and pseudo-values have no bounds."""
-    return 1.0 if metric in _HITS else None
+def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Scores (B, C) in fp32, whatever the model computes in."""
+    logits: torch.Tensor = model(**features(batch)).logits
+    return logits.float()
 
 
 def label_tensor(target: Target, labels: Sequence[Any]) -> torch.Tensor:
@@ -87,23 +135,21 @@ def losses(target: Target, logits: torch.Tensor, labels: torch.Tensor) -> torch.
     return own.mean(dim=1)
 
 
-def evaluated(
-    target: Target, metric: str, batches: Iterator[Batch], logits_of: Callable[[Batch], torch.Tensor]
-) -> Evaluation:
+def evaluated(target: Target, metric: str, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
     """Metric, mean loss and scores of what a model says of some batches, without gradients."""
     lost: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     truth: list[torch.Tensor] = []
     with torch.inference_mode():
         for batch in batches:
-            logits.append(logits_of(batch))
+            logits.append(logits_of(model, batch))
             truth.append(batch["labels"])
             lost.append(losses(target, logits[-1], truth[-1]))
     guesses = _guesses(target, torch.cat(logits)).cpu().numpy().astype(float)
     loss = float(torch.cat(lost).double().mean())
     if not np.isfinite(guesses).all():  # diverged; the loss says so too
         return Evaluation(metric=float("nan"), loss=loss, example_scores=(float("nan"),) * len(guesses))
-    value, scores = METRICS[target.kind][metric](torch.cat(truth).cpu().numpy().astype(float), guesses)
+    value, scores = _metric(metric).scored(torch.cat(truth).cpu().numpy().astype(float), guesses)
     return Evaluation(metric=value, loss=loss, example_scores=scores)
 
 

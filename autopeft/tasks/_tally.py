@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from autopeft.extension import Evaluation
+from autopeft.metrics import ratio_scores
 from autopeft.tasks._padding import IGNORED
-from autopeft.tasks._scores import ratio_scores
 
 METRICS = ("loss", "perplexity", "token-accuracy", "exact-match")
 

@@ -2,64 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from autopeft.data import ImageFile
 from autopeft.errors import DataError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
+from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.records import TaskSpec
-from autopeft.tasks._labelled import (
-    METRICS,
-    chosen_metric,
-    evaluated,
-    is_greater_better,
-    label_tensor,
-    losses,
-    span_of,
-)
-from autopeft.tasks._padding import features
+from autopeft.tasks._labelled import LabelledTask, label_tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _AT_ONCE = 64  # images that the processor gets at once; chosen by hand
 _KEPT = 2**28  # numbers of pixels that are kept ready, 1 GiB; beyond it images are read anew for each batch
 
 
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(LabelledTask):
     """Classification of images with cross-entropy, by the base model's own image processor."""
 
     name: str = "image-classification"
     form: str = "labelled-image"
-    metric: str = "accuracy"
-    peft_task_type: str | None = None  # `peft` has no word for it
     auto_class: str = "AutoModelForImageClassification"
-    target: Target = field(default_factory=Target)
-    notes: tuple[str, ...] = ()
     processor: Any = field(default=None, repr=False, compare=False)
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Those of the target's kind."""
-        return tuple(METRICS[self.target.kind])
-
-    @property
-    def greater_is_better(self) -> bool:
-        """As the metric has it."""
-        return is_greater_better(self.metric)
-
-    @property
-    def score_span(self) -> float | None:
-        """As the metric has it."""
-        return span_of(self.metric)
-
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> ImageClassification:
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
         """The task for a dataset, with the image processor of the base model."""
-        metric, notes = chosen_metric(self.name, spec, target)
-        return replace(self, target=target, metric=metric, notes=notes, processor=tokenizer)
+        return replace(super().fitted(spec, target), processor=tokenizer)
 
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
@@ -86,14 +59,6 @@ class ImageClassification:
             pixels = torch.stack([example["pixel_values"] for example in examples])
         return {"pixel_values": pixels, "labels": label_tensor(self.target, labels)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean cross-entropy in nats, shape ()."""
-        return losses(self.target, _logits(model, batch), batch["labels"]).mean()
-
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
-        """The metric, the mean loss, and one score per example."""
-        return evaluated(self.target, self.metric, batches, lambda batch: _logits(model, batch))
-
 
 def _pixels(files: Sequence[ImageFile], processor: Any) -> torch.Tensor:
     try:
@@ -105,12 +70,6 @@ def _pixels(files: Sequence[ImageFile], processor: Any) -> torch.Tensor:
             f"The image processor cannot use {files[0].name} or one after it: {error}."
         ) from error
     return pixels.float()
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Scores (B, C) in fp32, whatever the model computes in."""
-    logits: torch.Tensor = model(**features(batch)).logits
-    return logits.float()
 
 
 PART = ImageClassification()

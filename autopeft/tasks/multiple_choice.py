@@ -12,8 +12,8 @@ from torch import nn
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
-from autopeft.tasks._labelled import evaluated
-from autopeft.tasks._padding import features, padded_features
+from autopeft.tasks._labelled import evaluated, logits_of
+from autopeft.tasks._padding import padded_features
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,12 @@ class MultipleChoice:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean cross-entropy over the choices in nats, shape ()."""
-        return nn.functional.cross_entropy(_logits(model, batch), batch["labels"])
+        return nn.functional.cross_entropy(logits_of(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """Accuracy, the mean loss, and 1.0 or 0.0 per example."""
         as_classes = Target(kind="class", names=self.target.names)
-        return evaluated(as_classes, self.metric, batches, lambda batch: _logits(model, batch))
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Scores (B, C) in fp32, whatever the model computes in."""
-    logits: torch.Tensor = model(**features(batch)).logits
-    return logits.float()
+        return evaluated(as_classes, self.metric, model, batches)
 
 
 PART = MultipleChoice()

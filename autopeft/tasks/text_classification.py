@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
-from autopeft.records import TaskSpec
-from autopeft.tasks._labelled import (
-    METRICS,
-    chosen_metric,
-    evaluated,
-    is_greater_better,
-    label_tensor,
-    losses,
-    span_of,
-)
-from autopeft.tasks._padding import features, padded_features
+from autopeft.extension import Batch, Encoded, Example
+from autopeft.tasks._labelled import LabelledTask, label_tensor
+from autopeft.tasks._padding import padded_features
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(LabelledTask):
     """Classification with cross-entropy, one class or several; a number with the squared error."""
 
     name: str = "text-classification"
     form: str = "labelled-text"
-    metric: str = "accuracy"
-    peft_task_type: str | None = "SEQ_CLS"
     auto_class: str = "AutoModelForSequenceClassification"
-    target: Target = field(default_factory=Target)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Those of the target's kind."""
-        return tuple(METRICS[self.target.kind])
-
-    @property
-    def greater_is_better(self) -> bool:
-        """As the metric has it."""
-        return is_greater_better(self.metric)
-
-    @property
-    def score_span(self) -> float | None:
-        """As the metric has it."""
-        return span_of(self.metric)
-
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TextClassification:
-        """The task for a dataset: its metric is the user's, else by the target's kind and evenness."""
-        metric, notes = chosen_metric(self.name, spec, target)
-        return replace(self, target=target, metric=metric, notes=notes)
+    peft_task_type: str | None = "SEQ_CLS"
 
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
@@ -71,20 +36,6 @@ class TextClassification:
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right to its longest example: features (B, T), `labels` (B,) or (B, C)."""
         return {**padded_features(examples, pad_token_id), "labels": label_tensor(self.target, labels)}
-
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean loss, shape (): cross-entropy in nats (over several classes their mean), or squared error."""
-        return losses(self.target, _logits(model, batch), batch["labels"]).mean()
-
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
-        """The metric, the mean loss, and one score per example."""
-        return evaluated(self.target, self.metric, batches, lambda batch: _logits(model, batch))
-
-
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Scores (B, C) in fp32, whatever the model computes in."""
-    logits: torch.Tensor = model(**features(batch)).logits
-    return logits.float()
 
 
 PART = TextClassification()

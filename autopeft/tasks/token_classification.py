@@ -15,9 +15,9 @@ from torch import nn
 
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
+from autopeft.metrics import pseudo_values, ratio_scores
 from autopeft.records import TaskSpec
 from autopeft.tasks._padding import IGNORED, features, padded, padded_features
-from autopeft.tasks._scores import pseudo_values, ratio_scores
 
 _ENTITY = re.compile(r"O|[BIELSU]-.+")
 Entities = set[tuple[str, int, int]]
@@ -53,7 +53,7 @@ class TokenClassification:
             odd = next(name for name in target.names if not _ENTITY.fullmatch(name))
             raise DataError(
                 f"{metric} needs tags such as B-place, I-place and O, but there is {odd!r}; "
-                "ask for task.metric=token-accuracy."
+                "ask for --metric token-accuracy."
             )
         return replace(self, target=target, metric=metric)
 

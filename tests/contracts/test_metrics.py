@@ -1,0 +1,78 @@
+"""The contract of a metric of labels, held to every one that is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopeft.extension import Metric, discover
+from autopeft.metrics import jackknifed
+
+METRICS = discover("autopeft.metrics")
+by_metric = pytest.mark.parametrize("name", METRICS)
+
+
+def drawn(kind, rng, n):
+    """Truth and guesses of a kind that agree on some."""
+    if kind == "number":
+        truth = rng.normal(size=n)
+        return truth, truth + rng.normal(size=n)
+    shape = (n, 4) if kind == "classes" else (n,)
+    truth, other = rng.integers(0, 2 if kind == "classes" else 3, size=(2, *shape)).astype(float)
+    return truth, np.where(rng.random(shape) < 0.5, truth, other)
+
+
+@by_metric
+def test_it_meets_the_protocol(name):
+    metric = METRICS[name]
+    assert isinstance(metric, Metric)
+    assert metric.name == name
+    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number"}
+
+
+@by_metric
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(3, 40))
+def test_scores_have_the_metric_as_their_mean_and_follow_their_rows(name, seed, n):
+    metric, rng = METRICS[name], np.random.default_rng(seed)
+    for kind in metric.kinds:
+        truth, guesses = drawn(kind, rng, n)
+        value, scores = metric.scored(truth, guesses)
+        assert np.mean(scores) == pytest.approx(value, abs=1e-9)
+        order = rng.permutation(n)
+        moved, moved_scores = metric.scored(truth[order], guesses[order])
+        assert moved == pytest.approx(value, abs=1e-9)
+        assert moved_scores == pytest.approx(np.array(scores)[order], abs=1e-7)
+        if metric.score_span is not None:
+            assert np.ptp(scores) <= metric.score_span
+
+
+@by_metric
+def test_perfect_guesses_are_the_best_there_are(name):
+    metric, rng = METRICS[name], np.random.default_rng(0)
+    for kind in metric.kinds:
+        truth, guesses = drawn(kind, rng, 60)
+        right, seen = metric.scored(truth, truth)[0], metric.scored(truth, guesses)[0]
+        assert right == pytest.approx(1.0 if metric.greater_is_better else 0.0, abs=1e-9)
+        assert (right > seen) == metric.greater_is_better
+
+
+@by_metric
+def test_scores_spread_as_the_metric_does_without_each_row(name):
+    """Against the jackknife by brute force, which knows nothing of cells or counts."""
+    metric, rng = METRICS[name], np.random.default_rng(1)
+    for kind in metric.kinds:
+        truth, guesses = drawn(kind, rng, 25)
+        value, scores = metric.scored(truth, guesses)
+        rows = np.arange(25)
+        without = np.array([metric.scored(truth[rows != i], guesses[rows != i])[0] for i in rows])
+        by_hand = value + 24 * (without.mean() - without)
+        assert scores == pytest.approx(by_hand, abs=1e-8)
+
+
+def test_jackknife_of_a_mean_gives_its_rows():
+    rows = np.random.default_rng(0).integers(0, 2, size=50).astype(float)
+    value, scores = jackknifed(lambda t, g: float((t == g).mean()), rows, np.ones(50))
+    assert (value, scores) == (pytest.approx(rows.mean()), pytest.approx(rows))
