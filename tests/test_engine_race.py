@@ -288,6 +288,20 @@ def test_fewest_parameters_are_the_answer_where_these_are_the_objective():
     assert by_params.best == by_params.smallest
 
 
+@pytest.mark.parametrize(("ia3", "winner"), [(0.45, "lora"), (0.69, "ia3")])
+def test_incumbent_is_chosen_by_the_metric_where_it_can_tell_and_else_by_the_loss(ia3, winner):
+    """IA3 has the lower loss throughout; of 100 examples LoRA gets 70 right and IA3 45, or 69."""
+
+    class Sure(World):
+        def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+            found = super().measure(plan, fidelity)
+            return replace(found, loss=found.loss - (1.0 if method_of(plan) == "ia3" else 0.0))
+
+    outcome = run(Sure(quality=levels(lora=0.7, ia3=ia3)), confirm="none").outcome
+    assert method_of(outcome.best) == winner
+    assert method_of(outcome.baseline) == "lora"
+
+
 def test_plan_over_a_measured_limit_cannot_win():
     class Heavy(World):
         def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
