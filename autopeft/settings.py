@@ -43,6 +43,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "trials": "search.trials",
     "max_time": "search.max_time_seconds",
     "max_cost": "search.max_cost",
+    "patience": "search.patience",
     "sampler": "search.sampler",
     "strategy": "search.strategy",
     "objective": "search.objective",

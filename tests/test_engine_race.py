@@ -254,6 +254,25 @@ def test_confirmation_stops_once_the_interval_decides():
     assert len(named["smallest"].seeds) <= 3
 
 
+# Patience.
+
+
+@pytest.mark.parametrize("patience", [3, 9])
+def test_sampling_stops_once_nothing_better_comes(patience):
+    """Where all IA3 is worse than LoRA by far, only a better rate of LoRA counts, and that ends soon."""
+    truth = levels(lora=0.9, ia3=0.2)
+    found = run(truth, trials=60, patience=patience, confirm="none")
+    loss = {m.plan: m.loss for m in found.at("search", 3)}
+    asked = [p for p in found.outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
+    best = min(loss[p.plan] for p in asked)
+    last = next(i for i, p in enumerate(asked) if loss[p.plan] == best)
+    idle = [p for p in asked[last + 1 :] if p.source != "enqueued"]
+    assert len(asked) < 60
+    assert patience <= len(idle) < patience + 4  # asked for in waves of four
+    whole = run(truth, trials=60, confirm="none").outcome
+    assert [p.plan for p in whole.proposals[: len(asked)]] == [p.plan for p in asked]
+
+
 # Fronts and limits.
 
 

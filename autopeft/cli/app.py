@@ -78,6 +78,9 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 14).")] = None,
     max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Stop at a cost in R, full runs.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many sampled proposals that bring nothing better.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random, qmc or gp. Default tpe.")] = None,
     strategy: Annotated[str | None, typer.Option(help="halving, topk or random. Default halving.")] = None,
     objective: Annotated[str | None, typer.Option(help="score, params or pareto. Default score.")] = None,

@@ -5,7 +5,7 @@ depend on the executor. A stopped run is continued by running it again with the
 measurements that it had.
 
 Inside the folder each file imports only from those before it:
-schedule, samplers, refine → ledger → front → propose → twins, promote → confirm → sentences.
+schedule, samplers, refine → ledger → front, paired → propose → twins, promote → confirm → sentences.
 """
 
 from __future__ import annotations

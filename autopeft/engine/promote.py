@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
+from autopeft.engine.paired import first_by_metric
 from autopeft.engine.propose import Proposer, rate_range
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error, rank_correlation
@@ -173,6 +172,8 @@ def with_margin(question: Question, ledger: Ledger, last: Measured) -> Question:
 def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
+    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell.
+
     The candidate has the fewest parameters among the plans with at most half of the incumbent's
     whose metric is within the margin and two standard errors of the incumbent's; where there is
     none it is the incumbent. Whether it holds, confirmation says. Where the objective is `params` that
@@ -192,7 +193,7 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
     if not baselines:
         failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, question, ledger)}
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = _first_by_metric(question, ranked)
+    incumbent = first_by_metric(question, ranked)
     _, std_error = mean_and_std_error([incumbent.example_scores], span=question.score_span)
     floor = question.sign * (incumbent.metric or 0.0) - question.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
@@ -202,24 +203,7 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if question.spec.search.objective == "params":
         incumbent = smallest
-    return incumbent.plan, _first_by_metric(question, baselines).plan, smallest.plan
-
-
-def _first_by_metric(question: Question, ranked: Sequence[Measurement]) -> Measurement:
-    """The best by the metric; of those that it cannot tell from that one, the first in the order given.
-
-    It can where they are more than one standard error of their paired difference apart: a few hundred
-    examples order close plans by chance, and the loss, which looks at every example's probability, does not.
-    """
-    best = max(ranked, key=lambda m: question.sign * (m.metric or 0.0))
-    for measurement in ranked:
-        pairs = list(zip(best.example_scores, measurement.example_scores, strict=False))
-        if measurement is best or len(pairs) < 2:
-            return measurement
-        gaps = [a - b for a, b in pairs]
-        if question.sign * statistics.fmean(gaps) <= statistics.stdev(gaps) / math.sqrt(len(gaps)):
-            return measurement
-    return best
+    return incumbent.plan, first_by_metric(question, baselines).plan, smallest.plan
 
 
 def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:

@@ -14,6 +14,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.engine.paired import is_better
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.schedule import later_cost, n_first
@@ -38,6 +39,8 @@ _MAX_RATES = 3  # learning rates of each enqueued arm
 _MAX_EVENED = 5  # the baseline gets as many as the arm with the most, up to so many
 _N_STARTUP = 8  # trials before TPE models anything; the enqueued ones count
 _REFINED_EVERY = 6  # of the sampled proposals one is a small step from the incumbent
+
+_SURE = 1.96  # standard errors: the 95 % interval
 
 log = logging.getLogger(__name__)
 Enqueued = Sequence[tuple[str, Policy | Plan]]
@@ -68,7 +71,9 @@ class Proposer:
         fidelity = question.schedule.rung(0, seed=question.seed)
         seen: dict[Plan, Measurement] = {}
         for start in range(0, n_trials, _WAVE):
-            if start >= len(queue) and not (self.has_time() and self.within_cost(start=start)):
+            if start >= len(queue) and not (
+                self.has_time() and self.within_cost(start=start) and self.is_patient()
+            ):
                 break
             if start:  # the first wave is always measured, so that there is a run to resume
                 self.ledger.require_time()
@@ -100,6 +105,29 @@ class Proposer:
         if cost > limit:
             log.info("The cost limit of %g R is reached after %d proposals.", limit, start)
         return cost <= limit
+
+    def is_patient(self) -> bool:
+        """Whether one of the last --patience sampled proposals was better than all before it.
+
+        Better is a lower loss, or a metric above the one of the lowest loss by the 95 % interval of their
+        difference on the same examples.
+        """
+        patience = self.question.spec.search.patience
+        if patience is None:
+            return True
+        best: Measurement | None = None
+        n_idle, told = 0, self._told()
+        for proposal in self.proposals:
+            found = told[proposal.plan]
+            n_idle += proposal.source != "enqueued"
+            if found.loss is None:
+                continue
+            is_first = best is None or by_loss(found) < by_loss(best)
+            if is_first or (best and is_better(self.question, found, best, std_errors=_SURE)):
+                best, n_idle = found, 0
+        if n_idle >= patience:
+            log.info("The last %d sampled proposals brought nothing better: no more are asked for.", n_idle)
+        return n_idle < patience
 
     def _queue(self) -> Enqueued:
         """What is measured first: baselines, what the user gave, the head, the greedy plan, usual arms.

@@ -70,11 +70,15 @@ class BudgetSpec(_Topic):
 
 
 class _StopRules(_Topic):
-    """When a search ends, whichever comes first; `max_cost` is in R, full runs of the baseline."""
+    """When a search ends, whichever comes first; `max_cost` is in R, full runs of the baseline.
+
+    `patience` is how many sampled proposals in a row may bring nothing better.
+    """
 
     trials: int = Field(default=24, ge=1)
     max_time_seconds: float | None = Field(default=None, gt=0)
     max_cost: float | None = Field(default=None, gt=0)
+    patience: int | None = Field(default=None, ge=1)
 
 
 class SearchSpec(_StopRules):
