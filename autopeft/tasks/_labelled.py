@@ -87,6 +87,21 @@ def losses(target: Target, logits: torch.Tensor, labels: torch.Tensor) -> torch.
     return own.mean(dim=1)
 
 
+def drawn(target: Target, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    """Several labels (B, C) of 0 and 1, each by itself with its chance; numbers (B,) about the prediction.
+
+    The squared error is twice the -log p of a normal distribution with variance 1, the mean over C labels
+    a C-th of that of C coins, up to a constant. None where there is one class per row.
+
+    Source: Kunstner et al. 2019, arXiv:1905.12558, equation 1, on losses as -log p; the variance is ours.
+    """
+    if target.kind == "classes":
+        return torch.bernoulli(logits.sigmoid(), generator=generator)
+    if target.kind == "number":
+        return logits[:, 0] + torch.randn(len(logits), generator=generator)
+    return None
+
+
 def evaluated(
     target: Target, metric: str, batches: Iterator[Batch], logits_of: Callable[[Batch], torch.Tensor]
 ) -> Evaluation:

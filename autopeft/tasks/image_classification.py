@@ -16,6 +16,7 @@ from autopeft.records import TaskSpec
 from autopeft.tasks._labelled import (
     METRICS,
     chosen_metric,
+    drawn,
     evaluated,
     is_greater_better,
     label_tensor,
@@ -89,6 +90,10 @@ class ImageClassification:
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean cross-entropy in nats, shape ()."""
         return losses(self.target, _logits(model, batch), batch["labels"]).mean()
+
+    def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Labels from the model's predictions (B, C), for `fisher_sampled`; None where they are classes."""
+        return drawn(self.target, logits, generator)
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example."""

@@ -14,6 +14,7 @@ from autopeft.records import TaskSpec
 from autopeft.tasks._labelled import (
     METRICS,
     chosen_metric,
+    drawn,
     evaluated,
     is_greater_better,
     label_tensor,
@@ -75,6 +76,10 @@ class TextClassification:
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss, shape (): cross-entropy in nats (over several classes their mean), or squared error."""
         return losses(self.target, _logits(model, batch), batch["labels"]).mean()
+
+    def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Labels from the model's predictions (B, C), for `fisher_sampled`; None where they are classes."""
+        return drawn(self.target, logits, generator)
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example."""
