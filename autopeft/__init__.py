@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.api import analyze, apply, load_plan, search
+    from autopeft.api import analyze, apply, load_plan, save, search
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
@@ -21,12 +21,13 @@ __all__ = [
     "analyze",
     "apply",
     "load_plan",
+    "save",
     "search",
 ]
 
 # Where each name lives. Imported when asked for: torch, transformers and peft take seconds.
 _HOMES = {
-    **dict.fromkeys(("analyze", "apply", "load_plan", "search"), "autopeft.api"),
+    **dict.fromkeys(("analyze", "apply", "load_plan", "save", "search"), "autopeft.api"),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
 }

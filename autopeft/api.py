@@ -1,4 +1,4 @@
-"""What `import autopeft` offers to Python: search, analyze, load_plan and apply.
+"""What `import autopeft` offers to Python: search, analyze, load_plan, apply and save.
 
 Settings have the names of the command line's flags (`max_steps=50` is `--max-steps 50`), or their dotted
 ones (`**{"data.label_kind": "classes"}`). Environment variables are not read here.
@@ -18,12 +18,12 @@ from torch import nn
 from autopeft import pipeline
 from autopeft.errors import ModelError, UnknownNameError
 from autopeft.model import lent, require_plain
-from autopeft.pipeline import Analysis, InMemory, apply
+from autopeft.pipeline import Analysis, InMemory, apply, save
 from autopeft.records import IN_MEMORY, Measurement, PlanDocument, RunSpec, SearchResult
 from autopeft.settings import SHORT_NAMES, by_dotted_name, resolve
 from autopeft.store import read_plan
 
-__all__ = ["Analysis", "analyze", "apply", "load_plan", "search"]
+__all__ = ["Analysis", "analyze", "apply", "load_plan", "save", "search"]
 
 log = logging.getLogger(__name__)
 

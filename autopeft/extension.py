@@ -173,6 +173,25 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class DrawsLabels(Protocol):
+    """What a task whose labels are numbers offers beside: labels from the model's own predictions.
+
+    Without it the score `fisher_sampled` can be had where labels are classes alone, which it draws itself.
+    """
+
+    def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Labels drawn from the distribution of which the loss is -log p, up to a factor and a constant.
+
+        Args:
+            logits: The model's predictions (B, …), fp32, on the CPU.
+            generator: On the CPU; decides the draw.
+
+        Returns:
+            Shaped as the labels of a batch; None where they are classes.
+        """
+
+
+@runtime_checkable
 class Metric(Protocol):
     """A metric of labels, for the tasks that classify or predict a number.
 

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 import transformers
 from conftest import LABEL_NAMES, adapters_of, state_of, toy_rows
+from typer.testing import CliRunner
 
 import autopeft
 from autopeft import api, pipeline
+from autopeft.cli.app import app
 from autopeft.cli.display import Silent
-from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError, UnknownNameError
+from autopeft.errors import (
+    AutopeftError,
+    DataError,
+    ModelError,
+    RunDirError,
+    SiteError,
+    SpecError,
+    UnknownNameError,
+)
 from autopeft.records import IN_MEMORY, DataSpec, ModelSpec, OutputSpec, RunSpec
 from autopeft.settings import SHORT_NAMES
 from autopeft.store import RunDir
 
 SMALL = {"budget": "5%", "max_steps": 8, "batch_size": 8, "trials": 6, "confirm_seeds": 2, "seed": 3}
+RECORDING = {"autopeft": SimpleNamespace(search=lambda **asked: asked)}  # what a line of Python would ask
 
 
 def dataset(n=120, seed=0):
@@ -127,6 +140,56 @@ def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer):
     )
     assert len(again.proposals) > len(result.proposals)
     assert again.measurements[:3] == result.measurements[:3]
+
+
+def test_files_and_refusals_of_a_run_in_memory_say_what_to_do_in_python(run, tmp_path):
+    module, _, result, _ = run
+    out = Path(result.spec.output.out)
+    own = {"run.yaml": out / "run.yaml", "plan.yaml": out / "best" / "plan.yaml"}
+    for name, path in own.items():
+        head = path.read_text(encoding="utf-8").split("schema_version")[0].split("model:")[0]
+        assert "autopeft search" not in head and "autopeft train" not in head, name
+    assert "autopeft.search('run.yaml', model=model, tokenizer=tokenizer, data=data)" in (
+        own["run.yaml"].read_text(encoding="utf-8")
+    )
+    line = next(s for s in own["plan.yaml"].read_text(encoding="utf-8").splitlines() if "Train it" in s)
+    path = str(own["plan.yaml"])
+    applied = eval(
+        line.removeprefix("# Train it: ").replace("plan.yaml", path),
+        {"autopeft": autopeft, "model": copy.deepcopy(module)},
+    )
+    assert sum(p.numel() for p in applied.parameters() if p.requires_grad) > result.best.trainable_params
+    told = CliRunner().invoke(app, ["report", str(out)])
+    assert told.exit_code == 0, told.output
+    assert f"train it in full: autopeft.apply(autopeft.load_plan({path!r}), model)" in told.stdout
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(out, unfinished)
+    (unfinished / "state" / "search_result.json").unlink()
+    with pytest.raises(RunDirError) as caught:
+        RunDir.open(unfinished).load_result()
+    asked = eval(str(caught.value).split("`")[1], RECORDING | {"model": 1, "tokenizer": 2, "data": 3})
+    assert asked == {"model": 1, "tokenizer": 2, "data": 3, "out": str(unfinished), "resume": True}
+
+
+def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tmp_path):
+    data, out = dataset(), tmp_path / "analysis"
+    asked = {"budget": "5%", "seed": 3, "label_column": "label", "text_column": ["text"]}
+    found = autopeft.analyze(
+        model=module, data=data, tokenizer=tokenizer, scores="uniform", max_steps=4, out=out, **asked
+    )
+    assert IN_MEMORY not in found.search_command
+    names = {"model": module, "data": data, "tokenizer": tokenizer}
+    again = eval(found.search_command, RECORDING | names)
+    assert again == {**names, **asked}
+    head = (out / "suggestion.yaml").read_text(encoding="utf-8").split("schema_version")[0]
+    assert "autopeft.apply(autopeft.load_plan('suggestion.yaml'), model)" in head
+    assert f"# Look for more: {found.search_command}\n" in head
+    assert IN_MEMORY not in head and "autopeft train" not in head
+
+
+def test_an_analysis_of_a_named_model_with_data_in_memory_names_the_model(model_dir):
+    found = autopeft.analyze(model=model_dir, data=dataset(), scores="uniform", budget="5%", max_steps=4)
+    assert found.search_command == f"autopeft.search(model={str(model_dir)!r}, data=data, budget='5%')"
 
 
 def test_flags_of_the_command_line_and_arguments_are_one_table():

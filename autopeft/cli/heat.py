@@ -7,7 +7,6 @@ has no blocks. Each stands for twice the one before, up to the largest share in 
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from autopeft.cli.counts import size
 from autopeft.cli.tables import console
-from autopeft.records import Site, SiteScores, to_json
+from autopeft.records import Site, SiteScores, to_json, train_words
 from autopeft.report import effective_ranks, seen_enough
 from autopeft.report.heat import LIGHT, SEEN_ENOUGH
 from autopeft.report.maps import digits_of, shade_of
@@ -298,7 +297,8 @@ def _suggested(analysis: Analysis) -> Iterator[str]:
         f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
     )
     if analysis.files:
-        yield f"test it: autopeft train --plan {shlex.quote(str(Path(analysis.files[-1])))}"
+        asked = analysis.spec
+        yield f"test it: {train_words(Path(analysis.files[-1]), asked.model, asked.data)}"
     yield f"look for more: {analysis.search_command}"
 
 

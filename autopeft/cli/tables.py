@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from autopeft.records import train_words
 from autopeft.report import did_it_help
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def print_result(result: SearchResult, path: Path) -> None:
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
-    out.print(f"train it in full: autopeft train --plan {path / 'best' / 'plan.yaml'}")
+    asked = result.spec
+    words = train_words(path / "best" / "plan.yaml", asked.model, asked.data)
+    out.print(f"train it in full: {words}", markup=False)
 
 
 def _print_front(result: SearchResult, out: Console, path: Path) -> None:

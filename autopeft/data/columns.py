@@ -59,7 +59,7 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
     """
     inputs = [[as_string(cell, name) for cell in _column(part, table, name)] for name in columns.inputs]
     if columns.label in table.column_names:
-        labels = _labels(table, columns.label, kind)
+        labels = _labels(part, table, columns.label, kind)
     elif part == "train":
         _column(part, table, columns.label)
     else:
@@ -84,27 +84,43 @@ def _beside(part: str, table: Any, name: str | None) -> list[str | None]:
     return [as_string(cell, name) for cell in _column(part, table, name)]
 
 
-def _labels(table: Any, column: str, kind: str | None) -> list[Any]:
+def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
     feature = table.features.get(column)
     names = getattr(getattr(feature, "feature", feature), "names", None) or ()
-    by_code = {str(code): name for code, name in enumerate(names)}
 
-    def named(cell: Any) -> str | None:
+    def named(cell: Any, index: int) -> str | None:
         text = as_string(cell, column)
         # One missing label turns a column of integers into floats: "1.0" is label 1.
         plain = text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
-        return by_code.get(plain or "") if by_code and plain is not None else plain
+        if not names or plain is None:
+            return plain
+        return None if plain == "-1" else name_of(plain, names, f"row {index + 1} of {part}", column)
 
     found: list[Any] = []
-    for cell in table[column]:
+    for index, cell in enumerate(table[column]):
         if isinstance(cell, list) and kind in (None, "classes"):
-            found.append(tuple(dict.fromkeys(name for name in map(named, cell) if name is not None)))
+            own = [named(item, index) for item in cell]
+            found.append(tuple(dict.fromkeys(name for name in own if name is not None)))
         elif kind == "classes" and cell is not None:
             words = [word.strip() for word in re.split("[,;|]", str(cell)) if word.strip()]
             found.append(tuple(dict.fromkeys(words)))
         else:
-            found.append(named(cell))
+            found.append(named(cell, index))
     return found
+
+
+def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
+    """The label with a number among the declared ones.
+
+    Raises:
+        DataError: It is none of their numbers.
+    """
+    if code.isdigit() and int(code) < len(names):
+        return names[int(code)]
+    raise DataError(
+        f"The label {code} in {where} is none of the {len(names)} that column {column} declares "
+        f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); correct it to 0 to {len(names) - 1}."
+    )
 
 
 def as_string(cell: Any, column: str) -> str | None:

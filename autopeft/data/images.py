@@ -59,8 +59,10 @@ class ImageFile:
             with Image.open(io.BytesIO(_bytes(self.path, self.member, self.content))) as image:
                 return image.convert("RGB")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            is_none = isinstance(error, UnidentifiedImageError)  # whose text has an address in memory
+            reason = "it is of no kind that Pillow reads" if is_none else error
             raise DataError(
-                f"The image {self.name} does not open ({error}); replace it or drop its row."
+                f"The image {self.name} does not open ({reason}); replace it or drop its row."
             ) from error
 
 
@@ -161,7 +163,12 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
 
 
 def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
-    digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
+    try:
+        digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(
+            f"The image {path} cannot be read ({error.strerror or error}); replace it or drop its row."
+        ) from error
     return ImageFile(digest=digest, path=path, member=member, content=content)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.data.columns import Columns, as_string, by_time, check_named, usual
+from autopeft.data.columns import Columns, as_string, by_time, check_named, name_of, usual
 from autopeft.data.labels import label_column, order_of
 from autopeft.data.rows import Parts, Read, Row
 from autopeft.data.sources import read
@@ -82,7 +82,9 @@ def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, str]]:
                 f"Row {index + 1} of {part} has {len(words)} tokens and {len(tags)} tags "
                 f"({' '.join(words)[:40]} …); it should have one tag for each token."
             )
-        named = tuple(declared[int(tag)] if declared and tag.isdigit() else tag for tag in tags)
+        where, named = f"row {index + 1} of {part}", tags
+        if declared:
+            named = tuple(name_of(tag, declared, where, columns.label) if tag else "" for tag in tags)
         if "" in named:
             raise DataError(
                 f"Row {index + 1} of {part} has no tag for token {words[named.index('')]!r}; write O."

@@ -1,12 +1,19 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-memory, shapes, roles, tree, attaching → sites → virtual → base → loading, weights, directions → given.
+memory, shapes, roles, tree, attaching → sites, weights → virtual → base → loading, directions → given.
 """
 
 from __future__ import annotations
 
-from autopeft.model.attaching import adapter_names, attach, head_only_config, holder_of, spell_out
+from autopeft.model.attaching import (
+    adapter_names,
+    attach,
+    attached_names,
+    head_only_config,
+    holder_of,
+    spell_out,
+)
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.directions import input_directions, point
 from autopeft.model.given import from_memory, lent, name_of, noted, require_plain, source_of
@@ -15,7 +22,7 @@ from autopeft.model.memory import SavedBytes
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
 from autopeft.model.sites import list_sites
 from autopeft.model.virtual import n_virtual_tokens
-from autopeft.model.weights import load_weights, merge, save_weights
+from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 
 __all__ = [
     "DEMO_NAME",
@@ -25,6 +32,7 @@ __all__ = [
     "SavedBytes",
     "adapter_names",
     "attach",
+    "attached_names",
     "check_sites",
     "commit_of",
     "from_memory",
@@ -38,6 +46,7 @@ __all__ = [
     "load_skeleton",
     "load_weights",
     "merge",
+    "modules_kept_whole",
     "n_virtual_tokens",
     "name_of",
     "noted",

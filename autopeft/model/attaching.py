@@ -70,6 +70,12 @@ def holder_of(model: PeftModel, name: str) -> PeftModel:
     return beneath if beneath is not None and name in beneath.peft_config else model
 
 
+def attached_names(model: PeftModel) -> tuple[str, ...]:
+    """The names of all adapters of a model, in the order in which they were attached."""
+    beneath: PeftModel | None = vars(model).get(_BENEATH)
+    return (*(beneath.peft_config if beneath is not None else ()), *model.peft_config)
+
+
 def spell_out(config: PeftConfig, module: nn.Module) -> None:
     """Replace a pattern of a LoRA config by the names that it matches, where `peft` would widen it.
 

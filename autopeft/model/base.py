@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import peft
@@ -16,11 +17,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach
+from autopeft.model.attaching import attach, attached_names
 from autopeft.model.shapes import n_params
 from autopeft.model.sites import head_names, list_sites, unreachable, untrained_modules
 from autopeft.model.tree import Tree
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
+from autopeft.model.weights import load_weights, require_weights
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
@@ -123,7 +125,13 @@ class BaseModel:
             tree.restore()
 
     def attach_for_good(
-        self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
+        self,
+        configs: Sequence[PeftConfig],
+        *,
+        plan: Plan,
+        task_type: str | None,
+        seed: int,
+        weights: Path | None = None,
     ) -> PeftModel:
         """The base model with a plan's adapters on it, never taken back; its head goes on as it is.
 
@@ -132,9 +140,11 @@ class BaseModel:
             plan: As for `attached`.
             task_type: As for `attached`.
             seed: Decides the adapters' first values.
+            weights: Folder from which adapters and head are read.
 
         Raises:
             SiteError: `peft` attached something else than the plan says; the base model is as it was.
+            SpecError: The weights are not those of the plan; the base model is as it was.
         """
         tree = Tree(self.module)
         try:
@@ -142,6 +152,9 @@ class BaseModel:
                 torch.manual_seed(seed)
                 model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             self._check(model, plan)
+            if weights is not None:
+                require_weights(model, weights)
+                load_weights(model, attached_names(model), weights)
         except BaseException:
             tree.restore()
             raise

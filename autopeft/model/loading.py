@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model.base import BaseModel
+from autopeft.model.sites import head_names
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
@@ -91,7 +92,9 @@ def load(
         module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
         require_causal(module, name)
-    untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
+    other_shapes = {key: (tuple(held), tuple(built)) for key, held, built in loading["mismatched_keys"]}
+    _require_shapes(module, name, other_shapes)
+    untrained = frozenset(loading["missing_keys"]) | frozenset(other_shapes)
     base = BaseModel(module.to(place), tokenizer, name=name, untrained=untrained)
     require_sites(base)
     _report_untrained(base)
@@ -171,6 +174,29 @@ def require_causal(module: Any, name: str) -> None:
         raise ModelError(
             f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
             "use a decoder such as GPT-2, Llama or Qwen."
+        )
+
+
+def _require_shapes(module: Any, name: str, other: Mapping[str, tuple[Any, Any]]) -> None:
+    """Say that a head of another size is replaced; refuse weights of other shapes anywhere else.
+
+    Args:
+        module: The model, in which such weights are random.
+        name: What to call it.
+        other: Parameter name -> its shape in the checkpoint and in the model, where they differ.
+    """
+    head = tuple(f"{child}." for child in head_names(module))
+    for key, (held, built) in sorted(other.items()):
+        if not key.startswith(head):
+            raise ModelError(
+                f"The weights of {name} have {key} with the shape {held}, its config.json describes {built}; "
+                "put the config.json and the weights of one model together."
+            )
+    outputs = [shapes for key, shapes in sorted(other.items()) if key.endswith("weight")]
+    if outputs:
+        (had, *_), (needs, *_) = outputs[-1]
+        log.warning(
+            "%s has a head of %d outputs and %d are needed; a fresh head takes its place.", name, had, needs
         )
 
 

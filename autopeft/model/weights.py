@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from peft import PeftModel, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
-from autopeft.errors import TrainingError
-from autopeft.model.attaching import holder_of
+from autopeft.errors import SpecError, TrainingError
+from autopeft.model.attaching import attached_names, holder_of
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -50,6 +50,37 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
         if holder.peft_config[name].is_prompt_learning:
             holder.peft_config[name].inference_mode = True  # take the saved embeddings as they are
         set_peft_model_state_dict(holder, load_file(path), adapter_name=name)
+
+
+def require_weights(model: PeftModel, folder: Path) -> None:
+    """Refuse a folder that does not hold exactly the weights of the adapters of a model, and its head's.
+
+    Raises:
+        SpecError: A file is missing, or holds other tensors than the adapter has.
+    """
+    names = attached_names(model)
+    for name in names:
+        path = folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
+        own = get_peft_model_state_dict(
+            holder_of(model, name), adapter_name=name, save_embedding_layers=False
+        )
+        held = {key: tuple(tensor.shape) for key, tensor in own.items()}
+        found = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
+        odd = sorted(key for key in held.keys() | found.keys() if held.get(key) != found.get(key))
+        if odd:
+            raise SpecError(
+                f"{path} has {found.get(odd[0], 'none')} for {odd[0]}, the plan {held.get(odd[0], 'none')} "
+                f"({len(odd)} tensors differ); pass the weights of this very plan and model."
+            )
+
+
+def modules_kept_whole(folder: Path) -> frozenset[str]:
+    """The modules that were trained whole beside the adapters in a folder, by their configs."""
+    configs = [path for path in (folder, *folder.glob("*")) if (path / "adapter_config.json").is_file()]
+    kept = [json.loads((path / "adapter_config.json").read_bytes()) for path in configs]
+    return frozenset(name for config in kept for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:

@@ -8,7 +8,7 @@ searching, exporting → analyzing, training.
 from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, analyze
-from autopeft.pipeline.applying import apply
+from autopeft.pipeline.applying import apply, save
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.memory import InMemory
@@ -28,6 +28,7 @@ __all__ = [
     "export",
     "preview",
     "render",
+    "save",
     "search",
     "train_plan",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,16 @@ from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.pipeline.searching import plan_document
-from autopeft.records import Budget, PlanDocument, RunSpec, Sensitivity, Site, SiteScores, TaskSpec
+from autopeft.records import (
+    Budget,
+    PlanDocument,
+    RunSpec,
+    Sensitivity,
+    Site,
+    SiteScores,
+    search_words,
+    train_words,
+)
 from autopeft.space import Policy
 from autopeft.store import write_plan, write_text
 
@@ -46,8 +54,8 @@ class Analysis:
 
     @property
     def search_command(self) -> str:
-        """The command that searches a plan for the same model, data and budget."""
-        return " ".join(["autopeft", "search", *_flags(self.spec)])
+        """What searches a plan for the same model, data and budget: Python, where they were in memory."""
+        return search_words(self.spec)
 
 
 def analyze(
@@ -142,25 +150,12 @@ def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
 
 def _header(analysis: Analysis) -> str:
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
+    test = train_words(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
     by = "what each rank adds" if analysis.scores[0].profiles else "score"
     return (
         f"# UNTESTED: laid out by the score {analysis.scores[0].name} alone; nothing was trained.\n"
         f"# LoRA, ranks by {by} per parameter, the middle of LoRA's learning rates.\n"
-        "# Test it:       autopeft train --plan suggestion.yaml\n"
+        f"# Test it:       {test}\n"
         f"# Look for more: {command}\n"
         "# scale is alpha / r; the counts are in parameters.\n"
     )
-
-
-def _flags(spec: RunSpec) -> list[str]:
-    """What a search has to be told to ask the same."""
-    values = [
-        ("--model", spec.model.id),
-        ("--data", spec.data.source),
-        *(("--text-column", column) for column in spec.data.text_columns),
-        ("--label-column", spec.data.label_column),
-        ("--task", spec.task.name if spec.task.name != TaskSpec().name else None),
-        ("--budget", spec.budget.requested),
-        ("--seed", str(spec.search.seed) if spec.search.seed else None),
-    ]
-    return [word for flag, value in values if value is not None for word in (flag, shlex.quote(value))]

@@ -22,7 +22,7 @@ from autopeft.pipeline.counting import class_of, sources
 from autopeft.pipeline.counting.fit import attach_fitting, refuse_weights
 from autopeft.pipeline.counting.sources import Source
 from autopeft.pipeline.prepare import quiet_libraries
-from autopeft.records import ModelSpec, PlanDocument
+from autopeft.records import ModelSpec, PlanDocument, resume_words
 from autopeft.store import RunDir, read_plan
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,11 @@ def _check(request: ExportRequest) -> None:
 def _find(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
     """The folder of the adapter, trained where there is such a one, and the plan beside it."""
     if request.run is not None:
-        best = RunDir.open(request.run).best
+        run = RunDir.open(request.run)
+        best = run.best
         if not (best / "plan.yaml").is_file():
             raise RunDirError(
-                f"{request.run} has no best plan yet; go on with: "
-                f"autopeft search --resume --out {request.run}"
+                f"{request.run} has no best plan yet; go on with: {resume_words(run.read_spec(), run.path)}"
             )
         folder = best / "weights" if (best / "weights").is_dir() else best / "adapters"
         return folder, read_plan(best)

@@ -88,7 +88,13 @@ def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
         folder = Path(above) / _NAME
         folder.mkdir()
         for split, table in tables.items():
-            table.to_parquet(folder / f"{split}.parquet")
+            try:
+                table.to_parquet(folder / f"{split}.parquet")
+            except FileNotFoundError as error:  # of a path in a cell
+                raise DataError(
+                    f"The data in memory names {error.filename}, which does not exist; correct it or drop "
+                    "the row."
+                ) from error
         named = spec.data.model_copy(update={"source": str(folder)})
         try:
             loaded = data.load(named, seed=spec.search.seed, form=form)

@@ -3,7 +3,7 @@
 Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
-Inside the folder each file imports only from those before it: text, asked → plans → results.
+Inside the folder each file imports only from those before it: text, asked → commands, plans → results.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from autopeft.records.asked import (
     SearchSpec,
     TaskSpec,
 )
+from autopeft.records.commands import repeat_words, resume_words, search_words, train_words
 from autopeft.records.plans import (
     Adapter,
     Budget,
@@ -89,5 +90,9 @@ __all__ = [
     "Verdict",
     "digest_of",
     "from_json",
+    "repeat_words",
+    "resume_words",
+    "search_words",
     "to_json",
+    "train_words",
 ]

@@ -7,7 +7,7 @@ import zlib
 import torch
 
 from autopeft.errors import SpecError
-from autopeft.extension import Batch, Task
+from autopeft.extension import Batch, DrawsLabels, Task
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
@@ -20,20 +20,26 @@ def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: i
     """The batch with labels drawn from the model's predictions, the same for a seed and place in the stream.
 
     Args:
-        batch: `labels` (B,), or (B, T) with -100 where nothing is predicted.
+        batch: `labels` (B,), or (B, T) with -100 where nothing is predicted; or as the task draws them.
         logits: Shape (B, C), or (B, T, V); those of a causal language model predict the next label.
-        task: Says by its `peft_task_type` whether the model is a causal language model.
+        task: Draws labels that are no classes, where it can (`DrawsLabels`); says by its `peft_task_type`
+            whether the model is a causal language model.
         seed: Decides the draws.
         index: Which batch it is, from 0.
 
     Raises:
-        SpecError: The labels are no classes.
+        SpecError: The labels are no classes, and the task draws none.
     """
-    labels = batch["labels"]
+    labels, own = batch["labels"], generator(seed, "labels", index)
+    if isinstance(task, DrawsLabels):
+        made = task.drawn_labels(logits.float().cpu(), own)
+        if made is not None:
+            return {**batch, "labels": made.to(labels)}
     if labels.is_floating_point() or logits.shape[:-1] != labels.shape:
         raise SpecError(
             f"fisher_sampled draws a class per label, but labels {tuple(labels.shape)} of {labels.dtype} "
-            f"and predictions {tuple(logits.shape)} are no such pair; use the score fisher instead."
+            f"and predictions {tuple(logits.shape)} are no such pair, and the task has no `drawn_labels`; "
+            "use the score fisher instead."
         )
     drawn = labels.clone()
     if task.peft_task_type == "CAUSAL_LM":
@@ -43,8 +49,7 @@ def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: i
     counts = target != -100
     chances = logits[counts].float().softmax(dim=-1).cpu()
     if len(chances):
-        chosen = torch.multinomial(chances, 1, generator=generator(seed, "labels", index))[:, 0]
-        target[counts] = chosen.to(target)
+        target[counts] = torch.multinomial(chances, 1, generator=own)[:, 0].to(target)
     return {**batch, "labels": drawn}
 
 

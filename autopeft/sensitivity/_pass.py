@@ -19,7 +19,7 @@ from autopeft.extension import Batch, Reducer, Score, Task
 from autopeft.model import SavedBytes
 from autopeft.records import Sensitivity, Site, SiteScores
 from autopeft.sensitivity._draws import with_drawn_labels
-from autopeft.sensitivity._layout import halves
+from autopeft.sensitivity._layout import UnclearShapeError, halves
 from autopeft.sensitivity._watching import Key, Visit, Watched
 
 MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
@@ -81,6 +81,7 @@ class _Tally:
     widest: int = 0
     most_at_once: int | None = None  # examples that fit into memory; None: no limit was met
     dropped: frozenset[str] = frozenset()  # sites that did not fit
+    tokens_first: frozenset[str] | None = None  # sites that see (T, B, features); None: not known yet
 
 
 class _Run:
@@ -153,9 +154,12 @@ class _Run:
                 to_do.append((part, frozenset(visit.done)))
 
     def _ran(self, visit: Visit, part: Batch, *, index: int) -> bool:
-        """Whether the batch went through; False where memory ran out, and a lower limit is set."""
+        """Whether the batch went through; False where it has to be seen again, with what is known by now."""
         try:
             loss = visit.run()
+        except UnclearShapeError:
+            self._tally.tokens_first = visit.sites_with_tokens_first()
+            return False
         except RuntimeError as error:
             if not _MEMORY.search(str(error)):
                 raise
@@ -187,9 +191,9 @@ class _Run:
         return False
 
     def _reduced(self, watched: Watched) -> Watched:
-        """Without the sites that did not fit."""
+        """Without the sites that did not fit, and with what is known of the others' shapes."""
         kept = tuple(site for site in watched.sites if site.name not in self._tally.dropped)
-        return replace(watched, sites=kept)
+        return replace(watched, sites=kept, tokens_first=self._tally.tokens_first)
 
     def _counter(self, part: Batch) -> SavedBytes | None:
         """On the CPU, for the largest batch so far."""

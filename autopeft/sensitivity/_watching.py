@@ -16,19 +16,23 @@ from autopeft.extension import Batch, Reducer, Task
 from autopeft.model import SavedBytes
 from autopeft.records import Site
 from autopeft.sensitivity._draws import example_weights
-from autopeft.sensitivity._layout import Layout
+from autopeft.sensitivity._layout import Layout, halves, n_rows
 
 Key = tuple[int, str, int]  # which reducer, which site, which of its calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """A model with the sites that are looked at, and the task that gives the loss."""
+    """A model with the sites that are looked at, and the task that gives the loss.
+
+    `tokens_first` names the sites whose layers see (T, B, features); None: not known yet.
+    """
 
     model: nn.Module
     modules: Mapping[str, nn.Module]
     sites: tuple[Site, ...]
     task: Task
+    tokens_first: frozenset[str] | None = None
 
 
 class Visit:
@@ -54,7 +58,12 @@ class Visit:
         self._inputs_only = inputs_only
         self._others = others
         self._counter = counter
-        self._layout = Layout(watched.model, batch, weights=example_weights(batch, watched.task))
+        self._layout = Layout(
+            watched.model,
+            batch,
+            weights=example_weights(batch, watched.task),
+            tokens_first=watched.tokens_first,
+        )
         self._n_calls: Counter[str] = Counter()
         self._waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
         self._listening = True  # a reducer may call a norm itself
@@ -69,7 +78,11 @@ class Visit:
         return self._watched.model
 
     def run(self) -> float:
-        """Forward and, where there are others than `inputs_only`, backward; gives the mean loss."""
+        """Forward and, where there are others than `inputs_only`, backward; gives the mean loss.
+
+        Raises:
+            UnclearShapeError: It must be known which sites' tokens come first.
+        """
         with contextlib.ExitStack() as watching:
             for site in self._watched.sites:
                 self._watch(site, watching)
@@ -84,6 +97,30 @@ class Visit:
                 (loss * len(self._batch["labels"])).backward()  # type: ignore[no-untyped-call]
                 self._hand_over_rest()
         return value
+
+    def sites_with_tokens_first(self) -> frozenset[str]:
+        """Of which sites the layers see (T, B, features), as XLNet's do: told by one example alone."""
+        one = self._batch
+        while len(one["labels"]) > 1:
+            one = halves(one)[0]
+        rows, found = n_rows(one), set[str]()
+
+        def look(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, site: Site
+        ) -> None:
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            is_clear = _fits(site, inputs, output) and inputs.ndim > 2
+            if is_clear and inputs.shape[1] == rows != len(inputs):
+                found.add(site.name)
+
+        with contextlib.ExitStack() as watching, torch.no_grad():
+            for site in self._watched.sites:
+                if site.kind != "parameter":
+                    module = self._watched.modules[site.name]
+                    hook = module.register_forward_hook(partial(look, site=site), with_kwargs=True)
+                    watching.callback(hook.remove)
+            self._watched.task.loss(self._watched.model, one)
+        return frozenset(found)
 
     def _watch(self, site: Site, watching: contextlib.ExitStack) -> None:
         if site.kind != "parameter":
@@ -103,6 +140,7 @@ class Visit:
         inputs = args[0] if args else next(iter(kwargs.values()))
         if not self._listening or not _fits(site, inputs, output):
             return None
+        self._layout.require_clear(inputs)
         n_before = self._n_calls[site.name]
         self._n_calls[site.name] += 1
         if self._inputs_only:

@@ -19,13 +19,14 @@ from autopeft.records import (
     PlanDocument,
     TaskSpec,
     to_json,
+    train_words,
 )
 from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
-# Train it: autopeft train --plan plan.yaml
+# Train it: {train}
 # scale is alpha / r; rank 0 means that the method has none; the counts are in parameters;
 # an adapter with a rate_factor trains at so many times the learning rate.
 """
@@ -84,7 +85,8 @@ def write_plan(path: Path | str, document: PlanDocument) -> None:
         "head_params": document.head_params,
         "adapters": [_entry(adapter) for adapter in plan.adapters],
     }
-    write_text(path, _HEADER + write_yaml_text(content))
+    train = train_words(Path("plan.yaml"), document.model, document.data)
+    write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
 
 
 def read_plan(path: Path | str) -> PlanDocument:

@@ -19,7 +19,18 @@ import filelock
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError
-from autopeft.records import Fidelity, Measurement, Plan, RunSpec, SearchResult, digest_of, from_json, to_json
+from autopeft.records import (
+    Fidelity,
+    Measurement,
+    Plan,
+    RunSpec,
+    SearchResult,
+    digest_of,
+    from_json,
+    repeat_words,
+    resume_words,
+    to_json,
+)
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
@@ -30,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _SPEC_HEADER = """\
 # The settings of this run, as resolved from defaults, file, environment and flags.
-# Repeat it elsewhere: autopeft search --config run.yaml
+# Repeat it elsewhere: {repeat}
 """
 _STUDY_FILES = ("study.sqlite", "study.sqlite-wal", "study.sqlite-shm", "study.sqlite-journal")
 # All that a run writes before its first measurement.
@@ -164,7 +175,9 @@ class RunDir:
         """Writes `run.yaml`: the resolved settings, all but where the output goes."""
         content = to_json(spec)
         del content["output"]
-        write_text(self.path / "run.yaml", _SPEC_HEADER + write_yaml_text(content))
+        write_text(
+            self.path / "run.yaml", _SPEC_HEADER.format(repeat=repeat_words(spec)) + write_yaml_text(content)
+        )
 
     def read_spec(self) -> RunSpec:
         """The settings in `run.yaml`; raises SpecError where they cannot be read."""
@@ -255,9 +268,9 @@ class RunDir:
         try:
             return from_json(SearchResult, json.loads(self._result_path.read_bytes()))
         except FileNotFoundError as error:
-            command = f"autopeft search --resume --out {self.path}"
             raise RunDirError(
-                f"{self.path} has no result: the run has not finished; go on with `{command}`."
+                f"{self.path} has no result: the run has not finished; go on with "
+                f"`{resume_words(self.read_spec(), self.path)}`."
             ) from error
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self._result_path} cannot be read; remove it and resume the run.") from error

@@ -60,6 +60,20 @@ class LabelledTask:
         """Mean loss, shape (): cross-entropy in nats (over several classes their mean), or squared error."""
         return losses(self.target, logits_of(model, batch), batch["labels"]).mean()
 
+    def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Several labels (B, C) of 0 and 1, each by its own chance; numbers (B,) about the prediction.
+
+        The squared error is twice the -log p of a normal distribution with variance 1, the mean over C labels
+        a C-th of that of C coins, up to a constant. None where there is one class per row.
+
+        Source: Kunstner et al. 2019, arXiv:1905.12558, equation 1, on losses as -log p; the variance is ours.
+        """
+        if self.target.kind == "classes":
+            return torch.bernoulli(logits.sigmoid(), generator=generator)
+        if self.target.kind == "number":
+            return logits[:, 0] + torch.randn(len(logits), generator=generator)
+        return None
+
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example."""
         return evaluated(self.target, self.metric, model, batches)

@@ -63,7 +63,9 @@ def encode_splits(
             made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
             for note in made.notes:
                 log.warning("%s: %s", split.name, note)
-            _require_known_tokens(made.examples, base)
+            _require_known_tokens([row for example in made.examples for row in rows_of_tokens(example)], base)
+            if task.peft_task_type == "SEQ_2_SEQ_LM":  # whose labels are tokens of their own
+                _require_known_tokens(made.labels, base)
             encoded[split.name] = EncodedSplit(examples=made.examples, labels=made.labels)
     _require_fit(encoded["train"], base, task)
     return encoded
@@ -85,10 +87,14 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         ) from error
 
 
-def _require_known_tokens(examples: Sequence[Example], base: BaseModel) -> None:
-    rows = [row for example in examples for row in rows_of_tokens(example)]
+def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
     largest = max((max(row, default=0) for row in rows), default=0)
-    n_known = len(base.module.get_input_embeddings().weight) if largest else 1  # type: ignore[operator]
+    n_known = len(base.module.get_input_embeddings().weight) if rows else 1  # type: ignore[operator]
+    if rows and base.pad_token_id >= n_known:
+        raise ModelError(
+            f"The tokenizer of {base.name} pads with token {base.pad_token_id}, the model knows {n_known}; "
+            "name one of its own tokens as pad_token, or save it with resized embeddings."
+        )
     if largest >= n_known:
         raise ModelError(
             f"The tokenizer of {base.name} gives token {largest}, the model knows {n_known}; "

@@ -4,7 +4,7 @@
     python reports/studies/real_gains.py --summary OUT_DIR
 
 Each search runs at the default settings, without its own confirmation. Then winner, smallest plan and baseline
-are trained in full with five fresh seeds by the loop below: plain batches in random order, AdamW, linear decay;
+are trained in full with five fresh seeds by the loop below: batches of like length in random order, AdamW, linear decay;
 judged on the test file, which no search has read, by the metric that the search was asked for (accuracy, or
 macro-F1 where labels are uneven, or Pearson's r), computed by scikit-learn and scipy. What is in OUT_DIR
 already is not run again.
@@ -109,11 +109,10 @@ def trained_predictions(
         rng = np.random.default_rng(seed)
         model.train()
         torch.manual_seed(seed)
-        rows: list[int] = []
+        waiting: list[list[int]] = []
         for _ in range(n_steps):
-            if len(rows) < batch_size:
-                rows = rng.permutation(len(data.train.labels)).tolist()
-            chosen, rows = rows[:batch_size], rows[batch_size:]
+            waiting = waiting or epoch(data, batch_size=batch_size, rng=rng)
+            chosen = waiting.pop()
             logits = model(**tokens(base, [data.train.inputs[i] for i in chosen])).logits
             labels = torch.tensor([data.train.labels[i] for i in chosen])
             if is_number:
@@ -134,6 +133,17 @@ def trained_predictions(
                 logits = model(**tokens(base, [data.test.inputs[i] for i in chosen])).logits
                 found[chosen] = (logits[:, 0] if is_number else logits.argmax(-1)).numpy()
     return found
+
+
+def epoch(data: LabelledData, *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
+    """Whole batches of every row once, in random order; rows of eight batches are sorted by length first."""
+    rows = rng.permutation(len(data.train.labels)).tolist()
+    batches = []
+    for start in range(0, len(rows), 8 * batch_size):
+        near = sorted(rows[start : start + 8 * batch_size], key=lambda i: len(" ".join(data.train.inputs[i])))
+        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    return [whole[i] for i in rng.permutation(len(whole))]
 
 
 def scored(metric: str, truth: np.ndarray, found: np.ndarray) -> tuple[float, float | str]:
