@@ -1,4 +1,4 @@
-"""General text, beside the dataset of a run: plain texts that none of its training rows repeats."""
+"""General text, beside the dataset of a run: plain texts that none of its rows repeats."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class GeneralRows:
     n_duplicates: int
 
 
-def read_general(spec: ForgettingSpec, *, trained: Collection[Any], max_characters: int) -> GeneralRows:
-    """The first texts of a source, up to some characters, without those that stand among training rows.
+def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters: int) -> GeneralRows:
+    """The first texts of a source, up to some characters, without those that the dataset has too.
 
     The test split of the source is read where it has one, else its validation split, else all. Text files
     are one text, read from its beginning; the rows of a table are documents, in a fixed random order.
 
     Args:
         spec: Where the text is; its `source` is given.
-        trained: Texts that are trained on; case and spacing are no difference.
+        known: Texts of the dataset; case and spacing are no difference.
         max_characters: Where to stop; the last text is cut there.
 
     Raises:
@@ -50,7 +50,7 @@ def read_general(spec: ForgettingSpec, *, trained: Collection[Any], max_characte
         part = next(part for part in PRECIOUS if part in tables)
         chosen = tables[part]
         column = _column(spec, chosen[0].column_names)
-        seen = {plain(text) for text in trained}
+        seen = {plain(text) for text in known}
         texts, n_duplicates, left = [], 0, max_characters
         for text in _texts(chosen, column):
             if text.strip() and plain(text) in seen:
@@ -64,10 +64,12 @@ def read_general(spec: ForgettingSpec, *, trained: Collection[Any], max_characte
         said = str(error).replace("data.config_name", "forgetting.config_name")
         raise DataError(f"The general text of --forgetting cannot be read: {said}") from error
     if not any(text.strip() for text in texts):
-        why = f"its {n_duplicates} texts are training rows" if n_duplicates else f"column {column} is blank"
+        why = (
+            f"its {n_duplicates} texts are rows of the data" if n_duplicates else f"column {column} is blank"
+        )
         raise DataError(
-            f"There is no general text left in {spec.source}, as {why}; give --forgetting a text that is not "
-            "trained on."
+            f"There is no general text left in {spec.source}, as {why}; give --forgetting a text of "
+            "another kind."
         )
     kind = "stream" if column == PARAGRAPH else "documents"
     return GeneralRows(

@@ -78,7 +78,7 @@ def with_general_text(prepared: Prepared) -> Prepared:
             "which it could forget; use one with its language-model head, or leave --forgetting out."
         )
     max_characters = MAX_BLOCKS * spec.task.max_length * _CHARACTERS_PER_TOKEN
-    rows = read_general(spec.forgetting, trained=_trained_texts(prepared.data), max_characters=max_characters)
+    rows = read_general(spec.forgetting, known=_own_texts(prepared.data), max_characters=max_characters)
     plain: Task = discover("autopeft.tasks")["text-generation"]
     plain = plain.fitted(TaskSpec(name=plain.name), Target(kind=rows.kind), base.tokenizer)
     split = Split(
@@ -99,7 +99,7 @@ def with_general_text(prepared: Prepared) -> Prepared:
         fingerprint=hashlib.sha256(json.dumps(blocks.labels).encode()).hexdigest()[:16],
     )
     log.info(
-        "Forgetting is measured on %d blocks of %s; %d of its texts were left out as training rows.",
+        "Forgetting is measured on %d blocks of %s; %d of its texts were left out as rows of the data.",
         general.n_blocks,
         general.name,
         general.duplicates_removed,
@@ -108,10 +108,12 @@ def with_general_text(prepared: Prepared) -> Prepared:
     return replace(prepared, bench=bench, general=general)
 
 
-def _trained_texts(data: LabelledData) -> list[str]:
-    """Prompts, completions and documents of the train split."""
-    cells = [cell for row in data.train.inputs for cell in row]
-    return [cell for cell in [*cells, *data.train.labels] if isinstance(cell, str)]
+def _own_texts(data: LabelledData) -> list[str]:
+    """Prompts, completions and documents of all splits: the user's train file became more than one."""
+    splits = (data.train, data.search, data.confirm, data.test)
+    cells = [cell for split in splits for row in split.inputs for cell in row]
+    labels = [label for split in splits for label in split.labels]
+    return [cell for cell in [*cells, *labels] if isinstance(cell, str)]
 
 
 def measure_forgetting(

@@ -183,7 +183,7 @@ class GeneralText:
     """What forgetting was measured on: `n_blocks` blocks of at most `block_tokens` tokens.
 
     `n_tokens` are those that are predicted, one fewer than a block has; `duplicates_removed` counts the
-    texts that were left out since they are training rows too. `fingerprint` is 16 hex digits over the ids.
+    texts that were left out since they are rows of the data too. `fingerprint` is 16 hex digits over the ids.
     """
 
     name: str
