@@ -21,11 +21,15 @@ _SEED = 64  # of the order of documents; any fixed number
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralRows:
-    """Plain texts; `kind` is documents or stream, as `extension.Target` has it."""
+    """Plain texts; `kind` is documents or stream, as `extension.Target` has it.
+
+    A stream is one text, so that a tokenizer sees no seams in it; `n_texts` counts its paragraphs.
+    """
 
     name: str
     kind: str
     texts: tuple[str, ...]
+    n_texts: int
     n_duplicates: int
 
 
@@ -71,11 +75,12 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
             f"There is no general text left in {spec.source}, as {why}; give --forgetting a text of "
             "another kind."
         )
-    kind = "stream" if column == PARAGRAPH else "documents"
+    is_stream = column == PARAGRAPH
     return GeneralRows(
         name=_said(spec, name, part, n_parts=len(tables)),
-        kind=kind,
-        texts=tuple(texts),
+        kind="stream" if is_stream else "documents",
+        texts=("".join(texts),) if is_stream else tuple(texts),
+        n_texts=len(texts),
         n_duplicates=n_duplicates,
     )
 

@@ -91,7 +91,7 @@ def with_general_text(prepared: Prepared) -> Prepared:
     blocks = EncodedSplit(examples=made.examples[:MAX_BLOCKS], labels=made.labels[:MAX_BLOCKS])
     general = GeneralText(
         name=rows.name,
-        n_texts=len(rows.texts),
+        n_texts=rows.n_texts,
         n_blocks=len(blocks.labels),
         block_tokens=max(blocks.lengths),
         n_tokens=sum(blocks.lengths) - len(blocks.labels),
@@ -135,6 +135,7 @@ def measure_forgetting(
         if run.plan in named.values() and run.fidelity.split == "confirm" and run.status is Status.COMPLETE
     ]
     ledger.progress.phase("forgetting", 1 + len(asked))
+    ledger.plan_ahead(schedule.fidelity("general", seed=0), n_measurements=len(asked))
     ledger.arms[BASE] = "base model"
     base, *runs = ledger.measure_all([(BASE, _untrained(prepared.general)), *asked])
     return _gathered(prepared.general, base, runs, named)
