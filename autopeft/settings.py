@@ -59,6 +59,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "confirm": "confirm.fidelity",
     "confirm_seeds": "confirm.seeds",
     "margin": "confirm.margin",
+    "forgetting": "forgetting.source",
     "executor": "execution.executor",
     "workers": "execution.workers",
     "device": "execution.device",

@@ -138,7 +138,8 @@ def test_plain_peft_gives_the_same_count_and_the_confirmed_metric(
 def test_trained_plan_reproduces_its_metric_through_plain_peft(
     run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    measured, folder = pipeline.train_plan(run, out=tmp_path / "adapter", seed=11)
+    trained = pipeline.train_plan(run, out=tmp_path / "adapter", seed=11)
+    measured, folder = trained.measurement, trained.folder
     assert in_fresh_process(str(run), str(data_dir), str(folder))["metric"] == measured.metric
     assert read_plan(folder / "plan.yaml").plan == read_plan(run).plan
     with pytest.raises(RunDirError, match="not empty"):

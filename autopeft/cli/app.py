@@ -38,6 +38,9 @@ TextColumns = Annotated[
     list[str] | None,
     typer.Option("--text-column", help="Column with the text; twice for a pair of texts."),
 ]
+Forgetting = Annotated[
+    str | None, typer.Option(help="Plain text, as --data has it: tell how far adaptation forgets such text.")
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
 
 
@@ -118,6 +121,7 @@ def search(
     margin: Annotated[
         float | None, typer.Option(help="Difference that does not matter. Default 0.01; of a loss, 1 %.")
     ] = None,
+    forgetting: Forgetting = None,
     score: Annotated[
         str | None, typer.Option(help="Sensitivity that orders sites. Default gradient.")
     ] = None,
@@ -248,6 +252,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
     data: Annotated[str | None, typer.Option(help="Dataset in place of the plan's.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
+    forgetting: Forgetting = None,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -255,13 +260,21 @@ def train(
     """Train a plan at full length and save the adapter, head included, as peft does."""
     with told(quiet=quiet or as_json):
         from autopeft import pipeline
+        from autopeft import report as reports
 
-        measurement, folder = pipeline.train_plan(plan, out=out, seed=seed, model_id=model, data_source=data)
+        trained = pipeline.train_plan(
+            plan, out=out, seed=seed, model_id=model, data_source=data, forgetting=forgetting
+        )
+        measurement, found = trained.measurement, trained.forgetting
         if as_json:
-            _answer({"metric": measurement.metric, "loss": measurement.loss, "out": str(folder)})
+            forgot = {"forgetting": reports.forgetting_json(found)} if found else {}
+            answer = {"metric": measurement.metric, "loss": measurement.loss, "out": str(trained.folder)}
+            _answer({**answer, **forgot})
         else:
             print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
-            print(f"adapter {folder}")
+            if found is not None:
+                print(reports.forgetting_line(found))
+            print(f"adapter {trained.folder}")
 
 
 @app.command()

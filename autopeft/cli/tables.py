@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autopeft.records import train_words
-from autopeft.report import did_it_help
+from autopeft.report import did_it_help, forgetting_line
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
@@ -46,6 +46,8 @@ def print_result(result: SearchResult, path: Path) -> None:
         f"confirmation {cost.confirm_seconds:.0f} s; R = {cost.full_run_seconds:.0f} s; "
         f"rank correlation between the rungs {agreement}"
     )
+    if result.forgetting is not None:
+        out.print(forgetting_line(result.forgetting))
     out.print(did_it_help(result).sentence)
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
@@ -101,8 +103,16 @@ def print_preview(preview: Preview) -> None:
         f"search        {preview.trials} trials of {first} steps{above}; about {preview.search_cost:.1f} R\n"
         f"full run      {preview.full_run_steps} steps\n"
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
+        f"{_general_line(preview)}"
         "Nothing was trained and nothing was written."
     )
+
+
+def _general_line(preview: Preview) -> str:
+    text = preview.forgetting
+    if text is None:
+        return ""
+    return f"forgetting    {text.n_blocks} blocks of {text.block_tokens} tokens of {text.name}\n"
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

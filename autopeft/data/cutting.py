@@ -32,8 +32,8 @@ def remove_duplicates(found: Read, notes: list[str]) -> int:
         within: set[Any] = set()
         kept = []
         for row in parts[part]:
-            key = tuple(map(_plain, row.inputs))
-            own = (key, _plain(row.label)) if found.may_repeat else key
+            key = tuple(map(plain, row.inputs))
+            own = (key, plain(row.label)) if found.may_repeat else key
             if row.group is not None and row.group in above:
                 n_grouped += 1
             elif key not in earlier and not (part == "train" and own in within):
@@ -52,11 +52,11 @@ def remove_duplicates(found: Read, notes: list[str]) -> int:
     return n_removed
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What two values are compared by: texts without regard to case and spacing."""
     if isinstance(value, str):
         return " ".join(value.lower().split())
-    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
+    return tuple(map(plain, value)) if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True, kw_only=True)

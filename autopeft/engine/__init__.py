@@ -136,5 +136,6 @@ def _plan_ahead(question: Question, ledger: Ledger) -> None:
     if question.spec.confirm.fidelity != "none":
         planned.append((schedule.fidelity("confirm", seed=seed), MAX_CONFIRMED * n_seeds))
         planned.append((schedule.fidelity("test", seed=seed), MAX_TESTED * n_seeds))
+        planned.append((schedule.fidelity("general", seed=seed), MAX_TESTED * n_seeds))
     for fidelity, n_measurements in planned:
         ledger.plan_ahead(fidelity, n_measurements=n_measurements)

@@ -157,7 +157,7 @@ class Ledger:
         `new_steps` are those that are still to be trained, where some are done.
         """
         steps = fidelity.train_steps if new_steps is None else new_steps
-        steps = 0 if fidelity.split == "test" else steps
+        steps = 0 if fidelity.split in ("test", "general") else steps
         return steps * _mean(self._seconds_per_step) + fidelity.eval_examples * _mean(
             self._seconds_per_example
         )
@@ -171,9 +171,12 @@ class Ledger:
         return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(question, n_plans=2)
 
     def report_reserve(self, question: Question, *, n_plans: int) -> float:
-        """Seconds to keep for the test split of some plans and for the report."""
-        test = question.schedule.fidelity("test", seed=0)
-        return n_plans * question.spec.confirm.seeds * self.estimate(test) + _RESERVE_SECONDS
+        """Seconds to keep for the test split and the general text of some plans, and for the report."""
+        test, general = (
+            self.estimate(question.schedule.fidelity(split, seed=0)) for split in ("test", "general")
+        )
+        n_runs = n_plans * question.spec.confirm.seeds
+        return n_runs * (test + general) + general + _RESERVE_SECONDS  # general text: the base model too
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds fit before the limit, what is kept in reserve apart."""

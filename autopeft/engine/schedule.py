@@ -33,6 +33,7 @@ class Schedule:
     n_search: int
     n_confirm: int
     n_test: int
+    n_general: int = 0
     n_best: tuple[int, int] = (3, 2)
     beside: tuple[int, int] = _BESIDE
 
@@ -59,12 +60,12 @@ class Schedule:
         )
 
     def fidelity(self, split: str, *, seed: int) -> Fidelity:
-        """A confirming run, judged on the whole of the confirm split, or its weights on the test split."""
+        """A confirming run, judged on the whole of the confirm split, or its weights on other text."""
         return Fidelity(
             split=split,
             train_steps=self.confirm_steps,
             train_examples=self.confirm_steps * self.batch_size,
-            eval_examples={"confirm": self.n_confirm, "test": self.n_test}[split],
+            eval_examples={"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split],
             seed=seed,
         )
 

@@ -128,6 +128,7 @@ def schedule_of(prepared: Prepared) -> Schedule:
         n_search=sizes["search"],
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
+        n_general=sizes.get("general", 0),
     )
     if spec.search.max_cost is None or not schedule.last:
         return schedule

@@ -23,7 +23,17 @@ from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
-from autopeft.records import IN_MEMORY, Adapter, Budget, Plan, RunSpec, Setting, Site, SplitSizes
+from autopeft.records import (
+    IN_MEMORY,
+    Adapter,
+    Budget,
+    GeneralText,
+    Plan,
+    RunSpec,
+    Setting,
+    Site,
+    SplitSizes,
+)
 from autopeft.space import Ground, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
@@ -38,7 +48,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything that stays the same during a run; live, since it holds the base model."""
+    """Everything that stays the same during a run; live, since it holds the base model.
+
+    `general` says what forgetting is measured on, None where it is not asked for.
+    """
 
     spec: RunSpec
     data: LabelledData
@@ -47,6 +60,7 @@ class Prepared:
     methods: Mapping[str, Method]
     bench: train.Bench
     full_steps: int
+    general: GeneralText | None = None
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:

@@ -82,6 +82,7 @@ def note_start(run: RunDir, prepared: Prepared) -> int:
     now = {
         "data_fingerprint": prepared.data.fingerprint,
         "base_sha256": prepared.bench.base_sha256,
+        "general_text": prepared.general.fingerprint if prepared.general else None,
         "autopeft": autopeft.__version__,
         "peft": peft.__version__,
         "torch": torch.__version__,

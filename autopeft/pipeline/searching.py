@@ -17,6 +17,7 @@ from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Schedule
 from autopeft.extension import ExportSource, discover
 from autopeft.pipeline.asking import asked_space, given_plans, question_of, schedule_of, score_names
+from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import (
     Prepared,
@@ -32,6 +33,8 @@ from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import (
     IN_MEMORY,
     Cost,
+    Forgetting,
+    GeneralText,
     Measurement,
     Plan,
     PlanDocument,
@@ -50,7 +53,7 @@ class Preview:
     """What a search would do, without doing it: the answer to `--dry-run`.
 
     `trials` are plans at the first rung; `search_cost` is what all rungs cost at most, in R, without the
-    few runs of twins and further rates.
+    few runs of twins and further rates. `forgetting` is the text that it is measured on, if asked for.
     """
 
     max_trainable_params: int
@@ -64,6 +67,7 @@ class Preview:
     full_run_steps: int
     confirm_steps: int
     confirm_seeds: int
+    forgetting: GeneralText | None = None
 
 
 def search(
@@ -91,9 +95,11 @@ def search(
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     asked = asked_space(spec)
+    check_forgetting(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
             prepared = prepare(spec, keep_weights=run.weights, paused=run.paused, memory=memory)
+            prepared = with_general_text(prepared)
             return _search_in(run, prepared, asked, progress=progress, started=started), run.path
         except BaseException:
             run.discard()  # only where nothing is measured yet
@@ -104,7 +110,8 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     """Check everything that a search would need and say how much work it would be."""
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     asked = asked_space(spec)
-    prepared = prepare(spec)
+    check_forgetting(spec)
+    prepared = with_general_text(prepare(spec))
     parsed, available = parse_budget(prepared)
     scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
@@ -123,6 +130,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         full_run_steps=schedule.full_steps,
         confirm_steps=schedule.confirm_steps,
         confirm_seeds=spec.confirm.seeds,
+        forgetting=prepared.general,
     )
 
 
@@ -163,6 +171,7 @@ def _search_in(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     outcome = engine.search(question, ledger, storage=run.study_storage(fresh=True))
     run.close_study()
+    forgetting = measure_forgetting(prepared, question.schedule, ledger, outcome)
     result = SearchResult(
         spec=spec,
         setting=setting_of(prepared, parsed),
@@ -182,6 +191,7 @@ def _search_in(
         score_pairs=outcome.score_pairs,
         front=outcome.front,
         sentences=outcome.sentences,
+        forgetting=forgetting,
     )
     _write_best(run, prepared, result)
     run.save_result(result)
@@ -281,11 +291,13 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
     )
 
 
-def training_json(measurement: Measurement) -> str:
-    """What a set of trained weights scored, as JSON text to lie beside them."""
+def training_json(measurement: Measurement, forgetting: Forgetting | None = None) -> str:
+    """What a set of trained weights scored, and forgot where that is known, as JSON text beside them."""
     shown = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
     content = {"plan_hash": measurement.plan.digest, **shown["fidelity"], **{key: shown[key] for key in keys}}
+    if forgetting is not None:
+        content["forgetting"] = report.forgetting_json(forgetting)
     return json.dumps(content, indent=2) + "\n"
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.prepare import check_plan, prepare
 from autopeft.pipeline.searching import plan_document, training_json
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
     Fidelity,
+    Forgetting,
+    ForgettingSpec,
     Measurement,
     ModelSpec,
     PlanDocument,
@@ -25,6 +28,18 @@ from autopeft.records import (
 from autopeft.store import read_plan, write_plan, write_text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A plan trained in full: its measurement on the confirm split, and the folder of its adapter.
+
+    `forgetting` is None where it was not asked for, or not measured.
+    """
+
+    measurement: Measurement
+    folder: Path
+    forgetting: Forgetting | None
+
+
 def train_plan(
     path: Path,
     *,
@@ -32,7 +47,8 @@ def train_plan(
     seed: int | None = None,
     model_id: str | None = None,
     data_source: str | None = None,
-) -> tuple[Measurement, Path]:
+    forgetting: str | None = None,
+) -> Trained:
     """Train a plan at full length and save the adapter as `peft` does, head included.
 
     Args:
@@ -41,11 +57,10 @@ def train_plan(
         seed: None takes the plan's own.
         model_id: Base model in place of the plan's.
         data_source: Dataset in place of the plan's.
-
-    Returns:
-        The measurement on the confirm split, and the folder.
+        forgetting: General text on which the trained plan is held against the base model.
 
     Raises:
+        SpecError: Forgetting cannot be measured with the plan's task.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
@@ -61,7 +76,9 @@ def train_plan(
             f"{target} cannot be written: {above} is no folder to write to; pass another --out."
         )
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
-    prepared = prepare(_spec(document, model_id, data_source), keep_weights=lambda plan, seed: fresh)
+    spec = _spec(document, model_id, data_source, forgetting)
+    check_forgetting(spec)
+    prepared = with_general_text(prepare(spec, keep_weights=lambda plan, seed: fresh))
     check_plan(document.plan, prepared.base, prepared.methods)
     fidelity = Fidelity(
         split="confirm",
@@ -76,18 +93,21 @@ def train_plan(
             raise TrainingError(
                 f"Training plan {document.plan.digest} failed: {(measurement.error or '').rstrip('.')}."
             )
+        forgot = forgetting_of(prepared, document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
-        write_text(fresh / "training.json", training_json(measurement))
+        write_text(fresh / "training.json", training_json(measurement, forgot))
         if target.exists():
             target.rmdir()
         fresh.rename(target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    return measurement, target
+    return Trained(measurement=measurement, folder=target, forgetting=forgot)
 
 
-def _spec(document: PlanDocument, model_id: str | None, data_source: str | None) -> RunSpec:
+def _spec(
+    document: PlanDocument, model_id: str | None, data_source: str | None, forgetting: str | None
+) -> RunSpec:
     """The plan's own settings, with the splits that its seed gives."""
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
@@ -96,4 +116,5 @@ def _spec(document: PlanDocument, model_id: str | None, data_source: str | None)
         data=document.data if data_source is None else DataSpec(source=data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
+        forgetting=ForgettingSpec(source=forgetting),
     )

@@ -126,6 +126,17 @@ class ConfirmSpec(_Topic):
     margin: float | None = Field(default=None, gt=0)
 
 
+class ForgettingSpec(_Topic):
+    """General text on which confirmed plans are held against the base model; `source` None asks for nothing.
+
+    `source` is what `data.source` may be, with plain text; `text_column` None is found by name.
+    """
+
+    source: str | None = Field(default=None, min_length=1)
+    config_name: str | None = None
+    text_column: str | None = None
+
+
 class ExecutionSpec(_Topic):
     """Where measurements run, and in which numbers.
 
@@ -155,5 +166,6 @@ class RunSpec(_Topic):
     search: SearchSpec = SearchSpec()
     limits: LimitSpec = LimitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
+    forgetting: ForgettingSpec = ForgettingSpec()
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()

@@ -96,7 +96,11 @@ class PlanDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How hard to look, and on what. `split` is the one evaluated on: search, confirm or test."""
+    """How hard to look, and on what.
+
+    `split` is the one evaluated on: search, confirm, test, or general, the text on which forgetting is
+    measured; there no steps at all stand for the base model.
+    """
 
     split: str
     train_steps: int

@@ -179,11 +179,55 @@ class ScorePair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneralText:
+    """What forgetting was measured on: `n_blocks` blocks of at most `block_tokens` tokens.
+
+    `n_tokens` are those that are predicted, one fewer than a block has; `duplicates_removed` counts the
+    texts that were left out since they are rows of the data too. `fingerprint` is 16 hex digits over the ids.
+    """
+
+    name: str
+    n_texts: int
+    n_blocks: int
+    block_tokens: int
+    n_tokens: int
+    duplicates_removed: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralLoss:
+    """A confirmed plan on general text: its mean next-token loss per token in nats, by seed.
+
+    Seeds without weights (a run that diverged) or without a finite loss are left out.
+    """
+
+    name: str
+    plan: Plan
+    seeds: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetting:
+    """The loss of the base model on general text, and that of the confirmed weights.
+
+    Where a plan's loss is above `base_loss` it has forgotten. `seconds` is what measuring all of it took.
+    """
+
+    text: GeneralText
+    base_loss: float
+    plans: tuple[GeneralLoss, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """All that the report needs. `confirmations` and `test` are empty where there were none.
 
     `front` holds the measured plans that no other beats on both loss and parameters; `sentences` say
-    what the evidence says beside the verdict.
+    what the evidence says beside the verdict. `forgetting` is None where it was not asked for, or not
+    measured.
     """
 
     spec: RunSpec
@@ -204,3 +248,4 @@ class SearchResult:
     score_pairs: tuple[ScorePair, ...] = ()
     front: tuple[Measurement, ...] = ()
     sentences: tuple[str, ...] = ()
+    forgetting: Forgetting | None = None

@@ -1,8 +1,9 @@
 """A search's result as files: report.html and report.md for people, the rest for programs.
 
 Everything but `write` is a pure function of the result. Beside this module: `helped` (did the score
-help?), `tables` (json, csv; knows `helped`), `maps` and `heat` (layer × role; the latter as SVG), `view`
-(what the other sections show), `words` (numbers and plans in words); the layout is in `templates/`.
+help?), `forgetting` (general text), `tables` (json, csv; knows these two), `maps` and `heat` (layer × role;
+the latter as SVG), `view` (what the other sections show), `words` (numbers and plans in words); the layout
+is in `templates/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from autopeft.records import SearchResult
-from autopeft.report import helped, maps, tables, view, words
+from autopeft.report import forgetting, helped, maps, tables, view, words
+from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
@@ -27,6 +29,8 @@ from autopeft.store import write_text
 __all__ = [
     "did_it_help",
     "effective_ranks",
+    "forgetting_json",
+    "forgetting_line",
     "heat_svg",
     "report_html",
     "report_md",
@@ -38,6 +42,7 @@ __all__ = [
 ]
 
 _FILTERS: dict[str, Callable[..., str]] = {
+    "change": forgetting.change,
     "agreement": words.agreement,
     "rhos": words.rhos,
     "count": words.count,
@@ -104,6 +109,7 @@ def _context(result: SearchResult, status: str) -> dict[str, Any]:
         "smallest_title": view.smallest_words(result)[0],
         "smallest_note": view.smallest_words(result)[1],
         "tests": view.tests(result, answer),
+        "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
         "confirm_steps": view.steps_confirmed(result),
         "python_lines": view.python_lines(result),

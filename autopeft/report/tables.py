@@ -18,6 +18,7 @@ from autopeft.records import (
     SiteScores,
     to_json,
 )
+from autopeft.report.forgetting import forgetting_json
 from autopeft.report.helped import helped_json
 
 TRIAL_COLUMNS = (
@@ -68,6 +69,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "baseline": _baseline(result),
         "verdict": to_json(result.verdict),
         "test": _tests(result),
+        "forgetting": forgetting_json(result.forgetting),
         "sentences": list(result.sentences),
         "front": [_on_front(measurement) for measurement in result.front],
         "proxy": to_json(result.proxy),

@@ -187,6 +187,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{spec.confirm.fidelity}, up to {spec.confirm.seeds} seeds"),
+        *((("forgetting", spec.forgetting.source),) if spec.forgetting.source else ()),
         ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
     )
 

@@ -10,7 +10,7 @@ from autopeft.train.bench import Bench
 from autopeft.train.compiling import compile_plan
 from autopeft.train.course import SCHEDULE, Course, full_course, full_run_steps, rung_course
 from autopeft.train.rates import head_alone_rates
-from autopeft.train.splits import EncodedSplit, encode_splits, epoch_batches
+from autopeft.train.splits import EncodedSplit, encode_split, encode_splits, epoch_batches
 
 __all__ = [
     "SCHEDULE",
@@ -18,6 +18,7 @@ __all__ = [
     "Course",
     "EncodedSplit",
     "compile_plan",
+    "encode_split",
     "encode_splits",
     "epoch_batches",
     "full_course",

@@ -33,6 +33,7 @@ from autopeft.train.splits import EncodedSplit, train_rows
 
 _EVA_EXAMPLES = 128  # of the train split; chosen by hand
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so there is next to no padding
+_READ_ONLY = ("test", "general")  # splits for which nothing is trained
 _EVAL_LOGITS = 2**26  # numbers that a language model may give at once, 256 MiB; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Bench:
     `keep_weights` says where the weights of a confirmation go, or are read from for the
     test split; None keeps none. `paused` says where the state of a plan's rungs goes, so that the next
     one takes it up; None trains every rung from the start. `rung_steps` are those of the search. With `dtype`
-    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32.
+    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is the
+    task that the split of that name is read with, where there is one.
     """
 
     base: BaseModel
@@ -58,14 +60,15 @@ class Bench:
     rung_steps: tuple[int, ...] = ()
     base_sha256: str = field(default="")
     dtype: str = "float32"
+    general: Task | None = None
     _known: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split.
 
-        On the test split nothing is trained: the weights that the confirmation kept for
-        the same plan and seed are loaded. A failure of any kind comes back as a
-        measurement with status FAIL; the base model is checked to be as it was.
+        On the test split and the general text nothing is trained: the weights that the confirmation kept
+        for the same plan and seed are loaded, with 0 steps none, which is the base model. A failure of any
+        kind comes back as a measurement with status FAIL; the base model is checked to be as it was.
 
         Raises:
             TrainingError: The base model was changed by the trial, so no later one could be trusted.
@@ -93,9 +96,10 @@ class Bench:
         task_type = self.task.peft_task_type
         with self.base.attached(configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
             names = adapter_names(configs)
-            if fidelity.split == "test":
+            if fidelity.split in _READ_ONLY:
                 trained = Trained(seconds=0.0, n_steps=0, peak_bytes=0)
-                load_weights(model, names, self._weights(plan, fidelity.seed))
+                if fidelity.train_steps:
+                    load_weights(model, names, self._weights(plan, fidelity.seed))
             else:
                 point(model, directions)
                 trained = self._train(model, plan, fidelity)
@@ -169,6 +173,8 @@ class Bench:
 
     def evaluate(self, model: nn.Module, split: str, *, n_examples: int | None = None) -> Evaluation:
         """Metric, loss and scores in dataset order over a split, or over a fixed random part of it."""
+        task = self.general if split == "general" else self.task
+        assert task is not None, "no task was given for general text"
         lengths = self.splits[split].lengths
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: lengths[i])
@@ -176,7 +182,7 @@ class Bench:
         at_once = self._eval_batch(max((lengths[i] for i in order), default=1))
         chunks = (order[i : i + at_once] for i in range(0, len(order), at_once))
         with self._precision():
-            seen = self.task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
+            seen = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
         scores = dict(zip(order, seen.example_scores, strict=True))
         return Evaluation(metric=seen.metric, loss=seen.loss, example_scores=tuple(scores[i] for i in chosen))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.data import LabelledData
+from autopeft.data import LabelledData, Split
 from autopeft.errors import ModelError
 from autopeft.extension import Example, Task
 from autopeft.model import BaseModel
@@ -56,19 +56,26 @@ def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int
 ) -> dict[str, EncodedSplit]:
     """Every non-empty split of a dataset as features, by name; says what had to be cut off."""
-    longest = min(max_length, _context_length(base))
-    encoded = {}
-    for split in (data.train, data.search, data.confirm, data.test):
-        if split.inputs:
-            made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
-            for note in made.notes:
-                log.warning("%s: %s", split.name, note)
-            _require_known_tokens([row for example in made.examples for row in rows_of_tokens(example)], base)
-            if task.peft_task_type == "SEQ_2_SEQ_LM":  # whose labels are tokens of their own
-                _require_known_tokens(made.labels, base)
-            encoded[split.name] = EncodedSplit(examples=made.examples, labels=made.labels)
+    splits = (data.train, data.search, data.confirm, data.test)
+    encoded = {
+        split.name: encode_split(split, base=base, task=task, max_length=max_length)
+        for split in splits
+        if split.inputs
+    }
     _require_fit(encoded["train"], base, task)
     return encoded
+
+
+def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) -> EncodedSplit:
+    """One split as features of at most `max_length` tokens; says what had to be cut off."""
+    longest = min(max_length, _context_length(base))
+    made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
+    for note in made.notes:
+        log.warning("%s: %s", split.name, note)
+    _require_known_tokens([row for example in made.examples for row in rows_of_tokens(example)], base)
+    if task.peft_task_type == "SEQ_2_SEQ_LM":  # whose labels are tokens of their own
+        _require_known_tokens(made.labels, base)
+    return EncodedSplit(examples=made.examples, labels=made.labels)
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
