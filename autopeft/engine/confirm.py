@@ -59,7 +59,7 @@ def finalists(question: Question, ledger: Ledger, chosen: tuple[Plan, Plan, Plan
         for (arm, _), own in zip(question.given, given_plans(question, ledger, finished), strict=True)
         if own
     ]
-    others = (*(("head", plan) for plan in heads[:1]), *given)
+    others = (*((question.without_adapters, plan) for plan in heads[:1]), *given)
     return Finalists(best=best, baseline=baseline, smallest=smallest, others=others)
 
 

@@ -41,9 +41,9 @@ class Progress(Protocol):
 class Question:
     """What a search is asked: the user's wish, the space, the ground it stands on, and the schedule.
 
-    `head_rates` is the range of learning rates for the head alone. `first_trials` is the number
-    of trials that the run began with: what is enqueued follows it, and stays as it was when a
-    finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
+    `head_rates` is the range of learning rates for the head alone, one value where the model has none.
+    `first_trials` is the number of trials that the run began with: what is enqueued follows it, and stays as
+    it was when a finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
     holds plans that the user brought, by the name of their arm: they race beside the baselines, at several
     learning rates (around their own, where it is above 0), and win only if they keep to the budget.
     `score_span` is the width of the range of the task's scores, None where they have no bounds; `margin`
@@ -72,6 +72,11 @@ class Question:
     def sign(self) -> float:
         """Turns the metric into one where larger is better."""
         return 1.0 if self.greater_is_better else -1.0
+
+    @property
+    def without_adapters(self) -> str:
+        """What a plan without adapters is called: the head alone, or the base model untrained."""
+        return "head" if self.head_rates[0] < self.head_rates[1] else "untrained"
 
     @property
     def has_baseline(self) -> bool:

@@ -29,7 +29,7 @@ from autopeft.space import (
     suggest,
 )
 
-HEAD_ARM = "head"
+HEAD = "head"  # the method of a plan without adapters
 BASELINE_ARM = "baseline"
 GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
@@ -152,8 +152,8 @@ class Proposer:
             ]
         for arm, plan in question.given:
             queue += [(arm, replace(plan, learning_rate=rate)) for rate in self._given_rates(plan, n_rates)]
-        for rate in spread(*question.head_rates, n_rates):
-            queue.append((HEAD_ARM, Policy(method=HEAD_ARM, learning_rate=rate)))
+        for rate in dict.fromkeys(spread(*question.head_rates, n_rates)):
+            queue.append((question.without_adapters, Policy(method=HEAD, learning_rate=rate)))
         if "lora" in question.space.methods:
             n_greedy = max(1, min(2, n_rates, room - len(queue)))
             greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 1)[0])
@@ -251,7 +251,7 @@ class Proposer:
         rates: dict[str, set[float]] = {}
         for plan in seen:
             rates.setdefault(self.ledger.arms[plan], set()).add(plan.learning_rate)
-        most = max((len(own) for arm, own in rates.items() if not _is_fixed(arm)), default=0)
+        most = max((len(own) for arm, own in rates.items() if not self._is_fixed(arm)), default=0)
         found: dict[Plan, Measurement] = {}
         while True:
             own = [m for m in (seen | found).values() if self.is_baseline(m.plan) and m.loss is not None]
@@ -266,6 +266,10 @@ class Proposer:
             self.note_beside(self.ledger.arms[best], plan, source="evened")
             (found[plan],) = self.ledger.measure_all([(plan, fidelity)])
             self.tell_beside(plan, found[plan])
+
+    def _is_fixed(self, arm: str) -> bool:
+        """Whether an arm is one that the sampler has no hand in."""
+        return arm == self.question.without_adapters or arm.startswith((BASELINE_ARM, GREEDY_ARM))
 
     def note_beside(self, arm: str, plan: Plan, *, source: str) -> None:
         """Count a plan among the proposals that stands beside one of them and is not the sampler's."""
@@ -292,7 +296,7 @@ class Proposer:
         return [*rates, default][min(place, len(rates))]
 
     def _plan(self, policy: Policy) -> Plan:
-        if policy.method == HEAD_ARM:
+        if policy.method == HEAD:
             return Plan(adapters=(), learning_rate=policy.learning_rate, trainable_params=0)
         return plan_of(policy, self.question.ground)
 
@@ -352,11 +356,6 @@ def _usual_policies(space: Space, *, max_rank: int | None) -> list[Policy]:
         Policy(method="ln_tuning", learning_rate=1.0),
     ]
     return [policy for policy in usual if policy.method in space.methods]
-
-
-def _is_fixed(arm: str) -> bool:
-    """Whether an arm is one that the sampler has no hand in."""
-    return arm == HEAD_ARM or arm.startswith((BASELINE_ARM, GREEDY_ARM))
 
 
 def _facts(proposal: Proposal) -> dict[str, str | int]:

@@ -160,6 +160,8 @@ class Bench:
             paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
         )
         groups = parameter_groups(model, plan, base=self.base, methods=self.methods)
+        if not groups:  # the base model as it is
+            return Trained(seconds=0.0, n_steps=0, peak_bytes=0)
         return train(model, groups, run, device=self.base.device)
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

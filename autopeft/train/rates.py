@@ -61,8 +61,11 @@ def _head_rates(model: nn.Module, base: BaseModel) -> dict[str, float]:
 def head_alone_rates(base: BaseModel) -> tuple[float, float]:
     """The range of learning rates to try where the head alone is trained, by its output layer's inputs.
 
-    (1.2, 115) / inputs is 3e-3 to 3e-1 for MiniLM's 384, where 0.1 was best of three; chosen by hand.
+    (1.2, 115) / inputs is 3e-3 to 3e-1 for MiniLM's 384, where 0.1 was best of three; chosen by hand. A model
+    without a head, such as a language model, trains nothing then: the range is one rate without a meaning.
     """
+    if not base.head_params:
+        return 1.0, 1.0
     n_labels = int(cast(Any, base.module.config).num_labels)
     inputs = [
         layer.in_features
