@@ -38,6 +38,13 @@ TextColumns = Annotated[
     list[str] | None,
     typer.Option("--text-column", help="Column with the text; twice for a pair of texts."),
 ]
+Quantize = Annotated[
+    str | None, typer.Option(help="Base model in few bits: 4bit or 8bit (needs the extra quantize).")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: a GPU, if any.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Numbers to compute in: float32 or bfloat16. Default float32.")
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
 
 
@@ -125,10 +132,9 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")] = None,
     executor: Annotated[str | None, typer.Option(help="How measurements run. Default serial.")] = None,
     workers: Annotated[int | None, typer.Option(help="Measurements at once, where the executor can.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: a GPU, if any.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Numbers to compute in: float32 or bfloat16. Default float32.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantize = None,
     out: Out = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or extend it.")
@@ -177,6 +183,7 @@ def analyze(
     budget: Annotated[str | None, typer.Option(help="Of the suggested plan. Default 0.5%.")] = None,
     text_column: TextColumns = None,
     label_column: LabelColumn = None,
+    quantize: Quantize = None,
     seed: Annotated[int | None, typer.Option(help="Decides the sample.")] = None,
     out: Annotated[
         Path | None,
@@ -232,6 +239,11 @@ def train(
     model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
     data: Annotated[str | None, typer.Option(help="Dataset in place of the plan's.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="4bit, 8bit or none, in place of what the plan says.")
+    ] = None,
     out: Out = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -240,7 +252,10 @@ def train(
     with told(quiet=quiet or as_json):
         from autopeft import pipeline
 
-        measurement, folder = pipeline.train_plan(plan, out=out, seed=seed, model_id=model, data_source=data)
+        overrides = {"execution.device": device, "execution.dtype": dtype, "model.quantize": quantize}
+        measurement, folder = pipeline.train_plan(
+            plan, out=out, seed=seed, model_id=model, data_source=data, overrides=overrides
+        )
         if as_json:
             _answer({"metric": measurement.metric, "loss": measurement.loss, "out": str(folder)})
         else:

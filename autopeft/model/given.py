@@ -16,6 +16,7 @@ from torch import nn
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.loading import require_causal, require_sites, require_words
+from autopeft.model.quantising import steady
 from autopeft.records import IN_MEMORY
 
 _CAUSAL, _CHOICE = "AutoModelForCausalLM", "AutoModelForMultipleChoice"  # of the latter every head gives 1
@@ -60,10 +61,11 @@ def lent(module: nn.Module) -> Iterator[None]:
 
     Its weights are not copied: `BaseModel.attached` sees to it that they stay.
     """
-    put_back = noted(module)
+    put_back, unsteady = noted(module), steady(module)
     try:
         yield
     finally:
+        unsteady()
         put_back()
 
 

@@ -19,6 +19,16 @@ from safetensors import SafetensorError
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model.base import BaseModel
+from autopeft.model.quantising import (
+    as_quantised,
+    output_name,
+    quantised_among,
+    require_quantiser,
+    require_sound,
+    rows_apart,
+    settings,
+    steady,
+)
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
@@ -57,22 +67,49 @@ def load(
     label_names: Sequence[str],
     needs_tokenizer: bool = True,
     device: str | None = None,
+    dtype: str = "float32",
 ) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
     Args:
-        spec: A hub id or local directory; no id means the demo model.
+        spec: A hub id or local directory, and whether to quantise; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; none for a language model.
         needs_tokenizer: Whether the model is of no use without one; else it may lack one.
         device: Where to put it, in torch's words; None is a GPU where there is one.
+        dtype: float32 or bfloat16: what maps of 4 bits are multiplied in.
 
     Raises:
-        ModelError: Nothing there, unreadable, or the demo file is not the published one.
+        ModelError: Nothing there, unreadable, or the demo file is not the published one; or it cannot be
+            quantised here.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
     place = _device(device)
+    if spec.quantize == "none":
+        module, untrained = _read(source, spec, auto_class, label_names)
+        module = module.to(place)
+    else:
+        module, untrained = _read_quantised(source, spec, auto_class, label_names, place=place, dtype=dtype)
+    steady(module)
+    if spec.quantize != "none":
+        require_sound(module.requires_grad_(False), name)
+    get = _processor if needs_tokenizer else _processor_if_any
+    tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
+    if getattr(tokenizer, "pad_token_id", None) is not None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    if auto_class == _CAUSAL:
+        require_causal(module, name)
+    base = BaseModel(module, tokenizer, name=name, untrained=untrained)
+    require_sites(base)
+    _report_untrained(base)
+    return base
+
+
+def _read(
+    source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
+) -> tuple[Any, frozenset[str]]:
+    """The model, and the names of the parameters that its checkpoint lacks."""
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
@@ -82,20 +119,49 @@ def load(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
+                **settings,
             )
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
-    get = _processor if needs_tokenizer else _processor_if_any
-    tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
-    if getattr(tokenizer, "pad_token_id", None) is not None:
-        module.config.pad_token_id = tokenizer.pad_token_id
-    if auto_class == _CAUSAL:
-        require_causal(module, name)
     untrained = frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
-    base = BaseModel(module.to(place), tokenizer, name=name, untrained=untrained)
-    require_sites(base)
-    _report_untrained(base)
-    return base
+    return module, untrained
+
+
+def _read_quantised(
+    source: str,
+    spec: ModelSpec,
+    auto_class: str,
+    label_names: Sequence[str],
+    *,
+    place: torch.device,
+    dtype: str,
+) -> tuple[Any, frozenset[str]]:
+    """The same with its maps in few bits, but for the head, the output layer and what the checkpoint lacks.
+
+    What it lacks is known once it is read: a model without a pooler, say, is read again.
+    """
+    require_quantiser(spec.quantize, place)
+    if source.endswith(".gguf"):
+        raise ModelError(
+            f"{source} is a GGUF file, which transformers reads in plain numbers only; pass the model as "
+            "safetensors, or leave --quantize out."
+        )
+    skeleton = load_skeleton(spec, auto_class=auto_class)
+    own = getattr(skeleton.module.config, "quantization_config", None)
+    if own is not None:
+        method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+        method = getattr(method, "value", method)
+        raise ModelError(f"{skeleton.name} is quantised already ({method}); leave --quantize out.")
+    kept = [*skeleton.head_names, *output_name(skeleton.module)]
+    while True:
+        config = settings(spec.quantize, kept, dtype=dtype)
+        module, untrained = _read(
+            source, spec, auto_class, label_names, quantization_config=config, device_map={"": place}
+        )
+        lacking = quantised_among(module, untrained)
+        if not lacking:
+            return module, untrained
+        kept += lacking
 
 
 def _device(asked: str | None) -> torch.device:
@@ -165,7 +231,7 @@ def require_causal(module: Any, name: str) -> None:
     device = next(module.parameters()).device
     first = torch.tensor([[1, 2, 3, 4]], device=device)
     second = torch.tensor([[1, 2, 3, 5]], device=device)
-    with torch.no_grad():
+    with torch.no_grad(), rows_apart(module):
         before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
     if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
         raise ModelError(
@@ -206,6 +272,8 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
             module = builder.from_config(config) if is_auto else builder(config)
     except _LOAD_ERRORS as error:
         raise _model_error(source, error) from error
+    if spec.quantize != "none":
+        as_quantised(module)
     base = BaseModel(module, None, name=name, untrained=frozenset())
     require_sites(base)
     return base

@@ -156,6 +156,7 @@ def _flags(spec: RunSpec) -> list[str]:
     """What a search has to be told to ask the same."""
     values = [
         ("--model", spec.model.id),
+        ("--quantize", spec.model.quantize if spec.model.quantize != "none" else None),
         ("--data", spec.data.source),
         *(("--text-column", column) for column in spec.data.text_columns),
         ("--label-column", spec.data.label_column),

@@ -153,7 +153,8 @@ def _read(
 
 def _model_spec(config: PeftConfig, document: PlanDocument | None, request: ExportRequest) -> ModelSpec:
     if request.model_id is not None:
-        return ModelSpec(id=request.model_id)
+        quantize = "none" if document is None else document.model.quantize
+        return ModelSpec(id=request.model_id, quantize=quantize)
     if document is not None:
         return document.model
     named = config.base_model_name_or_path
@@ -199,6 +200,8 @@ def _with_base(
 ) -> ExportSource:
     """The source with as much of its base model as the exporter needs.
 
+    A plan that was trained on a quantised model gets the weights that its bits stand for.
+
     Raises:
         SpecError: Neither the base model nor the adapter has weights for some module.
     """
@@ -218,6 +221,7 @@ def _with_base(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
             "random; pass --model with the one that it was trained on."
         )
+    model.dequantised(base.module)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 
