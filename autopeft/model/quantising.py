@@ -15,11 +15,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import ModelError
-from autopeft.model.shapes import map_shape, n_bits, plain_weight
+from autopeft.model.shapes import is_quantised, map_shape, n_bits, plain_weight
 from autopeft.records import QUANTISED
 
 _TOLERANCE = 0.05  # of what a map can give at most; 8 bits of an input round by 0.4 %, bfloat16 as much
 _PROBE_ROWS = 4
+_REPACKS = "support_avx512bf16_for_cpu"  # a flag of bitsandbytes' layers
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,10 @@ def output_name(module: nn.Module) -> tuple[str, ...]:
 
 
 def quantised_among(module: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
-    """The maps in few bits that some parameters belong to."""
+    """The maps made for few bits that some parameters belong to, there or not."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names))
-    return tuple(name for name in parents if name and n_bits(module.get_submodule(name)))
+    kinds = {name: type(module.get_submodule(name)) for name in parents}
+    return tuple(name for name, kind in kinds.items() if kind.__module__.startswith("bitsandbytes."))
 
 
 def kept_plain(module: nn.Module) -> tuple[str, ...]:
@@ -86,39 +88,38 @@ def kept_plain(module: nn.Module) -> tuple[str, ...]:
 
 
 def steady(module: nn.Module) -> Callable[[], None]:
-    """Let bitsandbytes' maps keep their numbers; gives what lets them be as they were.
+    """Let bitsandbytes' maps keep their numbers; gives what puts all back.
 
-    On processors with AVX-512 for bfloat16 a map of 4 bits stores itself anew, rounded, when it is first
-    evaluated, and cannot be trained through any more; and a bias takes on the type of the inputs, which
-    change under autocast (bitsandbytes 0.50.2). So the one is turned off, and biases get the type that
-    they are computed in, or inputs the type of the bias.
+    On processors with AVX-512 for bfloat16 maps of 4 bits store themselves anew, rounded, when they are first
+    evaluated, and cannot be trained through any more; and their biases take on the type that they are
+    computed in at the first call (bitsandbytes 0.50.2). So the one is turned off, the other done beforehand.
+    On a CPU `peft` 0.21.2 loses the scales of a map of 8 bits when it reads it back, as DoRA does at each
+    step; they are handed over.
     """
-    undo: list[Callable[[], None]] = []
-    for child in (child for child in module.modules() if n_bits(child)):
-        own = cast(Any, child)
-        if hasattr(own, "support_avx512bf16_for_cpu"):
-            undo.append(_setter(own, own.support_avx512bf16_for_cpu))
-            own.support_avx512bf16_for_cpu = False
-        if own.bias is None:
-            continue
-        if n_bits(child) == 8:
-            undo.append(child.register_forward_pre_hook(_as_the_bias).remove)
-        elif own.compute_dtype is not None:
-            own.bias.data = own.bias.data.to(own.compute_dtype)
+    maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
+    found = [(own, getattr(own, _REPACKS, None), None if own.bias is None else own.bias.data) for own in maps]
+    hooks = [own.register_forward_pre_hook(_keep_scales) for own in maps if n_bits(own) == 8]
+    for own, repacks, bias in found:
+        if repacks is not None:
+            setattr(own, _REPACKS, False)
+        if bias is not None and getattr(own, "compute_dtype", None) is not None:
+            own.bias.data = bias.to(own.compute_dtype)
 
     def put_back() -> None:
-        for step in undo:
-            step()
+        for hook in hooks:
+            hook.remove()
+        for own, repacks, bias in found:
+            if repacks is not None:
+                setattr(own, _REPACKS, repacks)
+            if bias is not None:
+                own.bias.data = bias
 
     return put_back
 
 
-def _setter(layer: Any, value: bool) -> Callable[[], None]:
-    return lambda: setattr(layer, "support_avx512bf16_for_cpu", value)
-
-
-def _as_the_bias(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (inputs[0].to(cast(torch.Tensor, module.bias).dtype), *inputs[1:])
+def _keep_scales(layer: Any, inputs: Any) -> None:
+    if layer.weight.CB is not None and layer.weight.SCB is None:
+        layer.weight.SCB = layer.state.SCB
 
 
 @contextlib.contextmanager
@@ -227,7 +228,7 @@ def dequantised(module: nn.Module) -> None:
             own.bias = nn.Parameter(cast(torch.Tensor, child.bias).float(), requires_grad=False)
         module.set_submodule(name, made.train(child.training))
     quantiser = cast(Any, getattr(module, "hf_quantizer", None))
-    if quantiser is not None:
+    if quantiser is not None and not any(map(is_quantised, module.modules())):  # GGUF has one too
         quantiser.remove_quantization_config(module)
     for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft chooses its layers
         if hasattr(module, mark):
