@@ -21,6 +21,7 @@ from autopeft.store import faults_of, load_value, read_yaml
 SHORT_NAMES: Mapping[str, str] = {
     "model": "model.id",
     "revision": "model.revision",
+    "quantize": "model.quantize",
     "data": "data.source",
     "data_config": "data.config_name",
     "text_column": "data.text_columns",

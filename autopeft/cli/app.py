@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import autopeft
+from autopeft.cli import options as opt
 from autopeft.cli.told import told
 
 app = typer.Typer(
@@ -20,28 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Typer reads these annotations at run time.
-Model = Annotated[str | None, typer.Option(help="Hub id or local directory; default: the demo model.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="CSV, JSONL, Parquet, directory of these, saved dataset or hub id; default: the sample."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file with settings, such as a run's run.yaml.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Any setting: topic.field=value. Repeatable.")]
-Out = Annotated[Path | None, typer.Option(help="Folder to write to; must be empty or absent.")]
-TextColumns = Annotated[
-    list[str] | None,
-    typer.Option("--text-column", help="Column with the text; twice for a pair of texts."),
-]
-Forgetting = Annotated[
-    str | None, typer.Option(help="Plain text, as --data has it: tell how far adaptation forgets such text.")
-]
-LabelColumn = Annotated[str | None, typer.Option(help="Column with the label.")]
 
 
 def main() -> None:
@@ -66,98 +45,59 @@ def _root(
 
 @app.command()
 def search(
-    model: Model = None,
-    data: Data = None,
-    task: Annotated[str | None, typer.Option(help="Task type, such as text-classification.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Of the task's. Default: by what is learned.")] = None,
-    budget: Annotated[str | None, typer.Option(help="0.5%, 300k, 1.2M or 113000. Default 0.5%.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these methods, by comma.")] = None,
-    space: Annotated[
-        str | None, typer.Option(help="Search space: a name of `spaces`, or a YAML file.")
-    ] = None,
-    serve_on: Annotated[
-        str | None, typer.Option(help="Only what vllm, tgi, llama.cpp (by comma) or any server reads.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="Proposals to measure. Default 24 (demo: 14).")] = None,
-    max_time: Annotated[str | None, typer.Option(help="Stop in time, such as 90s, 8m or 2h.")] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Stop at a cost in R, full runs.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many sampled proposals that bring nothing better.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random, qmc or gp. Default tpe.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="halving, topk or random. Default halving.")] = None,
-    objective: Annotated[str | None, typer.Option(help="score, params or pareto. Default score.")] = None,
-    warm_start: Annotated[
-        str | None, typer.Option(help="plan.yaml or run to start from, of any model or dataset.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Your own config to beat: plan.yaml, run or adapter_config.json.")
-    ] = None,
-    max_rank: Annotated[int | None, typer.Option(help="Largest rank of any adapter.")] = None,
-    mergeable: Annotated[
-        bool | None, typer.Option("--mergeable", help="Only what merges into the base model.")
-    ] = None,
-    max_step_time: Annotated[
-        float | None, typer.Option(help="Slowest training step, relative to plain LoRA.")
-    ] = None,
-    max_peak_memory: Annotated[
-        str | None, typer.Option(help="Training memory beside the weights, such as 2GiB or 500MB.")
-    ] = None,
-    max_adapter_size: Annotated[
-        str | None, typer.Option(help="Size of the adapter's file, such as 5MB.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length of a full run. Default 3 (demo: 2).")] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(help="The same in optimizer steps; wins over --epochs.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples per step. Default 32.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens per example at most. Default 128.")] = None,
-    confirm: Annotated[
-        str | None, typer.Option(help="full, half or none. Default full (demo: half).")
-    ] = None,
-    confirm_seeds: Annotated[
-        int | None, typer.Option(help="Fresh seeds per confirmed plan, at most. Default 5 (demo: 3).")
-    ] = None,
-    margin: Annotated[
-        float | None, typer.Option(help="Difference that does not matter. Default 0.01; of a loss, 1 %.")
-    ] = None,
-    forgetting: Forgetting = None,
-    score: Annotated[
-        str | None, typer.Option(help="Sensitivity that orders sites. Default gradient.")
-    ] = None,
-    count_head: Annotated[bool | None, typer.Option("--count-head", help="Count the task head too.")] = None,
-    text_column: TextColumns = None,
-    label_column: LabelColumn = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="Rows with the same value here stay in one split.")
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option(help="What is cut out of train is its latest rows by this.")
-    ] = None,
-    max_examples: Annotated[
-        int | None, typer.Option(help="Rows of train and search together, at most.")
-    ] = None,
-    streaming: Annotated[
-        bool | None, typer.Option("--streaming", help="Read only so many rows of a hub dataset.")
-    ] = None,
-    data_config: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides splits, proposals and runs. Default 0.")] = None,
-    executor: Annotated[str | None, typer.Option(help="How measurements run. Default serial.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Measurements at once, where the executor can.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 … Default: a GPU, if any.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Numbers to compute in: float32 or bfloat16. Default float32.")
-    ] = None,
-    out: Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out, or extend it.")
-    ] = False,
-    config: Config = None,
-    assignments: Sets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and say what would be done.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    model: opt.Model = None,
+    data: opt.Data = None,
+    task: opt.Task = None,
+    metric: opt.Metric = None,
+    budget: opt.Budget = None,
+    count_head: opt.CountHead = None,
+    methods: opt.Methods = None,
+    baseline: opt.Baseline = None,
+    forgetting: opt.Forgetting = None,
+    text_column: opt.TextColumns = None,
+    label_column: opt.LabelColumn = None,
+    group_column: opt.GroupColumn = None,
+    time_column: opt.TimeColumn = None,
+    max_examples: opt.MaxExamples = None,
+    streaming: opt.Streaming = None,
+    data_config: opt.DataConfig = None,
+    epochs: opt.Epochs = None,
+    max_steps: opt.MaxSteps = None,
+    batch_size: opt.BatchSize = None,
+    max_length: opt.MaxLength = None,
+    space: opt.Space = None,
+    trials: opt.Trials = None,
+    max_time: opt.MaxTime = None,
+    max_cost: opt.MaxCost = None,
+    patience: opt.Patience = None,
+    sampler: opt.Sampler = None,
+    strategy: opt.Strategy = None,
+    objective: opt.Objective = None,
+    warm_start: opt.WarmStart = None,
+    score: opt.Score = None,
+    seed: opt.Seed = None,
+    serve_on: opt.ServeOn = None,
+    mergeable: opt.Mergeable = None,
+    max_rank: opt.MaxRank = None,
+    max_step_time: opt.MaxStepTime = None,
+    max_peak_memory: opt.MaxPeakMemory = None,
+    max_adapter_size: opt.MaxAdapterSize = None,
+    confirm: opt.Confirm = None,
+    confirm_seeds: opt.ConfirmSeeds = None,
+    margin: opt.Margin = None,
+    executor: opt.Executor = None,
+    workers: opt.Workers = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    revision: opt.Revision = None,
+    out: opt.Out = None,
+    resume: opt.Resume = False,
+    config: opt.Config = None,
+    assignments: opt.Sets = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
     asked: dict[str, object] = dict(locals())
@@ -187,16 +127,17 @@ def search(
 
 @app.command()
 def analyze(
-    model: Model = None,
-    data: Data = None,
+    model: opt.Model = None,
+    data: opt.Data = None,
     task: Annotated[str | None, typer.Option(help="Task type.")] = None,
     scores: Annotated[
         str, typer.Option(help="Scores, by comma; the first one makes the suggestion.")
     ] = "gradient,fisher",
     max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
     budget: Annotated[str | None, typer.Option(help="Of the suggested plan. Default 0.5%.")] = None,
-    text_column: TextColumns = None,
-    label_column: LabelColumn = None,
+    text_column: opt.TextColumns = None,
+    label_column: opt.LabelColumn = None,
+    quantize: opt.Quantize = None,
     seed: Annotated[int | None, typer.Option(help="Decides the sample.")] = None,
     out: Annotated[
         Path | None,
@@ -205,8 +146,8 @@ def analyze(
             "must be empty or absent."
         ),
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
     asked: dict[str, object] = dict(locals())
@@ -232,7 +173,7 @@ def count(
     model: Annotated[str | None, typer.Option(help="Hub id or directory with config.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
     with told(quiet=as_json):
@@ -252,18 +193,30 @@ def train(
     model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
     data: Annotated[str | None, typer.Option(help="Dataset in place of the plan's.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
-    forgetting: Forgetting = None,
-    out: Out = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    forgetting: opt.Forgetting = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="4bit, 8bit or none, in place of what the plan says.")
+    ] = None,
+    out: opt.Out = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
     with told(quiet=quiet or as_json):
         from autopeft import pipeline
         from autopeft import report as reports
 
+        overrides = {"execution.device": device, "execution.dtype": dtype, "model.quantize": quantize}
         trained = pipeline.train_plan(
-            plan, out=out, seed=seed, model_id=model, data_source=data, forgetting=forgetting
+            plan,
+            out=out,
+            seed=seed,
+            model_id=model,
+            data_source=data,
+            forgetting=forgetting,
+            overrides=overrides,
         )
         measurement, found = trained.measurement, trained.forgetting
         if as_json:
@@ -298,8 +251,8 @@ def export(
     energy: Annotated[
         float | None, typer.Option(help="Of converted-lora: the share kept at every site. Default 0.99.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Write a plan or a trained adapter in a format that other tools read, or say why it cannot be."""
     with told(quiet=quiet or as_json):
@@ -327,7 +280,7 @@ def export(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Render the report of a finished run again."""
     with told(quiet=as_json):
@@ -345,7 +298,7 @@ def report(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Say all of this one, sources included.")] = None,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """List the PEFT methods, or describe one."""
     with told(quiet=as_json):
@@ -363,7 +316,7 @@ def methods(
 
 
 @app.command()
-def spaces(as_json: Json = False) -> None:
+def spaces(as_json: opt.Json = False) -> None:
     """List the search spaces that come with autopeft."""
     with told(quiet=as_json):
         from autopeft import space as search_space

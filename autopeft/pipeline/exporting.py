@@ -153,7 +153,8 @@ def _read(
 
 def _model_spec(config: PeftConfig, document: PlanDocument | None, request: ExportRequest) -> ModelSpec:
     if request.model_id is not None:
-        return ModelSpec(id=request.model_id)
+        quantize = "none" if document is None else document.model.quantize
+        return ModelSpec(id=request.model_id, quantize=quantize)
     if document is not None:
         return document.model
     named = config.base_model_name_or_path
@@ -183,7 +184,7 @@ def _check_fit(
     try:
         base = model.load_skeleton(spec, auto_class=class_of(source.configs), here_only=here_only)
     except ModelError:
-        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.loading
+        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.finding
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
     with warnings.catch_warnings():
@@ -198,6 +199,8 @@ def _with_base(
     source: ExportSource, spec: ModelSpec, *, exporter: Exporter, run: Path | None
 ) -> ExportSource:
     """The source with as much of its base model as the exporter needs.
+
+    A plan that was trained on a quantised model gets the weights that its bits stand for.
 
     Raises:
         SpecError: Neither the base model nor the adapter has weights for some module.
@@ -218,6 +221,7 @@ def _with_base(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
             "random; pass --model with the one that it was trained on."
         )
+    model.dequantised(base.module)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 

@@ -58,10 +58,14 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
     """
     names = loaded.label_names
     if memory.model is None:
-        device = spec.execution.device
-        return model.load(spec.model, auto_class=task.auto_class, label_names=names, device=device)
+        where = spec.execution
+        return model.load(
+            spec.model, auto_class=task.auto_class, label_names=names, device=where.device, dtype=where.dtype
+        )
     if spec.execution.device is not None:
         raise ModelError("A model in memory is used where it lies; move it there and leave device out.")
+    if spec.model.quantize != "none":
+        raise ModelError("A model in memory is used as it is; load it quantised and leave quantize out.")
     return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
 
 

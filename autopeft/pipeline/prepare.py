@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import datasets
@@ -256,6 +257,7 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         full_run_steps=prepared.full_steps,
         label_names=loaded.label_names,
         data_fingerprint=loaded.fingerprint,
+        unquantised=model.kept_plain(prepared.base.module),
     )
 
 
@@ -272,6 +274,7 @@ def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
         "dtype": dtype,
+        **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from autopeft.records import (
     DataSpec,
     Fidelity,
     Forgetting,
-    ForgettingSpec,
     Measurement,
     ModelSpec,
     PlanDocument,
@@ -25,6 +25,7 @@ from autopeft.records import (
     SearchSpec,
     Status,
 )
+from autopeft.settings import resolve
 from autopeft.store import read_plan, write_plan, write_text
 
 
@@ -48,6 +49,7 @@ def train_plan(
     model_id: str | None = None,
     data_source: str | None = None,
     forgetting: str | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> Trained:
     """Train a plan at full length and save the adapter as `peft` does, head included.
 
@@ -58,6 +60,8 @@ def train_plan(
         model_id: Base model in place of the plan's.
         data_source: Dataset in place of the plan's.
         forgetting: General text on which the trained plan is held against the base model.
+        overrides: What the user gave of `model.quantize`, `execution.device` and `execution.dtype`, None
+            for nothing: the plan says how its base model is quantised, and nothing of the others.
 
     Raises:
         SpecError: Forgetting cannot be measured with the plan's task.
@@ -76,7 +80,7 @@ def train_plan(
             f"{target} cannot be written: {above} is no folder to write to; pass another --out."
         )
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
-    spec = _spec(document, model_id, data_source, forgetting)
+    spec = _spec(document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})})
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec, keep_weights=lambda plan, seed: fresh))
     check_plan(document.plan, prepared.base, prepared.methods)
@@ -106,15 +110,24 @@ def train_plan(
 
 
 def _spec(
-    document: PlanDocument, model_id: str | None, data_source: str | None, forgetting: str | None
+    document: PlanDocument, model_id: str | None, data_source: str | None, overrides: Mapping[str, object]
 ) -> RunSpec:
-    """The plan's own settings, with the splits that its seed gives."""
+    """The plan's own settings, with the splits that its seed gives, and what was given over them.
+
+    Raises:
+        SpecError: No learning rate, or a word that is not allowed.
+    """
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
+    own = document.model
+    chosen = own if model_id is None else ModelSpec(id=model_id, quantize=own.quantize)
+    flags = {"model.quantize": chosen.quantize, **{k: v for k, v in overrides.items() if v is not None}}
+    asked, _ = resolve(config=None, env={}, flags=flags, assignments=())
     return RunSpec(
-        model=document.model if model_id is None else ModelSpec(id=model_id),
+        model=chosen.model_copy(update={"quantize": asked.model.quantize}),
+        execution=asked.execution,
         data=document.data if data_source is None else DataSpec(source=data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
-        forgetting=ForgettingSpec(source=forgetting),
+        forgetting=asked.forgetting,
     )

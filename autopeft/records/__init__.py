@@ -11,6 +11,7 @@ from __future__ import annotations
 from autopeft.records.asked import (
     IN_MEMORY,
     MAX_SEED,
+    QUANTISED,
     BudgetSpec,
     ConfirmSpec,
     DataSpec,
@@ -61,6 +62,7 @@ from autopeft.records.text import (
 __all__ = [
     "IN_MEMORY",
     "MAX_SEED",
+    "QUANTISED",
     "Adapter",
     "Budget",
     "BudgetSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,15 +14,26 @@ MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no mor
 IN_MEMORY = "<in memory>"
 
 
+# What `transformers` is asked for, by the word that the user gives.
+QUANTISED: Mapping[str, Mapping[str, bool | str]] = {
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "8bit": {"load_in_8bit": True},
+}
+
+
 class _Topic(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSpec(_Topic):
-    """Which base model; `id` None means the demo model."""
+    """Which base model; `id` None means the demo model.
+
+    `quantize` holds its linear maps in few bits, by bitsandbytes.
+    """
 
     id: str | None = None
     revision: str | None = None
+    quantize: Literal["none", "4bit", "8bit"] = "none"
 
 
 class DataSpec(_Topic):
@@ -141,7 +153,8 @@ class ExecutionSpec(_Topic):
     """Where measurements run, and in which numbers.
 
     `device` is torch's word (cpu, cuda, cuda:1, mps); None takes a GPU where there is one. Weights are
-    float32 always; with `dtype` bfloat16 training and evaluation compute in it where torch's autocast does.
+    float32 where they are not quantised; with `dtype` bfloat16 training and evaluation compute in it where
+    torch's autocast does.
     """
 
     executor: str = "serial"

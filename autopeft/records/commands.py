@@ -31,6 +31,7 @@ def search_words(spec: RunSpec) -> str:
         return f"autopeft.search({', '.join([*_things(spec.model, spec.data), *own])})"
     values = [
         ("--model", spec.model.id),
+        ("--quantize", spec.model.quantize if spec.model.quantize != "none" else None),
         ("--data", spec.data.source),
         *(("--text-column", column) for column in columns),
         ("--label-column", spec.data.label_column),

@@ -73,7 +73,8 @@ class SplitSizes:
 class Setting:
     """What the search was about: model, task, metric, budget, splits, one full run.
 
-    `base_model` is what to call the model, `base_model_source` what loads it.
+    `base_model` is what to call the model, `base_model_source` what loads it; `unquantised` names the
+    modules that stay in plain numbers where it is quantised.
     """
 
     base_model: str
@@ -89,6 +90,7 @@ class Setting:
     full_run_steps: int
     label_names: tuple[str, ...] = ()
     data_fingerprint: str = ""
+    unquantised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

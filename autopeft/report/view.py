@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from autopeft.records import IN_MEMORY, Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import IN_MEMORY, QUANTISED, Confirmation, Measurement, Plan, SearchResult, Status
 
 NO_ARM = "confirm"  # as in trials.csv: a plan that no trial proposed
 MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has the rest
@@ -175,6 +175,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     spec = result.spec
     return (
         ("model", spec.model.id or f"default ({result.setting.base_model})"),
+        *([("quantised", f"{spec.model.quantize} by bitsandbytes")] if spec.model.quantize != "none" else []),
         ("data", spec.data.source or f"default ({result.setting.data})"),
         ("task", spec.task.name),
         ("budget", spec.budget.requested + (", head counted in" if spec.budget.count_head else "")),
@@ -204,6 +205,8 @@ def python_lines(result: SearchResult) -> str:
     labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
     methods = sorted({adapter.method for adapter in result.best.adapters})
     mixed = "# This plan mixes methods: load one sub-folder after the other, by the README's lines.\n"
+    quantised = _quantised_lines(result)
+    with_config = ", quantization_config=in_few_bits" if quantised else ""
     if setting.base_model_source == IN_MEMORY:
         return (
             (mixed if len(methods) > 1 else "")
@@ -214,12 +217,25 @@ def python_lines(result: SearchResult) -> str:
     return (
         (mixed if len(methods) > 1 else "")
         + "from peft import PeftModel\n"
-        + f"from transformers import {auto}, {processor}\n\n"
+        + f"from transformers import {auto}, {processor}{quantised and ', BitsAndBytesConfig'}\n\n"
         + f"name = {json.dumps(setting.base_model_source, ensure_ascii=False)}\n"
         + f"{made} = {processor}.from_pretrained(name{pinned})\n"
-        + f"base_model = {auto}.from_pretrained(name{pinned}{labels})\n"
+        + quantised
+        + f"base_model = {auto}.from_pretrained(name{pinned}{labels}{with_config})\n"
         + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
     )
+
+
+def _quantised_lines(result: SearchResult) -> str:
+    """Python that asks for the base model in few bits, as it was trained on; nothing where it was not."""
+    asked = result.spec.model.quantize
+    if asked == "none":
+        return ""
+    fields = {**QUANTISED[asked], "llm_int8_skip_modules": list(result.setting.unquantised)}
+    if asked == "4bit":
+        fields["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
+    lines = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
+    return f"in_few_bits = BitsAndBytesConfig(\n{lines})\n"
 
 
 def steps_confirmed(result: SearchResult) -> int | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autopeft.extension import Reducer
+from autopeft.model import plain_weight
 from autopeft.records import Site
 from autopeft.sensitivity._gradients import weight_gradient
 from autopeft.sensitivity._sums import Sums
@@ -20,7 +21,8 @@ class Gradient:
 
     g is the gradient of a batch's mean loss, and the value the mean over batches, weighted by their
     sizes: it depends on the batch size, for what examples disagree on cancels within a batch. Biases are
-    left out. Packed weights of a quantised map cannot be multiplied with: no value.
+    left out. Of a map in few bits by bitsandbytes w is what its bits stand for; what other quantisers have
+    packed is not read: no value.
     """
 
     name: str = "gradient"
@@ -36,8 +38,8 @@ class Gradient:
 def _sum_of_products(
     site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor | None:
-    weight = inputs if site.kind == "parameter" else getattr(module, "weight", None)
-    if weight is None or not weight.is_floating_point():
+    weight = inputs if site.kind == "parameter" else plain_weight(module)
+    if weight is None:
         return None
     grad = weight_gradient(site, module, inputs, gradient)
     return grad.mul_(weight.detach()).abs_().sum() if grad is not gradient else (grad * weight).abs().sum()

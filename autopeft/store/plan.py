@@ -43,6 +43,7 @@ class _Strict(BaseModel):
 class _BaseModelEntry(_Strict):
     id: str | None
     revision: str | None
+    quantize: Literal["none", "4bit", "8bit"] = "none"
     base_params: Annotated[int, Field(ge=1)]
 
 
@@ -75,7 +76,7 @@ def write_plan(path: Path | str, document: PlanDocument) -> None:
     plan = document.plan
     content = {
         "schema_version": 1,
-        "base_model": {**to_json(document.model), "base_params": document.base_params},
+        "base_model": {**_base_model(document.model), "base_params": document.base_params},
         "data": to_json(document.data),
         "task": to_json(document.task),
         "learning_rate": float(plan.learning_rate),
@@ -115,7 +116,7 @@ def read_plan(path: Path | str) -> PlanDocument:
             learning_rate=read.learning_rate,
             trainable_params=read.trainable_params,
         ),
-        model=ModelSpec(id=read.base_model.id, revision=read.base_model.revision),
+        model=ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
         data=read.data,
         task=read.task,
         base_params=read.base_model.base_params,
@@ -134,6 +135,11 @@ def _plan_file(path: Path) -> Path:
     raise SpecError(
         f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished run."
     )
+
+
+def _base_model(spec: ModelSpec) -> dict[str, str | None]:
+    quantised = {} if spec.quantize == "none" else {"quantize": spec.quantize}
+    return {"id": spec.id, "revision": spec.revision, **quantised}
 
 
 def _entry(adapter: Adapter) -> Inline:

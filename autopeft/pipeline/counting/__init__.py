@@ -58,10 +58,11 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
 
 
 def _count_plan(document: PlanDocument, *, model_id: str | None, revision: str | None) -> Count:
-    spec = (
-        ModelSpec(id=document.model.id, revision=revision or document.model.revision)
-        if model_id is None
-        else ModelSpec(id=model_id, revision=revision)
+    own = document.model
+    spec = ModelSpec(
+        id=model_id or own.id,
+        revision=revision or (own.revision if model_id is None else None),
+        quantize=own.quantize,
     )
     task = discover("autopeft.tasks")[document.task.name]
     methods = discover("autopeft.methods")
