@@ -170,7 +170,24 @@ def test_search_tells_the_losses_that_its_confirmed_weights_have_in_plain_peft(t
         for seed, loss in zip(own.seeds, own.losses, strict=True):
             folder = path / "state" / "weights" / f"{own.plan.digest}-{seed}"
             expected = plain_loss(plain_model(toys, folder), blocks_of(prepared))
-            assert loss == pytest.approx(expected, abs=1e-5) and loss != found.base_loss
+            assert loss == pytest.approx(expected, abs=1e-5)
+            assert (loss != found.base_loss) == bool(own.plan.adapters)
+
+
+def test_without_a_head_the_arm_beside_is_the_base_model_untrained(toys, run, prepared):
+    result, _ = run
+    (untrained,) = (c for c in result.confirmations if c.name == "untrained")
+    split, model = prepared.bench.splits["confirm"], plain_model(toys).eval()
+    total = n_tokens = 0
+    for example, labels in zip(split.examples, split.labels, strict=True):
+        ids, own = torch.tensor([example["input_ids"]]), torch.tensor([labels])
+        n_own = int((own[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=own).loss) * n_own
+        n_tokens += n_own
+    assert untrained.metric_mean == pytest.approx(total / n_tokens, abs=1e-5)
+    assert untrained.plan.adapters == () and untrained.train_seconds == 0
+    assert not [m.error for m in result.measurements if m.error]
 
 
 def test_result_json_and_reports_show_it(run):

@@ -438,9 +438,9 @@ def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
 def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
     _, _, path = run
     overrides = {"model.quantize": "none", "execution.device": "cpu", "execution.dtype": "bfloat16"}
-    _, folder = pipeline.train_plan(path, out=tmp_path / "plain", overrides=overrides)
+    folder = pipeline.train_plan(path, out=tmp_path / "plain", overrides=overrides).folder
     assert "quantize" not in (folder / "plan.yaml").read_text(encoding="utf-8")
-    _, folder = pipeline.train_plan(path, out=tmp_path / "as it was")
+    folder = pipeline.train_plan(path, out=tmp_path / "as it was").folder
     assert f"quantize: {run[0]}" in (folder / "plan.yaml").read_text(encoding="utf-8")
     for name, word in (
         ("model.quantize", "3bit"),

@@ -110,6 +110,8 @@ def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
         "good food good food good",
         "food good food",
     ]
+    seams = task.encode([("good fo",), ("od film it",)], [""] * 2, words, 2)
+    assert [tokens(words, example["input_ids"]) for example in seams.examples] == ["good food", "film it"]
     with pytest.raises(DataError, match="have 8 tokens, 1 block of 9; at least 2 blocks are needed"):
         task.encode([("good food ",)] * 4, [""] * 4, words, 9)
 
