@@ -33,8 +33,8 @@ HEAD = "head"  # the method of a plan without adapters
 BASELINE_ARM = "baseline"
 GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
-_QUEUE_SHARE = 0.4  # of the trials at most, so that half of the search's cost goes to sampled policies
-_LEAST_ROOM = 7  # baseline and head at three rates each, and the greedy plan, in half of the trials
+_QUEUE_SHARE = 0.45  # of the trials at most, so that half of the search's cost goes to sampled policies
+_LEAST_ROOM = 5  # baseline and head at two rates each, and the greedy plan, in half of the trials
 _MAX_RATES = 3  # learning rates of each enqueued arm
 _MAX_EVENED = 5  # the baseline gets as many as the arm with the most, up to so many
 _N_STARTUP = 8  # trials before TPE models anything; the enqueued ones count
@@ -155,7 +155,7 @@ class Proposer:
         for rate in dict.fromkeys(spread(*question.head_rates, n_rates)):
             queue.append((question.without_adapters, Policy(method=HEAD, learning_rate=rate)))
         if "lora" in question.space.methods:
-            n_greedy = max(1, min(2, n_rates, room - len(queue)))
+            n_greedy = max(1, min(n_rates - 1, room - len(queue)))
             greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 1)[0])
             queue += [(f"{GREEDY_ARM} by {question.spec.search.score}", greedy)] * n_greedy
         for policy in _usual_policies(question.space, max_rank=cap):

@@ -12,6 +12,7 @@ from autopeft.space import Policy, plan_of
 
 NULLS = ("uniform", "parameters", "random")
 MAX_PAIRS = 6  # as many as can tell (see `report.helped`); each takes a run of the first rung
+_TRIALS_PER_PAIR = 4  # below so many, runs that could not tell anyway would crowd out sampled policies
 _LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score
 
 Twins = Mapping[str, Plan]
@@ -84,8 +85,8 @@ def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measure
 
 
 def n_pairs(question: Question) -> int:
-    """How many proposals get twins: one of six trials, six at most."""
-    return min(MAX_PAIRS, max(1, question.first_trials // 6))
+    """How many proposals get twins: as many as can tell, or where that is too dear the greedy plan alone."""
+    return MAX_PAIRS if question.first_trials >= _TRIALS_PER_PAIR * MAX_PAIRS else 1
 
 
 def uses_score(policy: Policy) -> bool:

@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-finding, memory, shapes, roles, tree, attaching → sites, quantising, weights → virtual → base → loading,
-directions → given.
+finding, inputs, memory, shapes, roles, tree, attaching → sites, quantising, weights → virtual → base →
+loading → given.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from autopeft.model.attaching import (
     spell_out,
 )
 from autopeft.model.base import BaseModel, check_sites
-from autopeft.model.directions import input_directions, point
 from autopeft.model.finding import DEMO_NAME, commit_of, resolve
 from autopeft.model.given import from_memory, lent, name_of, noted, require_plain, source_of
+from autopeft.model.inputs import input_directions, input_rms, point
 from autopeft.model.loading import load, load_skeleton
 from autopeft.model.memory import SavedBytes
 from autopeft.model.quantising import as_quantised, dequantised, kept_plain
@@ -45,6 +45,7 @@ __all__ = [
     "head_only_config",
     "holder_of",
     "input_directions",
+    "input_rms",
     "kept_plain",
     "known_role",
     "lent",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import engine, space, train
+from autopeft import engine, space
 from autopeft.engine import Question, Schedule, check_sampler
 from autopeft.extension import discover
 from autopeft.pipeline.given_plans import read_given
@@ -82,7 +82,7 @@ def question_of(
         schedule=schedule_of(prepared),
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
-        head_rates=train.head_alone_rates(prepared.base),
+        head_rates=prepared.bench.head_rates().alone(),
         first_trials=first_trials,
         null_scores={name: by_name[name] for name in _NULL_SCORES},
         given=given,

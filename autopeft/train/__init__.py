@@ -9,7 +9,6 @@ from __future__ import annotations
 from autopeft.train.bench import Bench
 from autopeft.train.compiling import compile_plan
 from autopeft.train.course import SCHEDULE, Course, full_course, full_run_steps, rung_course
-from autopeft.train.rates import head_alone_rates
 from autopeft.train.splits import EncodedSplit, encode_split, encode_splits, epoch_batches
 
 __all__ = [
@@ -23,6 +22,5 @@ __all__ = [
     "epoch_batches",
     "full_course",
     "full_run_steps",
-    "head_alone_rates",
     "rung_course",
 ]

@@ -20,6 +20,7 @@ from autopeft.model import (
     BaseModel,
     adapter_names,
     input_directions,
+    input_rms,
     load_weights,
     point,
     save_weights,
@@ -28,10 +29,11 @@ from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.compiling import compile_plan
 from autopeft.train.course import full_course, rung_course
 from autopeft.train.loop import Run, Trained, train
-from autopeft.train.rates import parameter_groups
+from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
 from autopeft.train.splits import EncodedSplit, train_rows
 
 _EVA_EXAMPLES = 128  # of the train split; chosen by hand
+_RMS_EXAMPLES = 32  # likewise
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so there is next to no padding
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
 _EVAL_LOGITS = 2**26  # numbers that a language model may give at once, 256 MiB; chosen by hand
@@ -62,6 +64,7 @@ class Bench:
     dtype: str = "float32"
     general: Task | None = None
     _known: dict[str, torch.Tensor] = field(default_factory=dict)
+    _heads: list[HeadRates] = field(default_factory=list)
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split.
@@ -91,7 +94,7 @@ class Bench:
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self._require_room(plan)
-        directions = self._directions(plan)
+        directions, heads = self._directions(plan), self.head_rates()  # both of the base model as it is
         configs = compile_plan(plan, self.methods)
         task_type = self.task.peft_task_type
         with self.base.attached(configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
@@ -102,7 +105,7 @@ class Bench:
                     load_weights(model, names, self._weights(plan, fidelity.seed))
             else:
                 point(model, directions)
-                trained = self._train(model, plan, fidelity)
+                trained = self._train(model, plan, fidelity, heads=heads)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
                     save_weights(model, names, self._weights(plan, fidelity.seed))
             started = time.perf_counter()
@@ -141,11 +144,21 @@ class Bench:
             self._known.update(input_directions(self.base.module, batches, missing))
         return {site: self._known[site][:rank] for site, rank in asked.items()}
 
+    def head_rates(self) -> HeadRates:
+        """The learning rates of the task head, from what it is given by the base model; found once."""
+        if not self._heads:
+            maps, rms = head_maps(self.base), {}
+            if maps:
+                batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0)
+                rms = input_rms(self.base.module, batches, maps, call=self._loss)
+            self._heads.append(head_rates(self.base, rms))
+        return self._heads[0]
+
     def _weights(self, plan: Plan, seed: int) -> Path:
         assert self.keep_weights is not None, "no place for weights was given"
         return self.keep_weights(plan, seed)
 
-    def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity) -> Trained:
+    def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> Trained:
         """A rung, leg by leg, where the search split judges it, else a run of its own."""
         is_rung = fidelity.split == "search"
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
@@ -159,7 +172,7 @@ class Bench:
             seed=fidelity.seed,
             paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
         )
-        groups = parameter_groups(model, plan, base=self.base, methods=self.methods)
+        groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
         if not groups:  # the base model as it is
             return Trained(seconds=0.0, n_steps=0, peak_bytes=0)
         return train(model, groups, run, device=self.base.device)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sys
 
-from autopeft import train
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.records import DataSpec, Fidelity, RunSpec
 from autopeft.space import Ground, Policy, plan_of
+from autopeft.train.rates import HeadRates
 
 ARMS = (("lora", 4e-3), ("lora", 8e-3), ("lora", 1.6e-2), ("ia3", 3e-2))
 
@@ -30,11 +30,12 @@ def main(source: str, steps: int) -> None:
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=1,
     )
-    n_inputs = prepared.base.module.config.hidden_size
+    head = prepared.bench.head_rates()
     for method, rate in ARMS:
         plan = plan_of(Policy(method=method, learning_rate=rate), ground)
         for label, head_rate in (("adapters'", rate), ("4e-2", 4e-2), ("2.6e-2", 2.6e-2), ("1e-2", 1e-2)):
-            train._OUTPUT_RATE_TIMES_INPUTS = head_rate * n_inputs
+            scaled = {name: own * head_rate / head.output for name, own in head.by_name.items()}
+            prepared.bench._heads[:] = [HeadRates(by_name=scaled, output=head_rate)]
             seen = prepared.bench.measure(plan, fidelity)
             print(f"{method:<5} {rate:.1e}  head {label:<9}  {seen.metric}  {seen.loss}", flush=True)
 

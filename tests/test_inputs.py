@@ -1,4 +1,4 @@
-"""The start of EVA: directions of the inputs, against numpy's SVD of the inputs themselves."""
+"""What maps are given: EVA's directions against numpy's SVD of the inputs themselves, and their size."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from autopeft.model import input_directions
-from autopeft.model.directions import _largest
+from autopeft.model import input_directions, input_rms
+from autopeft.model.inputs import _largest
 from autopeft.records import Fidelity, Status
 
 RANK = 3
@@ -42,6 +42,15 @@ def test_directions_are_the_right_singular_vectors_of_the_inputs(base, make_batc
         assert np.linalg.norm(inputs @ rows.T) ** 2 == pytest.approx((values[:RANK] ** 2).sum(), rel=1e-4)
         np.testing.assert_allclose(rows @ rows.T, np.eye(RANK), atol=1e-5)
         assert (np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1) > 0).all()
+
+
+def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):
+    batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
+    names = [site.name for site in base.sites if site.kind in ("linear", "conv1d")]
+    found = input_rms(base.module, batches, names, call=lambda module, batch: module(**batch))
+    for name in names:
+        inputs = inputs_of(base.module, name, batches)
+        assert found[name] == pytest.approx(np.sqrt((inputs**2).mean()), rel=1e-5)
 
 
 def test_padding_does_not_count(bert, make_batch):

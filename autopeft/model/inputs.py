@@ -1,8 +1,9 @@
-"""Principal directions of what linear maps are given, from a few batches."""
+"""What linear maps are given, from a few batches: principal directions, and how large it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,9 +15,11 @@ _WHOLE = 1024  # inputs up to which all directions are found at once; chosen by 
 _OVERSAMPLING = 16
 _ITERATIONS = 8
 
+Batch = Mapping[str, torch.Tensor]
+
 
 def input_directions(
-    module: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], ranks: Mapping[str, int]
+    module: nn.Module, batches: Sequence[Batch], ranks: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:
     """The directions in which the inputs of some linear maps are largest; padding does not count.
 
@@ -34,24 +37,68 @@ def input_directions(
         which would change what a plan costs.
     """
     squares: dict[str, torch.Tensor] = {}
-    with torch.no_grad(), _watched(module, ranks, squares) as seen:
-        for batch in batches:
-            seen["mask"] = batch.get("attention_mask")
-            module(**{name: value for name, value in batch.items() if name != "labels"})
+
+    def add(name: str, rows: torch.Tensor) -> None:
+        squares[name] = squares.get(name, 0) + rows.T @ rows
+
+    _watch(module, batches, ranks, add, call=_without_labels)
     return {name: _largest(squares[name], rank) for name, rank in ranks.items()}
 
 
+def input_rms(
+    module: nn.Module,
+    batches: Sequence[Batch],
+    names: Iterable[str],
+    *,
+    call: Callable[[nn.Module, Any], object],
+) -> dict[str, float]:
+    """The root mean square of the inputs of some linear maps; padding does not count.
+
+    Args:
+        module: The base model, in eval mode; left as found.
+        batches: What it is called with; `attention_mask` (B, T) tells padding from tokens.
+        names: Of the maps. Those that are not reached are missing in what is returned.
+        call: Runs the model on a batch, such as the task's loss.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+
+    def add(name: str, rows: torch.Tensor) -> None:
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = total + float(rows.square().sum()), count + rows.numel()
+
+    _watch(module, batches, names, add, call=call)
+    return {name: math.sqrt(total / max(1, count)) for name, (total, count) in sums.items()}
+
+
+def _watch(
+    module: nn.Module,
+    batches: Sequence[Batch],
+    names: Iterable[str],
+    add: Callable[[str, torch.Tensor], None],
+    *,
+    call: Callable[[nn.Module, Any], object],
+) -> None:
+    """Call the model, and `add` with each map's inputs of every batch, shape (N, in_features)."""
+    with torch.no_grad(), _hooked(module, names, add) as seen:
+        for batch in batches:
+            seen["mask"] = batch.get("attention_mask")
+            call(module, batch)
+
+
+def _without_labels(module: nn.Module, batch: Batch) -> object:
+    return module(**{name: value for name, value in batch.items() if name != "labels"})
+
+
 @contextmanager
-def _watched(
-    module: nn.Module, names: Mapping[str, int], squares: dict[str, torch.Tensor]
+def _hooked(
+    module: nn.Module, names: Iterable[str], add: Callable[[str, torch.Tensor], None]
 ) -> Iterator[dict[str, Any]]:
-    """Hooks that add up the second moments of the inputs, shape (in_features, in_features)."""
+    """Hooks that read the mask of the batch from what is yielded."""
     seen: dict[str, Any] = {"mask": None}
 
     def watch(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            rows = _tokens(inputs[0], seen["mask"]).float()
-            squares[name] = squares.get(name, 0) + rows.T @ rows
+            add(name, _tokens(inputs[0], seen["mask"]).float())
 
         return hook
 
