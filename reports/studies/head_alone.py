@@ -3,8 +3,8 @@
     python reports/studies/head_alone.py DATA [DATA ...]
 
 The demo model's pooled output is found once for each text; a linear map on it is trained by AdamW with a
-linear warm-up and decay, as the head of a plan is, with 5 seeds. Prints the mean loss and the mean metric (accuracy,
-or Pearson's r where labels are numbers) on the search split for every rate and length.
+linear warm-up and decay, as the head of a plan is, with 5 seeds. Prints the mean loss and the mean metric
+(accuracy, or Pearson's r where labels are numbers) on the search split for every rate and length.
 """
 
 from __future__ import annotations

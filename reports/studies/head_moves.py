@@ -3,8 +3,8 @@
     python reports/studies/head_moves.py STEPS RATE,RATE,... FIELD=VALUE ...
 
 FIELD=VALUE are settings, such as task.name=image-classification model.id=PATH data.source=PATH. Prints the
-RMS of what the head's last layer is given, and for each learning rate of LoRA and each move (the head's rate ×
-inputs × RMS; the first is 10 / inputs, whatever the RMS) loss and metric on the search split, two seeds.
+RMS of what the head's last layer is given, and for each learning rate of LoRA and each move (the head's rate
+× inputs × RMS; the first is 10 / inputs, whatever the RMS) loss and metric on the search split, two seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autopeft.records import Fidelity, RunSpec
 from autopeft.space import Ground, Policy, plan_of
 from autopeft.train.rates import HeadRates, head_maps
 
-MOVES = (0.15, 0.6, 2.4)
+MOVES = (0.3, 1.2, 2.4)
 SEEDS = (1, 2)
 
 
