@@ -88,12 +88,14 @@ class Target:
     `chat` (the last answer), `documents` or `stream` (all of the text, in rows that stand alone or go on
     from each other).
     `names` are the labels in the order of the model's outputs: of a number its column's name, of
-    texts none. `counts` says how often train has each.
+    texts none. `counts` says how often train has each; `mean` and `std` are those of numbers in train.
     """
 
     kind: str = "class"
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -333,6 +333,8 @@ def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
     scores = [round(0.05 * i, 2) for i in range(60)]
     data = read(write(tmp_path / "rows.csv", make_rows(labels=tuple(scores))))
     assert (data.target.kind, data.label_names) == ("number", ("label",))
+    numbers = np.array([*data.train.labels, *data.search.labels, *data.confirm.labels])
+    assert (data.target.mean, data.target.std) == pytest.approx((numbers.mean(), numbers.std()))
     truth = {(f"sentence {i}",): scores[i % 60] for i in range(120)}
     assert all(
         truth[text] == label

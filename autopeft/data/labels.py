@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -55,7 +56,9 @@ def labelled(
         )
     if kind == "number":
         parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
-        target = Target(kind=kind, names=(columns.label,))
+        numbers = [float(row.label) for row in parts["train"]]
+        mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
+        target = Target(kind=kind, names=(columns.label,), mean=mean, std=std or 1.0)
     else:
         feature = tables["train"][0].features[columns.label]
         declared = getattr(getattr(feature, "feature", feature), "names", None) or ()

@@ -35,6 +35,7 @@ class BaseModel:
 
     `module` is the model with a task head, on `device`, in fp32, its maps quantised where it was asked;
     `head_names` are the children that hold the head; `base_params` counts the rest, tied weights once.
+    `output_layer` is the last linear map of the head, None where there is none.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, untrained: frozenset[str]) -> None:
@@ -58,6 +59,8 @@ class BaseModel:
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
         held = list_sites(module, exclude=self.head_names)
         self.sites = (*held, *model_sites(module, held))
+        self.output_layer = self._find_output_layer(head)
+        self.output_scale, self.output_shift = 1.0, 0.0
         self._n_positions = n_positions(module)
         self._tell_unreachable()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
@@ -165,26 +168,53 @@ class BaseModel:
             raise
         return model
 
+    def expect(self, *, mean: float, std: float) -> None:
+        """Let the head start from numbers of this mean and spread, which training need not find then.
+
+        The output layer's first bias is the mean, and its first weights are so much larger. So are those of
+        the base model where its checkpoint had none: the sensitivity looks through them.
+        """
+        self.output_scale, self.output_shift = std, mean
+        if self.output_layer is not None and f"{self.output_layer}.weight" in self.untrained:
+            layer = cast(nn.Linear, self.module.get_submodule(self.output_layer))
+            layer.weight.data.mul_(std)
+            if layer.bias is not None:
+                layer.bias.data.fill_(mean)
+
+    def _find_output_layer(self, head: Sequence[str]) -> str | None:
+        """The last linear map of the head proper that has an output for each label, or else the last."""
+        maps = [
+            (f"{name}.{inner}" if inner else name, layer.out_features)
+            for name in head
+            for inner, layer in self.module.get_submodule(name).named_modules()
+            if isinstance(layer, nn.Linear)
+        ]
+        n_labels = getattr(self.module.config, "num_labels", None)
+        fitting = [name for name, n_outputs in maps if n_outputs == n_labels]
+        return next(reversed(fitting or [name for name, _ in maps]), None)
+
+    def _draw(self, layer: nn.Linear, *, is_output: bool) -> None:
+        """First values: Normal(0, initializer_range) as in BERT, biases 0; of numbers, about their mean."""
+        std = float(getattr(self.module.config, "initializer_range", 0.02))
+        nn.init.normal_(layer.weight, std=std * (self.output_scale if is_output else 1.0))
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
+
     def _initialise_head(self, model: PeftModel) -> None:
         """Draw the trained copy of the head anew; the head of the base model is never touched.
 
         What the checkpoint already held of the head (ModernBERT's pooling layer, say) stays,
-        but the output layer is drawn for every seed. Normal(0, initializer_range) as in BERT.
+        but the output layer is drawn for every seed.
         """
-        std = float(getattr(self.module.config, "initializer_range", 0.02))
-        n_labels = int(cast(Any, self.module.config).num_labels)
         for name, wrapper in model.get_base_model().named_modules():
             if not isinstance(wrapper, ModulesToSaveWrapper):
                 continue
             trained = next(iter(wrapper.modules_to_save.values()))
             for inner, layer in trained.named_modules():
-                full = ".".join(part for part in (name, inner, "weight") if part)
-                if isinstance(layer, nn.Linear) and (
-                    full in self.untrained or layer.out_features == n_labels
-                ):
-                    nn.init.normal_(layer.weight, std=std)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+                full = ".".join(part for part in (name, inner) if part)
+                is_output = full == self.output_layer
+                if isinstance(layer, nn.Linear) and (is_output or f"{full}.weight" in self.untrained):
+                    self._draw(layer, is_output=is_output)
 
     def _tell_unreachable(self) -> None:
         """Say which weights stay as they are whatever the plan, so that none is left out in silence."""

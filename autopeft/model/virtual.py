@@ -57,7 +57,7 @@ def n_positions(module: nn.Module) -> int | None:
     config = cast(Any, module.config).get_text_config()
     limits = (getattr(config, f"max_{own}position_embeddings", None) for own in ("", "encoder_"))  # LED
     limit = next((limit for limit in limits if isinstance(limit, int)), None)
-    if limit is None:
+    if limit is None or limit <= 0:  # XLNet says -1
         return None
     for name, child in module.named_modules():
         if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:

@@ -102,6 +102,8 @@ def prepare(
         log.warning("%s", note)
     with quiet_libraries():
         base = load_base(spec, task, loaded, memory)
+    if loaded.target.kind == "number":
+        base.expect(mean=loaded.target.mean, std=loaded.target.std)
     spec = _pinned(spec)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)

@@ -57,21 +57,21 @@ class LabelledTask:
         return replace(self, target=target, metric=metric, notes=notes)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean loss, shape (): cross-entropy in nats (over several classes their mean), or squared error."""
+        """Mean loss, shape (), as `losses` has it."""
         return losses(self.target, logits_of(model, batch), batch["labels"]).mean()
 
     def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Several labels (B, C) of 0 and 1, each by its own chance; numbers (B,) about the prediction.
 
-        The squared error is twice the -log p of a normal distribution with variance 1, the mean over C labels
-        a C-th of that of C coins, up to a constant. None where there is one class per row.
+        The squared error is twice the -log p of a normal distribution with train's variance, the mean over C
+        labels a C-th of that of C coins, up to a constant. None where there is one class per row.
 
         Source: Kunstner et al. 2019, arXiv:1905.12558, equation 1, on losses as -log p; the variance is ours.
         """
         if self.target.kind == "classes":
             return torch.bernoulli(logits.sigmoid(), generator=generator)
         if self.target.kind == "number":
-            return logits[:, 0] + torch.randn(len(logits), generator=generator)
+            return logits[:, 0] + self.target.std * torch.randn(len(logits), generator=generator)
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
@@ -140,11 +140,14 @@ def label_tensor(target: Target, labels: Sequence[Any]) -> torch.Tensor:
 
 
 def losses(target: Target, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Shape (B,): cross-entropy in nats (over several classes their mean), or the squared error."""
+    """Shape (B,): cross-entropy in nats (over several classes their mean), or the squared error.
+
+    That in units of train's variance, so that its mean as a guess has about 1 whatever the numbers measure.
+    """
     if target.kind == "class":
         return nn.functional.cross_entropy(logits, labels, reduction="none")
     if target.kind == "number":
-        return (logits[:, 0] - labels).square()
+        return ((logits[:, 0] - labels) / target.std).square()
     own = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return own.mean(dim=1)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from autopeft.train.bench import Bench
 from autopeft.train.compiling import compile_plan
-from autopeft.train.course import SCHEDULE, Course, full_course, full_run_steps, rung_course
+from autopeft.train.course import Course, full_course, full_run_steps, rung_course
+from autopeft.train.rates import SCHEDULE
 from autopeft.train.splits import EncodedSplit, encode_split, encode_splits, epoch_batches
 
 __all__ = [

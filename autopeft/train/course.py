@@ -7,11 +7,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SCHEDULE = (
-    "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1; "
-    "task head at 10 / inputs at its output layer and 1 / inputs below it, "
-    "or in proportion, the output layer at the plan's rate, where nothing else is trained"
-)
 _WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.records import Fidelity, RunSpec
 from autopeft.space import Ground, Policy, plan_of
-from autopeft.train.rates import HeadRates, head_maps
+from autopeft.train import rates as head
+from autopeft.train.rates import HeadRates
 
 MOVES = (0.3, 1.2, 2.4)
 SEEDS = (1, 2)
@@ -33,8 +34,8 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     ground = Ground(sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available)
     found = bench.head_rates()
-    n_inputs = prepared.base.module.get_submodule(head_maps(prepared.base)[-1]).in_features
-    rms = 0.6 / (found.output * n_inputs)
+    n_inputs = prepared.base.module.get_submodule(prepared.base.output_layer).in_features
+    rms = head._MOVE / (found.output * n_inputs)
     print(f"{n_inputs} inputs, RMS {rms:.3f}")
     for rate in rates:
         plan = plan_of(Policy(method="lora", learning_rate=rate), ground)
