@@ -8,7 +8,9 @@ import torch
 import transformers
 from conftest import toy_rows
 
+from autopeft.errors import SiteError
 from autopeft.model import BaseModel
+from autopeft.model.loading import require_sites
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import DataSpec, ModelSpec, RunSpec, Status, TaskSpec
 from autopeft.train.rates import head_maps, head_rates
@@ -105,3 +107,30 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
         found = head_rates(bert, dict.fromkeys(rms, odd))
         assert 0 < found.by_name["classifier.bias"] <= 1.5
         assert found.output <= 1.5 / (16 * 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        (
+            "SwiftFormerForImageClassification",
+            transformers.SwiftFormerConfig(image_size=32, embed_dims=[8] * 4, depths=[1] * 4),
+            "calls its task head norm",
+        ),
+        (
+            "PerceiverForSequenceClassification",
+            transformers.PerceiverConfig(num_latents=4, d_latents=16, d_model=16, vocab_size=50),
+            "has its task head under a name",
+        ),
+    ],
+)
+def test_head_that_cannot_be_told_apart_is_refused_when_the_model_is_loaded(name, config, told):
+    base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
+    with pytest.raises(SiteError, match=told):
+        require_sites(base)
+
+
+def test_a_model_that_says_minus_one_has_no_limit_of_positions():
+    config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=32)
+    module = transformers.XLNetForSequenceClassification(config)
+    assert BaseModel(module, None, name="xlnet", untrained=frozenset()).max_tokens() is None

@@ -22,7 +22,7 @@ from autopeft.model.quantising import (
     settings,
     steady,
 )
-from autopeft.model.sites import head_names
+from autopeft.model.sites import TASK_MODELS, head_names
 from autopeft.records import ModelSpec
 
 _IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
@@ -327,3 +327,28 @@ def require_sites(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
+    _require_head(base)
+
+
+def _require_head(base: BaseModel) -> None:
+    """Refuse a task model whose head is not found, or whose head `peft` would take for other modules too.
+
+    It tells what to keep by the end of its name.
+    """
+    kind = type(base.module).__name__
+    if kind.endswith(TASK_MODELS) and not base.head_names:
+        raise SiteError(
+            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that nothing "
+            "would learn the labels; use another model."
+        )
+    names = [name for name, _ in base.module.named_modules()]
+    for head in base.head_names:
+        inside = tuple(f"{own}." for own in base.head_names)
+        twins = [
+            n for n in names if n.endswith(head) and n not in base.head_names and not n.startswith(inside)
+        ]
+        if twins:
+            raise SiteError(
+                f"{base.name} calls its task head {head}, and peft tells it by that ending from {twins[0]} "
+                f"({len(twins)} such modules) no more; use another model."
+            )

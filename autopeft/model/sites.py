@@ -18,8 +18,8 @@ from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
-_TASKS = ("Classification", "MultipleChoice")
-_HEADS = ("classifier", "score")
+TASK_MODELS = ("Classification", "MultipleChoice")
+_HEADS = ("classifier", "score", "head")
 _LAYER = re.compile(r"\.(\d+)\.")
 # Roles of maps that end in the hidden size; those of the other experts' maps begin there.
 _BACK_TO_HIDDEN = ("down", "o")
@@ -38,7 +38,9 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
         return ()
     children = dict(module.named_children())
     if prefix not in children:
-        return tuple(name for name in _HEADS if name in children and type(module).__name__.endswith(_TASKS))
+        return tuple(
+            name for name in _HEADS if name in children and type(module).__name__.endswith(TASK_MODELS)
+        )
     return tuple(
         name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
     )
