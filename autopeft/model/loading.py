@@ -338,15 +338,14 @@ def _require_head(base: BaseModel) -> None:
     kind = type(base.module).__name__
     if kind.endswith(TASK_MODELS) and not base.head_names:
         raise SiteError(
-            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that nothing "
-            "would learn the labels; use another model."
+            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that "
+            "nothing would learn the labels; use another model."
         )
+    inside = tuple(f"{head}." for head in base.head_names)
     names = [name for name, _ in base.module.named_modules()]
+    outside = [name for name in names if not f"{name}.".startswith(inside)]
     for head in base.head_names:
-        inside = tuple(f"{own}." for own in base.head_names)
-        twins = [
-            n for n in names if n.endswith(head) and n not in base.head_names and not n.startswith(inside)
-        ]
+        twins = [name for name in outside if name.endswith(head)]
         if twins:
             raise SiteError(
                 f"{base.name} calls its task head {head}, and peft tells it by that ending from {twins[0]} "

@@ -4,8 +4,8 @@
     python reports/studies/real_gains.py --summary OUT_DIR
 
 Each search runs at the default settings, without its own confirmation. Then winner, smallest plan and baseline
-are trained in full with five fresh seeds by the loop below: batches of like length in random order, AdamW, linear decay;
-judged on the test file, which no search has read, by the metric that the search was asked for (accuracy, or
+are trained in full with five fresh seeds by the loop below: batches of like length in random order, AdamW, linear decay,
+numbers in units of their spread; judged on the test file, which no search has read, by the metric that the search was asked for (accuracy, or
 macro-F1 where labels are uneven, or Pearson's r), computed by scikit-learn and scipy. What is in OUT_DIR
 already is not run again.
 """
@@ -78,6 +78,7 @@ def trained_predictions(
 ) -> np.ndarray:
     """What a full training run of this loop says of the test split: a class or a number per row."""
     is_number = data.target.kind == "number"
+    mean, spread = (np.mean(data.train.labels), np.std(data.train.labels)) if is_number else (0, 1)
     configs = compile_plan(plan, discover("autopeft.methods"))
     with base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=seed) as model:
         factors = {}
@@ -116,7 +117,7 @@ def trained_predictions(
             logits = model(**tokens(base, [data.train.inputs[i] for i in chosen])).logits
             labels = torch.tensor([data.train.labels[i] for i in chosen])
             if is_number:
-                loss = nn.functional.mse_loss(logits[:, 0], labels.float())
+                loss = nn.functional.mse_loss(logits[:, 0], ((labels - mean) / spread).float())
             else:
                 loss = nn.functional.cross_entropy(logits, labels)
             loss.backward()
@@ -132,7 +133,7 @@ def trained_predictions(
                 chosen = order[start : start + 64]
                 logits = model(**tokens(base, [data.test.inputs[i] for i in chosen])).logits
                 found[chosen] = (logits[:, 0] if is_number else logits.argmax(-1)).numpy()
-    return found
+    return found * spread + mean
 
 
 def epoch(data: LabelledData, *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
