@@ -45,8 +45,8 @@ def is_numeric(cells: Sequence[str | None]) -> bool:
     return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
 
 
-def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, str]]:
-    """Rows of strings with their time; None where something is missing.
+def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, Any]]:
+    """Rows of strings with the cell of their time; None where something is missing.
 
     Args:
         part: train, confirm or test; the label may be missing in the last two.
@@ -64,24 +64,28 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
         _column(part, table, columns.label)
     else:
         labels = [None] * len(table)
-    groups, times = (_beside(part, table, name) for name in (columns.group, columns.time))
+    groups, times = beside(part, table, columns)
     return [
-        (Row(tuple(cells), label, group), time or "")
+        (Row(tuple(cells), label, group), time)
         for *cells, label, group, time in zip(*inputs, labels, groups, times, strict=True)
     ]
+
+
+def beside(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
+    """The groups of the rows as strings and the cells of their times, which only train needs to have."""
+
+    def cells(name: str | None) -> Any:
+        if name is None or (part != "train" and name not in table.column_names):
+            return [None] * len(table)
+        return _column(part, table, name)
+
+    return [as_string(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
 
 
 def _column(part: str, table: Any, name: str) -> Any:
     if name not in table.column_names:
         raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
     return table[name]
-
-
-def _beside(part: str, table: Any, name: str | None) -> list[str | None]:
-    """Cells of a column that only train needs to have."""
-    if name is None or (part != "train" and name not in table.column_names):
-        return [None] * len(table)
-    return [as_string(cell, name) for cell in _column(part, table, name)]
 
 
 def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
@@ -131,22 +135,33 @@ def as_string(cell: Any, column: str) -> str | None:
     return None if is_missing or not str(cell).strip() else str(cell)
 
 
-def by_time(rows: Sequence[tuple[Row, str]], column: str) -> list[Row]:
+def by_time(rows: Sequence[tuple[Row, Any]], column: str) -> list[Row]:
     """Rows from the earliest to the latest; rows of one time keep their order.
 
     Raises:
         DataError: A time that is missing or no time.
     """
     times = [time for _, time in rows]
+    missing = [index for index, time in enumerate(times) if as_string(time, column) is None]
+    if missing:
+        raise DataError(f"Row {missing[0] + 1} has no time in column {column}; fill it in or drop the row.")
     try:
-        keys = (
-            [float(time) for time in times] if is_numeric(times) else list(pd.to_datetime(pd.Series(times)))
-        )
-    except ValueError as error:
+        keys = _comparable(times)
+        order = sorted(range(len(rows)), key=lambda i: keys[i])
+    except (TypeError, ValueError) as error:
         raise DataError(f"Column {column} holds a time that cannot be read: {error}. Repair it.") from error
-    if "" in times:
-        raise DataError(
-            f"Row {times.index('') + 1} has no time in column {column}; fill it in or drop the row."
-        )
-    order = sorted(range(len(rows)), key=lambda i: keys[i])
     return [rows[i][0] for i in order]
+
+
+def _comparable(times: Sequence[Any]) -> Sequence[Any]:
+    """Datetimes and numbers as they are; text as numbers, as ISO 8601, else as pandas infers of the first."""
+    if not any(isinstance(time, str) for time in times):
+        return times
+    texts = [str(time).strip() for time in times]
+    if is_numeric(texts):
+        return [float(text) for text in texts]
+    # Without an offset a time counts as UTC, so that times with and without one compare.
+    try:
+        return list(pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True))
+    except ValueError:
+        return list(pd.to_datetime(pd.Series(texts), utc=True))

@@ -113,13 +113,13 @@ def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
 
 def _usable(
     part: str,
-    raw: Sequence[tuple[Row, str]],
+    raw: Sequence[tuple[Row, Any]],
     columns: Columns,
     *,
     known: set[str],
     kind: str,
     notes: list[str],
-) -> list[tuple[Row, str]]:
+) -> list[tuple[Row, Any]]:
     """The complete rows; none where confirm or test have no labels. `known` are the labels of train."""
     labels = {row.label for row, _ in raw}
     # Hub test splits have -1 throughout.
