@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
 import pytest
+from conftest import toy_rows
 from typer.testing import CliRunner, Result
 
 from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.errors import BudgetError
-from autopeft.records import BudgetSpec, DataSpec, ModelSpec, RunSpec, SearchSpec
-from autopeft.store import read_plan
+from autopeft.records import BudgetSpec, DataSpec, ModelSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.store import read_plan, write_plan
 
 
 @pytest.fixture
@@ -163,6 +167,29 @@ def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: 
     plan.write_text(plan.read_text().replace("max_steps: null", "max_steps: 2"))
     done = CliRunner().invoke(app, ["train", "--plan", str(plan), "--out", str(tmp_path / "adapter")])
     assert done.exit_code == 0, done.output
+
+
+def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    """Columns with usual names mislead in both files: `label` is another in every row."""
+    for seed, name in enumerate(("first", "other")):
+        texts, labels = toy_rows(120, seed=seed)
+        rows = {"text": "a", "label": range(120), "words": texts, "mood": labels, "who": np.arange(120) // 4}
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(tmp_path / "first.csv"), **named),
+        task=TaskSpec(max_steps=2),
+        budget=BudgetSpec(requested="5%"),
+    )
+    found = pipeline.analyze(spec, scores=["uniform"]).suggestion
+    of_the_hub = found.data.model_copy(update={"source": "some/set", "config_name": "en", "streaming": True})
+    write_plan(tmp_path / "plan.yaml", replace(found, data=of_the_hub))
+    other = str(tmp_path / "other.csv")
+    trained = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)
+    assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)
 
 
 @pytest.mark.parametrize(

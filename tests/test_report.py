@@ -16,7 +16,9 @@ import pytest
 
 from autopeft import records as rec
 from autopeft import report
+from autopeft.extension import discover
 from autopeft.records import Adapter, Confirmation, Fidelity, Measurement, Plan, Site, Status
+from autopeft.report.words import metric
 
 EVIL = "<script>alert('x')</script>"
 ROLES = {"q": (64, 64), "k": (64, 64), "v": (64, 64), "o": (64, 64), "up": (64, 256), "down": (256, 64)}
@@ -267,6 +269,16 @@ def test_the_leaderboard_is_ordered_by_the_metric(result, greater):
     shown = _Page(report.report_html(turned)).columns("worst seed")["accuracy"]
     expected = ["95.4 % ± 0.2", "95.1 % ± 0.2", "94.0 % ± 0.2"]
     assert list(shown) == (expected if greater else expected[::-1])
+
+
+def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
+    of_tasks = {name for part in discover("autopeft.tasks").values() for name in part.metrics}
+    names = {*discover("autopeft.metrics"), *of_tasks}
+    no_shares = {"loss", "perplexity", "matthews", "pearson", "spearman", "pearson-spearman"}
+    no_shares |= {"mean-absolute-error", "mean-squared-error"}
+    shown = {name: metric(0.532, name) for name in names}
+    assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in names}
+    assert "exact-match" in names
 
 
 def test_proxy_rows_are_ordered_by_rung_then_loss(result):

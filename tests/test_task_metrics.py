@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,6 +71,35 @@ def test_metrics_of_one_class_are_those_of_scikit_learn(metric):
     assert np.mean(seen.example_scores) == pytest.approx(seen.metric, abs=1e-9)
     np.testing.assert_allclose(seen.example_scores, jackknifed(CLASSES[metric], truth, guesses), atol=1e-9)
     assert seen.loss == pytest.approx(metrics.log_loss(truth, torch.tensor(logits).softmax(-1)), abs=1e-6)
+
+
+def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
+    """Class 20 has one example, 21 another that is found, and 22 is guessed once and never true."""
+    rng = np.random.default_rng(4)
+    truth, guesses = rng.integers(0, 12, (2, 60))
+    truth[:2], guesses[1:3] = (20, 21), (21, 22)
+    names = np.union1d(truth, guesses)
+
+    def brute(t, g):
+        return metrics.f1_score(t, g, average="macro", labels=names, zero_division=0)
+
+    value, scores = discover("autopeft.metrics")["macro-f1"].scored(
+        truth.astype(float), guesses.astype(float)
+    )
+    assert value == pytest.approx(brute(truth, guesses), abs=1e-12)
+    np.testing.assert_allclose(scores, jackknifed(brute, truth, guesses), atol=1e-9)
+
+
+def test_macro_f1_takes_few_times_as_long_as_one_call_of_scikit_learn():
+    """Leaving out each of the 2,000 rows by a call of its own took 4.8 s."""
+    rng = np.random.default_rng(5)
+    truth, guesses = rng.integers(0, 150, (2, 2000)).astype(float)
+    start = time.process_time()
+    macro(truth, guesses)
+    once = time.process_time() - start
+    start = time.process_time()
+    discover("autopeft.metrics")["macro-f1"].scored(truth, guesses)
+    assert time.process_time() - start < 0.1 + 20 * once
 
 
 SEVERAL = {

@@ -98,6 +98,18 @@ def test_scores_are_the_jackknife_of_seqeval():
     np.testing.assert_allclose(measured(truth, guesses).example_scores, expected, atol=1e-9)
 
 
+def test_entities_of_bilou_tags_are_those_counted_by_hand():
+    """Side by side in the truth: two of one token, then two of two; a third of three. One end is missed."""
+    names = ("O", "B-a", "I-a", "L-a", "U-a")
+    truth = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a L-a O"]
+    guesses = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a I-a L-a"]
+    rows, said = ([[names.index(tag) for tag in row.split()] for row in rows] for rows in (truth, guesses))
+    task = PART.fitted(TaskSpec(), Target(kind="tags", names=names))
+    examples = [{"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(rows)]
+    seen = task.evaluate(Saved(said), iter([task.collate(examples, rows, 0)]))
+    assert seen.metric == pytest.approx(2 * 4 / (5 + 5))  # 4 right of 5 true and 5 guessed
+
+
 def test_token_accuracy_is_the_share_of_right_tokens():
     truth, guesses = drawn_tags(2)
     flat = np.concatenate(truth), np.concatenate(guesses)

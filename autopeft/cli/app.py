@@ -191,7 +191,9 @@ def count(
 def train(
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
     model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset in place of the plan's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset in place of the plan's, with the columns that it names.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
     forgetting: opt.Forgetting = None,
     device: opt.Device = None,

@@ -45,8 +45,8 @@ def is_numeric(cells: Sequence[str | None]) -> bool:
     return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
 
 
-def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, str]]:
-    """Rows of strings with their time; None where something is missing.
+def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, Any]]:
+    """Rows of strings with the cell of their time; None where something is missing.
 
     Args:
         part: train, confirm or test; the label may be missing in the last two.
@@ -57,31 +57,42 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
     Raises:
         DataError: A column is not there, or holds lists where one value is needed.
     """
-    inputs = [[as_string(cell, name) for cell in _column(part, table, name)] for name in columns.inputs]
-    if columns.label in table.column_names:
-        labels = _labels(part, table, columns.label, kind)
-    elif part == "train":
-        _column(part, table, columns.label)
-    else:
-        labels = [None] * len(table)
-    groups, times = (_beside(part, table, name) for name in (columns.group, columns.time))
+    inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
+    labels = _labels(part, table, columns.label, kind)
+    groups, times = beside(part, table, columns)
     return [
-        (Row(tuple(cells), label, group), time or "")
+        (Row(tuple(cells), label, group), time)
         for *cells, label, group, time in zip(*inputs, labels, groups, times, strict=True)
     ]
 
 
-def _column(part: str, table: Any, name: str) -> Any:
-    if name not in table.column_names:
+def beside(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
+    """The groups of the rows as strings and the cells of their times, which only train needs to have."""
+    groups, times = (
+        [None] * len(table) if name is None else cells_of(part, table, name, is_needed=part == "train")
+        for name in (columns.group, columns.time)
+    )
+    return [as_string(cell, str(columns.group)) for cell in groups], list(times)
+
+
+def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:
+    """The cells of a column; where a table lacks one that is not needed, None for each row.
+
+    Raises:
+        DataError: A column that is needed is not there.
+    """
+    if name in table.column_names:
+        cells: Sequence[Any] = table[name]
+        return cells
+    if is_needed:
         raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
-    return table[name]
+    return [None] * len(table)
 
 
-def _beside(part: str, table: Any, name: str | None) -> list[str | None]:
-    """Cells of a column that only train needs to have."""
-    if name is None or (part != "train" and name not in table.column_names):
-        return [None] * len(table)
-    return [as_string(cell, name) for cell in _column(part, table, name)]
+def as_label(cell: Any, column: str) -> str | None:
+    """A cell as text; one missing label turns a column of integers into floats: "1.0" is label 1."""
+    text = as_string(cell, column)
+    return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
 
 
 def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
@@ -89,15 +100,13 @@ def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
     names = getattr(getattr(feature, "feature", feature), "names", None) or ()
 
     def named(cell: Any, index: int) -> str | None:
-        text = as_string(cell, column)
-        # One missing label turns a column of integers into floats: "1.0" is label 1.
-        plain = text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+        plain = as_label(cell, column)
         if not names or plain is None:
             return plain
         return None if plain == "-1" else name_of(plain, names, f"row {index + 1} of {part}", column)
 
     found: list[Any] = []
-    for index, cell in enumerate(table[column]):
+    for index, cell in enumerate(cells_of(part, table, column, is_needed=part == "train")):
         if isinstance(cell, list) and kind in (None, "classes"):
             own = [named(item, index) for item in cell]
             found.append(tuple(dict.fromkeys(name for name in own if name is not None)))
@@ -131,22 +140,35 @@ def as_string(cell: Any, column: str) -> str | None:
     return None if is_missing or not str(cell).strip() else str(cell)
 
 
-def by_time(rows: Sequence[tuple[Row, str]], column: str) -> list[Row]:
-    """Rows from the earliest to the latest; rows of one time keep their order.
+def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> list[Row]:
+    """The rows of train from the earliest to the latest, where a column says it; others keep their order.
 
     Raises:
         DataError: A time that is missing or no time.
     """
+    if column is None or part != "train":
+        return [row for row, _ in rows]
     times = [time for _, time in rows]
+    missing = [index for index, time in enumerate(times) if as_string(time, column) is None]
+    if missing:
+        raise DataError(f"Row {missing[0] + 1} has no time in column {column}; fill it in or drop the row.")
     try:
-        keys = (
-            [float(time) for time in times] if is_numeric(times) else list(pd.to_datetime(pd.Series(times)))
-        )
-    except ValueError as error:
+        keys = _comparable(times)
+        order = sorted(range(len(rows)), key=lambda i: keys[i])
+    except (TypeError, ValueError) as error:
         raise DataError(f"Column {column} holds a time that cannot be read: {error}. Repair it.") from error
-    if "" in times:
-        raise DataError(
-            f"Row {times.index('') + 1} has no time in column {column}; fill it in or drop the row."
-        )
-    order = sorted(range(len(rows)), key=lambda i: keys[i])
     return [rows[i][0] for i in order]
+
+
+def _comparable(times: Sequence[Any]) -> Sequence[Any]:
+    """Datetimes and numbers as they are; text as numbers, as ISO 8601, else as pandas infers of the first."""
+    if not any(isinstance(time, str) for time in times):
+        return times
+    texts = [str(time).strip() for time in times]
+    if is_numeric(texts):
+        return [float(text) for text in texts]
+    # Without an offset a time counts as UTC, so that times with and without one compare.
+    try:
+        return list(pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True))
+    except ValueError:
+        return list(pd.to_datetime(pd.Series(texts), utc=True))

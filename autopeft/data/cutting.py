@@ -15,6 +15,7 @@ from autopeft.data.rows import Parts, Read, Row
 from autopeft.errors import DataError
 
 PRECIOUS = ("test", "confirm", "train")
+_FAR = 0.25  # off the size that was wanted, as a share of it, before a note says so; chosen by hand
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 
 
@@ -61,7 +62,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Cutter:
-    """How rows are cut out of train: by class, by group, or at its end."""
+    """How rows are cut out of train: by class, by group, at its end, or by group at its end."""
 
     has_classes: bool
     in_order: bool
@@ -69,14 +70,17 @@ class Cutter:
 
     def cut(self, rows: list[Row], n_out: int, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
         """What stays and what is cut out, each in the order of `rows`; every label stays."""
-        order = range(len(rows))
-        if self.in_order:
+        order, has_groups = range(len(rows)), any(row.group is not None for row in rows)
+        if self.in_order and has_groups:
+            out, how = _last_groups(rows, n_out), "whole groups, by their last rows"
+        elif self.in_order:
             out, how = set(order[len(rows) - n_out :]), "its last rows"
-        elif any(row.group is not None for row in rows):
+        elif has_groups:
             out, how = self._groups(rows, n_out), "whole groups"
         else:
             out, how = self._rows(rows, n_out)
-        notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}.")
+        far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
+        notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays, is_out = ([rows[i] for i in order if (i in out) == chosen] for chosen in (False, True))
         self._require_labels(stays, rows, name)
         return stays, is_out
@@ -104,24 +108,24 @@ class Cutter:
         return set(self._rng().permutation(free)[:n_out].tolist()), f"not stratified, {how}"
 
     def _groups(self, rows: Sequence[Row], n_out: int) -> set[int]:
-        """Groups in random order, as long as they fit and leave every label in train."""
-        members: dict[Any, list[int]] = {}
-        for i, row in enumerate(rows):
-            members.setdefault(i if row.group is None else row.group, []).append(i)
+        """Groups in random order, as long as they fit and leave every label in train; else the smallest."""
+        members = _members(rows)
         left = Counter(name for row in rows for name in self._labels(row))
-        keys, out = list(members), set[int]()
-        for at in self._rng().permutation(len(keys)).tolist():
-            own = members[keys[at]]
+        out, spared = set[int](), list[list[int]]()
+        for at in self._rng().permutation(len(members)).tolist():
+            own = members[at]
             lost = Counter(name for i in own for name in self._labels(rows[i]))
-            if len(out) + len(own) <= n_out and all(left[name] > n for name, n in lost.items()):
+            if any(left[name] <= n for name, n in lost.items()):
+                continue
+            if len(out) + len(own) <= n_out:
                 out.update(own)
                 left -= lost
-        if not out:
-            raise DataError(
-                f"The {len(rows)} train rows have {len(keys)} groups, none of which can be cut out; "
-                "name a finer data.group_column, or give the split as a file of its own."
-            )
-        return out
+            else:
+                spared.append(own)
+        if not out and spared:
+            smallest = min(spared, key=len)
+            out.update(smallest)
+        return _not_too_many(out, rows, n_out)
 
     def _labels(self, row: Row) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
@@ -137,6 +141,34 @@ class Cutter:
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed % 2**32)
+
+
+def _members(rows: Sequence[Row]) -> list[list[int]]:
+    """The places of each group's rows; a row without a group is one by itself."""
+    members: dict[Any, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(i if row.group is None else row.group, []).append(i)
+    return list(members.values())
+
+
+def _last_groups(rows: Sequence[Row], n_out: int) -> set[int]:
+    """Groups from the one whose last row is the latest, as many as come nearest to `n_out` rows."""
+    out = set[int]()
+    for own in sorted(_members(rows), key=max, reverse=True):
+        if out and abs(len(out) + len(own) - n_out) >= abs(len(out) - n_out):
+            break
+        out.update(own)
+    return _not_too_many(out, rows, n_out)
+
+
+def _not_too_many(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
+    """What is cut out; raises DataError where it is nothing, or more than was wanted and than half."""
+    if not 0 < len(out) <= max(n_out, len(rows) // 2):
+        raise DataError(
+            f"The {len(rows)} train rows have {len(_members(rows))} groups, none of which can be cut out; "
+            "name a finer data.group_column, or give the split as a file of its own."
+        )
+    return out
 
 
 def cut_splits(found: Read, cap: int | None, *, seed: int, notes: list[str]) -> Parts:

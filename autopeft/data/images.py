@@ -16,7 +16,7 @@ import datasets
 from autopeft.data.columns import Columns, check_named, usual
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.rows import Read
-from autopeft.data.sources import SPLIT_WORD, TABLES, by_part, read
+from autopeft.data.sources import SPLIT_WORD, TABLES, by_part, is_list, listed_by_part, read, read_table
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -72,14 +72,10 @@ def read_images(spec: DataSpec, notes: list[str]) -> Read:
     Raises:
         DataError: No images or labels there, or a file that is missing.
     """
-    path = Path(spec.source).expanduser() if spec.source else None
-    if path is None:
+    if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
-        name, tables = path.resolve().name, _class_folders(path, notes)
-    else:
-        name, tables = read(spec, notes)
-    first = tables["train"][0]
+    name, tables = _tables(spec, spec.source, notes)
+    first = tables["train"][0][0]
     check_named(spec, first.column_names)
     files = spec.text_columns[0] if spec.text_columns else usual(first.column_names, FILE_NAMES)
     if not files or len(spec.text_columns) > 1:
@@ -90,16 +86,33 @@ def read_images(spec: DataSpec, notes: list[str]) -> Read:
     label = label_column(spec, first.column_names, inputs=[files], known=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
     notes.append(f"Images are column {files}; the label is column {label}.")
-    folder = path if path.is_dir() else path.parent
     known: dict[str, ImageFile] = {}
     keyed = {
-        part: [_keyed(table, files, known, folder=folder, part=part) for table in found]
+        part: [_keyed(table, files, known, folder=folder, part=part) for table, folder in found]
         for part, found in tables.items()
     }
     found = labelled(spec, name, keyed, columns=columns, notes=notes)
     for part, rows in found.parts.items():
         found.parts[part] = [row._replace(inputs=(known[row.inputs[0]],)) for row in rows]
     return found
+
+
+def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[str, list[tuple[Any, Path]]]]:
+    """The tables of each part, each with the folder that its images are named from."""
+    if is_list(source):
+        name, listed = listed_by_part(source, notes)
+        tables = {
+            part: [(read_table(file, TABLES), file.parent) for file in files]
+            for part, files in listed.items()
+        }
+        return name, tables
+    path = Path(source).expanduser()
+    if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
+        name, found = path.resolve().name, _class_folders(path, notes)
+    else:
+        name, found = read(spec, notes)
+    folder = path if path.is_dir() else path.parent
+    return name, {part: [(table, folder) for table in own] for part, own in found.items()}
 
 
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from autopeft.data.columns import NUMBER, Columns, by_time, check_named, is_numeric, rows_of, usual
+from autopeft.data.columns import NUMBER, Columns, check_named, in_order, is_numeric, rows_of, usual
 from autopeft.data.rows import Parts, Read, Row
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -24,6 +24,7 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
+Entry = TypeVar("Entry", bound=tuple[Any, ...])
 MAX_LEVELS = 10  # more distinct fractions than this make a regression target; chosen by hand
 
 
@@ -51,9 +52,7 @@ def labelled(
     parts: Parts = {}
     for part, rows in raw.items():
         usable = _usable(part, rows, columns, known=known, kind=kind, notes=notes)
-        parts[part] = (
-            by_time(usable, columns.time) if part == "train" and columns.time else [r for r, _ in usable]
-        )
+        parts[part] = in_order(part, usable, columns.time)
     if kind == "number":
         parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
@@ -116,33 +115,53 @@ def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
 
 def _usable(
     part: str,
-    raw: Sequence[tuple[Row, str]],
+    raw: Sequence[tuple[Row, Any]],
     columns: Columns,
     *,
     known: set[str],
     kind: str,
     notes: list[str],
-) -> list[tuple[Row, str]]:
+) -> list[tuple[Row, Any]]:
     """The complete rows; none where confirm or test have no labels. `known` are the labels of train."""
-    labels = {row.label for row, _ in raw}
-    # Hub test splits have -1 throughout.
-    means_none = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
-    unlabelled = {None, "-1"} if means_none else {None}
-    with_label = [entry for entry in raw if entry[0].label not in unlabelled]
+    with_label = with_labels(part, raw, columns.label, known=known, kind=kind, notes=notes)
     rows = [entry for entry in with_label if None not in entry[0].inputs]
     n_blank = len(with_label) - len(rows)
-    if not with_label and part == "train":
-        raise DataError(f"None of the {len(raw)} {part} rows has a {columns.label}; training needs labels.")
-    if not with_label:
-        notes.append(f"Left out the {part} part: none of its {len(raw)} rows has a label.")
-    elif len(with_label) < len(raw):
-        notes.append(f"Dropped {len(raw) - len(with_label)} {part} rows without a label.")
     if 2 * n_blank > len(with_label):
         seen = f"{n_blank} of {len(with_label)} {part} rows have no text in {', '.join(columns.inputs)}"
         raise DataError(f"{seen}; at most half may. Name another column in data.text_columns.")
     if n_blank:
         notes.append(f"Dropped {n_blank} {part} rows without text.")
     return rows
+
+
+def with_labels(
+    part: str, raw: Sequence[Entry], column: str, *, known: Collection[str], kind: str, notes: list[str]
+) -> list[Entry]:
+    """The rows that have a label; none where confirm or test have no labels.
+
+    Args:
+        part: train, confirm or test.
+        raw: Tuples that start with a `Row`.
+        column: Of the labels.
+        known: The labels of train.
+        kind: The target's.
+        notes: Told what is dropped.
+
+    Raises:
+        DataError: No row of train has a label.
+    """
+    labels = {entry[0].label for entry in raw}
+    # Hub test splits have -1 throughout.
+    means_none = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
+    unlabelled = {None, "-1"} if means_none else {None}
+    found = [entry for entry in raw if entry[0].label not in unlabelled]
+    if not found and part == "train":
+        raise DataError(f"None of the {len(raw)} {part} rows has a {column}; training needs labels.")
+    if not found:
+        notes.append(f"Left out the {part} part: none of its {len(raw)} rows has a label.")
+    elif len(found) < len(raw):
+        notes.append(f"Dropped {len(raw) - len(found)} {part} rows without a label.")
+    return found
 
 
 def _kind(labels: Sequence[Any]) -> str:

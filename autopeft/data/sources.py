@@ -55,8 +55,9 @@ def read(
         DataError: Nothing there, or nothing that can be read.
     """
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
-    if spec.source and not path.exists() and "," in spec.source:
-        return _read_listed(spec.source, notes, suffixes)
+    if is_list(spec.source):
+        name, listed = listed_by_part(str(spec.source), notes)
+        return name, {part: [read_table(file, suffixes) for file in files] for part, files in listed.items()}
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
         return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
@@ -67,22 +68,29 @@ def read(
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
-        return path.stem, {"train": [_read_table(path, suffixes)]}
+        return path.stem, {"train": [read_table(path, suffixes)]}
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = _read_table(path, suffixes)
+        saved = read_table(path, suffixes)
         return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
     files = {file.name: file for file in sorted(path.glob("[!._]*")) if file.suffix.lower() in suffixes}
     if not files:
         raise DataError(f"The folder {path} holds no data file; put {', '.join(suffixes)} files there.")
     parts = by_part(files, name, notes)
-    return name, {part: [_read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
+    return name, {part: [read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
 
 
-def _read_listed(
-    source: str, notes: list[str], suffixes: tuple[str, ...]
-) -> tuple[str, dict[str, list[Any]]]:
-    """Several files by comma; the split word in their names says what each is for."""
+def is_list(source: str | None) -> bool:
+    """Whether a source is several files by comma."""
+    return bool(source) and "," in str(source) and not Path(str(source)).expanduser().exists()
+
+
+def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
+    """Several files by comma: their folder's name, and what each is for by the split word in its name.
+
+    Raises:
+        DataError: A file that is not there, or none for train.
+    """
     paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
     for path in paths:
         if not path.is_file():
@@ -90,8 +98,7 @@ def _read_listed(
     name = paths[0].resolve().parent.name
     # By name alone: a folder may hold a split word too; equal names get a number.
     files = {f"{path.name}{' ' * index}": path for index, path in enumerate(paths)}
-    parts = by_part(files, name, notes)
-    return name, {part: [_read_table(path, suffixes) for path in chosen] for part, chosen in parts.items()}
+    return name, by_part(files, name, notes)
 
 
 def _looks_like_path(source: str) -> bool:
@@ -141,7 +148,7 @@ def _quiet() -> Iterator[str]:
             datasets.enable_progress_bars()
 
 
-def _read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
+def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
     """One file, or a folder that `save_to_disk` wrote."""
     suffix = path.suffix.lower()
     if path.is_file() and suffix not in suffixes:

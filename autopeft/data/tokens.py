@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.data.columns import Columns, as_string, by_time, check_named, name_of, usual
+from autopeft.data.columns import Columns, beside, cells_of, check_named, in_order, name_of, usual
 from autopeft.data.labels import label_column, order_of
 from autopeft.data.rows import Parts, Read, Row
 from autopeft.data.sources import read
@@ -40,8 +40,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> Read:
         kept = [entry for entry in rows if entry[0].inputs[0]]
         if len(kept) < len(rows):
             notes.append(f"Dropped {len(rows) - len(kept)} {part} rows without tokens.")
-        ordered = part == "train" and columns.time is not None
-        parts[part] = by_time(kept, columns.time or "") if ordered else [row for row, _ in kept]
+        parts[part] = in_order(part, kept, columns.time)
     counts = Counter(tag for row in parts["train"] for tag in row.label)
     if len(counts) < 2:
         raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
@@ -61,21 +60,13 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> Read:
     )
 
 
-def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, str]]:
-    """Rows with their time; `inputs` holds the tokens as one tuple."""
+def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, Any]]:
+    """Rows with the cell of their time; `inputs` holds the tokens as one tuple."""
     (tokens,) = columns.inputs
-    for name in (tokens, columns.label):
-        if name not in table.column_names:
-            raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
+    lists = [cells_of(part, table, name) for name in (tokens, columns.label)]
     declared = _declared(table, columns.label)
-    beside = [
-        [as_string(cell, name) for cell in table[name]]
-        if name is not None and name in table.column_names
-        else [None] * len(table)
-        for name in (columns.group, columns.time)
-    ]
     found = []
-    for index, cells in enumerate(zip(table[tokens], table[columns.label], *beside, strict=True)):
+    for index, cells in enumerate(zip(*lists, *beside(part, table, columns), strict=True)):
         words, tags = _list(cells[0]), _list(cells[1])
         if len(words) != len(tags):
             raise DataError(
@@ -89,7 +80,7 @@ def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, str]]:
             raise DataError(
                 f"Row {index + 1} of {part} has no tag for token {words[named.index('')]!r}; write O."
             )
-        found.append((Row((words,), named, cells[2]), cells[3] or ""))
+        found.append((Row((words,), named, cells[2]), cells[3]))
     return found
 
 

@@ -58,7 +58,7 @@ def train_plan(
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
         seed: None takes the plan's own.
         model_id: Base model in place of the plan's.
-        data_source: Dataset in place of the plan's.
+        data_source: Dataset in place of the plan's, with the columns that the plan names.
         forgetting: General text on which the trained plan is held against the base model.
         overrides: What the user gave of `model.quantize`, `execution.device` and `execution.dtype`, None
             for nothing: the plan says how its base model is quantised, and nothing of the others.
@@ -126,8 +126,13 @@ def _spec(
     return RunSpec(
         model=chosen.model_copy(update={"quantize": asked.model.quantize}),
         execution=asked.execution,
-        data=document.data if data_source is None else DataSpec(source=data_source),
+        data=document.data if data_source is None else _with_source(document.data, data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
         forgetting=asked.forgetting,
     )
+
+
+def _with_source(own: DataSpec, source: str) -> DataSpec:
+    """The plan's columns and bounds on another source; how the plan's own is fetched is left out."""
+    return own.model_copy(update={"source": source, "config_name": None, "streaming": False})

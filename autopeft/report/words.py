@@ -30,7 +30,7 @@ METHOD_WORDS = {
     "vera": "VeRA",
 }
 # Metrics in [0, 1] that people read as percent; correlations and losses stay as they are.
-_PERCENT_METRIC = re.compile(r"accuracy|f1|exact_match|precision|recall")
+_PERCENT_METRIC = re.compile(r"accuracy|f1|exact-match|precision|recall")
 _SHORT_WORDS = {"bitfit": "bias", "bottleneck": "adapter", "ln_tuning": "norm"}
 NOTHING = "–"
 

@@ -20,6 +20,8 @@ from autopeft.records import TaskSpec
 from autopeft.tasks._padding import IGNORED, features, padded, padded_features
 
 _ENTITY = re.compile(r"O|[BIELSU]-.+")
+# seqeval knows the last tag of an entity as E and one that stands alone as S; to BILOU they are L and U.
+_AS_IOBES = str.maketrans("LU", "ES")
 Entities = set[tuple[str, int, int]]
 
 
@@ -27,7 +29,8 @@ Entities = set[tuple[str, int, int]]
 class TokenClassification:
     """One tag per token by cross-entropy over the first piece of every token.
 
-    Entities are read as seqeval reads them without a scheme, and count where type, start and end are right.
+    Entities are read as seqeval reads them without a scheme, L and U of BILOU as its E and S, and count
+    where type, start and end are right.
     """
 
     name: str = "token-classification"
@@ -138,7 +141,8 @@ class TokenClassification:
         return counts
 
     def _entities(self, tags: Sequence[int]) -> Entities:
-        return set(get_entities([self.target.names[tag] for tag in tags]))
+        names = [self.target.names[tag] for tag in tags]
+        return set(get_entities([name[0].translate(_AS_IOBES) + name[1:] for name in names]))
 
 
 def _f1(counts: Any) -> Any:

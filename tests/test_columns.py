@@ -1,0 +1,76 @@
+"""Times as files write them: whole seconds beside fractions, cells of datetimes, offsets, and blanks."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autopeft.data import load
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+FIRST = dt.datetime(2020, 1, 1)
+N = 60
+# Every third time lies on a whole second, which str() and isoformat() write without a fraction.
+TIMES = [FIRST + dt.timedelta(seconds=i, microseconds=250_000 * (i % 3)) for i in range(N)]
+ORDER = np.random.default_rng(0).permutation(N).tolist()
+
+
+def rows_at(times):
+    """Shuffled rows whose text says their place in time."""
+    return [{"text": f"sentence {i}", "label": "ab"[i % 2], "at": times[i]} for i in ORDER]
+
+
+def read(path, rows, form="labelled-text"):
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    return load(DataSpec(source=str(path), time_column="at"), seed=0, form=form)
+
+
+def places(split):
+    return [int(text.split()[-1]) for (text,) in split.inputs]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda time: time,
+        str,
+        dt.datetime.isoformat,
+        lambda time: time.replace(tzinfo=dt.timezone(dt.timedelta(hours=time.second % 3))).isoformat(),
+        lambda time: time.strftime("%d %B %Y %H:%M:%S.%f"),
+    ],
+    ids=["datetime", "str", "iso", "offsets", "words"],
+)
+def test_rows_are_in_order_of_time_however_it_is_written(tmp_path, suffix, written):
+    times = [written(time) for time in TIMES]
+    # Python's own reading says which is earlier, as offsets move the times by hours.
+    is_iso = isinstance(times[0], str) and times[0].startswith("2020")
+    known = [dt.datetime.fromisoformat(time) for time in times] if is_iso else TIMES
+    data = read(tmp_path / f"rows{suffix}", rows_at(times))
+    found = [*places(data.train), *places(data.search), *places(data.confirm)]
+    assert [known[i] for i in found] == sorted(known)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("times", [TIMES, [str(t) for t in TIMES], [float(i) for i in range(N)]])
+def test_row_without_time_is_named(tmp_path, suffix, times):
+    rows = rows_at(times)
+    rows[16]["at"] = None
+    with pytest.raises(DataError, match=r"Row 17 has no time in column at; fill it in or drop the row"):
+        read(tmp_path / f"rows{suffix}", rows)
+
+
+def test_sentences_of_tokens_are_ordered_by_datetimes_too(tmp_path):
+    rows = [{"tokens": ["x", str(i)], "tags": ["O", "B-n"], "at": TIMES[i]} for i in ORDER]
+    data = read(tmp_path / "rows.parquet", rows, form="tagged-tokens")
+    assert [int(words[1]) for (words,) in data.train.inputs] == list(range(len(data.train.inputs)))

@@ -1,0 +1,96 @@
+"""What is cut out of train where rows come in groups: few large ones, and groups in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autopeft.data import load
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+SPLITS = ("train", "search", "confirm")
+
+
+def rows_of(sizes, *, labels="ab"):
+    """Shuffled rows of groups of some sizes; the text says which row, `who` which group."""
+    owners = [owner for owner, size in enumerate(sizes) for _ in range(size)]
+    rows = [
+        {"text": f"sentence {i}", "label": labels[i % len(labels)], "who": f"w{owner}", "day": i}
+        for i, owner in enumerate(owners)
+    ]
+    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+
+
+def read(path, rows, **spec):
+    pd.DataFrame(rows).to_parquet(path / "rows.parquet")
+    return load(DataSpec(source=str(path / "rows.parquet"), group_column="who", **spec), seed=0)
+
+
+def column(data, rows, name):
+    """A column's cells in each split."""
+    cells = {row["text"]: row[name] for row in rows}
+    return {split: [cells[text] for (text,) in getattr(data, split).inputs] for split in SPLITS}
+
+
+def test_few_large_groups_are_cut_whole_with_a_note(tmp_path):
+    rows = rows_of([100] * 5)
+    data = read(tmp_path, rows)
+    who = column(data, rows, "who")
+    assert {split: len(set(owners)) for split, owners in who.items()} == {
+        "train": 3,
+        "search": 1,
+        "confirm": 1,
+    }
+    assert sum(len(set(owners)) for owners in who.values()) == 5
+    # 15 % of 500 are 75, of the 400 left 60
+    assert "Cut 100 of 500 train rows as confirm, whole groups (75 were wanted)." in data.notes
+    assert "Cut 100 of 400 train rows as search, whole groups (60 were wanted)." in data.notes
+
+
+def test_the_smallest_group_that_leaves_every_label_is_cut(tmp_path):
+    rows = rows_of([150, 120, 90, 110, 130])
+    alone = [row | {"label": "c"} if row["who"] == "w2" else row for row in rows]
+    assert set(column(read(tmp_path, rows), rows, "who")["confirm"]) == {"w2"}
+    assert set(column(read(tmp_path, alone), alone, "who")["confirm"]) == {"w3"}
+
+
+@pytest.mark.parametrize("sizes", [[500], [400, 100]])
+def test_groups_of_which_none_can_be_spared_are_refused(tmp_path, sizes):
+    rows = rows_of(sizes)
+    rows = [row | {"label": "c"} if row["who"] == "w1" and row["day"] % 2 else row for row in rows]
+    with pytest.raises(DataError, match=r"none of which can be cut out.*a finer data.group_column"):
+        read(tmp_path, rows)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 100, [100] * 5, [3, 1] * 60])
+def test_groups_in_time_stay_whole_and_the_latest_are_cut(tmp_path, sizes):
+    rows = rows_of(sizes)
+    # Groups overlap in time: each has one early row; what counts is their latest.
+    first = {row["who"]: min(r["day"] for r in rows if r["who"] == row["who"]) for row in rows}
+    rows = [
+        row | {"day": -1} if row["day"] == first[row["who"]] and row["day"] % 8 == 0 else row for row in rows
+    ]
+    data = read(tmp_path, rows, time_column="day")
+    who = column(data, rows, "who")
+    groups = {split: set(owners) for split, owners in who.items()}
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == len(sizes)
+    latest = {
+        owner: max(row["day"] for row in rows if row["who"] == owner) for owner in set.union(*groups.values())
+    }
+    ends = {split: [latest[owner] for owner in owners] for split, owners in groups.items()}
+    assert max(ends["train"]) < min(ends["search"]) and max(ends["search"]) < min(ends["confirm"])
+
+
+def test_one_group_in_time_is_refused(tmp_path):
+    with pytest.raises(DataError, match="none of which can be cut out"):
+        read(tmp_path, rows_of([500]), time_column="day")
+
+
+def test_max_examples_takes_whole_groups_out_of_train(tmp_path):
+    rows = rows_of([10] * 100)
+    data = read(tmp_path, rows, max_examples=100)
+    who = column(data, rows, "who")
+    assert len(who["train"]) + len(who["search"]) == 100
+    assert sum(len(set(owners)) for owners in who.values()) == len(set().union(*who.values())) == 25
