@@ -48,7 +48,7 @@ BatchSize = Annotated[int | None, _option(_FULL, "Examples per step. Default 32.
 MaxLength = Annotated[int | None, _option(_FULL, "Tokens per example at most. Default 128.")]
 
 Space = Annotated[str | None, _option(_RACE, "Search space: a name of `spaces`, or a YAML file.")]
-Trials = Annotated[int | None, _option(_RACE, "Proposals to measure. Default 24 (demo: 14).")]
+Trials = Annotated[int | None, _option(_RACE, "Proposals to measure. Default 24 (demo: 12).")]
 MaxTime = Annotated[str | None, _option(_RACE, "Stop in time, such as 90s, 8m or 2h.")]
 MaxCost = Annotated[float | None, _option(_RACE, "Stop at a cost in R, full runs.")]
 Patience = Annotated[

@@ -21,7 +21,7 @@ _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a s
 _SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 _MARGIN = 0.01  # one point, or one percent of a loss
 _LOWER = 1.8  # by which a finalist's rate is lowered at the last rung: short rungs favour high rates
-_MAX_LOWERED = 2  # times, as long as it helps
+_MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
 
 Measured = dict[Plan, Measurement]
 
@@ -132,8 +132,9 @@ def retune(question: Question, ledger: Ledger, proposer: Proposer, last: Measure
     found: Measured = {}
     incumbent, baseline, _ = choose(question, ledger, last)
     ledger.progress.phase("rates", len({incumbent, baseline}))
+    n_times = _MAX_LOWERED if 2 * fidelity.train_steps < question.schedule.full_steps else 1
     for plan in dict.fromkeys([incumbent, baseline]):
-        for _ in range(_MAX_LOWERED):
+        for _ in range(n_times):
             tried = {p: m for p, m in (last | found).items() if p.adapters == plan.adapters}
             best = min(tried.values(), key=by_loss).plan
             rate = best.learning_rate / _LOWER

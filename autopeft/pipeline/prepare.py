@@ -40,7 +40,7 @@ from autopeft.space import Ground, Space
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
     # So that the demo ends within eight minutes on two CPU cores; any of them can be given.
     "task": {"epochs": 2.0},
-    "search": {"trials": 14, "max_time_seconds": 450.0},
+    "search": {"trials": 12, "max_time_seconds": 450.0},
     "confirm": {"fidelity": "half", "seeds": 3},
 }
 
