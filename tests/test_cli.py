@@ -129,9 +129,8 @@ def test_unknown_option_is_a_usage_error() -> None:
 def test_search_answers_one_json_object_and_nothing_else(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    result = search(
-        model_dir, data_dir, tmp_path / "run", "--budget", "5%", "--trials", 3, "--confirm", "none", "--json"
-    )
+    asked = ("--budget", "5%", "--trials", 3, "--strategy", "topk", "--confirm", "none")
+    result = search(model_dir, data_dir, tmp_path / "run", *asked, "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert answer["verdict"]["label"] == "none"

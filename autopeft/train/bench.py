@@ -150,7 +150,7 @@ class Bench:
             maps, rms = head_maps(self.base), {}
             if maps:
                 batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0)
-                rms = input_rms(self.base.module, batches, maps, call=self._loss)
+                rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
             self._heads.append(head_rates(self.base, rms))
         return self._heads[0]
 
