@@ -30,8 +30,8 @@ _KEPT = "modules_to_save"
 
 SCHEDULE = (
     "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1; "
-    f"output layer of the task head at {_MOVE:g} / (inputs × their root mean square), linear maps below it at "
-    f"{_MOVE_BELOW}, or in proportion, the output layer at the plan's rate, where nothing else is trained"
+    f"output layer of the task head at {_MOVE:g} / (inputs × their root mean square), linear maps below it "
+    f"at {_MOVE_BELOW}, or in proportion, the output layer at the plan's rate, where nothing else is trained"
 )
 
 
