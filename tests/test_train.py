@@ -149,7 +149,7 @@ def test_first_step_moves_the_head_by_its_own_rate(
             for batch in batches
         ]
     rms = np.sqrt(np.mean(torch.cat(inputs).double().numpy() ** 2))
-    head_rate = 1.0 / (16 * rms) if method else 0.01
+    head_rate = 0.66 / (16 * rms) if method else 0.01
     bench.measure(plan, fidelity(split="confirm", train_steps=1))
     with attach(bert, plan, seed=0) as model:
         start = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()

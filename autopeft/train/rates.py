@@ -21,7 +21,7 @@ from autopeft.train.compiling import compile_with_factors
 # classes: one rate for all is far too high for some. So far outputs of the last layer may move at a step, and
 # those of layers below it, which learn worse at its pace (two seeds, MiniLM with a new pooler: 0.885 at
 # 2.6e-2, which is 3.6, and 0.904 to 0.930 at 2.7e-3).
-_MOVE = 1.0
+_MOVE = 0.66
 _MOVE_BELOW = 0.4
 # And where the head alone is trained, the moves to try: on five sets 3.4 was best of 0.17 to 16.
 _MOVES_ALONE = (0.9, 14.0)
@@ -30,7 +30,7 @@ _KEPT = "modules_to_save"
 
 SCHEDULE = (
     "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1; "
-    f"output layer of the task head at {_MOVE:g} / (inputs × their root mean square), linear maps below it "
+    f"output layer of the task head at {_MOVE} / (inputs × their root mean square), linear maps below it "
     f"at {_MOVE_BELOW}, or in proportion, the output layer at the plan's rate, where nothing else is trained"
 )
 
@@ -69,8 +69,8 @@ def head_maps(base: BaseModel) -> list[str]:
 def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
     """The rates of the task head from the root mean squares of what its linear maps are given.
 
-    1 / (inputs × RMS) for the output layer, 0.4 for linear maps below it; the RMS counts as 1 where it is
-    missing or infinite, and as 0.01 at least. A bias gets at most 1 or 0.4, the output layer of numbers
+    0.66 / (inputs × RMS) for the output layer, 0.4 for linear maps below it; the RMS counts as 1 where it is
+    missing or infinite, and as 0.01 at least. A bias gets at most 0.66 or 0.4, the output layer of numbers
     all in proportion to their spread; other parameters, such as those of norms, one over their last size.
     """
     rates = {}
