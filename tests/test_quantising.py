@@ -78,14 +78,15 @@ def loaded(folder, bits, *, architecture="bert", **settings):
 
 
 def asked(bits, model_dir, data_dir, out, **topics):
-    """Settings of a small search."""
+    """Settings of a small search; its best plan is one config, as one method is all there is."""
+    search = {"trials": 4, "methods": ["lora"], **topics.pop("search", {})}
     return RunSpec.model_validate(
         {
             "model": {"id": str(model_dir), "quantize": bits},
             "data": {"source": str(data_dir)},
             "task": {"max_steps": 8, "batch_size": 8},
             "budget": {"requested": "5%"},
-            "search": {"trials": 4},
+            "search": search,
             "confirm": {"fidelity": "full", "seeds": 2},
             "output": {"out": str(out)},
             **topics,
