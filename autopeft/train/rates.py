@@ -18,9 +18,9 @@ from autopeft.train.compiling import compile_with_factors
 # 4e-3 gets 74 % with the head at its own rate and 85 % with the head at 3e-2, which is what IA3's
 # rate gives the head anyway (reports/LOG.md, 2026-11-25). AdamW moves an output by about rate × inputs ×
 # their root mean square, which is 0.06 before MiniLM's classifier, 0.4 before its tags, 1.9 before SmolLM2's
-# classes: one rate for all is far too high for some. So far outputs of the last layer may move at a step, and
-# those of layers below it, which learn worse at its pace (two seeds, MiniLM with a new pooler: 0.885 at
-# 2.6e-2, which is 3.6, and 0.904 to 0.930 at 2.7e-3).
+# classes: one rate for all is far too high for some. These are the moves of the last layer's outputs, and of
+# those of layers below it, which learn worse at larger ones (two seeds, MiniLM with a new pooler: 0.885 at
+# 2.6e-2, a move of 3.6, and 0.904 to 0.930 at 2.7e-3, a move of 0.37).
 _MOVE = 0.66
 _MOVE_BELOW = 0.4
 # And where the head alone is trained, the moves to try: on five sets 3.4 was best of 0.17 to 16.

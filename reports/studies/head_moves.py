@@ -18,7 +18,7 @@ from autopeft.space import Ground, Policy, plan_of
 from autopeft.train import rates as head
 from autopeft.train.rates import HeadRates
 
-MOVES = (0.6, 1.2, 2.4)
+MOVES = (0.15, 0.3, 0.6, 1.2, 2.4)
 SEEDS = (1, 2)
 
 
