@@ -1,14 +1,13 @@
-"""Toys that the tests share: tiny random models, a word tokenizer, rows whose words decide the label.
+"""Fixtures that the tests share: a word tokenizer, tiny base models, benches, a model and a dataset on disk.
 
-All of it is built offline and seeded. `model_dir` and `data_dir` are the same toys on disk.
+Everything is built offline and seeded.
 """
 
 from __future__ import annotations
 
 import csv
-from types import SimpleNamespace
+import os
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,120 +15,17 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base, toy_config
+from toys.words import CONTEXT, LABEL_NAMES, SPECIAL, VOCABULARY, toy_rows
 
 from autopeft.extension import discover
-from autopeft.model import BaseModel
-from autopeft.records import Adapter, Fidelity, Plan
+from autopeft.records import Fidelity, Plan
 from autopeft.train import Bench, EncodedSplit, compile_plan
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-TELLING = {0: ("awful", "bad", "dull", "poor"), 1: ("fine", "good", "great", "lovely")}
-WORDS = "a an and at day film for food in is it of on one plot staff that the this time was with"
-FILLER = tuple(WORDS.split())
-VOCABULARY = (*SPECIAL, *TELLING[0], *TELLING[1], *FILLER)
-LABEL_NAMES = ("neg", "pos")
-CONTEXT = 32  # tokens
-ARCHITECTURES = ("bert", "gpt2", "llama")
-# What methods are held against; `-lm` are language models, which take prompts and have no task head.
-EVERY_ARCHITECTURE = (*ARCHITECTURES, "t5", "vit", "llama-lm", "t5-lm", "moe-lm")
-AUTO_CLASSES = {
-    "vit": "AutoModelForImageClassification",
-    "gpt2-lm": "AutoModelForCausalLM",
-    "llama-lm": "AutoModelForCausalLM",
-    "t5-lm": "AutoModelForSeq2SeqLM",
-    "moe-lm": "AutoModelForCausalLM",
-}
-PEFT_TASKS = {
-    "vit": None,
-    "gpt2-lm": "CAUSAL_LM",
-    "llama-lm": "CAUSAL_LM",
-    "t5-lm": "SEQ_2_SEQ_LM",
-    "moe-lm": "CAUSAL_LM",
-}
-
-torch.set_num_threads(1)  # toys gain nothing from a second thread, and wait long for it on a busy machine
-
-
-def toy_config(architecture, *, hidden=16, dropout=0.0):
-    """Two layers; weights ten times wider than usual, so that a random model mixes its tokens."""
-    size = {"vocab_size": len(VOCABULARY), "initializer_range": 0.2}
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    if architecture == "bert":
-        return transformers.BertConfig(
-            **size,
-            pad_token_id=0,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=CONTEXT,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
-    if architecture == "vit":
-        return transformers.ViTConfig(
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=8,
-            patch_size=4,
-            initializer_range=0.2,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
-    if architecture == "t5":  # gated: two maps up; the encoder's and the decoder's layers are numbered alike
-        return transformers.T5Config(
-            vocab_size=len(VOCABULARY),
-            pad_token_id=0,
-            eos_token_id=3,
-            decoder_start_token_id=0,
-            d_model=hidden,
-            d_ff=2 * hidden,
-            d_kv=hidden // 2,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=dropout,
-        )
-    if architecture == "gpt2":  # its linear maps are Conv1D: weights of shape (in, out)
-        drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-        shape = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
-        return transformers.GPT2Config(**size, **ids, **shape, **drop)
-    if architecture == "moe":  # its experts are kept in two parameters per layer
-        return transformers.MixtralConfig(
-            **size,
-            **ids,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            num_local_experts=3,
-            num_experts_per_tok=2,
-            max_position_embeddings=CONTEXT,
-        )
-    return transformers.LlamaConfig(  # grouped queries: k and v give half of what q gives
-        **size,
-        **ids,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-    )
-
-
-def toy_rows(n, seed, *, n_filler=(3, 9)):
-    """Texts of some filler words and three telling ones, all different; labels alternate."""
-    rng = np.random.default_rng(seed)
-    texts = {}
-    while len(texts) < n:
-        label = len(texts) % 2
-        words = [*rng.choice(FILLER, size=rng.integers(*n_filler)), *rng.choice(TELLING[label], size=3)]
-        texts[" ".join(rng.permutation(words))] = label
-    return list(texts), list(texts.values())
+# Tiny models gain nothing from a second thread and wait long for one on a busy machine. The variable is for
+# the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -147,18 +43,6 @@ def tokenizer():
         model_input_names=["input_ids", "attention_mask"],
         **names,
     )
-
-
-def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
-    """A fresh base model, with a head of two labels where it is no language model; the same for a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = toy_config(architecture.removesuffix("-lm"), **settings)
-        auto_class = AUTO_CLASSES.get(architecture, "AutoModelForSequenceClassification")
-        module = getattr(transformers, auto_class).from_config(config)
-    heads = ("classifier.", "score.", "classification_head.")
-    untrained = frozenset(name for name in module.state_dict() if name.startswith(heads))
-    return BaseModel(module, tokenizer, name=f"toy {architecture}", untrained=untrained)
 
 
 @pytest.fixture(scope="session")
@@ -207,27 +91,6 @@ def make_plan(methods):
         return Plan(adapters=tuple(chosen), learning_rate=learning_rate, trainable_params=cost)
 
     return make
-
-
-def adapters_of(method, sites, *, rank, **choices):
-    """One adapter at every site that the method fits."""
-    return [
-        Adapter(
-            method=method.name,
-            site=site.name,
-            rank=_rank(method, site, rank, method.options(site, **choices)),
-            scale=method.scale(rank),
-            options=tuple(method.options(site, **choices).items()),
-        )
-        for site in sites
-        if method.refusal(site) is None
-    ]
-
-
-def _rank(method, site, wanted, options):
-    """The largest rank up to the wanted one that a method takes there, else its smallest."""
-    ranks = method.ranks(site, options)
-    return max((rank for rank in ranks if rank <= wanted), default=ranks[0]) if method.ranked else 0
 
 
 @pytest.fixture(scope="session")
@@ -325,13 +188,3 @@ def data_dir(tmp_path_factory):
                 (text, LABEL_NAMES[label]) for text, label in zip(texts[rows], labels[rows], strict=True)
             )
     return folder
-
-
-def state_of(module):
-    """What a trial must leave as it was, apart from the weights: objects, flags, gradients, hooks."""
-    return SimpleNamespace(
-        modules=[(name, id(child), child.training) for name, child in module.named_modules()],
-        parameters=[(name, id(p), p.requires_grad, p.grad) for name, p in module.named_parameters()],
-        hooks=[(len(child._forward_hooks), len(child._forward_pre_hooks)) for child in module.modules()],
-        attributes=sorted(vars(module)),
-    )

@@ -1,0 +1,154 @@
+"""Shows that a change to the code leaves results as they were: four tiny searches, run by two checkouts.
+
+Usage:
+    python scripts/toy_searches.py run CHECKOUT OUT     # with the code of CHECKOUT
+    python scripts/toy_searches.py compare OUT_A OUT_B  # exit 1 where results differ
+
+The searches are a mix of methods, a language model, a prompt, and a model in 4 bits (needs the extra
+`quantize`). Models and rows are made from a fixed seed. `compare` reads `trials.csv` and `result.json`,
+leaves out seconds and versions, and prints each key or cell that differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WORDS = "awful bad dull poor fine good great lovely a an and at day film food for in is it of on one".split()
+BAD, GOOD = WORDS[:4], WORDS[4:8]
+LENGTH = "--max-steps 40 --batch-size 8 --trials 12 --confirm-seeds 2 --max-length 24 --dtype float32".split()
+SEARCHES = {
+    "mix": ["bert", "--budget", "6%", "--space", "mix.yaml"],
+    "language_model": ["llama", "--budget", "6%", "--task", "text-generation"],
+    "prompt": ["llama", "--budget", "8%", "--task", "text-generation", "--space", "everything"],
+    "quantised": ["bert", "--budget", "6%", "--quantize", "4bit", "--methods", "lora,ia3"],
+}
+SEARCHES["prompt"] += ["--methods", "lora,prompt_tuning,prefix_tuning"]
+MIX = """schema_version: 1
+about: one budget for two methods
+methods: {lora: {placement: [all, attention], options: {dora: [false, true]}}, ia3: {placement: [mlp, all]}}
+mixes: {both: [{method: lora, placement: [attention, q+v]}, {method: ia3, placement: [mlp]}]}
+random_share: 0.25
+"""
+# What two runs of the same code do not share.
+UNSTABLE = ("seconds", "full_runs", "environment", "command", "run")
+
+
+def make_model(architecture: str, folder: Path) -> None:
+    """Write a tiny model and its tokenizer."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+    words = Tokenizer(WordLevel({word: index for index, word in enumerate(names)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]", "bos_token": "[CLS]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, **special)
+    size: dict[str, Any] = {"vocab_size": len(names), "hidden_size": 64, "intermediate_size": 128}
+    size |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32}
+    torch.manual_seed(0)
+    if architecture == "bert":
+        model = transformers.AutoModel.from_config(transformers.BertConfig(**size, pad_token_id=0))
+    else:
+        ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**size, **ids))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_rows(folder: Path, *, is_text: bool) -> None:
+    """Write train, validation and test: texts with a label, or prompts with a completion."""
+    draw = random.Random(0)
+    texts: dict[str, int] = {}
+    while len(texts) < 260:
+        label = len(texts) % 2
+        words = draw.choices(WORDS[8:], k=draw.randint(3, 8)) + draw.choices((BAD, GOOD)[label], k=3)
+        draw.shuffle(words)
+        texts[" ".join(words)] = label
+    rows = list(texts.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in {"train": rows[:180], "validation": rows[180:220], "test": rows[220:]}.items():
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for text, label in part:
+                reverse = " ".join(reversed(text.split()))
+                row = {"prompt": text, "completion": reverse} if is_text else {"text": text, "label": label}
+                file.write(json.dumps(row) + "\n")
+
+
+def run(checkout: Path, out: Path) -> None:
+    """Run every search with the code of a checkout, in a process of its own."""
+    for name, (architecture, *flags) in SEARCHES.items():
+        inputs = out / "inputs" / name
+        make_model(architecture, inputs / "model")
+        make_rows(inputs / "data", is_text="text-generation" in flags)
+        words = [sys.executable, "-m", "autopeft", "search", "--quiet", "--out", str(out / name)]
+        (inputs / "mix.yaml").write_text(MIX, encoding="utf-8")
+        words += ["--model", str(inputs / "model"), "--data", str(inputs / "data"), *LENGTH]
+        words += [str(inputs / flag) if flag == "mix.yaml" else flag for flag in flags]
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+        subprocess.run(words, check=True, cwd=checkout, env=environment, stdout=subprocess.DEVNULL)
+        print(f"{name}: done", flush=True)
+
+
+def stable(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a JSON document by its path, but for those that two runs do not share."""
+    if any(word in path.rpartition(".")[2] for word in UNSTABLE):
+        return
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from stable(value, f"{path}.{key}")
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from stable(value, f"{path}.{index}")
+    else:
+        yield path, content
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The stable values of a run's `trials.csv` and `result.json`."""
+    root = str(folder.resolve().parent)
+    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    answer = json.loads((folder / "result.json").read_text(encoding="utf-8").replace(root, "OUT"))
+    return dict([*stable(rows, "trials"), *stable(answer, "result")])
+
+
+def compare(left: Path, right: Path) -> int:
+    """Print what differs between two folders of runs; how many values do."""
+    n_different = 0
+    for name in SEARCHES:
+        a, b = read(left / name), read(right / name)
+        different = [key for key in sorted({*a, *b}) if a.get(key, "absent") != b.get(key, "absent")]
+        n_different += len(different)
+        print(f"{name}: {len(a)} values, {len(different)} different")
+        for key in different[:40]:
+            print(f"  {key}: {a.get(key, 'absent')!r} -> {b.get(key, 'absent')!r}")
+    return n_different
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=["run", "compare"])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    asked = parser.parse_args()
+    if asked.command == "run":
+        run(asked.first, asked.second.resolve())
+    elif compare(asked.first, asked.second):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""`autopeft count`: what bad input gets, what is noted, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from toys.counting import LORA, SHORT, tiny_config, write_config
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+from autopeft.cli.counts import size
+from autopeft.pipeline import count
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.store import write_plan
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_config().save_pretrained(folder)
+    return folder
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["count", *map(str, arguments)])
+
+
+def refused(result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert [word for word in words if word not in errors[0]] == []
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        ({**LORA, "target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "q_proj")),
+        ({**LORA, "target_modules": ["query"]}, 3, ("query", "there are q_proj, k_proj")),
+        ({**LORA, "target_modules": r"model\.h\.0\.up_prj"}, 3, ("up_prj", "nearest: up_proj")),
+        ({**LORA, "target_modules": "(("}, 3, ("unterminated",)),
+        ({**LORA, "r": 0}, 3, ("positive",)),
+        ({**LORA, "r": "x"}, 2, ("r is 'x'", "a whole number")),
+        ({**LORA, "r": 2.5}, 2, ("r is 2.5", "a whole number")),
+        ({**LORA, "r": None, "bias": 3}, 2, ("r is None", "bias is 3", "a string")),
+        ({**LORA, "lora_alpha": None}, 2, ("lora_alpha is None", "a number;")),
+        ({**LORA, "target_modules": 3}, 2, ("target_modules is 3", "a string or a list")),
+        ({**LORA, "target_modules": {"q_proj": 1}}, 2, ("{'q_proj': 1}", "a string or a list")),
+        ({**LORA, "target_modules": [1, "q_proj"]}, 2, ("lists 1", "strings")),
+        ({**LORA, "modules_to_save": "lm_head"}, 2, ("modules_to_save is 'lm_head'", "a list")),
+        ({**LORA, "rank_pattern": ["q_proj"]}, 2, ("rank_pattern is ['q_proj']", "an object")),
+        ({**LORA, "rank_pattern": {"q_proj": "x"}}, 2, ("gives 'x' to q_proj", "a number")),
+        ({**LORA, "layers_to_transform": "x"}, 2, ("layers_to_transform is 'x'",)),
+        ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
+        ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other sites", "32 × 32", "at most 32")),
+        ({**LORA, "rank_pattern": {"1.self_attn.v_proj": 99}}, 3, ("rank 99", "32 × 16", "at most 16")),
+        ({**LORA, "peft_type": "ADALORA", "init_r": 40, "total_step": 9}, 3, ("rank 40", "32 × 32")),
+        ({**LORA, "r": 10**19}, 3, ("does not fit",)),
+        ({**LORA, "bias": "some"}, 3, ("some",)),
+        ({**LORA, "task_type": "GUESS"}, 2, ("GUESS", "SEQ_CLS")),
+        ({**LORA, "peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
+        ({**LORA, "peft_type": "lora"}, 2, ("'lora'", "capitals")),
+        ({**LORA, "peft_type": ["LORA"]}, 2, ("peft_type",)),
+        ({"peft_type": "XLORA"}, 2, ("X-LoRA", "one by one")),
+        ({"peft_type": "BOFT", "boft_block_size": 7, **SHORT}, 3, ("32 inputs", "(7)")),
+        ({"peft_type": "FROD", "target_modules": ["embed_tokens"]}, 3, ("Linear", "Embedding")),
+        ({"r": 4}, 2, ("no peft_type",)),
+        ([LORA], 2, ("a list",)),
+        ('{"peft_type": ', 2, ("cannot be read",)),
+        ("[" * 100_000, 2, ("cannot be read",)),
+    ],
+)
+def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, words, tiny, tmp_path):
+    refused(run(write_config(tmp_path, content), "--model", tiny), code, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ({"a": 1}, ("order.json", "{'a': 1}")),
+        (["lora", "lora"], ("order.json", "once")),
+        (["absent"], ("absent", "cannot be read")),
+    ],
+)
+def test_order_that_lists_no_adapters_is_refused(order, words, tiny, tmp_path):
+    write_config(tmp_path / "lora", LORA)
+    (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
+    refused(run(tmp_path, "--model", tiny), 2, *words)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        LORA,
+        {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []},
+        {"peft_type": "BOFT", "target_modules": ["q_proj"]},
+    ],
+)
+def test_two_methods_on_one_site_are_refused_and_the_site_is_named(other, tiny, tmp_path):
+    write_config(tmp_path / "a", LORA)
+    write_config(tmp_path / "b", other)
+    (tmp_path / "order.json").write_text('["a", "b"]', encoding="utf-8")
+    refused(run(tmp_path, "--model", tiny), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
+
+
+def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny, tmp_path):
+    adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=1)
+    plan = Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=64)
+    sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
+    document = PlanDocument(plan=plan, model=ModelSpec(), data=DataSpec(), task=TaskSpec(), **sizes)
+    write_plan(tmp_path / "plan.yaml", document)
+    refused(run(tmp_path / "plan.yaml", "--model", tiny), 3, "has no site", adapter.site)
+
+
+def test_file_that_is_not_there_is_named_once(tiny, tmp_path):
+    path = tmp_path / "no" / "adapter_config.json"
+    refused(run(path, "--model", tiny), 2, f"error: {path} cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "words"),
+    [
+        (transformers.ViTConfig(), "CAUSAL_LM", ("type 'vit'", "no AutoModelForCausalLM")),
+        (transformers.ViTConfig(), "SEQ_CLS", ("type 'vit'", "no AutoModelForSequenceClassification")),
+        (transformers.LlamaConfig(), "SEQ_2_SEQ_LM", ("type 'llama'", "no AutoModelForSeq2SeqLM")),
+    ],
+)
+def test_config_for_a_task_that_the_model_has_not_is_refused(config, task, words, tmp_path):
+    config.save_pretrained(tmp_path / "model")
+    folder = write_config(tmp_path / "adapter", {**LORA, "task_type": task})
+    refused(run(folder, "--model", tmp_path / "model"), 2, *words)
+
+
+def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
+    refused(run(tmp_path), 2, "plan.yaml", "adapter_config.json")
+
+
+def test_config_that_names_no_model_asks_for_one(tmp_path):
+    refused(run(write_config(tmp_path, LORA)), 2, "--model")
+
+
+def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
+    content = {
+        **LORA,
+        "target_modules": ["q_proj", "k_proj", "v_prj"],
+        "rank_pattern": {r"layers\.1\.self_attn\.k_proj": 20, "up_proj": 3},
+        "alpha_pattern": {"layers.7.q_proj": 1},
+        "modules_to_save": ["classifier"],
+        "layers_to_transform": [0, 1, 9],
+        "from_the_future": 1,
+        "peft_version": "9.0.0",
+    }
+    answer = json.loads(run(write_config(tmp_path, content), "--model", tiny, "--json").stdout)
+    notes = "\n".join(answer["notes"])
+    wanted = (
+        "v_prj; nearest: v_proj",
+        "rank_pattern has keys that fit no target: up_proj",
+        "layers.7.q_proj",
+    )
+    wanted += ("names what is not there: classifier", "there: 9", "from_the_future", "peft 9.0.0", "rank 20")
+    assert [words for words in wanted if words.split("; ")[0] not in notes] == []
+    assert len(answer["notes"]) == 7
+    assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
+
+
+def test_config_that_fits_has_no_notes(tiny, tmp_path):
+    content = {**LORA, "task_type": "SEQ_CLS", "rank_pattern": {"q_proj": 2}, "layers_to_transform": [1]}
+    assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
+    content["modules_to_save"] = ["classifier", "score"]  # what peft writes of any classifier
+    assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
+
+
+def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp_path):
+    hub = tmp_path / "hub" / "models--toy--llama"
+    widths = {"main": 32, "narrow": 16, "wide": 64}
+    for i, (revision, width) in enumerate(widths.items()):
+        commit = f"{i}" * 40
+        (hub / "refs").mkdir(parents=True, exist_ok=True)
+        (hub / "refs" / revision).write_text(commit, encoding="utf-8")
+        config = tiny_config()
+        config.hidden_size, config.head_dim = width, 8
+        config.save_pretrained(hub / "snapshots" / commit)
+    named = {
+        "peft_type": "LORA",
+        "r": 1,
+        "target_modules": ["up_proj"],
+        "base_model_name_or_path": "toy/llama",
+    }
+    write_config(tmp_path / "a", named)
+    write_config(tmp_path / "b", {**named, "revision": "wide"})
+    code = "from pathlib import Path; from autopeft.pipeline import count; print(*(count(Path(path), "
+    code += "revision=revision).trainable_params for path, revision in (('a', None), ('a', 'narrow'), "
+    code += "('b', None), ('b', 'narrow'))))"
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    wanted = [2 * (width + 64) for width in (32, 16, 64, 16)]
+    assert [int(word) for word in done.stdout.split()] == wanted
+
+
+def test_markdown_has_tables_that_a_page_can_show(tiny, tmp_path):
+    content = {**LORA, "rank_pattern": {"layers.0.self_attn.q_proj": 2}}
+    lines = run(write_config(tmp_path, content), "--model", tiny, "--markdown").stdout.splitlines()
+    assert "| role | sites | rank | parameters | share |" in lines
+    assert "| q | 2 | 2-4 | 384 | 50.0 % |" in lines
+    widths = {line.count("|") for line in lines if line.startswith("| ") and "each" not in line}
+    assert widths <= {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (2.2e9, "2.2 GB")],
+)
+def test_sizes_are_in_decimal_units(n_bytes, text):
+    assert size(int(n_bytes)) == text

@@ -1,0 +1,263 @@
+"""A user's own file becomes a plan: what peft makes of the file and of the plan is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import peft
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from toys import architectures as model_toys
+
+from autopeft import train
+from autopeft.errors import SiteError, SpecError
+from autopeft.extension import discover
+from autopeft.pipeline.given_plans import read_configs, read_given
+from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.space import Ground, Policy, plan_of
+from autopeft.store import write_plan
+
+METHODS = discover("autopeft.methods")
+ARCHITECTURES = ("bert", "distilbert", "gpt2", "llama")
+BASES = {name: model_toys.build(name, "SEQ_CLS") for name in ARCHITECTURES}
+ENDINGS = {
+    "bert": ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"],
+    "distilbert": ["q_lin", "k_lin", "v_lin", "out_lin", "ffn.lin1", "ffn.lin2"],
+    "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+NORMS = {
+    "bert": ["LayerNorm"],
+    "distilbert": ["sa_layer_norm"],
+    "gpt2": ["ln_1"],
+    "llama": ["input_layernorm"],
+}
+
+
+def saved(config, folder):
+    config.save_pretrained(str(folder))
+    return folder / "adapter_config.json"
+
+
+def layers(model, base):
+    """Module -> rank, scale and trainable numbers of what peft attached, the task head apart."""
+    found = {}
+    for name, layer in model.get_base_model().named_modules():
+        is_head = name.split(".")[0] in ("classifier", "score", "pre_classifier")
+        if isinstance(layer, BaseTunerLayer) and not name.endswith(".base_layer") and not is_head:
+            ranks = getattr(layer, "r", None) or {"": 0}
+            scales = getattr(layer, "scaling", None) or {"": 1.0}
+            count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+            found[name] = (*(ranks.values() if isinstance(ranks, dict) else [0]), *scales.values(), count)
+    return found
+
+
+def check_same(architecture, config, folder):
+    """The plan of a config attaches what the config does on a model of its own."""
+    base = BASES[architecture]
+    path = saved(config, folder)
+    found = read_configs(path, base, METHODS)
+    assert (found.learning_rate, found.plan.learning_rate) == (None, 0.0)
+    own = model_toys.build(architecture, "SEQ_CLS")
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    config.task_type, config.modules_to_save = "SEQ_CLS", list(base.head_names)
+    config.inference_mode = False
+    expected = layers(peft.get_peft_model(own.module, config), own)
+    compiled = train.compile_plan(found.plan, METHODS)
+    with base.attached(compiled, plan=found.plan, task_type="SEQ_CLS", seed=0) as model:
+        attached = layers(model, base)
+    assert {name: pytest.approx(numbers, rel=1e-9) for name, numbers in expected.items()} == attached
+    assert found.plan.trainable_params == sum(numbers[-1] for numbers in expected.values())
+    return found
+
+
+@st.composite
+def lora_configs(draw):
+    """A LoRA config as people write them, for one of the toys; regular expressions and patterns too."""
+    architecture = draw(st.sampled_from(ARCHITECTURES))
+    endings = draw(st.lists(st.sampled_from(ENDINGS[architecture]), min_size=1, max_size=3, unique=True))
+    targets = draw(
+        st.sampled_from(["all-linear", endings, rf".*\.({'|'.join(endings)})", rf".*1\..*({endings[0]})"])
+    )
+    rank, alpha = st.integers(1, 8), st.sampled_from([1, 3, 8, 16, 32])
+    pattern = st.sampled_from([endings[0], rf"1\..*\.{endings[0]}", "nowhere"])
+    config = LoraConfig(
+        r=draw(rank),
+        lora_alpha=draw(alpha),
+        target_modules=targets,
+        rank_pattern=draw(st.dictionaries(pattern, rank, max_size=2)),
+        alpha_pattern=draw(st.dictionaries(pattern, alpha, max_size=2)),
+        use_dora=draw(st.booleans()),
+        use_rslora=draw(st.booleans()),
+        lora_dropout=draw(st.sampled_from([0.0, 0.1])),
+        exclude_modules=draw(st.sampled_from([None, [endings[-1]], rf".*0\..*{endings[0]}"])),
+        layers_to_transform=draw(st.sampled_from([None, 0, [1]])) if isinstance(targets, list) else None,
+        task_type=draw(st.sampled_from([None, "SEQ_CLS", "CAUSAL_LM"])),
+    )
+    return architecture, config
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lora_configs())
+def test_any_lora_config_attaches_the_same_as_its_plan(tmp_path_factory, drawn):
+    architecture, config = drawn
+    own = model_toys.skeleton(architecture, "SEQ_CLS").module
+    try:
+        peft.get_peft_model(own, LoraConfig(**{**config.to_dict(), "task_type": None}))
+    except ValueError:
+        assume(False)  # everything is excluded, and peft refuses it
+    found = check_same(architecture, config, tmp_path_factory.mktemp("config"))
+    assert any("lora_dropout" in note for note in found.notes) == bool(config.lora_dropout)
+    assert {adapter.method for adapter in found.plan.adapters} == {"lora"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
+    endings = ENDINGS[architecture]
+    last = ["0.output.dense", "1.output.dense"] if architecture == "bert" else endings[-1:]  # not attention's
+    for index, config in enumerate(
+        [
+            IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=last),
+            LNTuningConfig(target_modules=NORMS[architecture]),
+            peft.HiraConfig(r=4, target_modules=endings[:2]),
+            *([] if architecture == "gpt2" else [LoHaConfig(r=2, alpha=6, target_modules=endings[:2])]),
+            *([peft.BeftConfig(target_modules=["query", "value"])] if architecture == "bert" else []),
+        ]
+    ):
+        assert check_same(architecture, config, tmp_path / str(index)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "task"),
+    [(PromptTuningConfig, "bert", "SEQ_CLS"), (PrefixTuningConfig, "llama", "CAUSAL_LM")],
+)
+def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, tmp_path):
+    own = model_toys.build(architecture, task).module
+    model = peft.get_peft_model(own, kind(num_virtual_tokens=3, task_type=task))
+    path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
+    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
+    expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
+    assert plan.trainable_params == expected
+    assert [adapter.rank for adapter in plan.adapters] == [3]
+
+
+def test_several_configs_in_their_order_are_one_plan(tmp_path):
+    base, names = BASES["bert"], ("first", "second")
+    saved(LoraConfig(r=2, target_modules=["query"]), tmp_path / "first")
+    saved(IA3Config(target_modules=["key"], feedforward_modules=[]), tmp_path / "second")
+    (tmp_path / "order.json").write_text(json.dumps(names))
+    plan = read_configs(tmp_path, base, METHODS).plan
+    assert {(a.method, a.site.rpartition(".")[2]) for a in plan.adapters} == {
+        ("lora", "query"),
+        ("ia3", "key"),
+    }
+    assert {a.rate_factor for a in plan.adapters if a.method == "lora"} == {1.0}
+    assert plan.trainable_params == 2 * (2 * 32 + 16)  # hidden size 16, two layers
+
+
+# What a plan cannot say.
+
+LORA = {"r": 2, "target_modules": ["query"]}
+TOKENS = {"num_virtual_tokens": 3, "token_dim": 16, "num_layers": 2, "num_attention_heads": 4}
+TOKENS |= {"num_transformer_submodules": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (LoraConfig(**LORA, bias="all"), "has bias 'all', which a plan cannot say; its own is 'none'"),
+        (LoraConfig(**LORA, lora_bias=True), "has lora_bias True, which a plan cannot say"),
+        (LoraConfig(**LORA, init_lora_weights="pissa"), "init_lora_weights 'pissa', which a plan cannot say"),
+        (LoraConfig(**LORA, init_lora_weights="eva"), "'eva' with a rho above 1, which moves ranks"),
+        (LoraConfig(**LORA, trainable_token_indices=[1]), r"has trainable_token_indices \[1\]"),
+        (
+            LoraConfig(**LORA, modules_to_save=["word_embeddings"]),
+            "trains bert.embeddings.word_embeddings whole",
+        ),
+        (LoraConfig(**LORA, modules_to_save=["lm_head"]), "'lm_head', which toy bert lacks whole"),
+        (LoraConfig(r=2, target_modules=["word_embeddings"]), "adapts bert.embeddings.word_embeddings "),
+        (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
+        (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
+        (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn, which the model lacks"),
+        (
+            IA3Config(target_modules=["query"], feedforward_modules=["query"]),
+            "means factors on the inputs at bert.encoder.layer.0.attention.self.query",
+        ),
+        (peft.HiraConfig(r=3, target_modules=["query"]), r"rank of hira .* is 3; allowed is 1, 2, 4, 8"),
+        (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
+        (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
+        (
+            PromptTuningConfig(
+                **TOKENS,
+                prompt_tuning_init="TEXT",
+                prompt_tuning_init_text="a",
+                tokenizer_name_or_path="x",
+            ),
+            "has prompt_tuning_init_text 'a', which a plan cannot say",
+        ),
+        (
+            PrefixTuningConfig(**TOKENS, encoder_hidden_size=16, prefix_projection=True),
+            "has prefix_projection True",
+        ),
+    ],
+)
+def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
+    with pytest.raises((SpecError, SiteError), match=complaint) as caught:
+        read_configs(saved(config, tmp_path), BASES["bert"], METHODS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
+    config = LoraConfig(**LORA, task_type="SEQ_CLS", modules_to_save=["classifier", "score"])
+    assert read_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
+
+
+def test_names_that_stand_for_nothing_and_targets_in_the_head_are_told(tmp_path):
+    config = LoraConfig(r=2, target_modules=["query", "nowhere", "classifier"])
+    first, second = read_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes
+    assert "classifier lies in the task head" in first and "nowhere" in second
+
+
+# Plans.
+
+
+def document(base, plan):
+    return PlanDocument(
+        plan=plan,
+        model=ModelSpec(id="some/model"),
+        data=DataSpec(),
+        task=TaskSpec(),
+        base_params=base.base_params,
+        head_params=base.head_params,
+        schedule="constant",
+        seed=0,
+    )
+
+
+def a_plan(base) -> Plan:
+    scores = {site.name: 1.0 for site in base.sites}
+    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=2000)
+    return plan_of(Policy(method="lora", learning_rate=2e-3), ground)
+
+
+@pytest.mark.parametrize("where", ["plan.yaml", "best/plan.yaml"])
+def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
+    base = BASES["bert"]
+    plan = a_plan(base)
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    write_plan(tmp_path / where, document(base, plan))
+    saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
+    found = read_given(tmp_path, SimpleNamespace(base=base, methods=METHODS))
+    assert (found.plan, found.learning_rate) == (plan, 2e-3)
+
+
+def test_a_plan_of_another_model_is_refused_and_told_what_maps_it(tmp_path):
+    path = Path(tmp_path / "plan.yaml")
+    write_plan(path, document(BASES["bert"], a_plan(BASES["bert"])))
+    with pytest.raises(SiteError, match=r"was made for some/model .* --warm-start maps a plan"):
+        read_given(path, SimpleNamespace(base=BASES["gpt2"], methods=METHODS))

@@ -1,0 +1,90 @@
+"""Models and rows of other tasks than text classification, in memory."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from toys.bases import toy_config
+from toys.tasks import image_processor
+from toys.words import toy_rows
+
+import autopeft
+from autopeft.errors import ModelError
+
+
+def completions():
+    texts, _ = toy_rows(100, seed=5)
+    return [{"prompt": text, "completion": " ".join(reversed(text.split()))} for text in texts]
+
+
+def tagged():
+    texts, _ = toy_rows(100, seed=5)
+    words = [text.split() for text in texts]
+    return [{"tokens": row, "tags": ["B-long" if len(w) > 4 else "O" for w in row]} for row in words]
+
+
+def chosen():
+    texts, labels = toy_rows(100, seed=5)
+    return [
+        {"question": text, "choices": ["bad film", "good film"], "answer": label}
+        for text, label in zip(texts, labels, strict=True)
+    ]
+
+
+def images():
+    rng = np.random.default_rng(0)
+    shades = [(row % 2, rng.integers(0, 99, (10, 10, 3)) + 120 * (row % 2)) for row in range(100)]
+    names = ("dark", "light")
+    return [{"image": Image.fromarray(s.astype(np.uint8)), "label": names[label]} for label, s in shades]
+
+
+CASES = {
+    "text-generation": ("llama", "AutoModelForCausalLM", completions),
+    "text2text-generation": ("t5", "AutoModelForSeq2SeqLM", completions),
+    "token-classification": ("bert", "AutoModelForTokenClassification", tagged),
+    "multiple-choice": ("bert", "AutoModelForMultipleChoice", chosen),
+    "image-classification": ("vit", "AutoModelForImageClassification", images),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_search_of_a_task_in_memory_leaves_the_model_and_its_plan_applies(name, tokenizer, tmp_path):
+    architecture, auto_class, rows = CASES[name]
+    module = getattr(transformers, auto_class).from_config(toy_config(architecture))
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    result = autopeft.search(
+        model=module,
+        data=datasets.Dataset.from_list(rows()),
+        tokenizer=image_processor() if architecture == "vit" else tokenizer,
+        task=name,
+        budget="5%",
+        methods=["lora"],
+        trials=2,
+        max_steps=4,
+        batch_size=8,
+        confirm="none",
+        out=tmp_path / "run",
+    )
+    after = module.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert result.setting.task == name
+    adapted = autopeft.apply(result.best, module)
+    trained = [p for key, p in adapted.named_parameters() if p.requires_grad and "modules_to_save" not in key]
+    assert sum(p.numel() for p in trained) == result.best.trainable_params
+
+
+def test_model_that_sees_what_it_is_to_predict_is_refused_in_memory_too(tokenizer, tmp_path):
+    module = transformers.BertLMHeadModel(toy_config("bert"))
+    with pytest.raises(ModelError, match="is no causal language model"):
+        autopeft.search(
+            model=module,
+            data=datasets.Dataset.from_list(completions()),
+            tokenizer=tokenizer,
+            task="text-generation",
+            out=tmp_path / "run",
+        )

@@ -1,0 +1,168 @@
+"""Plans that were applied, trained and saved, and applied again with their weights: the same outputs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from toys.architectures import logits, train
+from toys.bases import adapters_of, state_of, toy_config
+
+import autopeft
+from autopeft import pipeline
+from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.model import BaseModel
+from autopeft.records import DataSpec, ModelSpec, PlanDocument, TaskSpec
+from autopeft.store import write_plan
+
+# Architecture and methods, of which the prompt comes last; the others share the sites.
+CASES = [
+    ("bert", ["lora"]),
+    ("bert", ["lora", "ia3"]),
+    ("bert", ["prompt_tuning"]),
+    ("bert", ["lora", "prompt_tuning"]),
+    ("bert", ["vera", "miss", "prompt_tuning"]),
+    ("bert", ["lora", "p_tuning"]),
+    ("llama-lm", ["ia3", "lora", "prefix_tuning"]),
+    ("llama-lm", ["lora", "prompt_tuning"]),
+    ("t5-lm", ["lora", "prompt_tuning"]),
+]
+
+
+@pytest.fixture
+def mixed(make_base, make_plan, methods):
+    """A function: architecture and methods -> a plan in which every method has sites of its own."""
+
+    def mixed(architecture, names, *, rank=2):
+        base = make_base(architecture)
+        maps = [site for site in base.sites if site.kind == "linear"]
+        inner = [name for name in names if not name.startswith(("prompt", "prefix", "p_"))]
+        chosen = []
+        for index, name in enumerate(inner):
+            chosen += adapters_of(methods[name], maps[index :: len(inner)], rank=rank)
+        for name in names[len(inner) :]:
+            chosen += adapters_of(methods[name], base.sites, rank=3)
+        return make_plan(base, chosen)
+
+    return mixed
+
+
+def trained(plan, module, inputs):
+    model = autopeft.apply(plan, module)
+    train(model, inputs)
+    return model
+
+
+@pytest.mark.parametrize(("architecture", "names"), CASES, ids=lambda value: "-".join(value))
+def test_a_saved_plan_says_the_same_when_it_is_applied_again(
+    architecture, names, mixed, make_base, batch_for, tmp_path
+):
+    base, plan = make_base(architecture), mixed(architecture, names)
+    inputs = batch_for(base)
+    model = trained(plan, base.module, inputs)
+    before = logits(model, inputs)
+    autopeft.save(model, tmp_path / "weights")
+    document = PlanDocument(
+        plan=plan, model=ModelSpec(), data=DataSpec(), task=TaskSpec(), base_params=1, head_params=0,
+        schedule="cosine", seed=0,
+    )  # fmt: skip
+    write_plan(tmp_path / "plan.yaml", document)
+    read = autopeft.load_plan(tmp_path)
+    untrained = autopeft.apply(read, make_base(architecture).module, seed=7)
+    assert not torch.allclose(logits(untrained, inputs), before, atol=1e-4)
+    again = autopeft.apply(read, make_base(architecture).module, seed=7, weights=tmp_path / "weights")
+    assert torch.equal(logits(again, inputs), before)
+
+
+@pytest.mark.parametrize(("architecture", "names"), CASES, ids=lambda value: "-".join(value))
+def test_a_saved_plan_says_the_same_when_plain_peft_reads_it(
+    architecture, names, mixed, make_base, batch_for, tmp_path
+):
+    base = make_base(architecture)
+    inputs = batch_for(base)
+    model = trained(mixed(architecture, names), base.module, inputs)
+    before, folder = logits(model, inputs), tmp_path / "weights"
+    autopeft.save(model, folder)
+    plain = make_base(architecture).module
+    if len(names) == 1:
+        plain = PeftModel.from_pretrained(plain, folder)
+    else:
+        *beneath, last = json.loads((folder / "order.json").read_text())
+        for name in beneath:  # the README's way
+            plain = PeftModel.from_pretrained(plain, folder / name).merge_and_unload()
+        plain = PeftModel.from_pretrained(plain, folder / last)
+    torch.testing.assert_close(logits(plain, inputs), before, rtol=0, atol=1e-5)
+
+
+def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
+    tokenizer, data_dir, batch_for, tmp_path
+):
+    """A checkpoint without head: its pooler was drawn at random, and is trained and kept with the head."""
+    model_dir = tmp_path / "model"
+    transformers.BertModel(toy_config("bert"), add_pooling_layer=False).save_pretrained(model_dir)
+    tokenizer.save_pretrained(model_dir)
+    found = autopeft.analyze(model=model_dir, data=data_dir, scores="uniform", budget="5%", max_steps=4)
+    write_plan(tmp_path / "plan.yaml", found.suggestion)
+    folder = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
+    kept = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]
+    assert "bert.pooler.dense" in kept
+
+    def fresh():
+        auto = transformers.AutoModelForSequenceClassification
+        return auto.from_pretrained(model_dir, num_labels=2)
+
+    inputs = batch_for(BaseModel(fresh(), None, name="toy bert", untrained=frozenset()))
+    model = autopeft.apply(autopeft.load_plan(folder), fresh(), weights=folder)
+    expected = logits(PeftModel.from_pretrained(fresh(), folder), inputs)
+    assert torch.equal(logits(model, inputs), expected)
+
+
+def test_a_model_with_adapters_beneath_its_prompt_says_how_to_save_it(mixed, make_base, caplog):
+    autopeft.apply(mixed("bert", ["lora", "prompt_tuning"]), make_base("bert").module)
+    assert "keeps its virtual tokens alone; autopeft.save(model, folder) keeps" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "rank", "message"),
+    [
+        (["lora", "prompt_tuning"], 1, r"has \(2, 16\) for .*lora_A.*, the plan \(1, 16\) \(\d+ tensors"),
+        (["lora", "p_tuning"], 2, "is not there; pass the folder to which this plan's weights were saved"),
+        (["prompt_tuning"], 2, "is not there"),
+    ],
+)
+def test_weights_of_another_plan_are_refused_and_leave_the_module(
+    names, rank, message, mixed, make_base, batch_for, tmp_path
+):
+    base = make_base("bert")
+    model = trained(mixed("bert", ["lora", "prompt_tuning"]), base.module, batch_for(base))
+    autopeft.save(model, tmp_path / "weights")
+    module = make_base("bert").module.requires_grad_(True).train()
+    before = vars(state_of(module))
+    with pytest.raises(SpecError, match=message):
+        autopeft.apply(mixed("bert", names, rank=rank), module, weights=tmp_path / "weights")
+    assert vars(state_of(module)) == before
+
+
+def test_weights_at_other_sites_are_refused(make_base, make_plan, methods, tmp_path):
+    base = make_base("bert")
+    maps = [site for site in base.sites if site.kind == "linear"]
+    first, other = (
+        make_plan(base, adapters_of(methods["lora"], sites, rank=2)) for sites in (maps[:2], maps[1:3])
+    )
+    autopeft.save(autopeft.apply(first, base.module), tmp_path / "weights")
+    with pytest.raises(SpecError, match=r"lora_A.*, the plan none \(4 tensors differ\); pass the weights of"):
+        autopeft.apply(other, make_base("bert").module, weights=tmp_path / "weights")
+
+
+def test_what_cannot_be_saved_is_refused(mixed, make_base, tmp_path):
+    module = make_base("bert").module
+    with pytest.raises(ModelError, match=r"is a BertFor.*; pass what autopeft\.apply gave"):
+        autopeft.save(module, tmp_path / "weights")
+    model = autopeft.apply(mixed("bert", ["lora"]), module)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunDirError, match="is there already and not empty"):
+        autopeft.save(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+from toys.engine import (
+    METHODS,
+    NO_LORA,
+    ROOMY,
+    SPACE,
+    TIGHT,
+    Backwards,
+    Quality,
+    Run,
+    World,
+    baseline_plans,
+    is_baseline,
+    levels,
+    method_of,
+    run,
+)
+
+from autopeft.engine import rungs
+from autopeft.engine.propose import spread
+from autopeft.errors import StoppedError, TrainingError
+from autopeft.records import Fidelity, Plan
+from autopeft.space import MethodSpace, Space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@cache
+def usual() -> Run:
+    """A search of 16 trials where IA3 is best; to be read, not changed."""
+    return run(levels())
+
+
+def of_the_study(proposals):
+    """What the search proposed; twins and further learning rates stand beside it."""
+    return [own for own in proposals if own.source not in ("twin", "evened", "retuned")]
+
+
+def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
+    return None if method_of(plan) == "ia3" else levels()(plan, fidelity)
+
+
+def baseline_fails(plan: Plan, fidelity: Fidelity) -> float | None:
+    return None if is_baseline(plan) else levels()(plan, fidelity)
+
+
+def nothing_works(plan: Plan, fidelity: Fidelity) -> None:
+    return None
+
+
+# Determinism.
+
+
+@pytest.mark.parametrize("executor", [Backwards(), ThreadPoolExecutor(3)])
+def test_the_outcome_does_not_depend_on_the_executor(executor: object) -> None:
+    assert run(levels(), executor=executor).outcome == usual().outcome
+
+
+def test_a_seed_repeats_its_proposals_and_another_seed_has_others() -> None:
+    again, other = run(levels()).outcome, run(levels(), seed=1).outcome
+    assert again.proposals == usual().outcome.proposals
+    assert {p.plan for p in other.proposals} != {p.plan for p in again.proposals}
+
+
+# The first rung.
+
+
+@pytest.mark.parametrize("trials", [1, 5, 16, 22])
+def test_the_study_holds_one_finished_trial_per_proposal(trials: int) -> None:
+    storage = InMemoryStorage()
+    proposals = run(levels(), trials=trials, storage=storage).outcome.proposals
+    study = optuna.load_study(study_name="autopeft", storage=storage)
+    assert [p.trial for p in proposals] == [t.number for t in study.trials] == list(range(len(proposals)))
+    assert len(of_the_study(proposals)) == trials
+    assert all(t.state is TrialState.COMPLETE for t in study.trials)
+    for proposal, trial in zip(proposals, study.trials, strict=True):
+        assert trial.user_attrs == {
+            "arm": proposal.arm,
+            "source": proposal.source,
+            "plan": proposal.plan.digest,
+            "trainable_params": proposal.plan.trainable_params,
+        }
+
+
+@pytest.mark.parametrize("max_params", [ROOMY, TIGHT, NO_LORA])
+@pytest.mark.parametrize("trials", [8, 16, 19])
+def test_baselines_and_head_get_as_many_learning_rates(trials: int, max_params: int) -> None:
+    outcome = run(levels(), trials=trials, max_params=max_params, space=only_ia3_below(max_params)).outcome
+    rates = Counter(
+        p.arm for p in outcome.proposals if p.source == "enqueued" and not p.arm.startswith("greedy")
+    )
+    named = [arm for arm in rates if arm == "head" or arm.startswith("baseline")]
+    assert len(named) == {ROOMY: 2, TIGHT: 3, NO_LORA: 1}[max_params]
+    assert len(set(rates.values())) == 1  # of usual arms too, where there is room for them
+
+
+def only_ia3_below(max_params: int) -> Space:
+    """The toy space, less what no budget below 16 parameters can pay."""
+    methods = {name: own for name, own in SPACE.methods.items() if max_params >= 16 or name == "ia3"}
+    return SPACE.model_copy(update={"methods": methods})
+
+
+@pytest.mark.parametrize("max_params", [ROOMY, TIGHT])
+@pytest.mark.parametrize("trials", range(16, 24))
+def test_half_of_the_first_rung_is_sampled(trials: int, max_params: int) -> None:
+    outcome = run(levels(), trials=trials, max_params=max_params, confirm="none").outcome
+    sampled = [p for p in of_the_study(outcome.proposals) if p.source != "enqueued"]
+    assert len(sampled) >= trials / 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_a_fixed_share_of_the_sampled_proposals_is_random(share: float) -> None:
+    space = SPACE.model_copy(update={"random_share": share})
+    sources = Counter(p.source for p in run(levels(), space=space, confirm="none").outcome.proposals)
+    n_sampled = sources["random"] + sources["sampler"]
+    assert abs(sources["random"] - share * n_sampled) <= 0.5
+
+
+def test_equal_plans_are_measured_once() -> None:
+    one = MethodSpace(learning_rate=(0.01, 0.01))
+    found = run(levels(), space=Space(about="one policy", methods={"ia3": one}))
+    plans = Counter(proposal.plan for proposal in found.outcome.proposals)
+    assert max(plans.values()) > 5
+    assert max(Counter(found.world.calls).values()) == 1
+
+
+def test_the_greedy_plan_takes_the_best_rate_of_the_baseline() -> None:
+    greedy = next(p for p in usual().outcome.proposals if p.arm == "greedy by gradient")
+    # Quality falls with |log10(rate) + 2|, so of the three rates the largest is best.
+    assert greedy.plan.learning_rate == max(plan.learning_rate for plan in baseline_plans())
+
+
+def test_a_diverged_plan_never_wins_and_is_told_as_worse_than_all() -> None:
+    storage = InMemoryStorage()
+    outcome = run(ia3_fails, storage=storage).outcome
+    study = optuna.load_study(study_name="autopeft", storage=storage)
+    values = {
+        kind: [
+            t.value or 0.0
+            for t, p in zip(study.trials, of_the_study(outcome.proposals), strict=False)
+            if is_ia3(p.plan) == kind
+        ]
+        for kind in (True, False)
+    }
+    assert len(of_the_study(outcome.proposals)) == 16
+    assert min(values[True]) > max(values[False])
+    assert method_of(outcome.best) != "ia3"
+
+
+def is_ia3(plan: Plan) -> bool:
+    return method_of(plan) == "ia3"
+
+
+def test_a_plan_that_failed_otherwise_is_a_failed_trial() -> None:
+    storage = InMemoryStorage()
+    outcome = run(World(quality=ia3_fails, error="out of memory"), storage=storage).outcome
+    study = optuna.load_study(study_name="autopeft", storage=storage)
+    failed = [trial.state is TrialState.FAIL for trial in study.trials]
+    assert any(failed)
+    assert failed == [is_ia3(p.plan) for p in outcome.proposals]
+
+
+@pytest.mark.parametrize("error", ["The loss diverged at step 3", "out of memory"])
+def test_a_search_where_nothing_works_tells_the_first_error(error: str) -> None:
+    with pytest.raises(
+        TrainingError, match=rf"None of 1\d plans could be trained; the first error was: {error}"
+    ):
+        run(World(quality=nothing_works, error=error))
+
+
+def test_a_baseline_that_cannot_be_trained_ends_the_search_with_its_error() -> None:
+    with pytest.raises(TrainingError, match="No learning rate of the baseline could be trained: out of"):
+        run(World(quality=baseline_fails, error="out of memory"))
+
+
+# The second rung.
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_plan_with_the_best_truth_is_found(seed: int) -> None:
+    truth, outcome = levels(), run(levels(), seed=seed).outcome
+    any_fidelity = outcome.measurements[0].fidelity
+    best = max({p.plan for p in outcome.proposals}, key=lambda plan: truth(plan, any_fidelity) or 0.0)
+    assert outcome.best.learning_rate == best.learning_rate
+    assert outcome.best == best
+
+
+@pytest.mark.parametrize("truth", [levels(), levels(lora=0.8)])
+def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality) -> None:
+    found = run(truth)
+    by_loss = sorted(found.at("search", 3), key=lambda m: m.loss or math.inf)
+    proposed = {proposal.plan for proposal in of_the_study(found.outcome.proposals)}
+    twins = {own.plan for own in found.outcome.proposals if own.source == "twin"}
+    by_loss = [m for m in by_loss if m.plan in proposed or m.plan not in twins]
+    ours = [m.plan for m in by_loss if m.plan.adapters and not is_baseline(m.plan)]
+    baselines = [m.plan for m in by_loss if is_baseline(m.plan)]
+    heads = [m.plan for m in by_loss if not m.plan.adapters]
+    small = [plan for plan in ours if plan.trainable_params <= ROOMY / 4]
+    best = [p for i, p in enumerate(ours) if all(q.adapters != p.adapters for q in ours[:i])][:3]
+    expected = {*best, baselines[0], heads[0], small[0]}
+    retuned = {p.plan for p in found.outcome.proposals if p.source == "retuned"}
+    promoted = {m.plan for m in found.at("search", 12)} - retuned
+    assert expected < promoted
+    assert len(promoted - expected) == 1 and promoted - expected < set(ours)
+    assert found.outcome.proxy.n_plans == len(promoted)
+    assert found.outcome.proxy.rank_correlation == pytest.approx(1.0)  # the truth ranks alike at both
+
+
+# Memory.
+
+
+def test_every_new_measurement_is_recorded_and_shown_in_order() -> None:
+    measured = list(usual().outcome.measurements)
+    assert usual().records == measured == [m for m, _ in usual().told.shown]
+    kinds = Counter((m.fidelity.split, m.fidelity.train_steps) for m in measured)
+    steps = {
+        "rung 2": ("search", 12),
+        "confirmation": ("confirm", 30),
+        "test": ("test", 30),
+    }
+    phases = dict(usual().told.phases)
+    n_evened = sum(own.source == "evened" for own in usual().outcome.proposals)
+    n_retuned = sum(own.source == "retuned" for own in usual().outcome.proposals)
+    assert phases.pop("rung 1") + phases.pop("twins") + n_evened == kinds["search", 3]
+    phases["rung 2"] += n_retuned
+    assert phases.pop("rates") <= 2
+    assert phases == {phase: kinds[steps[phase]] for phase in steps}
+
+
+@pytest.mark.parametrize("n_known", [0, 3, 17, 27, 1000])
+def test_a_stopped_search_continues_to_the_same_outcome(n_known: int) -> None:
+    before = usual().outcome.measurements
+    known = {(m.plan, m.fidelity): m for m in before[:n_known]}
+    found = run(levels(), known=known)
+    assert found.outcome == usual().outcome
+    assert found.records == list(before[n_known:])
+    assert len(found.world.calls) == len(before[n_known:])
+
+
+# Time.
+
+
+@pytest.mark.parametrize("limit_seconds", [230, 260, 300, 350])
+def test_a_search_that_is_cut_short_still_ends_with_a_verdict_in_time(limit_seconds: float) -> None:
+    found = run(levels(), trials=60, limit_seconds=limit_seconds)
+    assert 7 <= len(found.outcome.proposals) < 60
+    assert found.outcome.verdict.label != "none"
+    assert found.world.seconds <= limit_seconds
+
+
+@pytest.mark.parametrize("limit_seconds", [170, 200])
+def test_a_tight_limit_is_overrun_by_one_pair_of_confirming_runs_at_most(limit_seconds: float) -> None:
+    found = run(levels(), trials=60, limit_seconds=limit_seconds)
+    assert limit_seconds < found.world.seconds <= limit_seconds + 2 * 30
+
+
+@pytest.mark.parametrize("limit_seconds", [1, 100])
+def test_too_short_a_time_ends_without_a_verdict(limit_seconds: float) -> None:
+    with pytest.raises(StoppedError, match="no verdict yet; continue with --resume and a larger --max-time"):
+        run(levels(), limit_seconds=limit_seconds)
+
+
+def test_ample_time_changes_nothing() -> None:
+    assert run(levels(), limit_seconds=10_000).outcome == usual().outcome
+
+
+# Arithmetic.
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 100_000))
+def test_rungs_are_short_and_ascending(full_steps: int) -> None:
+    steps = rungs(full_steps)
+    assert 2 <= len(steps) <= 3 and steps[0] >= 1
+    assert all(a < b for a, b in pairwise(steps))
+    assert steps[1] <= max(2, 0.4 * full_steps + 1) or len(steps) == 2
+    assert steps[-1] <= max(2, 0.4 * full_steps + 1, min(75, full_steps))
+    assert steps[0] <= max(30, 0.01 * full_steps + 1)
+    longer = rungs(full_steps + 1)
+    assert steps[0] <= longer[0] and steps[-1] <= longer[-1]
+    assert steps[-1] >= min(75, full_steps)  # enough to leave the share of the most frequent label
+    if full_steps >= 190:  # 75 steps are 0.4 of it
+        assert steps[0] >= 30 and steps[1] >= 75
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-6, 1e-1), st.floats(1.5, 1e3), st.integers(1, 6))
+def test_learning_rates_are_spread_geometrically_inside_the_range(low: float, ratio: float, n: int) -> None:
+    ends = [low, *spread(low, low * ratio, n), low * ratio]
+    steps = [b / a for a, b in pairwise(ends)]
+    assert steps == pytest.approx([ratio ** (1 / (n + 1))] * (n + 1))
+
+
+def test_enqueued_rates_stay_inside_the_range_of_lora() -> None:
+    low, high = METHODS["lora"].learning_rate_range
+    assert all(low < plan.learning_rate < high for plan in baseline_plans())

@@ -1,0 +1,252 @@
+"""What `engine.search` does after the rungs: confirmation, verdict, test split."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import optuna
+import pytest
+from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, run
+
+from autopeft.records import Confirmation, Fidelity, Plan, Status
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@cache
+def usual() -> Run:
+    """A search of 16 trials where IA3 is clearly best; to be read, not changed."""
+    return run(levels(ia3=0.9), seeds=3)
+
+
+def by_name(confirmations: tuple[Confirmation, ...]) -> dict[str, Confirmation]:
+    return {confirmation.name: confirmation for confirmation in confirmations}
+
+
+def nothing_beats_the_baseline(plan: Plan, fidelity: Fidelity) -> float | None:
+    return 0.95 if is_baseline(plan) else levels()(plan, fidelity)
+
+
+def luck_of_the_search(plan: Plan, fidelity: Fidelity) -> float | None:
+    """IA3 shines on the search split alone."""
+    return levels(ia3=0.9 if fidelity.split == "search" else 0.1)(plan, fidelity)
+
+
+def diverging_on(*seeds: int) -> Quality:
+    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_lost = method_of(plan) == "ia3" and fidelity.seed in seeds
+        return None if is_lost else levels(ia3=0.9)(plan, fidelity)
+
+    return quality
+
+
+# Seeds and order.
+
+
+@pytest.mark.parametrize(("seed", "seeds"), [(0, 2), (0, 3), (2, 3)])
+def test_all_plans_are_confirmed_on_the_same_fresh_seeds(seed: int, seeds: int) -> None:
+    found = run(levels(), seed=seed, seeds=seeds)
+    assert {m.fidelity.seed for m in found.at("search")} == {seed}
+    fresh = {confirmation.seeds for confirmation in found.outcome.confirmations}
+    assert len(fresh) == 1
+    assert len(set(*fresh)) == seeds and seed not in set(*fresh)
+
+
+def test_confirmation_takes_its_steps_on_its_own_split() -> None:
+    confirmed = usual().at("confirm")
+    assert {
+        (m.fidelity.train_steps, m.fidelity.train_examples, m.fidelity.eval_examples) for m in confirmed
+    } == {(30, 120, 40)}
+    assert not usual().at("confirm", 12) and not usual().at("search", 30)
+
+
+def test_best_and_baseline_are_confirmed_before_the_others() -> None:
+    order = [m.plan for m in usual().at("confirm")]
+    assert set(order[:6]) == {usual().outcome.best, usual().outcome.baseline}
+    assert [method_of(plan) for plan in order[-3:]] == ["head"] * 3
+
+
+def test_best_smallest_baseline_and_head_are_all_reported() -> None:
+    named = by_name(usual().outcome.confirmations)
+    assert list(named) == ["best", "smallest", "baseline", "head"]
+    assert named["best"].plan == usual().outcome.best
+    assert named["baseline"].plan == usual().outcome.baseline
+    assert is_baseline(named["baseline"].plan)
+    assert named["head"].plan.adapters == ()
+
+
+def test_a_summary_holds_the_means_over_seeds() -> None:
+    for name, confirmation in by_name(usual().outcome.confirmations).items():
+        rows = [m for m in usual().at("confirm") if m.plan == confirmation.plan]
+        assert confirmation.metrics == pytest.approx([m.metric for m in rows]), name
+        assert confirmation.metric_mean == pytest.approx(np.mean([m.metric for m in rows]))
+        assert confirmation.mean_loss == pytest.approx(np.mean([m.loss for m in rows]))
+        assert confirmation.train_seconds == 30
+
+
+# The verdict.
+
+
+def test_a_clearly_better_plan_is_called_better() -> None:
+    outcome = usual().outcome
+    best, baseline = (by_name(outcome.confirmations)[name].metric_mean for name in ("best", "baseline"))
+    assert method_of(outcome.best) == "ia3"
+    assert outcome.verdict.label == "better"
+    assert outcome.verdict.mean_difference == pytest.approx(best - baseline)
+    assert outcome.verdict.fidelity == "full"
+
+
+def test_a_metric_where_less_is_better_gives_the_same_verdict() -> None:
+    world = World(quality=levels(ia3=0.9), counts_errors=True)
+    outcome = run(world, seeds=3, greater_is_better=False).outcome
+    assert (outcome.best, outcome.smallest) == (usual().outcome.best, usual().outcome.smallest)
+    assert outcome.verdict == usual().outcome.verdict
+    for name, confirmation in by_name(usual().outcome.confirmations).items():
+        assert by_name(outcome.confirmations)[name].metric_mean == pytest.approx(1 - confirmation.metric_mean)
+
+
+def test_a_baseline_that_wins_is_equivalent_to_itself() -> None:
+    outcome = run(nothing_beats_the_baseline).outcome
+    assert outcome.best == outcome.baseline
+    assert outcome.verdict.label == "equivalent"
+    assert outcome.verdict.sentence.startswith("The best plan is the baseline itself")
+
+
+def test_luck_on_the_search_split_is_found_out() -> None:
+    outcome = run(luck_of_the_search).outcome
+    assert method_of(outcome.best) == "ia3"
+    assert outcome.verdict.label == "worse"
+
+
+@pytest.mark.parametrize("is_error_rate", [False, True])
+@pytest.mark.parametrize("lost", [(2,), (1, 2, 3)])
+def test_a_diverged_seed_counts_as_wrong_on_every_example(lost: tuple[int, ...], is_error_rate: bool) -> None:
+    world = World(quality=diverging_on(*lost), counts_errors=is_error_rate)
+    outcome = run(world, seeds=3, greater_is_better=not is_error_rate).outcome
+    best = by_name(outcome.confirmations)["best"]
+    wrong = 1.0 if is_error_rate else 0.0
+    assert method_of(best.plan) == "ia3"
+    assert [best.metrics[seed - 1] for seed in lost] == [wrong] * len(lost)
+    assert outcome.verdict.label == ("worse" if len(lost) == 3 else "inconclusive")
+    assert (best.mean_loss == math.inf) == (len(lost) == 3)
+
+
+def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split() -> None:
+    found = run(levels(), confirm="none")
+    assert found.outcome.verdict.label == "none"
+    assert (found.outcome.confirmations, found.outcome.test) == ((), ())
+    assert {m.fidelity.split for m in found.outcome.measurements} == {"search"}
+
+
+def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
+    space = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
+    outcome = run(levels(), max_params=NO_LORA, space=space).outcome
+    assert outcome.baseline.adapters == ()
+    assert outcome.verdict.label == "better"
+    assert list(by_name(outcome.confirmations)) == ["best", "smallest", "baseline"]
+
+
+# The smallest plan.
+
+
+def smallest_by_hand(found: Run) -> int:
+    """Fewest parameters, half of the best's at most, within a point and two standard errors at rung 2."""
+    second = found.at("search", 12)
+    best = min(second, key=lambda m: m.loss or math.inf)
+    p, n = best.metric or 0.0, best.fidelity.eval_examples
+    # The binomial variance with half a pseudo-example each of two zeros and two ones, over n.
+    std_error = math.sqrt((n * p * (1 - p) + p**2 + (1 - p) ** 2) / (n - 1) / n)
+    half = best.plan.trainable_params / 2
+    near = [m.plan.trainable_params for m in second if (m.metric or 0.0) >= p - 0.01 - 2 * std_error]
+    return min((n for n in near if n <= half), default=best.plan.trainable_params)
+
+
+@pytest.mark.parametrize(
+    "truth",
+    # At 0.70 of 100 examples two standard errors are 0.094, so that 0.60 is near and 0.58 is not.
+    [levels(), levels(ia3=0.9), levels(lora=0.705), levels(head=0.7), levels(head=0.6), levels(head=0.58)],
+)
+def test_the_smallest_plan_has_the_fewest_parameters_within_the_margin(truth: Quality) -> None:
+    found = run(truth)
+    assert found.outcome.smallest.trainable_params == smallest_by_hand(found)
+    assert found.outcome.smallest.trainable_params <= found.outcome.best.trainable_params
+
+
+@pytest.mark.parametrize(("n_confirm", "standing"), [(400, "proven"), (40, "unproven")])
+def test_a_smallest_plan_is_proven_where_the_bound_is_within_the_margin(
+    n_confirm: int, standing: str
+) -> None:
+    # Equal scores leave 1.65 / N on each side (half a pseudo-example each way): 0.004 and 0.04.
+    outcome = run(head_as_good_as_lora, n_confirm=n_confirm).outcome
+    assert outcome.smallest.adapters == () != outcome.best.adapters
+    assert outcome.verdict.smallest_equivalent == standing
+
+
+def head_as_good_as_lora(plan: Plan, fidelity: Fidelity) -> float:
+    return 0.8 if method_of(plan) != "head" else 0.7999  # a worse loss, the same scores
+
+
+def test_a_smallest_plan_that_is_worse_when_confirmed_is_unproven() -> None:
+    outcome = run(head_fades, n_confirm=400).outcome
+    assert outcome.smallest.adapters == ()
+    assert outcome.verdict.smallest_equivalent == "unproven"
+
+
+def head_fades(plan: Plan, fidelity: Fidelity) -> float:
+    is_fading = method_of(plan) == "head" and fidelity.split == "confirm"
+    return 0.6 if is_fading else head_as_good_as_lora(plan, fidelity)
+
+
+def test_a_best_plan_that_is_the_smallest_says_so() -> None:
+    outcome = run(levels(head=0.95)).outcome
+    assert outcome.best == outcome.smallest
+    assert outcome.verdict.smallest_equivalent == "the best itself"
+
+
+# The test split.
+
+
+def test_the_test_split_is_read_once_and_after_all_confirmations() -> None:
+    splits = [fidelity.split for _, fidelity in usual().world.calls]
+    n_test = splits.count("test")
+    assert splits[-n_test:] == ["test"] * n_test
+    assert max(Counter(usual().world.calls).values()) == 1
+
+
+@pytest.mark.parametrize("is_smallest_another", [False, True])
+def test_the_test_split_is_read_for_best_smallest_and_baseline_alone(is_smallest_another: bool) -> None:
+    found = run(head_as_good_as_lora if is_smallest_another else levels(head=0.95))
+    outcome = found.outcome
+    plans, seeds = (outcome.best, outcome.smallest, outcome.baseline), outcome.confirmations[0].seeds
+    assert (outcome.best != outcome.smallest) == is_smallest_another
+    assert {(m.plan, m.fidelity.seed) for m in found.at("test")} == {(p, s) for p in plans for s in seeds}
+    assert list(by_name(outcome.test)) == ["best", "smallest", "baseline"]
+    assert {c.split for c in outcome.test} == {"test"}
+
+
+def test_a_diverged_seed_has_no_weights_to_test_and_counts_as_wrong_there_too() -> None:
+    found = run(diverging_on(2), seeds=3)
+    tested = by_name(found.outcome.test)["best"]
+    assert tested.seeds == (1, 2, 3)
+    assert tested.metrics[1] == 0.0 < min(tested.metrics[0], tested.metrics[2])
+    assert all(m.status is Status.COMPLETE for m in found.at("test"))
+
+
+def test_a_user_without_a_test_split_gets_no_test_numbers() -> None:
+    found = run(levels(), n_test=0)
+    assert found.outcome.test == () and not found.at("test")
+    assert found.outcome.verdict.label == "better"
+
+
+@pytest.mark.parametrize(
+    ("span", "asked", "expected"),
+    [(1.0, None, 0.01), (None, None, 0.005), (None, 0.02, 0.02), (1.0, 0.03, 0.03)],
+)
+def test_margin_is_a_point_or_a_percent_of_the_baselines_loss(span, asked, expected) -> None:
+    world = World(quality=levels(lora=0.5, ia3=0.9), counts_errors=True)
+    outcome = run(world, greater_is_better=False, score_span=span, margin=asked).outcome
+    # LoRA gets 48 to 50 of 100 examples wrong, by its learning rate.
+    assert outcome.verdict.margin == pytest.approx(expected, rel=0.05)

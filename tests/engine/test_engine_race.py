@@ -1,0 +1,344 @@
+"""The race of the engine: rivals of the user, small steps, rates, cost, strategies, fronts, limits."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys.engine import (
+    METHODS,
+    ROOMY,
+    SITES,
+    SPACE,
+    World,
+    baseline_plans,
+    ground,
+    is_baseline,
+    levels,
+    method_of,
+    question,
+    run,
+)
+
+from autopeft.engine import Schedule, later_cost, rungs, stretched
+from autopeft.engine.front import front, thinned
+from autopeft.engine.refine import moved_ranks, next_rate
+from autopeft.errors import SiteError
+from autopeft.records import Fidelity, LimitSpec, Measurement, Plan, Status
+from autopeft.space import Policy, params_of, plan_of
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def by_source(outcome, *sources):
+    return [proposal for proposal in outcome.proposals if proposal.source in sources]
+
+
+# Plans of the user.
+
+
+def given_plan(max_params=ROOMY, rate=0.0):
+    return plan_of(Policy(method="lora", placement="q+v", learning_rate=rate), ground(max_params))
+
+
+@pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
+def test_users_plan_races_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
+    plan = given_plan(rate=rate)
+    outcome = run(levels(), trials=30, given=(("given: yours", plan),)).outcome
+    own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == "given: yours"]
+    assert {p.adapters for p in own} == {plan.adapters}
+    assert len({p.learning_rate for p in own}) == n_rates
+    assert not rate or rate in {p.learning_rate for p in own}
+    (confirmed,) = [c for c in outcome.confirmations if c.name == "given: yours"]
+    assert confirmed.plan.adapters == plan.adapters
+
+
+def test_users_plan_over_the_budget_is_measured_and_cannot_win():
+    dear = given_plan(max_params=10 * ROOMY)
+    assert dear.trainable_params > ROOMY
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.95 if plan.adapters == dear.adapters else levels()(plan, fidelity)
+
+    outcome = run(truth, trials=24, given=(("given: yours", dear),)).outcome
+    assert outcome.best.trainable_params <= ROOMY
+    assert {c.name for c in outcome.confirmations} >= {"given: yours", "best", "baseline"}
+
+
+# Small steps.
+
+
+def test_refined_proposals_change_a_rate_or_move_ranks_at_equal_cost():
+    outcome = run(levels(lora=0.8), trials=48).outcome
+    refined = [p.plan for p in by_source(outcome, "refined")]
+    assert len(refined) >= 3
+    others = [p.plan for p in outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
+    for plan in refined:
+        siblings = [own for own in others if own != plan and own.trainable_params == plan.trainable_params]
+        same_adapters = any(own.adapters == plan.adapters for own in siblings)
+        one_move = any(
+            own.learning_rate == plan.learning_rate and n_changed(own, plan) == 2 for own in siblings
+        )
+        assert same_adapters or one_move
+
+
+def n_changed(a: Plan, b: Plan) -> int:
+    first, second = ({own.site: own.rank for own in plan.adapters} for plan in (a, b))
+    return sum(first.get(site) != second.get(site) for site in {*first, *second})
+
+
+def test_ranks_move_to_where_the_score_is_high_and_never_to_a_known_plan():
+    own = ground(ROOMY)
+    plan = plan_of(Policy(method="lora", learning_rate=1e-2), own)
+    seen = [plan]
+    while (moved := moved_ranks(plan, own, known=seen)) is not None:
+        assert moved not in seen
+        assert moved.trainable_params == plan.trainable_params == params_of(moved.adapters, own)
+        assert n_changed(moved, plan) == 2
+        seen.append(moved)
+    ranks = {a.site: a.rank for a in plan.adapters}
+    # Every move of one rank between two sites whose rank costs the same, the donor keeping one: by hand.
+    cost = {site.name: METHODS["lora"].cost(site, 1, {}) for site in SITES}
+    largest = {site.name: min(site.in_features, site.out_features) for site in SITES}
+    moves = [
+        (a, b)
+        for a, b in itertools.permutations(ranks, 2)
+        if cost[a] == cost[b] and ranks[a] > 1 and ranks[b] < largest[b]
+    ]
+    assert len(seen) - 1 == len(moves)
+    first = {a.site: a.rank - ranks[a.site] for a in seen[1].adapters}
+    assert own.scores[max(first, key=lambda s: first[s])] >= own.scores[min(first, key=lambda s: first[s])]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(1e-4, 1e-1), min_size=1, max_size=5, unique=True), st.data())
+def test_next_rate_lies_in_the_range_and_next_to_the_best(rates, data):
+    losses = {rate: data.draw(st.floats(0, 1)) for rate in rates}
+    rate = next_rate(losses, (1e-4, 1e-1))
+    if rate is not None:
+        best = min(losses, key=lambda r: (losses[r], r))
+        assert 1e-4 <= rate <= 1e-1
+        assert not any(min(rate, best) < other < max(rate, best) for other in losses)
+
+
+# Learning rates of the baseline.
+
+
+def test_baseline_gets_as_many_rates_as_the_arm_with_the_most():
+    outcome = run(levels(), trials=60).outcome
+    rates: dict[str, set[float]] = {}
+    for proposal in by_source(outcome, "enqueued", "sampler", "random", "refined", "evened"):
+        rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
+    most = max(len(own) for arm, own in rates.items() if "/" in arm)
+    baseline = next(own for arm, own in rates.items() if arm.startswith("baseline"))
+    assert len(baseline) >= min(most, 5) > 3
+
+
+def test_incumbent_and_baseline_try_lower_rates_at_the_last_rung():
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        """A level that falls with the rate in runs of the last rung and rises in shorter ones."""
+        tilt = 0.05 if fidelity.train_steps < 12 else -0.05
+        level = {"head": 0.3, "lora": 0.5, "ia3": 0.7}[method_of(plan)]
+        return level + tilt * (1 + plan.learning_rate)
+
+    found = run(truth)
+    outcome = found.outcome
+    retuned = [p.plan for p in by_source(outcome, "retuned")]
+    assert {is_baseline(plan) for plan in retuned} == {True, False}
+    promoted = {m.plan for m in found.at("search", 12)} - set(retuned)
+    for plan in (outcome.best, outcome.baseline):
+        assert plan in retuned
+        higher = [own for own in promoted if own.adapters == plan.adapters]
+        assert plan.learning_rate < min(own.learning_rate for own in higher)
+
+
+# What it costs.
+
+
+def schedule(full_steps, **settings):
+    fields = {"confirm_steps": full_steps, "batch_size": 32, "n_search": 300, "n_confirm": 300, "n_test": 0}
+    return Schedule(rung_steps=rungs(full_steps), full_steps=full_steps, **{**fields, **settings})
+
+
+def most_spent(own: Schedule, n_first: int) -> float:
+    """Every rung full, by hand."""
+    spent = n_first * own.rung_cost(0) + 2 * own.rung_cost(own.last, is_new=True)
+    for index in range(1, own.last + 1):
+        new = own.rung_steps[index] - own.rung_steps[index - 1]
+        examples = own.rung(index, seed=0).eval_examples
+        spent += own.n_promoted(index) * (new + 0.5 * examples / 32) / own.full_steps
+    return spent
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(40, 20_000), st.integers(4, 80), st.floats(0.5, 40))
+def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_cost):
+    plain = schedule(full_steps)
+    own = stretched(plain, n_first=n_first, max_cost=max_cost)
+    assert own.rung_steps[0] == plain.rung_steps[0] and own.last <= 2
+    if most_spent(plain, n_first) > max_cost:
+        assert own.rung_steps == plain.rung_steps
+        return
+    assert most_spent(own, n_first) <= max_cost + 1e-9
+    longer = replace(own, rung_steps=(*own.rung_steps[:-1], own.rung_steps[-1] + 1))
+    is_longest = own.rung_steps[-1] >= round(0.7 * full_steps)
+    is_at_a_step = own.rung_steps[-1] + 1 >= 3.5 * own.rung_steps[0] and own.last == 1
+    assert is_longest or is_at_a_step or most_spent(longer, n_first) > max_cost
+
+
+@pytest.mark.parametrize("max_cost", [4.0, 6.0])
+def test_sampling_stops_where_the_cost_limit_would_be_passed(max_cost):
+    found = run(levels(), trials=200, max_cost=max_cost, confirm="none")
+    own = question().schedule
+    spent = sum(own.cost_of(m) for m in found.at("search"))
+    assert 8 <= len(by_source(found.outcome, "enqueued", "sampler", "random", "refined")) < 200
+    # The queue is measured whatever it costs; further rates and twins are a few runs of the first rung.
+    assert spent <= max(max_cost, later_cost(own) + 100 * own.rung_cost(0)) + 12 * own.rung_cost(0)
+
+
+@pytest.mark.parametrize("trials", [16, 24, 40])
+def test_at_least_half_of_the_cost_goes_to_sampled_policies(trials):
+    found = run(levels(), trials=trials, confirm="none")
+    own, outcome = question().schedule, found.outcome
+    source = {p.plan: p for p in reversed(outcome.proposals)}
+    arms = {p.arm: p.source for p in reversed(outcome.proposals)}
+    cost: Counter[bool] = Counter()
+    for m in found.at("search"):
+        proposal = source[m.plan]
+        kind = arms[proposal.arm] if proposal.source == "retuned" else proposal.source
+        if kind != "twin":
+            cost[kind in ("sampler", "random", "refined")] += own.cost_of(m)
+    assert cost[True] >= 0.5 * (cost[True] + cost[False])
+
+
+# Strategies.
+
+
+def test_top_k_goes_from_the_first_rung_to_the_last():
+    assert rungs(5000, strategy="topk") == (rungs(5000)[0], rungs(5000)[-1])
+
+
+def test_random_strategy_samples_at_random_alone():
+    sources = Counter(p.source for p in run(levels(), strategy="random", confirm="none").outcome.proposals)
+    assert sources["random"] > 0 and not sources["sampler"] and not sources["refined"]
+
+
+def test_badly_ranking_rungs_widen_the_next():
+    """Three rungs of which the second turns the order of the first around."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        level = levels(lora=0.6)(plan, fidelity)
+        return 1.2 - level if fidelity.train_steps == 6 and method_of(plan) != "head" else level
+
+    def n_last(quality):
+        found = run(quality, rung_steps=(3, 6, 12), trials=24, confirm="none")
+        retuned = {p.plan for p in by_source(found.outcome, "retuned")}
+        return len({m.plan for m in found.at("search", 12)} - retuned)
+
+    assert n_last(truth) > n_last(levels(lora=0.6))
+
+
+# Seeds.
+
+
+def test_confirmation_stops_once_the_interval_decides():
+    outcome = run(levels(ia3=0.9), seeds=5).outcome
+    named = {c.name: c for c in outcome.confirmations}
+    assert outcome.verdict.label == "better"
+    assert len(named["best"].seeds) == len(named["baseline"].seeds) == 3
+    assert len(named["smallest"].seeds) <= 3
+
+
+# Patience.
+
+
+@pytest.mark.parametrize("patience", [3, 9])
+def test_sampling_stops_once_nothing_better_comes(patience):
+    """Where all IA3 is worse than LoRA by far, only a better rate of LoRA counts, and that ends soon."""
+    truth = levels(lora=0.9, ia3=0.2)
+    found = run(truth, trials=60, patience=patience, confirm="none")
+    loss = {m.plan: m.loss for m in found.at("search", 3)}
+    asked = [p for p in found.outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
+    best = min(loss[p.plan] for p in asked)
+    last = next(i for i, p in enumerate(asked) if loss[p.plan] == best)
+    idle = [p for p in asked[last + 1 :] if p.source != "enqueued"]
+    assert len(asked) < 60
+    assert patience <= len(idle) < patience + 4  # asked for in waves of four
+    whole = run(truth, trials=60, confirm="none").outcome
+    assert [p.plan for p in whole.proposals[: len(asked)]] == [p.plan for p in asked]
+
+
+# Fronts and limits.
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12, unique=True))
+def test_front_holds_exactly_what_nothing_beats(points):
+    fidelity = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
+    measured = [
+        Measurement(
+            plan=Plan(adapters=(), learning_rate=1.0 + i, trainable_params=n),
+            fidelity=fidelity,
+            status=Status.COMPLETE,
+            loss=float(loss),
+        )
+        for i, (n, loss) in enumerate(points)
+    ]
+    kept = [(m.plan.trainable_params, m.loss) for m in front(measured)]
+    beaten = {(n, a) for (n, a) in points for (k, b) in points if k <= n and b <= a and (k, b) != (n, a)}
+    assert kept == sorted(set(points) - beaten)
+    few = thinned(front(measured), 3)
+    assert len(few) <= 3 and (len(kept) < 2 or (few[0], few[-1]) == (front(measured)[0], front(measured)[-1]))
+
+
+def test_fewest_parameters_are_the_answer_where_these_are_the_objective():
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.3 if not plan.adapters else 0.7 - 1e-5 * (ROOMY - plan.trainable_params)
+
+    by_score, by_params = (
+        run(truth, objective=objective, trials=32).outcome for objective in ("score", "params")
+    )
+    assert by_params.best.trainable_params < by_score.best.trainable_params / 2
+    assert by_params.best == by_params.smallest
+
+
+@pytest.mark.parametrize(("ia3", "winner"), [(0.45, "lora"), (0.69, "ia3")])
+def test_incumbent_is_chosen_by_the_metric_where_it_can_tell_and_else_by_the_loss(ia3, winner):
+    """IA3 has the lower loss throughout; of 100 examples LoRA gets 70 right and IA3 45, or 69."""
+
+    class Sure(World):
+        def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+            found = super().measure(plan, fidelity)
+            return replace(found, loss=found.loss - (1.0 if method_of(plan) == "ia3" else 0.0))
+
+    outcome = run(Sure(quality=levels(lora=0.7, ia3=ia3)), confirm="none").outcome
+    assert method_of(outcome.best) == winner
+    assert method_of(outcome.baseline) == "lora"
+
+
+def test_plan_over_a_measured_limit_cannot_win():
+    class Heavy(World):
+        def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+            return replace(super().measure(plan, fidelity), peak_bytes=10 if method_of(plan) != "ia3" else 99)
+
+    free = run(Heavy(quality=levels(ia3=0.9))).outcome
+    bound = run(Heavy(quality=levels(ia3=0.9)), limits=LimitSpec(max_peak_bytes=50)).outcome
+    assert method_of(free.best) == "ia3" != method_of(bound.best)
+    with pytest.raises(SiteError, match="keeps to the limits; raise or drop one"):
+        run(Heavy(quality=levels()), limits=LimitSpec(max_peak_bytes=5))
+
+
+def test_a_limit_on_ranks_binds_the_baseline_of_a_space_without_lora():
+    only_ia3 = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
+    outcome = run(levels(), space=only_ia3, limits=LimitSpec(max_rank=1)).outcome
+    assert {a.rank for a in outcome.baseline.adapters} == {1}
+
+
+def test_baseline_plans_of_the_toys_are_the_engines():
+    enqueued = {p.plan for p in by_source(run(levels()).outcome, "enqueued") if p.arm.startswith("baseline")}
+    assert enqueued == set(baseline_plans())

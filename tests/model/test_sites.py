@@ -1,0 +1,332 @@
+"""Sites of many architectures, weights that none reaches, and counts of quantised models."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from torch import nn
+from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skeleton, train
+
+from autopeft.extension import discover
+from autopeft.model import BaseModel, list_sites, load_weights, save_weights
+from autopeft.model.shapes import map_shape, n_params
+from autopeft.records import Plan
+
+# peft warns that rank patterns of parameters match no module; that they work is what is tested here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
+]
+CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
+HALF = D // 2  # what two key heads give where there are four query heads
+# Name of a site of the first layer -> role, inputs, outputs; by hand, from the architectures.
+MAPS = {
+    ("roberta", CLASSES): {
+        "roberta.encoder.layer.0.attention.self.value": ("v", D, D),
+        "roberta.encoder.layer.0.attention.output.dense": ("o", D, D),
+        "roberta.encoder.layer.0.output.dense": ("down", F, D),
+    },
+    ("distilbert", CLASSES): {
+        "distilbert.transformer.layer.0.attention.q_lin": ("q", D, D),
+        "distilbert.transformer.layer.0.attention.out_lin": ("o", D, D),
+        "distilbert.transformer.layer.0.ffn.lin1": ("up", D, F),
+        "distilbert.transformer.layer.0.ffn.lin2": ("down", F, D),
+    },
+    ("albert", CLASSES): {
+        "albert.encoder.embedding_hidden_mapping_in": ("dense", 8, D),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.dense": ("o", D, D),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn": ("up", D, F),
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn_output": ("down", F, D),
+    },
+    ("modernbert", CLASSES): {
+        "model.layers.0.attn.Wqkv": ("qkv", D, 3 * D),
+        "model.layers.0.attn.Wo": ("o", D, D),
+        "model.layers.0.mlp.Wi": ("gate_up", D, 2 * F),
+        "model.layers.0.mlp.Wo": ("down", F, D),
+    },
+    ("gpt_neox", CAUSAL): {
+        "gpt_neox.layers.0.attention.query_key_value": ("qkv", D, 3 * D),
+        "gpt_neox.layers.0.attention.dense": ("o", D, D),
+        "gpt_neox.layers.0.mlp.dense_h_to_4h": ("up", D, F),
+        "gpt_neox.layers.0.mlp.dense_4h_to_h": ("down", F, D),
+    },
+    ("phi3", CAUSAL): {
+        "model.layers.0.self_attn.qkv_proj": ("qkv", D, D + 2 * HALF),
+        "model.layers.0.mlp.gate_up_proj": ("gate_up", D, 2 * F),
+        "model.layers.0.mlp.down_proj": ("down", F, D),
+    },
+    ("mixtral", CAUSAL): {
+        "model.layers.0.self_attn.k_proj": ("k", D, HALF),
+        "model.layers.0.mlp.experts.gate_up_proj": ("gate_up", D, 2 * F),
+        "model.layers.0.mlp.experts.down_proj": ("down", F, D),
+    },
+    ("qwen3_moe", CAUSAL): {
+        "model.layers.0.mlp.experts.gate_up_proj": ("gate_up", D, 24),
+        "model.layers.0.mlp.experts.down_proj": ("down", 12, D),
+    },
+    ("gpt_oss", CAUSAL): {  # stored as (experts, in, out), and flagged so
+        "model.layers.0.mlp.experts.gate_up_proj": ("gate_up", D, 2 * F),
+        "model.layers.0.mlp.experts.down_proj": ("down", F, D),
+    },
+    ("llama4_text", CAUSAL): {  # the same, and no flag
+        "model.layers.0.feed_forward.experts.gate_up_proj": ("gate_up", D, 2 * F),
+        "model.layers.0.feed_forward.experts.down_proj": ("down", F, D),
+    },
+    ("deepseek_v3", CAUSAL): {
+        "model.layers.0.self_attn.q_a_proj": ("q", D, 8),
+        "model.layers.0.self_attn.q_b_proj": ("q", 8, 32),
+        "model.layers.0.self_attn.kv_a_proj_with_mqa": ("kv", D, 12),
+        "model.layers.0.self_attn.kv_b_proj": ("kv", 8, 32),
+    },
+    ("t5", CLASSES): {
+        "transformer.encoder.block.0.layer.0.SelfAttention.q": ("q", D, 32),
+        "transformer.encoder.block.0.layer.0.SelfAttention.o": ("o", 32, D),
+        "transformer.encoder.block.0.layer.1.DenseReluDense.wo": ("down", F, D),
+        "transformer.decoder.block.0.layer.1.EncDecAttention.k": ("k", D, 32),
+    },
+    ("bart", SEQ2SEQ): {
+        "model.encoder.layers.0.fc1": ("up", D, F),
+        "model.decoder.layers.0.encoder_attn.out_proj": ("o", D, D),
+    },
+    ("vit", "image"): {
+        "vit.layers.0.attention.q_proj": ("q", D, D),
+        "vit.layers.0.attention.o_proj": ("o", D, D),
+        "vit.layers.0.mlp.fc1": ("up", D, F),
+    },
+}
+MOES = ("mixtral", "qwen3_moe", "qwen2_moe", "gpt_oss", "llama4_text")
+ROUTER = {"model.layers.*.mlp.gate.weight"}
+HALVES = ("gate", "up", "down")
+by_architecture = pytest.mark.parametrize(("architecture", "task_type"), MAPS)
+
+
+@by_architecture
+def test_maps_have_the_roles_and_shapes_of_their_architecture(architecture, task_type):
+    sites = {site.name: site for site in skeleton(architecture, task_type).sites}
+    expected = MAPS[architecture, task_type]
+    seen = {name: (sites[name].role, sites[name].in_features, sites[name].out_features) for name in expected}
+    assert seen == expected
+
+
+@by_architecture
+def test_every_number_of_a_base_model_is_counted_once(architecture, task_type):
+    base = skeleton(architecture, task_type)
+    numbers = {id(p): p.numel() for p in base.module.parameters()}  # tied weights are one object
+    assert base.base_params + base.head_params == sum(numbers.values())
+
+
+def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
+    depths = {site.name: site.layer for site in skeleton("bart", SEQ2SEQ).sites}
+    assert depths["model.encoder.layers.1.fc1"] == 1
+    assert depths["model.decoder.layers.0.fc1"] == 2  # two encoder layers before it
+    assert depths["model.decoder.layernorm_embedding"] is None
+
+
+def test_experts_in_a_module_list_are_maps_each():
+    experts = nn.ModuleList([nn.ModuleDict({"w1": nn.Linear(4, 6), "w2": nn.Linear(6, 4)}) for _ in range(2)])
+    module = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"experts": experts})])})
+    seen = {site.name: (site.layer, site.role, site.kind, site.copies) for site in list_sites(module)}
+    assert seen == {
+        f"layers.0.experts.{i}.{name}": (0, role, "linear", 1)
+        for i in (0, 1)
+        for name, role in {"w1": "gate", "w2": "down"}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task_type", "names"),
+    [
+        ("mixtral", CAUSAL, ROUTER),
+        ("qwen2_moe", CAUSAL, ROUTER),  # its shared expert's maps are sites
+        # peft would read the names of these as those of the experts; layer 0 has no experts.
+        (
+            "deepseek_v3",
+            CAUSAL,
+            ROUTER
+            | {f"model.layers.*.mlp.{end}_proj.weight" for end in HALVES}
+            | {f"model.layers.*.mlp.shared_experts.{end}_proj.weight" for end in HALVES},
+        ),
+        (
+            "xlnet",
+            CLASSES,
+            {f"transformer.layer.*.rel_attn.{end}" for end in ("q", "k", "v", "o", "r", "seg_embed")},
+        ),
+    ],
+)
+def test_weights_that_no_method_reaches_are_told_once_by_name(architecture, task_type, names, caplog):
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        skeleton(architecture, task_type)
+    (told,) = [
+        record.getMessage()
+        for record in caplog.records
+        if "no method of autopeft fits" in record.getMessage()
+    ]
+    assert told.startswith(f"toy {architecture} holds weights at which no method of autopeft fits: ")
+    assert set(told.partition(": ")[2].rstrip(".").split(", ")) == names
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task_type"), [("bert", CLASSES), ("gpt2", CAUSAL), ("t5", SEQ2SEQ), ("vit", "image")]
+)
+def test_nothing_is_told_where_every_weight_is_a_site_or_an_embedding(architecture, task_type, caplog):
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        skeleton(architecture, task_type)
+    assert "no method of autopeft fits" not in caplog.text
+
+
+def expert_config(base, ranks):
+    """LoRA on experts with a rank of its own for each parameter, and on one layer's queries."""
+    patterns = {f"^{name.replace('.', chr(92) + '.')}$": rank for name, rank in ranks.items()}
+    return LoraConfig(
+        r=2,
+        lora_alpha=4,
+        target_modules=r"model\.layers\.0\.self_attn\.q_proj",
+        target_parameters=sorted(ranks),
+        rank_pattern=patterns,
+        alpha_pattern={pattern: 2 * rank for pattern, rank in patterns.items()},
+    )
+
+
+@pytest.fixture(params=MOES)
+def experts(request):
+    """A model with experts, a LoRA config on all but one of their parameters, and its plan."""
+    base = build(request.param, CAUSAL)
+    held = [site for site in base.sites if site.kind == "parameter"][1:]
+    ranks = {site.name: 1 + index for index, site in enumerate(held)}
+    query = next(site for site in base.sites if site.name == "model.layers.0.self_attn.q_proj")
+    cost = sum(ranks[s.name] * s.copies * (s.in_features + s.out_features) for s in held)
+    cost += 2 * (query.in_features + query.out_features)
+    return base, expert_config(base, ranks), Plan(adapters=(), learning_rate=1e-3, trainable_params=cost)
+
+
+def test_lora_on_experts_counts_trains_saves_loads_and_merges(experts, tmp_path):
+    base, config, plan = experts
+    inputs, digest = make_inputs(CAUSAL), base.sha256()
+    names = [name for name, _ in base.module.named_parameters()]
+    before = logits(base.module, inputs)
+    with base.attached([config], plan=plan, task_type=CAUSAL, seed=0) as model:  # checks the count
+        assert torch.equal(logits(model, inputs), before)
+        assert min(train(model, inputs).values()) > 1e-6
+        trained = logits(model, inputs)
+        save_weights(model, ("default",), tmp_path)
+    assert (base.sha256(), [name for name, _ in base.module.named_parameters()]) == (digest, names)
+    with base.attached([config], plan=plan, task_type=CAUSAL, seed=5) as model:
+        load_weights(model, ("default",), tmp_path)
+        assert torch.equal(logits(model, inputs), trained)
+        torch.testing.assert_close(logits(model.merge_and_unload(safe_merge=True), inputs), trained)
+    assert base.sha256() == digest
+    plain = PeftModel.from_pretrained(build(base.model_type, CAUSAL).module, tmp_path)
+    assert torch.equal(logits(plain, inputs), trained)
+
+
+def test_pattern_of_one_layer_stays_with_it_where_peft_would_widen_it():
+    base = build("mixtral", CAUSAL)
+    config = LoraConfig(r=1, target_modules=r"model\.layers\.1\.self_attn\.(q|v)_proj")
+    plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=(D + D) + (D + HALF))
+    with base.attached([config], plan=plan, task_type=CAUSAL, seed=0) as model:
+        names = set(model.targeted_module_names)
+    assert names == {f"model.layers.1.self_attn.{end}_proj" for end in "qv"}
+
+
+class Linear4bit(nn.Linear):
+    """What bitsandbytes leaves of a map: two weights a byte, (n / 2, 1), and a note of the shape."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        packed = torch.zeros(n_in * n_out // 2, 1, dtype=torch.uint8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight.quant_state = SimpleNamespace(shape=torch.Size((n_out, n_in)))
+
+
+class Linear8bit(nn.Linear):
+    """What bitsandbytes leaves of a map in 8 bits: as many numbers, whole ones."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+        self.weight = nn.Parameter(torch.zeros(n_out, n_in, dtype=torch.int8), requires_grad=False)
+
+
+class QuantLinear(nn.Module):
+    """What GPTQ leaves of a map: eight 4-bit weights an int32, all in buffers."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.in_features, self.out_features = n_in, n_out
+        self.register_buffer("qweight", torch.zeros(n_in // 8, n_out, dtype=torch.int32))
+        self.register_buffer("qzeros", torch.zeros(1, n_out // 8, dtype=torch.int32))
+        self.register_buffer("scales", torch.zeros(1, n_out, dtype=torch.float16))
+        self.register_buffer("bias", torch.zeros(n_out))
+
+
+class QuantizedLinear(nn.Module):
+    """What AQLM leaves of a map: codes, code books and scales, as parameters."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.in_features, self.out_features = n_in, n_out
+        self.codebooks = nn.Parameter(torch.zeros(1, 16, 1, 8))
+        self.codes = nn.Parameter(torch.zeros(n_out, n_in // 8, 1, dtype=torch.int8), requires_grad=False)
+        self.scales = nn.Parameter(torch.zeros(n_out, 1, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+
+@pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
+def test_quantised_map_is_a_site_of_its_logical_size_and_counts_as_before(packed):
+    quantised = packed(16, 24)
+    assert map_shape(quantised) == ("linear", 16, 24)
+    assert n_params(quantised) == n_params(nn.Linear(16, 24)) == 16 * 24 + 24
+
+
+@pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
+def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
+    original, base = skeleton("bert", CLASSES), build("bert", CLASSES)
+    for name, child in list(base.module.bert.encoder.named_modules()):
+        if isinstance(child, nn.Linear):
+            parent = base.module.bert.encoder.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], packed(child.in_features, child.out_features))
+    again = BaseModel(base.module, None, name="quantised", untrained=frozenset())
+    assert tuple(replace(site, quantised=False) for site in again.sites) == original.sites
+    assert again.base_params == original.base_params
+    maps = [site for site in again.sites if site.kind == "linear" and ".encoder." in site.name]
+    assert [site.name for site in again.sites if site.quantised] == [site.name for site in maps]
+
+
+def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
+    """Which ones do was measured with bitsandbytes: see reports/LOG.md."""
+    sites = list_sites(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
+    assert [site.quantised for site in sites] == [False, True]
+    methods = discover("autopeft.methods")
+    for name in ("c3a", "delora", "loha", "lokr", "shira"):
+        assert methods[name].refusal(sites[0]) is None
+        assert "quantised" in methods[name].refusal(sites[1])
+    for name in ("lora", "bottleneck", "fourierft", "hira", "ia3", "miss", "oft", "road", "vera"):
+        assert "quantised" not in (methods[name].refusal(sites[1]) or "")
+
+
+def test_experts_that_bitsandbytes_packed_count_by_its_note_of_their_shape():
+    module = nn.Module()
+    module.down_proj = nn.Parameter(torch.zeros(3 * 8 * 4 // 2, 1, dtype=torch.uint8), requires_grad=False)
+    module.down_proj.quant_state = SimpleNamespace(shape=torch.Size((3, 8, 4)))
+    assert n_params(module) == 3 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task_type", "limit"),
+    [
+        ("bert", CLASSES, CONTEXT),
+        ("roberta", CLASSES, CONTEXT),  # its config says 42: it counts from behind the padding's place
+        ("gpt2", CAUSAL, CONTEXT),
+        ("t5", SEQ2SEQ, None),
+    ],
+)
+def test_text_may_be_as_long_as_the_model_has_positions(architecture, task_type, limit):
+    base = build(architecture, task_type)
+    assert base.max_tokens() == limit
+    if limit is not None:
+        base.module(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError), match=r"index|size"):
+            base.module(input_ids=torch.full((1, limit + 1), 5))

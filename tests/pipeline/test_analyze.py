@@ -1,0 +1,245 @@
+"""`autopeft analyze` on a tiny model: what it prints, what it writes, and that it writes nothing unasked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from toys.words import toy_rows
+from typer.testing import CliRunner, Result
+
+from autopeft import pipeline
+from autopeft.cli.app import app
+from autopeft.errors import BudgetError
+from autopeft.records import BudgetSpec, DataSpec, ModelSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.store import read_plan, write_plan
+
+
+@pytest.fixture
+def asked(model_dir: Path, data_dir: Path) -> tuple[str, ...]:
+    return ("--model", str(model_dir), "--data", str(data_dir), "--budget", "5%", "--max-examples", "32")
+
+
+def analyze(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["analyze", *map(str, arguments)])
+
+
+def answer_of(*arguments: object) -> dict:
+    result = analyze(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_it_prints_at_most_80_columns_and_writes_nothing(
+    asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = analyze(*asked, "--quiet")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80 and "autopeft search" not in line] == []
+    for part in (
+        "gradient, percent of its total (",
+        "fisher, percent",
+        "between two halves of",
+        "untested: LoRA",
+    ):
+        assert part in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "charset", "has_shades", "marks"),
+    [
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", True, ""),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}, "utf-8", False, "▁▂▃▄▅▆▇█"),
+        ({"NO_COLOR": None, "FORCE_COLOR": None}, "ascii", False, ".:-=+*#@"),
+    ],
+    ids=["no terminal", "terminal", "terminal without colour", "ASCII alone"],
+)
+def test_cells_are_shaded_or_marked(
+    env: dict[str, str | None], charset: str, has_shades: bool, marks: str, asked: tuple[str, ...]
+) -> None:
+    arguments = ["analyze", *asked, "--scores", "gradient", "--quiet"]
+    result = CliRunner(charset=charset).invoke(app, arguments, env=env)
+    assert result.exit_code == 0, result.output
+    [row] = [line for line in result.stdout.splitlines() if re.match(r" *1 ", line)]
+    assert ("\x1b[" in row and "48;" in row) == has_shades
+    found = re.findall(r"\d\.\d (\S)", re.sub(r"\x1b\[[\d;]*m", "", row))
+    assert (len(found) >= 6 and set(found) <= set(marks)) if marks else not found
+
+
+def test_json_holds_everything(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "fisher, random")
+    assert [score["name"] for score in answer["scores"]] == ["fisher", "random"]
+    assert all(len(score["values"]) == len(answer["sites"]) for score in answer["scores"])
+    keys = (
+        "base_model data task n_train_examples n_examples n_asked seconds peak_bytes unreachable notes budget"
+    )
+    assert {*keys.split(), "suggestion", "files"} <= answer.keys()
+    assert answer["files"] == [] and answer["suggestion"]["tested"] is False
+    assert answer["n_examples"] <= answer["n_asked"] == 32
+
+
+def test_out_leaves_scores_a_picture_and_a_plan(asked: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    answer = answer_of(*asked, "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == ["heat.svg", "sensitivity.csv", "suggestion.yaml"]
+    with (out / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for score in answer["scores"]:
+        assert [float(row[score["name"]]) for row in rows] == score["values"]
+    assert [row["site"] for row in rows] == [site["name"] for site in answer["sites"]]
+    ElementTree.parse(out / "heat.svg")
+
+
+def test_the_suggestion_is_a_plan_that_counts_what_it_says(asked: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "analysis"
+    answer = answer_of(*asked, "--out", out)
+    document = read_plan(out / "suggestion.yaml")
+    assert {adapter.method for adapter in document.plan.adapters} == {"lora"}
+    counted = pipeline.count(out / "suggestion.yaml")
+    assert (
+        counted.trainable_params == document.plan.trainable_params == answer["suggestion"]["trainable_params"]
+    )
+    assert 0 < counted.trainable_params <= answer["budget"]["max_trainable_params"]
+    comments = [line for line in (out / "suggestion.yaml").read_text().splitlines() if line.startswith("#")]
+    assert "UNTESTED" in comments[0]
+    assert any("autopeft train --plan suggestion.yaml" in line for line in comments)
+    assert any("autopeft search --model" in line and "--budget 5%" in line for line in comments)
+
+
+def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "random,gradient", "--budget", "20%")
+    assert answer["suggestion"]["score"] == "random"
+    ranks = {adapter["site"]: adapter["rank"] for adapter in answer["suggestion"]["plan"]["adapters"]}
+    assert max(ranks.values()) > min(ranks.values())
+    scored = [
+        ((site["in_features"], site["out_features"]), value, ranks.get(site["name"], 0))
+        for site, value in zip(answer["sites"], answer["scores"][0]["values"], strict=True)
+        if site["kind"] == "linear"
+    ]
+    for shape, value, rank in scored:  # among sites of one price, whoever scores more has no lower rank
+        assert all(rank >= other for same, less, other in scored if same == shape and less < value)
+
+
+def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(asked: tuple[str, ...]) -> None:
+    answer = answer_of(*asked, "--scores", "spectrum", "--budget", "10%")
+    maps = [
+        (site["name"], site["in_features"] + site["out_features"], profile)
+        for site, profile in zip(answer["sites"], answer["scores"][0]["profiles"], strict=True)
+        if site["kind"] == "linear"
+    ]
+    steps = sorted(
+        ((energy / price, name, price) for name, price, own in maps for energy in own), reverse=True
+    )
+    ranks, closed = dict.fromkeys((name for name, _, _ in maps), 0), set()
+    left = answer["budget"]["max_trainable_params"]
+    for _, name, price in steps:
+        if price > left:
+            closed.add(name)
+        elif name not in closed:
+            ranks[name], left = ranks[name] + 1, left - price
+    adapters = answer["suggestion"]["plan"]["adapters"]
+    assert {adapter["site"]: adapter["rank"] for adapter in adapters} == {n: r for n, r in ranks.items() if r}
+    assert len(answer["effective_ranks"]) == len(answer["sites"])
+    assert all(rank is None or rank >= 1 for rank in answer["effective_ranks"])
+    assert answer_of(*asked)["effective_ranks"] is None
+
+
+def test_a_spectrum_is_told_in_a_line(asked: tuple[str, ...]) -> None:
+    shown = analyze(*asked, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
+    assert "effective rank of a map's gradient: " in shown
+    assert re.search(r"of its energy the best update of rank 1 holds \d+ %, of rank 4 holds \d+ %", shown)
+
+
+def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: Path) -> None:
+    answer_of(*asked, "--out", tmp_path / "analysis")
+    plan = tmp_path / "analysis" / "suggestion.yaml"
+    plan.write_text(plan.read_text().replace("max_steps: null", "max_steps: 2"))
+    done = CliRunner().invoke(app, ["train", "--plan", str(plan), "--out", str(tmp_path / "adapter")])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    """Columns with usual names mislead in both files: `label` is another in every row."""
+    for seed, name in enumerate(("first", "other")):
+        texts, labels = toy_rows(120, seed=seed)
+        rows = {"text": "a", "label": range(120), "words": texts, "mood": labels, "who": np.arange(120) // 4}
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+    named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(tmp_path / "first.csv"), **named),
+        task=TaskSpec(max_steps=2),
+        budget=BudgetSpec(requested="5%"),
+    )
+    found = pipeline.analyze(spec, scores=["uniform"]).suggestion
+    of_the_hub = found.data.model_copy(update={"source": "some/set", "config_name": "en", "streaming": True})
+    write_plan(tmp_path / "plan.yaml", replace(found, data=of_the_hub))
+    other = str(tmp_path / "other.csv")
+    trained = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)
+    assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("--scores", "gradiant"), 2, ("'gradiant'", "Did you mean 'gradient'?")),
+        (("--scores", ""), 2, ("no score named ''",)),
+        (("--budget", "0"), 2, ("'0'",)),
+        (("--budget", "3"), 4, ("cheapest plan", "Raise --budget")),
+        (("--max-examples", "0"), 2, ("--max-examples",)),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    change: tuple[str, str], code: int, words: tuple[str, ...], asked: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = analyze(*asked, *change, "--out", tmp_path / "out")
+    assert result.exit_code == code, result.output
+    [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [word for word in words if word not in error] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_there_is_never_overwritten(is_file: bool, asked: tuple[str, ...], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("mine", encoding="utf-8")
+    result = analyze(*asked, "--out", mine if is_file else tmp_path)
+    assert result.exit_code == 2 and "--out" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
+
+
+def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, data_dir: Path) -> None:
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        budget=BudgetSpec(requested="10"),
+    )
+    with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan .* \(lora"):
+        pipeline.analyze(spec, scores=["gradient"])
+
+
+def test_the_search_that_goes_on_is_told_the_same_names(data_dir: Path, model_dir: Path) -> None:
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir), text_columns=("text",), label_column="label"),
+        budget=BudgetSpec(requested="5%"),
+        search=SearchSpec(seed=3),
+    )
+    command = pipeline.analyze(spec, scores=["uniform"]).search_command
+    assert command == (
+        f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "
+        "--budget 5% --seed 3"
+    )

@@ -1,0 +1,433 @@
+"""Forgetting: losses on general text against plain transformers and peft, what is refused, what is shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from toys.bases import adapters_of, toy_config
+from toys.words import CONTEXT, FILLER, toy_rows
+from typer.testing import CliRunner
+
+from autopeft import pipeline, report
+from autopeft.cli.app import app
+from autopeft.cli.display import Silent
+from autopeft.data import read_general
+from autopeft.errors import DataError, ModelError, RunDirError, SpecError, UnknownNameError
+from autopeft.model import save_weights
+from autopeft.pipeline.forgetting import BASE, MAX_BLOCKS, check_forgetting, with_general_text
+from autopeft.pipeline.prepare import prepare
+from autopeft.records import (
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    Fidelity,
+    Forgetting,
+    ForgettingSpec,
+    GeneralLoss,
+    GeneralText,
+    ModelSpec,
+    OutputSpec,
+    Plan,
+    RunSpec,
+    SearchResult,
+    SearchSpec,
+    Status,
+    TaskSpec,
+    from_json,
+    to_json,
+)
+from autopeft.report.forgetting import change, forgot
+from autopeft.train import compile_plan
+
+NEVER = 10**9
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory, tokenizer):
+    """A folder with a tiny causal language model, rows to adapt it to, and general texts."""
+    folder = tmp_path_factory.mktemp("toys")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = toy_config("llama", hidden=32)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    texts, _ = toy_rows(160, seed=5)
+    rows = [{"prompt": text, "completion": " ".join(reversed(text.split()))} for text in texts]
+    write(folder / "train.jsonl", rows[:120])
+    write(folder / "validation.jsonl", rows[120:])
+    general, _ = toy_rows(90, seed=11, n_filler=(5, 30))
+    write(folder / "general.jsonl", [{"text": text} for text in [*general, texts[0], f" {texts[1].upper()}"]])
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def spec_for(toys, out=None, *, source="general.jsonl", **settings):
+    topics = {
+        "model": ModelSpec(id=str(toys / "model")),
+        "data": DataSpec(source=f"{toys / 'train.jsonl'},{toys / 'validation.jsonl'}"),
+        "task": TaskSpec(name="text-generation", max_steps=8, batch_size=8, max_length=CONTEXT),
+        "budget": BudgetSpec(requested="5%"),
+        "search": SearchSpec(trials=4, methods=("lora",)),
+        "confirm": ConfirmSpec(seeds=2, fidelity="half"),
+        "forgetting": ForgettingSpec(source=str(toys / source)),
+        "output": OutputSpec(out=None if out is None else str(out)),
+    }
+    return RunSpec(**topics | settings)
+
+
+@pytest.fixture(scope="module")
+def run(toys):
+    """A finished search with its folder; to be read, not changed."""
+    return pipeline.search(spec_for(toys, toys / "run"), progress=Silent())
+
+
+@pytest.fixture
+def prepared(toys, tmp_path):
+    """A bench with the general text, which keeps weights in a folder of the test."""
+    keep = tmp_path / "weights"
+    return with_general_text(prepare(spec_for(toys), keep_weights=lambda plan, seed: keep))
+
+
+def plain_loss(model, blocks):
+    """Nats per predicted token, by transformers' own loss, one block at a time."""
+    total = n_tokens = 0.0
+    with torch.no_grad():
+        for ids in blocks:
+            batch = torch.tensor([ids])
+            total += float(model.eval()(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
+            n_tokens += len(ids) - 1
+    return total / n_tokens
+
+
+def plain_model(toys, weights=None):
+    base = transformers.AutoModelForCausalLM.from_pretrained(toys / "model")
+    return base if weights is None else PeftModel.from_pretrained(base, weights)
+
+
+def blocks_of(prepared):
+    return [example["input_ids"] for example in prepared.bench.splits["general"].examples]
+
+
+def on_general(prepared, *, steps):
+    n_blocks = prepared.general.n_blocks
+    return Fidelity(split="general", train_steps=steps, train_examples=0, eval_examples=n_blocks, seed=0)
+
+
+def test_blocks_hold_the_documents_but_those_that_the_data_has(toys, prepared, tokenizer):
+    texts = [json.loads(line)["text"] for line in (toys / "general.jsonl").read_text().splitlines()]
+    blocks = blocks_of(prepared)
+    assert prepared.general.duplicates_removed == 2
+    assert [len(block) for block in blocks[:-1]] == [CONTEXT] * (len(blocks) - 1)
+    flat = " ".join(tokenizer.convert_ids_to_tokens([i for block in blocks for i in block]))
+    seen = [text.strip() for text in re.split(r"\[CLS\]|\[SEP\]", flat) if text.strip()]
+    assert sorted(seen) == sorted(texts[:90])
+
+
+def test_base_loss_is_that_of_plain_transformers_averaged_by_tokens(toys, prepared):
+    base = prepared.bench.measure(BASE, on_general(prepared, steps=0))
+    blocks = blocks_of(prepared)
+    assert prepared.general.n_tokens == sum(len(block) - 1 for block in blocks)
+    assert base.loss == pytest.approx(plain_loss(plain_model(toys), blocks), abs=1e-5)
+
+
+def test_adapter_that_changes_nothing_forgets_nothing(prepared, methods, tmp_path):
+    """LoRA's B is 0 at the start, and is kept so."""
+    bench, sites = prepared.bench, {site.name: site for site in prepared.base.sites}
+    adapters = adapters_of(methods["lora"], prepared.base.sites, rank=2)
+    cost = sum(methods["lora"].cost(sites[own.site], 2, dict(own.options)) for own in adapters)
+    plan = Plan(adapters=tuple(adapters), learning_rate=1e-2, trainable_params=cost)
+    configs = compile_plan(plan, methods)
+    with prepared.base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
+        save_weights(model, ("default",), tmp_path / "weights")
+    untouched = bench.measure(plan, on_general(prepared, steps=8))
+    base = bench.measure(BASE, on_general(prepared, steps=0))
+    assert untouched.status is Status.COMPLETE and untouched.loss == base.loss
+
+
+def test_search_tells_the_losses_that_its_confirmed_weights_have_in_plain_peft(toys, run, prepared):
+    result, path = run
+    found = result.forgetting
+    assert [own.name for own in found.plans] == ["best", "smallest", "baseline"]
+    assert [own.plan for own in found.plans] == [result.best, result.smallest, result.baseline]
+    assert found.base_loss == pytest.approx(plain_loss(plain_model(toys), blocks_of(prepared)), abs=1e-5)
+    for own in found.plans:
+        assert own.seeds == next(c.seeds for c in result.confirmations if c.plan == own.plan)
+        for seed, loss in zip(own.seeds, own.losses, strict=True):
+            folder = path / "state" / "weights" / f"{own.plan.digest}-{seed}"
+            expected = plain_loss(plain_model(toys, folder), blocks_of(prepared))
+            assert loss == pytest.approx(expected, abs=1e-5)
+            assert (loss != found.base_loss) == bool(own.plan.adapters)
+
+
+def test_without_a_head_the_arm_beside_is_the_base_model_untrained(toys, run, prepared):
+    result, _ = run
+    untrained = next(c for c in result.confirmations if not c.plan.adapters)
+    assert "untrained" in {proposal.arm for proposal in result.proposals}
+    split, model = prepared.bench.splits["confirm"], plain_model(toys).eval()
+    total = n_tokens = 0
+    for example, labels in zip(split.examples, split.labels, strict=True):
+        ids, own = torch.tensor([example["input_ids"]]), torch.tensor([labels])
+        n_own = int((own[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=own).loss) * n_own
+        n_tokens += n_own
+    assert untrained.metric_mean == pytest.approx(total / n_tokens, abs=1e-5)
+    assert untrained.train_seconds == 0
+    assert not [m.error for m in result.measurements if m.error]
+
+
+def test_result_json_and_reports_show_it(run):
+    result, path = run
+    found, answer = result.forgetting, json.loads((path / "result.json").read_text(encoding="utf-8"))
+    best, told = found.plans[0], answer["forgetting"]
+    assert told["base"]["perplexity"] == pytest.approx(math.exp(found.base_loss))
+    assert told["best"]["difference"] == pytest.approx(fmean(best.losses) - found.base_loss)
+    assert told["best"]["loss_std"] == pytest.approx(stdev(best.losses))
+    assert (told["best"]["losses"], told["best"]["seeds"]) == (list(best.losses), list(best.seeds))
+    assert told["text"]["n_tokens"] == found.text.n_tokens and answer["schema_version"] == 1
+    shown = f"{fmean(best.losses) - found.base_loss:+.4f}".replace("-", "−")
+    for name in ("report.md", "report.html"):
+        text = (path / name).read_text(encoding="utf-8")
+        assert shown in text and f"{found.base_loss:.4f}" in text and "above 0 the plan forgot" in text
+        assert f"{found.text.n_tokens:,} tokens" in text and found.text.name in text
+        assert "Texts that are also rows of the data were left out: 2." in text
+
+
+def test_terminal_has_one_line_of_it(run):
+    result, path = run
+    printed = CliRunner().invoke(app, ["report", str(path)]).stdout
+    (line,) = [line for line in printed.splitlines() if line.startswith("forgetting")]
+    assert f"loss {result.forgetting.base_loss:.4f} of the base model" in line and "above 0 it forgot" in line
+
+
+def test_runs_without_it_load_and_say_nothing_of_it(run):
+    result, _ = run
+    old = to_json(result)
+    del old["forgetting"], old["spec"]["forgetting"]
+    loaded = from_json(SearchResult, old)
+    assert loaded.forgetting is None
+    assert report.result_json(loaded, "complete")["forgetting"] is None
+    assert "orget" not in report.report_md(loaded) + report.report_html(loaded)
+
+
+class Stops(Silent):
+    """Breaks off after some measurements of this phase."""
+
+    def __init__(self, after=NEVER):
+        self.after, self.name, self.seen = after, "", 0
+
+    def phase(self, name, n_measurements):
+        self.name = name
+
+    def measured(self, measurement, **_):
+        self.seen += self.name == "forgetting"
+        if self.seen == self.after:
+            raise KeyboardInterrupt
+
+
+def lines_of(out):
+    return (out / "state" / "measurements.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def test_stopped_run_measures_what_is_missing_and_a_finished_one_nothing(toys, run, tmp_path):
+    result, path = run
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec_for(toys, out), progress=Stops(after=2))
+    before = lines_of(out)
+    asked = RunSpec(output=OutputSpec(out=str(out)))
+    again, _ = pipeline.search(asked, resume=True, progress=Silent())
+    assert again.forgetting.plans == result.forgetting.plans
+    assert lines_of(out)[: len(before)] == before and len(lines_of(out)) == len(lines_of(path))
+    whole = lines_of(out)
+    finished, _ = pipeline.search(asked, resume=True, progress=Silent())
+    assert lines_of(out) == whole and finished.forgetting == again.forgetting
+
+
+def test_run_does_not_go_on_with_another_text(toys, run, tmp_path):
+    shutil.copytree(run[1], tmp_path / "run")
+    other = [{"text": f"{text} {text}"} for text in toy_rows(90, seed=12, n_filler=(5, 30))[0]]
+    kept = (toys / "general.jsonl").read_text(encoding="utf-8")
+    write(toys / "general.jsonl", other)
+    try:
+        asked = RunSpec(output=OutputSpec(out=str(tmp_path / "run")))
+        with pytest.raises(RunDirError, match="was measured with general_text"):
+            pipeline.search(asked, resume=True, progress=Silent())
+    finally:
+        (toys / "general.jsonl").write_text(kept, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", ["text2text-generation", "text-classification", "token-classification", "multiple-choice"]
+)
+def test_tasks_without_next_token_loss_are_refused_before_anything_is_loaded(name, toys, tmp_path):
+    spec = spec_for(toys, tmp_path / "run", task=TaskSpec(name=name), model=ModelSpec(id="absent/model"))
+    with pytest.raises(SpecError, match=f"a model for {name} does not have; ask for --task text-generation"):
+        pipeline.search(spec, progress=Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_search_without_confirmation_is_refused(toys, tmp_path):
+    arguments = ["--forgetting", toys / "general.jsonl", "--task", "text-generation", "--confirm", "none"]
+    asked = ["search", "--model", toys / "model", "--data", toys / "train.jsonl", "--out", tmp_path / "run"]
+    done = CliRunner().invoke(app, [str(word) for word in [*asked, *arguments]])
+    assert done.exit_code == 2
+    assert "with --confirm none there are none; ask for --confirm full or half" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_asked_unless_it_is_named():
+    check_forgetting(RunSpec(confirm=ConfirmSpec(fidelity="none")))
+
+
+def test_model_whose_head_the_checkpoint_lacks_is_refused(prepared):
+    prepared.base.head_names = ("lm_head",)
+    with pytest.raises(ModelError, match="lacks lm_head, so that it predicts no text which it could forget"):
+        with_general_text(prepared)
+
+
+def test_text_that_is_all_of_the_data_is_refused(toys):
+    with pytest.raises(DataError, match=r"train\.jsonl, as its 120 texts are rows of the data"):
+        spec = spec_for(
+            toys, forgetting=ForgettingSpec(source=str(toys / "train.jsonl"), text_column="prompt")
+        )
+        with_general_text(
+            prepare(spec.model_copy(update={"data": DataSpec(source=str(toys / "train.jsonl"))}))
+        )
+
+
+def general(source, *, known=(), max_characters=NEVER, **spec):
+    return read_general(
+        ForgettingSpec(source=str(source), **spec), known=known, max_characters=max_characters
+    )
+
+
+def test_text_file_is_read_from_its_beginning_and_cut(tmp_path):
+    whole = "".join(f"Paragraph {i} of it.\n\n" for i in range(100))
+    (tmp_path / "book.txt").write_text(whole, encoding="utf-8")
+    rows = general(tmp_path / "book.txt", max_characters=500)
+    assert (rows.texts, rows.kind) == ((whole[:500],), "stream")
+    assert rows.name == f"{tmp_path.name}/book.txt"
+    left = general(tmp_path / "book.txt", known=["paragraph  3 OF it."])
+    assert left.texts[0] == whole.replace("Paragraph 3 of it.\n\n", "")
+    assert left.n_duplicates == 1
+
+
+def test_corpus_is_read_where_models_are_trained_least(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"story": f"{split} {i}"} for i in range(5)])
+    rows = general(tmp_path)
+    assert sorted(rows.texts) == [f"test {i}" for i in range(5)] and rows.kind == "documents"
+    assert rows.name == f"{tmp_path.name}, test split"
+    (tmp_path / "test.jsonl").unlink()
+    assert general(tmp_path).name == f"{tmp_path.name}, validation split"
+
+
+def test_documents_stand_in_one_random_order(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": f"text {i:03d}"} for i in range(200)])
+    first, second = general(tmp_path / "a.jsonl"), general(tmp_path / "a.jsonl", max_characters=80)
+    assert first.texts[:10] == second.texts and sorted(first.texts) != list(first.texts)
+    assert len({int(text[5:]) // 100 for text in second.texts}) == 2  # of both halves of the file
+
+
+@pytest.mark.parametrize(
+    ("row", "spec", "error", "words"),
+    [
+        (
+            {"prompt": "a", "completion": "b"},
+            {},
+            DataError,
+            "name the one with plain text by --set forgetting",
+        ),
+        ({"text": "a"}, {"text_column": "txt"}, UnknownNameError, "no column named 'txt'; known: text"),
+        ({"text": [{"role": "user"}]}, {}, DataError, "cannot be read: Column text holds"),
+        ({"text": " "}, {}, DataError, "as column text is blank"),
+        ({"text": "a"}, {"config_name": "x"}, DataError, r"forgetting\.config_name 'x' is for hub ids"),
+    ],
+)
+def test_source_without_plain_text_is_refused(row, spec, error, words, tmp_path):
+    write(tmp_path / "a.jsonl", [row] * 3)
+    with pytest.raises(error, match=words):
+        general(tmp_path / "a.jsonl", **spec)
+
+
+def test_absent_source_and_short_text_are_refused_with_the_flag(toys, tmp_path):
+    with pytest.raises(
+        DataError, match=r"--forgetting cannot be read: The data path .*genral\.jsonl does not"
+    ):
+        general(toys / "genral.jsonl")
+    (tmp_path / "short.txt").write_text("a film", encoding="utf-8")
+    spec = spec_for(toys, forgetting=ForgettingSpec(source=str(tmp_path / "short.txt")))
+    with pytest.raises(DataError, match=r"short\.txt is too short: .* at least 2 blocks"):
+        with_general_text(prepare(spec))
+
+
+def test_long_text_is_bounded(toys, tmp_path):
+    words = " ".join(FILLER[i % len(FILLER)] for i in range(40_000))
+    (tmp_path / "long.txt").write_text(words, encoding="utf-8")
+    spec = spec_for(toys, forgetting=ForgettingSpec(source=str(tmp_path / "long.txt")))
+    text = with_general_text(prepare(spec)).general
+    assert (text.n_blocks, text.block_tokens) == (MAX_BLOCKS, CONTEXT)
+    assert text.n_tokens == MAX_BLOCKS * (CONTEXT - 1)
+
+
+def test_preview_names_the_text(toys):
+    preview = pipeline.preview(spec_for(toys))
+    assert preview.forgetting.name == f"{toys.name}/general.jsonl"
+    assert pipeline.preview(spec_for(toys, forgetting=ForgettingSpec())).forgetting is None
+
+
+def test_plan_trained_in_full_tells_it_too(toys, run, prepared, tmp_path):
+    trained = pipeline.train_plan(
+        run[1], out=tmp_path / "adapter", seed=4, forgetting=str(toys / "general.jsonl")
+    )
+    (own,) = trained.forgetting.plans
+    expected = plain_loss(plain_model(toys, tmp_path / "adapter"), blocks_of(prepared))
+    assert own.losses == (pytest.approx(expected, abs=1e-5),)
+    told = json.loads((tmp_path / "adapter" / "training.json").read_text(encoding="utf-8"))["forgetting"]
+    assert told["plan"]["difference"] == pytest.approx(own.losses[0] - told["base"]["loss"])
+    assert told["plan"]["loss_std"] is None
+
+
+TEXT = GeneralText(
+    name="a/b.txt",
+    n_texts=1,
+    n_blocks=2,
+    block_tokens=8,
+    n_tokens=14,
+    duplicates_removed=0,
+    fingerprint="0",
+)
+
+
+def test_plan_with_two_names_stands_once_and_one_without_seeds_not_at_all():
+    other = replace(BASE, learning_rate=1.0)
+    losses = {"seeds": (1, 2), "losses": (2.0, 2.5)}
+    found = Forgetting(
+        text=TEXT,
+        base_loss=2.0,
+        seconds=1.0,
+        plans=(
+            GeneralLoss(name="best", plan=BASE, **losses),
+            GeneralLoss(name="smallest", plan=other, seeds=(), losses=()),
+            GeneralLoss(name="baseline", plan=BASE, **losses),
+        ),
+    )
+    (row,) = forgot(found)
+    assert (row.names, row.n_seeds, row.difference) == ("best, baseline", 2, 0.25)
+    assert row.perplexity == pytest.approx(math.exp(2.25))
+    assert change(row.difference, row.spread) == f"+0.2500 ± {stdev((2.0, 2.5)):.4f}"
+    line = report.forgetting_line(found)
+    assert line.count("\n") == 0 and "smallest" not in line

@@ -1,0 +1,93 @@
+"""`--warm-start` reads a plan or a run, and needs no more of its model than the config."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from toys import architectures as model_toys
+
+from autopeft.errors import ModelError
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import check_plan
+from autopeft.pipeline.warm_start import read_warm_start
+from autopeft.records import BudgetSpec, DataSpec, LimitSpec, ModelSpec, PlanDocument, RunSpec, TaskSpec
+from autopeft.space import Ground, Policy, plan_of
+from autopeft.store import RunDir, write_plan
+
+METHODS = discover("autopeft.methods")
+TASK = SimpleNamespace(auto_class="AutoModelForSequenceClassification")
+
+
+def ground(base, max_params):
+    scores = {site.name: 1.0 for site in base.sites}
+    return Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=max_params)
+
+
+def prepared(base, **spec):
+    return SimpleNamespace(spec=RunSpec(**spec), base=base, task=TASK, methods=METHODS)
+
+
+def document(base, folder, max_params):
+    plan = plan_of(Policy(method="lora", placement="attention", learning_rate=2e-3), ground(base, max_params))
+    return PlanDocument(
+        plan=plan,
+        model=ModelSpec(id=str(folder)),
+        data=DataSpec(),
+        task=TaskSpec(),
+        base_params=base.base_params,
+        head_params=base.head_params,
+        schedule="constant",
+        seed=0,
+    )
+
+
+@pytest.fixture
+def bert(tmp_path):
+    base = model_toys.skeleton("bert", "SEQ_CLS")
+    folder = tmp_path / "bert"
+    base.module.config.save_pretrained(folder)
+    return base, folder
+
+
+def test_a_plan_of_a_model_that_has_only_a_config_moves_to_another_architecture(tmp_path, bert):
+    source, folder = bert
+    write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
+    base = model_toys.skeleton("llama", "SEQ_CLS")
+    found = read_warm_start(tmp_path / "plan.yaml", prepared(base), ground(base, 1500)).plan
+    check_plan(found, base, METHODS)
+    endings = {adapter.site.rpartition(".")[2] for adapter in found.adapters}
+    assert endings == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert 0 < found.trainable_params <= 1500 and found.learning_rate == 2e-3
+
+
+def test_a_run_knows_its_budget_so_that_the_same_one_gives_its_plan_again(tmp_path, bert):
+    source, folder = bert
+    run = tmp_path / "run"
+    with RunDir.create(run, resume=False) as opened:
+        opened.write_spec(RunSpec(model=ModelSpec(id=str(folder)), budget=BudgetSpec(requested="4500")))
+    own = document(source, folder, 700)  # spends far less than it might
+    write_plan(run / "best" / "plan.yaml", own)
+    same = prepared(source, model=ModelSpec(id=str(folder)))
+    assert read_warm_start(run, same, ground(source, 4500)).plan == own.plan
+    twice = read_warm_start(run, same, ground(source, 9000)).plan
+    assert own.plan.trainable_params < twice.trainable_params <= 2 * own.plan.trainable_params
+
+
+def test_the_limit_on_ranks_holds(tmp_path, bert):
+    source, folder = bert
+    write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
+    capped = prepared(source, model=ModelSpec(id=str(folder)), limits=LimitSpec(max_rank=1))
+    found = read_warm_start(tmp_path / "plan.yaml", capped, ground(source, 1500)).plan
+    assert {adapter.rank for adapter in found.adapters} == {1}
+
+
+def test_a_model_that_is_gone_is_needed_only_where_its_sites_are_others(tmp_path, bert):
+    source, _ = bert
+    own = document(source, tmp_path / "gone", 1500)
+    write_plan(tmp_path / "plan.yaml", own)
+    here = read_warm_start(tmp_path / "plan.yaml", prepared(source), ground(source, 1500))
+    assert here.plan == own.plan
+    other = model_toys.skeleton("llama", "SEQ_CLS")
+    with pytest.raises(ModelError, match="gone"):
+        read_warm_start(tmp_path / "plan.yaml", prepared(other), ground(other, 1500))

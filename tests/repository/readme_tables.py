@@ -1,0 +1,136 @@
+"""The tables in the README, made from the methods, the toys that they are tested on, and the scores.
+
+    PYTHONPATH=tests python tests/repository/readme_tables.py
+
+writes them into the README, between its markers; `test_readme` holds the README against them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from toys.bases import toy_base
+
+from autopeft.extension import Method, discover
+from autopeft.records import Site
+
+README = Path(__file__).parents[2] / "README.md"
+ARCHITECTURES = {
+    "BERT": "bert",
+    "GPT-2": "gpt2",
+    "Llama": "llama",
+    "T5": "t5",
+    "ViT": "vit",
+    "causal LM": "llama-lm",
+    "T5 LM": "t5-lm",
+    "MoE LM": "moe-lm",
+}
+NOUNS = {"linear": "maps", "conv1d": "maps", "norm": "norms", "parameter": "experts", "model": "prompt"}
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def method_table() -> str:
+    """What each method costs and promises."""
+    rows = []
+    for name, method in discover("autopeft.methods").items():
+        low, high = method.learning_rate_range
+        start = "yes" if method.identity_at_start else "no"
+        rows.append(
+            (
+                f"`{name}`",
+                method.summary,
+                method.formula,
+                start,
+                "yes" if method.merges else "no",
+                ", ".join(method.servers({})) or "–",
+                f"{power(low)} … {power(high)}",
+                f"{method.step_time:.2f}",
+            )
+        )
+    header = (
+        "method",
+        "trains",
+        "parameters per site",
+        "identity at start",
+        "merges",
+        "servers",
+        "learning rates",
+        "step time",
+    )
+    return markdown(header, rows)
+
+
+def power(number: float) -> str:
+    """A number as people write learning rates: 1.5e-2."""
+    mantissa, _, exponent = f"{number:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def fit_table() -> str:
+    """Where each method fits on the toys, and why not elsewhere."""
+    sites = {title: toy_base(name).sites for title, name in ARCHITECTURES.items()}
+    rows = []
+    for name, method in discover("autopeft.methods").items():
+        cells = [cell(method, own) for own in sites.values()]
+        rows.append((f"`{name}`", *cells, reasons(method, [site for own in sites.values() for site in own])))
+    return markdown(("method", *sites, "not elsewhere, because"), rows)
+
+
+def cell(method: Method, sites: Sequence[Site]) -> str:
+    """Maps, norms, experts or prompt; with the roles where it is not all of them."""
+    parts = []
+    for noun in dict.fromkeys(NOUNS[site.kind] for site in sites):
+        own = [site for site in sites if NOUNS[site.kind] == noun]
+        taken = list(dict.fromkeys(site.role for site in own if method.refusal(site) is None))
+        refused = list(dict.fromkeys(site.role for site in own if method.refusal(site) is not None))
+        if taken and not refused:
+            parts.append(noun)
+        elif taken:
+            few = len(taken) <= len(refused)
+            parts.append(", ".join(taken) if few else f"{noun} but {', '.join(refused)}")
+    return "; ".join(dict.fromkeys(parts)) or "–"
+
+
+def reasons(method: Method, sites: Sequence[Site]) -> str:
+    """Why a method of linear maps does not take some of them."""
+    maps = [method.refusal(site) for site in sites if NOUNS[site.kind] == "maps"]
+    return "; ".join(dict.fromkeys(filter(None, maps))) if None in maps else ""
+
+
+PASSES = {
+    "none": "none",
+    "inputs": "forward",
+    "true": "forward and backward",
+    "sampled": "two forward, one backward",
+}
+
+
+def score_table() -> str:
+    """What each score says, and the pass that it needs; scores share a pass where they can."""
+    scores = discover("autopeft.sensitivity").items()
+    rows = (
+        (f"`{name}`", own.summary.replace("|", "\\|"), own.unit, PASSES[own.labels]) for name, own in scores
+    )
+    return markdown(("score", "says of a site", "unit", "pass"), rows)
+
+
+TABLES = {"methods": method_table, "fits": fit_table, "scores": score_table}
+
+
+def filled(text: str) -> str:
+    """The README with its tables made anew."""
+    for name, make in TABLES.items():
+        found = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        assert found, f"the README has no place for the table {name}"
+        text = f"{text[: found.start(1)]}\n{make()}\n\n{text[found.end(1) :]}"
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")

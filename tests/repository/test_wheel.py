@@ -1,0 +1,68 @@
+"""The built wheel works outside the checkout, with search spaces, templates and sample data inside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(work)], check=True
+    )
+    (wheel,) = work.glob("autopeft-*.whl")
+    subprocess.run([*pip, "install", str(wheel), "--no-deps", "--target", str(work / "site")], check=True)
+    return work / "site"
+
+
+def in_wheel(site: Path, cwd: Path, *arguments: object) -> str:
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={"PYTHONPATH": str(site), "PATH": "", "HOME": str(cwd)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_wheel_carries_spaces_templates_licence_and_sample(site: Path, tmp_path: Path) -> None:
+    inside = site / "autopeft"
+    assert {path.stem for path in (inside / "search_spaces").glob("*.yaml")} == {
+        path.stem for path in (ROOT / "search_spaces").glob("*.yaml")
+    }
+    assert (inside / "sample_data/uci_sentiment/ATTRIBUTION.md").is_file()
+    assert (inside / "templates/report.html.j2").is_file()
+    assert list(site.glob("autopeft-*.dist-info/licenses/LICENSE"))
+    where = in_wheel(site, tmp_path, "-c", "import autopeft; print(autopeft.__file__)")
+    assert Path(where.strip()).is_relative_to(site)
+
+
+def test_wheel_searches_outside_the_checkout(site: Path, model_dir: Path, tmp_path: Path) -> None:
+    asked = (
+        "--budget",
+        "5%",
+        "--max-steps",
+        4,
+        "--trials",
+        3,
+        "--confirm",
+        "none",
+        "--set",
+        "data.max_examples=200",
+    )
+    in_wheel(
+        site, tmp_path, "-m", "autopeft", "search", "--model", model_dir, *asked, "--out", tmp_path / "run"
+    )
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert "lora_only" in in_wheel(site, tmp_path, "-m", "autopeft", "spaces")

@@ -1,0 +1,196 @@
+"""The files of search spaces; `test_space` has what policies and plans are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+import pytest
+from toys import architectures as model_toys
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.extension import Method, discover
+from autopeft.space import (
+    Ground,
+    Space,
+    feasible,
+    learning_rates,
+    load,
+    names,
+    plan_of,
+    servable,
+    suggest,
+)
+
+METHODS: Mapping[str, Method] = discover("autopeft.methods")
+
+
+def read(tmp_path: Path, methods: str, *, more: str = "", only: tuple[str, ...] = ()) -> Space:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"about: mine\n{more}methods:\n{methods}", encoding="utf-8")
+    return load(str(path), known_methods=METHODS, only=only)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None:
+    space = load(name, known_methods=METHODS)
+    assert space.about and set(space.methods) <= set(METHODS)
+
+
+PUBLISHED = {"autopeft_tacl", "s3delta", "bipeft", "auto_lora"}
+
+
+def test_eight_spaces_are_shipped() -> None:
+    assert set(names()) == {"default", "everything", "lora_only", "tiny_budget"} | PUBLISHED
+
+
+def test_autopeft_has_the_sizes_and_layers_of_the_paper() -> None:
+    space = load("autopeft_tacl", known_methods=METHODS)
+    assert learning_rates(space, "serial+parallel+prefix", METHODS) == (1e-4, 1e-4)
+    serial, parallel, _ = (own for _, own in space.parts("serial+parallel+prefix"))
+    # The hidden size over 2**k for k from 0 to 10; over 1,024 nothing is left of 768.
+    assert sorted(serial.size, reverse=True) == [768 // 2**k for k in range(11)]
+    assert (serial.size, serial.depth_parts) == (parallel.size, 12)
+    # Three sizes and twelve layers, but that a prefix has at most 200 tokens.
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    suggest(trial, space, METHODS)
+    assert sorted(trial.distributions) == sorted(
+        [f"serial+parallel+prefix.{i}.size" for i in range(3)]
+        + [f"serial+parallel+prefix.0.depth.{i}" for i in range(12)]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_published_space_makes_plans_within_a_budget_for_encoders_and_decoders(
+    name: str, kind: str
+) -> None:
+    base = model_toys.skeleton(kind, "SEQ_CLS")
+    scores = {site.name: 1.0 for site in base.sites}
+    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=400)
+    space = feasible(load(name, known_methods=METHODS), ground)
+    assert space.arms
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    plans = {plan_of(suggest(study.ask(), space, METHODS), ground) for _ in range(20)}
+    assert all(plan.trainable_params <= 400 for plan in plans)
+    assert len(plans) > 5
+
+
+def test_the_space_of_everything_has_every_method() -> None:
+    assert set(load("everything", known_methods=METHODS).methods) == set(METHODS)
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    space = read(tmp_path, "  lora: {learning_rate: [1e-4, 2E-3], max_rank: 8}\n")
+    assert learning_rates(space, "lora", METHODS) == (0.0001, 0.002)
+
+
+def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
+    assert (
+        learning_rates(load("default", known_methods=METHODS), "ia3", METHODS)
+        == METHODS["ia3"].learning_rate_range
+    )
+
+
+@pytest.mark.parametrize(
+    ("methods", "complaint"),
+    [
+        ("  lora: {placements: [all]}\n", "methods.lora.placements.*Did you mean 'methods.lora.placement'"),
+        ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' stands twice"),
+        ("  lara: {}\n", "no method named 'lara'; known: bitfit, .*Did you mean 'lora'"),
+        ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
+        ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
+        ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
+        ("  lora: {exponent: [-1.0, 0.0]}\n", "0 <= low"),
+        ("  lora: {layer_share: [0.0, 1.0]}\n", "layer_share.* is 0.0; it should be greater than 0"),
+        ("  lora: {layer_share: [0.5, 1.5]}\n", "is 1.5; it should be less than or equal to 1"),
+        ("  lora: {placement: []}\n", "placement is .*at least 1 item"),
+        ("  lora: {max_rank: 0}\n", "max_rank is 0"),
+        ("  lora: {max_rank: '8'}\n", "max_rank is '8'; it should be a valid integer"),
+        ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
+        ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
+        ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),
+        ("  lora: {layers_by: [top]}\n", "layers_by.* is 'top'; it should be 'last', 'first', 'middle'"),
+        ("  lora: {layers_by: [lead]}\n", "layers_by lead in the first part of 'lora'"),
+        ("  lora: {min_rank: 9, max_rank: 8}\n", "a min_rank of 9, above its max_rank of 8; lower it"),
+        ("  lora: {size: [8], max_rank: 8}\n", "lora a size and a min_rank or max_rank"),
+        ("  ia3: {size: [8]}\n", "gives size to ia3, which has no ranks"),
+        ("  ia3: {min_rank: 2}\n", "gives min_rank to ia3, which has no ranks"),
+        ("  lora: {budget_share: [0.0, 1.0]}\n", "budget_share.* is 0.0; it should be greater than 0"),
+    ],
+)
+def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, methods)
+
+
+@pytest.mark.parametrize(
+    ("mixes", "complaint"),
+    [
+        ("  both:\n  - {method: lora}\n", "mixes.both is .*at least 2 items"),
+        ("  both:\n  - {method: lora}\n  - {method: iaa3}\n", "no method named 'iaa3'.*Did you mean 'ia3'"),
+        (
+            "  ia3:\n  - {method: lora}\n  - {method: ia3}\n",
+            "calls a mix 'ia3', which is the name",
+        ),
+        (
+            "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
+            "has ranks_by spectrum at lora",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, layers_by: [lead], layer_share: [0.5, 1.0]}\n",
+            "layers_by lead in 'both' beside another choice or a layer_share",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, budget_share: [0.5, 1.0]}\n",
+            "a budget_share in a later part of 'both'",
+        ),
+        ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
+    ],
+)
+def test_a_faulty_mix_is_refused_with_the_fault(tmp_path: Path, mixes: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, "  lora: {}\n", more=f"mixes:\n{mixes}")
+
+
+def test_a_space_without_methods_and_mixes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("about: nothing\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="names no method and no mix"):
+        load(str(path), known_methods=METHODS)
+
+
+def test_a_filter_keeps_a_mix_where_it_keeps_all_of_its_methods() -> None:
+    assert load("default", known_methods=METHODS, only=("lora", "ia3")).arms == ("lora", "ia3")
+    kept = load("default", known_methods=METHODS, only=("ln_tuning", "lora", "ia3"))
+    assert list(kept.mixes) == ["lora+ia3+norms"]
+
+
+def test_a_server_leaves_lora_without_dora_at_any_scale() -> None:
+    served = servable(load("default", known_methods=METHODS), ("vllm", "tgi", "llama.cpp"), METHODS)
+    assert served.arms == ("lora",)
+    assert served.methods["lora"].options == {"scale_rule": ("rslora", "constant"), "dora": (False,)}
+
+
+def test_a_space_that_no_server_reads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="Nothing of the search space is read by vllm"):
+        servable(read(tmp_path, "  ia3: {}\n"), ("vllm",), METHODS)
+
+
+def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"no search space named 'defualt'.*Did you mean 'default'"):
+        load("defualt", known_methods=METHODS)
+
+
+def test_a_filter_keeps_the_methods_named() -> None:
+    assert list(load("default", known_methods=METHODS, only=("ia3",)).methods) == ["ia3"]
+
+
+@pytest.mark.parametrize(
+    ("only", "complaint"), [("ia3", "has no method 'ia3'; it holds lora"), ("ix3", "'ix3'")]
+)
+def test_a_filter_for_an_absent_method_is_refused(only: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        load("lora_only", known_methods=METHODS, only=(only,))

@@ -1,0 +1,205 @@
+"""Images: read from folders, tables, zip files and datasets; pixels as the processor gives; faulty ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import f1_score, log_loss
+from toys.tasks import TOYS, image_file, image_processor, make_toy
+
+import autopeft.tasks.image_classification as images
+from autopeft import model
+from autopeft.data import load
+from autopeft.errors import DataError, ModelError
+from autopeft.extension import Target, discover
+from autopeft.model import BaseModel
+from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.train import encode_splits
+
+PART = discover("autopeft.tasks")["image-classification"]
+ROOT = Path(__file__).parents[2]
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def read(source, **spec):
+    return load(DataSpec(source=str(source), **spec), seed=0, form="labelled-image")
+
+
+def sizes(data):
+    return [len(split.inputs) for split in (data.train, data.search, data.confirm, data.test)]
+
+
+def make_table(folder, n=60, **more):
+    rows = [{"file": f"pictures/{i}.png", "label": "ab"[i % 2], **more} for i in range(n)]
+    for i, row in enumerate(rows):
+        save(folder / row["file"], i)
+    return rows
+
+
+@pytest.fixture
+def by_table(tmp_path):
+    """60 images with a table beside them."""
+    folder = tmp_path / "table"
+    pd.DataFrame(make_table(folder)).to_csv(folder / "train.csv", index=False)
+    return folder
+
+
+def test_folders_of_classes_tables_zip_files_and_datasets_give_the_same_images(tmp_path, by_table):
+    rows = pd.read_csv(by_table / "train.csv").to_dict("records")
+    folders, zipped = tmp_path / "folders", tmp_path / "zipped"
+    for row in rows:
+        target = folders / row["label"] / Path(row["file"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((by_table / row["file"]).read_bytes())
+    zipped.mkdir()
+    with zipfile.ZipFile(zipped / "images.zip", "w") as archive:
+        for row in rows:
+            archive.write(by_table / row["file"], row["file"])
+    pd.DataFrame(rows).to_csv(zipped / "train.csv", index=False)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    cells = [{"image": str(by_table / row["file"]), "label": row["label"]} for row in rows]
+    datasets.Dataset.from_list(cells, features=features).save_to_disk(str(tmp_path / "saved"))
+    found = [read(source) for source in (by_table, folders, zipped, tmp_path / "saved")]
+    pairs = [
+        {(file.digest, data.label_names[label]) for split in (data.train, data.search, data.confirm)
+         for (file,), label in zip(split.inputs, split.labels, strict=True)}
+        for data in found
+    ]  # fmt: skip
+    assert len(pairs[0]) == 60 and pairs[0] == pairs[1] == pairs[2] == pairs[3]
+    assert found[0].fingerprint == found[2].fingerprint == found[3].fingerprint
+
+
+def test_folders_named_after_splits_are_kept_apart_and_repeated_images_removed(tmp_path):
+    for i in range(80):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", i)
+    for i in (200, 201, 3):  # the last one is in train too
+        save(tmp_path / "test" / "ab"[i % 2] / f"{i}.png", i)
+    data = read(tmp_path)
+    assert data.duplicates_removed == 1
+    assert sum(sizes(data)[:3]) == 79 and sizes(data)[3] == 3
+
+
+def test_tables_by_comma_find_their_images_each_in_its_own_folder(tmp_path):
+    """Both folders have images of the same names; only their bytes tell them apart."""
+    for seed, (part, n) in enumerate({"train": 60, "test": 8}.items()):
+        rows = [{"file": f"{i}.png", "label": "ab"[i % 2]} for i in range(n)]
+        for i, row in enumerate(rows):
+            save(tmp_path / part / row["file"], 1000 * seed + i)
+        pd.DataFrame(rows).to_csv(tmp_path / part / f"{part}.csv", index=False)
+    data = read(f"{tmp_path}/train/train.csv,{tmp_path}/test/test.csv")
+    files = {part: {file.path for s in splits for (file,) in s.inputs} for part, splits in {
+        "train": (data.train, data.search, data.confirm), "test": (data.test,)}.items()}  # fmt: skip
+    assert files == {part: {str(f) for f in (tmp_path / part).glob("*.png")} for part in files}
+    assert data.duplicates_removed == 0 and sizes(data)[3] == 8
+
+
+def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch):
+    toy = make_toy(PART, None)
+    files = [file for (file,) in toy.inputs]
+    expected = toy.tokenizer(images=[file.load() for file in files], return_tensors="pt")["pixel_values"]
+    kept = toy.encoded()
+    monkeypatch.setattr(images, "_KEPT", 0)  # as if there were very many
+    anew = toy.encoded()
+    assert "file" in anew.examples[0]
+    for made in (kept, anew):
+        batch = toy.task.collate(made.examples, made.labels, 0)
+        torch.testing.assert_close(batch["pixel_values"], expected.float())
+
+
+def test_metric_and_loss_are_those_of_scikit_learn():
+    toy = make_toy(PART, None)
+    task = PART.fitted(TaskSpec(metric="macro-f1"), toy.task.target, toy.tokenizer)
+    (batch,) = toy.batches(100)
+    with torch.no_grad():
+        chances = toy.module(pixel_values=batch["pixel_values"]).logits.double().softmax(-1)
+    seen = task.evaluate(toy.module, iter(toy.batches(6)))
+    assert seen.metric == pytest.approx(f1_score(toy.labels, chances.argmax(-1), average="macro"), abs=1e-9)
+    assert seen.loss == pytest.approx(log_loss(toy.labels, chances), abs=1e-6)
+
+
+def test_grey_images_and_palettes_become_three_channels():
+    grey = image_file(np.arange(100).reshape(10, 10))
+    assert grey.load().mode == "RGB"
+    made = PART.encode([(grey,)], [0], image_processor(), 1)
+    assert made.examples[0]["pixel_values"].shape == (3, 8, 8)
+
+
+def test_image_that_does_not_open_is_named(by_table):
+    (by_table / "pictures" / "7.png").write_bytes(b"no image")
+    data = read(by_table)
+    with pytest.raises(
+        DataError, match=r"The image .*pictures/7\.png does not open .*; replace it or drop its"
+    ):
+        for split in (data.train, data.search, data.confirm):
+            PART.encode(split.inputs, split.labels, image_processor(), 1)
+
+
+def test_missing_images_and_columns_are_refused(tmp_path, by_table):
+    (by_table / "pictures" / "7.png").unlink()
+    with pytest.raises(
+        DataError, match=r"The image pictures/7\.png of row 8 of train is neither in .*table; correct"
+    ):
+        read(by_table)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"holds neither a table .* nor folders of classes"):
+        read(empty)
+    (empty / "cats").mkdir()
+    with pytest.raises(DataError, match="holds no image in a folder of its class"):
+        read(empty)
+    pd.DataFrame({"x": ["a"] * 40, "label": ["a", "b"] * 20}).to_csv(empty / "t.csv", index=False)
+    with pytest.raises(DataError, match="One column of image files is needed, there is x, label"):
+        read(empty)
+    (empty / "i.zip").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"i\.zip is no zip file"):
+        read(empty, text_columns=("x",))
+
+
+def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(tmp_path):
+    toy = make_toy(PART, None)
+    toy.module.save_pretrained(tmp_path)
+    toy.tokenizer.save_pretrained(tmp_path)
+    base = model.load(ModelSpec(id=str(tmp_path)), auto_class=PART.auto_class, label_names=("a", "b", "c"))
+    assert base.module.classifier.out_features == 3 and base.head_names == ("classifier",)
+    assert base.pad_token_id == 0
+    assert base.tokenizer.size == toy.tokenizer.size
+
+
+def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_table):
+    toy = make_toy(PART, None)
+    base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
+    data = read(by_table)
+    task = PART.fitted(TaskSpec(), data.target, base.tokenizer)
+    with pytest.raises(ModelError, match=r"tiny vit cannot take an example .*pixel_values \(1, 3, 16, 16\)"):
+        encode_splits(data, base=base, task=task, max_length=8)
+
+
+def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts/pretrain_tiny_vit.py"), str(tmp_path), "--steps", "3"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    data = read(tmp_path / "data")
+    assert data.label_names == ("5", "6", "7", "8", "9")
+    assert sum(sizes(data)) > 850 and sizes(data)[3] > 250
+    base = model.load(
+        ModelSpec(id=str(tmp_path / "model")), auto_class=PART.auto_class, label_names=data.label_names
+    )
+    assert {site.role for site in base.sites} >= {"q", "k", "v", "o", "up", "down", "norm"}
+
+
+def test_toys_have_one_task_each():
+    assert set(TOYS) == set(discover("autopeft.tasks"))
+    assert PART.fitted(TaskSpec(), Target(names=("a", "b"))).peft_task_type is None

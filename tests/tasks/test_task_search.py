@@ -1,0 +1,68 @@
+"""A search to its verdict where the metric is no share of hits: a loss without bounds, and an entity F1."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import transformers
+from toys.bases import toy_config
+from toys.words import toy_rows
+
+from autopeft import pipeline
+from autopeft.cli.display import Silent
+from autopeft.records import (
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
+
+
+def completions(texts):
+    return [{"prompt": text, "completion": " ".join(reversed(text.split()))} for text in texts]
+
+
+def tagged(texts):
+    words = [text.split() for text in texts]
+    tags = [["B-long" if len(word) > 4 else "O" for word in row] for row in words]
+    return [{"tokens": row, "tags": own} for row, own in zip(words, tags, strict=True)]
+
+
+CASES = {
+    "text-generation": ("llama", "AutoModelForCausalLM", completions, False),
+    "token-classification": ("bert", "AutoModel", tagged, True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, tokenizer):
+    architecture, auto_class, rows_of, greater_is_better = CASES[name]
+    config = toy_config(architecture, hidden=32)
+    getattr(transformers, auto_class).from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts, _ = toy_rows(160, seed=5)
+    for split, part in {"train": texts[:100], "validation": texts[100:130], "test": texts[130:]}.items():
+        lines = [json.dumps(row) + "\n" for row in rows_of(part)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    spec = RunSpec(
+        model=ModelSpec(id=str(tmp_path / "model")),
+        data=DataSpec(source=",".join(str(tmp_path / f"{s}.jsonl") for s in ("train", "validation", "test"))),
+        task=TaskSpec(name=name, max_steps=8, batch_size=8),
+        budget=BudgetSpec(requested="5%"),
+        search=SearchSpec(trials=4, methods=("lora",)),
+        confirm=ConfirmSpec(seeds=2, fidelity="half"),
+        output=OutputSpec(out=str(tmp_path / "run")),
+    )
+    result, path = pipeline.search(spec, progress=Silent())
+    assert result.setting.greater_is_better is greater_is_better
+    assert result.verdict.label in ("better", "equivalent", "worse", "inconclusive", "none")
+    best, tested = result.confirmations[0], result.test[0]
+    assert best.metric_std_error > 0 and tested.metric_std_error > 0
+    means = [m.metric for m in result.measurements if m.plan == best.plan and m.fidelity.split == "confirm"]
+    assert best.metrics == pytest.approx(tuple(means), abs=1e-6)
+    assert (path / "best" / "weights" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,217 @@
+"""The contract of a task type; text classification against scikit-learn."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+from toys.tasks import TOYS, make_toy
+from toys.words import CONTEXT, toy_rows
+
+from autopeft.data import FORMS
+from autopeft.errors import DataError, UnknownNameError
+from autopeft.extension import Target, Task, discover
+from autopeft.model import BaseModel
+from autopeft.records import TaskSpec
+from autopeft.train import Bench, EncodedSplit
+
+TASKS = discover("autopeft.tasks")
+by_task = pytest.mark.parametrize("part", TASKS.values(), ids=TASKS)
+
+
+class Oracle(nn.Module):
+    """Says what it was told, row by row, whatever it is shown."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.rows = iter(logits)
+
+    def forward(self, input_ids, **others):
+        return SimpleNamespace(logits=torch.stack([next(self.rows) for _ in input_ids]))
+
+
+@pytest.fixture
+def toy(part, tokenizer):
+    """The toy of a task."""
+    return make_toy(part, tokenizer)
+
+
+@pytest.fixture
+def rows(tokenizer):
+    """A function: task -> 20 encoded texts of different lengths, and their labels."""
+
+    def rows(task):
+        texts, labels = toy_rows(20, seed=3)
+        return task.encode([[text] for text in texts], labels, tokenizer, CONTEXT).examples, labels
+
+    return rows
+
+
+def batches_of(task, examples, labels, size):
+    starts = range(0, len(labels), size)
+    return [task.collate(examples[i : i + size], labels[i : i + size], 0) for i in starts]
+
+
+@by_task
+def test_part_meets_the_protocol(part):
+    assert isinstance(part, Task)
+    assert part.form in FORMS and part.metric in part.metrics
+    assert hasattr(transformers, part.auto_class)
+    assert part.name in TOYS
+
+
+@by_task
+def test_loss_is_a_number_with_a_gradient_for_every_weight_it_needs(toy):
+    (batch,) = toy.batches(100)
+    loss = toy.task.loss(toy.module, batch)
+    loss.backward()
+    assert loss.shape == ()
+    # A bias that all choices of a row share moves none of them before the others.
+    moved = [p for p in toy.module.parameters() if p.ndim > 1 or toy.task.name != "multiple-choice"]
+    assert all(p.grad.abs().sum() > 0 for p in moved[-2:])
+
+
+@by_task
+def test_evaluation_keeps_no_gradient_and_has_one_score_per_example_with_the_metric_as_mean(toy):
+    n = len(toy.encoded().labels)
+    seen = toy.task.evaluate(toy.module, iter(toy.batches(6)))
+    assert len(seen.example_scores) == n >= 5
+    assert seen.metric == pytest.approx(np.mean(seen.example_scores), abs=1e-9)
+    assert all(p.grad is None for p in toy.module.parameters())
+
+
+@by_task
+def test_scores_stay_within_their_span(toy):
+    scores = toy.task.evaluate(toy.module, iter(toy.batches(6))).example_scores
+    assert toy.task.score_span is None or max(scores) - min(scores) <= toy.task.score_span
+
+
+@by_task
+def test_neither_batch_size_nor_padding_changes_what_is_measured(toy):
+    one, many = (toy.task.evaluate(toy.module, iter(toy.batches(n))) for n in (1, 100))
+    assert many.loss == pytest.approx(one.loss, abs=1e-6)
+    assert many.metric == pytest.approx(one.metric, abs=1e-6)
+    np.testing.assert_allclose(many.example_scores, one.example_scores, atol=1e-5)
+
+
+@by_task
+def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
+    with pytest.raises(UnknownNameError, match="no metric of"):
+        part.fitted(TaskSpec(metric="beauty"), toy.task.target)
+    with pytest.raises(DataError, match=r"choose another --task"):
+        part.fitted(TaskSpec(), Target(kind="smells"))
+
+
+@by_task
+def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fidelity, tmp_path):
+    heads = ("classifier.", "score.")
+    fresh = copy.deepcopy(toy.module)
+    untrained = frozenset(name for name in toy.module.state_dict() if name.startswith(heads))
+    base = BaseModel(toy.module, toy.tokenizer, name=f"toy of {part.name}", untrained=untrained)
+    made = toy.encoded()
+    split = EncodedSplit(examples=made.examples, labels=made.labels)
+    bench = Bench(
+        base=base,
+        task=toy.task,
+        methods=methods,
+        splits=dict.fromkeys(("train", "search", "confirm", "test"), split),
+        batch_size=4,
+        keep_weights=lambda plan, seed: tmp_path / str(seed),
+        base_sha256=base.sha256(),
+    )
+    plan = make_plan(base, "lora")
+    search, confirm, test = (bench.measure(plan, fidelity(split=s)) for s in ("search", "confirm", "test"))
+    assert (search.error, confirm.error, test.error) == (None, None, None)
+    assert len(confirm.example_scores) == 20
+    assert test.example_scores == pytest.approx(confirm.example_scores, abs=1e-5)
+    assert confirm.loss == pytest.approx(test.loss, abs=1e-6)
+    (folder,) = tmp_path.iterdir()
+    loaded = PeftModel.from_pretrained(fresh, folder).eval()  # by plain peft
+    assert toy.task.evaluate(loaded, iter(toy.batches(6))).loss == pytest.approx(confirm.loss, abs=1e-5)
+
+
+def test_neither_architecture_nor_padding_changes_what_is_measured(task, base, rows):
+    examples, labels = rows(task)
+    one, all_at_once = (
+        task.evaluate(base.module, iter(batches_of(task, examples, labels, n))) for n in (1, 20)
+    )
+    assert len({len(example["input_ids"]) for example in examples}) > 3  # some rows were padded
+    assert all_at_once.loss == pytest.approx(one.loss, abs=1e-6)
+    assert all_at_once.example_scores == one.example_scores
+
+
+def test_loss_over_a_batch_is_the_mean_over_its_examples(task, base, rows):
+    examples, labels = rows(task)
+    single = [float(task.loss(base.module, batch)) for batch in batches_of(task, examples, labels, 1)]
+    assert float(task.loss(base.module, task.collate(examples, labels, 0))) == pytest.approx(
+        sum(single) / 20, abs=1e-6
+    )
+
+
+def test_collated_rows_are_padded_on_the_right_with_the_pad_token(task):
+    examples = [
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]},
+        {"input_ids": [8], "attention_mask": [1]},
+    ]
+    batch = task.collate(examples, [1, 0], 9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_encoded_texts_are_cut_to_the_longest_length_allowed(task, tokenizer):
+    (example,) = task.encode([["good " * 50]], [0], tokenizer, 7).examples
+    assert {len(values) for values in example.values()} == {7}
+
+
+def test_pair_of_texts_stands_in_one_example(task, tokenizer):
+    (example,) = task.encode([["good film", "bad plot"]], [0], tokenizer, CONTEXT).examples
+    words = tokenizer.convert_ids_to_tokens(example["input_ids"])
+    assert words == ["[CLS]", "good", "film", "[SEP]", "bad", "plot", "[SEP]"]
+
+
+def test_perfect_predictions_score_one_and_inverted_ones_zero(task, rows):
+    examples, labels = rows(task)
+    right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
+    for logits, expected in ((right, 1.0), (-right, 0.0)):
+        seen = task.evaluate(Oracle(logits), iter(batches_of(task, examples, labels, 6)))
+        assert (seen.metric, set(seen.example_scores)) == (expected, {expected})
+
+
+def test_scores_stand_in_the_order_of_the_examples(task, rows):
+    examples, labels = rows(task)
+    right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
+    right[[2, 11, 19]] *= -1
+    seen = task.evaluate(Oracle(right), iter(batches_of(task, examples, labels, 6)))
+    assert [i for i, value in enumerate(seen.example_scores) if value == 0.0] == [2, 11, 19]
+
+
+def test_accuracy_and_loss_are_those_of_scikit_learn(task, base, rows):
+    examples, labels = rows(task)
+    batch = task.collate(examples, labels, 0)
+    features = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        probabilities = base.module(**features).logits.double().softmax(dim=-1)
+    seen = task.evaluate(base.module, iter([batch]))
+    assert seen.metric == pytest.approx(accuracy_score(labels, probabilities.argmax(dim=-1)), abs=1e-9)
+    assert seen.loss == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+    assert 0 < seen.metric < 1  # a random model is neither always right nor always wrong
+
+
+def test_scores_are_in_fp32_whatever_the_model_computes_in(task, rows):
+    examples, labels = rows(task)
+    half = (nn.functional.one_hot(torch.tensor(labels)) * 3.0).bfloat16()
+    loss = task.loss(Oracle(half), task.collate(examples, labels, 0))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(torch.log1p(torch.exp(torch.tensor(-3.0))).item(), rel=1e-5)
+
+
+def test_task_names_what_peft_and_transformers_know(task):
+    assert (task.peft_task_type, task.auto_class) == ("SEQ_CLS", "AutoModelForSequenceClassification")
+    assert (task.metric, task.greater_is_better, task.score_span) == ("accuracy", True, 1.0)

@@ -1,0 +1,89 @@
+"""Encoders with a decoder: labels, masks and losses by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toys.bases import toy_base
+from toys.tasks import make_toy
+
+from autopeft.extension import Target, discover
+from autopeft.records import TaskSpec
+from autopeft.tasks._answers import translated
+
+PART = discover("autopeft.tasks")["text2text-generation"]
+
+
+@pytest.fixture
+def toy(tokenizer):
+    """Twenty prompts whose completions have different lengths, and a tiny T5."""
+    toy = make_toy(PART, tokenizer)
+    toy.labels = [" ".join(["good", "bad", "film"][: 1 + i % 3]) for i in range(20)]
+    return toy
+
+
+def test_loss_is_that_of_the_completion_alone(toy):
+    made = toy.encoded()
+    losses = []
+    with torch.no_grad():
+        for example, labels in zip(made.examples, made.labels, strict=True):
+            before = torch.tensor(
+                [[0, *labels[:-1]]]
+            )  # the decoder's input: its start, then what was written
+            ids = torch.tensor([example["input_ids"]])
+            logits = toy.module(input_ids=ids, decoder_input_ids=before).logits[0].double()
+            losses += (-logits.log_softmax(-1)[range(len(labels)), labels]).tolist()
+    seen = toy.task.evaluate(toy.module, iter(toy.batches(7)))
+    assert seen.loss == pytest.approx(np.mean(losses), abs=1e-6)
+    assert seen.metric == seen.loss
+
+
+def test_padding_of_prompt_and_completion_changes_neither_loss_nor_gradients(toy):
+    module = toy.module.requires_grad_(True)
+    (batch,) = toy.batches(20)
+    is_padding = batch["attention_mask"] == 0
+    assert is_padding.any() and (batch["labels"] == -100).any()
+    seen = []
+    for filler in (0, 9):
+        module.zero_grad()
+        ids = batch["input_ids"].masked_fill(is_padding, filler)
+        loss = toy.task.loss(module, {**batch, "input_ids": ids})
+        loss.backward()
+        seen.append([loss.detach(), *[p.grad.clone() for p in module.parameters()]])
+    for first, second in zip(*seen, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-4)
+
+
+def test_generated_answers_are_the_greedy_ones(toy, tokenizer):
+    (batch,) = toy.batches(20)
+    features = {name: value[:2] for name, value in batch.items() if name not in ("labels", "token_type_ids")}
+    made = translated(toy.module, features, tokenizer, max_new_tokens=4)
+    for row in range(2):
+        ids = features["input_ids"][row][features["attention_mask"][row] == 1][None]
+        written = [0]
+        for _ in range(4):
+            with torch.no_grad():
+                logits = toy.module(input_ids=ids, decoder_input_ids=torch.tensor([written])).logits
+            written.append(int(logits[0, -1].argmax()))
+        assert made[row] == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_what_is_cut_is_told(toy):
+    made = toy.encoded(max_length=4)
+    assert {len(example["input_ids"]) for example in made.examples} == {4}
+    assert made.notes == ("20 of 20 prompts and 6 completions were cut to 4 tokens.",)
+
+
+def test_virtual_tokens_leave_the_metric_alone(toy, make_plan, attach):
+    """A prompt of P-tuning stands before the encoder's input; the completion's predictions are as many."""
+    base = toy_base("t5-lm")
+    (batch,) = toy.batches(4)[:1]
+    with attach(base, make_plan(base, "prompt_tuning")) as model:
+        seen = toy.task.evaluate(model, iter([batch]))
+    assert len(seen.example_scores) == 4 and np.isfinite(seen.loss)
+
+
+def test_metrics_can_be_chosen():
+    fitted = PART.fitted(TaskSpec(metric="exact-match"), Target(kind="completion"))
+    assert (fitted.greater_is_better, fitted.score_span) == (True, 1.0)

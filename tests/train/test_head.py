@@ -1,0 +1,132 @@
+"""The task head: where it starts, at which rate it learns, and whatever numbers it is to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from toys.words import toy_rows
+
+from autopeft.errors import SiteError
+from autopeft.model import BaseModel
+from autopeft.model.loading import require_sites
+from autopeft.pipeline.prepare import prepare
+from autopeft.records import DataSpec, ModelSpec, RunSpec, Status, TaskSpec
+from autopeft.train.rates import head_maps, head_rates
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 50,
+}
+
+
+@pytest.fixture
+def measured(model_dir, tmp_path, make_plan, fidelity):
+    """A function: the numbers' factor and offset -> what LoRA of rank 2 learns of them in 24 steps."""
+
+    def measured(factor, offset):
+        texts, labels = toy_rows(120, seed=3)
+        noise = np.random.default_rng(0).normal(size=len(labels))
+        numbers = np.array(labels) + 0.3 * noise
+        rows = [f"{text},{float(factor * own + offset)}" for text, own in zip(texts, numbers, strict=True)]
+        table = tmp_path / f"numbers{factor}.csv"
+        table.write_text("\n".join(["text,score", *rows]), encoding="utf-8")
+        spec = RunSpec(
+            model=ModelSpec(id=str(model_dir)),
+            data=DataSpec(source=str(table), label_column="score", label_kind="number"),
+            task=TaskSpec(batch_size=16),
+        )
+        bench = prepare(spec).bench
+        return bench.measure(make_plan(bench.base, "lora"), fidelity(train_steps=24, eval_examples=20))
+
+    return measured
+
+
+def test_numbers_are_learned_alike_whatever_they_are_measured_in(measured):
+    """y and 40 y + 900 are the same task; the clipping of gradients alone tells them apart, a little."""
+    plain, scaled = measured(1.0, 0.0), measured(40.0, 900.0)
+    assert plain.status is scaled.status is Status.COMPLETE
+    assert scaled.loss == pytest.approx(plain.loss, rel=0.1)
+    assert scaled.metric == pytest.approx(plain.metric, abs=0.05)
+    assert scaled.metric > 0.5  # and they are learned
+
+
+def test_head_starts_at_the_mean_of_the_numbers(bert, attach, make_plan):
+    bert.expect(mean=210.0, std=6.0)
+    with attach(bert, make_plan(bert, "lora"), seed=1) as model:
+        head = model.get_base_model().classifier.modules_to_save["default"]
+        assert (head.bias == 210.0).all()
+        assert head.weight.std().item() == pytest.approx(6 * bert.module.config.initializer_range, rel=0.4)
+    assert (bert.module.classifier.bias == 210.0).all()  # which the sensitivity looks through
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "output"),
+    [
+        ("BertForMultipleChoice", transformers.BertConfig(**TINY), "classifier"),
+        ("BertForSequenceClassification", transformers.BertConfig(**TINY), "classifier"),
+        ("RobertaForSequenceClassification", transformers.RobertaConfig(**TINY), "classifier.out_proj"),
+        (
+            "DistilBertForSequenceClassification",
+            transformers.DistilBertConfig(dim=16, hidden_dim=32, n_layers=1, n_heads=2, vocab_size=50),
+            "classifier",
+        ),
+    ],
+)
+def test_output_layer_is_drawn_for_every_seed_and_set_apart(name, config, output, make_plan, attach):
+    """Also where a model in memory brings its head along, and where the pooler is trained beside it."""
+    module = getattr(transformers, name)(config)
+    pooler = frozenset(n for n in module.state_dict() if ".pooler." in n)
+    base = BaseModel(module, None, name=name, untrained=pooler)
+    assert base.output_layer == output
+    drawn = []
+    for seed in (0, 1):
+        with attach(base, make_plan(base), seed=seed) as model:
+            state = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            of_output = [
+                n for n in state if n.replace(".modules_to_save.default", "").endswith(f".{output}.weight")
+            ]
+            drawn += [state[n].detach().clone() for n in of_output]
+    assert not torch.equal(*drawn)
+
+
+def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
+    rms = dict.fromkeys(head_maps(bert), 0.5)
+    usual, larger = head_rates(bert, rms), head_rates(bert, dict.fromkeys(rms, 2.0))
+    assert usual.output == pytest.approx(4 * larger.output)
+    assert usual.alone() == pytest.approx(tuple(4 * rate for rate in larger.alone()))
+    for odd in (0.0, float("nan"), float("inf")):
+        found = head_rates(bert, dict.fromkeys(rms, odd))
+        assert 0 < found.by_name["classifier.bias"] <= 0.66
+        assert found.output <= 0.66 / (16 * 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        (
+            "SwiftFormerForImageClassification",
+            transformers.SwiftFormerConfig(image_size=32, embed_dims=[8] * 4, depths=[1] * 4),
+            "calls its task head norm",
+        ),
+        (
+            "PerceiverForSequenceClassification",
+            transformers.PerceiverConfig(num_latents=4, d_latents=16, d_model=16, vocab_size=50),
+            "has its task head under a name",
+        ),
+    ],
+)
+def test_head_that_cannot_be_told_apart_is_refused_when_the_model_is_loaded(name, config, told):
+    base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
+    with pytest.raises(SiteError, match=told):
+        require_sites(base)
+
+
+def test_a_model_that_says_minus_one_has_no_limit_of_positions():
+    config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=32)
+    module = transformers.XLNetForSequenceClassification(config)
+    assert BaseModel(module, None, name="xlnet", untrained=frozenset()).max_tokens() is None

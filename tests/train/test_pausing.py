@@ -1,0 +1,146 @@
+"""Rungs that pause and go on: to the last bit as if they had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from autopeft.records import Status
+from autopeft.train import rung_course
+
+RUNGS = (4, 9, 20)
+
+
+def timeless(measurement):
+    return replace(measurement, train_seconds=0.0, eval_seconds=0.0, trained_steps=0)
+
+
+@pytest.fixture
+def make_pausing(make_bench, tmp_path):
+    """A function -> a bench that keeps the state of rungs, and one that does not."""
+
+    def make(**settings):
+        folder = tmp_path / "paused"
+        keeping = make_bench(
+            paused=lambda plan, seed: folder / f"{plan.digest}-{seed}", rung_steps=RUNGS, **settings
+        )
+        return keeping, make_bench(rung_steps=RUNGS, **settings), folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("method", "choices"),
+    [("lora", {}), ("lora", {"dora": True}), ("ia3", {}), ("ln_tuning", {}), ("vera", {}), ((), {})],
+    ids=["lora", "dora", "ia3", "norms", "vera", "head"],
+)
+def test_run_paused_at_every_rung_equals_the_unbroken_one(method, choices, make_pausing, make_plan, fidelity):
+    keeping, plain, _ = make_pausing()  # with dropout, so that the random state must come back too
+    plan = make_plan(keeping.base, method, **choices)
+    for n_steps in RUNGS:
+        paused = keeping.measure(plan, fidelity(train_steps=n_steps))
+        unbroken = plain.measure(plan, fidelity(train_steps=n_steps))
+        assert paused.status is Status.COMPLETE
+        assert timeless(paused) == timeless(unbroken)
+        assert unbroken.trained_steps == n_steps
+    assert paused.trained_steps == 20 - 9  # the last rung took up the one before
+
+
+def test_mix_of_methods_pauses_too(make_pausing, make_plan, methods, fidelity):
+    keeping, plain, _ = make_pausing()
+    lora = make_plan(keeping.base, "lora").adapters
+    norms = make_plan(keeping.base, "ln_tuning").adapters
+    plan = make_plan(keeping.base, (*lora[:3], *(replace(own, rate_factor=3.0) for own in norms)))
+    for n_steps in RUNGS:
+        paused = keeping.measure(plan, fidelity(train_steps=n_steps))
+    assert timeless(paused) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
+
+
+def test_state_file_holds_values_moments_and_the_random_state(make_pausing, make_plan, fidelity):
+    keeping, _, folder = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=9))
+    (state,) = folder.glob("*/*")
+    tensors = load_file(state)
+    n_values = sum(t.numel() for name, t in tensors.items() if name.startswith("value."))
+    assert n_values == plan.trainable_params + keeping.base.head_params
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert sum(t.numel() for name, t in tensors.items() if name.startswith(f"{moment}.")) == n_values
+    assert {float(t) for name, t in tensors.items() if name.startswith("step.")} == {9.0}
+    assert tensors["rng"].shape == torch.random.get_rng_state().shape
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "blank", "other"])
+def test_state_that_cannot_be_used_costs_time_and_changes_nothing(damage, make_pausing, make_plan, fidelity):
+    keeping, plain, folder = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=9))
+    (state,) = folder.glob("*/*")
+    if damage == "gone":
+        state.unlink()
+    elif damage == "cut":
+        state.write_bytes(state.read_bytes()[:-100])
+    elif damage == "blank":
+        state.write_bytes(b"")
+    else:
+        position = '{"step": 9, "ends": [4, 9]}'
+        save_file({"value.other": torch.zeros(3)}, state, metadata={"position": position})
+    again = keeping.measure(plan, fidelity(train_steps=20))
+    assert again.trained_steps == 20
+    assert timeless(again) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_state_that_is_ahead_of_a_shorter_rung_is_passed_over(make_pausing, make_plan, fidelity):
+    keeping, plain, _ = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=20))
+    short = keeping.measure(plan, fidelity(train_steps=4))
+    assert timeless(short) == timeless(plain.measure(plan, fidelity(train_steps=4)))
+
+
+def test_full_runs_neither_pause_nor_take_up(make_pausing, make_plan, fidelity, tmp_path):
+    keeping, plain, folder = make_pausing(keep_weights=lambda plan, seed: tmp_path / "weights")
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=9))
+    before = {path: path.read_bytes() for path in folder.glob("*/*")}
+    full = fidelity(split="confirm", train_steps=20)
+    assert timeless(keeping.measure(plan, full)) == timeless(plain.measure(plan, full))
+    assert {path: path.read_bytes() for path in folder.glob("*/*")} == before
+
+
+def test_state_that_cannot_be_written_costs_the_run_nothing(make_pausing, make_plan, fidelity):
+    keeping, plain, folder = make_pausing()
+    folder.write_text("in the way")  # as a full disk: an OSError when the state is written
+    plan = make_plan(keeping.base, "lora")
+    for n_steps in (4, 9):
+        seen = keeping.measure(plan, fidelity(train_steps=n_steps))
+        assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
+
+
+def test_state_of_another_course_is_passed_over(make_pausing, make_plan, fidelity):
+    keeping, plain, _ = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=9))
+    keeping, plain = (replace(own, rung_steps=(9, 20)) for own in (keeping, plain))  # 9 in one leg
+    other = keeping.measure(plan, fidelity(train_steps=20))
+    assert other.trained_steps == 20
+    assert timeless(other) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_longer_rung_begins_as_the_shorter_one_and_each_ends_decayed():
+    short, long = (rung_course(n, rung_steps=RUNGS) for n in (9, 20))
+    assert (short.ends, long.ends) == ((4, 9), (4, 9, 20))
+    assert [short.multiplier(t) for t in range(9)] == [long.multiplier(t) for t in range(9)]
+    assert [long.multiplier(t) for t in (0, 4, 9)] == [1.0, 1.0, 1.0]
+    assert [long.multiplier(t) for t in (3, 8, 19)] == pytest.approx([1 / 4, 1 / 5, 1 / 11])
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 30, 999])
+@pytest.mark.parametrize("rung_steps", [(), (1,), (20, 75), (30, 75, 115)])
+def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
+    course = rung_course(n_steps, rung_steps=rung_steps)
+    assert course.n_steps == n_steps
+    assert all(0 < course.multiplier(step) <= 1 for step in range(n_steps))

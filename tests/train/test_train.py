@@ -1,0 +1,313 @@
+"""The training loop: repeatable, fair between plans, and unharmed by trials that fail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from toys.bases import state_of
+
+from autopeft.errors import TrainingError
+from autopeft.model import SavedBytes
+from autopeft.records import Status
+from autopeft.train import compile_plan, epoch_batches, full_course, full_run_steps
+from autopeft.train.rates import parameter_groups
+
+
+def faked(task, loss):
+    """The task with another loss."""
+    names = ("name", "metric", "greater_is_better", "peft_task_type", "auto_class", "encode", "collate")
+    members = {name: getattr(task, name) for name in (*names, "evaluate")}
+    return SimpleNamespace(**members, loss=loss)
+
+
+def timeless(measurement):
+    return replace(measurement, train_seconds=0.0, eval_seconds=0.0)
+
+
+@pytest.fixture
+def plan(make_base, make_plan):
+    """LoRA of rank 2 at every linear map of the toy BERT."""
+    return make_plan(make_base("bert"), "lora")
+
+
+@pytest.fixture
+def seen_rows(task, make_bench, fidelity):
+    """A function: plan and seed -> the tokens of every training batch, in order."""
+
+    def seen_rows(plan, *, seed):
+        seen = []
+
+        def loss(model, batch):
+            if torch.is_grad_enabled():  # a few batches are only looked at, for the head's rate
+                seen.append(batch["input_ids"].tolist())
+            return task.loss(model, batch)
+
+        assert make_bench(task=faked(task, loss)).measure(plan, fidelity(seed=seed)).error is None
+        return seen
+
+    return seen_rows
+
+
+def test_same_seed_gives_the_same_measurement_and_another_seed_another(plan, make_bench, fidelity):
+    bench = make_bench()  # with dropout, so that its draws must repeat too
+    measured = []
+    for state, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(state)  # the surrounding generator has no say
+        measured.append(timeless(bench.measure(plan, fidelity(seed=seed))))
+    first, again, other = measured
+    assert first.status is Status.COMPLETE
+    assert first == again
+    assert first.loss != other.loss
+
+
+def test_measurement_does_not_depend_on_what_was_measured_before(plan, make_plan, make_bench, fidelity):
+    busy, fresh = make_bench(), make_bench()
+    for method in ("ia3", "ln_tuning"):
+        assert busy.measure(make_plan(busy.base, method), fidelity(seed=9)).error is None
+    assert timeless(busy.measure(plan, fidelity())) == timeless(fresh.measure(plan, fidelity()))
+
+
+def test_training_lowers_the_loss(plan, make_bench, fidelity):
+    bench = make_bench()
+    short, long = (bench.measure(plan, fidelity(train_steps=n)) for n in (1, 40))
+    assert long.loss < short.loss - 0.05
+
+
+def test_order_of_the_data_depends_on_the_seed_and_not_on_the_plan(plan, bert, make_plan, seen_rows):
+    first = seen_rows(plan, seed=1)
+    assert len(first) == 6
+    assert seen_rows(make_plan(bert, "ln_tuning", learning_rate=0.03), seed=1) == first
+    assert seen_rows(plan, seed=2) != first
+
+
+@given(lengths=st.lists(st.integers(1, 20), max_size=80), size=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_epoch_has_each_row_at_most_once_in_full_batches(lengths, size, seed):
+    batches, again = (
+        epoch_batches(lengths, batch_size=size, rng=np.random.default_rng(seed)) for _ in range(2)
+    )
+    rows = [row for batch in batches for row in batch]
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(range(len(lengths)))
+    assert [len(batch) for batch in batches] == [size] * (len(lengths) // size)
+    assert batches == again
+
+
+def test_batches_of_an_epoch_hold_rows_of_similar_length():
+    lengths = np.random.default_rng(0).integers(3, 60, size=64).tolist()
+    batches = epoch_batches(lengths, batch_size=8, rng=np.random.default_rng(0))
+    in_order = sorted(lengths)  # 64 rows are one run, so the batches are the sorted rows, cut
+    assert sorted(sorted(lengths[i] for i in batch) for batch in batches) == [
+        in_order[i : i + 8] for i in range(0, 64, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n_train", "epochs", "max_steps", "steps"),
+    [(100, 1.5, None, 5), (100, 3.0, None, 9), (100, 0.1, None, 1), (100, 3.0, 7, 7), (10, 2.0, None, 2)],
+)
+def test_full_run_is_its_epochs_of_full_batches(n_train, epochs, max_steps, steps):
+    assert full_run_steps(n_train=n_train, batch_size=32, epochs=epochs, max_steps=max_steps) == steps
+
+
+def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
+    rates = [full_course(100).multiplier(step) for step in range(100)]
+    assert rates[:6] == pytest.approx([(step + 1) / 6 for step in range(6)])
+    assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 7, 30, 1000])
+def test_learning_rate_peaks_at_the_plans_own_and_ends_near_0(n_steps):
+    rates = [full_course(n_steps).multiplier(step) for step in range(n_steps)]
+    assert max(rates) == pytest.approx(1.0)
+    assert 0 < rates[-1] <= 2 / max(2, n_steps)
+
+
+@pytest.mark.parametrize("method", ["lora", ()], ids=["adapters", "head"])
+def test_first_step_moves_the_head_by_its_own_rate(
+    method, bert, attach, make_bench, make_plan, fidelity, tmp_path
+):
+    plan = make_plan(bert, method, learning_rate=0.01)
+    bench = make_bench(keep_weights=lambda plan, seed: tmp_path)
+    batches = bench.sample_batches(n_examples=32, batch_size=8, seed=0)
+    with torch.no_grad():
+        inputs = [
+            bert.module.bert(batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+            for batch in batches
+        ]
+    rms = np.sqrt(np.mean(torch.cat(inputs).double().numpy() ** 2))
+    head_rate = 0.66 / (16 * rms) if method else 0.01
+    bench.measure(plan, fidelity(split="confirm", train_steps=1))
+    with attach(bert, plan, seed=0) as model:
+        start = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()
+    moved = load_file(tmp_path / "adapter_model.safetensors")["base_model.model.classifier.weight"] - start
+    # Adam's first step is the rate times the gradient's sign, up to its epsilon.
+    assert moved.abs().median().item() == pytest.approx(head_rate, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "told"), [(20, "diverged at step 2 of 20"), (1, "diverged: the loss after")]
+)
+def test_divergence_is_a_failed_measurement_and_no_error(n_steps, told, plan, make_bench, fidelity):
+    bench = make_bench()
+    before = state_of(bench.base.module)
+    # Norms absorb a rate of 1e6, so that the loss is bad but finite; 1e30 overflows in the next pass.
+    seen = bench.measure(replace(plan, learning_rate=1e30), fidelity(train_steps=n_steps))
+    assert (seen.status, seen.metric, seen.loss, seen.example_scores) == (Status.FAIL, None, None, ())
+    assert told in seen.error
+    assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_running_out_of_memory_is_a_failed_measurement(kind, task, plan, make_bench, fidelity):
+    def loss(model, batch):
+        raise kind("CUDA out of memory. Tried to allocate 2.00 GiB.\nSecond line")
+
+    bench = make_bench(task=faked(task, loss))
+    before = state_of(bench.base.module)
+    seen = bench.measure(plan, fidelity())
+    assert (seen.status, seen.metric) == (Status.FAIL, None)
+    assert seen.error == f"{kind.__name__}: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
+
+
+def test_measurements_after_a_failed_one_are_as_if_it_had_not_been(plan, make_bench, fidelity):
+    tried, fresh = make_bench(), make_bench()
+    assert tried.measure(replace(plan, learning_rate=1e30), fidelity()).status is Status.FAIL
+    assert timeless(tried.measure(plan, fidelity())) == timeless(fresh.measure(plan, fidelity()))
+
+
+def test_interrupt_is_no_failed_trial_and_leaves_the_base_model_clean(task, plan, make_bench, fidelity):
+    def loss(model, batch):
+        raise KeyboardInterrupt("ctrl-c")
+
+    bench = make_bench(task=faked(task, loss))
+    with pytest.raises(KeyboardInterrupt, match="ctrl-c"):
+        bench.measure(plan, fidelity())
+    assert bench.base.sha256() == bench.base_sha256
+
+
+def test_trial_that_changed_the_base_model_stops_everything(task, plan, make_bench, fidelity):
+    def loss(model, batch):
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                model.base_model.model.bert.embeddings.word_embeddings.weight[0] += 1.0
+        return task.loss(model, batch)
+
+    with pytest.raises(TrainingError, match=rf"Plan {plan.digest} changed the weights of the base model"):
+        make_bench(task=faked(task, loss)).measure(plan, fidelity())
+
+
+@pytest.mark.parametrize("chosen", ["lora", "mix", "head"])
+def test_test_split_is_scored_with_the_weights_that_confirmation_kept(
+    chosen, bert, make_bench, make_plan, fidelity, tmp_path
+):
+    adapters = {"lora": "lora", "mix": mix_of(bert, make_plan), "head": ()}[chosen]
+    plan = make_plan(bert, adapters)
+    bench = make_bench(keep_weights=lambda plan, seed: tmp_path / f"{plan.digest}-{seed}")
+    same_rows = replace(bench, splits={**bench.splits, "test": bench.splits["confirm"]})
+    confirmed = bench.measure(plan, fidelity(split="confirm", seed=4))
+    tested = same_rows.measure(plan, fidelity(split="test", seed=4))
+    assert confirmed.error is None
+    assert tested.example_scores == confirmed.example_scores
+    assert (tested.metric, tested.loss, tested.train_seconds) == (confirmed.metric, confirmed.loss, 0.0)
+
+
+def mix_of(base, make_plan):
+    """IA3 at the roles q and k, LoRA at the others, every second one of them with DoRA."""
+    kept = {site.name for site in base.sites if site.role in ("q", "k")}
+    plain, dora = make_plan(base, "lora").adapters, make_plan(base, "lora", dora=True).adapters
+    pairs = [pair[i % 2] for i, pair in enumerate(zip(plain, dora, strict=True)) if pair[0].site not in kept]
+    return [a for a in make_plan(base, "ia3").adapters if a.site in kept] + pairs
+
+
+def test_test_split_without_kept_weights_is_a_failed_measurement(plan, make_bench, fidelity, tmp_path):
+    bench = make_bench(keep_weights=lambda plan, seed: tmp_path / str(seed))
+    bench.measure(plan, fidelity(split="confirm", seed=4))
+    seen = bench.measure(plan, fidelity(split="test", seed=5))
+    assert seen.status is Status.FAIL
+    assert "are gone" in seen.error
+
+
+def test_search_split_keeps_no_weights(plan, make_bench, fidelity, tmp_path):
+    bench = make_bench(keep_weights=lambda plan, seed: tmp_path / "weights")
+    assert bench.measure(plan, fidelity(split="search")).error is None
+    assert not (tmp_path / "weights").exists()
+
+
+def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_bench):
+    bench = make_bench(base=bert)
+    n_tokens = bench.splits["search"].lengths
+    seen = bench.evaluate(bert.module, "search")
+    one_by_one = [bench.task.evaluate(bert.module, iter([bench._batch("search", [i])])) for i in range(24)]
+    assert n_tokens != sorted(n_tokens)
+    assert list(seen.example_scores) == [one.metric for one in one_by_one]
+    assert seen.loss == pytest.approx(math.fsum(one.loss for one in one_by_one) / 24, abs=1e-6)
+
+
+def test_fewer_examples_are_a_fixed_random_part_of_the_split(bert, make_bench):
+    bench = make_bench(base=bert)
+    every, some, fewer = (bench.evaluate(bert.module, "search", n_examples=n) for n in (None, 10, 4))
+    rows, few_rows = (bench.splits["search"].subset(n) for n in (10, 4))
+    assert some.example_scores == tuple(every.example_scores[i] for i in rows)
+    assert fewer.example_scores == tuple(every.example_scores[i] for i in few_rows)
+    assert set(few_rows) < set(rows) and rows != list(range(10))
+
+
+def test_counted_bytes_cover_the_optimizer_and_grow_with_the_batch(plan, make_bench, fidelity):
+    small, large = (make_bench(batch_size=n).measure(plan, fidelity()).peak_bytes for n in (4, 16))
+    trained = plan.trainable_params + 2 * 16 + 2  # with the head
+    assert 3 * 4 * trained < small < large  # gradients and two moments of four bytes each
+
+
+def test_head_alone_keeps_less_for_backward_than_adapters_everywhere(
+    plan, bert, make_bench, make_plan, fidelity
+):
+    head = make_bench().measure(make_plan(bert), fidelity()).peak_bytes
+    adapters = make_bench().measure(plan, fidelity()).peak_bytes - 3 * 4 * plan.trainable_params
+    assert 0 < 10 * head < adapters
+
+
+def test_sample_for_the_scores_is_seeded_and_has_no_row_twice(make_bench):
+    bench = make_bench()
+    first, again, other = (bench.sample_batches(n_examples=20, batch_size=8, seed=s) for s in (1, 1, 2))
+    rows = [tuple(row) for batch in first for row in batch["input_ids"].tolist()]
+    assert [len(batch["labels"]) for batch in first] == [8, 8, 4]
+    assert len(set(rows)) == 20  # the toy texts all differ
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, again, strict=True))
+    assert rows != [tuple(row) for batch in other for row in batch["input_ids"].tolist()]
+
+
+def test_bytes_of_a_graph_that_is_let_go_do_not_count():
+    counter = SavedBytes()
+    leaf = torch.ones(4, requires_grad=True)
+    with counter.counting():
+        leaf.exp().detach()  # saves its result of 16 bytes, and drops it
+        kept = leaf.exp()
+    assert counter.total == 16
+    del kept
+    assert counter.total == 0
+
+
+def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
+    bench = make_bench()
+    lora = [a for a in make_plan(bench.base, "lora").adapters if a.site.endswith("query")]
+    vectors = [
+        replace(a, rate_factor=8.0) for a in make_plan(bench.base, "ia3").adapters if a.site.endswith("value")
+    ]
+    plan = make_plan(bench.base, [*lora, *vectors], learning_rate=1e-3)
+    configs = compile_plan(plan, bench.methods)
+    with bench.base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
+        names = {id(p): name for name, p in model.named_parameters()}
+        groups = parameter_groups(model, plan, heads=bench.head_rates(), methods=bench.methods)
+        rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert {rate for name, rate in rates.items() if ".lora_" in name} == {1e-3}
+    assert {rate for name, rate in rates.items() if ".ia3_l." in name} == {8e-3}
