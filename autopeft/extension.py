@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from autopeft.errors import UnknownNameError
+from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import Adapter, OptionValue, Site, TaskSpec
 
 if TYPE_CHECKING:
@@ -353,22 +353,31 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
 
 @cache
 def discover(package: str) -> Catalogue[Any]:
-    """Every part of a folder of autopeft, and of the entry points of the same name.
+    """Every part of a folder of autopeft, and those that other packages publish as entry points.
 
     Args:
-        package: Dotted name of the folder, such as `autopeft.methods`. Files whose
-            name starts with an underscore are not parts.
+        package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
+            Sub-folders, and files whose name starts with an underscore, hold no parts.
 
     Returns:
-        The parts by their `name`.
+        The parts by their `name`. Asking for another name raises `UnknownNameError`.
 
     Raises:
-        UnknownNameError: Later, when a name that is not there is asked for.
+        SpecError: Two parts have the same name.
     """
     folder = importlib.import_module(package)
-    files = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
-    modules = [importlib.import_module(f"{package}.{name}") for name in files if name[0] != "_"]
-    found = [module.PART for module in modules]
-    found += [entry.load() for entry in metadata.entry_points(group=package)]
+    files = sorted(file.name for file in pkgutil.iter_modules(folder.__path__) if not file.ispkg)
+    modules = [f"{package}.{name}" for name in files if name[0] != "_"]
+    parts = [(importlib.import_module(module).PART, module) for module in modules]
+    parts += [(entry.load(), entry.value) for entry in metadata.entry_points(group=package)]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
-    return Catalogue(kind, {part.name: part for part in found})
+    by_name: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for part, origin in parts:
+        if part.name in by_name:
+            raise SpecError(
+                f"The {kind} of {origin} has the name {part.name!r}, which the {kind} of "
+                f"{origins[part.name]} has already; give it another name or uninstall its package."
+            )
+        by_name[part.name], origins[part.name] = part, origin
+    return Catalogue(kind, by_name)

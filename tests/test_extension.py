@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.errors import UnknownNameError
+from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Catalogue, Executor, Exporter, Method, Score, Task, discover
 
 PART = "from types import SimpleNamespace\nPART = SimpleNamespace(name={name!r})\n"
@@ -52,6 +52,28 @@ def test_part_of_another_package_is_found_by_its_entry_point(make_folder, tmp_pa
     publish(tmp_path, package, "other_package")
     assert list(discover(package)) == ["kite", "tin"]
     assert discover(package)["kite"].name == "kite"
+
+
+def test_sub_folder_holds_no_part(make_folder, tmp_path):
+    package = make_folder("toys_nested", {"tin": PART.format(name="tin")})
+    (tmp_path / package / "parts").mkdir()
+    (tmp_path / package / "parts" / "__init__.py").write_text("raise AssertionError\n", encoding="utf-8")
+    assert list(discover(package)) == ["tin"]
+
+
+def test_entry_point_that_takes_the_name_of_a_known_part_is_an_error_that_names_both(make_folder, tmp_path):
+    package = make_folder("toys_taken", {"tin": PART.format(name="tin")})
+    (tmp_path / "second_tin.py").write_text(PART.format(name="tin"), encoding="utf-8")
+    publish(tmp_path, package, "second_tin")
+    message = "of second_tin:PART has the name 'tin', which the toys_taken of toys_taken.tin has already"
+    with pytest.raises(SpecError, match=message):
+        discover(package)
+
+
+def test_two_files_of_one_name_are_an_error_that_names_both(make_folder):
+    package = make_folder("toys_double", {"bear": PART.format(name="tin"), "tin": PART.format(name="tin")})
+    with pytest.raises(SpecError, match=r"toys_double\.tin has the name 'tin', .* of toys_double\.bear has"):
+        discover(package)
 
 
 def test_entry_point_of_another_group_is_left_alone(make_folder, tmp_path):
