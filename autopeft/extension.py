@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` config.
 
+    `label` is the name as people write it ("LoRA"), `short_label` one word of it that fits a map's cell.
     `formula` says for people what a map of n inputs and m outputs costs. `ranked` methods get a
     rank at each site from the allocator; the adapters of a `shared` one hold a common state, so
     that a plan has one config of it, which is attached first. `step_time` is that of a training
@@ -45,6 +46,8 @@ class Method(Protocol):
     """
 
     name: str
+    label: str
+    short_label: str
     summary: str
     formula: str
     ranked: bool

@@ -26,6 +26,8 @@ class BitFit:
     """
 
     name: str = "bitfit"
+    label: str = "BitFit"
+    short_label: str = "bias"
     summary: str = "the bias of a linear map or a norm"
     formula: str = "m"
     ranked: bool = False

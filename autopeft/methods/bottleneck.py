@@ -30,6 +30,8 @@ class Bottleneck:
     """
 
     name: str = "bottleneck"
+    label: str = "bottleneck adapter"
+    short_label: str = "adapter"
     summary: str = "small MLP behind a sub-layer's last map (Houlsby, Pfeiffer) or beside the feed-forward"
     formula: str = "2 d r + r + d; d = m, or n at up"
     ranked: bool = True

@@ -23,6 +23,8 @@ class C3A:
     """
 
     name: str = "c3a"
+    label: str = "C³A"
+    short_label: str = "C³A"
     summary: str = "an update of circulant blocks of size b = gcd(n, m) / r"
     formula: str = "n m / b"
     ranked: bool = True

@@ -26,6 +26,8 @@ class DeLora:
     """
 
     name: str = "delora"
+    label: str = "DeLoRA"
+    short_label: str = "DeLoRA"
     summary: str = "low-rank update of normalised directions and one trained strength"
     formula: str = "r (n + m) + 1"
     ranked: bool = True

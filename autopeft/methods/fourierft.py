@@ -24,6 +24,8 @@ class FourierFT:
     """
 
     name: str = "fourierft"
+    label: str = "FourierFT"
+    short_label: str = "FourierFT"
     summary: str = "r frequencies of the update's spectrum, at random places"
     formula: str = "r"
     ranked: bool = True

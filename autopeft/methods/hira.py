@@ -18,6 +18,8 @@ class Hira:
     """HiRA (Huang et al. 2025, ICLR): the update is W * (B A), elementwise."""
 
     name: str = "hira"
+    label: str = "HiRA"
+    short_label: str = "HiRA"
     summary: str = "elementwise product of the frozen weight and a low-rank matrix"
     formula: str = "r (n + m)"
     ranked: bool = True

@@ -21,6 +21,8 @@ class IA3:
     """
 
     name: str = "ia3"
+    label: str = "IA³"
+    short_label: str = "IA³"
     summary: str = "one trained factor per output of a linear map (per input at `down`)"
     formula: str = "m (at `down` n)"
     ranked: bool = False

@@ -18,6 +18,8 @@ class NormTuning:
     """Norm tuning (Zhao et al. 2023, arXiv:2312.11420), through `peft`'s LN_TUNING."""
 
     name: str = "ln_tuning"
+    label: str = "norm tuning"
+    short_label: str = "norm"
     summary: str = "weight and bias of a normalisation layer"
     formula: str = "m, with a bias 2 m"
     ranked: bool = False

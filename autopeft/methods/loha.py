@@ -18,6 +18,8 @@ class LoHa:
     """LoHa (Hyeon-Woo et al. 2021, FedPara, arXiv:2108.06098; LyCORIS, arXiv:2309.14859)."""
 
     name: str = "loha"
+    label: str = "LoHa"
+    short_label: str = "LoHa"
     summary: str = "elementwise product of two low-rank updates: rank up to r squared"
     formula: str = "2 r (n + m)"
     ranked: bool = True

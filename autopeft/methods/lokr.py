@@ -19,6 +19,8 @@ class LoKr:
     """LoKr (Yeh et al. 2023, LyCORIS, arXiv:2309.14859), the first factor whole, the second of rank r."""
 
     name: str = "lokr"
+    label: str = "LoKr"
+    short_label: str = "LoKr"
     summary: str = "Kronecker product of a small matrix (a × c) and a low-rank one (b × d); n = c d, m = a b"
     formula: str = "a c + r (b + d)"
     ranked: bool = True

@@ -23,6 +23,8 @@ class Lora:
     """
 
     name: str = "lora"
+    label: str = "LoRA"
+    short_label: str = "LoRA"
     summary: str = "low-rank update beside a linear map; options: DoRA, rsLoRA scale, orthogonal or EVA start"
     formula: str = "r (n + m), DoRA: + m"
     ranked: bool = True

@@ -18,6 +18,8 @@ class Miss:
     """MiSS (Kang and Yin 2024, arXiv:2409.15371), once called Bone."""
 
     name: str = "miss"
+    label: str = "MiSS"
+    short_label: str = "MiSS"
     summary: str = "one matrix of r rows, shared among shards of the inputs"
     formula: str = "r m"
     ranked: bool = True

@@ -20,6 +20,8 @@ class Oft:
     """OFT (Qiu et al. 2023, arXiv:2306.07280) with Cayley-Neumann rotations; the rank is the block size."""
 
     name: str = "oft"
+    label: str = "OFT"
+    short_label: str = "OFT"
     summary: str = "rotation of the inputs in blocks of r"
     formula: str = "n (r - 1) / 2"
     ranked: bool = True

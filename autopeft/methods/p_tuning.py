@@ -23,6 +23,8 @@ class PTuning:
     """
 
     name: str = "p_tuning"
+    label: str = "P-tuning"
+    short_label: str = "P-tuning"
     summary: str = "r virtual tokens before the text, made by a small network; they take positions from it"
     formula: str = "r d + h (2 d + h + 2) + d, once for the model"
     ranked: bool = True

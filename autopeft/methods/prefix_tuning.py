@@ -22,6 +22,8 @@ class PrefixTuning:
     """
 
     name: str = "prefix_tuning"
+    label: str = "prefix"
+    short_label: str = "prefix"
     summary: str = "keys and values of r virtual tokens in every layer; they take positions from the text"
     formula: str = "2 r L k, once for the model (k: width of a layer's keys)"
     ranked: bool = True

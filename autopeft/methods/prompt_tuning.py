@@ -24,6 +24,8 @@ class PromptTuning:
     """
 
     name: str = "prompt_tuning"
+    label: str = "prompt"
+    short_label: str = "prompt"
     summary: str = "r virtual tokens before the text; they take positions from it"
     formula: str = "r d, once for the model"
     ranked: bool = True

@@ -22,6 +22,8 @@ class Road:
     """RoAd (Liao et al. 2024, arXiv:2409.00119); option `variant` is road_1, road_2 or road_4."""
 
     name: str = "road"
+    label: str = "RoAd"
+    short_label: str = "RoAd"
     summary: str = "rotation and stretching of pairs of outputs; variants of 1, 2, 4 numbers per output"
     formula: str = "m, 2 m or 4 m"
     ranked: bool = False

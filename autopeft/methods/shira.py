@@ -20,6 +20,8 @@ class Shira:
     """SHiRA (Bhardwaj et al. 2024, arXiv:2406.13175) with a random mask; a rank stands for LoRA's count."""
 
     name: str = "shira"
+    label: str = "SHiRA"
+    short_label: str = "SHiRA"
     summary: str = "r (n + m) weights of the map itself, at random places"
     formula: str = "r (n + m)"
     ranked: bool = True

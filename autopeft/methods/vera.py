@@ -19,6 +19,8 @@ class Vera:
     """VeRA (Kopiczko et al. 2023, arXiv:2310.11454); option `r` is the rank of the shared matrices."""
 
     name: str = "vera"
+    label: str = "VeRA"
+    short_label: str = "VeRA"
     summary: str = "two vectors per map around shared random matrices of rank r"
     formula: str = "r + m"
     ranked: bool = False

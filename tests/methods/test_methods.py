@@ -127,6 +127,7 @@ def test_part_is_a_method_that_describes_itself(name):
     method = METHODS[name]
     assert isinstance(method, Method)
     assert method.name == name
+    assert method.label and len(method.short_label.split()) == 1
     assert method.summary and method.formula and method.learning_rate_source and method.step_time_source
     assert all(values for values in method.choices.values())
     assert method.step_time > 0

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
 
 

@@ -13,6 +13,8 @@ class QueryLora(Lora):
     """LoRA with another name and fewer sites."""
 
     name: str = "query_lora"
+    label: str = "query LoRA"
+    short_label: str = "LoRA-q"
     summary: str = "LoRA at query maps"
 
     def refusal(self, site: Site) -> str | None:
