@@ -228,8 +228,8 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
 
 
 def has_broken(measurement: Measurement) -> bool:
-    """Whether a run failed for another reason than its plan: a full disk, and not a loss that diverged."""
-    return measurement.error is not None and "diverged" not in measurement.error
+    """Whether a run failed for a reason outside of its plan, such as a full disk; a diverged run did not."""
+    return measurement.status is Status.FAIL
 
 
 def first_error(measurements: Mapping[Plan, Measurement]) -> str:

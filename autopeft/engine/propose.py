@@ -18,7 +18,7 @@ from autopeft.engine.paired import is_better
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.schedule import later_cost, n_first
-from autopeft.records import Fidelity, Measurement, Plan, Proposal
+from autopeft.records import Fidelity, Measurement, Plan, Proposal, Status
 from autopeft.space import (
     Policy,
     Space,
@@ -325,7 +325,7 @@ class Proposer:
             trial.set_constraint(name, value)
         if result.loss is not None:
             study.tell(trial, result.loss)
-        elif result.error is not None and "diverged" in result.error:
+        elif result.status is Status.DIVERGED:
             study.tell(trial, 2 * self.ledger.worst_loss())
         else:
             study.tell(trial, state=TrialState.FAIL)

@@ -110,9 +110,14 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """What an earlier run measured; a confirmation counts only if its weights are still there."""
+    """What an earlier run measured; a confirmation counts only if its weights are still there.
+
+    Failed runs are measured again: versions before 0.2.0 stored diverged runs with the status FAIL.
+    """
     kept = {}
     for measurement in run.load_measurements().values():
+        if measurement.status is Status.FAIL:
+            continue
         plan, fidelity = measurement.plan, measurement.fidelity
         needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
         if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
@@ -122,5 +127,5 @@ def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
 
 def record(run: RunDir, measurement: Measurement) -> None:
     """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
-    if measurement.status is Status.COMPLETE or "diverged" in (measurement.error or ""):
+    if measurement.status is not Status.FAIL:
         run.append_measurement(measurement)

@@ -110,15 +110,20 @@ class Fidelity:
 
 
 class Status(str, Enum):
-    """How a measurement ended; Optuna's words."""
+    """How a measurement ended.
+
+    DIVERGED: the loss became infinite or NaN, which says something about the plan. FAIL: the run broke off
+    for a reason that may lie outside the plan, such as a full disk or too little memory.
+    """
 
     COMPLETE = "COMPLETE"
+    DIVERGED = "DIVERGED"
     FAIL = "FAIL"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One run, good or bad. A failed run has `error` and no metric.
+    """One run, good or bad. A run that diverged or failed has `error` and no metric.
 
     `example_scores` holds one number per evaluated example in dataset order (for
     accuracy 0 or 1) whose mean is the metric, so that plans can be compared in pairs.

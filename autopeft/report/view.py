@@ -126,7 +126,7 @@ def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ..
 
 def failures(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ...]:
     """The runs that failed, in their order."""
-    failed = (run for run in result.measurements if run.status is Status.FAIL)
+    failed = (run for run in result.measurements if run.status is not Status.COMPLETE)
     return tuple(Proxied(arm=arms.get(run.plan, NO_ARM), measurement=run) for run in failed)
 
 

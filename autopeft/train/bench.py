@@ -28,7 +28,7 @@ from autopeft.model import (
 from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.compiling import compile_plan
 from autopeft.train.course import full_course, rung_course
-from autopeft.train.loop import Run, Trained, train
+from autopeft.train.loop import DivergedError, Run, Trained, train
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
 from autopeft.train.splits import EncodedSplit, train_rows
 
@@ -71,7 +71,7 @@ class Bench:
 
         On the test split and the general text nothing is trained: the weights that the confirmation kept
         for the same plan and seed are loaded, with 0 steps none, which is the base model. A failure of any
-        kind comes back as a measurement with status FAIL; the base model is checked to be as it was.
+        kind comes back as a measurement (status DIVERGED or FAIL); the base model is checked to be as it was.
 
         Raises:
             TrainingError: The base model was changed by the trial, so no later one could be trusted.
@@ -83,8 +83,9 @@ class Bench:
             log.debug("Trial failed", exc_info=True)
             reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             seconds = time.perf_counter() - started
+            status = Status.DIVERGED if isinstance(error, DivergedError) else Status.FAIL
             measurement = Measurement(
-                plan=plan, fidelity=fidelity, status=Status.FAIL, error=reason, train_seconds=seconds
+                plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
             )
         if self.base_sha256 and self.base.sha256() != self.base_sha256:
             raise TrainingError(
@@ -114,7 +115,7 @@ class Bench:
         return Measurement(
             plan=plan,
             fidelity=fidelity,
-            status=Status.COMPLETE if finite else Status.FAIL,
+            status=Status.COMPLETE if finite else Status.DIVERGED,
             metric=seen.metric if finite else None,
             loss=seen.loss if finite else None,
             train_seconds=trained.seconds,

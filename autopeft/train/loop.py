@@ -24,6 +24,10 @@ _CLIP_NORM = 1.0
 log = logging.getLogger(__name__)
 
 
+class DivergedError(FloatingPointError):
+    """The loss became infinite or NaN during training."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What one run needs: the row indices of each step with their tokens, batches, the loss, the course.
@@ -60,7 +64,7 @@ def train(model: nn.Module, groups: list[dict[str, Any]], run: Run, *, device: t
         device: Where the model lies.
 
     Raises:
-        FloatingPointError: The loss was not finite; the message begins with `diverged`.
+        DivergedError: The loss was not finite.
     """
     started = time.perf_counter()
     peaks = [float(group["lr"]) for group in groups]
@@ -104,9 +108,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, run: Run, position
         loss = run.loss(model, batch)
     saved_bytes = counter.total if counter else position.saved_bytes
     if not math.isfinite(float(loss.detach())):
-        raise FloatingPointError(
-            f"diverged at step {step + 1} of {run.course.n_steps}: the loss is not finite"
-        )
+        raise DivergedError(f"diverged at step {step + 1} of {run.course.n_steps}: the loss is not finite")
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _CLIP_NORM)
     optimizer.step()

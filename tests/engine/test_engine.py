@@ -32,7 +32,7 @@ from toys.engine import (
 from autopeft.engine import rungs
 from autopeft.engine.propose import spread
 from autopeft.errors import StoppedError, TrainingError
-from autopeft.records import Fidelity, Plan
+from autopeft.records import Fidelity, Plan, Status
 from autopeft.space import MethodSpace, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -166,7 +166,7 @@ def is_ia3(plan: Plan) -> bool:
 
 def test_a_plan_that_failed_otherwise_is_a_failed_trial() -> None:
     storage = InMemoryStorage()
-    outcome = run(World(quality=ia3_fails, error="out of memory"), storage=storage).outcome
+    outcome = run(World(quality=ia3_fails, failure=Status.FAIL), storage=storage).outcome
     study = optuna.load_study(study_name="autopeft", storage=storage)
     failed = [trial.state is TrialState.FAIL for trial in study.trials]
     assert any(failed)
@@ -183,7 +183,7 @@ def test_a_search_where_nothing_works_tells_the_first_error(error: str) -> None:
 
 def test_a_baseline_that_cannot_be_trained_ends_the_search_with_its_error() -> None:
     with pytest.raises(TrainingError, match="No learning rate of the baseline could be trained: out of"):
-        run(World(quality=baseline_fails, error="out of memory"))
+        run(World(quality=baseline_fails, error="out of memory", failure=Status.FAIL))
 
 
 # The second rung.

@@ -150,7 +150,7 @@ def test_a_run_with_a_measurement_or_a_resumed_one_is_kept(run):
 
 def test_measurements_come_back_by_plan_and_fidelity(run):
     good = measured(1)
-    diverged = measured(2, status=Status.FAIL, loss=math.inf, error="diverged")
+    diverged = measured(2, status=Status.DIVERGED, loss=math.inf, error="diverged")
     for measurement in (good, diverged):
         run.append_measurement(measurement)
     key = measurement_key(good.plan, good.fidelity)

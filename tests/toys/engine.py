@@ -94,6 +94,7 @@ class World:
 
     quality: Quality
     error: str = "The loss diverged at step 3"
+    failure: Status = Status.DIVERGED
     counts_errors: bool = False
     calls: list[tuple[Plan, Fidelity]] = field(default_factory=list)
     seconds: float = 0.0
@@ -110,7 +111,7 @@ class World:
             "trained_steps": int(seconds),
         }
         if quality is None:
-            return Measurement(status=Status.FAIL, error=self.error, **told)
+            return Measurement(status=self.failure, error=self.error, **told)
         scores = tuple(float((i < round(quality * n)) != self.counts_errors) for i in range(n))
         loss = 2 - quality + 1 / fidelity.train_steps
         metric = sum(scores) / n

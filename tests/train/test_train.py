@@ -156,12 +156,12 @@ def test_first_step_moves_the_head_by_its_own_rate(
 @pytest.mark.parametrize(
     ("n_steps", "told"), [(20, "diverged at step 2 of 20"), (1, "diverged: the loss after")]
 )
-def test_divergence_is_a_failed_measurement_and_no_error(n_steps, told, plan, make_bench, fidelity):
+def test_divergence_is_a_measurement_and_no_error(n_steps, told, plan, make_bench, fidelity):
     bench = make_bench()
     before = state_of(bench.base.module)
     # Norms absorb a rate of 1e6, so that the loss is bad but finite; 1e30 overflows in the next pass.
     seen = bench.measure(replace(plan, learning_rate=1e30), fidelity(train_steps=n_steps))
-    assert (seen.status, seen.metric, seen.loss, seen.example_scores) == (Status.FAIL, None, None, ())
+    assert (seen.status, seen.metric, seen.loss, seen.example_scores) == (Status.DIVERGED, None, None, ())
     assert told in seen.error
     assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
 
@@ -181,7 +181,7 @@ def test_running_out_of_memory_is_a_failed_measurement(kind, task, plan, make_be
 
 def test_measurements_after_a_failed_one_are_as_if_it_had_not_been(plan, make_bench, fidelity):
     tried, fresh = make_bench(), make_bench()
-    assert tried.measure(replace(plan, learning_rate=1e30), fidelity()).status is Status.FAIL
+    assert tried.measure(replace(plan, learning_rate=1e30), fidelity()).status is Status.DIVERGED
     assert timeless(tried.measure(plan, fidelity())) == timeless(fresh.measure(plan, fidelity()))
 
 
