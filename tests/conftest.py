@@ -165,7 +165,7 @@ def fidelity():
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory, tokenizer):
     """A local model directory: a tiny BERT without a task head, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    folder = tmp_path_factory.mktemp("m") / "tiny-bert"  # a short path: titles fit 80 columns
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         transformers.AutoModel.from_config(toy_config("bert", hidden=32, dropout=0.1)).save_pretrained(folder)

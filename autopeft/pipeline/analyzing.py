@@ -1,4 +1,4 @@
-"""`analyze`: the sensitivity of every site and the plan that it suggests, without training anything."""
+"""`analyze`: score the sensitivity of every site and suggest a plan, without training anything."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _GREEDY_METHOD = "lora"
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Scores of the sites of a base model on a dataset, and the untested plan that they suggest.
+    """Scores of a base model's sites on a dataset, and the untested plan that the first score suggests.
 
-    `n_train` is how many examples there are to look at; `files` is empty where nothing was written.
+    `n_train` counts the examples of the train split. `files` is empty where nothing was written.
     """
 
     spec: RunSpec
@@ -49,12 +49,12 @@ class Analysis:
 
     @property
     def scores(self) -> tuple[SiteScores, ...]:
-        """The scores in the order asked."""
+        """The scores in the order in which they were requested."""
         return self.sensitivity.scores
 
     @property
     def search_command(self) -> str:
-        """What searches a plan for the same model, data and budget: Python, where they were in memory."""
+        """A command (or Python code, for objects in memory) that starts a search with the same settings."""
         return search_words(self.spec)
 
 
@@ -67,21 +67,21 @@ def analyze(
     out: Path | None = None,
     memory: InMemory = NAMED,
 ) -> Analysis:
-    """Score every site on a seeded sample of the train split, and lay the budget out by the first score.
+    """Score every site on a seeded sample of the train split, and allocate the budget by the first score.
 
     Args:
-        spec: What is asked.
-        scores: Names of the scores, at least one; the first one makes the suggestion.
+        spec: The settings of the run.
+        scores: Names of scores, at least one; the first one decides the suggested plan.
         given: Dotted names of the settings that the user gave, as for a search.
-        max_examples: Examples to look at, at most; None is a twentieth of a full run.
+        max_examples: Upper limit on the examples to score; None allows 5 % of the cost of a full run.
         out: Folder for sensitivity.csv, heat.svg and suggestion.yaml, empty or absent; None writes nothing.
-        memory: What was passed beside the settings, as for a search.
+        memory: Model and dataset that were passed as objects, as for a search.
 
     Raises:
-        UnknownNameError: No such score.
+        UnknownNameError: A score does not exist.
         RunDirError: `out` holds files already.
-        BudgetError: Not even one site of rank 1 fits the budget.
-        AutopeftError: As for a search, where data or model cannot be used.
+        BudgetError: The budget does not even pay for rank 1 at one site.
+        AutopeftError: Data or model cannot be used, as for a search.
     """
     known = discover("autopeft.sensitivity")
     names = [known[name].name for name in dict.fromkeys(scores)]
@@ -91,19 +91,19 @@ def analyze(
     prepared = prepare(with_demo_settings(spec, given), memory=memory)
     parsed, _ = parse_budget(prepared)
     sites = prepared.base.sites
-    suggest_plan(prepared, dict.fromkeys((site.name for site in sites), 1.0))  # refused before any work
-    found = sensitivity(prepared, names, max_examples=max_examples)
-    names_of_sites = [site.name for site in sites]
-    lead = found.scores[0]
-    by_site = dict(zip(names_of_sites, lead.values, strict=True))
-    profiles = dict(zip(names_of_sites, lead.profiles, strict=True)) if lead.profiles else None
+    site_names = [site.name for site in sites]
+    suggest_plan(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
+    scored = sensitivity(prepared, names, max_examples=max_examples)
+    first = scored.scores[0]
+    by_site = dict(zip(site_names, first.values, strict=True))
+    profiles = dict(zip(site_names, first.profiles, strict=True)) if first.profiles else None
     analysis = Analysis(
         spec=spec,
         base_model=prepared.base.name,
         data=prepared.data.name,
         n_train=len(prepared.bench.splits["train"].labels),
         sites=sites,
-        sensitivity=found,
+        sensitivity=scored,
         budget=parsed,
         suggestion=suggest_plan(prepared, by_site, profiles),
     )
@@ -113,18 +113,21 @@ def analyze(
 def suggest_plan(
     prepared: Prepared, scores: dict[str, float], profiles: Mapping[str, Sequence[float]] | None = None
 ) -> PlanDocument:
-    """The greedy plan of a search: LoRA by score per parameter, at the middle of its learning rates.
+    """The greedy plan of a search: LoRA ranks by score per parameter, at the middle of LoRA's learning rates.
 
-    Where the score says what each further rank adds (`profiles`), ranks go to where a parameter adds most.
+    Args:
+        prepared: The run.
+        scores: Site name -> score, >= 0.
+        profiles: Site name -> what each further rank adds; where present, they decide the ranks.
 
     Raises:
-        BudgetError: Not even one site of rank 1 fits.
-        SiteError: LoRA fits nowhere.
+        BudgetError: The budget does not even pay for rank 1 at one site.
+        SiteError: LoRA fits no site.
     """
     spec = prepared.spec
-    asked = space.load(spec.search.space, known_methods=prepared.methods, only=(_GREEDY_METHOD,))
+    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(_GREEDY_METHOD,))
     parsed, available = parse_budget(prepared)
-    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
+    feasible, ground = lay_ground(prepared, lora_space, parsed=parsed, available=available, scores=scores)
     low, high = space.learning_rates(feasible, _GREEDY_METHOD, prepared.methods)
     policy = Policy(
         method=_GREEDY_METHOD,
@@ -137,7 +140,7 @@ def suggest_plan(
 
 
 def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
-    """The three files; their names."""
+    """Write the three files of an analysis; returns their paths."""
     title = f"{analysis.base_model} on {analysis.data}"
     write_text(out / "sensitivity.csv", report.sensitivity_csv(analysis.sites, analysis.scores))
     write_text(out / "heat.svg", report.heat_svg(analysis.sites, analysis.scores, title=title))

@@ -1,4 +1,4 @@
-"""`apply` and `save`: a plan's adapters on a model that the user has in memory, and on the disk."""
+"""`apply` attaches a plan to a model in memory; `save` writes its adapters to disk."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ log = logging.getLogger(__name__)
 def apply(
     plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, weights: str | Path | None = None
 ) -> PeftModel:
-    """A model with a plan's adapters attached, to be trained by one's own loop, or trained already.
+    """The model with a plan's adapters attached, ready for the user's training loop or with trained weights.
 
-    What trains then are the adapters and the task head, nothing else; the plan's learning rate is
-    for the adapters (of a mix times each adapter's `rate_factor`). `module` itself is changed, as by
-    `peft`, and left as it was where this raises. `save` writes all of it; `save_pretrained` lacks what lies
+    Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
+    a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
+    is restored where this function raises. `save` writes every adapter; `save_pretrained` omits the adapters
     beneath virtual tokens.
 
     Args:
-        plan: A plan, alone or with what it remembers.
-        module: The base model that it was made for, or one of the same shape; a transformers model.
-        seed: Decides the adapters' first values.
-        weights: Folder of trained weights, a run's `best/weights` or what `save` wrote. Of P-tuning they are
-            what its network gave: such a model can be used, and not be trained on.
+        plan: A plan, or a plan document read from a file.
+        module: A transformers model: the plan's base model, or one of the same shape.
+        seed: Decides the adapters' initial values.
+        weights: Folder of trained weights: a run's `best/weights`, or a folder that `save` wrote. P-tuning
+            saves the output of its network, so its loaded weights can be used but not trained further.
 
     Raises:
-        ModelError: The module is no transformers model in float32, or has adapters already.
+        ModelError: The module is not a transformers model in float32, or has adapters already.
         SiteError: An adapter does not fit the model, or `peft` attached another number of parameters.
-        SpecError: No plan, or a rank or option out of range, or a count that is not that of the adapters;
-            or weights that are not those of the plan.
+        SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
+            wrong, or the weights belong to another plan.
     """
     chosen = plan.plan if isinstance(plan, PlanDocument) else plan
     if not isinstance(chosen, Plan):
@@ -52,9 +52,9 @@ def apply(
     folder = None if weights is None else Path(weights)
     put_back, is_training = model.noted(module), module.training
     try:
-        # What a checkpoint lacked was trained with the head, and is in the weights.
-        kept = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))
-        untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(kept))
+        # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
+        whole = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))
+        untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
         base = BaseModel(module, None, name=model.name_of(module), untrained=untrained)
         check_plan(chosen, base, methods)
         configs = train.compile_plan(chosen, methods)
@@ -69,36 +69,41 @@ def apply(
         put_back()
         raise
     if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in chosen.adapters):
-        log.warning("The plan's adapters start from data (EVA); without data they start at random here.")
+        log.warning(
+            "The plan initialises its adapters from data (EVA); `apply` has no data and uses random values."
+        )
     if len(configs) > 1 and configs[-1].is_prompt_learning:
         log.warning(
-            "save_pretrained of this model keeps its virtual tokens alone; autopeft.save(model, folder) "
-            "keeps the adapters beneath too."
+            "save_pretrained of this model writes only its virtual tokens; autopeft.save(model, folder) "
+            "writes its other adapters too."
         )
     return attached.train(is_training)
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:
-    """Writes adapters and head of a model that `apply` gave, in `peft`'s own files.
+    """Write the adapters and head of a model that `apply` returned, in `peft`'s file format.
 
-    One adapter lies in the folder itself; several lie in a folder each, in the order of `order.json`.
+    A single adapter goes into the folder itself. Several adapters get a sub-folder each, and `order.json`
+    lists the order in which they are attached.
 
     Args:
-        adapted: What `apply` gave.
+        adapted: A model that `apply` returned.
         folder: Absent or empty; written whole or not at all.
 
     Raises:
-        ModelError: It is no such model.
+        ModelError: `adapted` is not a `PeftModel`.
         RunDirError: The folder holds files already, or cannot be written.
     """
     if not isinstance(adapted, PeftModel):
-        raise ModelError(f"The model is a {type(adapted).__name__}; pass what autopeft.apply gave.")
+        raise ModelError(
+            f"The model is a {type(adapted).__name__}; pass a model that autopeft.apply returned."
+        )
     with fresh_folder(Path(folder)) as fresh:
         model.save_weights(adapted, model.attached_names(adapted), fresh)
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """`peft`'s word for what a model is for; None where it has none."""
+    """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
         mapping = getattr(getattr(transformers, task.auto_class), "_model_mapping", {})
         config = getattr(module, "config", None)

@@ -1,4 +1,4 @@
-"""What a user of Python passes beside the settings: a model, its tokenizer, a dataset."""
+"""Model, tokenizer and dataset that a Python user passes as objects instead of names."""
 
 from __future__ import annotations
 
@@ -24,80 +24,89 @@ _NAME = "dataset in memory"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InMemory:
-    """A model with its tokenizer, and a `Dataset` or `DatasetDict`; None where a setting names it."""
+    """A model, its tokenizer, a `Dataset` or `DatasetDict`; None where a setting names the object."""
 
     model: nn.Module | None = None
     tokenizer: Any = None
     data: Any = None
 
 
-NAMED = InMemory()  # nothing is in memory: the settings name all
+NAMED = InMemory()  # the settings name both model and dataset
 
 
 def load_data(spec: RunSpec, form: str, memory: InMemory) -> LabelledData:
-    """The splits of the named dataset, or of the one in memory.
+    """The splits of the dataset that the settings name, or of the dataset in memory.
 
     Raises:
-        DataError: As `data.load` says, or the settings are of a run whose dataset was in memory.
+        DataError: As for `data.load`; or a run is resumed whose dataset was in memory.
     """
     if memory.data is not None:
         return _from_memory(spec, form, memory.data)
     if spec.data.source == IN_MEMORY:
         raise DataError(
-            "The dataset of this run was in memory and cannot be read again; pass it from Python "
-            "(autopeft.search(…, data=…)), or name a file with --data."
+            "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
+            "Python (autopeft.search(…, data=…)), or name a file with --data."
         )
     return data.load(spec.data, seed=spec.search.seed, form=form)
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
-    """The named base model, or the one in memory.
+    """The base model that the settings name, or the model in memory.
 
     Raises:
-        ModelError, SiteError: As `model.load` and `model.from_memory` say.
+        ModelError, SiteError: As for `model.load` and `model.from_memory`.
     """
     names = loaded.label_names
     if memory.model is None:
-        where = spec.execution
+        execution = spec.execution
         return model.load(
-            spec.model, auto_class=task.auto_class, label_names=names, device=where.device, dtype=where.dtype
+            spec.model,
+            auto_class=task.auto_class,
+            label_names=names,
+            device=execution.device,
+            dtype=execution.dtype,
         )
     if spec.execution.device is not None:
-        raise ModelError("A model in memory is used where it lies; move it there and leave device out.")
+        raise ModelError(
+            f"device is {spec.execution.device!r}, but a model in memory stays on its device; "
+            "move the model with model.to(…) and leave device out."
+        )
     if spec.model.quantize != "none":
-        raise ModelError("A model in memory is used as it is; load it quantised and leave quantize out.")
+        raise ModelError(
+            f"quantize is {spec.model.quantize!r}, but a model in memory is used unchanged; "
+            "load it quantised and leave quantize out."
+        )
     return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
 
 
 def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
-    """By way of Parquet files in a folder of a moment, so that every form of rows is read one way."""
+    """The splits of a dataset in memory, read through temporary Parquet files like any other dataset."""
     by_split = isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict)
     tables = dict(dataset) if by_split else {"train": dataset}
     notes: list[str] = []
     if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
         if spec.data.max_examples is None:
             raise DataError(
-                "The data in memory is a stream, which has no end that is known; say with max_examples how "
-                "many rows to take."
+                "The data in memory is a stream of unknown length; limit the rows to read by max_examples."
             )
         tables |= data.first_rows(streams, spec.data.max_examples, notes)
     odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
     if odd or not tables:
         kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
         raise DataError(
-            f"The data in memory is a {kind}; pass a datasets.Dataset or a DatasetDict of such, or the name "
+            f"The data in memory is a {kind}; pass a datasets.Dataset, a datasets.DatasetDict, or the name "
             "of a file."
         )
-    with tempfile.TemporaryDirectory(prefix="autopeft-") as above, _no_bars():
-        folder = Path(above) / _NAME
+    with tempfile.TemporaryDirectory(prefix="autopeft-") as parent, _no_bars():
+        folder = Path(parent) / _NAME
         folder.mkdir()
         for split, table in tables.items():
             try:
                 table.to_parquet(folder / f"{split}.parquet")
-            except FileNotFoundError as error:  # of a path in a cell
+            except FileNotFoundError as error:  # a cell holds the path of a missing file
                 raise DataError(
-                    f"The data in memory names {error.filename}, which does not exist; correct it or drop "
-                    "the row."
+                    f"The data in memory names the file {error.filename}, which does not exist; correct the "
+                    "path or drop the row."
                 ) from error
         named = spec.data.model_copy(update={"source": str(folder)})
         try:

@@ -1,4 +1,4 @@
-"""What `--resume` needs: the settings of the run, what it stood on, and what it measured."""
+"""`--resume`: restore a run's settings, check its data and versions, and reuse its measurements."""
 
 from __future__ import annotations
 
@@ -28,21 +28,29 @@ from autopeft.store import RunDir, write_text
 _EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
 
 
-def resumed(asked: RunSpec, given: frozenset[str]) -> RunSpec:
-    """The settings of the run that is continued, with more trials, time or cost where asked."""
-    if asked.output.out is None:
+def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
+    """The stored settings of the run in `requested.output.out`, with the user's larger limits.
+
+    Args:
+        requested: The settings of the resuming command.
+        given: Dotted names of the settings that the user gave.
+
+    Raises:
+        SpecError: No run directory was named, or a setting differs that only a new run can change.
+    """
+    if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
-    stored = RunDir.open(asked.output.out).read_spec()
-    # run.yaml does not say where it lies.
-    topics = {**stored.model_dump(), "output": asked.output.model_dump()}
+    stored = RunDir.open(requested.output.out).read_spec()
+    # A run directory may have been moved, so that run.yaml does not hold its path.
+    topics = {**stored.model_dump(), "output": requested.output.model_dump()}
     for name in sorted(given):
         topic, field = name.split(".")
-        value = getattr(getattr(asked, topic), field)
+        value = getattr(getattr(requested, topic), field)
         if name == "model.revision" and _is_commit(topics[topic][field]) and not _is_commit(value):
-            continue  # what that name stood for when the run began
+            continue  # the run keeps the commit that the branch or tag named when it started
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(
-                f"--resume continues the run as it was asked: {name} was {topics[topic][field]!r} and cannot "
+                f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
                 f"become {value!r}; only trials, time and cost can grow. Pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
@@ -55,15 +63,15 @@ def _is_commit(revision: object) -> bool:
 
 
 def _refuse_less(name: str, *, before: object, now: object) -> None:
-    """A run is continued with as many trials or more: fewer would drop what was measured."""
+    """Raise SpecError where a limit shrinks, since measurements would be dropped."""
     if name == "search.trials" and isinstance(before, int) and isinstance(now, int) and now < before:
         raise SpecError(
-            f"--resume with {now} trials, but the run has {before}: they can only grow. Pass another --out."
+            f"--resume with {now} trials, but the run has {before}: trials can only grow. Pass another --out."
         )
     if name == "search.max_cost" and _cost(now) < _cost(before):
         limit = "no limit" if before is None else f"{before:g} R"
         raise SpecError(
-            f"--resume with a cost of {now:g} R, but the run has {limit}: it can only grow. "
+            f"--resume with a cost of {now:g} R, but the run has {limit}: the cost can only grow. "
             "Pass another --out."
         )
 
@@ -73,10 +81,13 @@ def _cost(limit: object) -> float:
 
 
 def note_start(run: RunDir, prepared: Prepared) -> int:
-    """Remember what was measured on; a resumed run must stand on the same data, weights and code.
+    """Store fingerprints of data, weights and versions; on resume, compare them with the stored ones.
 
     Returns:
-        The number of trials that the run began with.
+        The number of trials that the run started with.
+
+    Raises:
+        RunDirError: Data, weights or versions differ from those of the resumed run.
     """
     path = run.state / "start.json"
     now = {
@@ -110,19 +121,14 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """What an earlier run measured; a confirmation counts only if its weights are still there.
-
-    Failed runs are measured again: versions before 0.2.0 stored diverged runs with the status FAIL.
-    """
-    kept = {}
+    """Measurements of a stopped run; a confirmation is used only where its weights still exist."""
+    known = {}
     for measurement in run.load_measurements().values():
-        if measurement.status is Status.FAIL:
-            continue
         plan, fidelity = measurement.plan, measurement.fidelity
         needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
         if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
-            kept[plan, fidelity] = measurement
-    return kept
+            known[plan, fidelity] = measurement
+    return known
 
 
 def record(run: RunDir, measurement: Measurement) -> None:

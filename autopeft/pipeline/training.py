@@ -1,4 +1,4 @@
-"""`train`: a plan in full, to adapter weights."""
+"""`train`: train a plan at full length and save the adapter."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from autopeft.store import read_plan, write_plan, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A plan trained in full: its measurement on the confirm split, and the folder of its adapter.
+    """A trained plan: its measurement on the confirm split, and the folder of its adapter.
 
-    `forgetting` is None where it was not asked for, or not measured.
+    `forgetting` is None without `--forgetting`, or where it could not be measured.
     """
 
     measurement: Measurement
@@ -51,20 +51,21 @@ def train_plan(
     forgetting: str | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Trained:
-    """Train a plan at full length and save the adapter as `peft` does, head included.
+    """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
     Args:
         path: plan.yaml or a run directory.
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
-        seed: None takes the plan's own.
-        model_id: Base model in place of the plan's.
-        data_source: Dataset in place of the plan's, with the columns that the plan names.
-        forgetting: General text on which the trained plan is held against the base model.
-        overrides: What the user gave of `model.quantize`, `execution.device` and `execution.dtype`, None
-            for nothing: the plan says how its base model is quantised, and nothing of the others.
+        seed: None takes the plan's seed.
+        model_id: Base model to use instead of the plan's.
+        data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
+        forgetting: General text on which the trained plan is compared with the base model.
+        overrides: Values of `model.quantize`, `execution.device` and `execution.dtype`; None stands for
+            the plan's quantisation, and for the default device and dtype.
 
     Raises:
-        SpecError: Forgetting cannot be measured with the plan's task.
+        SpecError: The seed is out of range, or forgetting cannot be measured with the plan's task.
+        RunDirError: `out` is not empty, or cannot be written.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
@@ -72,14 +73,8 @@ def train_plan(
     if not 0 <= seed <= MAX_SEED:
         raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunDirError(f"{target} is there already and not empty; pass another --out.")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise RunDirError(
-            f"{target} cannot be written: {above} is no folder to write to; pass another --out."
-        )
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # nobody else's
+    _require_writable(target)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # no other process has this name
     spec = _spec(document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})})
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec, keep_weights=lambda plan, seed: fresh))
@@ -97,42 +92,54 @@ def train_plan(
             raise TrainingError(
                 f"Training plan {document.plan.digest} failed: {(measurement.error or '').rstrip('.')}."
             )
-        forgot = forgetting_of(prepared, document.plan, fidelity)
+        measured_forgetting = forgetting_of(prepared, document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
-        write_text(fresh / "training.json", training_json(measurement, forgot))
+        write_text(fresh / "training.json", training_json(measurement, measured_forgetting))
         if target.exists():
             target.rmdir()
         fresh.rename(target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    return Trained(measurement=measurement, folder=target, forgetting=forgot)
+    return Trained(measurement=measurement, folder=target, forgetting=measured_forgetting)
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise RunDirError where a folder holds files already or cannot be created."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunDirError(f"{folder} exists and is not empty; pass another --out.")
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunDirError(
+            f"{folder} cannot be written: {parent} is not a writable folder; pass another --out."
+        )
 
 
 def _spec(
     document: PlanDocument, model_id: str | None, data_source: str | None, overrides: Mapping[str, object]
 ) -> RunSpec:
-    """The plan's own settings, with the splits that its seed gives, and what was given over them.
+    """The settings that a plan remembers, with the user's overrides.
+
+    The data is split by the plan's seed, so that the confirm split is that of its search.
 
     Raises:
-        SpecError: No learning rate, or a word that is not allowed.
+        SpecError: The plan has no learning rate, or an override has a value that is not allowed.
     """
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
-    own = document.model
-    chosen = own if model_id is None else ModelSpec(id=model_id, quantize=own.quantize)
-    flags = {"model.quantize": chosen.quantize, **{k: v for k, v in overrides.items() if v is not None}}
-    asked, _ = resolve(config=None, env={}, flags=flags, assignments=())
+    base = document.model if model_id is None else ModelSpec(id=model_id, quantize=document.model.quantize)
+    flags = {"model.quantize": base.quantize, **{k: v for k, v in overrides.items() if v is not None}}
+    checked, _ = resolve(config=None, env={}, flags=flags, assignments=())
     return RunSpec(
-        model=chosen.model_copy(update={"quantize": asked.model.quantize}),
-        execution=asked.execution,
+        model=base.model_copy(update={"quantize": checked.model.quantize}),
+        execution=checked.execution,
         data=document.data if data_source is None else _with_source(document.data, data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
-        forgetting=asked.forgetting,
+        forgetting=checked.forgetting,
     )
 
 
-def _with_source(own: DataSpec, source: str) -> DataSpec:
-    """The plan's columns and bounds on another source; how the plan's own is fetched is left out."""
-    return own.model_copy(update={"source": source, "config_name": None, "streaming": False})
+def _with_source(data: DataSpec, source: str) -> DataSpec:
+    """The same columns and limits for another source; settings of the hub dataset are dropped."""
+    return data.model_copy(update={"source": source, "config_name": None, "streaming": False})

@@ -1,4 +1,4 @@
-"""`--warm-start`: a plan of any model, dataset or budget, mapped onto the base model of a run."""
+"""`--warm-start`: map a plan for any model, dataset or budget onto the base model of a run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from autopeft.store import RunDir, read_plan
 
 
 def read_warm_start(path: Path, prepared: Prepared, ground: Ground) -> Transferred:
-    """The plan of a file or of an earlier run on the ground of this run.
+    """The plan of a file or of an earlier run, mapped onto this run's base model and budget.
 
-    Only the `config.json` of the model that it was made for is needed, and not even that where its
-    sites are those of this run's.
+    Of the plan's own base model only `config.json` is needed, and not even that where all of the plan's
+    sites exist in this run's base model.
 
     Args:
-        path: plan.yaml, or a run directory, which knows the budget as well.
+        path: plan.yaml, or a run directory, from which the plan's budget is read too.
         prepared: This run.
-        ground: What its policies are laid out on.
+        ground: What an allocation needs: sites, methods and budget.
 
     Raises:
-        ModelError: Its model's config cannot be read, and it does not fit as it is.
-        SpecError: No readable plan there, or nothing of it maps.
+        ModelError: The config of the plan's model cannot be read, and the plan does not fit unmapped.
+        SpecError: The file holds no readable plan, or no adapter of the plan can be mapped.
     """
     document = read_plan(path)
     return transfer(
@@ -52,7 +52,7 @@ def _sites(document: PlanDocument, prepared: Prepared) -> tuple[Site, ...]:
 
 
 def _budget(path: Path, document: PlanDocument) -> int | None:
-    """What the run of a plan allowed its adapters; None for a plan alone."""
+    """Trainable parameters that the run of a plan allowed its adapters; None where there is only a plan."""
     if not (path / "run.yaml").is_file():
         return None
     spec: RunSpec = RunDir.open(path).read_spec()

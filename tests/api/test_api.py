@@ -114,7 +114,9 @@ def test_the_run_says_that_model_and_data_were_in_memory(run):
 
 def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_path):
     stream = dataset().to_iterable_dataset()
-    with pytest.raises(DataError, match=r"is a stream, .* say with max_examples"):
+    with pytest.raises(
+        DataError, match=r"is a stream of unknown length; limit the rows to read by max_examples"
+    ):
         autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "no", **SMALL)
     bounded = {**SMALL, "max_examples": 60, "confirm": "none", "trials": 2, "max_steps": 2}
     result = autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "run", **bounded)
@@ -125,9 +127,9 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run):
     _, _, result, _ = run
     out = Path(result.spec.output.out)
     before = (out / "result.json").read_bytes()
-    with pytest.raises(DataError, match=r"dataset of this run was in memory .* --data"):
+    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
         pipeline.search(RunSpec(output=OutputSpec(out=str(out))), resume=True, progress=Silent())
-    with pytest.raises(DataError, match=r"dataset of this run was in memory .* --data"):
+    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
         pipeline.train_plan(out)
     with pytest.raises(ModelError, match=r"model of this run was in memory .* --model"):
         pipeline.count(out / "best" / "plan.yaml")

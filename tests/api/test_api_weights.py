@@ -122,7 +122,7 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
 
 def test_a_model_with_adapters_beneath_its_prompt_says_how_to_save_it(mixed, make_base, caplog):
     autopeft.apply(mixed("bert", ["lora", "prompt_tuning"]), make_base("bert").module)
-    assert "keeps its virtual tokens alone; autopeft.save(model, folder) keeps" in caplog.text
+    assert "writes only its virtual tokens; autopeft.save(model, folder) writes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_weights_at_other_sites_are_refused(make_base, make_plan, methods, tmp_p
 
 def test_what_cannot_be_saved_is_refused(mixed, make_base, tmp_path):
     module = make_base("bert").module
-    with pytest.raises(ModelError, match=r"is a BertFor.*; pass what autopeft\.apply gave"):
+    with pytest.raises(ModelError, match=r"is a BertFor.*; pass a model that autopeft\.apply returned"):
         autopeft.save(module, tmp_path / "weights")
     model = autopeft.apply(mixed("bert", ["lora"]), module)
     (tmp_path / "README.md").write_text("mine")

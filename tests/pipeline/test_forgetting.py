@@ -274,7 +274,9 @@ def test_run_does_not_go_on_with_another_text(toys, run, tmp_path):
 )
 def test_tasks_without_next_token_loss_are_refused_before_anything_is_loaded(name, toys, tmp_path):
     spec = spec_for(toys, tmp_path / "run", task=TaskSpec(name=name), model=ModelSpec(id="absent/model"))
-    with pytest.raises(SpecError, match=f"a model for {name} does not have; ask for --task text-generation"):
+    with pytest.raises(
+        SpecError, match=f"a model for {name} predicts no next token; use --task text-generation"
+    ):
         pipeline.search(spec, progress=Silent())
     assert not (tmp_path / "run").exists()
 
@@ -284,7 +286,7 @@ def test_search_without_confirmation_is_refused(toys, tmp_path):
     asked = ["search", "--model", toys / "model", "--data", toys / "train.jsonl", "--out", tmp_path / "run"]
     done = CliRunner().invoke(app, [str(word) for word in [*asked, *arguments]])
     assert done.exit_code == 2
-    assert "with --confirm none there are none; ask for --confirm full or half" in done.stderr
+    assert "--confirm none confirms nothing; use --confirm full or half" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -294,7 +296,7 @@ def test_nothing_is_asked_unless_it_is_named():
 
 def test_model_whose_head_the_checkpoint_lacks_is_refused(prepared):
     prepared.base.head_names = ("lm_head",)
-    with pytest.raises(ModelError, match="lacks lm_head, so that it predicts no text which it could forget"):
+    with pytest.raises(ModelError, match="lacks lm_head and cannot predict text"):
         with_general_text(prepared)
 
 

@@ -28,7 +28,7 @@ def test_the_cost_may_grow(out, cost):
 
 def test_the_cost_cannot_shrink(out):
     asked = RunSpec(search=SearchSpec(max_cost=2.0), output=out)
-    with pytest.raises(SpecError, match=r"a cost of 2 R, but the run has 3 R: it can only grow"):
+    with pytest.raises(SpecError, match=r"a cost of 2 R, but the run has 3 R: the cost can only grow"):
         resumed(asked, frozenset({"search.max_cost"}))
 
 

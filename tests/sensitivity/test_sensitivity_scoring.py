@@ -64,14 +64,16 @@ def test_fewer_examples_than_asked_is_told(prepared):
     n_train = len(prepared.bench.splits["train"].labels)
     found = sensitivity(prepared, ["fisher"], max_examples=500, enough=1.1)
     assert (found.n_examples, found.n_asked) == (n_train, 500)
-    assert found.notes == (f"Only {n_train} of the 500 examples asked for are in the train split.",)
+    assert found.notes == (f"The train split has only {n_train} of the 500 examples requested.",)
 
 
 def test_stopping_early_is_told(prepared):
     found = sensitivity(prepared, ["lora_fisher"], max_examples=80, enough=0.1)
     assert found.n_examples == 64
     (note,) = found.notes
-    assert note.startswith("Stopped after 64 of 80 examples: its halves rank the sites alike (Spearman 0.")
+    assert note.startswith(
+        "Stopped after 64 of 80 examples: two halves of them rank the sites alike (Spearman 0."
+    )
 
 
 def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
