@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import Adapter, OptionValue, Site, TaskSpec
+from autopeft.records import Adapter, DataSpec, OptionValue, Site, TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,14 +131,15 @@ class Task(Protocol):
     """A task type: how rows become batches, the loss, and the metric.
 
     The part itself stands for the commonest target; `fitted` gives the task for one dataset.
-    `form` says what the rows hold, by a name of `autopeft.data.FORMS`. `metrics` are those to choose from.
+    `read_rows` is a reader of `autopeft.data`, such as `read_texts`, or any function from the settings and a
+    list to add notes to, to an `autopeft.data.Read`. `metrics` are those to choose from.
     `score_span` is the width of the range of the scores (1 for an accuracy); None where they have no
     bounds. `peft_task_type` is None where `peft` has no word for the task. `notes` are decisions
     that the user should know, in plain words.
     """
 
     name: str
-    form: str
+    read_rows: Callable[[DataSpec, list[str]], Any]
     metric: str
     metrics: tuple[str, ...]
     greater_is_better: bool
@@ -161,7 +162,7 @@ class Task(Protocol):
         """Features per example (`input_ids` and its like), of at most `max_length` tokens, and labels.
 
         Args:
-            inputs: One tuple per row, as the form says.
+            inputs: One tuple per row, as `read_rows` makes them.
             labels: One per row, as the target says.
             tokenizer: Of the base model; of a vision model its image processor.
             max_length: In tokens.

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from autopeft.data import load
+from autopeft.data import load, read_images
 from autopeft.records import DataSpec
 
 SIDE = 32  # pixels that images are resized to
@@ -48,7 +48,7 @@ def digits(seed: int) -> dict[str, Pictures]:
 
 def of_folder(folder: str, seed: int) -> dict[str, Pictures]:
     """A set of the user's; what is cut out of train goes back to it."""
-    found = load(DataSpec(source=folder), seed=seed, form="labelled-image")
+    found = load(DataSpec(source=folder), seed=seed, read_rows=read_images)
     splits = {"train": (found.train, found.search), "validation": (found.confirm,), "test": (found.test,)}
     return {
         name: [

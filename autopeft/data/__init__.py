@@ -6,20 +6,30 @@ rows → sources → columns → labels → tokens, language, images, choices �
 
 from __future__ import annotations
 
+from autopeft.data.choices import read_choices
 from autopeft.data.general import GeneralRows, read_general
-from autopeft.data.images import ImageFile
-from autopeft.data.loading import FORMS, load
-from autopeft.data.rows import LabelledData, Split
+from autopeft.data.images import ImageFile, read_images
+from autopeft.data.labels import read_texts
+from autopeft.data.language import read_language
+from autopeft.data.loading import load
+from autopeft.data.rows import LabelledData, Read, ReadRows, Split
 from autopeft.data.sources import SAMPLE, first_rows
+from autopeft.data.tokens import read_tokens
 
 __all__ = [
-    "FORMS",
     "SAMPLE",
     "GeneralRows",
     "ImageFile",
     "LabelledData",
+    "Read",
+    "ReadRows",
     "Split",
     "first_rows",
     "load",
+    "read_choices",
     "read_general",
+    "read_images",
+    "read_language",
+    "read_texts",
+    "read_tokens",
 ]

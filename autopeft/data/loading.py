@@ -1,35 +1,19 @@
-"""From a spec to four splits: read, rows by the task's form, duplicates out, cuts, labels as numbers."""
+"""From a spec to four splits: rows as the task reads them, duplicates out, cuts, labels as numbers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from autopeft.data.choices import read_choices
 from autopeft.data.cutting import cut_splits, remove_duplicates
-from autopeft.data.images import read_images
 from autopeft.data.labels import read_texts
-from autopeft.data.language import read_language
-from autopeft.data.rows import LabelledData, Read, Row, Split, fingerprint_text
-from autopeft.data.tokens import read_tokens
-from autopeft.errors import UnknownNameError
+from autopeft.data.rows import LabelledData, ReadRows, Row, Split, fingerprint_text
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
-Form = Callable[[DataSpec, list[str]], Read]
-# What the rows of a task may hold; a task names one of them.
-FORMS: Mapping[str, Form] = {
-    "labelled-text": read_texts,
-    "tagged-tokens": read_tokens,
-    "language": read_language,
-    "multiple-choice": read_choices,
-    "labelled-image": read_images,
-}
 
-
-def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledData:
+def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
     """The dataset of a spec, cleaned and split into train, search, confirm and test.
 
     `search`, and `confirm` where the user has no validation split, are cut from train: 15 %,
@@ -40,24 +24,22 @@ def load(spec: DataSpec, *, seed: int, form: str = "labelled-text") -> LabelledD
     Args:
         spec: Where the data is, and which columns to use; an unset column is found by name.
         seed: Decides every cut; the same seed gives the same rows.
-        form: What the rows hold, a name of `FORMS`; a task says it.
+        read_rows: Reads the rows that the task learns from; `Task.read_rows`.
 
     Returns:
         The splits, with a note in plain words on each decision taken.
 
     Raises:
         DataError: The source cannot be read, or its rows cannot be learned from.
-        UnknownNameError: A column that the spec names is not there, or no such form.
+        UnknownNameError: A column that the spec names is not there.
 
     Example:
         >>> sample = load(DataSpec(), seed=0)
         >>> sample.label_names, len(sample.train.inputs), len(sample.search.inputs)
         (('negative', 'positive'), 1773, 313)
     """
-    if form not in FORMS:
-        raise UnknownNameError("form of rows", form, FORMS)
     notes: list[str] = []
-    found = FORMS[form](spec, notes)
+    found = read_rows(spec, notes)
     n_removed = remove_duplicates(found, notes)
     splits = cut_splits(found, spec.max_examples, seed=seed, notes=notes)
     target = replace(found.target, counts=_counts(found.target, splits["train"]))

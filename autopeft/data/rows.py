@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from autopeft.extension import Target
+from autopeft.records import DataSpec
 
 
 class Row(NamedTuple):
-    """One example as read: `inputs` of its form, the label as it is written there.
+    """One example as read: `inputs` as its task takes them, the label as it is written there.
 
     Rows of one `group` stay in one split; None is a row by itself.
     """
@@ -26,7 +27,7 @@ Parts = dict[str, list[Row]]
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """The rows of train, confirm and test of a dataset as their form reads them, before any cut.
+    """The rows of train, confirm and test of a dataset as a task reads them, before any cut.
 
     `in_order` says that rows next to each other belong together (a text, a time line), so that what
     is cut out of train is its end. `may_repeat` says that the same inputs may stand in one part twice.
@@ -39,6 +40,9 @@ class Read:
     label_column: str
     in_order: bool = False
     may_repeat: bool = False
+
+
+ReadRows = Callable[[DataSpec, list[str]], Read]  # adds a note in plain words on each decision to the list
 
 
 @dataclass(frozen=True, kw_only=True)

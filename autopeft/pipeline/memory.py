@@ -34,20 +34,20 @@ class InMemory:
 NAMED = InMemory()  # the settings name both model and dataset
 
 
-def load_data(spec: RunSpec, form: str, memory: InMemory) -> LabelledData:
+def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
     """The splits of the dataset that the settings name, or of the dataset in memory.
 
     Raises:
         DataError: As for `data.load`; or a run is resumed whose dataset was in memory.
     """
     if memory.data is not None:
-        return _from_memory(spec, form, memory.data)
+        return _from_memory(spec, read_rows, memory.data)
     if spec.data.source == IN_MEMORY:
         raise DataError(
             "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
             "Python (autopeft.search(…, data=…)), or name a file with --data."
         )
-    return data.load(spec.data, seed=spec.search.seed, form=form)
+    return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
@@ -79,7 +79,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
     return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
 
 
-def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
+def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> LabelledData:
     """The splits of a dataset in memory, read through temporary Parquet files like any other dataset."""
     by_split = isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict)
     tables = dict(dataset) if by_split else {"train": dataset}
@@ -110,7 +110,7 @@ def _from_memory(spec: RunSpec, form: str, dataset: Any) -> LabelledData:
                 ) from error
         named = spec.data.model_copy(update={"source": str(folder)})
         try:
-            loaded = data.load(named, seed=spec.search.seed, form=form)
+            loaded = data.load(named, seed=spec.search.seed, read_rows=read_rows)
         except DataError as error:
             raise DataError(str(error).replace(str(folder), f"the {_NAME}")) from error
     return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))

@@ -94,7 +94,7 @@ def prepare(
     part: Task = discover("autopeft.tasks")[spec.task.name]
     for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
         discover(f"autopeft.{group}")[name]  # an unknown name is refused before any work
-    loaded = load_data(spec, part.form, memory)
+    loaded = load_data(spec, part.read_rows, memory)
     for note in loaded.notes:
         log.info("%s", note)
     task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work

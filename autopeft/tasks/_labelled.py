@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft.data import ReadRows
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Batch, Evaluation, Metric, Target, discover
 from autopeft.records import TaskSpec
@@ -29,7 +30,7 @@ class LabelledTask:
     """One class, several or a number per example, from the logits (B, C) of a model's head."""
 
     name: str
-    form: str
+    read_rows: ReadRows
     auto_class: str
     peft_task_type: str | None = None
     metric: str = "accuracy"

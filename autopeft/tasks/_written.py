@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Batch, Evaluation, Target
 from autopeft.records import TaskSpec
@@ -32,7 +33,7 @@ class WritingTask:
     auto_class: str
     peft_task_type: str | None
     learns: tuple[str, ...]
-    form: str = "language"
+    read_rows: ReadRows = read_language
     metric: str = "loss"
     metrics: tuple[str, ...] = METRICS
     notes: tuple[str, ...] = ()

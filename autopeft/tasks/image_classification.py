@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autopeft.data import ImageFile
+from autopeft.data import ImageFile, ReadRows, read_images
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.records import TaskSpec
@@ -26,7 +26,7 @@ class ImageClassification(LabelledTask):
     """Classification of images with cross-entropy, by the base model's own image processor."""
 
     name: str = "image-classification"
-    form: str = "labelled-image"
+    read_rows: ReadRows = read_images
     auto_class: str = "AutoModelForImageClassification"
     processor: Any = field(default=None, repr=False, compare=False)
 

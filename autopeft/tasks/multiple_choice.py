@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.data import ReadRows, read_choices
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
@@ -21,7 +22,7 @@ class MultipleChoice:
     """Every choice is scored beside its question by one head; cross-entropy over the choices of a row."""
 
     name: str = "multiple-choice"
-    form: str = "multiple-choice"
+    read_rows: ReadRows = read_choices
     metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     greater_is_better: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.data import ReadRows, read_texts
 from autopeft.extension import Batch, Encoded, Example
 from autopeft.tasks._labelled import LabelledTask, label_tensor
 from autopeft.tasks._padding import padded_features
@@ -16,7 +17,7 @@ class TextClassification(LabelledTask):
     """Classification with cross-entropy, one class or several; a number with the squared error."""
 
     name: str = "text-classification"
-    form: str = "labelled-text"
+    read_rows: ReadRows = read_texts
     auto_class: str = "AutoModelForSequenceClassification"
     peft_task_type: str | None = "SEQ_CLS"
 

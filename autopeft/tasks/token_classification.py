@@ -13,6 +13,7 @@ import torch
 from seqeval.metrics.sequence_labeling import get_entities
 from torch import nn
 
+from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.metrics import pseudo_values, ratio_scores
@@ -34,7 +35,7 @@ class TokenClassification:
     """
 
     name: str = "token-classification"
-    form: str = "tagged-tokens"
+    read_rows: ReadRows = read_tokens
     metric: str = "entity-f1"
     peft_task_type: str | None = "TOKEN_CLS"
     auto_class: str = "AutoModelForTokenClassification"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load
+from autopeft.data import load, read_texts, read_tokens
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -24,7 +24,7 @@ def rows_at(times):
     return [{"text": f"sentence {i}", "label": "ab"[i % 2], "at": times[i]} for i in ORDER]
 
 
-def read(path, rows, form="labelled-text"):
+def read(path, rows, read_rows=read_texts):
     frame = pd.DataFrame(rows)
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
@@ -32,7 +32,7 @@ def read(path, rows, form="labelled-text"):
         frame.to_json(path, orient="records", lines=True)
     else:
         frame.to_parquet(path)
-    return load(DataSpec(source=str(path), time_column="at"), seed=0, form=form)
+    return load(DataSpec(source=str(path), time_column="at"), seed=0, read_rows=read_rows)
 
 
 def places(split):
@@ -72,5 +72,5 @@ def test_row_without_time_is_named(tmp_path, suffix, times):
 
 def test_sentences_of_tokens_are_ordered_by_datetimes_too(tmp_path):
     rows = [{"tokens": ["x", str(i)], "tags": ["O", "B-n"], "at": TIMES[i]} for i in ORDER]
-    data = read(tmp_path / "rows.parquet", rows, form="tagged-tokens")
+    data = read(tmp_path / "rows.parquet", rows, read_rows=read_tokens)
     assert [int(words[1]) for (words,) in data.train.inputs] == list(range(len(data.train.inputs)))

@@ -18,7 +18,7 @@ from toys.tasks import TOYS, image_file, image_processor, make_toy
 
 import autopeft.tasks.image_classification as images
 from autopeft import model
-from autopeft.data import load
+from autopeft.data import load, read_images
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import Target, discover
 from autopeft.model import BaseModel
@@ -36,7 +36,7 @@ def save(path, seed):
 
 
 def read(source, **spec):
-    return load(DataSpec(source=str(source), **spec), seed=0, form="labelled-image")
+    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_images)
 
 
 def sizes(data):

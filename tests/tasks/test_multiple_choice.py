@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from toys.tasks import make_toy
 
-from autopeft.data import load
+from autopeft.data import load, read_choices
 from autopeft.errors import DataError
 from autopeft.extension import discover
 from autopeft.records import DataSpec
@@ -22,7 +22,7 @@ PART = discover("autopeft.tasks")["multiple-choice"]
 
 def read(path, rows, **spec):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load(DataSpec(source=str(path), **spec), seed=0, form="multiple-choice")
+    return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_choices)
 
 
 def rows_of(right, n=60, **more):
@@ -91,7 +91,7 @@ def test_answer_of_a_csv_file_as_mmlu_has_it_is_an_index_with_a_note(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
     columns = ("question", "A", "B", "C", "D")
     data = load(
-        DataSpec(source=str(tmp_path / "a.csv"), text_columns=columns), seed=0, form="multiple-choice"
+        DataSpec(source=str(tmp_path / "a.csv"), text_columns=columns), seed=0, read_rows=read_choices
     )
     assert by_question(data) == {f"q{i}": i % 3 for i in range(60)}
     assert len(ambiguous(data)) == 1
@@ -103,7 +103,7 @@ def test_one_reading_holds_for_the_whole_column_and_every_part(tmp_path):
     for part, answers in {"train": ["2", "1", "0"] * 20, "test": ["7"]}.items():
         rows = [row | {"question": f"{part} {i}"} for i, row in enumerate(mmlu(answers, choices="7201"))]
         (tmp_path / "set" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = load(DataSpec(source=str(tmp_path / "set")), seed=0, form="multiple-choice")
+    data = load(DataSpec(source=str(tmp_path / "set")), seed=0, read_rows=read_choices)
     expected = {f"train {i}": (1, 3, 2)[i % 3] for i in range(60)} | {"test 0": 0}
     assert by_question(data) == expected and not ambiguous(data)
 
@@ -134,7 +134,7 @@ def test_declared_classes_are_indices_whatever_their_names(tmp_path):
     test = datasets.Dataset.from_list(hidden, features=datasets.Features(features))
     datasets.DatasetDict(train=train, test=test).save_to_disk(str(tmp_path / "swag"))
     columns = ("sent1", *(f"ending{k}" for k in range(4)))
-    data = load(DataSpec(source=str(tmp_path / "swag"), text_columns=columns), seed=0, form="multiple-choice")
+    data = load(DataSpec(source=str(tmp_path / "swag"), text_columns=columns), seed=0, read_rows=read_choices)
     assert by_question(data) == {f"q{i}": i % 4 for i in range(60)}
     assert "Left out the test part: none of its 60 rows has a label." in data.notes
 
@@ -144,7 +144,7 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mmlu(["A"] * 60)))
     unlabelled = [row | {"question": f"t{i}"} for i, row in enumerate(mmlu([blank] * 9))]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unlabelled))
-    data = load(DataSpec(source=str(tmp_path)), seed=0, form="multiple-choice")
+    data = load(DataSpec(source=str(tmp_path)), seed=0, read_rows=read_choices)
     assert data.test.inputs == () and len(by_question(data)) == 60
     assert "Left out the test part: none of its 9 rows has a label." in data.notes
     mixed = read(tmp_path / "b.jsonl", mmlu([*["A"] * 60, None, ""]))

@@ -15,7 +15,7 @@ from toys.bases import toy_base
 from toys.words import CONTEXT, toy_rows
 
 from autopeft import model
-from autopeft.data import load
+from autopeft.data import load, read_language
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, discover
 from autopeft.metrics import ratio_scores
@@ -285,7 +285,7 @@ def write(path, rows):
 
 
 def read(path, **spec):
-    return load(DataSpec(source=str(path), **spec), seed=0, form="language")
+    return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_language)
 
 
 def test_prompts_with_several_completions_stay_in_one_split(tmp_path):

@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from autopeft.data import load
+from autopeft.data import load, read_tokens
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Target, discover
 from autopeft.records import DataSpec, TaskSpec
@@ -202,7 +202,7 @@ def rows_of(n):
 
 
 def read(path):
-    return load(DataSpec(source=str(path)), seed=0, form="tagged-tokens")
+    return load(DataSpec(source=str(path)), seed=0, read_rows=read_tokens)
 
 
 def test_tokens_and_tags_are_read_and_split(tmp_path):
