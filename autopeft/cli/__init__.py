@@ -1,4 +1,8 @@
-"""The command line: the only room that prints and exits."""
+"""The command line: the only room that prints and exits.
+
+Inside the folder each file imports only from those before it:
+options, told, tables, display, described → counts → heat → app.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ diverged seed's row comes from `with_diverged`; a metric that is no mean over ex
         if seen.is_decided:
             break
     verdict = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="proven")
+
+Inside the folder each file imports only from those before it:
+components, optimism, order → intervals, tables, unbiased → equivalence, sequential → wording.
 """
 
 from autopeft.evidence.components import Table

@@ -4,6 +4,9 @@ Everything but `write` is a pure function of the result. Beside this module: `he
 help?), `forgetting` (general text), `tables` (json, csv; knows these two), `maps` and `heat` (layer × role;
 the latter as SVG), `view` (what the other sections show), `words` (numbers and plans in words); the layout
 is in `templates/`.
+
+Inside the folder each file imports only from those before it:
+words, maps, helped, forgetting → heat, tables, view.
 """
 
 from __future__ import annotations

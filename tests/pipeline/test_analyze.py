@@ -43,7 +43,7 @@ def test_it_prints_at_most_80_columns_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     result = analyze(*asked, "--quiet")
     assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
+    lines = result.stdout.replace(asked[1], "models/tiny-bert").splitlines()
     assert [line for line in lines if len(line) > 80 and "autopeft search" not in line] == []
     for part in (
         "gradient, percent of its total (",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,87 @@ def test_imports_that_the_order_allows_are_no_faults():
     )
     assert faults(source, ("autopeft", "methods", "lora")) == []
     assert faults("from autopeft.store.files import write_text", ("autopeft", "store", "plan")) == []
+
+
+# The sentence in a folder's docstring that promises the order of its files.
+ORDER_SENTENCE = re.compile(r"Inside the folder each file imports only from those before it: ?(.*?)\.(?: |$)")
+FOLDERS = sorted({path.parent for path in FILES} - {PACKAGE} - {PACKAGE / room for room in PART_ROOMS})
+
+
+def promised_order(docstring):
+    """File name -> its place in the order that a docstring promises; None where it promises none.
+
+    In `a → b, c → d` the files b and c share a place: neither may import the other.
+    """
+    sentence = ORDER_SENTENCE.search(" ".join(docstring.split()))
+    if sentence is None:
+        return None
+    places = enumerate(sentence[1].split(" → "))
+    return {name.strip("` "): place for place, names in places for name in names.split(",")}
+
+
+def imports_inside(sources, folder):
+    """(file, file that it imports) for the files of one folder; `__init__` may import all of them."""
+    for stem, source in sources.items():
+        names = imported(ast.parse(source), (*folder, stem)) if stem != "__init__" else ()
+        for name in names:
+            if tuple(name[: len(folder)]) == folder and name[len(folder) :][:1] != [stem]:
+                yield stem, next((part for part in name[len(folder) :][:1] if part in sources), "__init__")
+
+
+def order_faults(sources, folder):
+    """What is wrong with the order of a folder's files; `sources` maps file or sub-folder to its text."""
+    order = promised_order(ast.get_docstring(ast.parse(sources["__init__"])) or "")
+    pairs = sorted(set(imports_inside(sources, folder)))
+    if order is None:
+        return [f"the docstring of {'.'.join(folder)} lacks 'Inside the folder …: a → b.'"] if pairs else []
+    differing = sorted({*sources, "__init__"} ^ {*order, "__init__"})
+    faults = [f"{name} is a file or in the promised order, not both" for name in differing]
+    order = {"__init__": len(order), **order}
+    known = [(a, b) for a, b in pairs if {a, b} <= order.keys()]
+    return faults + [f"{a} imports {b}, which is not before it" for a, b in known if order[b] >= order[a]]
+
+
+def sources_of(folder):
+    """The text of each file of a folder, and all files of each sub-folder as one text, by name."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
+    for path in sorted(folder.glob("*/**/*.py")):
+        name = path.relative_to(folder).parts[0]
+        texts[name] = f"{texts.get(name, '')}\n{path.read_text(encoding='utf-8')}"
+    return texts
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(PACKAGE).as_posix())
+def test_files_of_a_folder_import_each_other_in_the_order_that_its_docstring_promises(folder):
+    assert order_faults(sources_of(folder), ("autopeft", *folder.relative_to(PACKAGE).parts)) == []
+
+
+PROMISE = (
+    '"""Inside the folder each file imports only from those before it:\nfirst → middle, beside → last."""'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("from autopeft.room.last import end", ["middle imports last, which is not before it"]),
+        ("def f():\n    from .beside import end", ["middle imports beside, which is not before it"]),
+        ("from autopeft.room import end", ["middle imports __init__, which is not before it"]),
+        ("from autopeft.room.first import begin", []),
+    ],
+)
+def test_planted_import_against_the_promised_order_is_found(line, fault):
+    texts = {"first": "", "middle": line, "beside": "", "last": "import autopeft.room.middle"}
+    assert order_faults({"__init__": PROMISE, **texts}, ("autopeft", "room")) == fault
+
+
+def test_order_must_name_every_file_and_stand_wherever_files_import_each_other():
+    importing = {"a": "", "b": "from autopeft.room import a"}
+    (fault,) = order_faults({"__init__": '"""A room."""', **importing}, ("autopeft", "room"))
+    assert "docstring of autopeft.room lacks" in fault
+    promise = '"""Inside the folder each file imports only from those before it: a → c."""'
+    faults = order_faults({"__init__": promise, **importing}, ("autopeft", "room"))
+    assert faults == [f"{name} is a file or in the promised order, not both" for name in "bc"]
 
 
 def modules_after_importing(names):

@@ -18,7 +18,7 @@ from autopeft.store import read_plan
 
 def test_tables_are_those_of_the_parts() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text == filled(text), "run: python tests/readme_tables.py"
+    assert text == filled(text), "run: PYTHONPATH=tests python tests/repository/readme_tables.py"
 
 
 def test_python_example_runs_on_a_model_and_data_of_those_names(

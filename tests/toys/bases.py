@@ -32,73 +32,79 @@ PEFT_TASKS = {
 
 def toy_config(architecture, *, hidden=16, dropout=0.0):
     """Two layers; weights ten times wider than usual, so that a random model mixes its tokens."""
-    size = {"vocab_size": len(VOCABULARY), "initializer_range": 0.2}
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    if architecture == "bert":
-        return transformers.BertConfig(
-            **size,
-            pad_token_id=0,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=CONTEXT,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
-    if architecture == "vit":
-        return transformers.ViTConfig(
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=8,
-            patch_size=4,
-            initializer_range=0.2,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
-    if architecture == "t5":  # gated: two maps up; the encoder's and the decoder's layers are numbered alike
-        return transformers.T5Config(
-            vocab_size=len(VOCABULARY),
-            pad_token_id=0,
-            eos_token_id=3,
-            decoder_start_token_id=0,
-            d_model=hidden,
-            d_ff=2 * hidden,
-            d_kv=hidden // 2,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=dropout,
-        )
-    if architecture == "gpt2":  # its linear maps are Conv1D: weights of shape (in, out)
-        drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-        shape = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
-        return transformers.GPT2Config(**size, **ids, **shape, **drop)
-    if architecture == "moe":  # its experts are kept in two parameters per layer
-        return transformers.MixtralConfig(
-            **size,
-            **ids,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            num_local_experts=3,
-            num_experts_per_tok=2,
-            max_position_embeddings=CONTEXT,
-        )
-    return transformers.LlamaConfig(  # grouped queries: k and v give half of what q gives
-        **size,
-        **ids,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+    return CONFIGS[architecture](hidden, dropout)
+
+
+TEXT = {"vocab_size": len(VOCABULARY), "initializer_range": 0.2}
+TOKEN_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def layers_of(hidden, *, heads=2):
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+    }
+
+
+def bert_config(hidden, dropout):
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    shape = {"pad_token_id": 0, "max_position_embeddings": CONTEXT, **layers_of(hidden)}
+    return transformers.BertConfig(**TEXT, **shape, **drop)
+
+
+def vit_config(hidden, dropout):
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    images = {"image_size": 8, "patch_size": 4, "initializer_range": 0.2}
+    return transformers.ViTConfig(**layers_of(hidden), **images, **drop)
+
+
+def t5_config(hidden, dropout):
+    """Gated: two maps up. The encoder's and the decoder's layers are numbered alike."""
+    return transformers.T5Config(
+        vocab_size=len(VOCABULARY),
+        pad_token_id=0,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+        d_model=hidden,
+        d_ff=2 * hidden,
+        d_kv=hidden // 2,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=dropout,
     )
+
+
+def gpt2_config(hidden, dropout):
+    """Its linear maps are Conv1D: weights of shape (in, out)."""
+    drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    shape = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
+    return transformers.GPT2Config(**TEXT, **TOKEN_IDS, **shape, **drop)
+
+
+def moe_config(hidden, _dropout):
+    """A Mixtral, whose experts are kept in two parameters per layer."""
+    experts = {"num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
+    shape = {"max_position_embeddings": CONTEXT, **layers_of(hidden)}
+    return transformers.MixtralConfig(**TEXT, **TOKEN_IDS, **shape, **experts)
+
+
+def llama_config(hidden, _dropout):
+    """Grouped queries: k and v give half of what q gives."""
+    shape = {"num_key_value_heads": 2, "max_position_embeddings": CONTEXT, **layers_of(hidden, heads=4)}
+    return transformers.LlamaConfig(**TEXT, **TOKEN_IDS, **shape)
+
+
+CONFIGS = {
+    "bert": bert_config,
+    "vit": vit_config,
+    "t5": t5_config,
+    "gpt2": gpt2_config,
+    "moe": moe_config,
+    "llama": llama_config,
+}
 
 
 def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
