@@ -55,11 +55,11 @@ def finalists(question: Question, ledger: Ledger, chosen: tuple[Plan, Plan, Plan
     finished = [m for m in ranked if m.loss is not None]
     heads = [m.plan for m in finished if not m.plan.adapters]
     given = [
-        (arm, own[0])
+        (str(arm), own[0])
         for (arm, _), own in zip(question.given, given_plans(question, ledger, finished), strict=True)
         if own
     ]
-    others = (*((question.without_adapters, plan) for plan in heads[:1]), *given)
+    others = (*((str(question.without_adapters), plan) for plan in heads[:1]), *given)
     return Finalists(best=best, baseline=baseline, smallest=smallest, others=others)
 
 

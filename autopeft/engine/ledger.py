@@ -12,7 +12,7 @@ from typing import Protocol
 from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError
 from autopeft.extension import Executor
-from autopeft.records import Fidelity, Measurement, Plan, RunSpec, Status
+from autopeft.records import Arm, Fidelity, Measurement, Plan, RunSpec, Status
 from autopeft.space import Ground, Space
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
@@ -59,7 +59,7 @@ class Question:
     head_rates: tuple[float, float]
     first_trials: int
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    given: tuple[tuple[str, Plan], ...] = ()
+    given: tuple[tuple[Arm, Plan], ...] = ()
     score_span: float | None = 1.0
     margin: float = 0.01
 
@@ -74,9 +74,9 @@ class Question:
         return 1.0 if self.greater_is_better else -1.0
 
     @property
-    def without_adapters(self) -> str:
-        """What a plan without adapters is called: the head alone, or the base model untrained."""
-        return "head" if self.head_rates[0] < self.head_rates[1] else "untrained"
+    def without_adapters(self) -> Arm:
+        """The arm of plans without adapters: the head alone, or the base model untrained."""
+        return Arm(kind="head", label="head" if self.head_rates[0] < self.head_rates[1] else "untrained")
 
     @property
     def has_baseline(self) -> bool:
@@ -105,7 +105,7 @@ class Ledger:
     started: float = 0.0
     limit_seconds: float | None = None
     measured: dict[Key, Measurement] = field(default_factory=dict)
-    arms: dict[Plan, str] = field(default_factory=dict)
+    arms: dict[Plan, Arm] = field(default_factory=dict)
     _planned: dict[tuple[str, int], tuple[Fidelity, int]] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
     _seconds_per_example: list[float] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Ledger:
             measurement = self.known[key]
         self.measured[key] = measurement
         self._count_down(key[1])
-        arm = self.arms.get(key[0], "")
+        arm = str(self.arms.get(key[0], ""))
         self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
     def plan_ahead(self, fidelity: Fidelity, *, n_measurements: int) -> None:
@@ -225,6 +225,14 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
     """Sort key: loss first, then fewer parameters, then the digest, so that the order is total."""
     loss = math.inf if measurement.loss is None else measurement.loss
     return (loss, measurement.plan.trainable_params, measurement.plan.digest)
+
+
+def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:
+    """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
+    if not question.has_baseline:
+        return not plan.adapters
+    arm = ledger.arms.get(plan)
+    return arm is not None and arm.kind == "baseline"
 
 
 def has_broken(measurement: Measurement) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.engine.front import front, is_allowed, thinned
-from autopeft.engine.ledger import Ledger, Question, by_loss, first_error
+from autopeft.engine.ledger import Ledger, Question, by_loss, first_error, is_baseline
 from autopeft.engine.paired import first_by_metric
 from autopeft.engine.propose import Proposer, rate_range
 from autopeft.errors import SiteError, TrainingError
@@ -210,10 +210,3 @@ def choose(question: Question, ledger: Ledger, last: Measured) -> tuple[Plan, Pl
 def given_plans(question: Question, ledger: Ledger, ranked: Sequence[Measurement]) -> list[list[Plan]]:
     """For each plan that the user gave its learning rates, in the order of `ranked`."""
     return [[m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in question.given]
-
-
-def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:
-    """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
-    if not question.has_baseline:
-        return not plan.adapters
-    return ledger.arms.get(plan, "").startswith("baseline: ")

@@ -13,12 +13,12 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.front import excess
-from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.engine.ledger import Ledger, Question, by_loss, is_baseline
 from autopeft.engine.paired import is_better
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.schedule import later_cost, n_first
-from autopeft.records import Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.records import Arm, Fidelity, Measurement, Plan, Proposal, Status
 from autopeft.space import (
     Policy,
     Space,
@@ -30,8 +30,6 @@ from autopeft.space import (
 )
 
 HEAD = "head"  # the method of a plan without adapters
-BASELINE_ARM = "baseline"
-GREEDY_ARM = "greedy"
 _WAVE = 4  # proposals asked for at once; fixed, so that the number of workers changes nothing
 _QUEUE_SHARE = 0.45  # of the trials at most, so that half of the search's cost goes to sampled policies
 _LEAST_ROOM = 5  # baseline and head at two rates each, and the greedy plan, in half of the trials
@@ -43,7 +41,7 @@ _REFINED_EVERY = 6  # of the sampled proposals one is a small step from the incu
 _SURE = 1.96  # standard errors: the 95 % interval
 
 log = logging.getLogger(__name__)
-Enqueued = Sequence[tuple[str, Policy | Plan]]
+Enqueued = Sequence[tuple[Arm, Policy | Plan]]
 
 
 @dataclass(kw_only=True)
@@ -145,10 +143,11 @@ class Proposer:
         if question.has_baseline:
             found = baseline_policies(question.ground, learning_rate=low, max_rank=cap)
         n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(found) + len(question.given) + 1)))
-        queue: list[tuple[str, Policy | Plan]] = []
+        queue: list[tuple[Arm, Policy | Plan]] = []
         for rate in spread(low, high, n_rates):
             queue += [
-                (f"{BASELINE_ARM}: {name}", replace(own, learning_rate=rate)) for name, own in found.items()
+                (Arm(kind="baseline", label=name), replace(own, learning_rate=rate))
+                for name, own in found.items()
             ]
         for arm, plan in question.given:
             queue += [(arm, replace(plan, learning_rate=rate)) for rate in self._given_rates(plan, n_rates)]
@@ -157,11 +156,13 @@ class Proposer:
         if "lora" in question.space.methods:
             n_greedy = max(1, min(n_rates - 1, room - len(queue)))
             greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 1)[0])
-            queue += [(f"{GREEDY_ARM} by {question.spec.search.score}", greedy)] * n_greedy
+            arm = Arm(kind="greedy", label=f"greedy by {question.spec.search.score}")
+            queue += [(arm, greedy)] * n_greedy
         for policy in _usual_policies(question.space, max_rank=cap):
             if len(queue) + n_rates <= room:
                 rates = spread(*learning_rates(question.space, policy.method, methods), n_rates)
-                queue += [(policy.arm, replace(policy, learning_rate=rate)) for rate in rates]
+                arm = replace(policy.arm, kind="usual")
+                queue += [(arm, replace(policy, learning_rate=rate)) for rate in rates]
         return queue[: question.first_trials]
 
     def _given_rates(self, plan: Plan, n_rates: int) -> tuple[float, ...]:
@@ -192,13 +193,13 @@ class Proposer:
         )
 
     def _enqueue(
-        self, study: optuna.Study, arm: str, asked: Policy | Plan
-    ) -> tuple[Trial, str, Plan, Policy | None]:
+        self, study: optuna.Study, arm: Arm, asked: Policy | Plan
+    ) -> tuple[Trial, Arm, Plan, Policy | None]:
         """A trial with the values of a policy, so that the sampler learns from it; of a plan it has none."""
         if isinstance(asked, Plan):
             return study.ask(), arm, asked, None
         space, methods = self.question.space, self.question.ground.methods
-        if arm.startswith(GREEDY_ARM):
+        if arm.kind == "greedy":
             n_before = sum(proposal.arm == arm for proposal in self.proposals)
             rate = self._baseline_rate(place=n_before, default=asked.learning_rate)
             asked = replace(asked, learning_rate=rate)
@@ -217,9 +218,13 @@ class Proposer:
             trial.set_user_attr(name, value)
         return proposal
 
-    def _refined(self, number: int) -> tuple[str, Plan] | None:
+    def _refined(self, number: int) -> tuple[Arm, Plan] | None:
         """A small step from the best plan so far that is no baseline: its rate, then its ranks, in turn."""
-        told = [m for m in self._told().values() if m.plan.adapters and not self.is_baseline(m.plan)]
+        told = [
+            m
+            for m in self._told().values()
+            if m.plan.adapters and not is_baseline(m.plan, self.question, self.ledger)
+        ]
         finished = [m for m in told if m.loss is not None]
         if not finished:
             return None
@@ -242,19 +247,19 @@ class Proposer:
         fidelity = self.question.schedule.rung(0, seed=self.question.seed)
         return {plan: m for (plan, own), m in self.ledger.measured.items() if own == fidelity}
 
-    def is_baseline(self, plan: Plan) -> bool:
-        """Whether a plan is one of the baselines that LoRA makes."""
-        return self.ledger.arms.get(plan, "").startswith(BASELINE_ARM)
-
     def _even_out(self, seen: dict[Plan, Measurement], fidelity: Fidelity) -> dict[Plan, Measurement]:
         """More learning rates for the baseline, where some arm had more than it, each next to the best."""
-        rates: dict[str, set[float]] = {}
+        rates: dict[Arm, set[float]] = {}
         for plan in seen:
             rates.setdefault(self.ledger.arms[plan], set()).add(plan.learning_rate)
         most = max((len(own) for arm, own in rates.items() if not self._is_fixed(arm)), default=0)
         found: dict[Plan, Measurement] = {}
         while True:
-            own = [m for m in (seen | found).values() if self.is_baseline(m.plan) and m.loss is not None]
+            own = [
+                m
+                for m in (seen | found).values()
+                if is_baseline(m.plan, self.question, self.ledger) and m.loss is not None
+            ]
             if not own or not self.question.has_baseline or not self.has_time():
                 return found
             best = min(own, key=by_loss).plan
@@ -267,11 +272,11 @@ class Proposer:
             (found[plan],) = self.ledger.measure_all([(plan, fidelity)])
             self.tell_beside(plan, found[plan])
 
-    def _is_fixed(self, arm: str) -> bool:
+    def _is_fixed(self, arm: Arm) -> bool:
         """Whether an arm is one that the sampler has no hand in."""
-        return arm == self.question.without_adapters or arm.startswith((BASELINE_ARM, GREEDY_ARM))
+        return arm.kind in ("head", "baseline", "greedy")
 
-    def note_beside(self, arm: str, plan: Plan, *, source: str) -> None:
+    def note_beside(self, arm: Arm, plan: Plan, *, source: str) -> None:
         """Count a plan among the proposals that stands beside one of them and is not the sampler's."""
         self.proposals.append(Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan))
         self.policies.append(None)
@@ -291,7 +296,7 @@ class Proposer:
 
     def _baseline_rate(self, *, place: int, default: float) -> float:
         """The baseline's best rate so far, or its second: the greedy plan differs from it in ranks alone."""
-        told = [m for m in self.ledger.measured.values() if self.is_baseline(m.plan)]
+        told = [m for m in self.ledger.measured.values() if is_baseline(m.plan, self.question, self.ledger)]
         rates = dict.fromkeys(m.plan.learning_rate for m in sorted(told, key=by_loss) if m.loss is not None)
         return [*rates, default][min(place, len(rates))]
 
@@ -362,7 +367,7 @@ def _facts(proposal: Proposal) -> dict[str, str | int]:
     """What the study remembers of a proposal."""
     plan = proposal.plan
     return {
-        "arm": proposal.arm,
+        "arm": str(proposal.arm),
         "source": proposal.source,
         "plan": plan.digest,
         "trainable_params": plan.trainable_params,

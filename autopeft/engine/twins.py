@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft.engine.ledger import Ledger, Question
-from autopeft.engine.propose import GREEDY_ARM, Proposer
+from autopeft.engine.propose import Proposer
 from autopeft.records import Measurement, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 
@@ -58,7 +58,8 @@ def measure_twins(
         ledger.require_time()
         for null, plan in own.twins.items():
             if plan not in measured:
-                proposer.note_beside(f"{own.proposal.arm}, scored {null}", plan, source="twin")
+                arm = replace(own.proposal.arm, label=f"{own.proposal.arm.label}, scored {null}")
+                proposer.note_beside(arm, plan, source="twin")
                 (measured[plan],) = ledger.measure_all([(plan, fidelity)])
                 proposer.tell_beside(plan, measured[plan])
         pairs.append(_pair(own, measured, worst=ledger.worst_loss()))
@@ -70,7 +71,7 @@ def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measure
     """The greedy plan and the first sampled ones whose ranks or layers would be others without the score."""
     found: dict[Plan, _Scored] = {}
     asked = list(zip(proposer.proposals, proposer.policies, strict=True))
-    asked.sort(key=lambda entry: not entry[0].arm.startswith(GREEDY_ARM))  # stable
+    asked.sort(key=lambda entry: entry[0].arm.kind != "greedy")  # stable
     for proposal, policy in asked:
         measurement = first.get(proposal.plan)
         if measurement is None or policy is None or not uses_score(policy) or proposal.plan in found:
@@ -115,7 +116,7 @@ def _evened(policy: Policy) -> Policy:
 def _pair(scored: _Scored, measured: Mapping[Plan, Measurement], *, worst: float) -> ScorePair:
     losses = {null: _loss(measured[plan], worst) for null, plan in scored.twins.items() if plan in measured}
     return ScorePair(
-        arm=scored.proposal.arm,
+        arm=str(scored.proposal.arm),
         learning_rate=scored.proposal.plan.learning_rate,
         with_score=_loss(scored.measurement, worst),
         uniform=losses.get("uniform"),

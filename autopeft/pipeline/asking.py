@@ -13,13 +13,14 @@ from autopeft.extension import discover
 from autopeft.pipeline.given_plans import read_given
 from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import Plan, RunSpec, SiteScores
+from autopeft.records import Arm, Plan, RunSpec, SiteScores
 from autopeft.space import Ground
 
 _NULL_SCORES = ("parameters", "random")
 _SMALLEST_SHARE = 1 / 32  # of the budget, where plans may spend less of it; chosen by hand
 _SHARED_RANDOM = 0.5  # of the proposals then: a sampler that lowers the loss leans towards large plans
-USER_BASELINE, WARM_START = "given: your baseline", "given: warm start"
+USER_BASELINE = Arm(kind="given", label="your baseline")
+WARM_START = Arm(kind="given", label="warm start")
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def question_of(
     scores: Sequence[SiteScores],
     *,
     first_trials: int,
-    given: tuple[tuple[str, Plan], ...],
+    given: tuple[tuple[Arm, Plan], ...],
 ) -> Question:
     """What the engine is asked; `given` are the user's own plans.
 
@@ -90,8 +91,8 @@ def question_of(
     )
 
 
-def given_plans(prepared: Prepared, ground: Ground) -> tuple[tuple[str, Plan], ...]:
-    """The plans that the user brings into the race, by the name of their arm; rate 0 where they tell none.
+def given_plans(prepared: Prepared, ground: Ground) -> tuple[tuple[Arm, Plan], ...]:
+    """The plans that the user brings into the race, by their arm; rate 0 where they tell none.
 
     Raises:
         SpecError, SiteError, ModelError: One of them cannot be used here.

@@ -21,6 +21,7 @@ from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, Task, discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
+    Arm,
     Fidelity,
     Forgetting,
     GeneralLoss,
@@ -135,7 +136,7 @@ def measure_forgetting(
     ]
     ledger.progress.phase("forgetting", 1 + len(requests))
     ledger.plan_ahead(schedule.fidelity("general", seed=0), n_measurements=len(requests))
-    ledger.arms[BASE] = "base model"
+    ledger.arms[BASE] = Arm(kind="head", label="base model")
     base, *runs = ledger.measure_all([(BASE, _untrained(prepared.general)), *requests])
     return _forgetting_from(prepared.general, base, runs, named)
 

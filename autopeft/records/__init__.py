@@ -38,6 +38,7 @@ from autopeft.records.plans import (
     Status,
 )
 from autopeft.records.results import (
+    Arm,
     Confirmation,
     Cost,
     Forgetting,
@@ -64,6 +65,7 @@ __all__ = [
     "MAX_SEED",
     "QUANTISED",
     "Adapter",
+    "Arm",
     "Budget",
     "BudgetSpec",
     "ConfirmSpec",

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from autopeft.records.asked import RunSpec
 from autopeft.records.plans import Budget, Measurement, Plan, Site
 
+ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Where a plan comes from. Arms are equal where their labels are.
+
+    `kind` is baseline (a LoRA that people write), head (no adapters), greedy (LoRA whose ranks follow the
+    score), usual (a policy of the search space that is tried first), sampled (any policy of the space) or
+    given (brought by the user). `label` is unique over all kinds but for one case: the usual policy
+    `ia3/all` and the sampled one have the same label, and their learning rates are counted together.
+    """
+
+    kind: ArmKind = field(compare=False)
+    label: str
+
+    def __str__(self) -> str:
+        """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear maps`."""
+        return f"{self.kind}: {self.label}" if self.kind in ("baseline", "given") else self.label
+
+
+def _read_arm(content: Any) -> Any:
+    """Versions before 0.2.0 stored an arm as its text; no part of a report asks for the kind."""
+    return Arm(kind="sampled", label=content) if isinstance(content, str) else content
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """One trial of the study: which arm it belongs to, who proposed it, and its plan.
+    """One trial of the study: its arm, who proposed it, and its plan.
 
     `source` is enqueued, sampler, random, refined (a small step from the best so far), evened (the
-    baseline at one more learning rate), retuned (a finalist at a lower one) or twin; `arm` is method ×
-    placement family ("lora/all", "head", "baseline: …").
+    baseline at one more learning rate), retuned (a finalist at a lower one) or twin.
     """
 
     trial: int
-    arm: str
+    arm: Annotated[Arm, BeforeValidator(_read_arm)]
     source: str
     plan: Plan
 

@@ -92,7 +92,7 @@ def report_md(result: SearchResult, *, status: str = "complete") -> str:
 
 def _context(result: SearchResult, status: str) -> dict[str, Any]:
     answer = result_json(result, status)
-    arms = {plan: proposal.arm for plan, proposal in tables.first_proposals(result).items()}
+    arms = {plan: str(proposal.arm) for plan, proposal in tables.first_proposals(result).items()}
     return {
         "result": result,
         "setting": result.setting,

@@ -109,7 +109,7 @@ def trial_rows(result: SearchResult) -> list[dict[str, Any]]:
         proposal = first.get(plan)
         values = (
             proposal.trial if proposal else None,
-            proposal.arm if proposal else "confirm",
+            str(proposal.arm) if proposal else "confirm",
             digests[plan],
             plan.trainable_params,
             plan.learning_rate,
@@ -203,7 +203,7 @@ def _baseline(result: SearchResult) -> dict[str, Any]:
     plan = result.baseline
     proposal = first_proposals(result).get(plan)
     return {
-        "name": proposal.arm if proposal else "baseline",
+        "name": str(proposal.arm) if proposal else "baseline",
         **_answer(result, "baseline"),
         "learning_rate": plan.learning_rate,
     }

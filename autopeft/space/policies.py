@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import Trial
 
 from autopeft.extension import Method
-from autopeft.records import Options
+from autopeft.records import Arm, Options
 from autopeft.space.files import MethodSpace, Space
 
 _SILENT_OPTIONS = ("scale_rule",)  # not part of an arm's name: the rule is one of its tuned numbers
@@ -44,15 +44,16 @@ class Policy:
     beside: tuple[Policy, ...] = ()
 
     @property
-    def arm(self) -> str:
+    def arm(self) -> Arm:
         """Method × placement family, such as `lora/attention`, the parts of a mix joined by &."""
-        told = [name if value is True else str(value) for name, value in self._told_options]
-        own = f"{'+'.join([self.method, *told])}/{self.placement}"
-        return " & ".join([own, *(part.arm for part in self.beside)])
+        return Arm(kind="sampled", label=" & ".join(map(_family, (self, *self.beside))))
 
-    @property
-    def _told_options(self) -> Options:
-        return tuple(item for item in self.options if item[0] not in _SILENT_OPTIONS and item[1] is not False)
+
+def _family(policy: Policy) -> str:
+    """Method, options other than defaults, and placement of one part."""
+    shown = [item for item in policy.options if item[0] not in _SILENT_OPTIONS and item[1] is not False]
+    options = [name if value is True else str(value) for name, value in shown]
+    return f"{'+'.join([policy.method, *options])}/{policy.placement}"
 
 
 def suggest(trial: Trial, space: Space, methods: Mapping[str, Method]) -> Policy:

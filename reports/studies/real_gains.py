@@ -171,7 +171,7 @@ def rows_of(spec: RunSpec, out: Path, done: set[tuple[str, ...]]) -> Iterator[tu
     for plan_name in ("best", "smallest", "baseline"):
         plan: Plan = getattr(result, plan_name)
         same = next((n for n in ("best", "smallest") if getattr(result, n) == plan), plan_name)
-        arm = next(p.arm for p in result.proposals if p.plan == plan)
+        arm = next(str(p.arm) for p in result.proposals if p.plan == plan)
         for seed in SEEDS:
             if (name, budget, plan_name, str(seed)) in done or same != plan_name:
                 continue

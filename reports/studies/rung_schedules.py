@@ -87,7 +87,7 @@ def plans(prepared, n: int) -> list[tuple[str, Plan]]:
     feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
     policies = [space.suggest(study.ask(), feasible, prepared.methods) for _ in range(n)]
-    return [(policy.arm, space.plan_of(policy, ground)) for policy in policies]
+    return [(str(policy.arm), space.plan_of(policy, ground)) for policy in policies]
 
 
 def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tuple[object, ...]]:

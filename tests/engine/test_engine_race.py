@@ -29,7 +29,7 @@ from autopeft.engine import Schedule, later_cost, rungs, stretched
 from autopeft.engine.front import front, thinned
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.errors import SiteError
-from autopeft.records import Fidelity, LimitSpec, Measurement, Plan, Status
+from autopeft.records import Arm, Fidelity, LimitSpec, Measurement, Plan, Status
 from autopeft.space import Policy, params_of, plan_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -42,6 +42,9 @@ def by_source(outcome, *sources):
 # Plans of the user.
 
 
+YOURS = Arm(kind="given", label="yours")
+
+
 def given_plan(max_params=ROOMY, rate=0.0):
     return plan_of(Policy(method="lora", placement="q+v", learning_rate=rate), ground(max_params))
 
@@ -49,8 +52,8 @@ def given_plan(max_params=ROOMY, rate=0.0):
 @pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
 def test_users_plan_races_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
     plan = given_plan(rate=rate)
-    outcome = run(levels(), trials=30, given=(("given: yours", plan),)).outcome
-    own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == "given: yours"]
+    outcome = run(levels(), trials=30, given=((YOURS, plan),)).outcome
+    own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
     assert {p.adapters for p in own} == {plan.adapters}
     assert len({p.learning_rate for p in own}) == n_rates
     assert not rate or rate in {p.learning_rate for p in own}
@@ -65,7 +68,7 @@ def test_users_plan_over_the_budget_is_measured_and_cannot_win():
     def truth(plan: Plan, fidelity: Fidelity) -> float:
         return 0.95 if plan.adapters == dear.adapters else levels()(plan, fidelity)
 
-    outcome = run(truth, trials=24, given=(("given: yours", dear),)).outcome
+    outcome = run(truth, trials=24, given=((YOURS, dear),)).outcome
     assert outcome.best.trainable_params <= ROOMY
     assert {c.name for c in outcome.confirmations} >= {"given: yours", "best", "baseline"}
 
@@ -131,11 +134,11 @@ def test_next_rate_lies_in_the_range_and_next_to_the_best(rates, data):
 
 def test_baseline_gets_as_many_rates_as_the_arm_with_the_most():
     outcome = run(levels(), trials=60).outcome
-    rates: dict[str, set[float]] = {}
+    rates: dict[Arm, set[float]] = {}
     for proposal in by_source(outcome, "enqueued", "sampler", "random", "refined", "evened"):
         rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
-    most = max(len(own) for arm, own in rates.items() if "/" in arm)
-    baseline = next(own for arm, own in rates.items() if arm.startswith("baseline"))
+    most = max(len(own) for arm, own in rates.items() if arm.kind in ("usual", "sampled"))
+    baseline = next(own for arm, own in rates.items() if arm.kind == "baseline")
     assert len(baseline) >= min(most, 5) > 3
 
 
@@ -340,5 +343,5 @@ def test_a_limit_on_ranks_binds_the_baseline_of_a_space_without_lora():
 
 
 def test_baseline_plans_of_the_toys_are_the_engines():
-    enqueued = {p.plan for p in by_source(run(levels()).outcome, "enqueued") if p.arm.startswith("baseline")}
+    enqueued = {p.plan for p in by_source(run(levels()).outcome, "enqueued") if p.arm.kind == "baseline"}
     assert enqueued == set(baseline_plans())

@@ -174,7 +174,7 @@ def test_search_tells_the_losses_that_its_confirmed_weights_have_in_plain_peft(t
 def test_without_a_head_the_arm_beside_is_the_base_model_untrained(toys, run, prepared):
     result, _ = run
     untrained = next(c for c in result.confirmations if not c.plan.adapters)
-    assert "untrained" in {proposal.arm for proposal in result.proposals}
+    assert "untrained" in {str(proposal.arm) for proposal in result.proposals}
     split, model = prepared.bench.splits["confirm"], plain_model(toys).eval()
     total = n_tokens = 0
     for example, labels in zip(split.examples, split.labels, strict=True):

@@ -96,7 +96,10 @@ COST = rec.Cost(
 def result():
     gradient = tuple(0.001 * (1 + n) ** 2 for n in range(len(SITES)))
     uniform = rec.SiteScores(name="uniform", values=(1.0,) * len(SITES))
-    proposals = (rec.Proposal(trial=n, arm=a, source="enqueued", plan=ARMS[a]) for n, a in enumerate(ARMS))
+    arms = [rec.Arm(kind="sampled", label=label) for label in ARMS]
+    proposals = (
+        rec.Proposal(trial=n, arm=arm, source="enqueued", plan=ARMS[arm.label]) for n, arm in enumerate(arms)
+    )
     return rec.SearchResult(
         spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS, **ANSWERS,
         scores=(rec.SiteScores(name="gradient", values=gradient), uniform),

@@ -222,7 +222,7 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() ->
     for adapter in plan.adapters:
         expected = middle[adapter.method] / middle["lora"]
         assert adapter.rate_factor == pytest.approx(expected, rel=5e-3)
-    assert mix.arm == "lora/attention & ia3/all & ln_tuning/all"
+    assert str(mix.arm) == "lora/attention & ia3/all & ln_tuning/all"
 
 
 def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> None:

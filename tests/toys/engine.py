@@ -16,6 +16,7 @@ from autopeft.engine.propose import spread
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
 from autopeft.records import (
+    Arm,
     ConfirmSpec,
     Fidelity,
     LimitSpec,
@@ -167,7 +168,7 @@ def question(
     n_confirm: int = 40,
     n_test: int = 20,
     greater_is_better: bool = True,
-    given: tuple[tuple[str, Plan], ...] = (),
+    given: tuple[tuple[Arm, Plan], ...] = (),
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
     score_span: float | None = 1.0,
