@@ -17,7 +17,7 @@ from torch import nn
 
 from autopeft import pipeline
 from autopeft.errors import ModelError, UnknownNameError
-from autopeft.model import lent, require_plain
+from autopeft.model import require_plain, restoring
 from autopeft.pipeline import Analysis, InMemory, apply, save
 from autopeft.records import IN_MEMORY, Measurement, PlanDocument, RunSpec, SearchResult
 from autopeft.settings import SHORT_NAMES, by_dotted_name, resolve
@@ -181,7 +181,7 @@ def _lent(memory: InMemory) -> Iterator[None]:
         yield
         return
     require_plain(memory.model)
-    with lent(memory.model):
+    with restoring(memory.model):
         yield
 
 

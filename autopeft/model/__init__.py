@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-finding, inputs, memory, shapes, roles, tree, attaching → sites, quantising, weights → virtual → base →
-loading → given.
+locating, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising, weights →
+virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from autopeft.model.attaching import (
     spell_out,
 )
 from autopeft.model.base import BaseModel, check_sites
-from autopeft.model.finding import DEMO_NAME, commit_of, resolve
-from autopeft.model.given import from_memory, lent, name_of, noted, require_plain, source_of
-from autopeft.model.inputs import input_directions, input_rms, point
-from autopeft.model.loading import load, load_skeleton
-from autopeft.model.memory import SavedBytes
-from autopeft.model.quantising import as_quantised, dequantised, kept_plain
+from autopeft.model.in_memory import from_memory, name_of, note_flags, require_plain, restoring, source_of
+from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
+from autopeft.model.loading import load
+from autopeft.model.locating import DEMO_NAME, commit_of, resolve
+from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
+from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import plain_weight
 from autopeft.model.sites import list_sites
+from autopeft.model.skeleton import load_skeleton
 from autopeft.model.virtual import n_virtual_tokens
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 
@@ -35,20 +36,18 @@ __all__ = [
     "BaseModel",
     "SavedBytes",
     "adapter_names",
-    "as_quantised",
     "attach",
     "attached_names",
     "check_sites",
     "commit_of",
-    "dequantised",
+    "conv1d_to_linear",
+    "dequantise",
     "from_memory",
     "head_only_config",
     "holder_of",
     "input_directions",
     "input_rms",
-    "kept_plain",
     "known_role",
-    "lent",
     "list_sites",
     "load",
     "load_skeleton",
@@ -57,12 +56,14 @@ __all__ = [
     "modules_kept_whole",
     "n_virtual_tokens",
     "name_of",
-    "noted",
+    "note_flags",
     "plain_weight",
-    "point",
     "require_plain",
     "resolve",
+    "restoring",
     "save_weights",
+    "set_initial_directions",
     "source_of",
     "spell_out",
+    "unquantised_modules",
 ]

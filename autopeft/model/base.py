@@ -1,4 +1,4 @@
-"""One frozen base model in memory, lent to one plan at a time and taken back as it was."""
+"""One frozen base model in memory; adapters are attached for one plan at a time and leave no trace."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from torch import nn
 from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, attached_names
 from autopeft.model.shapes import n_bits, n_params
-from autopeft.model.sites import head_names, list_sites, unreachable, untrained_modules
-from autopeft.model.tree import Tree
+from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
+from autopeft.model.snapshot import Snapshot
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.model.weights import load_weights, require_weights
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
 
-MIN_TOKENS = 2  # of a text beside virtual tokens; one is what marks its beginning in most models
+MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
 
 
 class BaseModel:
-    """One frozen base model in memory, lent to one plan at a time.
+    """One frozen base model in memory, with adapters for one plan at a time.
 
-    `module` is the model with a task head, on `device`, in fp32, its maps quantised where it was asked;
-    `head_names` are the children that hold the head; `base_params` counts the rest, tied weights once.
-    `output_layer` is the last linear map of the head, None where there is none.
+    `module` is the model with a task head, on `device`, in float32, with quantised maps on request;
+    `head_names` are the modules that are trained as the head; `base_params` counts the rest, tied weights
+    once. `output_layer` names the head's last linear map; it is None where there is none.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, untrained: frozenset[str]) -> None:
@@ -43,11 +43,11 @@ class BaseModel:
 
         Args:
             module: A transformers model with a task head.
-            tokenizer: Its tokenizer (of images, its processor), or None where only counting is wanted.
+            tokenizer: Its tokenizer or image processor, or None for a model that is only counted.
             name: What to call the model in reports.
-            untrained: Parameter names that the checkpoint lacked. Linear maps and norms among
-                them are trained and kept with the head, for every plan alike: at random they
-                would differ in every process that loads the base model.
+            untrained: Parameter names that the checkpoint lacked. Linear maps and norms among them are
+                trained and kept with the head, for every plan alike: their random values differ in every
+                process that loads the base model.
         """
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
@@ -57,22 +57,22 @@ class BaseModel:
         self.base_params = n_params(module) - sum(n_params(module.get_submodule(name)) for name in head)
         self.head_names = (*head, *untrained_modules(module, untrained, head=head))
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
-        held = list_sites(module, exclude=self.head_names)
-        self.sites = (*held, *model_sites(module, held))
+        module_sites = list_sites(module, exclude=self.head_names)
+        self.sites = (*module_sites, *model_sites(module, module_sites))
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
         self._n_positions = n_positions(module)
-        self._tell_unreachable()
+        self._log_unreachable()
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows of tokens up; 0 where the model reads none."""
+        """The token that pads rows to one length; 0 for a model that reads no tokens."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
 
     @property
     def n_bits(self) -> int:
-        """4 or 8 where bitsandbytes holds maps in so many bits, else 0."""
+        """4 or 8 if bitsandbytes quantised any map to that many bits, else 0."""
         return max(map(n_bits, self.module.modules()))
 
     @property
@@ -81,7 +81,7 @@ class BaseModel:
         return next(self.module.parameters()).device
 
     def max_tokens(self, plan: Plan | None = None) -> int | None:
-        """How many tokens a text may have, beside a plan's virtual tokens; None where there is no limit.
+        """The most tokens that a text may have beside a plan's virtual tokens; None without a limit.
 
         Raises:
             SiteError: The virtual tokens leave no place for a text.
@@ -98,7 +98,7 @@ class BaseModel:
         return self._n_positions - n_taken
 
     def sha256(self) -> str:
-        """Digest of every parameter and buffer, by name; equal exactly where the weights are."""
+        """Digest of the name and value of every parameter and buffer."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(name.encode())
@@ -109,19 +109,19 @@ class BaseModel:
     def attached(
         self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> Iterator[PeftModel]:
-        """Lend the base model with a plan's adapters on it, and take it back as it was.
+        """A context with a plan's adapters on the base model, which is as before afterwards.
 
         Args:
             configs: The plan's adapters as `peft` configs; empty for the head alone.
-            plan: What the configs stand for; its count is checked against what `peft` attached.
-            task_type: `peft`'s word for the task, such as `SEQ_CLS`; it makes `peft` keep the head. None
-                where it has no word.
-            seed: Decides the adapters' and the head's first values.
+            plan: The plan of the configs; its count is checked against what `peft` attached.
+            task_type: `peft`'s word for the task, such as `SEQ_CLS`, which makes `peft` keep the head. None
+                for a task that `peft` does not know.
+            seed: Decides the first values of the adapters and of the head.
 
         Raises:
-            SiteError: `peft` attached something else than the plan says.
+            SiteError: `peft` attached another number of parameters than the plan has.
         """
-        tree = Tree(self.module)
+        snapshot = Snapshot(self.module)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -130,7 +130,7 @@ class BaseModel:
             self._check(model, plan)
             yield model
         finally:
-            tree.restore()
+            snapshot.restore()
 
     def attach_for_good(
         self,
@@ -141,20 +141,20 @@ class BaseModel:
         seed: int,
         weights: Path | None = None,
     ) -> PeftModel:
-        """The base model with a plan's adapters on it, never taken back; its head goes on as it is.
+        """The base model with a plan's adapters, to keep; its head has the values of the base model.
 
         Args:
             configs: As for `attached`.
             plan: As for `attached`.
             task_type: As for `attached`.
-            seed: Decides the adapters' first values.
+            seed: Decides the first values of the adapters.
             weights: Folder from which adapters and head are read.
 
         Raises:
-            SiteError: `peft` attached something else than the plan says; the base model is as it was.
-            SpecError: The weights are not those of the plan; the base model is as it was.
+            SiteError: `peft` attached another number of parameters than the plan has.
+            SpecError: The weights are not those of the plan. After either error the base model is as before.
         """
-        tree = Tree(self.module)
+        snapshot = Snapshot(self.module)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -164,15 +164,16 @@ class BaseModel:
                 require_weights(model, weights)
                 load_weights(model, attached_names(model), weights)
         except BaseException:
-            tree.restore()
+            snapshot.restore()
             raise
         return model
 
-    def expect(self, *, mean: float, std: float) -> None:
-        """Let the head start from numbers of this mean and spread, which training need not find then.
+    def scale_output_to(self, *, mean: float, std: float) -> None:
+        """Let a head that predicts numbers start at their mean and spread.
 
-        The output layer's first bias is the mean, and its first weights are so much larger. So are those of
-        the base model where its checkpoint had none: the sensitivity looks through them.
+        The output layer's first bias becomes the mean, and its first weights are multiplied by `std`. Where
+        the checkpoint lacks this layer, the base model's is scaled too, since the sensitivity is measured
+        through it.
         """
         self.output_scale, self.output_shift = std, mean
         if self.output_layer is not None and f"{self.output_layer}.weight" in self.untrained:
@@ -182,7 +183,7 @@ class BaseModel:
                 layer.bias.data.fill_(mean)
 
     def _find_output_layer(self, head: Sequence[str]) -> str | None:
-        """The last linear map of the head proper that has an output for each label, or else the last."""
+        """The head's last linear map with one output per label, or else its last linear map."""
         maps = [
             (f"{name}.{inner}" if inner else name, layer.out_features)
             for name in head
@@ -193,17 +194,10 @@ class BaseModel:
         fitting = [name for name, n_outputs in maps if n_outputs == n_labels]
         return next(reversed(fitting or [name for name, _ in maps]), None)
 
-    def _draw(self, layer: nn.Linear, *, is_output: bool) -> None:
-        """First values: Normal(0, initializer_range) as in BERT, biases 0; of numbers, about their mean."""
-        std = float(getattr(self.module.config, "initializer_range", 0.02))
-        nn.init.normal_(layer.weight, std=std * (self.output_scale if is_output else 1.0))
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
-
     def _initialise_head(self, model: PeftModel) -> None:
-        """Draw the trained copy of the head anew; the head of the base model is never touched.
+        """Draw the trained copy of the head; the head of the base model stays as it is.
 
-        What the checkpoint already held of the head (ModernBERT's pooling layer, say) stays,
+        Layers of the head that the checkpoint holds (ModernBERT's pooling layer, say) keep their weights,
         but the output layer is drawn for every seed.
         """
         for name, wrapper in model.get_base_model().named_modules():
@@ -211,19 +205,25 @@ class BaseModel:
                 continue
             trained = next(iter(wrapper.modules_to_save.values()))
             for inner, layer in trained.named_modules():
-                full = ".".join(part for part in (name, inner) if part)
-                is_output = full == self.output_layer
-                if isinstance(layer, nn.Linear) and (is_output or f"{full}.weight" in self.untrained):
+                full_name = ".".join(part for part in (name, inner) if part)
+                is_output = full_name == self.output_layer
+                if isinstance(layer, nn.Linear) and (is_output or f"{full_name}.weight" in self.untrained):
                     self._draw(layer, is_output=is_output)
 
-    def _tell_unreachable(self) -> None:
-        """Say which weights stay as they are whatever the plan, so that none is left out in silence."""
-        names = unreachable(self.module, self.sites, exclude=self.head_names)
+    def _draw(self, layer: nn.Linear, *, is_output: bool) -> None:
+        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled."""
+        std = float(getattr(self.module.config, "initializer_range", 0.02))
+        nn.init.normal_(layer.weight, std=std * (self.output_scale if is_output else 1.0))
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
+
+    def _log_unreachable(self) -> None:
+        names = unreachable_weights(self.module, self.sites, exclude=self.head_names)
         if names:
             log.info("%s holds weights at which no method of autopeft fits: %s.", self.name, ", ".join(names))
 
     def _check(self, model: PeftModel, plan: Plan) -> None:
-        """Predicted and attached count are one integer, the head taken off; and there is place for a text."""
+        """Refuse a plan whose count is not that of `peft`, or that leaves no place for a text."""
         self.max_tokens(plan)
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
@@ -237,22 +237,19 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
     """Refuse adapters at sites that the base model lacks, or two at one site.
 
     Raises:
-        SiteError: The message names the site and the nearest ones there are.
+        SiteError: The message names the site and the nearest ones that exist.
     """
-    known = {site.name for site in base.sites}
-    seen: set[str] = set()
+    known_sites = {site.name for site in base.sites}
+    taken: set[str] = set()
     for adapter in adapters:
-        if adapter.site not in known:
-            near = difflib.get_close_matches(adapter.site, sorted(known), n=3)
-            near = near or sorted(name for name in known if _last(name) == _last(adapter.site))[:3]
+        if adapter.site not in known_sites:
+            near = difflib.get_close_matches(adapter.site, sorted(known_sites), n=3)
+            last = adapter.site.rpartition(".")[2]
+            near = near or sorted(name for name in known_sites if name.rpartition(".")[2] == last)[:3]
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise SiteError(
                 f"{base.name} has no site {adapter.site!r}{hint}. Use the base model of the plan."
             )
-        if adapter.site in seen:
+        if adapter.site in taken:
             raise SiteError(f"Two adapters share the site {adapter.site!r}; one site takes one method.")
-        seen.add(adapter.site)
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+        taken.add(adapter.site)

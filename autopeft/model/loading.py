@@ -1,4 +1,4 @@
-"""Load a base model from a hub, a directory or the demo package; or its skeleton, without weights."""
+"""Load a base model with its task head and tokenizer from the hub, a directory or the demo package."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any
 import torch
 import transformers
 
-from autopeft.errors import ModelError, SiteError
+from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.finding import LOAD_ERRORS, load_error, resolve, where_to_look
+from autopeft.model.checks import require_causal, require_sites, require_words
+from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
 from autopeft.model.quantising import (
-    as_quantised,
-    output_name,
-    quantised_among,
+    output_layer_names,
+    quantisation_config,
+    quantised_owners,
     require_quantiser,
-    require_sound,
-    rows_apart,
-    settings,
-    steady,
+    require_working_kernels,
+    stop_mutation,
 )
-from autopeft.model.sites import TASK_MODELS, head_names
+from autopeft.model.sites import head_names
+from autopeft.model.skeleton import load_skeleton
 from autopeft.records import ModelSpec
 
 _IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
-_GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 log = logging.getLogger(__name__)
 
@@ -45,36 +44,32 @@ def load(
     Args:
         spec: A hub id or local directory, and whether to quantise; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
-        label_names: The labels of the task, in order; none for a language model.
-        needs_tokenizer: Whether the model is of no use without one; else it may lack one.
-        device: Where to put it, in torch's words; None is a GPU where there is one.
-        dtype: float32 or bfloat16: what maps of 4 bits are multiplied in.
+        label_names: The labels of the task, in order; empty for a language model.
+        needs_tokenizer: Whether a missing tokenizer is an error; if False, the model may come without.
+        device: Where to put the model, as torch names devices; None takes a GPU where there is one.
+        dtype: float32 or bfloat16: in what 4-bit maps are multiplied.
 
     Raises:
-        ModelError: Nothing there, unreadable, or the demo file is not the published one; or it cannot be
-            quantised here.
+        ModelError: The model is missing, unreadable or not the published demo, or cannot be quantised here.
         SiteError: The model has no linear map or norm to adapt.
     """
     source, name = resolve(spec)
-    place = _device(device)
+    place = _find_device(device)
     if spec.quantize == "none":
-        module, loading = _read(source, spec, auto_class, label_names)
+        module, checkpoint = _read(source, spec, auto_class, label_names)
         module = module.to(place)
     else:
-        module, loading = _read_quantised(source, spec, auto_class, label_names, place=place, dtype=dtype)
-    steady(module)
+        module, checkpoint = _read_quantised(source, spec, auto_class, label_names, place=place, dtype=dtype)
+    stop_mutation(module)
     if spec.quantize != "none":
-        require_sound(module.requires_grad_(False), name)
-    get = _processor if needs_tokenizer else _processor_if_any
-    tokenizer = get(spec, source, name, reads_images=auto_class == _IMAGES)
+        require_working_kernels(module.requires_grad_(False), name)
+    tokenizer = _processor(spec, source, name, reads_images=auto_class == _IMAGES, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
     if auto_class == _CAUSAL:
         require_causal(module, name)
-    _require_shapes(
-        module, name, {key: (tuple(held), tuple(built)) for key, held, built in loading["mismatched_keys"]}
-    )
-    base = BaseModel(module, tokenizer, name=name, untrained=_lacked(loading))
+    _require_shapes(module, name, checkpoint["mismatched_keys"])
+    base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint))
     require_sites(base)
     _report_untrained(base)
     return base
@@ -83,13 +78,15 @@ def load(
 def _read(
     source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The model, and what `transformers` says of its checkpoint."""
+    """The model, and what `transformers` reports of its checkpoint."""
+    labels = dict(enumerate(label_names))
+    head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
-            module, loading = getattr(transformers, auto_class).from_pretrained(
-                **where_to_look(source, spec),
-                **_labels(label_names),
+            module, checkpoint = getattr(transformers, auto_class).from_pretrained(
+                **pretrained_arguments(source, spec),
+                **head,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
@@ -97,7 +94,7 @@ def _read(
             )
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
-    return module, loading
+    return module, checkpoint
 
 
 def _read_quantised(
@@ -109,9 +106,9 @@ def _read_quantised(
     place: torch.device,
     dtype: str,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The same with its maps in few bits, but for the head, the output layer and what the checkpoint lacks.
+    """As `_read`, quantised but for the head, the output layer and the maps that the checkpoint lacks.
 
-    What it lacks is known once it is read: a model without a pooler, say, is read again.
+    Which maps the checkpoint lacks is known once it is read: a model without a pooler, say, is read twice.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):
@@ -120,234 +117,99 @@ def _read_quantised(
             "safetensors, or leave --quantize out."
         )
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    own = getattr(skeleton.module.config, "quantization_config", None)
-    if own is not None:
-        method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+    existing = getattr(skeleton.module.config, "quantization_config", None)
+    if existing is not None:
+        is_mapping = isinstance(existing, dict)
+        method = existing.get("quant_method") if is_mapping else getattr(existing, "quant_method", None)
         method = getattr(method, "value", method)
         raise ModelError(f"{skeleton.name} is quantised already ({method}); leave --quantize out.")
-    kept = [*skeleton.head_names, *output_name(skeleton.module)]
+    skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
     while True:
-        config = settings(spec.quantize, kept, dtype=dtype)
-        module, loading = _read(
+        config = quantisation_config(spec.quantize, skipped, dtype=dtype)
+        module, checkpoint = _read(
             source, spec, auto_class, label_names, quantization_config=config, device_map={"": place}
         )
-        lacking = quantised_among(module, _lacked(loading))
+        lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
-            return module, loading
-        kept += lacking
+            return module, checkpoint
+        skipped += lacking
 
 
-def _lacked(loading: Mapping[str, Any]) -> frozenset[str]:
+def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     """Names of the parameters that a checkpoint lacks, or has in another shape."""
-    return frozenset(loading["missing_keys"]) | frozenset(key[0] for key in loading["mismatched_keys"])
+    return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
-def _device(asked: str | None) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        ModelError: It is not.
-    """
-    if asked is None:
+def _find_device(name: str | None) -> torch.device:
+    """The named device, or by default a GPU where there is one; raises ModelError for an absent device."""
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
-        torch.zeros(1, device=device).cpu()  # a device without numbers ("meta") cannot give any back
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"The device {asked!r} cannot be used here ({reason}); use cpu or another --device."
+            f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
         ) from error
     return device
 
 
-def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
+def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, is_needed: bool) -> Any:
     """The tokenizer of a model, with a padding token, or its image processor."""
-    kind = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
+    auto = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
     try:
-        found = kind.from_pretrained(**where_to_look(source, spec))
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
-    if reads_images:
-        return found
-    require_words(found, name)
-    if found.pad_token_id is None:
-        found.pad_token = found.eos_token
-        log.info("%s has no padding token; its end-of-text token pads.", name)
-    return found
-
-
-def _processor_if_any(spec: ModelSpec, source: str, name: str, *, reads_images: bool) -> Any:
-    try:
-        return _processor(spec, source, name, reads_images=reads_images)
+        try:
+            processor = auto.from_pretrained(**pretrained_arguments(source, spec))
+        except LOAD_ERRORS as error:
+            raise load_error(source, error) from error
+        if reads_images:
+            return processor
+        require_words(processor, name)
     except ModelError as error:
-        log.info("Going on without a tokenizer: %s", error)
+        if is_needed:
+            raise
+        log.info("Continuing without a tokenizer: %s", error)
         return None
+    if processor.pad_token_id is None:
+        processor.pad_token = processor.eos_token
+        log.info("%s has no padding token; its end-of-text token pads.", name)
+    return processor
 
 
-def _labels(names: Sequence[str]) -> dict[str, Any]:
-    """The labels for a model's config; nothing for a language model, which has no head for them."""
-    labels = dict(enumerate(names))
-    return (
-        {"id2label": labels, "label2id": {label: index for index, label in labels.items()}} if labels else {}
-    )
-
-
-def require_causal(module: Any, name: str) -> None:
-    """Refuse a model that sees the token which it is to predict: its loss would mean nothing."""
-    device = next(module.parameters()).device
-    first = torch.tensor([[1, 2, 3, 4]], device=device)
-    second = torch.tensor([[1, 2, 3, 5]], device=device)
-    with torch.no_grad(), rows_apart(module):
-        before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
-    if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
-        raise ModelError(
-            f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
-            "use a decoder such as GPT-2, Llama or Qwen."
-        )
-
-
-def _require_shapes(module: Any, name: str, other: Mapping[str, tuple[Any, Any]]) -> None:
-    """Say that a head of another size is replaced; refuse weights of other shapes anywhere else.
+def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    """Warn that a head of another size is replaced; refuse weights of other shapes anywhere else.
 
     Args:
         module: The model, in which such weights are random.
-        name: What to call it.
-        other: Parameter name -> its shape in the checkpoint and in the model, where they differ.
+        name: Of the model, for messages.
+        mismatched: Parameter name, its shape in the checkpoint and its shape in the model.
     """
     head = tuple(f"{child}." for child in head_names(module))
-    for key, (held, built) in sorted(other.items()):
+    for key, stored, built in sorted(mismatched):
         if not key.startswith(head):
             raise ModelError(
-                f"The weights of {name} have {key} with the shape {held}, its config.json describes {built}; "
-                "put the config.json and the weights of one model together."
+                f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
+                f"{tuple(built)}; put the config.json and the weights of one model together."
             )
-    outputs = [shapes for key, shapes in sorted(other.items()) if key.endswith("weight")]
+    outputs = [(stored, built) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
     if outputs:
-        (had, *_), (needs, *_) = outputs[-1]
+        (n_stored, *_), (n_needed, *_) = outputs[-1]
         log.warning(
-            "%s has a head of %d outputs and %d are needed; a fresh head takes its place.", name, had, needs
+            "%s has a head of %d outputs and %d are needed; a fresh head takes its place.",
+            name,
+            n_stored,
+            n_needed,
         )
 
 
 def _report_untrained(base: BaseModel) -> None:
-    """Say which weights outside the head the checkpoint lacks, and what becomes of them."""
-    beside = [name for name in base.head_names if "." in name]
-    if beside:
+    """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
+    trained = [name for name in base.head_names if "." in name]
+    if trained:
         log.info(
-            "%s has no weights for %s; trained with the head, for every plan.", base.name, ", ".join(beside)
+            "%s has no weights for %s; every plan trains them with the head.", base.name, ", ".join(trained)
         )
-    lost = sorted(key for key in base.untrained if not key.startswith(base.head_names))
-    if lost:
-        log.warning("%s has no weights for %s; left at random.", base.name, ", ".join(lost[:3]))
-
-
-def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
-    """The same without weights, from `config.json` alone, for counting.
-
-    Args:
-        spec: A hub id or local directory; no id means the demo model.
-        auto_class: Name of the transformers class; None takes the architecture that the config names.
-        here_only: Whether to leave the network alone: a directory, or what the hub's cache holds.
-
-    Raises:
-        ModelError: No readable config there, or an architecture that this transformers lacks.
-    """
-    source, name = resolve(spec)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            **where_to_look(source, spec), local_files_only=here_only
-        )
-        builder = _builder(config, auto_class, name=name)
-        with torch.device("meta"):
-            is_auto = hasattr(builder, "from_config")
-            module = builder.from_config(config) if is_auto else builder(config)
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
-    if spec.quantize != "none":
-        as_quantised(module)
-    base = BaseModel(module, None, name=name, untrained=frozenset())
-    require_sites(base)
-    return base
-
-
-def _builder(config: Any, auto_class: str | None, *, name: str) -> Any:
-    """The class of a skeleton; of a language model the whole one that its config names.
-
-    `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
-
-    Raises:
-        ModelError: There is no such task model of this type.
-    """
-    named = str(next(iter(config.architectures or ()), ""))
-    if auto_class is None:
-        return getattr(transformers, named or "AutoModel", transformers.AutoModel)
-    if (
-        auto_class in _GENERATIVE
-        and named.endswith("ForConditionalGeneration")
-        and hasattr(transformers, named)
-    ):
-        return getattr(transformers, named)
-    builder: Any = getattr(transformers, auto_class)
-    known = getattr(builder, "_model_mapping", None)
-    if known is not None and type(config) not in known:
-        raise ModelError(
-            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; "
-            "use a base model of the kind that the adapter or plan was made for."
-        )
-    return builder
-
-
-def require_words(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer without words or padding.
-
-    Where its files are missing, transformers makes a tokenizer to which every word is unknown.
-    """
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ModelError(
-            f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
-            "put its files (tokenizer.json or the like) beside the weights."
-        )
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"The tokenizer of {name} has neither a padding nor an end-of-text token; "
-            "name one as pad_token in its tokenizer_config.json."
-        )
-
-
-def require_sites(base: BaseModel) -> None:
-    """Refuse a model with nothing to adapt."""
-    if not base.sites and base.untrained:
-        raise ModelError(
-            f"The weights of {base.name} fit none of the modules that its config.json describes; "
-            "put the config.json and the weights of one model there."
-        )
-    if not base.sites:
-        raise SiteError(
-            f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
-            "use a transformer made of nn.Linear or Conv1D layers."
-        )
-    _require_head(base)
-
-
-def _require_head(base: BaseModel) -> None:
-    """Refuse a task model whose head is not found, or whose head `peft` would take for other modules too.
-
-    It tells what to keep by the end of its name.
-    """
-    kind = type(base.module).__name__
-    if kind.endswith(TASK_MODELS) and not base.head_names:
-        raise SiteError(
-            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that "
-            "nothing would learn the labels; use another model."
-        )
-    inside = tuple(f"{head}." for head in base.head_names)
-    names = [name for name, _ in base.module.named_modules()]
-    outside = [name for name in names if not f"{name}.".startswith(inside)]
-    for head in base.head_names:
-        twins = [name for name in outside if name.endswith(head)]
-        if twins:
-            raise SiteError(
-                f"{base.name} calls its task head {head}, and peft tells it by that ending from {twins[0]} "
-                f"({len(twins)} such modules) no more; use another model."
-            )
+    untouched = sorted(key for key in base.untrained if not key.startswith(base.head_names))
+    if untouched:
+        log.warning("%s has no weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))

@@ -1,4 +1,4 @@
-"""Base models in few bits, through bitsandbytes: how they are asked for, and maps that keep their numbers."""
+"""Base models in 4 or 8 bits by bitsandbytes: the config, a check of its kernels, and the way back."""
 
 from __future__ import annotations
 
@@ -18,113 +18,120 @@ from autopeft.errors import ModelError
 from autopeft.model.shapes import is_quantised, map_shape, n_bits, plain_weight
 from autopeft.records import QUANTISED
 
-_TOLERANCE = 0.05  # of what a map can give at most; 8 bits of an input round by 0.4 %, bfloat16 as much
-_PROBE_ROWS = 4
-_REPACKS = "support_avx512bf16_for_cpu"  # a flag of bitsandbytes' layers
+# Largest error of an output, as a share of the largest possible output: 8 bits round an input by 0.4 %,
+# bfloat16 by as much. Chosen by hand, well above both.
+_TOLERANCE = 0.05
+_PROBE_ROWS = 4  # chosen by hand
+_REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
 
 log = logging.getLogger(__name__)
 
 
-def require_quantiser(asked: str, device: torch.device) -> None:
-    """Refuse to quantise without bitsandbytes, or where it has no kernels.
+def require_quantiser(bits: str, device: torch.device) -> None:
+    """Refuse to quantise where bitsandbytes is missing or has no kernels for the device.
 
     Raises:
-        ModelError: So it is.
+        ModelError: bitsandbytes is missing, or has no kernels for the device.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
-            f'--quantize {asked} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
+            f'--quantize {bits} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
         )
     import bitsandbytes
 
-    hush()
-    known = getattr(bitsandbytes, "supported_torch_devices", {device.type})
-    if device.type not in known:
+    silence_bitsandbytes()
+    supported = getattr(bitsandbytes, "supported_torch_devices", {device.type})
+    if device.type not in supported:
         raise ModelError(
-            f"bitsandbytes computes on {', '.join(sorted(known - {'npu', 'hpu'}))}, not on {device.type}; "
-            "pass another --device, or leave --quantize out."
+            f"bitsandbytes computes on {', '.join(sorted(supported - {'npu', 'hpu'}))}, not on "
+            f"{device.type}; pass another --device, or leave --quantize out."
         )
 
 
-def hush() -> None:
-    """Let bitsandbytes tell of errors alone: in 8 bits it warns of its casts at every map of every step."""
+def silence_bitsandbytes() -> None:
+    """Let bitsandbytes log errors alone: in 8 bits it warns of a cast at every map of every step."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def settings(asked: str, kept: Iterable[str], *, dtype: str) -> Any:
-    """What `transformers` is asked for: all maps in few bits but the `kept` modules.
+def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
+    """The `transformers` config that quantises all linear maps except the skipped modules.
 
-    Left alone, `transformers` would quantise a new task head too, of which there is nothing to quantise: it
-    would stay without weights (transformers 5.24).
+    Without skipped modules `transformers` would quantise a new task head too. The checkpoint has no weights
+    for it, and it would be left without any (transformers 5.24).
 
     Args:
-        asked: `4bit` (NF4, scales quantised once more) or `8bit` (LLM.int8).
-        kept: Names of modules that stay as they are, insides included.
-        dtype: What maps of 4 bits are multiplied in: float32 or bfloat16.
+        bits: `4bit` (NF4, scales quantised once more) or `8bit` (LLM.int8).
+        skipped: Names of modules that stay as they are, with all modules inside them.
+        dtype: In what 4-bit maps are multiplied: float32 or bfloat16.
     """
-    computes = {"bnb_4bit_compute_dtype": dtype} if asked == "4bit" else {}
+    compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
     return transformers.BitsAndBytesConfig(
-        **QUANTISED[asked], **computes, llm_int8_skip_modules=list(dict.fromkeys(kept))
+        **QUANTISED[bits], **compute_dtype, llm_int8_skip_modules=list(dict.fromkeys(skipped))
     )
 
 
-def output_name(module: nn.Module) -> tuple[str, ...]:
-    """The name of a language model's output layer, which stays in plain numbers, as in QLoRA."""
+def output_layer_names(module: nn.Module) -> tuple[str, ...]:
+    """The name of a language model's output layer, which is not quantised, as in QLoRA; else none."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
 
-def quantised_among(module: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
-    """The maps made for few bits that some parameters belong to, there or not."""
-    parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(names))
-    kinds = {name: type(module.get_submodule(name)) for name in parents}
-    return tuple(name for name, kind in kinds.items() if kind.__module__.startswith("bitsandbytes."))
+def quantised_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:
+    """The bitsandbytes maps that parameters of these names belong to."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(parameter_names))
+    types = {name: type(module.get_submodule(name)) for name in owners}
+    return tuple(name for name, kind in types.items() if kind.__module__.startswith("bitsandbytes."))
 
 
-def kept_plain(module: nn.Module) -> tuple[str, ...]:
-    """The modules that were left out when a model was quantised by bitsandbytes."""
+def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
+    """The modules that were skipped when bitsandbytes quantised the model."""
     config = getattr(getattr(module, "config", None), "quantization_config", None)
     return tuple(getattr(config, "llm_int8_skip_modules", None) or ())
 
 
-def steady(module: nn.Module) -> Callable[[], None]:
-    """Let bitsandbytes' maps keep their numbers; gives what puts all back.
+def stop_mutation(module: nn.Module) -> Callable[[], None]:
+    """Stop bitsandbytes layers mutating; returns an undo function.
 
-    On processors with AVX-512 for bfloat16 maps of 4 bits store themselves anew, rounded, when they are first
-    evaluated, and cannot be trained through any more; and their biases take on the type that they are
-    computed in at the first call (bitsandbytes 0.50.2). So the one is turned off, the other done beforehand.
-    On a CPU `peft` 0.21.2 loses the scales of a map of 8 bits when it reads it back, as DoRA does at each
-    step; they are handed over.
+    Three changes of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
+
+    - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
+      and no gradient passes through it any more. Its flag is turned off.
+    - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
+    - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
+      hook restores them.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
-    found = [(own, getattr(own, _REPACKS, None), None if own.bias is None else own.bias.data) for own in maps]
-    hooks = [own.register_forward_pre_hook(_keep_scales) for own in maps if n_bits(own) == 8]
-    for own, repacks, bias in found:
+    states = [
+        (layer, getattr(layer, _REPACKS, None), None if layer.bias is None else layer.bias.data)
+        for layer in maps
+    ]
+    hooks = [layer.register_forward_pre_hook(_restore_scales) for layer in maps if n_bits(layer) == 8]
+    for layer, repacks, bias in states:
         if repacks is not None:
-            setattr(own, _REPACKS, False)
-        if bias is not None and getattr(own, "compute_dtype", None) is not None:
-            own.bias.data = bias.to(own.compute_dtype)
+            setattr(layer, _REPACKS, False)
+        if bias is not None and getattr(layer, "compute_dtype", None) is not None:
+            layer.bias.data = bias.to(layer.compute_dtype)
 
-    def put_back() -> None:
+    def undo() -> None:
         for hook in hooks:
             hook.remove()
-        for own, repacks, bias in found:
+        for layer, repacks, bias in states:
             if repacks is not None:
-                setattr(own, _REPACKS, repacks)
+                setattr(layer, _REPACKS, repacks)
             if bias is not None:
-                own.bias.data = bias
+                layer.bias.data = bias
 
-    return put_back
+    return undo
 
 
-def _keep_scales(layer: Any, inputs: Any) -> None:
+def _restore_scales(layer: Any, inputs: Any) -> None:
     if layer.weight.CB is not None and layer.weight.SCB is None:
         layer.weight.SCB = layer.state.SCB
 
 
 @contextlib.contextmanager
-def rows_apart(module: nn.Module) -> Iterator[None]:
-    """Let maps of 8 bits multiply each row by itself; else an outlier in one changes how all are rounded."""
+def rows_independent(module: nn.Module) -> Iterator[None]:
+    """A context in which 8-bit maps round each row by itself; else an outlier in one row changes all."""
     states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
     thresholds = [state.threshold for state in states]
     for state in states:
@@ -136,50 +143,53 @@ def rows_apart(module: nn.Module) -> Iterator[None]:
             state.threshold = threshold
 
 
-def require_sound(module: nn.Module, name: str) -> None:
-    """Refuse a model with maps that bitsandbytes computes wrong or not at all; one of each shape is tried.
+def require_working_kernels(module: nn.Module, name: str) -> None:
+    """Refuse a model with a map that bitsandbytes computes wrong or not at all; tries one of each shape.
 
     Raises:
-        ModelError: With the sizes of the map and the reason.
+        ModelError: A map fails (the message has its sizes and the reason), or the model has no quantised map.
     """
-    tried = set()
-    for child in module.modules():
-        shape = map_shape(child)
-        if not n_bits(child) or shape in tried:
-            continue
-        tried.add(shape)
-        fault = _fault(child)
+    maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := map_shape(child))]
+    if not maps:
+        raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
+    first_of_shape: dict[tuple[str, int, int], nn.Module] = {}
+    for shape, child in maps:
+        first_of_shape.setdefault(shape, child)
+    for (_, n_in, n_out), child in first_of_shape.items():
+        fault = _find_fault(child, n_in)
         if fault is not None:
-            _, n_in, n_out = cast("tuple[str, int, int]", shape)
             raise ModelError(
                 f"{name} has maps of {n_in} inputs and {n_out} outputs, which bitsandbytes cannot compute in "
-                f"{n_bits(child)} bits here ({fault}); leave --quantize out, or ask for other bits."
+                f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."
             )
-    if not tried:
-        raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
-    _tell_size(module, name)
+    n_weights = sum(n_in * n_out for (_, n_in, n_out), _ in maps)
+    log.info(
+        "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; all others are float32.",
+        name,
+        f"{n_weights:,}",
+        len(maps),
+        n_bits(maps[0][1]),
+    )
 
 
-def _fault(layer: nn.Module) -> str | None:
-    """What is wrong with a map: it raises, or gives something else than its own weights say."""
-    _, n_in, _ = cast("tuple[str, int, int]", map_shape(layer))
+def _find_fault(layer: nn.Module, n_in: int) -> str | None:
+    """Why a map is unusable: it raises, or its outputs differ from those of its dequantised weight."""
     weight = cast(torch.Tensor, plain_weight(layer)).float()
-    drawn = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
+    rows = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
     bias = cast("torch.Tensor | None", layer.bias)
-    expected = F.linear(drawn, weight, None if bias is None else bias.float())
-    bound = float(F.linear(drawn.abs(), weight.abs()).max()) or 1.0
+    expected = F.linear(rows, weight, None if bias is None else bias.float())
+    bound = float(F.linear(rows.abs(), weight.abs()).max()) or 1.0
     was_training = layer.training
     try:
         for is_training in (True, False):
             layer.train(is_training)
             with torch.no_grad():
-                found = [layer(drawn)]
-            inputs = drawn.clone().requires_grad_()
-            found.append(layer(inputs))
-            found[1].sum().backward()
-            off = max(float((own.detach().float() - expected).abs().max()) / bound for own in found)
-            if not off <= _TOLERANCE:
-                return f"off by {off:.0%} of the largest possible"
+                outputs = [layer(rows)]
+            outputs.append(layer(rows.clone().requires_grad_()))
+            outputs[1].sum().backward()
+            worst = max(float((output.detach().float() - expected).abs().max()) / bound for output in outputs)
+            if not worst <= _TOLERANCE:  # true for NaN as well
+                return f"off by {worst:.0%} of the largest possible"
     except (RuntimeError, AssertionError, ValueError, NotImplementedError, TypeError) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     finally:
@@ -187,49 +197,34 @@ def _fault(layer: nn.Module) -> str | None:
     return None
 
 
-def _tell_size(module: nn.Module, name: str) -> None:
-    maps = [child for child in module.modules() if n_bits(child)]
-    sizes = (map_shape(child) for child in maps)
-    n_weights = sum(shape[1] * shape[2] for shape in sizes if shape is not None)
-    log.info(
-        "%s: %s weights of %d maps in %d bits by bitsandbytes, all else in float32.",
-        name,
-        f"{n_weights:,}",
-        len(maps),
-        n_bits(maps[0]),
-    )
-
-
-def as_quantised(module: nn.Module) -> None:
-    """Give a skeleton the maps that a quantised model has: GPT-2's Conv1D become linear ones, in place."""
+def conv1d_to_linear(module: nn.Module) -> None:
+    """Replace GPT-2's Conv1D by linear maps, in place, as bitsandbytes does; for a model without weights."""
     for name, child in list(module.named_modules()):
-        if not isinstance(child, Conv1D):
-            continue
-        n_in, n_out = child.weight.shape
-        made = nn.Linear(n_in, n_out, bias=child.bias is not None, device=child.weight.device)
-        module.set_submodule(name, made)
+        if isinstance(child, Conv1D):
+            n_in, n_out = child.weight.shape
+            linear = nn.Linear(n_in, n_out, bias=child.bias is not None, device=child.weight.device)
+            module.set_submodule(name, linear)
 
 
-def dequantised(module: nn.Module) -> None:
-    """Put a model's maps of few bits back into plain numbers, those that it computed with, in place."""
+def dequantise(module: nn.Module) -> None:
+    """Replace bitsandbytes maps by plain ones with the weights that they computed with, in place."""
     for name, child in list(module.named_modules()):
         if not n_bits(child):
             continue
         _, n_in, n_out = cast("tuple[str, int, int]", map_shape(child))
         weight = cast(torch.Tensor, plain_weight(child)).float()
-        made: nn.Module
+        plain: Any
         if getattr(child, "source_cls", nn.Linear) is Conv1D:
-            made, weight = Conv1D(n_out, n_in), weight.T.contiguous()
+            plain, weight = Conv1D(n_out, n_in), weight.T.contiguous()
         else:
-            made = nn.Linear(n_in, n_out, bias=child.bias is not None)
-        own = cast(Any, made)
-        own.weight = nn.Parameter(weight, requires_grad=False)
+            plain = nn.Linear(n_in, n_out, bias=child.bias is not None)
+        plain.weight = nn.Parameter(weight, requires_grad=False)
         if child.bias is not None:
-            own.bias = nn.Parameter(cast(torch.Tensor, child.bias).float(), requires_grad=False)
-        module.set_submodule(name, made.train(child.training))
+            plain.bias = nn.Parameter(cast(torch.Tensor, child.bias).float(), requires_grad=False)
+        module.set_submodule(name, plain.train(child.training))
     quantiser = cast(Any, getattr(module, "hf_quantizer", None))
     if quantiser is not None and not any(map(is_quantised, module.modules())):  # GGUF has one too
         quantiser.remove_quantization_config(module)
-    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft chooses its layers
-        if hasattr(module, mark):
-            delattr(module, mark)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these peft chooses its layers
+        if hasattr(module, flag):
+            delattr(module, flag)

@@ -1,4 +1,4 @@
-"""What a linear map does in its layer: by its family's table, else by the usual names, else by its shape."""
+"""The role of a linear map in its layer: by its family's table, else by usual names, else by its shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 _IN_LAYER = re.compile(r"\.\d+\.")
 
-# Where the maps of a family stand: the end of a module's name -> its role; the longest end that fits wins.
+# One table per family: end of a module's name -> its role. The longest end that fits decides.
 _BERT = {"query": "q", "key": "k", "value": "v", "attention.output.dense": "o"}
 _BERT |= {"intermediate.dense": "up", "output.dense": "down"}
 _SPLIT = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
@@ -18,10 +18,10 @@ _FUSED |= {"dense_h_to_4h": "up", "dense_4h_to_h": "down"}
 _BART = {**_SPLIT, "out_proj": "o", "fc1": "up", "fc2": "down"}
 _VIT = {**_SPLIT, "o_proj": "o", "fc1": "up", "fc2": "down"}
 _DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
-_OWN: Mapping[str, Mapping[str, str]] = {
+_SINGLE_FAMILIES: Mapping[str, Mapping[str, str]] = {
     "distilbert": {"q_lin": "q", "k_lin": "k", "v_lin": "v", "out_lin": "o", "lin1": "up", "lin2": "down"},
     "albert": {**_BERT, "attention.dense": "o", "ffn": "up", "ffn_output": "down"},
-    # What gives the keys and queries of relative positions counts as k and q.
+    # The maps that make keys and queries of relative positions count as k and q.
     "deberta": {**_DEBERTA, "in_proj": "qkv", "pos_proj": "k", "pos_q_proj": "q"},
     "deberta-v2": {
         **_DEBERTA,
@@ -41,57 +41,33 @@ _OWN: Mapping[str, Mapping[str, str]] = {
     "t5": {"q": "q", "k": "k", "v": "v", "o": "o", "wi": "up", "wi_0": "gate", "wi_1": "up", "wo": "down"},
 }
 FAMILIES: Mapping[str, Mapping[str, str]] = {
-    **_OWN,
+    **_SINGLE_FAMILIES,
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie"), _BERT),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2"), _LLAMA),
     **dict.fromkeys(("gemma3_text", "olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe"), _LLAMA),
     **dict.fromkeys(("gpt_neox", "bloom", "falcon"), _FUSED),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "opt", "clip", "siglip"), _BART),
-    **dict.fromkeys(("mt5", "umt5"), _OWN["t5"]),
+    **dict.fromkeys(("mt5", "umt5"), _SINGLE_FAMILIES["t5"]),
     **dict.fromkeys(("vit", "deit", "beit", "dinov2"), _VIT),
     "swin": {**_VIT, "downsample.reduction": "down"},
 }
 
-# The last name, or the last two where the last alone is shared by several roles.
+# Usual ends of names: the last part, or the last two parts where several roles share the last one.
 _ROLE_ENDINGS: Mapping[str, Sequence[str]] = {
-    "q": ("query", "q_proj", "q_lin", "query_proj", "q", "q_a_proj", "q_b_proj"),
-    "k": ("key", "k_proj", "k_lin", "key_proj", "k"),
-    "v": ("value", "v_proj", "v_lin", "value_proj", "v"),
-    "kv": ("kv_a_proj_with_mqa", "kv_b_proj"),
-    "qkv": ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "qkv", "self.in_proj"),
-    "o": (
-        "o_proj",
-        "out_proj",
-        "out_lin",
-        "o",
-        "attn.Wo",
-        "attn.c_proj",
-        "attention.dense",
-        "self_attention.dense",
-    ),
-    "gate": ("gate_proj", "wi_0", "w1"),
-    "up": (
-        "up_proj",
-        "fc1",
-        "c_fc",
-        "lin1",
-        "wi",
-        "wi_1",
-        "w3",
-        "dense_h_to_4h",
-        "intermediate.dense",
-        "fc_in",
-    ),
-    "gate_up": ("gate_up_proj", "Wi"),
-    "down": ("down_proj", "fc2", "lin2", "wo", "w2", "dense_4h_to_h", "mlp.c_proj", "mlp.Wo", "fc_out"),
-    "router": (
-        "router",
-        "router.layer",
-        "router.classifier",
-        "mlp.gate",
-        "block_sparse_moe.gate",
-        "shared_expert_gate",
-    ),
+    role: endings.split()
+    for role, endings in {
+        "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj",
+        "k": "key k_proj k_lin key_proj k",
+        "v": "value v_proj v_lin value_proj v",
+        "kv": "kv_a_proj_with_mqa kv_b_proj",
+        "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
+        "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense",
+        "gate": "gate_proj wi_0 w1",
+        "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in",
+        "gate_up": "gate_up_proj Wi",
+        "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out",
+        "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
+    }.items()
 }
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "o"),
@@ -100,13 +76,13 @@ ROLE_GROUPS: Mapping[str, Sequence[str]] = {
 
 
 def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
-    """The role of a linear map.
+    """The role of a linear map, such as `q` or `up`; `dense` where neither name nor shape tells it.
 
     Args:
         name: Its name in the model.
-        n_in: Its inputs.
-        n_out: Its outputs.
-        family: The `model_type` of the model's config; one without a table falls back on names and shape.
+        n_in: Number of inputs.
+        n_out: Number of outputs.
+        family: The `model_type` of the model's config. Without a table for it, name and shape decide.
 
     Example:
         >>> role_of("model.layers.0.self_attn.dense", 16, 16, family="phi")
@@ -114,16 +90,16 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
         >>> role_of("h.0.mixer.expand", 16, 64)
         'up'
     """
-    known = _of_family(name, family) or known_role(name)
-    if known is not None:
-        return known
+    role = _role_in_family(name, family) or known_role(name)
+    if role is not None:
+        return role
     if not _IN_LAYER.search(name) or n_in == n_out:
         return "dense"
     return "up" if n_out > n_in else "down"
 
 
-def _of_family(name: str, family: str) -> str | None:
-    """By the longest end of the name that the family's table holds; only inside a layer."""
+def _role_in_family(name: str, family: str) -> str | None:
+    """The role by the family's table, for maps inside a layer."""
     table = FAMILIES.get(family)
     if table is None or not _IN_LAYER.search(name):
         return None
@@ -132,11 +108,11 @@ def _of_family(name: str, family: str) -> str | None:
 
 
 def known_role(name: str) -> str | None:
-    """By the usual names; BERT's `output.dense` is told apart by what holds it."""
+    """The role by the usual names; BERT's `output.dense` is o inside of attention and down elsewhere."""
     parts = name.split(".")
-    endings = {parts[-1], ".".join(parts[-2:])}
-    for role, known in _ROLE_ENDINGS.items():
-        if endings.intersection(known):
+    ends = {parts[-1], ".".join(parts[-2:])}
+    for role, endings in _ROLE_ENDINGS.items():
+        if ends.intersection(endings):
             return role
     if name.endswith("output.dense"):
         return "o" if "attention" in name else "down"

@@ -1,4 +1,4 @@
-"""What modules hold in logical numbers, also where a quantiser has packed their weights."""
+"""Shapes, weights and parameter counts of modules as if nothing were quantised or packed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# How GPTQ and AWQ, HQQ, and AQLM call what they packed; none of these modules is an nn.Linear.
+# Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")
 
-_BITS = {"Params4bit": 4, "Int8Params": 8}  # how bitsandbytes calls what it holds
+_BITS = {"Params4bit": 4, "Int8Params": 8}  # bitsandbytes' parameter classes
 
 _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -34,36 +34,32 @@ def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a linear map stores something else than one plain number for each weight."""
-    weight = getattr(module, "weight", None)
-    return map_shape(module) is not None and (
-        not isinstance(weight, torch.Tensor) or weight.dtype not in _PLAIN_TYPES or _is_packed(module)
-    )
+    """Whether a module is a linear map that stores anything but one float per weight."""
+    return map_shape(module) is not None and not _is_plain(module)
 
 
 def n_bits(module: nn.Module) -> int:
-    """4 or 8 where bitsandbytes holds a linear map in so many bits, else 0."""
+    """4 or 8 for a linear map that bitsandbytes quantised to that many bits, else 0."""
     return _BITS.get(type(getattr(module, "weight", None)).__name__, 0) if map_shape(module) else 0
 
 
 def plain_weight(module: nn.Module) -> torch.Tensor | None:
-    """A module's weight in plain numbers; None where it has none at hand.
+    """A module's weight in floats; None where it has none, or a quantiser other than bitsandbytes packed it.
 
-    That of bitsandbytes' maps is read back, shape (out, in); what other quantisers packed is not.
+    The weight of a bitsandbytes map is dequantised, shape (out, in).
     """
     weight = cast(Any, getattr(module, "weight", None))
     if n_bits(module):
-        found: torch.Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
-        return found
-    is_plain = isinstance(weight, torch.Tensor) and weight.dtype in _PLAIN_TYPES and not _is_packed(module)
-    return weight if is_plain else None
+        dequantised: torch.Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+        return dequantised
+    return weight if _is_plain(module) else None
 
 
 def n_params(module: nn.Module) -> int:
     """Parameters of a module as they were before quantisation; tied weights count once.
 
-    A packed weight holds several numbers in one, and lies in a buffer where GPTQ or AWQ packed it:
-    such a map counts in × out and its bias, its scales and zero points not at all.
+    A packed weight holds several numbers in one, and GPTQ and AWQ keep it in a buffer. A packed map counts
+    in × out and its bias; its scales and zero points do not count.
     """
     sizes: dict[int, int] = {}
     for child in module.modules():
@@ -77,18 +73,23 @@ def n_params(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
+def _is_plain(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.dtype in _PLAIN_TYPES and not _is_packed(module)
+
+
 def _is_packed(module: nn.Module) -> bool:
-    """Whether a linear map stores another number of numbers than it has weights."""
+    """Whether a linear map stores another count of numbers than it has weights."""
     shape = map_shape(module)
     if shape is None:
         return False
     weight = getattr(module, "weight", None)
-    stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
-    return stored != shape[1] * shape[2]
+    n_stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
+    return n_stored != shape[1] * shape[2]
 
 
 def _numel(parameter: torch.Tensor) -> int:
-    """By bitsandbytes' note of the shape where there is one: experts in one parameter are packed alone."""
+    """By the shape that bitsandbytes notes for experts in one parameter, which it packs without a layer."""
     state = cast(Any, getattr(parameter, "quant_state", None))
     shape = getattr(state, "shape", None)
     return parameter.numel() if shape is None else math.prod(shape)

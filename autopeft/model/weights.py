@@ -1,4 +1,4 @@
-"""The trained weights of a plan on disk, in `peft`'s own layout."""
+"""The trained weights of a plan: saved in `peft`'s layout, loaded again, or merged into the base model."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Write a trained plan, head included, to a folder.
+    """Write the adapters and the head of a trained plan to a folder.
 
-    One adapter lies in the folder itself, so that `PeftModel.from_pretrained(base, folder)`
-    reads it; several lie in a folder each, in the order of `order.json`.
+    One adapter lies in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it;
+    several lie in a sub-folder each, in the order that `order.json` lists.
     """
     for name in names:
-        # peft would ask the hub for the base model's vocabulary if it were left to decide.
+        # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
         holder_of(model, name).save_pretrained(
             str(folder), selected_adapters=[name], save_embedding_layers=False
         )
-    (folder / "README.md").unlink(missing_ok=True)  # an empty model card that says nothing true
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
 
 
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Read what `save_weights` wrote into a model with the same plan attached.
+    """Load what `save_weights` wrote into a model with the same plan attached.
 
-    Of P-tuning `peft` saves what its encoder gives and not the encoder: a model that has read
-    it can be used, and not be trained on.
+    For P-tuning `peft` saves the outputs of the prompt encoder and not the encoder: a model with loaded
+    prompts can be evaluated, but not trained further.
 
     Raises:
         TrainingError: A file is missing.
     """
     for name in names:
-        path = folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
+        path = _weights_path(folder, name, names)
         if not path.is_file():
             raise TrainingError(f"The trained weights {path} are gone; run the search again with --resume.")
         holder = holder_of(model, name)
@@ -53,45 +53,49 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 
 
 def require_weights(model: PeftModel, folder: Path) -> None:
-    """Refuse a folder that does not hold exactly the weights of the adapters of a model, and its head's.
+    """Refuse a folder that does not hold exactly the tensors of a model's adapters and head.
 
     Raises:
-        SpecError: A file is missing, or holds other tensors than the adapter has.
+        SpecError: A file is missing, or its tensors differ from the adapter's in name or shape.
     """
     names = attached_names(model)
     for name in names:
-        path = folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
+        path = _weights_path(folder, name, names)
         if not path.is_file():
             raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
-        own = get_peft_model_state_dict(
+        state = get_peft_model_state_dict(
             holder_of(model, name), adapter_name=name, save_embedding_layers=False
         )
-        held = {key: tuple(tensor.shape) for key, tensor in own.items()}
-        found = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
-        odd = sorted(key for key in held.keys() | found.keys() if held.get(key) != found.get(key))
+        expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        stored = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
+        odd = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))
         if odd:
             raise SpecError(
-                f"{path} has {found.get(odd[0], 'none')} for {odd[0]}, the plan {held.get(odd[0], 'none')} "
-                f"({len(odd)} tensors differ); pass the weights of this very plan and model."
+                f"{path} has {stored.get(odd[0], 'none')} for {odd[0]}, the plan has "
+                f"{expected.get(odd[0], 'none')} ({len(odd)} tensors differ); pass the weights of this very plan and model."
             )
 
 
+def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:
+    return folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
+
+
 def modules_kept_whole(folder: Path) -> frozenset[str]:
-    """The modules that were trained whole beside the adapters in a folder, by their configs."""
+    """Names of the modules that were trained whole (`modules_to_save`), by the configs in a folder."""
     configs = [path for path in (folder, *folder.glob("*")) if (path / "adapter_config.json").is_file()]
-    kept = [json.loads((path / "adapter_config.json").read_bytes()) for path in configs]
-    return frozenset(name for config in kept for name in config.get("modules_to_save") or ())
+    contents = [json.loads((path / "adapter_config.json").read_bytes()) for path in configs]
+    return frozenset(name for config in contents for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:
-    """The base model with its adapters merged into it and the trained head in place; `model` is used up.
+    """The base model with its adapters merged into it and the trained head; `model` is used up.
 
-    What has its own way of unloading goes first: heads of several layers and experts in one
-    parameter, which another tuner of `peft` 0.21.2 would ask for a `weight` that they lack, and
-    bottleneck adapters, which refuse before anything else is merged.
+    Layers with an unloading method of their own are merged first. For heads of several layers and for
+    experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
+    Bottleneck adapters raise there before anything else is merged.
 
     Raises:
-        NotImplementedError, AttributeError, SpecError: An adapter that is no change of weights.
+        NotImplementedError, AttributeError, SpecError: An adapter is no change of weights.
     """
     inner = model.get_base_model()
     unloaded: tuple[str, ...] = ()

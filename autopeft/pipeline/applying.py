@@ -50,7 +50,7 @@ def apply(
     model.require_plain(module)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     folder = None if weights is None else Path(weights)
-    put_back, is_training = model.noted(module), module.training
+    put_back, is_training = model.note_flags(module), module.training
     try:
         # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
         whole = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))

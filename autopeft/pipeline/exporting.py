@@ -221,7 +221,7 @@ def _with_base(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
             "random; pass --model with the one that it was trained on."
         )
-    model.dequantised(base.module)
+    model.dequantise(base.module)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 

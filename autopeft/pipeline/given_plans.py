@@ -307,7 +307,7 @@ def attached_layers(
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
     if any(site.quantised for site in base.sites):
-        model.as_quantised(module)
+        model.conv1d_to_linear(module)
     bare = BaseModel(module, None, name=base.name, untrained=base.untrained)
     own = [copy.deepcopy(config) for config in configs]
     for config in own:

@@ -103,7 +103,7 @@ def prepare(
     with quiet_libraries():
         base = load_base(spec, task, loaded, memory)
     if loaded.target.kind == "number":
-        base.expect(mean=loaded.target.mean, std=loaded.target.std)
+        base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
     spec = _pinned(spec)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
@@ -259,7 +259,7 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         full_run_steps=prepared.full_steps,
         label_names=loaded.label_names,
         data_fingerprint=loaded.fingerprint,
-        unquantised=model.kept_plain(prepared.base.module),
+        unquantised=model.unquantised_modules(prepared.base.module),
     )
 
 

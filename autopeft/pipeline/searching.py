@@ -87,7 +87,7 @@ def search(
         resume: Continue the run in `spec.output.out`, or extend it by a larger
             `search.trials` or `search.max_time_seconds`.
         progress: Told of phases and measurements.
-        memory: What was passed beside the settings; whoever passes a model lends it (`model.lent`).
+        memory: What was passed beside the settings; whoever passes a model lends it (`model.restoring`).
 
     Raises:
         AutopeftError: See `errors`; nothing is written where it comes before the first measurement.

@@ -22,8 +22,8 @@ from autopeft.model import (
     input_directions,
     input_rms,
     load_weights,
-    point,
     save_weights,
+    set_initial_directions,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.compiling import compile_plan
@@ -105,7 +105,7 @@ class Bench:
                 if fidelity.train_steps:
                     load_weights(model, names, self._weights(plan, fidelity.seed))
             else:
-                point(model, directions)
+                set_initial_directions(model, directions)
                 trained = self._train(model, plan, fidelity, heads=heads)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
                     save_weights(model, names, self._weights(plan, fidelity.seed))

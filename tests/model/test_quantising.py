@@ -25,7 +25,7 @@ from autopeft.cli.app import app
 from autopeft.cli.display import Silent
 from autopeft.errors import ModelError, SpecError
 from autopeft.extension import discover
-from autopeft.model.quantising import require_sound, settings
+from autopeft.model.quantising import quantisation_config, require_working_kernels
 from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.pipeline.searching import plan_document
@@ -248,12 +248,12 @@ def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
     with pytest.raises(
         ModelError, match=rf"toy has maps of 64 inputs and 8 outputs, .* \({reason}.*\); leave"
     ):
-        require_sound(nn.Sequential(layer), "toy")
+        require_working_kernels(nn.Sequential(layer), "toy")
 
 
 def test_model_without_maps_is_refused():
     with pytest.raises(ModelError, match="toy has no linear map that bitsandbytes quantises"):
-        require_sound(nn.Sequential(nn.Conv2d(1, 1, 3)), "toy")
+        require_working_kernels(nn.Sequential(nn.Conv2d(1, 1, 3)), "toy")
 
 
 def test_model_in_memory_is_not_quantised(make_base, data_dir):
@@ -357,7 +357,7 @@ def test_dequantised_model_computes_the_same_and_is_of_the_old_classes(architect
     batch = batch_for(base)
     with torch.no_grad():
         before = base.module(**batch).logits
-        model.dequantised(base.module)
+        model.dequantise(base.module)
         after = base.module(**batch).logits
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4 if bits == "4bit" else 0.05)
     assert base.n_bits == 0
@@ -491,7 +491,7 @@ def test_quantised_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_pat
     folder = saved("bert")
     module = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder,
-        quantization_config=settings("4bit", ["classifier"], dtype="bfloat16"),
+        quantization_config=quantisation_config("4bit", ["classifier"], dtype="bfloat16"),
         dtype=torch.float32,
     )
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

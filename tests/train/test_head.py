@@ -10,7 +10,7 @@ from toys.words import toy_rows
 
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
-from autopeft.model.loading import require_sites
+from autopeft.model.checks import require_sites
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import DataSpec, ModelSpec, RunSpec, Status, TaskSpec
 from autopeft.train.rates import head_maps, head_rates
@@ -56,7 +56,7 @@ def test_numbers_are_learned_alike_whatever_they_are_measured_in(measured):
 
 
 def test_head_starts_at_the_mean_of_the_numbers(bert, attach, make_plan):
-    bert.expect(mean=210.0, std=6.0)
+    bert.scale_output_to(mean=210.0, std=6.0)
     with attach(bert, make_plan(bert, "lora"), seed=1) as model:
         head = model.get_base_model().classifier.modules_to_save["default"]
         assert (head.bias == 210.0).all()

@@ -1,21 +1,20 @@
-"""The state of a model that is lent, apart from the numbers in its weights, to put back afterwards."""
+"""The modules, parameters, hooks and flags of a model, to put back later; weights are not copied."""
 
 from __future__ import annotations
 
 from torch import nn
 
 
-class Tree:
+class Snapshot:
     """The module objects of a model and their flags, to put back after `peft` has replaced some.
 
-    `peft`'s own `unload()` leaves trained copies of `modules_to_save` in the base model
-    (peft 0.21.2); putting the original objects back cannot. Parameters are put back too, in
-    their order: LoRA on a parameter takes it out and in again at every forward, and a careful
-    merge gives it another tensor.
+    `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); putting
+    the original objects back cannot. Parameters are put back in their order too: LoRA on a parameter takes
+    it out and in again at every forward, and a safe merge gives it another tensor.
     """
 
     def __init__(self, root: nn.Module) -> None:
-        """Note what `root` holds."""
+        """Note the state of `root`."""
         self._root = root
         self._children = [(module, dict(module._modules), module.training) for module in root.modules()]
         self._parameters = [(module, dict(module._parameters)) for module in root.modules()]
@@ -28,7 +27,7 @@ class Tree:
         ]
 
     def restore(self) -> None:
-        """Make `root` what it was; its parameters are frozen and have no gradient."""
+        """Put `root` back; its parameters are frozen and have no gradient afterwards."""
         for module, children, training in self._children:
             module._modules.clear()
             module._modules.update(children)

@@ -1,19 +1,19 @@
-"""What linear maps are given, from a few batches: principal directions, and how large it is."""
+"""What linear maps get as inputs, from a few batches: the principal directions and the root mean square."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import nn
 
-_WHOLE = 1024  # inputs up to which all directions are found at once; chosen by hand
-_OVERSAMPLING = 16
-_ITERATIONS = 8
+_EXACT_INPUTS = 1024  # inputs up to which all eigenvectors are computed; chosen by hand
+_OVERSAMPLING = 16  # for wider inputs: directions beyond the rank, and iterations; chosen by hand so that
+_ITERATIONS = 8  # the inputs' share in them is right to 0.1 % (tests/model/test_input_statistics.py)
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -21,12 +21,13 @@ Batch = Mapping[str, torch.Tensor]
 def input_directions(
     module: nn.Module, batches: Sequence[Batch], ranks: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:
-    """The directions in which the inputs of some linear maps are largest; padding does not count.
+    """The directions in which the inputs of linear maps are largest, padding left out.
 
     Args:
         module: The base model, in eval mode; left as found.
-        batches: What it is called with, `labels` apart; `attention_mask` (B, T) tells padding from tokens.
-        ranks: Site name -> how many directions, at most as many as the map has inputs.
+        batches: Arguments of its forward, and `labels`, which are not passed; `attention_mask` (B, T) marks
+            padding.
+        ranks: Site name -> number of directions, at most the inputs of the map.
 
     Returns:
         Site name -> orthonormal rows, shape (rank, in_features), the largest first: the right singular
@@ -41,8 +42,11 @@ def input_directions(
     def add(name: str, rows: torch.Tensor) -> None:
         squares[name] = squares.get(name, 0) + rows.T @ rows
 
-    _watch(module, batches, ranks, add, call=_without_labels)
-    return {name: _largest(squares[name], rank) for name, rank in ranks.items()}
+    def forward(module: nn.Module, batch: Batch) -> object:
+        return module(**{name: value for name, value in batch.items() if name != "labels"})
+
+    _watch(module, batches, ranks, add, call=forward)
+    return {name: leading_eigenvectors(squares[name], rank) for name, rank in ranks.items()}
 
 
 def input_rms(
@@ -52,12 +56,12 @@ def input_rms(
     *,
     call: Callable[[nn.Module, Any], object],
 ) -> dict[str, float]:
-    """The root mean square of the inputs of some linear maps; padding does not count.
+    """Name -> root mean square of the inputs of a linear map, padding left out.
 
     Args:
         module: The base model, in eval mode; left as found.
-        batches: What it is called with; `attention_mask` (B, T) tells padding from tokens.
-        names: Of the maps. Those that are not reached are missing in what is returned.
+        batches: What `call` gets; `attention_mask` (B, T) marks padding.
+        names: The linear maps. Those that no batch reaches are missing in the result.
         call: Runs the model on a batch, such as the task's loss.
     """
     sums: dict[str, tuple[float, int]] = {}
@@ -78,49 +82,34 @@ def _watch(
     *,
     call: Callable[[nn.Module, Any], object],
 ) -> None:
-    """Call the model, and `add` with each map's inputs of every batch, shape (N, in_features)."""
-    with torch.no_grad(), _hooked(module, names, add) as seen:
-        for batch in batches:
-            seen["mask"] = batch.get("attention_mask")
-            call(module, batch)
+    """Run the model, and call `add` with each map's inputs of every batch, shape (N, in_features)."""
+    mask: torch.Tensor | None = None
 
+    def hook(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        add(name, _unpadded(inputs[0], mask).float())
 
-def _without_labels(module: nn.Module, batch: Batch) -> object:
-    return module(**{name: value for name, value in batch.items() if name != "labels"})
-
-
-@contextmanager
-def _hooked(
-    module: nn.Module, names: Iterable[str], add: Callable[[str, torch.Tensor], None]
-) -> Iterator[dict[str, Any]]:
-    """Hooks that read the mask of the batch from what is yielded."""
-    seen: dict[str, Any] = {"mask": None}
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            add(name, _tokens(inputs[0], seen["mask"]).float())
-
-        return hook
-
-    handles = [module.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    handles = [module.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in names]
     try:
-        yield seen
+        with torch.no_grad():
+            for batch in batches:
+                mask = batch.get("attention_mask")
+                call(module, batch)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _tokens(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Rows that count, shape (N, in_features)."""
+def _unpadded(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The inputs of tokens that are not padding, shape (N, in_features)."""
     if mask is not None and inputs.shape[:-1] == mask.shape:
         return inputs[mask.bool()]
     return inputs.reshape(-1, inputs.shape[-1])
 
 
-def _largest(square: torch.Tensor, rank: int) -> torch.Tensor:
-    """The leading eigenvectors of a symmetric matrix, as rows."""
+def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
+    """The leading eigenvectors of a symmetric matrix as rows, shape (rank, n); largest entry positive."""
     n_inputs = len(square)
-    if n_inputs <= _WHOLE:
+    if n_inputs <= _EXACT_INPUTS:
         rows = torch.linalg.eigh(square.double()).eigenvectors.flip(-1).T[:rank].float()
     else:
         with torch.random.fork_rng(devices=[square.device] if square.is_cuda else []):
@@ -131,8 +120,8 @@ def _largest(square: torch.Tensor, rank: int) -> torch.Tensor:
     return cast(torch.Tensor, rows * largest.sign())
 
 
-def point(model: PeftModel, directions: Mapping[str, torch.Tensor]) -> None:
-    """Let LoRA adapters look where they are told at first; B is zero, so that the model stays what it was."""
+def set_initial_directions(model: PeftModel, directions: Mapping[str, torch.Tensor]) -> None:
+    """Set LoRA's A at each site to the given rows; the output stays, since B starts at zero."""
     for site, rows in directions.items():
         layer = cast(Any, model.get_base_model().get_submodule(site))
         for down in layer.lora_A.values():

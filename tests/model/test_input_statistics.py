@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autopeft.model import input_directions, input_rms
-from autopeft.model.inputs import _largest
+from autopeft.model.input_statistics import leading_eigenvectors
 from autopeft.records import Fidelity, Status
 
 RANK = 3
@@ -70,9 +70,9 @@ def test_wide_maps_are_searched_by_iteration_with_the_same_end():
     rows = torch.randn(1500, 1100) * scales
     square = rows.T @ rows
     expected = np.linalg.svd(rows.double().numpy(), compute_uv=False)[:RANK] ** 2
-    found = _largest(square, RANK)
+    found = leading_eigenvectors(square, RANK)
     assert (rows @ found.T).square().sum(0).double().numpy() == pytest.approx(expected, rel=1e-3)
-    assert torch.equal(found, _largest(square, RANK))
+    assert torch.equal(found, leading_eigenvectors(square, RANK))
 
 
 def test_adapters_that_start_by_eva_look_at_the_inputs_and_leave_the_model_as_it_was(make_bench, make_plan):

@@ -1,0 +1,86 @@
+"""What a model and its tokenizer must have before anything is trained, each refused in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from autopeft.errors import ModelError, SiteError
+from autopeft.model.base import BaseModel
+from autopeft.model.quantising import rows_independent
+from autopeft.model.sites import TASK_MODELS
+
+
+def require_words(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer without words or padding.
+
+    Where the tokenizer's files are missing, transformers makes one to which every word is unknown.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError(
+            f"The tokenizer of {name} knows no words, only {len(tokenizer)} special tokens; "
+            "put its files (tokenizer.json or the like) beside the weights."
+        )
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {name} has neither a padding nor an end-of-text token; "
+            "name one as pad_token in its tokenizer_config.json."
+        )
+
+
+def require_causal(module: Any, name: str) -> None:
+    """Refuse a model that sees the token which it should predict: its loss would be meaningless."""
+    device = next(module.parameters()).device
+    first = torch.tensor([[1, 2, 3, 4]], device=device)
+    second = torch.tensor([[1, 2, 3, 5]], device=device)
+    with torch.no_grad(), rows_independent(module):
+        before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+    if not torch.allclose(before, after, atol=1e-4, rtol=1e-3):
+        raise ModelError(
+            f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
+            "use a decoder such as GPT-2, Llama or Qwen."
+        )
+
+
+def require_sites(base: BaseModel) -> None:
+    """Refuse a model with nothing to adapt, or with a task head that cannot be trained safely.
+
+    Raises:
+        ModelError: The weights fit none of the modules.
+        SiteError: The model has no site, or a head that autopeft or `peft` cannot tell apart.
+    """
+    if not base.sites and base.untrained:
+        raise ModelError(
+            f"The weights of {base.name} fit none of the modules that its config.json describes; "
+            "put the config.json and the weights of one model there."
+        )
+    if not base.sites:
+        raise SiteError(
+            f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
+            "use a transformer made of nn.Linear or Conv1D layers."
+        )
+    _require_head(base)
+
+
+def _require_head(base: BaseModel) -> None:
+    """Refuse a task model without a known head, or whose head `peft` would take for other modules too.
+
+    `peft` finds the modules to save by the end of their names.
+    """
+    kind = type(base.module).__name__
+    if kind.endswith(TASK_MODELS) and not base.head_names:
+        raise SiteError(
+            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that "
+            "nothing would learn the labels; use another model."
+        )
+    inside = tuple(f"{head}." for head in base.head_names)
+    names = [name for name, _ in base.module.named_modules()]
+    outside = [name for name in names if not f"{name}.".startswith(inside)]
+    for head in base.head_names:
+        twins = [name for name in outside if name.endswith(head)]
+        if twins:
+            raise SiteError(
+                f"{base.name} calls its task head {head}, and peft would train {len(twins)} other modules "
+                f"whose names end like that (such as {twins[0]}); use another model."
+            )

@@ -1,0 +1,67 @@
+"""A base model without weights, built on torch's meta device from its `config.json` alone, for counting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+from autopeft.errors import ModelError
+from autopeft.model.base import BaseModel
+from autopeft.model.checks import require_sites
+from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
+from autopeft.model.quantising import conv1d_to_linear
+from autopeft.records import ModelSpec
+
+_GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+
+
+def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
+    """A base model with all modules and no weights.
+
+    Args:
+        spec: A hub id or local directory; no id means the demo model.
+        auto_class: Name of the transformers class; None takes the architecture that the config names.
+        here_only: Whether to stay offline: only a directory or the hub's cache is read.
+
+    Raises:
+        ModelError: There is no readable config, or this transformers lacks the architecture.
+    """
+    source, name = resolve(spec)
+    try:
+        arguments = pretrained_arguments(source, spec)
+        config = transformers.AutoConfig.from_pretrained(**arguments, local_files_only=here_only)
+        builder = _model_class(config, auto_class, name=name)
+        with torch.device("meta"):
+            is_auto = hasattr(builder, "from_config")
+            module = builder.from_config(config) if is_auto else builder(config)
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
+    if spec.quantize != "none":
+        conv1d_to_linear(module)
+    base = BaseModel(module, None, name=name, untrained=frozenset())
+    require_sites(base)
+    return base
+
+
+def _model_class(config: Any, auto_class: str | None, *, name: str) -> Any:
+    """The class of a skeleton; of a language model the whole one that its config names.
+
+    `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
+
+    Raises:
+        ModelError: transformers has no such task model for this model type.
+    """
+    architecture = str(next(iter(config.architectures or ()), ""))
+    is_whole = auto_class in _GENERATIVE and architecture.endswith("ForConditionalGeneration")
+    if auto_class is None or (is_whole and hasattr(transformers, architecture)):
+        return getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
+    builder: Any = getattr(transformers, auto_class)
+    supported = getattr(builder, "_model_mapping", None)
+    if supported is not None and type(config) not in supported:
+        raise ModelError(
+            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; "
+            "use a base model of the kind that the adapter or plan was made for."
+        )
+    return builder
