@@ -71,8 +71,9 @@ def require_weights(model: PeftModel, folder: Path) -> None:
         odd = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))
         if odd:
             raise SpecError(
-                f"{path} has {stored.get(odd[0], 'none')} for {odd[0]}, the plan has "
-                f"{expected.get(odd[0], 'none')} ({len(odd)} tensors differ); pass the weights of this very plan and model."
+                f"{path} has {stored.get(odd[0], 'none')} for {odd[0]}, the plan "
+                f"{expected.get(odd[0], 'none')} ({len(odd)} tensors differ); pass the weights of this very "
+                "plan and model."
             )
 
 
