@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -20,8 +19,7 @@ from typer.testing import CliRunner
 from autopeft import pipeline, report
 from autopeft.cli.app import app
 from autopeft.cli.display import Silent
-from autopeft.data import read_general
-from autopeft.errors import DataError, ModelError, RunDirError, SpecError, UnknownNameError
+from autopeft.errors import DataError, ModelError, RunDirError, SpecError
 from autopeft.model import save_weights
 from autopeft.pipeline.forgetting import BASE, MAX_BLOCKS, check_forgetting, with_general_text
 from autopeft.pipeline.prepare import prepare
@@ -30,10 +28,7 @@ from autopeft.records import (
     ConfirmSpec,
     DataSpec,
     Fidelity,
-    Forgetting,
     ForgettingSpec,
-    GeneralLoss,
-    GeneralText,
     ModelSpec,
     OutputSpec,
     Plan,
@@ -45,7 +40,6 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.report.forgetting import change, forgot
 from autopeft.train import compile_plan
 
 NEVER = 10**9
@@ -310,66 +304,7 @@ def test_text_that_is_all_of_the_data_is_refused(toys):
         )
 
 
-def general(source, *, known=(), max_characters=NEVER, **spec):
-    return read_general(
-        ForgettingSpec(source=str(source), **spec), known=known, max_characters=max_characters
-    )
-
-
-def test_text_file_is_read_from_its_beginning_and_cut(tmp_path):
-    whole = "".join(f"Paragraph {i} of it.\n\n" for i in range(100))
-    (tmp_path / "book.txt").write_text(whole, encoding="utf-8")
-    rows = general(tmp_path / "book.txt", max_characters=500)
-    assert (rows.texts, rows.kind) == ((whole[:500],), "stream")
-    assert rows.name == f"{tmp_path.name}/book.txt"
-    left = general(tmp_path / "book.txt", known=["paragraph  3 OF it."])
-    assert left.texts[0] == whole.replace("Paragraph 3 of it.\n\n", "")
-    assert left.n_duplicates == 1
-
-
-def test_corpus_is_read_where_models_are_trained_least(tmp_path):
-    for split in ("train", "validation", "test"):
-        write(tmp_path / f"{split}.jsonl", [{"story": f"{split} {i}"} for i in range(5)])
-    rows = general(tmp_path)
-    assert sorted(rows.texts) == [f"test {i}" for i in range(5)] and rows.kind == "documents"
-    assert rows.name == f"{tmp_path.name}, test split"
-    (tmp_path / "test.jsonl").unlink()
-    assert general(tmp_path).name == f"{tmp_path.name}, validation split"
-
-
-def test_documents_stand_in_one_random_order(tmp_path):
-    write(tmp_path / "a.jsonl", [{"text": f"text {i:03d}"} for i in range(200)])
-    first, second = general(tmp_path / "a.jsonl"), general(tmp_path / "a.jsonl", max_characters=80)
-    assert first.texts[:10] == second.texts and sorted(first.texts) != list(first.texts)
-    assert len({int(text[5:]) // 100 for text in second.texts}) == 2  # of both halves of the file
-
-
-@pytest.mark.parametrize(
-    ("row", "spec", "error", "words"),
-    [
-        (
-            {"prompt": "a", "completion": "b"},
-            {},
-            DataError,
-            "name the one with plain text by --set forgetting",
-        ),
-        ({"text": "a"}, {"text_column": "txt"}, UnknownNameError, "no column named 'txt'; known: text"),
-        ({"text": [{"role": "user"}]}, {}, DataError, "cannot be read: Column text holds"),
-        ({"text": " "}, {}, DataError, "as column text is blank"),
-        ({"text": "a"}, {"config_name": "x"}, DataError, r"forgetting\.config_name 'x' is for hub ids"),
-    ],
-)
-def test_source_without_plain_text_is_refused(row, spec, error, words, tmp_path):
-    write(tmp_path / "a.jsonl", [row] * 3)
-    with pytest.raises(error, match=words):
-        general(tmp_path / "a.jsonl", **spec)
-
-
-def test_absent_source_and_short_text_are_refused_with_the_flag(toys, tmp_path):
-    with pytest.raises(
-        DataError, match=r"--forgetting cannot be read: The data path .*genral\.jsonl does not"
-    ):
-        general(toys / "genral.jsonl")
+def test_short_text_is_refused(toys, tmp_path):
     (tmp_path / "short.txt").write_text("a film", encoding="utf-8")
     spec = spec_for(toys, forgetting=ForgettingSpec(source=str(tmp_path / "short.txt")))
     with pytest.raises(DataError, match=r"short\.txt is too short: .* at least 2 blocks"):
@@ -401,35 +336,3 @@ def test_plan_trained_in_full_tells_it_too(toys, run, prepared, tmp_path):
     told = json.loads((tmp_path / "adapter" / "training.json").read_text(encoding="utf-8"))["forgetting"]
     assert told["plan"]["difference"] == pytest.approx(own.losses[0] - told["base"]["loss"])
     assert told["plan"]["loss_std"] is None
-
-
-TEXT = GeneralText(
-    name="a/b.txt",
-    n_texts=1,
-    n_blocks=2,
-    block_tokens=8,
-    n_tokens=14,
-    duplicates_removed=0,
-    fingerprint="0",
-)
-
-
-def test_plan_with_two_names_stands_once_and_one_without_seeds_not_at_all():
-    other = replace(BASE, learning_rate=1.0)
-    losses = {"seeds": (1, 2), "losses": (2.0, 2.5)}
-    found = Forgetting(
-        text=TEXT,
-        base_loss=2.0,
-        seconds=1.0,
-        plans=(
-            GeneralLoss(name="best", plan=BASE, **losses),
-            GeneralLoss(name="smallest", plan=other, seeds=(), losses=()),
-            GeneralLoss(name="baseline", plan=BASE, **losses),
-        ),
-    )
-    (row,) = forgot(found)
-    assert (row.names, row.n_seeds, row.difference) == ("best, baseline", 2, 0.25)
-    assert row.perplexity == pytest.approx(math.exp(2.25))
-    assert change(row.difference, row.spread) == f"+0.2500 ± {stdev((2.0, 2.5)):.4f}"
-    line = report.forgetting_line(found)
-    assert line.count("\n") == 0 and "smallest" not in line
