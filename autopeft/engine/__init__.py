@@ -26,21 +26,21 @@ from autopeft.engine.confirm import (
     summaries,
 )
 from autopeft.engine.front import front, is_allowed
-from autopeft.engine.ledger import Ledger, Progress, Question
+from autopeft.engine.ledger import Ledger, Progress, SearchProblem
 from autopeft.engine.promote import choose, climb, correlation, retune, with_margin
 from autopeft.engine.propose import Proposer, n_proposals
 from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, later_cost, n_first, rungs, stretched
 from autopeft.engine.sentences import sentences
-from autopeft.engine.twins import NULLS, measure_twins, n_pairs
-from autopeft.records import Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
+from autopeft.engine.twins import measure_twins, n_pairs
+from autopeft.records import NULL_SCORES, Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
 
 __all__ = [
     "Ledger",
     "Outcome",
     "Progress",
-    "Question",
     "Schedule",
+    "SearchProblem",
     "check_sampler",
     "climb",
     "later_cost",
@@ -73,11 +73,11 @@ class Outcome:
     sentences: tuple[str, ...] = ()
 
 
-def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
+def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
     """Propose, promote, confirm, judge.
 
     Args:
-        question: What is asked.
+        problem: What is asked.
         ledger: Measures and remembers; holds every measurement afterwards.
         storage: Where the Optuna study goes; must hold no study named `autopeft`.
 
@@ -85,55 +85,55 @@ def search(question: Question, ledger: Ledger, *, storage: BaseStorage) -> Outco
         TrainingError: Nothing that was measured finished, or no baseline did.
         StoppedError: The time was up before a verdict.
     """
-    _plan_ahead(question, ledger)
-    proposer = Proposer(question=question, ledger=ledger, storage=storage)
+    _plan_ahead(problem, ledger)
+    proposer = Proposer(problem=problem, ledger=ledger, storage=storage)
     first = proposer.run()
-    score_pairs = measure_twins(question, ledger, proposer, first)
-    seen = climb(question, ledger, first)
-    question = with_margin(question, ledger, seen[-1])
-    seen[-1] = retune(question, ledger, proposer, seen[-1])
-    best, baseline, smallest = choose(question, ledger, seen[-1])
-    named = finalists(question, ledger, (best, baseline, smallest))
-    confirmed = confirm(question, ledger, named)
-    tested = read_test(question, ledger, confirmed, named.chief)
-    verdict = judge(question, confirmed, named)
+    score_pairs = measure_twins(problem, ledger, proposer, first)
+    seen = climb(problem, ledger, first)
+    problem = with_margin(problem, ledger, seen[-1])
+    seen[-1] = retune(problem, ledger, proposer, seen[-1])
+    best, baseline, smallest = choose(problem, ledger, seen[-1])
+    named = finalists(problem, ledger, (best, baseline, smallest))
+    confirmed = confirm(problem, ledger, named)
+    tested = read_test(problem, ledger, confirmed, named.chief)
+    verdict = judge(problem, confirmed, named)
     return Outcome(
         proposals=tuple(proposer.proposals),
         measurements=tuple(ledger.measured.values()),
         best=best,
         smallest=smallest,
         baseline=baseline,
-        confirmations=summaries(question, confirmed, named.named),
-        test=summaries(question, tested, named.named),
+        confirmations=summaries(problem, confirmed, named.named),
+        test=summaries(problem, tested, named.named),
         verdict=verdict,
         score_pairs=score_pairs,
-        proxy=_proxy(question, seen),
+        proxy=_proxy(problem, seen),
         sentences=sentences(
-            question, ledger, named=named, confirmed=confirmed, last=seen[-1], verdict=verdict
+            problem, ledger, named=named, confirmed=confirmed, last=seen[-1], verdict=verdict
         ),
-        front=tuple(front(m for m in seen[-1].values() if is_allowed(question, ledger, m))),
+        front=tuple(front(m for m in seen[-1].values() if is_allowed(problem, ledger, m))),
     )
 
 
-def _proxy(question: Question, seen: Sequence[Mapping[Plan, Measurement]]) -> Proxy:
+def _proxy(problem: SearchProblem, seen: Sequence[Mapping[Plan, Measurement]]) -> Proxy:
     """How alike neighbouring rungs rank the plans that they share."""
     pairs = list(pairwise(seen))
     rhos = tuple(correlation(dict(before), dict(after)) for before, after in pairs)
     return Proxy(
         rank_correlation=rhos[0] if rhos else None,
         n_plans=sum(plan in seen[0] for plan in seen[1]) if pairs else 0,
-        rung_steps=question.schedule.rung_steps,
+        rung_steps=problem.schedule.rung_steps,
         rank_correlations=rhos,
     )
 
 
-def _plan_ahead(question: Question, ledger: Ledger) -> None:
+def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
     """What is to come, as far as it is known at the start, so that the time left means the whole run."""
-    schedule, seed, n_seeds = question.schedule, question.seed, question.spec.confirm.seeds
-    n_first = n_proposals(question) + n_pairs(question) + len(NULLS)
+    schedule, seed, n_seeds = problem.schedule, problem.seed, problem.spec.confirm.seeds
+    n_first = n_proposals(problem) + n_pairs(problem) + len(NULL_SCORES)
     planned = [(schedule.rung(0, seed=seed), n_first)]
     planned += [(schedule.rung(i, seed=seed), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
-    if question.spec.confirm.fidelity != "none":
+    if problem.spec.confirm.fidelity != "none":
         planned.append((schedule.fidelity("confirm", seed=seed), MAX_CONFIRMED * n_seeds))
         planned.append((schedule.fidelity("test", seed=seed), MAX_TESTED * n_seeds))
         planned.append((schedule.fidelity("general", seed=seed), MAX_TESTED * n_seeds))

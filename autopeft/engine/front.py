@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from autopeft.engine.ledger import Ledger, Question, by_loss
+from autopeft.engine.ledger import Ledger, SearchProblem, by_loss
 from autopeft.records import Measurement, Plan
 from autopeft.space import violations
 
@@ -37,7 +37,7 @@ def thinned(kept: list[Measurement], n: int) -> list[Measurement]:
     return [kept[place] for place in sorted(places)]
 
 
-def excess(question: Question, ledger: Ledger, measurement: Measurement) -> Mapping[str, float]:
+def excess(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> Mapping[str, float]:
     """By how much a measured plan breaks each limit: 0 or less within it, 1.0 at twice of it.
 
     A step is timed against those of plain LoRA that were measured in this run.
@@ -47,7 +47,7 @@ def excess(question: Question, ledger: Ledger, measurement: Measurement) -> Mapp
         return {}
     own = measurement.train_seconds / n_steps
     return violations(
-        question.spec.limits,
+        problem.spec.limits,
         peak_bytes=measurement.peak_bytes,
         seconds_per_step=own,
         lora_seconds_per_step=_lora_seconds(ledger) or own or 1.0,
@@ -55,15 +55,15 @@ def excess(question: Question, ledger: Ledger, measurement: Measurement) -> Mapp
     )
 
 
-def is_allowed(question: Question, ledger: Ledger, measurement: Measurement) -> bool:
+def is_allowed(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> bool:
     """Whether a plan keeps to budget and limits; one that the user gave need not, and cannot win."""
-    keeps_limits = all(value <= 0 for value in excess(question, ledger, measurement).values())
-    return keeps_limits and is_affordable(measurement.plan, question)
+    keeps_limits = all(value <= 0 for value in excess(problem, ledger, measurement).values())
+    return keeps_limits and is_affordable(measurement.plan, problem)
 
 
-def is_affordable(plan: Plan, question: Question) -> bool:
+def is_affordable(plan: Plan, problem: SearchProblem) -> bool:
     """Whether a plan keeps to the budget."""
-    return plan.trainable_params <= question.ground.max_params
+    return plan.trainable_params <= problem.context.max_params
 
 
 def _lora_seconds(ledger: Ledger) -> float | None:

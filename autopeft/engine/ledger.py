@@ -13,7 +13,7 @@ from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError
 from autopeft.extension import Executor
 from autopeft.records import Arm, Fidelity, Measurement, Plan, RunSpec, Status
-from autopeft.space import Ground, Space
+from autopeft.space import AllocationContext, Space
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _RESERVE_SECONDS = 15.0  # for the test split and the report; chosen by hand
@@ -38,8 +38,8 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a search is asked: the user's wish, the space, the ground it stands on, and the schedule.
+class SearchProblem:
+    """What a search is asked: the user's wish, the space, the context it stands on, and the schedule.
 
     `head_rates` is the range of learning rates for the head alone, one value where the model has none.
     `first_trials` is the number of trials that the run began with: what is enqueued follows it, and stays as
@@ -52,14 +52,14 @@ class Question:
 
     spec: RunSpec
     space: Space
-    ground: Ground
+    context: AllocationContext
     schedule: Schedule
     metric: str
     greater_is_better: bool
     head_rates: tuple[float, float]
     first_trials: int
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    given: tuple[tuple[Arm, Plan], ...] = ()
+    user_plans: tuple[tuple[Arm, Plan], ...] = ()
     score_span: float | None = 1.0
     margin: float = 0.01
 
@@ -81,9 +81,9 @@ class Question:
     @property
     def has_baseline(self) -> bool:
         """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
-        lora, ground = self.ground.methods["lora"], self.ground
-        fitting = (site for site in ground.sites if lora.refusal(site) is None)
-        return any(lora.cost(site, 1, {}) <= ground.max_params for site in fitting)
+        lora, context = self.context.methods["lora"], self.context
+        fitting = (site for site in context.sites if lora.refusal(site) is None)
+        return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
 
 
 @dataclass(kw_only=True)
@@ -167,20 +167,20 @@ class Ledger:
             self._seconds_per_example
         )
 
-    def confirm_reserve(self, question: Question) -> float:
+    def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
-        schedule, confirm = question.schedule, question.spec.confirm
+        schedule, confirm = problem.schedule, problem.spec.confirm
         if confirm.fidelity == "none":
             return _RESERVE_SECONDS
         run = self.estimate(schedule.fidelity("confirm", seed=0))
-        return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(question, n_plans=2)
+        return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(problem, n_plans=2)
 
-    def report_reserve(self, question: Question, *, n_plans: int) -> float:
+    def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""
         test, general = (
-            self.estimate(question.schedule.fidelity(split, seed=0)) for split in ("test", "general")
+            self.estimate(problem.schedule.fidelity(split, seed=0)) for split in ("test", "general")
         )
-        n_runs = n_plans * question.spec.confirm.seeds
+        n_runs = n_plans * problem.spec.confirm.seeds
         return n_runs * (test + general) + general + _RESERVE_SECONDS  # general text: the base model too
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
@@ -227,9 +227,9 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
     return (loss, measurement.plan.trainable_params, measurement.plan.digest)
 
 
-def is_baseline(plan: Plan, question: Question, ledger: Ledger) -> bool:
+def is_baseline(plan: Plan, problem: SearchProblem, ledger: Ledger) -> bool:
     """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
-    if not question.has_baseline:
+    if not problem.has_baseline:
         return not plan.adapters
     arm = ledger.arms.get(plan)
     return arm is not None and arm.kind == "baseline"

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.front import excess
-from autopeft.engine.ledger import Ledger, Question, by_loss, is_baseline
+from autopeft.engine.ledger import Ledger, SearchProblem, by_loss, is_baseline
 from autopeft.engine.paired import is_better
 from autopeft.engine.refine import moved_ranks, next_rate
 from autopeft.engine.samplers import make_sampler
@@ -51,7 +51,7 @@ class Proposer:
     `policies` stand beside the proposals, None for a plan that comes from no policy.
     """
 
-    question: Question
+    problem: SearchProblem
     ledger: Ledger
     storage: BaseStorage
     proposals: list[Proposal] = field(default_factory=list)
@@ -60,13 +60,13 @@ class Proposer:
 
     def run(self) -> dict[Plan, Measurement]:
         """Every plan of the study with its measurement at the first rung."""
-        question = self.question
-        n_trials = n_proposals(question)
+        problem = self.problem
+        n_trials = n_proposals(problem)
         study = optuna.create_study(study_name="autopeft", storage=self.storage, direction="minimize")
         self._study = study
         queue = self._queue()
         self.ledger.progress.phase("rung 1", n_trials)
-        fidelity = question.schedule.rung(0, seed=question.seed)
+        fidelity = problem.schedule.rung(0, seed=problem.seed)
         seen: dict[Plan, Measurement] = {}
         for start in range(0, n_trials, _WAVE):
             if start >= len(queue) and not (
@@ -84,19 +84,19 @@ class Proposer:
 
     def has_time(self) -> bool:
         """For this wave and a short further rung, with the confirmation of two plans in reserve."""
-        schedule, ledger = self.question.schedule, self.ledger
+        schedule, ledger = self.problem.schedule, self.ledger
         seconds = _WAVE * math.fsum(
             ledger.estimate(schedule.rung(index, seed=0), new_steps=schedule.new_steps(index))
             for index in range(len(schedule.rung_steps))
         )
-        has_time = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(self.question))
+        has_time = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(self.problem))
         if not has_time:
             log.warning("Time is short: %d proposals are measured.", len(self.proposals))
         return has_time
 
     def within_cost(self, *, start: int) -> bool:
         """Whether another wave leaves enough of --max-cost for the rungs above."""
-        limit, schedule = self.question.spec.search.max_cost, self.question.schedule
+        limit, schedule = self.problem.spec.search.max_cost, self.problem.schedule
         if limit is None:
             return True
         cost = self.ledger.cost(schedule) + _WAVE * schedule.rung_cost(0) + later_cost(schedule)
@@ -110,7 +110,7 @@ class Proposer:
         Better is a lower loss, or a metric above the one of the lowest loss by the 95 % interval of their
         difference on the same examples.
         """
-        patience = self.question.spec.search.patience
+        patience = self.problem.spec.search.patience
         if patience is None:
             return True
         best: Measurement | None = None
@@ -121,7 +121,7 @@ class Proposer:
             if found.loss is None:
                 continue
             is_first = best is None or by_loss(found) < by_loss(best)
-            if is_first or (best and is_better(self.question, found, best, std_errors=_SURE)):
+            if is_first or (best and is_better(self.problem, found, best, std_errors=_SURE)):
                 best, n_idle = found, 0
         if n_idle >= patience:
             log.info("The last %d sampled proposals brought nothing better: no more are asked for.", n_idle)
@@ -133,43 +133,43 @@ class Proposer:
         Each at as many learning rates, but for the greedy plan, which takes the baseline's best. The
         sampler gets the rest of the trials, more than half of them.
         """
-        question, methods = self.question, self.question.ground.methods
-        room = max(int(_QUEUE_SHARE * question.first_trials), min(_LEAST_ROOM, question.first_trials // 2))
-        low, high = learning_rates(question.space, "lora", methods)
-        cap = question.spec.limits.max_rank  # which the space's own cap keeps to as well
-        if "lora" in question.space.methods:
-            cap = question.space.methods["lora"].max_rank
+        problem, methods = self.problem, self.problem.context.methods
+        room = max(int(_QUEUE_SHARE * problem.first_trials), min(_LEAST_ROOM, problem.first_trials // 2))
+        low, high = learning_rates(problem.space, "lora", methods)
+        cap = problem.spec.limits.max_rank  # which the space's own cap keeps to as well
+        if "lora" in problem.space.methods:
+            cap = problem.space.methods["lora"].max_rank
         found = {}
-        if question.has_baseline:
-            found = baseline_policies(question.ground, learning_rate=low, max_rank=cap)
-        n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(found) + len(question.given) + 1)))
+        if problem.has_baseline:
+            found = baseline_policies(problem.context, learning_rate=low, max_rank=cap)
+        n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(found) + len(problem.user_plans) + 1)))
         queue: list[tuple[Arm, Policy | Plan]] = []
         for rate in spread(low, high, n_rates):
             queue += [
                 (Arm(kind="baseline", label=name), replace(own, learning_rate=rate))
                 for name, own in found.items()
             ]
-        for arm, plan in question.given:
+        for arm, plan in problem.user_plans:
             queue += [(arm, replace(plan, learning_rate=rate)) for rate in self._given_rates(plan, n_rates)]
-        for rate in dict.fromkeys(spread(*question.head_rates, n_rates)):
-            queue.append((question.without_adapters, Policy(method=HEAD, learning_rate=rate)))
-        if "lora" in question.space.methods:
+        for rate in dict.fromkeys(spread(*problem.head_rates, n_rates)):
+            queue.append((problem.without_adapters, Policy(method=HEAD, learning_rate=rate)))
+        if "lora" in problem.space.methods:
             n_greedy = max(1, min(n_rates - 1, room - len(queue)))
             greedy = Policy(method="lora", exponent=1.0, max_rank=cap, learning_rate=spread(low, high, 1)[0])
-            arm = Arm(kind="greedy", label=f"greedy by {question.spec.search.score}")
+            arm = Arm(kind="greedy", label=f"greedy by {problem.spec.search.score}")
             queue += [(arm, greedy)] * n_greedy
-        for policy in _usual_policies(question.space, max_rank=cap):
+        for policy in _usual_policies(problem.space, max_rank=cap):
             if len(queue) + n_rates <= room:
-                rates = spread(*learning_rates(question.space, policy.method, methods), n_rates)
+                rates = spread(*learning_rates(problem.space, policy.method, methods), n_rates)
                 arm = replace(policy.arm, kind="usual")
                 queue += [(arm, replace(policy, learning_rate=rate)) for rate in rates]
-        return queue[: question.first_trials]
+        return queue[: problem.first_trials]
 
     def _given_rates(self, plan: Plan, n_rates: int) -> tuple[float, ...]:
         """Rates around the plan's own, or over its method's range where it has none."""
         if plan.learning_rate > 0:
             return tuple(plan.learning_rate * factor for factor in (1.0, 0.5, 2.0)[:n_rates])
-        return spread(*rate_range(plan, self.question), n_rates)
+        return spread(*rate_range(plan, self.problem), n_rates)
 
     def _ask(self, study: optuna.Study, queue: Enqueued) -> tuple[Trial, Proposal]:
         number = len(self.proposals)
@@ -186,7 +186,7 @@ class Proposer:
             arm, plan = refined
         else:
             trial = study.ask()
-            policy = suggest(trial, self.question.space, self.question.ground.methods)
+            policy = suggest(trial, self.problem.space, self.problem.context.methods)
             arm, plan = policy.arm, self._plan(policy)
         return trial, self._note(
             Proposal(trial=trial.number, arm=arm, source=source, plan=plan), policy, trial
@@ -198,7 +198,7 @@ class Proposer:
         """A trial with the values of a policy, so that the sampler learns from it; of a plan it has none."""
         if isinstance(asked, Plan):
             return study.ask(), arm, asked, None
-        space, methods = self.question.space, self.question.ground.methods
+        space, methods = self.problem.space, self.problem.context.methods
         if arm.kind == "greedy":
             n_before = sum(proposal.arm == arm for proposal in self.proposals)
             rate = self._baseline_rate(place=n_before, default=asked.learning_rate)
@@ -223,16 +223,16 @@ class Proposer:
         told = [
             m
             for m in self._told().values()
-            if m.plan.adapters and not is_baseline(m.plan, self.question, self.ledger)
+            if m.plan.adapters and not is_baseline(m.plan, self.problem, self.ledger)
         ]
         finished = [m for m in told if m.loss is not None]
         if not finished:
             return None
         plan = min(finished, key=by_loss).plan
         arm, known = self.ledger.arms[plan], set(self._told())
-        rate = next_rate(self._rates_of(plan), rate_range(plan, self.question))
+        rate = next_rate(self._rates_of(plan), rate_range(plan, self.problem))
         nudged = None if rate is None else replace(plan, learning_rate=rate)
-        moved = moved_ranks(plan, self.question.ground, known=known)
+        moved = moved_ranks(plan, self.problem.context, known=known)
         n_before = sum(proposal.source == "refined" for proposal in self.proposals)
         steps = [nudged, moved] if n_before % 2 == 0 else [moved, nudged]
         return next(((arm, step) for step in steps if step is not None and step not in known), None)
@@ -244,7 +244,7 @@ class Proposer:
 
     def _told(self) -> dict[Plan, Measurement]:
         """What is measured at the first rung."""
-        fidelity = self.question.schedule.rung(0, seed=self.question.seed)
+        fidelity = self.problem.schedule.rung(0, seed=self.problem.seed)
         return {plan: m for (plan, own), m in self.ledger.measured.items() if own == fidelity}
 
     def _even_out(self, seen: dict[Plan, Measurement], fidelity: Fidelity) -> dict[Plan, Measurement]:
@@ -258,13 +258,13 @@ class Proposer:
             own = [
                 m
                 for m in (seen | found).values()
-                if is_baseline(m.plan, self.question, self.ledger) and m.loss is not None
+                if is_baseline(m.plan, self.problem, self.ledger) and m.loss is not None
             ]
-            if not own or not self.question.has_baseline or not self.has_time():
+            if not own or not self.problem.has_baseline or not self.has_time():
                 return found
             best = min(own, key=by_loss).plan
             tried = self._rates_of(best)
-            rate = next_rate(tried, rate_range(best, self.question))
+            rate = next_rate(tried, rate_range(best, self.problem))
             if rate is None or len(tried) >= min(most, _MAX_EVENED):
                 return found
             plan = replace(best, learning_rate=rate)
@@ -296,37 +296,37 @@ class Proposer:
 
     def _baseline_rate(self, *, place: int, default: float) -> float:
         """The baseline's best rate so far, or its second: the greedy plan differs from it in ranks alone."""
-        told = [m for m in self.ledger.measured.values() if is_baseline(m.plan, self.question, self.ledger)]
+        told = [m for m in self.ledger.measured.values() if is_baseline(m.plan, self.problem, self.ledger)]
         rates = dict.fromkeys(m.plan.learning_rate for m in sorted(told, key=by_loss) if m.loss is not None)
         return [*rates, default][min(place, len(rates))]
 
     def _plan(self, policy: Policy) -> Plan:
         if policy.method == HEAD:
             return Plan(adapters=(), learning_rate=policy.learning_rate, trainable_params=0)
-        return plan_of(policy, self.question.ground)
+        return plan_of(policy, self.problem.context)
 
     def _source(self, index: int) -> str:
         """Random proposals are spread evenly among the sampled ones; they show what the sampler adds.
 
         By its place alone, so that an extended run proposes the same again.
         """
-        if self.question.spec.search.strategy == "random":
+        if self.problem.spec.search.strategy == "random":
             return "random"
         if index % _REFINED_EVERY == _REFINED_EVERY - 1:
             return "refined"
-        share = self.question.space.random_share
+        share = self.problem.space.random_share
         index -= index // _REFINED_EVERY  # its place among those that are drawn
         is_random = math.floor((index + 1) * share + 0.5) > math.floor(index * share + 0.5)
         return "random" if is_random else "sampler"
 
     def _sampler(self, source: str, number: int) -> BaseSampler:
         """A sampler for one trial, so that no point is repeated."""
-        kind = self.question.spec.search.sampler if source == "sampler" else "random"
-        return make_sampler(kind, seed=self.question.seed, number=number, n_startup=_N_STARTUP)
+        kind = self.problem.spec.search.sampler if source == "sampler" else "random"
+        return make_sampler(kind, seed=self.problem.seed, number=number, n_startup=_N_STARTUP)
 
     def _tell(self, study: optuna.Study, trial: Trial, result: Measurement) -> None:
         """Tell the loss; a diverged rate is told as twice the worst, so that the sampler shuns it."""
-        for name, value in excess(self.question, self.ledger, result).items():
+        for name, value in excess(self.problem, self.ledger, result).items():
             trial.set_constraint(name, value)
         if result.loss is not None:
             study.tell(trial, result.loss)
@@ -336,20 +336,20 @@ class Proposer:
             study.tell(trial, state=TrialState.FAIL)
 
 
-def n_proposals(question: Question) -> int:
+def n_proposals(problem: SearchProblem) -> int:
     """How many plans the first rung measures."""
-    asked = question.spec.search
-    return n_first(question.schedule, trials=asked.trials, strategy=asked.strategy)
+    asked = problem.spec.search
+    return n_first(problem.schedule, trials=asked.trials, strategy=asked.strategy)
 
 
-def rate_range(plan: Plan, question: Question) -> tuple[float, float]:
+def rate_range(plan: Plan, problem: SearchProblem) -> tuple[float, float]:
     """The learning rates that may be tried with a plan: those of its first method, or of the head alone."""
     if not plan.adapters:
-        return question.head_rates
+        return problem.head_rates
     lead = next(
         (own.method for own in plan.adapters if own.rate_factor == 1.0), plan.adapters[0].method
     )  # the part of a mix whose rate the plan's is
-    return learning_rates(question.space, lead, question.ground.methods)
+    return learning_rates(problem.space, lead, problem.context.methods)
 
 
 def _usual_policies(space: Space, *, max_rank: int | None) -> list[Policy]:

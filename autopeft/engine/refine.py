@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from autopeft.records import Adapter, Plan
-from autopeft.space import Ground
+from autopeft.space import AllocationContext
 
 
 def next_rate(losses: Mapping[float, float], bounds: tuple[float, float]) -> float | None:
@@ -42,13 +42,13 @@ def next_rate(losses: Mapping[float, float], bounds: tuple[float, float]) -> flo
     return None
 
 
-def moved_ranks(plan: Plan, ground: Ground, *, known: Collection[Plan]) -> Plan | None:
+def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Plan]) -> Plan | None:
     """The plan with one step of rank moved between two sites at equal cost, to where it earns most.
 
     A rank earns the site's score per parameter over the rank, as in the allocator. None where no move
     gives a plan that is not known.
     """
-    for donor, receiver in _moves(plan, ground):
+    for donor, receiver in _moves(plan, context):
         changed = {own.site: own for own in (donor, receiver)}
         adapters = tuple(changed.get(own.site, own) for own in plan.adapters)
         moved = replace(plan, adapters=adapters)
@@ -57,10 +57,10 @@ def moved_ranks(plan: Plan, ground: Ground, *, known: Collection[Plan]) -> Plan 
     return None
 
 
-def _moves(plan: Plan, ground: Ground) -> Iterator[tuple[Adapter, Adapter]]:
+def _moves(plan: Plan, context: AllocationContext) -> Iterator[tuple[Adapter, Adapter]]:
     """Adapters with a rank less and a rank more, the most promising pair first."""
-    fewer = [step for own in plan.adapters for step in _steps(own, ground, by=-1)]
-    more = [step for own in plan.adapters for step in _steps(own, ground, by=1)]
+    fewer = [step for own in plan.adapters for step in _steps(own, context, by=-1)]
+    more = [step for own in plan.adapters for step in _steps(own, context, by=1)]
     pairs = [
         (gain - loss, donor, receiver)
         for loss, price, donor in fewer
@@ -71,15 +71,15 @@ def _moves(plan: Plan, ground: Ground) -> Iterator[tuple[Adapter, Adapter]]:
     yield from ((donor, receiver) for _, donor, receiver in pairs)
 
 
-def _steps(adapter: Adapter, ground: Ground, *, by: int) -> Iterator[tuple[float, int, Adapter]]:
+def _steps(adapter: Adapter, context: AllocationContext, *, by: int) -> Iterator[tuple[float, int, Adapter]]:
     """What the step earns, its parameters, and the adapter after it; nothing where there is no such step."""
-    method = ground.methods[adapter.method]
-    site = next(site for site in ground.sites if site.name == adapter.site)
+    method = context.methods[adapter.method]
+    site = next(site for site in context.sites if site.name == adapter.site)
     options = dict(adapter.options)
     ranks = list(method.ranks(site, options)) if method.ranked else []
     at = ranks.index(adapter.rank) + by if adapter.rank in ranks else -1
     if 0 <= at < len(ranks):
         costs = [method.cost(site, rank, options) for rank in (adapter.rank, ranks[at])]
         price = abs(costs[1] - costs[0])
-        earned = ground.scores[site.name] / price / max(adapter.rank, ranks[at])
+        earned = context.scores[site.name] / price / max(adapter.rank, ranks[at])
         yield earned, price, replace(adapter, rank=ranks[at])

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from autopeft import evidence
 from autopeft.engine.confirm import Confirmed, Finalists, scores_of
-from autopeft.engine.ledger import Ledger, Question
+from autopeft.engine.ledger import Ledger, SearchProblem
 from autopeft.records import Measurement, Plan, Status, Verdict
 
 
 def sentences(
-    question: Question,
+    problem: SearchProblem,
     ledger: Ledger,
     *,
     named: Finalists,
@@ -22,16 +22,16 @@ def sentences(
     """The winner's curse, the plans that are as good as the best, and the worst seed; where there are any."""
     told = []
     if confirmed and named.best != named.baseline and verdict.mean_difference is not None:
-        told += _optimism(question, ledger, named=named, confirmed=confirmed, last=last, verdict=verdict)
+        told += _optimism(problem, ledger, named=named, confirmed=confirmed, last=last, verdict=verdict)
     if len(confirmed) > 1 and named.best in confirmed:
-        told.append(_equals(question, named, confirmed))
+        told.append(_equals(problem, named, confirmed))
     if named.best in confirmed:
-        told.append(_worst_seed(question, confirmed[named.best]))
+        told.append(_worst_seed(problem, confirmed[named.best]))
     return tuple(told)
 
 
 def _optimism(
-    question: Question,
+    problem: SearchProblem,
     ledger: Ledger,
     *,
     named: Finalists,
@@ -43,24 +43,24 @@ def _optimism(
     if ours is None or theirs is None or ours.metric is None or theirs.metric is None:
         return []
     n = min(len(confirmed[named.best]), len(confirmed[named.baseline]))
-    tables = [scores_of(question, confirmed[plan][:n]) for plan in (named.best, named.baseline)]
+    tables = [scores_of(problem, confirmed[plan][:n]) for plan in (named.best, named.baseline)]
     found = evidence.optimism(
-        promised=question.sign * (ours.metric - theirs.metric),
+        promised=problem.sign * (ours.metric - theirs.metric),
         confirmed=verdict.mean_difference or 0.0,
-        std_error=evidence.paired_interval(*tables, span=question.score_span).std_error,
+        std_error=evidence.paired_interval(*tables, span=problem.score_span).std_error,
         n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
-        metric=question.metric,
+        metric=problem.metric,
     )
     return [found.sentence]
 
 
-def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
+def _equals(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
     names = {plan: name for name, plan in reversed(named.named.items())}
     names[named.best] = "best"
-    tables = {names[plan]: scores_of(question, rows) for plan, rows in confirmed.items()}
+    tables = {names[plan]: scores_of(problem, rows) for plan, rows in confirmed.items()}
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     found = evidence.equivalence_set(
-        tables, n_params, margin=question.margin, best="best", span=question.score_span
+        tables, n_params, margin=problem.margin, best="best", span=problem.score_span
     )
     proven = [own for own in found.standings if own.is_within and own.name != "best"]
     if not proven:
@@ -69,15 +69,15 @@ def _equals(question: Question, named: Finalists, confirmed: Confirmed) -> str:
     return f"Proven to lose less than the margin against the best, all claims together at 5 %: {listed}."
 
 
-def _worst_seed(question: Question, rows: list[Measurement]) -> str:
+def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
     """The lowest seed, and what so few seeds leave open: no interval knows of a failure that none showed."""
-    means = [sum(scores) / len(scores) for scores in scores_of(question, rows)]
+    means = [sum(scores) / len(scores) for scores in scores_of(problem, rows)]
     worst = min(range(len(rows)), key=lambda i: means[i])
     n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
     _, chance = evidence.divergence_chance(n_diverged, len(rows))
-    value = f"{question.sign * means[worst]:.4f}"
+    value = f"{problem.sign * means[worst]:.4f}"
     return (
-        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {question.metric} {value}; "
+        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {problem.metric} {value}; "
         f"{n_diverged} of {len(rows)} seeds diverged, which leaves room for up to {100 * chance:.0f} % of "
         "runs to do so."
     )

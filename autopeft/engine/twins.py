@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopeft.engine.ledger import Ledger, Question
+from autopeft.engine.ledger import Ledger, SearchProblem
 from autopeft.engine.propose import Proposer
-from autopeft.records import Measurement, Plan, Proposal, ScorePair
+from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Measurement, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 
-NULLS = ("uniform", "parameters", "random")
 MAX_PAIRS = 6  # as many as can tell (see `report.helped`); each takes a run of the first rung
 _TRIALS_PER_PAIR = 4  # below so many, runs that could not tell anyway would crowd out sampled policies
 _LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score
@@ -29,7 +28,7 @@ class _Scored:
 
 
 def measure_twins(
-    question: Question, ledger: Ledger, proposer: Proposer, first: Mapping[Plan, Measurement]
+    problem: SearchProblem, ledger: Ledger, proposer: Proposer, first: Mapping[Plan, Measurement]
 ) -> tuple[ScorePair, ...]:
     """Measure the twins of some proposals that used the score: the greedy plan, and the first sampled ones.
 
@@ -45,8 +44,8 @@ def measure_twins(
     Returns:
         One pair for each scored proposal.
     """
-    fidelity = question.schedule.rung(0, seed=question.seed)
-    scored = _scored(question, proposer, first)
+    fidelity = problem.schedule.rung(0, seed=problem.seed)
+    scored = _scored(problem, proposer, first)
     new = {plan for own in scored for plan in own.twins.values()} - set(first)
     ledger.progress.phase("twins", len(new))
     ledger.plan_ahead(fidelity, n_measurements=len(new))
@@ -67,7 +66,7 @@ def measure_twins(
     return tuple(pairs)
 
 
-def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measurement]) -> list[_Scored]:
+def _scored(problem: SearchProblem, proposer: Proposer, first: Mapping[Plan, Measurement]) -> list[_Scored]:
     """The greedy plan and the first sampled ones whose ranks or layers would be others without the score."""
     found: dict[Plan, _Scored] = {}
     asked = list(zip(proposer.proposals, proposer.policies, strict=True))
@@ -76,18 +75,18 @@ def _scored(question: Question, proposer: Proposer, first: Mapping[Plan, Measure
         measurement = first.get(proposal.plan)
         if measurement is None or policy is None or not uses_score(policy) or proposal.plan in found:
             continue
-        nulls = ("uniform", *question.null_scores) if not found else ("uniform",)
-        twins = {null: _twin(policy, null, question) for null in nulls}
-        if twins["uniform"] != proposal.plan:
+        nulls = NULL_SCORES[: 1 if found else None]
+        twins = {null: _twin(policy, null, problem) for null in nulls}
+        if twins[NULL_SCORES[0]] != proposal.plan:
             found[proposal.plan] = _Scored(
                 proposal=proposal, policy=policy, measurement=measurement, twins=twins
             )
-    return list(found.values())[: n_pairs(question)]
+    return list(found.values())[: n_pairs(problem)]
 
 
-def n_pairs(question: Question) -> int:
+def n_pairs(problem: SearchProblem) -> int:
     """How many proposals get twins: as many as can tell, or where that is too dear the greedy plan alone."""
-    return MAX_PAIRS if question.first_trials >= _TRIALS_PER_PAIR * MAX_PAIRS else 1
+    return MAX_PAIRS if problem.first_trials >= _TRIALS_PER_PAIR * MAX_PAIRS else 1
 
 
 def uses_score(policy: Policy) -> bool:
@@ -101,10 +100,10 @@ def uses_score(policy: Policy) -> bool:
     )
 
 
-def _twin(policy: Policy, null: str, question: Question) -> Plan:
-    if null == "uniform":
-        return plan_of(_evened(policy), question.ground)
-    return plan_of(policy, replace(question.ground, scores=question.null_scores[null]))
+def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:
+    if null not in UNEVEN_NULLS:
+        return plan_of(_evened(policy), problem.context)
+    return plan_of(policy, replace(problem.context, scores=problem.null_scores[null]))
 
 
 def _evened(policy: Policy) -> Policy:
@@ -119,9 +118,7 @@ def _pair(scored: _Scored, measured: Mapping[Plan, Measurement], *, worst: float
         arm=str(scored.proposal.arm),
         learning_rate=scored.proposal.plan.learning_rate,
         with_score=_loss(scored.measurement, worst),
-        uniform=losses.get("uniform"),
-        parameters=losses.get("parameters"),
-        random=losses.get("random"),
+        **losses,
     )
 
 

@@ -11,7 +11,7 @@ from autopeft import report, space
 from autopeft.exports import refuse_files
 from autopeft.extension import discover
 from autopeft.pipeline.memory import NAMED, InMemory
-from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.pipeline.searching import plan_document
 from autopeft.records import (
@@ -127,7 +127,7 @@ def suggest_plan(
     spec = prepared.spec
     lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(_GREEDY_METHOD,))
     parsed, available = parse_budget(prepared)
-    feasible, ground = lay_ground(prepared, lora_space, parsed=parsed, available=available, scores=scores)
+    feasible, context = fit_to_budget(prepared, lora_space, parsed=parsed, available=available)
     low, high = space.learning_rates(feasible, _GREEDY_METHOD, prepared.methods)
     policy = Policy(
         method=_GREEDY_METHOD,
@@ -136,7 +136,7 @@ def suggest_plan(
         max_rank=feasible.methods[_GREEDY_METHOD].max_rank,
         learning_rate=math.sqrt(low * high),
     )
-    return plan_document(prepared, space.plan_of(policy, replace(ground, profiles=profiles or {})))
+    return plan_document(prepared, space.plan_of(policy, context.with_scores(scores, profiles or {})))
 
 
 def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:

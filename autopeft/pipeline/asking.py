@@ -1,22 +1,20 @@
-"""A specification as the question that the engine answers: space, ground, schedule, plans of the user."""
+"""A specification as the problem that the engine answers: space, context, schedule, plans of the user."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from autopeft import engine, space
-from autopeft.engine import Question, Schedule, check_sampler
+from autopeft.engine import Schedule, SearchProblem, check_sampler
 from autopeft.extension import discover
 from autopeft.pipeline.given_plans import read_given
-from autopeft.pipeline.prepare import Prepared, lay_ground, parse_budget
+from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import Arm, Plan, RunSpec, SiteScores
-from autopeft.space import Ground
+from autopeft.records import UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
+from autopeft.space import AllocationContext
 
-_NULL_SCORES = ("parameters", "random")
 _SMALLEST_SHARE = 1 / 32  # of the budget, where plans may spend less of it; chosen by hand
 _SHARED_RANDOM = 0.5  # of the proposals then: a sampler that lowers the loss leans towards large plans
 USER_BASELINE = Arm(kind="given", label="your baseline")
@@ -48,22 +46,19 @@ def score_names(spec: RunSpec, asked: space.Space) -> list[str]:
     """The score that orders sites, those that the report shows beside it, and what the space asks for."""
     follows_spectrum = any("spectrum" in own.ranks_by for own in asked.methods.values())
     spectrum = ["spectrum"] if follows_spectrum else []
-    return list(dict.fromkeys([spec.search.score, "gradient", "fisher", *spectrum, *_NULL_SCORES]))
+    return list(dict.fromkeys([spec.search.score, "gradient", "fisher", *spectrum, *UNEVEN_NULLS]))
 
 
-def question_of(
+def search_problem(
     prepared: Prepared,
-    asked: space.Space,
+    feasible: space.Space,
+    context: AllocationContext,
     scores: Sequence[SiteScores],
     *,
     first_trials: int,
-    given: tuple[tuple[Arm, Plan], ...],
-) -> Question:
-    """What the engine is asked; `given` are the user's own plans.
-
-    Raises:
-        BudgetError, SiteError: As `lay_ground` says.
-    """
+    user_plans: tuple[tuple[Arm, Plan], ...],
+) -> SearchProblem:
+    """All that the engine is given; space and context are those of `fit_to_budget`."""
     spec, names = prepared.spec, [site.name for site in prepared.base.sites]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
     profiles = {
@@ -72,26 +67,22 @@ def question_of(
         if score.name == "spectrum"
         for site, profile in zip(names, score.profiles, strict=True)
     }
-    parsed, available = parse_budget(prepared)
-    feasible, ground = lay_ground(
-        prepared, asked, parsed=parsed, available=available, scores=by_name[spec.search.score]
-    )
-    return Question(
+    return SearchProblem(
         spec=spec,
         space=feasible,
-        ground=replace(ground, profiles=profiles),
+        context=context.with_scores(by_name[spec.search.score], profiles),
         schedule=schedule_of(prepared),
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
         head_rates=prepared.bench.head_rates().alone(),
         first_trials=first_trials,
-        null_scores={name: by_name[name] for name in _NULL_SCORES},
-        given=given,
+        null_scores={name: by_name[name] for name in UNEVEN_NULLS},
+        user_plans=user_plans,
         score_span=prepared.task.score_span,
     )
 
 
-def given_plans(prepared: Prepared, ground: Ground) -> tuple[tuple[Arm, Plan], ...]:
+def given_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:
     """The plans that the user brings into the race, by their arm; rate 0 where they tell none.
 
     Raises:
@@ -102,15 +93,15 @@ def given_plans(prepared: Prepared, ground: Ground) -> tuple[tuple[Arm, Plan], .
         given = read_given(Path(asked.baseline), prepared)
         for note in given.notes:
             log.info("%s: %s", asked.baseline, note)
-        if given.plan.trainable_params > ground.max_params:
+        if given.plan.trainable_params > context.max_params:
             log.warning(
                 "Your baseline trains %s parameters, the budget allows %s: it is measured, and cannot win.",
                 f"{given.plan.trainable_params:,}",
-                f"{ground.max_params:,}",
+                f"{context.max_params:,}",
             )
         found.append((USER_BASELINE, given.plan))
     if asked.warm_start is not None:
-        transferred = read_warm_start(Path(asked.warm_start), prepared, ground)
+        transferred = read_warm_start(Path(asked.warm_start), prepared, context)
         for phrase in transferred.lost:
             log.info("Of the warm start: %s", phrase)
         found.append((WARM_START, transferred.plan))

@@ -35,7 +35,7 @@ from autopeft.records import (
     Site,
     SplitSizes,
 )
-from autopeft.space import Ground, Space
+from autopeft.space import AllocationContext, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
     # So that the demo ends within eight minutes on two CPU cores; any of them can be given.
@@ -202,10 +202,10 @@ def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
     return parsed, available
 
 
-def lay_ground(
-    prepared: Prepared, asked: Space, *, parsed: Budget, available: int, scores: Mapping[str, float]
-) -> tuple[Space, Ground]:
-    """The space as far as the budget allows, and what policies are laid out on.
+def fit_to_budget(
+    prepared: Prepared, requested: Space, *, parsed: Budget, available: int
+) -> tuple[Space, AllocationContext]:
+    """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
 
     Raises:
         SiteError: No method of the space fits any site.
@@ -214,23 +214,23 @@ def lay_ground(
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     allowed = prepared.base.max_tokens()
     longest = max(max(split.lengths) for split in prepared.bench.splits.values())
-    ground = Ground(
+    context = AllocationContext(
         sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
-        scores=scores,
+        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
         methods=prepared.methods,
         max_params=max(0, available),
         max_virtual_tokens=None if allowed is None else max(0, allowed - longest),
     )
-    costs = space.cheapest(asked, ground)
+    costs = space.cheapest(requested, context)
     if not costs:
-        names = ", ".join(asked.arms)
+        names = ", ".join(requested.arms)
         raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
     budget.require_affordable(costs, budget=parsed, available=available)
-    feasible = space.feasible(asked, ground)
-    for name in asked.arms:
+    feasible = space.feasible(requested, context)
+    for name in requested.arms:
         if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)
-    return feasible, ground
+    return feasible, context
 
 
 def setting_of(prepared: Prepared, parsed: Budget) -> Setting:

@@ -16,13 +16,13 @@ import optuna
 from autopeft import engine, report, space, train
 from autopeft.engine import Ledger, Outcome, Progress, Schedule
 from autopeft.extension import ExportSource, discover
-from autopeft.pipeline.asking import asked_space, given_plans, question_of, schedule_of, score_names
+from autopeft.pipeline.asking import asked_space, given_plans, schedule_of, score_names, search_problem
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import (
     Prepared,
     environment,
-    lay_ground,
+    fit_to_budget,
     parse_budget,
     prepare,
     setting_of,
@@ -113,9 +113,8 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
     parsed, available = parse_budget(prepared)
-    scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
-    given_plans(prepared, ground)
+    feasible, context = fit_to_budget(prepared, asked, parsed=parsed, available=available)
+    given_plans(prepared, context)
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     return Preview(
@@ -146,9 +145,8 @@ def _search_in(
 ) -> SearchResult:
     spec = prepared.spec
     parsed, available = parse_budget(prepared)
-    uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    _, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=uniform)
-    given = given_plans(prepared, ground)  # what cannot be used is refused before any work
+    feasible, context = fit_to_budget(prepared, asked, parsed=parsed, available=available)
+    user_plans = given_plans(prepared, context)  # a plan that cannot be used is refused before any work
     first_trials = note_start(run, prepared)
     run.write_spec(spec)
     scoring_started = time.monotonic()
@@ -156,8 +154,10 @@ def _search_in(
     names = score_names(spec, asked)
     scores = keep_scores(run, lambda: logged_scores(prepared, names))
     scoring_seconds = time.monotonic() - scoring_started
-    question = question_of(prepared, asked, scores, first_trials=first_trials, given=given)
-    bench = replace(prepared.bench, rung_steps=question.schedule.rung_steps)
+    problem = search_problem(
+        prepared, feasible, context, scores, first_trials=first_trials, user_plans=user_plans
+    )
+    bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
     ledger = Ledger(
         executor=discover("autopeft.executors")[spec.execution.executor],
         measure=bench.measure,
@@ -169,9 +169,9 @@ def _search_in(
         limit_seconds=spec.search.max_time_seconds,
     )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    outcome = engine.search(question, ledger, storage=run.study_storage(fresh=True))
+    outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
     run.close_study()
-    forgetting = measure_forgetting(prepared, question.schedule, ledger, outcome)
+    forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     result = SearchResult(
         spec=spec,
         setting=setting_of(prepared, parsed),
@@ -186,7 +186,7 @@ def _search_in(
         test=outcome.test,
         verdict=outcome.verdict,
         proxy=outcome.proxy,
-        cost=_cost(outcome, question.schedule, scoring_seconds),
+        cost=_cost(outcome, problem.schedule, scoring_seconds),
         environment=environment(prepared.base, dtype=spec.execution.dtype),
         score_pairs=outcome.score_pairs,
         front=outcome.front,

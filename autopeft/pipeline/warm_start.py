@@ -8,11 +8,11 @@ from autopeft import budget, model
 from autopeft.errors import ModelError
 from autopeft.pipeline.prepare import Prepared, quiet_libraries
 from autopeft.records import PlanDocument, RunSpec, Site
-from autopeft.space import Ground, Transferred, transfer
+from autopeft.space import AllocationContext, Transferred, transfer
 from autopeft.store import RunDir, read_plan
 
 
-def read_warm_start(path: Path, prepared: Prepared, ground: Ground) -> Transferred:
+def read_warm_start(path: Path, prepared: Prepared, context: AllocationContext) -> Transferred:
     """The plan of a file or of an earlier run, mapped onto this run's base model and budget.
 
     Of the plan's own base model only `config.json` is needed, and not even that where all of the plan's
@@ -21,7 +21,7 @@ def read_warm_start(path: Path, prepared: Prepared, ground: Ground) -> Transferr
     Args:
         path: plan.yaml, or a run directory, from which the plan's budget is read too.
         prepared: This run.
-        ground: What an allocation needs: sites, methods and budget.
+        context: What an allocation needs: sites, methods and budget.
 
     Raises:
         ModelError: The config of the plan's model cannot be read, and the plan does not fit unmapped.
@@ -31,7 +31,7 @@ def read_warm_start(path: Path, prepared: Prepared, ground: Ground) -> Transferr
     return transfer(
         document.plan,
         _sites(document, prepared),
-        ground,
+        context,
         source_budget=_budget(path, document),
         max_rank=prepared.spec.limits.max_rank,
     )

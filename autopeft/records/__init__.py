@@ -38,6 +38,8 @@ from autopeft.records.plans import (
     Status,
 )
 from autopeft.records.results import (
+    NULL_SCORES,
+    UNEVEN_NULLS,
     Arm,
     Confirmation,
     Cost,
@@ -63,7 +65,9 @@ from autopeft.records.text import (
 __all__ = [
     "IN_MEMORY",
     "MAX_SEED",
+    "NULL_SCORES",
     "QUANTISED",
+    "UNEVEN_NULLS",
     "Adapter",
     "Arm",
     "Budget",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -205,6 +205,12 @@ class ScorePair:
     uniform: float | None = None
     parameters: float | None = None
     random: float | None = None
+
+
+# Scores that know nothing of the data; any other score has to beat them.
+NULL_SCORES = tuple(own.name for own in fields(ScorePair) if own.default is None)
+# Those that rank sites. Under the first null all ranks are even, which an allocation does without a score.
+UNEVEN_NULLS = NULL_SCORES[1:]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ import numpy as np
 from scipy import stats
 
 from autopeft.evidence import rank_correlation
-from autopeft.records import Measurement, ScorePair, SearchResult, Status
+from autopeft.records import NULL_SCORES, Measurement, ScorePair, SearchResult, Status
 
-NULLS = ("uniform", "parameters", "random")
 MIN_PAIRS = 6  # the fewest of which a two-sided signed-rank test can reach 5 % (2 / 2**6 = 0.031)
 _MARGIN = 0.01  # of the null's loss: as for a verdict on losses, what is below it does not matter
 
@@ -57,7 +56,7 @@ class Helped:
 def did_it_help(result: SearchResult) -> Helped:
     """Whether the score that ordered the sites was worth it on the short runs of this search."""
     score = result.spec.search.score
-    nulls = [null for null in NULLS if null != score]
+    nulls = [null for null in NULL_SCORES if null != score]
     found = (_against(null, result.score_pairs) for null in nulls)
     against = tuple(one for one in found if one is not None)
     helped, sentence = _answer(score, {one.null: one for one in against})

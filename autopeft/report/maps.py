@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log2
 
-from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
+from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
 
 N_LEVELS = 5  # shades in the template's colour scale
 OUTSIDE = "outside"
 LEFT_ALONE = "·"
 Places = Mapping[tuple[int | None, str], Sequence[Site]]
-_NULLS = ("uniform", "parameters", "random")  # scores that know nothing of the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,9 @@ def rank_map(sites: Sequence[Site], plan: Plan, words: Callable[[str], str]) -> 
 def score_maps(result: SearchResult) -> tuple[Map, ...]:
     """Each score as shares in percent of its own total; the nulls say nothing and are left out."""
     shown = [
-        score for score in result.scores if score.name not in _NULLS or score.name == result.spec.search.score
+        score
+        for score in result.scores
+        if score.name not in NULL_SCORES or score.name == result.spec.search.score
     ]
     maps = (score_map(result.sites, score) for score in shown)
     return tuple(m for m in maps if m is not None)

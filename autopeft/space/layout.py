@@ -16,7 +16,7 @@ from autopeft.space.policies import Policy, rate_factor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class AllocationContext:
     """What policies are laid out on: the sites, their scores, the methods, and what may be spent.
 
     `scores` maps site name -> value >= 0, `profiles` to what each further rank adds (the energy of
@@ -31,14 +31,22 @@ class Ground:
     max_virtual_tokens: int | None = None
     profiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
+    def with_scores(
+        self, scores: Mapping[str, float], profiles: Mapping[str, Sequence[float]]
+    ) -> AllocationContext:
+        """The same sites, methods and budget under other scores and profiles."""
+        return replace(self, scores=scores, profiles=profiles)
 
-def feasible(space: Space, ground: Ground) -> Space:
+
+def feasible(space: Space, context: AllocationContext) -> Space:
     """The space without the methods of which not even one site fits the budget, or none fits the model."""
-    costs = cheapest(space, ground)
-    return space.only(arm for arm in space.arms if costs.get(arm, ground.max_params + 1) <= ground.max_params)
+    costs = cheapest(space, context)
+    return space.only(
+        arm for arm in space.arms if costs.get(arm, context.max_params + 1) <= context.max_params
+    )
 
 
-def cheapest(space: Space, ground: Ground) -> dict[str, int]:
+def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
     """Method or mix -> trainable parameters of its smallest plan, for those that fit some site.
 
     The smallest plan of a mix has one adapter of each part, but for parts that may be left out.
@@ -46,7 +54,7 @@ def cheapest(space: Space, ground: Ground) -> dict[str, int]:
     smallest = {}
     for arm in space.arms:
         parts = [
-            (_cheapest_adapter(ground.methods[name], own, ground), own) for name, own in space.parts(arm)
+            (_cheapest_adapter(context.methods[name], own, context), own) for name, own in space.parts(arm)
         ]
         needed = [cost for cost, own in parts if not own.may_be_absent]
         optional = [cost for cost, own in parts if own.may_be_absent and cost is not None]
@@ -56,23 +64,23 @@ def cheapest(space: Space, ground: Ground) -> dict[str, int]:
     return smallest
 
 
-def _cheapest_adapter(method: Method, own: MethodSpace, ground: Ground) -> int | None:
+def _cheapest_adapter(method: Method, own: MethodSpace, context: AllocationContext) -> int | None:
     """Of the part's first options at any site; None where it fits nowhere."""
     chosen = {name: values[0] for name, values in own.options.items()}
     bounds: list[tuple[int | None, int | None]] = [(size, size) for size in own.size if size] or [
         (own.min_rank, own.max_rank)
     ]
     costs = []
-    for site in ground.sites:
+    for site in context.sites:
         if method.refusal(site) is None:
             options = method.options(site, **chosen)
-            found = [allowed_ranks(method, site, options, bound, ground) for bound in bounds]
+            found = [allowed_ranks(method, site, options, bound, context) for bound in bounds]
             costs += [method.cost(site, ranks[0], options) for ranks in found if ranks]
     return min(costs, default=None)
 
 
-def plan_of(policy: Policy, ground: Ground) -> Plan:
-    """The plan that a policy means on this ground: never over the budget, no affordable upgrade left.
+def plan_of(policy: Policy, context: AllocationContext) -> Plan:
+    """The plan that a policy means on this context: never over the budget, no affordable upgrade left.
 
     A policy whose sites are all too dear is widened, first to all layers and roles, then to
     the cheapest options and ranks, then to the whole budget, so that no proposal is rejected for its size.
@@ -81,18 +89,18 @@ def plan_of(policy: Policy, ground: Ground) -> Plan:
     plainer = _with_parts(wider, options=(), min_rank=None)
     adapters: tuple[Adapter, ...] = ()
     for attempt in (policy, wider, plainer, replace(plainer, budget_share=1.0)):
-        adapters = adapters or _allocate(attempt, ground)
+        adapters = adapters or _allocate(attempt, context)
     return Plan(
         adapters=adapters,
         learning_rate=policy.learning_rate,
-        trainable_params=params_of(adapters, ground),
+        trainable_params=params_of(adapters, context),
     )
 
 
-def params_of(adapters: Sequence[Adapter], ground: Ground) -> int:
+def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
     """Trainable parameters of some adapters at their sites."""
-    sites = {site.name: site for site in ground.sites}
-    return sum(ground.methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    sites = {site.name: site for site in context.sites}
+    return sum(context.methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
 
 
 def _with_parts(policy: Policy, **changes: object) -> Policy:
@@ -126,35 +134,35 @@ class _Place:
         )
 
 
-def _allocate(policy: Policy, ground: Ground) -> tuple[Adapter, ...]:
+def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
     places: dict[str, _Place] = {}
     for part in (policy, *policy.beside):
-        for site in select_sites(part, ground, ground.methods[part.method]):
+        for site in select_sites(part, context, context.methods[part.method]):
             has_prompt = any(place.site.kind == "model" for place in places.values())
-            place = None if has_prompt and site.kind == "model" else _place(part, site, ground)
+            place = None if has_prompt and site.kind == "model" else _place(part, site, context)
             if place is not None:
                 places.setdefault(site.name, place)
     claims = [
         Claim(
             site=name,
-            weight=_weight(place, ground),
+            weight=_weight(place, context),
             ranks=place.ranks,
             cost=place.cost,
-            gains=ground.profiles.get(name, ()) if place.policy.ranks_by == "spectrum" else None,
+            gains=context.profiles.get(name, ()) if place.policy.ranks_by == "spectrum" else None,
         )
         for name, place in places.items()
     ]
     # As it is written: 0.29 of 100 is 29, though the binary number is a little less.
-    ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * ground.max_params))
-    lead = ground.methods[policy.method]
+    ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
+    lead = context.methods[policy.method]
     return tuple(places[name].adapter(rank, lead=lead) for name, rank in ranks.items())
 
 
-def _place(policy: Policy, site: Site, ground: Ground) -> _Place | None:
+def _place(policy: Policy, site: Site, context: AllocationContext) -> _Place | None:
     """What a policy may do at a site; None where there is no rank that it allows."""
-    method = ground.methods[policy.method]
+    method = context.methods[policy.method]
     options = method.options(site, **dict(policy.options))
-    ranks = allowed_ranks(method, site, options, (policy.min_rank, policy.max_rank), ground)
+    ranks = allowed_ranks(method, site, options, (policy.min_rank, policy.max_rank), context)
     if not ranks:
         return None
     listed = tuple(sorted(options.items()))
@@ -166,7 +174,7 @@ def allowed_ranks(
     site: Site,
     options: Mapping[str, OptionValue],
     bounds: tuple[int | None, int | None],
-    ground: Ground,
+    context: AllocationContext,
 ) -> Sequence[int]:
     """The ranks of a method at a site within a floor and a cap, and the room for virtual tokens."""
     ranks = method.ranks(site, options)
@@ -174,35 +182,35 @@ def allowed_ranks(
         lowest, highest = bounds
         ranks = ranks if highest is None else ranks[: bisect_right(ranks, highest)]
         ranks = ranks if lowest is None else ranks[bisect_left(ranks, lowest) :]
-    if site.kind == "model" and ground.max_virtual_tokens is not None:
-        ranks = ranks[: bisect_right(ranks, ground.max_virtual_tokens)]
+    if site.kind == "model" and context.max_virtual_tokens is not None:
+        ranks = ranks[: bisect_right(ranks, context.max_virtual_tokens)]
     return ranks
 
 
-def _weight(place: _Place, ground: Ground) -> float:
+def _weight(place: _Place, context: AllocationContext) -> float:
     """Score per trained parameter, bent by the exponent; 1 for all at exponent 0, or by no score."""
-    score = ground.scores[place.site.name]
+    score = context.scores[place.site.name]
     exponent = 0.0 if place.policy.ranks_by == "uniform" else place.policy.exponent
     return float((score / place.cost(place.ranks[0])) ** exponent)
 
 
-def select_sites(policy: Policy, ground: Ground, method: Method) -> list[Site]:
+def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
     """The sites that a policy's roles and depth leave, in natural order of names.
 
     Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last,
     the first or the middle layers, or those with the largest score over the candidate sites.
     """
     fitting = [
-        site for site in ground.sites if method.refusal(site) is None and _has_role(site, policy.placement)
+        site for site in context.sites if method.refusal(site) is None and _has_role(site, policy.placement)
     ]
-    kept = {None, *_kept_layers(policy, fitting, ground)}
+    kept = {None, *_kept_layers(policy, fitting, context)}
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
 
 
-def _kept_layers(policy: Policy, fitting: Sequence[Site], ground: Ground) -> list[int]:
+def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationContext) -> list[int]:
     layers = sorted({site.layer for site in fitting if site.layer is not None})
     if set(policy.layers_by) <= {"0", "1"}:
-        depth = 1 + max((site.layer for site in ground.sites if site.layer is not None), default=0)
+        depth = 1 + max((site.layer for site in context.sites if site.layer is not None), default=0)
         return [i for i in layers if policy.layers_by[i * len(policy.layers_by) // depth] == "1"]
     n_kept = max(1, round(policy.layer_share * len(layers)))
     if policy.layers_by == "first":
@@ -210,7 +218,7 @@ def _kept_layers(policy: Policy, fitting: Sequence[Site], ground: Ground) -> lis
     if policy.layers_by == "middle":
         return layers[(len(layers) - n_kept) // 2 :][:n_kept]
     if policy.layers_by == "score":
-        total = {layer: sum(ground.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
+        total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
         layers.sort(key=lambda layer: (total[layer], layer))
     return layers[-n_kept:]
 

@@ -21,7 +21,7 @@ class Policy:
     """One point of a search space; `layer_share` in (0, 1], `exponent` >= 0 (0 is uniform).
 
     `layers_by` is one of the ways of a space, or a string of 0s and 1s: equal parts of the depth, off or on.
-    Where `ranks_by` is spectrum, ranks follow the ground's profiles; where it is uniform they are even. The
+    Where `ranks_by` is spectrum, ranks follow the context's profiles; where it is uniform they are even. The
     exponent has no say then.
     No site gets a rank above `max_rank` (0: nothing anywhere) or, but for none at all, below `min_rank`.
     `budget_share` in (0, 1] is what the whole plan may spend of the budget.

@@ -1,4 +1,4 @@
-"""A plan of another base model, dataset or budget, laid out on this ground by role and relative depth."""
+"""A plan of another base model, dataset or budget, laid out on this context by role and relative depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autopeft.budget import Claim, allocate
 from autopeft.errors import SpecError
 from autopeft.extension import Method
 from autopeft.records import Adapter, Options, Plan, Site
-from autopeft.space.layout import Ground, allowed_ranks, params_of
+from autopeft.space.layout import AllocationContext, allowed_ranks, params_of
 
 # Where a model has maps fused that another keeps apart: what stands for a role that the source lacks.
 _KIN: Mapping[str, Sequence[str]] = {
@@ -31,7 +31,7 @@ _SPENDS_IT = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """A plan on new ground, and as phrases what of the old one is not in it."""
+    """A plan on new context, and as phrases what of the old one is not in it."""
 
     plan: Plan
     lost: tuple[str, ...] = ()
@@ -40,12 +40,12 @@ class Transferred:
 def transfer(
     plan: Plan,
     source_sites: Sequence[Site],
-    ground: Ground,
+    context: AllocationContext,
     *,
     source_budget: int | None = None,
     max_rank: int | None = None,
 ) -> Transferred:
-    """The plan on this ground, its ranks refitted to the budget.
+    """The plan on this context, its ranks refitted to the budget.
 
     Each site here takes method and options of the site with its role at the nearest relative depth there;
     where that has no adapter, neither has this. Ranks go out in proportion to those there, so that the same
@@ -54,7 +54,7 @@ def transfer(
     Args:
         plan: Its adapters stand at some of `source_sites`.
         source_sites: All sites of the base model that it was made for.
-        ground: Where it goes.
+        context: Where it goes.
         source_budget: What it was made under, in trainable parameters; None where that is not known.
         max_rank: Cap on ranks here.
 
@@ -62,12 +62,12 @@ def transfer(
         SpecError: Nothing of it maps, or not one adapter of it is affordable.
     """
     held = {adapter.site: adapter for adapter in plan.adapters}
-    is_same = _shapes(source_sites) == _shapes(ground.sites)
-    if is_same and _fits(plan, ground, source_budget, max_rank):
+    is_same = _shapes(source_sites) == _shapes(context.sites)
+    if is_same and _fits(plan, context, source_budget, max_rank):
         return Transferred(plan=plan)
-    pairs, refused = _pairs(source_sites, held, ground, max_rank)
-    rules = {name: _scale_rule(ground.methods[name], plan) for name in {a.method for a in plan.adapters}}
-    allowed = ground.max_params
+    pairs, refused = _pairs(source_sites, held, context, max_rank)
+    rules = {name: _scale_rule(context.methods[name], plan) for name in {a.method for a in plan.adapters}}
+    allowed = context.max_params
     if source_budget is not None and plan.trainable_params < source_budget:
         allowed = allowed * plan.trainable_params // source_budget
     largest = max((pair.source.rank for pair in pairs), default=1)
@@ -80,7 +80,7 @@ def transfer(
         )
         raise SpecError(f"The plan {plan.digest} cannot be mapped: {reason}; start without it.")
     return Transferred(
-        plan=replace(plan, adapters=adapters, trainable_params=params_of(adapters, ground)),
+        plan=replace(plan, adapters=adapters, trainable_params=params_of(adapters, context)),
         lost=(*refused, *_unused(source_sites, held, pairs), *_unpaid(pairs, ranks)),
     )
 
@@ -89,15 +89,15 @@ def _shapes(sites: Sequence[Site]) -> set[tuple[str, int, int]]:
     return {(site.name, site.in_features, site.out_features) for site in sites}
 
 
-def _fits(plan: Plan, ground: Ground, source_budget: int | None, max_rank: int | None) -> bool:
+def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max_rank: int | None) -> bool:
     """Whether a plan of the same model may stay as it is."""
-    if plan.trainable_params > ground.max_params:
+    if plan.trainable_params > context.max_params:
         return False
     if max_rank is not None and any(adapter.rank > max_rank for adapter in plan.adapters):
         return False
     if source_budget is not None:
-        return source_budget == ground.max_params
-    return plan.trainable_params >= _SPENDS_IT * ground.max_params
+        return source_budget == context.max_params
+    return plan.trainable_params >= _SPENDS_IT * context.max_params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +133,13 @@ class _Pair:
 
 
 def _pairs(
-    source_sites: Sequence[Site], held: Mapping[str, Adapter], ground: Ground, max_rank: int | None
+    source_sites: Sequence[Site],
+    held: Mapping[str, Adapter],
+    context: AllocationContext,
+    max_rank: int | None,
 ) -> tuple[list[_Pair], list[str]]:
     """The sites here that take an adapter, and as phrases where a method does not fit."""
-    there, here = _by_role(source_sites), _by_role(ground.sites)
+    there, here = _by_role(source_sites), _by_role(context.sites)
     pairs: list[_Pair] = []
     refused: Counter[str] = Counter()
     for role, own in here.items():
@@ -149,7 +152,7 @@ def _pairs(
             source = max(
                 adapters, key=lambda adapter: adapter.rank
             )  # of fused maps the largest; first on ties
-            pair = _pair(site, source, ground, max_rank)
+            pair = _pair(site, source, context, max_rank)
             if isinstance(pair, _Pair):
                 pairs.append(pair)
             else:
@@ -184,15 +187,15 @@ def _nearest(known: Sequence[tuple[Site, float | None, int]], depth: float | Non
     return min(alike, key=distance)[0] if alike else None
 
 
-def _pair(site: Site, source: Adapter, ground: Ground, max_rank: int | None) -> _Pair | str:
+def _pair(site: Site, source: Adapter, context: AllocationContext, max_rank: int | None) -> _Pair | str:
     """The pair, or why the method cannot be put there."""
-    method = ground.methods[source.method]
+    method = context.methods[source.method]
     refusal = method.refusal(site)
     if refusal is not None:
         return refusal
     chosen = {name: value for name, value in source.options if name in method.choices}
     options = method.options(site, **chosen)
-    ranks = allowed_ranks(method, site, options, (None, max_rank), ground)
+    ranks = allowed_ranks(method, site, options, (None, max_rank), context)
     if not ranks:
         return "no rank of it is allowed"
     listed = tuple(sorted(options.items()))

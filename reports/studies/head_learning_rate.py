@@ -12,7 +12,7 @@ import sys
 
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.records import DataSpec, Fidelity, RunSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.train.rates import HeadRates
 
 ARMS = (("lora", 4e-3), ("lora", 8e-3), ("lora", 1.6e-2), ("ia3", 3e-2))
@@ -22,7 +22,9 @@ def main(source: str, steps: int) -> None:
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
     _, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    ground = Ground(sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available)
+    context = AllocationContext(
+        sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
+    )
     fidelity = Fidelity(
         split="confirm",
         train_steps=steps,
@@ -32,7 +34,7 @@ def main(source: str, steps: int) -> None:
     )
     head = prepared.bench.head_rates()
     for method, rate in ARMS:
-        plan = plan_of(Policy(method=method, learning_rate=rate), ground)
+        plan = plan_of(Policy(method=method, learning_rate=rate), context)
         for label, head_rate in (("adapters'", rate), ("4e-2", 4e-2), ("2.6e-2", 2.6e-2), ("1e-2", 1e-2)):
             scaled = {name: own * head_rate / head.output for name, own in head.by_name.items()}
             prepared.bench._heads[:] = [HeadRates(by_name=scaled, output=head_rate)]

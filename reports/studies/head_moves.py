@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.records import Fidelity, RunSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.train import rates as head
 from autopeft.train.rates import HeadRates
 
@@ -32,13 +32,15 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
     prepared = prepare(RunSpec.model_validate(topics))
     bench, (_, available) = prepared.bench, parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    ground = Ground(sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available)
+    context = AllocationContext(
+        sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
+    )
     found = bench.head_rates()
     n_inputs = prepared.base.module.get_submodule(prepared.base.output_layer).in_features
     rms = head._MOVE / (found.output * n_inputs)
     print(f"{n_inputs} inputs, RMS {rms:.3f}")
     for rate in rates:
-        plan = plan_of(Policy(method="lora", learning_rate=rate), ground)
+        plan = plan_of(Policy(method="lora", learning_rate=rate), context)
         for move in (10 * rms, *MOVES):
             head_rate = move / (n_inputs * rms)
             scaled = {name: own * head_rate / found.output for name, own in found.by_name.items()}

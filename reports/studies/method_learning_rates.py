@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.records import Fidelity, RunSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 
 FIELDS = ("method", "learning_rate", "trainable_params", "loss", "metric", "seconds_per_step", "error")
 N_RATES = 5
@@ -33,7 +33,9 @@ def main(out: Path, steps: int) -> None:
     prepared = prepare(RunSpec())
     _, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    ground = Ground(sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available)
+    context = AllocationContext(
+        sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
+    )
     fidelity = Fidelity(
         split="search",
         train_steps=steps,
@@ -51,7 +53,7 @@ def main(out: Path, steps: int) -> None:
         for rate in rates(*method.learning_rate_range):
             if (name, rate) in done:
                 continue
-            plan = plan_of(Policy(method=name, max_rank=64, learning_rate=rate), ground)
+            plan = plan_of(Policy(method=name, max_rank=64, learning_rate=rate), context)
             seen = prepared.bench.measure(plan, fidelity)
             row = (
                 name,

@@ -24,11 +24,11 @@ import optuna
 from scipy import stats
 
 from autopeft import engine
-from autopeft.engine import Ledger, Question, Schedule
+from autopeft.engine import Ledger, Schedule, SearchProblem
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, RunSpec, Status
-from autopeft.space import Ground, Space
+from autopeft.space import AllocationContext, Space
 
 WINDOW, FULL = 250, 5000
 COSTS = (0.05, 0.10, 0.15)
@@ -122,10 +122,10 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
     steps = sorted({max(WINDOW, WINDOW * (n // WINDOW)) for n in schedule.rung_steps})
     schedule = replace(schedule, rung_steps=tuple(steps))
     world = Replay(curves)
-    question = Question(
+    problem = SearchProblem(
         spec=RunSpec(),
         space=Space(about="published runs"),
-        ground=Ground(
+        context=AllocationContext(
             sites=(),
             scores={},
             methods=discover("autopeft.methods"),
@@ -138,9 +138,9 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
         first_trials=n_first,
     )
     ledger = Ledger(executor=Serial(), measure=world.measure, progress=Silence())
-    fidelity = schedule.rung(0, seed=question.seed)
+    fidelity = schedule.rung(0, seed=problem.seed)
     first = {m.plan: m for m in ledger.measure_all([(curve.plan, fidelity) for curve in taken])}
-    last = engine.climb(question, ledger, first)[-1]
+    last = engine.climb(problem, ledger, first)[-1]
     best = min(last.values(), key=lambda m: (m.loss, m.plan.digest))
     return world.curves[best.plan], world.cost
 

@@ -30,7 +30,7 @@ import optuna
 
 from autopeft import space
 from autopeft.evidence import rank_correlation
-from autopeft.pipeline.prepare import lay_ground, parse_budget, prepare
+from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.train import bench, full_course, rung_course
@@ -84,10 +84,11 @@ def plans(prepared, n: int) -> list[tuple[str, Plan]]:
     parsed, available = parse_budget(prepared)
     found = sensitivity(prepared, ["gradient"], max_examples=128)
     scores = dict(zip((s.name for s in prepared.base.sites), found.scores[0].values, strict=True))
-    feasible, ground = lay_ground(prepared, asked, parsed=parsed, available=available, scores=scores)
+    feasible, context = fit_to_budget(prepared, asked, parsed=parsed, available=available)
+    context = context.with_scores(scores, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
     policies = [space.suggest(study.ask(), feasible, prepared.methods) for _ in range(n)]
-    return [(str(policy.arm), space.plan_of(policy, ground)) for policy in policies]
+    return [(str(policy.arm), space.plan_of(policy, context)) for policy in policies]
 
 
 def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tuple[object, ...]]:

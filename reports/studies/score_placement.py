@@ -23,7 +23,7 @@ from autopeft.budget import parse
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Measurement, RunSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 
 FIELDS = ("data", "budget", "arm", "stage", "learning_rate", "seed", "params", "loss", "metric")
 BUDGETS = ("0.02%", "0.1%", "0.5%")
@@ -54,7 +54,7 @@ def rows(
     for budget in BUDGETS:
         most = parse(budget, base_params=prepared.base.base_params).max_trainable_params
         for arm, policy in ((arm, arms()[arm]) for arm in wanted):
-            ground = Ground(
+            context = AllocationContext(
                 sites=prepared.base.sites,
                 scores=values[arm],
                 methods=prepared.methods,
@@ -62,8 +62,8 @@ def rows(
                 profiles=profiles,
             )
 
-            def run(rate: float, split: str, seed: int, policy=policy, ground=ground) -> Measurement:
-                plan = plan_of(replace(policy, learning_rate=rate), ground)
+            def run(rate: float, split: str, seed: int, policy=policy, context=context) -> Measurement:
+                plan = plan_of(replace(policy, learning_rate=rate), context)
                 n_examples = len(prepared.bench.splits[split].labels)
                 size = prepared.bench.batch_size
                 return prepared.bench.measure(

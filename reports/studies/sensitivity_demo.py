@@ -20,7 +20,7 @@ from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import Fidelity, Plan, RunSpec, Sensitivity
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 
 DEFAULT = ("gradient", "fisher")
 SIZES = (64, 128, 256, 512)
@@ -30,13 +30,13 @@ N_STEPS = 11
 def baseline(prepared: Prepared) -> Plan:
     """LoRA on all linear maps at 0.5 %."""
     scores = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
-    ground = Ground(
+    context = AllocationContext(
         sites=prepared.base.sites,
         scores=scores,
         methods=prepared.methods,
         max_params=prepared.base.base_params // 200,
     )
-    return plan_of(Policy(method="lora", learning_rate=4e-3), ground)
+    return plan_of(Policy(method="lora", learning_rate=4e-3), context)
 
 
 def share_of_full_run(prepared: Prepared, *, n_rounds: int) -> None:

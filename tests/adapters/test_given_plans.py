@@ -19,7 +19,7 @@ from autopeft.errors import SiteError, SpecError
 from autopeft.extension import discover
 from autopeft.pipeline.given_plans import read_configs, read_given
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import write_plan
 
 METHODS = discover("autopeft.methods")
@@ -241,8 +241,8 @@ def document(base, plan):
 
 def a_plan(base) -> Plan:
     scores = {site.name: 1.0 for site in base.sites}
-    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=2000)
-    return plan_of(Policy(method="lora", learning_rate=2e-3), ground)
+    context = AllocationContext(sites=base.sites, scores=scores, methods=METHODS, max_params=2000)
+    return plan_of(Policy(method="lora", learning_rate=2e-3), context)
 
 
 @pytest.mark.parametrize("where", ["plan.yaml", "best/plan.yaml"])

@@ -17,11 +17,11 @@ from toys.engine import (
     SPACE,
     World,
     baseline_plans,
-    ground,
+    context,
     is_baseline,
     levels,
     method_of,
-    question,
+    problem,
     run,
 )
 
@@ -46,13 +46,13 @@ YOURS = Arm(kind="given", label="yours")
 
 
 def given_plan(max_params=ROOMY, rate=0.0):
-    return plan_of(Policy(method="lora", placement="q+v", learning_rate=rate), ground(max_params))
+    return plan_of(Policy(method="lora", placement="q+v", learning_rate=rate), context(max_params))
 
 
 @pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
 def test_users_plan_races_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
     plan = given_plan(rate=rate)
-    outcome = run(levels(), trials=30, given=((YOURS, plan),)).outcome
+    outcome = run(levels(), trials=30, user_plans=((YOURS, plan),)).outcome
     own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
     assert {p.adapters for p in own} == {plan.adapters}
     assert len({p.learning_rate for p in own}) == n_rates
@@ -68,7 +68,7 @@ def test_users_plan_over_the_budget_is_measured_and_cannot_win():
     def truth(plan: Plan, fidelity: Fidelity) -> float:
         return 0.95 if plan.adapters == dear.adapters else levels()(plan, fidelity)
 
-    outcome = run(truth, trials=24, given=((YOURS, dear),)).outcome
+    outcome = run(truth, trials=24, user_plans=((YOURS, dear),)).outcome
     assert outcome.best.trainable_params <= ROOMY
     assert {c.name for c in outcome.confirmations} >= {"given: yours", "best", "baseline"}
 
@@ -96,7 +96,7 @@ def n_changed(a: Plan, b: Plan) -> int:
 
 
 def test_ranks_move_to_where_the_score_is_high_and_never_to_a_known_plan():
-    own = ground(ROOMY)
+    own = context(ROOMY)
     plan = plan_of(Policy(method="lora", learning_rate=1e-2), own)
     seen = [plan]
     while (moved := moved_ranks(plan, own, known=seen)) is not None:
@@ -197,7 +197,7 @@ def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_co
 @pytest.mark.parametrize("max_cost", [4.0, 6.0])
 def test_sampling_stops_where_the_cost_limit_would_be_passed(max_cost):
     found = run(levels(), trials=200, max_cost=max_cost, confirm="none")
-    own = question().schedule
+    own = problem().schedule
     spent = sum(own.cost_of(m) for m in found.at("search"))
     assert 8 <= len(by_source(found.outcome, "enqueued", "sampler", "random", "refined")) < 200
     # The queue is measured whatever it costs; further rates and twins are a few runs of the first rung.
@@ -207,7 +207,7 @@ def test_sampling_stops_where_the_cost_limit_would_be_passed(max_cost):
 @pytest.mark.parametrize("trials", [16, 24, 40])
 def test_at_least_half_of_the_cost_goes_to_sampled_policies(trials):
     found = run(levels(), trials=trials, confirm="none")
-    own, outcome = question().schedule, found.outcome
+    own, outcome = problem().schedule, found.outcome
     source = {p.plan: p for p in reversed(outcome.proposals)}
     arms = {p.arm: p.source for p in reversed(outcome.proposals)}
     cost: Counter[bool] = Counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.engine import METHODS, ROOMY, SCORES, SITES, baseline_plans, ground, levels, method_of, run
+from toys.engine import METHODS, ROOMY, SCORES, SITES, baseline_plans, context, levels, method_of, run
 
 from autopeft.engine.twins import MAX_PAIRS, uses_score
 from autopeft.records import Plan
@@ -50,9 +50,9 @@ def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_
     assert pair.arm.startswith("greedy")
     policy = replace(LORA, learning_rate=pair.learning_rate)
     plans = {
-        "with_score": plan_of(policy, ground(ROOMY)),
-        "uniform": plan_of(replace(policy, exponent=0.0), ground(ROOMY)),
-        "parameters": plan_of(policy, replace(ground(ROOMY), scores=PARAMETERS)),
+        "with_score": plan_of(policy, context(ROOMY)),
+        "uniform": plan_of(replace(policy, exponent=0.0), context(ROOMY)),
+        "parameters": plan_of(policy, replace(context(ROOMY), scores=PARAMETERS)),
     }
     losses = {m.plan: m.loss for m in found.at("search", 3)}
     assert {name: getattr(pair, name) for name in plans} == {n: losses[p] for n, p in plans.items()}

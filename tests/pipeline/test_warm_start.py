@@ -12,16 +12,16 @@ from autopeft.extension import discover
 from autopeft.pipeline.prepare import check_plan
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import BudgetSpec, DataSpec, LimitSpec, ModelSpec, PlanDocument, RunSpec, TaskSpec
-from autopeft.space import Ground, Policy, plan_of
+from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import RunDir, write_plan
 
 METHODS = discover("autopeft.methods")
 TASK = SimpleNamespace(auto_class="AutoModelForSequenceClassification")
 
 
-def ground(base, max_params):
+def context(base, max_params):
     scores = {site.name: 1.0 for site in base.sites}
-    return Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=max_params)
+    return AllocationContext(sites=base.sites, scores=scores, methods=METHODS, max_params=max_params)
 
 
 def prepared(base, **spec):
@@ -29,7 +29,9 @@ def prepared(base, **spec):
 
 
 def document(base, folder, max_params):
-    plan = plan_of(Policy(method="lora", placement="attention", learning_rate=2e-3), ground(base, max_params))
+    plan = plan_of(
+        Policy(method="lora", placement="attention", learning_rate=2e-3), context(base, max_params)
+    )
     return PlanDocument(
         plan=plan,
         model=ModelSpec(id=str(folder)),
@@ -54,7 +56,7 @@ def test_a_plan_of_a_model_that_has_only_a_config_moves_to_another_architecture(
     source, folder = bert
     write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
     base = model_toys.skeleton("llama", "SEQ_CLS")
-    found = read_warm_start(tmp_path / "plan.yaml", prepared(base), ground(base, 1500)).plan
+    found = read_warm_start(tmp_path / "plan.yaml", prepared(base), context(base, 1500)).plan
     check_plan(found, base, METHODS)
     endings = {adapter.site.rpartition(".")[2] for adapter in found.adapters}
     assert endings == {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -69,8 +71,8 @@ def test_a_run_knows_its_budget_so_that_the_same_one_gives_its_plan_again(tmp_pa
     own = document(source, folder, 700)  # spends far less than it might
     write_plan(run / "best" / "plan.yaml", own)
     same = prepared(source, model=ModelSpec(id=str(folder)))
-    assert read_warm_start(run, same, ground(source, 4500)).plan == own.plan
-    twice = read_warm_start(run, same, ground(source, 9000)).plan
+    assert read_warm_start(run, same, context(source, 4500)).plan == own.plan
+    twice = read_warm_start(run, same, context(source, 9000)).plan
     assert own.plan.trainable_params < twice.trainable_params <= 2 * own.plan.trainable_params
 
 
@@ -78,7 +80,7 @@ def test_the_limit_on_ranks_holds(tmp_path, bert):
     source, folder = bert
     write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
     capped = prepared(source, model=ModelSpec(id=str(folder)), limits=LimitSpec(max_rank=1))
-    found = read_warm_start(tmp_path / "plan.yaml", capped, ground(source, 1500)).plan
+    found = read_warm_start(tmp_path / "plan.yaml", capped, context(source, 1500)).plan
     assert {adapter.rank for adapter in found.adapters} == {1}
 
 
@@ -86,8 +88,8 @@ def test_a_model_that_is_gone_is_needed_only_where_its_sites_are_others(tmp_path
     source, _ = bert
     own = document(source, tmp_path / "gone", 1500)
     write_plan(tmp_path / "plan.yaml", own)
-    here = read_warm_start(tmp_path / "plan.yaml", prepared(source), ground(source, 1500))
+    here = read_warm_start(tmp_path / "plan.yaml", prepared(source), context(source, 1500))
     assert here.plan == own.plan
     other = model_toys.skeleton("llama", "SEQ_CLS")
     with pytest.raises(ModelError, match="gone"):
-        read_warm_start(tmp_path / "plan.yaml", prepared(other), ground(other, 1500))
+        read_warm_start(tmp_path / "plan.yaml", prepared(other), context(other, 1500))

@@ -15,7 +15,7 @@ from optuna.samplers import RandomSampler
 from autopeft.extension import Method, discover
 from autopeft.records import Plan, Site
 from autopeft.space import (
-    Ground,
+    AllocationContext,
     MethodSpace,
     MixPart,
     Policy,
@@ -59,11 +59,13 @@ def sites() -> tuple[Site, ...]:
 RANK_ONE = N_LAYERS * 144 + 16
 
 
-def ground(max_params: int = 4 * RANK_ONE, *, scores: Mapping[str, float] | None = None) -> Ground:
+def context(
+    max_params: int = 4 * RANK_ONE, *, scores: Mapping[str, float] | None = None
+) -> AllocationContext:
     """The encoder with drawn scores, where none are given."""
     chance = random.Random(0)
     drawn = {site.name: chance.uniform(0.1, 1.0) for site in sites()}
-    return Ground(sites=sites(), scores=scores or drawn, methods=METHODS, max_params=max_params)
+    return AllocationContext(sites=sites(), scores=scores or drawn, methods=METHODS, max_params=max_params)
 
 
 def recount(plan: Plan) -> int:
@@ -149,7 +151,7 @@ def policies(draw: st.DrawFn) -> Policy:
 @settings(max_examples=120, deadline=None)
 @given(policies(), st.integers(24, 6000))
 def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int) -> None:
-    plan = plan_of(policy, ground(budget))
+    plan = plan_of(policy, context(budget))
     assert recount(plan) == plan.trainable_params <= budget
     assert plan.adapters  # the cheapest site of every method here costs 24 at most
     assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
@@ -158,7 +160,7 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
 @settings(max_examples=120, deadline=None)
 @given(policies(), st.integers(24, 6000))
 def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
-    own, plan = ground(budget), plan_of(policy, ground(budget))
+    own, plan = context(budget), plan_of(policy, context(budget))
     allowed = math.floor(Fraction(repr(policy.budget_share)) * budget)
     left = allowed - plan.trainable_params
     granted = {adapter.site: adapter for adapter in plan.adapters}
@@ -181,7 +183,7 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
 @given(policies(), st.integers(24, 4000), st.integers(0, 600))
 def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
     whole = replace(policy, budget_share=1.0)
-    poor, rich = (plan_of(whole, ground(own)) for own in (budget, budget + more))
+    poor, rich = (plan_of(whole, context(own)) for own in (budget, budget + more))
     assert recount(poor) <= recount(rich)
 
 
@@ -190,7 +192,7 @@ def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, bu
 def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
     policy: Policy, budget: int, chance: random.Random
 ) -> None:
-    own = ground(budget)
+    own = context(budget)
     shuffled = replace(own, sites=tuple(chance.sample(own.sites, len(own.sites))))
     assert plan_of(policy, own) == plan_of(policy, own) == plan_of(policy, shuffled)
 
@@ -211,7 +213,7 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() ->
         learning_rate=2e-3,
         beside=(Policy(method="ia3", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
     )
-    plan = plan_of(mix, ground())
+    plan = plan_of(mix, context())
     methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}
     assert methods == {
         **{role: {"lora"} for role in ("q", "k", "v", "o")},
@@ -229,7 +231,7 @@ def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> No
     energies = {
         site.name: (2.0, 2.0) if site.layer == 1 and site.role == "q" else (1.0, 0.1) for site in sites()
     }
-    own = replace(ground(7 * 16), profiles=energies)
+    own = replace(context(7 * 16), profiles=energies)
     policy = Policy(method="lora", placement="q+v", ranks_by="spectrum", exponent=2.0, learning_rate=1e-3)
     ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, own).adapters}
     # q of layer 1 twice at 2.0, then five of the other seven sites once at 1.0, the later first.
@@ -241,14 +243,14 @@ def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> No
 def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     # Rank 1 at up costs 40 and 72 with DoRA; at q 16 and 24.
     policy = Policy(method="lora", placement="mlp", layer_share=0.25, options=DORA, learning_rate=1e-3)
-    all_roles, no_dora = plan_of(policy, ground(30)), plan_of(policy, ground(20))
+    all_roles, no_dora = plan_of(policy, context(30)), plan_of(policy, context(20))
     assert [(dict(a.options), a.rank) for a in all_roles.adapters] == [({"dora": True}, 1)]
     assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
 
 
 def test_exponent_zero_ignores_the_scores() -> None:
     policy, other = Policy(method="lora", learning_rate=1e-3), {site.name: 0.0 for site in sites()}
-    assert plan_of(policy, ground()) == plan_of(policy, ground(scores=other))
+    assert plan_of(policy, context()) == plan_of(policy, context(scores=other))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,7 @@ def test_exponent_zero_ignores_the_scores() -> None:
     [(0.0, [3, 3, 3, 3]), (1.0, [2, 6, 2, 2]), (2.0, [1, 8, 1, 2])],
 )
 def test_a_larger_exponent_moves_ranks_to_where_the_score_is_high(exponent: float, ranks: list[int]) -> None:
-    own = ground(12 * 16, scores={site.name: 3.0 if site.layer == 1 else 1.0 for site in sites()})
+    own = context(12 * 16, scores={site.name: 3.0 if site.layer == 1 else 1.0 for site in sites()})
     policy = Policy(method="lora", placement="q", exponent=exponent, learning_rate=1e-3)
     assert [adapter.rank for adapter in plan_of(policy, own).adapters] == ranks
 
@@ -265,8 +267,8 @@ def test_a_larger_exponent_moves_ranks_to_where_the_score_is_high(exponent: floa
 def test_a_score_counts_per_trained_parameter() -> None:
     as_dear_as_good = {site.name: site.in_features + site.out_features for site in sites()}
     policy = Policy(method="lora", learning_rate=1e-3)
-    bent = plan_of(replace(policy, exponent=3.0), ground(scores=as_dear_as_good))
-    assert bent == plan_of(policy, ground())
+    bent = plan_of(replace(policy, exponent=3.0), context(scores=as_dear_as_good))
+    assert bent == plan_of(policy, context())
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_a_score_counts_per_trained_parameter() -> None:
 )
 def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
     by_layer = {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0, None: 0.0}
-    own = ground(scores={site.name: by_layer[site.layer] for site in sites()})
+    own = context(scores={site.name: by_layer[site.layer] for site in sites()})
     policy = Policy(method="lora", placement="q+v", layer_share=share, layers_by=by, learning_rate=1e-3)
     found = select_sites(policy, own, METHODS["lora"])
     assert [site.name for site in found] == [f"h.{i}.{role}" for i in sorted(layers) for role in "qv"]
@@ -307,13 +309,13 @@ def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, laye
 )
 def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str]) -> None:
     policy = Policy(method=method, placement=placement, learning_rate=1e-3)
-    assert {site.role for site in select_sites(policy, ground(), METHODS[method])} == roles
+    assert {site.role for site in select_sites(policy, context(), METHODS[method])} == roles
 
 
 @pytest.mark.parametrize("rule", ["constant", "rslora"])
 def test_a_scale_rule_gives_whole_alphas_of_its_power_of_the_rank(rule: str) -> None:
     policy = Policy(method="lora", exponent=1.0, options=(("scale_rule", rule),), learning_rate=1e-3)
-    adapters = plan_of(policy, ground()).adapters
+    adapters = plan_of(policy, context()).adapters
     assert len({a.rank for a in adapters}) > 1
     for adapter in adapters:
         alpha = adapter.scale * adapter.rank
@@ -326,7 +328,7 @@ def test_a_scale_rule_gives_whole_alphas_of_its_power_of_the_rank(rule: str) -> 
 )
 def test_a_floor_gives_a_site_nothing_rather_than_less(floor: int, cap: int, ranks: list[int]) -> None:
     # Seven ranks of 16 parameters for q of two layers; from a floor of 4 on, the later alone.
-    own = ground(7 * 16)
+    own = context(7 * 16)
     policy = Policy(
         method="lora", placement="q", layer_share=0.5, min_rank=floor, max_rank=cap, learning_rate=1e-3
     )
@@ -335,7 +337,7 @@ def test_a_floor_gives_a_site_nothing_rather_than_less(floor: int, cap: int, ran
 
 def test_a_floor_above_every_rank_of_all_sites_is_dropped_with_the_options() -> None:
     policy = Policy(method="lora", placement="q", min_rank=9, options=DORA, learning_rate=1e-3)
-    plan = plan_of(policy, ground())
+    plan = plan_of(policy, context())
     assert plan.adapters and not any(adapter.options for adapter in plan.adapters)
 
 
@@ -343,9 +345,9 @@ def test_a_floor_above_every_rank_of_all_sites_is_dropped_with_the_options() -> 
 @given(st.integers(1, 100), st.integers(16, 4000))
 def test_a_budget_share_is_the_budget_of_that_size(percent: int, budget: int) -> None:
     policy = Policy(method="lora", learning_rate=1e-3)
-    part = plan_of(replace(policy, budget_share=percent / 100), ground(budget))
+    part = plan_of(replace(policy, budget_share=percent / 100), context(budget))
     share = percent * budget // 100  # exact in integers: 29 % of 100 is 29
-    expected = ground(share if share >= 16 else budget)  # too little for one site: all of it
+    expected = context(share if share >= 16 else budget)  # too little for one site: all of it
     assert part == plan_of(policy, expected)
 
 
@@ -366,10 +368,10 @@ def test_a_size_is_the_rank_at_every_site_and_0_leaves_the_part_out() -> None:
     for serial in (0, 4):
         study.enqueue_trial({"both.0.size": serial, "both.1.size": 2, "both.0.learning_rate": 1e-3, **depth})
         policy = suggest(study.ask(), space, METHODS)
-        ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, ground()).adapters}
+        ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, context()).adapters}
         expected = {"h.1.q": 2, "h.3.q": 2, "h.1.down": 4, "h.3.down": 4}
         assert ranks == {site: rank for site, rank in expected.items() if rank == 2 or serial}
-    assert cheapest(space, ground()) == {"both": 2 * 16}  # either alone: a bottleneck of 4 costs 76
+    assert cheapest(space, context()) == {"both": 2 * 16}  # either alone: a bottleneck of 4 costs 76
 
 
 def test_a_share_that_may_be_drawn_is_given_to_every_arm() -> None:
@@ -397,24 +399,24 @@ def test_a_share_that_may_be_drawn_is_given_to_every_arm() -> None:
     ],
 )
 def test_baselines_narrow_as_the_budget_does(budget: int, shares: dict[str, float]) -> None:
-    found = baseline_policies(ground(budget), learning_rate=1e-3)
+    found = baseline_policies(context(budget), learning_rate=1e-3)
     assert {name.removeprefix("LoRA on "): own.layer_share for name, own in found.items()} == shares
     for name, policy in found.items():
         assert policy.placement == ("q+v" if "q and v" in name else "all")
-        n_sites = len(select_sites(policy, ground(budget), METHODS["lora"])) if budget >= 32 else 1
-        assert len(plan_of(policy, ground(budget)).adapters) == n_sites
+        n_sites = len(select_sites(policy, context(budget), METHODS["lora"])) if budget >= 32 else 1
+        assert len(plan_of(policy, context(budget)).adapters) == n_sites
 
 
 def test_a_fused_projection_stands_for_q_and_v() -> None:
     fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
     scores = {site.name: 1.0 for site in fused}
-    own = Ground(sites=fused, scores=scores, methods=METHODS, max_params=70)
+    own = AllocationContext(sites=fused, scores=scores, methods=METHODS, max_params=70)
     found = baseline_policies(own, learning_rate=1e-3)
     assert {policy.placement for policy in found.values()} == {"all", "qkv"}
 
 
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
-    assert cheapest(DEFAULT, ground()) == {
+    assert cheapest(DEFAULT, context()) == {
         **{"lora": 16, "ia3": 8, "bitfit": 8, "ln_tuning": 16},
         "lora+ia3+norms": 16 + 8 + 16,
     }
@@ -425,16 +427,16 @@ def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
     [(16, {"lora", "ia3", "bitfit", "ln_tuning"}), (15, {"ia3", "bitfit"}), (7, set())],
 )
 def test_methods_that_do_not_fit_the_budget_are_dropped(budget: int, kept: set[str]) -> None:
-    assert set(feasible(DEFAULT, ground(budget)).arms) == kept
+    assert set(feasible(DEFAULT, context(budget)).arms) == kept
 
 
 def test_a_mix_is_dropped_where_one_part_of_it_fits_no_site() -> None:
-    assert "lora+ia3+norms" in feasible(DEFAULT, ground(40)).arms
-    own = replace(ground(40), sites=tuple(site for site in sites() if site.kind != "norm"))
+    assert "lora+ia3+norms" in feasible(DEFAULT, context(40)).arms
+    own = replace(context(40), sites=tuple(site for site in sites() if site.kind != "norm"))
     assert list(feasible(DEFAULT, own).mixes) == []
 
 
 def test_methods_without_a_site_are_dropped() -> None:
     space = Space(about="norms", methods={"ln_tuning": MethodSpace(), "lora": MethodSpace()})
-    own = replace(ground(), sites=tuple(site for site in sites() if site.kind != "norm"))
+    own = replace(context(), sites=tuple(site for site in sites() if site.kind != "norm"))
     assert list(feasible(space, own).methods) == ["lora"]

@@ -12,7 +12,7 @@ from toys import architectures as model_toys
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method, discover
 from autopeft.space import (
-    Ground,
+    AllocationContext,
     Space,
     feasible,
     learning_rates,
@@ -69,11 +69,11 @@ def test_a_published_space_makes_plans_within_a_budget_for_encoders_and_decoders
 ) -> None:
     base = model_toys.skeleton(kind, "SEQ_CLS")
     scores = {site.name: 1.0 for site in base.sites}
-    ground = Ground(sites=base.sites, scores=scores, methods=METHODS, max_params=400)
-    space = feasible(load(name, known_methods=METHODS), ground)
+    context = AllocationContext(sites=base.sites, scores=scores, methods=METHODS, max_params=400)
+    space = feasible(load(name, known_methods=METHODS), context)
     assert space.arms
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    plans = {plan_of(suggest(study.ask(), space, METHODS), ground) for _ in range(20)}
+    plans = {plan_of(suggest(study.ask(), space, METHODS), context) for _ in range(20)}
     assert all(plan.trainable_params <= 400 for plan in plans)
     assert len(plans) > 5
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
-from autopeft.engine import Ledger, Outcome, Question, Schedule
+from autopeft.engine import Ledger, Outcome, Schedule, SearchProblem
 from autopeft.engine.propose import spread
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
@@ -27,7 +27,7 @@ from autopeft.records import (
     Site,
     Status,
 )
-from autopeft.space import Ground, MethodSpace, Space, baseline_policies, plan_of
+from autopeft.space import AllocationContext, MethodSpace, Space, baseline_policies, plan_of
 
 METHODS = discover("autopeft.methods")
 SITES = tuple(
@@ -56,13 +56,13 @@ SPACE = Space(
 Quality = Callable[[Plan, Fidelity], float | None]
 
 
-def ground(max_params: int) -> Ground:
-    return Ground(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
+def context(max_params: int) -> AllocationContext:
+    return AllocationContext(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
 
 
 def baseline_plans(max_params: int = ROOMY) -> list[Plan]:
     """The baselines at each of three learning rates."""
-    rates, own = spread(*METHODS["lora"].learning_rate_range, 3), ground(max_params)
+    rates, own = spread(*METHODS["lora"].learning_rate_range, 3), context(max_params)
     found = baseline_policies(own, learning_rate=1.0).values()
     return [plan_of(replace(policy, learning_rate=rate), own) for policy in found for rate in rates]
 
@@ -159,7 +159,7 @@ class Backwards:
         self.waiting.clear()
 
 
-def question(
+def problem(
     *,
     max_params: int = ROOMY,
     space: Space = SPACE,
@@ -168,17 +168,17 @@ def question(
     n_confirm: int = 40,
     n_test: int = 20,
     greater_is_better: bool = True,
-    given: tuple[tuple[Arm, Plan], ...] = (),
+    user_plans: tuple[tuple[Arm, Plan], ...] = (),
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
     score_span: float | None = 1.0,
     margin: float | None = None,
     **search: Any,
-) -> Question:
+) -> SearchProblem:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
     if search.get("strategy") == "random":
         rung_steps = rung_steps[-1:]
-    return Question(
+    return SearchProblem(
         head_rates=(3e-3, 3e-1),
         first_trials=search.get("trials", 16),
         spec=RunSpec(
@@ -186,10 +186,10 @@ def question(
             limits=limits,
             confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),
-        given=given,
+        user_plans=user_plans,
         score_span=score_span,
         space=space,
-        ground=ground(max_params),
+        context=context(max_params),
         schedule=Schedule(
             rung_steps=rung_steps,
             full_steps=30,
@@ -232,7 +232,7 @@ def run(
     known: Mapping[tuple[Plan, Fidelity], Measurement] | None = None,
     **settings: Any,
 ) -> Run:
-    """Search in a world, or in one with that truth; `settings` are those of `question`."""
+    """Search in a world, or in one with that truth; `settings` are those of `problem`."""
     world = world if isinstance(world, World) else World(quality=world)
     told, records = Told(), []
     ledger = Ledger(
@@ -244,5 +244,5 @@ def run(
         clock=lambda: world.seconds,
         limit_seconds=limit_seconds,
     )
-    outcome = engine.search(question(**settings), ledger, storage=storage or InMemoryStorage())
+    outcome = engine.search(problem(**settings), ledger, storage=storage or InMemoryStorage())
     return Run(outcome, world, told, records)
