@@ -133,6 +133,7 @@ class Task(Protocol):
     The part itself stands for the commonest target; `fitted` gives the task for one dataset.
     `read_rows` is a reader of `autopeft.data`, such as `read_texts`, or any function from the settings and a
     list to add notes to, to an `autopeft.data.Read`. `metrics` are those to choose from.
+    `is_share` says whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1.
     `score_span` is the width of the range of the scores (1 for an accuracy); None where they have no
     bounds. `peft_task_type` is None where `peft` has no word for the task. `notes` are decisions
     that the user should know, in plain words.
@@ -143,6 +144,7 @@ class Task(Protocol):
     metric: str
     metrics: tuple[str, ...]
     greater_is_better: bool
+    is_share: bool
     score_span: float | None
     peft_task_type: str | None
     auto_class: str
@@ -157,7 +159,7 @@ class Task(Protocol):
         """
 
     def encode(
-        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
+        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
     ) -> Encoded:
         """Features per example (`input_ids` and its like), of at most `max_length` tokens, and labels.
 
@@ -185,7 +187,7 @@ class DrawsLabels(Protocol):
     Without it the score `fisher_sampled` can be had where labels are classes alone, which it draws itself.
     """
 
-    def drawn_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    def draw_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Labels drawn from the distribution of which the loss is -log p, up to a factor and a constant.
 
         Args:
@@ -199,27 +201,34 @@ class DrawsLabels(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric of labels, for the tasks that classify or predict a number.
+    """A metric of labels, for the tasks that predict classes or a number.
 
-    `kinds` are those of `Target` that it judges: `class`, `classes`, `number`. `score_span` is the width of
-    the range of its scores (1 for an accuracy); None where they have no bounds.
+    Attributes:
+        kinds: Those kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`.
+        default_for: Those kinds whose default metric it is; beside them `uneven`: one class per row
+            with very uneven counts.
+        greater_is_better: True for accuracies, False for errors.
+        is_share: Whether its values lie in [0, 1] and are read as percent: true for accuracies and F1.
+        score_span: Width of the range of its scores, 1 for an accuracy; None where they have no bounds.
     """
 
     name: str
     kinds: tuple[str, ...]
+    default_for: tuple[str, ...]
     greater_is_better: bool
+    is_share: bool
     score_span: float | None
 
-    def scored(
-        self, truth: NDArray[np.float64], guesses: NDArray[np.float64]
+    def score(
+        self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /
     ) -> tuple[float, tuple[float, ...]]:
         """The metric, and one score per example whose mean is the metric.
 
-        Where the metric is no mean of examples, `autopeft.metrics.jackknifed` makes the scores.
+        Where the metric is no mean of examples, `autopeft.metrics.jackknife` makes the scores.
 
         Args:
             truth: Classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
-            guesses: The same.
+            guesses: In the shape of `truth`.
         """
 
 

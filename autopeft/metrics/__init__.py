@@ -1,10 +1,12 @@
-"""Metrics of labels, one file each, with one score per example; tasks of tokens and texts bring their own.
+"""Metrics of labels, one file each, with one score per example; tasks of tokens and texts have their own.
 
-For a metric that is no mean of examples, `jackknifed` makes the scores out of a plain function.
+For a metric that is no mean of examples, `jackknife` makes the scores from a plain function.
 """
 
 from __future__ import annotations
 
-from autopeft.metrics._jackknife import Floats, Scored, jackknifed, pseudo_values, ratio_scores
+from autopeft.metrics.parts.f1 import f1_of_counts
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
+from autopeft.metrics.parts.pseudo_values import jackknife, pseudo_values, ratio_scores
 
-__all__ = ["Floats", "Scored", "jackknifed", "pseudo_values", "ratio_scores"]
+__all__ = ["Floats", "LabelMetric", "Scored", "f1_of_counts", "jackknife", "pseudo_values", "ratio_scores"]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from autopeft.metrics._jackknife import Floats, Scored
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Hits, each 0 or 1."""
-
-    name: str = "accuracy"
-    kinds: tuple[str, ...] = ("class",)
-    greater_is_better: bool = True
-    score_span: float | None = 1.0
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N,)."""
-        hits = (truth == guesses).astype(float)
-        return float(hits.mean()), tuple(hits.tolist())
+def _score(truth: Floats, guesses: Floats) -> Scored:
+    return mean_of((truth == guesses).astype(float))
 
 
-PART = Accuracy()
+PART = LabelMetric(
+    name="accuracy",
+    kinds=("class", "choice"),
+    score=_score,
+    default_for=("class", "choice"),
+    is_share=True,
+    score_span=1.0,
+)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from autopeft.metrics._jackknife import Floats, Scored
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
 
 
-@dataclass(frozen=True)
-class ExactMatch:
-    """Hits, each 0 or 1."""
-
-    name: str = "exact-match"
-    kinds: tuple[str, ...] = ("classes",)
-    greater_is_better: bool = True
-    score_span: float | None = 1.0
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N, C), 0 or 1."""
-        hits = (truth == guesses).all(axis=1).astype(float)
-        return float(hits.mean()), tuple(hits.tolist())
+def _score(truth: Floats, guesses: Floats) -> Scored:
+    """Truth and guesses of shape (N, C), 0 or 1."""
+    return mean_of((truth == guesses).all(axis=1).astype(float))
 
 
-PART = ExactMatch()
+PART = LabelMetric(name="exact-match", kinds=("classes",), score=_score, is_share=True, score_span=1.0)

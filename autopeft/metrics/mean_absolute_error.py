@@ -1,27 +1,14 @@
-"""Mean absolute error of numbers."""
+"""Mean absolute error of numbers; lower is better."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from autopeft.metrics._jackknife import Floats, Scored
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
 
 
-@dataclass(frozen=True)
-class MeanAbsoluteError:
-    """Lower is better."""
-
-    name: str = "mean-absolute-error"
-    kinds: tuple[str, ...] = ("number",)
-    greater_is_better: bool = False
-    score_span: float | None = None
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N,)."""
-        errors = np.abs(guesses - truth)
-        return float(errors.mean()), tuple(errors.tolist())
+def _score(truth: Floats, guesses: Floats) -> Scored:
+    return mean_of(np.abs(guesses - truth))
 
 
-PART = MeanAbsoluteError()
+PART = LabelMetric(name="mean-absolute-error", kinds=("number",), score=_score, greater_is_better=False)

@@ -1,27 +1,14 @@
-"""Mean squared error of numbers."""
+"""Mean squared error of numbers; lower is better."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from autopeft.metrics._jackknife import Floats, Scored
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
 
 
-@dataclass(frozen=True)
-class MeanSquaredError:
-    """Lower is better."""
-
-    name: str = "mean-squared-error"
-    kinds: tuple[str, ...] = ("number",)
-    greater_is_better: bool = False
-    score_span: float | None = None
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N,)."""
-        errors = np.square(guesses - truth)
-        return float(errors.mean()), tuple(errors.tolist())
+def _score(truth: Floats, guesses: Floats) -> Scored:
+    return mean_of(np.square(guesses - truth))
 
 
-PART = MeanSquaredError()
+PART = LabelMetric(name="mean-squared-error", kinds=("number",), score=_score, greater_is_better=False)

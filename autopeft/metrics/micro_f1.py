@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from autopeft.metrics._jackknife import Floats, Scored
-from autopeft.metrics._several import f1_without_each
+from autopeft.metrics.parts.f1 import score_f1_of_labels
+from autopeft.metrics.parts.label_metric import LabelMetric
 
-
-@dataclass(frozen=True)
-class MicroF1:
-    """Every label of every example weighs the same."""
-
-    name: str = "micro-f1"
-    kinds: tuple[str, ...] = ("classes",)
-    greater_is_better: bool = True
-    score_span: float | None = None
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N, C), 0 or 1."""
-        return f1_without_each(truth, guesses, average="micro")
-
-
-PART = MicroF1()
+PART = LabelMetric(
+    name="micro-f1",
+    kinds=("classes",),
+    score=partial(score_f1_of_labels, average="micro"),
+    default_for=("classes",),
+    is_share=True,
+)

@@ -1,25 +1,13 @@
-"""Pearson's correlation of numbers."""
+"""Pearson's correlation of numbers, in [-1, 1]; 0 where one side is constant."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from autopeft.metrics._correlations import pearson
-from autopeft.metrics._jackknife import Floats, Scored, jackknifed
+from autopeft.metrics.parts.correlations import pearson
+from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.pseudo_values import jackknife
 
-
-@dataclass(frozen=True)
-class Pearson:
-    """In [-1, 1]; 0 where one side is constant, as it then tells nothing."""
-
-    name: str = "pearson"
-    kinds: tuple[str, ...] = ("number",)
-    greater_is_better: bool = True
-    score_span: float | None = None
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N,)."""
-        return jackknifed(pearson, truth, guesses)
-
-
-PART = Pearson()
+PART = LabelMetric(
+    name="pearson", kinds=("number",), score=partial(jackknife, pearson), default_for=("number",)
+)

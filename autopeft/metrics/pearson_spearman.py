@@ -1,25 +1,16 @@
-"""The mean of Pearson's and Spearman's correlation, as GLUE's STS-B is judged."""
+"""The mean of Pearson's and Spearman's correlation, in [-1, 1]: the metric of GLUE's STS-B."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from autopeft.metrics._correlations import pearson, spearman
-from autopeft.metrics._jackknife import Floats, Scored, jackknifed
-
-
-@dataclass(frozen=True)
-class PearsonSpearman:
-    """In [-1, 1]."""
-
-    name: str = "pearson-spearman"
-    kinds: tuple[str, ...] = ("number",)
-    greater_is_better: bool = True
-    score_span: float | None = None
-
-    def scored(self, truth: Floats, guesses: Floats) -> Scored:
-        """Truth and guesses of shape (N,)."""
-        return jackknifed(lambda t, g: (pearson(t, g) + spearman(t, g)) / 2, truth, guesses)
+from autopeft.metrics.parts.correlations import pearson, spearman
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric
+from autopeft.metrics.parts.pseudo_values import jackknife
 
 
-PART = PearsonSpearman()
+def _mean_correlation(truth: Floats, guesses: Floats) -> float:
+    return (pearson(truth, guesses) + spearman(truth, guesses)) / 2
+
+
+PART = LabelMetric(name="pearson-spearman", kinds=("number",), score=partial(jackknife, _mean_correlation))

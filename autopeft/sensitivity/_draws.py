@@ -32,13 +32,13 @@ def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: i
     """
     labels, own = batch["labels"], generator(seed, "labels", index)
     if isinstance(task, DrawsLabels):
-        made = task.drawn_labels(logits.float().cpu(), own)
+        made = task.draw_labels(logits.float().cpu(), own)
         if made is not None:
             return {**batch, "labels": made.to(labels)}
     if labels.is_floating_point() or logits.shape[:-1] != labels.shape:
         raise SpecError(
             f"fisher_sampled draws a class per label, but labels {tuple(labels.shape)} of {labels.dtype} "
-            f"and predictions {tuple(logits.shape)} are no such pair, and the task has no `drawn_labels`; "
+            f"and predictions {tuple(logits.shape)} are no such pair, and the task has no `draw_labels`; "
             "use the score fisher instead."
         )
     drawn = labels.clone()

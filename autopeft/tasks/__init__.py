@@ -1,1 +1,1 @@
-"""Task types, one file each."""
+"""Task types, one file each; what several of them share lies in `parts/`."""

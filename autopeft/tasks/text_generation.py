@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from autopeft.extension import Batch, Encoded, Example, Target
-from autopeft.tasks._answers import generated, pattern_of, require_answers
-from autopeft.tasks._padding import IGNORED, features, padded, padded_features
-from autopeft.tasks._writing import blocks, completions
-from autopeft.tasks._written import WritingTask
-
-_WITH_PROMPT = ("completion", "chat")
+from autopeft.extension import Batch, Encoded, Target
+from autopeft.tasks.parts.answers import generate_greedily
+from autopeft.tasks.parts.language_rows import encode_blocks, encode_completions
+from autopeft.tasks.parts.padding import IGNORED, without_labels
+from autopeft.tasks.parts.writing import WITH_PROMPT, WritingTask
 
 
-@dataclass(frozen=True)
-class TextGeneration(WritingTask):
-    """Next-token cross-entropy over all of a text, or over what follows a prompt."""
-
-    name: str = "text-generation"
-    target: Target = field(default_factory=lambda: Target(kind="documents"))
-    auto_class: str = "AutoModelForCausalLM"
-    peft_task_type: str | None = "CAUSAL_LM"
-    learns: tuple[str, ...] = (*_WITH_PROMPT, "documents", "stream")
-
-    def encode(
-        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
-    ) -> Encoded:
-        """Blocks of `max_length` tokens, or a prompt with its completion per example."""
-        texts = [text for (text,) in inputs]
-        if self.target.kind not in _WITH_PROMPT:
-            return blocks(texts, tokenizer, max_length, apart=self.target.kind == "documents")
-        if self.metric == "exact-match":
-            require_answers(labels, pattern_of(self.answer_pattern))
-        return completions(texts, labels, tokenizer, max_length, chat=self.target.kind == "chat")
-
-    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """One batch padded on the right: features and `labels` (B, T), -100 where nothing is learned."""
-        return {**padded_features(examples, pad_token_id), "labels": padded(labels, IGNORED)}
-
-    def _predicted(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predictions (B, T - 1, V) and what comes there (B, T - 1), without virtual tokens before."""
-        labels = batch["labels"]
-        logits: torch.Tensor = model(**features(batch)).logits
-        return logits[:, -labels.shape[1] : -1].float(), labels[:, 1:]
-
-    def _made(self, model: nn.Module, batch: Batch) -> list[str]:
-        return generated(model, batch, self.tokenizer, max_new_tokens=self.max_new_tokens)
+def _encode(
+    kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
+) -> Encoded:
+    """Blocks of `max_length` tokens, or a prompt with its completion per example."""
+    if kind in WITH_PROMPT:
+        return encode_completions(texts, completions, tokenizer, max_length, is_chat=kind == "chat")
+    return encode_blocks(texts, tokenizer, max_length, are_documents=kind == "documents")
 
 
-PART = TextGeneration()
+def _predict(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, T - 1, V) of each next token and its label (B, T - 1)."""
+    labels = batch["labels"]
+    logits: torch.Tensor = model(**without_labels(batch)).logits
+    # Counted from the end: a prompt-tuned model has logits of virtual tokens before those of the text.
+    return logits[:, -labels.shape[1] : -1].float(), labels[:, 1:]
+
+
+def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
+    """Greedy continuations of the prompts of a batch, whose labels are -100 at the prompt."""
+    prompts = [
+        ids[: int((labels != IGNORED).int().argmax())].tolist()
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+    ]
+    longest = max(map(len, prompts))
+    pad_id = int(tokenizer.pad_token_id or 0)
+    gaps = [longest - len(prompt) for prompt in prompts]  # padding goes to the left of what is continued
+    ids = [[pad_id] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
+    mask = [[0] * gap + [1] * len(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+    device = batch["input_ids"].device
+    n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
+    n_free = n_positions - longest if isinstance(n_positions, int) else max_new_tokens
+    return generate_greedily(
+        model,
+        tokenizer,
+        {
+            "input_ids": torch.tensor(ids, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+        },
+        n_skipped=longest,
+        max_new_tokens=max(1, min(max_new_tokens, n_free)),
+        pad_token_id=pad_id,
+        eos_token_id=_end_ids(model, tokenizer),
+    )
+
+
+def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
+    """Tokens that end a text: the tokenizer's, and those of the model's own generation config."""
+    known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(known if isinstance(known, list | tuple) else [known])} - {None}
+    return sorted(ends) or None
+
+
+PART = WritingTask(
+    name="text-generation",
+    auto_class="AutoModelForCausalLM",
+    peft_task_type="CAUSAL_LM",
+    kinds=(*WITH_PROMPT, "documents", "stream"),
+    target=Target(kind="documents"),
+    encode_texts=_encode,
+    predict=_predict,
+    generate=_generate,
+)

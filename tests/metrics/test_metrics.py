@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopeft.extension import Metric, discover
-from autopeft.metrics import jackknifed
+from autopeft.metrics import jackknife
 
 METRICS = discover("autopeft.metrics")
 by_metric = pytest.mark.parametrize("name", METRICS)
@@ -29,7 +29,7 @@ def test_it_meets_the_protocol(name):
     metric = METRICS[name]
     assert isinstance(metric, Metric)
     assert metric.name == name
-    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number"}
+    assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number", "choice"}
 
 
 @by_metric
@@ -39,10 +39,10 @@ def test_scores_have_the_metric_as_their_mean_and_follow_their_rows(name, seed, 
     metric, rng = METRICS[name], np.random.default_rng(seed)
     for kind in metric.kinds:
         truth, guesses = drawn(kind, rng, n)
-        value, scores = metric.scored(truth, guesses)
+        value, scores = metric.score(truth, guesses)
         assert np.mean(scores) == pytest.approx(value, abs=1e-9)
         order = rng.permutation(n)
-        moved, moved_scores = metric.scored(truth[order], guesses[order])
+        moved, moved_scores = metric.score(truth[order], guesses[order])
         assert moved == pytest.approx(value, abs=1e-9)
         assert moved_scores == pytest.approx(np.array(scores)[order], abs=1e-7)
         if metric.score_span is not None:
@@ -54,7 +54,7 @@ def test_perfect_guesses_are_the_best_there_are(name):
     metric, rng = METRICS[name], np.random.default_rng(0)
     for kind in metric.kinds:
         truth, guesses = drawn(kind, rng, 60)
-        right, seen = metric.scored(truth, truth)[0], metric.scored(truth, guesses)[0]
+        right, seen = metric.score(truth, truth)[0], metric.score(truth, guesses)[0]
         assert right == pytest.approx(1.0 if metric.greater_is_better else 0.0, abs=1e-9)
         assert (right > seen) == metric.greater_is_better
 
@@ -65,14 +65,14 @@ def test_scores_spread_as_the_metric_does_without_each_row(name):
     metric, rng = METRICS[name], np.random.default_rng(1)
     for kind in metric.kinds:
         truth, guesses = drawn(kind, rng, 25)
-        value, scores = metric.scored(truth, guesses)
+        value, scores = metric.score(truth, guesses)
         rows = np.arange(25)
-        without = np.array([metric.scored(truth[rows != i], guesses[rows != i])[0] for i in rows])
+        without = np.array([metric.score(truth[rows != i], guesses[rows != i])[0] for i in rows])
         by_hand = value + 24 * (without.mean() - without)
         assert scores == pytest.approx(by_hand, abs=1e-8)
 
 
 def test_jackknife_of_a_mean_gives_its_rows():
     rows = np.random.default_rng(0).integers(0, 2, size=50).astype(float)
-    value, scores = jackknifed(lambda t, g: float((t == g).mean()), rows, np.ones(50))
+    value, scores = jackknife(lambda t, g: float((t == g).mean()), rows, np.ones(50))
     assert (value, scores) == (pytest.approx(rows.mean()), pytest.approx(rows))

@@ -398,7 +398,7 @@ def test_labels_that_are_no_classes_cannot_be_sampled(make_base):
 
     batch = {"input_ids": torch.randint(4, 9, (4, 5)), "labels": torch.rand(4)}
     with pytest.raises(
-        SpecError, match=r"draws a class per label.*the task has no `drawn_labels`; use the score fisher"
+        SpecError, match=r"draws a class per label.*the task has no `draw_labels`; use the score fisher"
     ):
         run(["fisher_sampled"], make_base("bert"), [batch, batch], task=Regression())
     assert run(["fisher"], make_base("bert"), [batch, batch], task=Regression()).n_examples == 8

@@ -112,7 +112,7 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
     files = [file for (file,) in toy.inputs]
     expected = toy.tokenizer(images=[file.load() for file in files], return_tensors="pt")["pixel_values"]
     kept = toy.encoded()
-    monkeypatch.setattr(images, "_KEPT", 0)  # as if there were very many
+    monkeypatch.setattr(images, "_MAX_KEPT", 0)  # as if there were very many
     anew = toy.encoded()
     assert "file" in anew.examples[0]
     for made in (kept, anew):

@@ -10,7 +10,6 @@ from toys.tasks import make_toy
 
 from autopeft.extension import Target, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks._answers import translated
 
 PART = discover("autopeft.tasks")["text2text-generation"]
 
@@ -58,7 +57,7 @@ def test_padding_of_prompt_and_completion_changes_neither_loss_nor_gradients(toy
 def test_generated_answers_are_the_greedy_ones(toy, tokenizer):
     (batch,) = toy.batches(20)
     features = {name: value[:2] for name, value in batch.items() if name not in ("labels", "token_type_ids")}
-    made = translated(toy.module, features, tokenizer, max_new_tokens=4)
+    made = toy.task.generate(toy.module, features, tokenizer, 4)
     for row in range(2):
         ids = features["input_ids"][row][features["attention_mask"][row] == 1][None]
         written = [0]

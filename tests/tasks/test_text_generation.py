@@ -20,8 +20,7 @@ from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, discover
 from autopeft.metrics import ratio_scores
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
-from autopeft.tasks._answers import generated
-from autopeft.tasks._tally import Tally
+from autopeft.tasks.parts.token_metrics import TokenCounts
 
 PART = discover("autopeft.tasks")["text-generation"]
 TEMPLATE = (
@@ -267,7 +266,7 @@ def test_generation_continues_each_prompt_as_it_would_alone(words, llama):
     expected = [
         words.decode(ids[n:], skip_special_tokens=True) for ids, n in zip(alone, n_prompts, strict=True)
     ]
-    assert generated(llama.eval(), batch, words, max_new_tokens=5) == expected
+    assert PART.generate(llama.eval(), batch, words, 5) == expected
 
 
 def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
@@ -383,7 +382,7 @@ def test_loss_over_many_words_is_that_of_double_precision():
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 20, 49_152, generator=draw)
     labels = torch.randint(49_152, (2, 20), generator=draw)
-    tally = Tally()
+    tally = TokenCounts()
     tally.add(logits, labels, [])
     chances = logits.double().log_softmax(-1)
     expected = -chances.gather(-1, labels[..., None]).mean()

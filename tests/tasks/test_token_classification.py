@@ -184,11 +184,11 @@ def test_metric_follows_the_tags(names, spec, metric):
 
 
 def test_unfit_metric_and_target_are_refused():
-    with pytest.raises(DataError, match=r"needs tags such as B-place.*'NOUN'; ask for .*token-accuracy"):
+    with pytest.raises(DataError, match=r"needs tags such as B-place.*'NOUN'; set --metric token-accuracy"):
         PART.fitted(TaskSpec(metric="entity-f1"), Target(kind="tags", names=("NOUN", "VERB")))
     with pytest.raises(UnknownNameError, match="known: entity-f1, entity-macro-f1, token-accuracy"):
         PART.fitted(TaskSpec(metric="f1"), TARGET)
-    with pytest.raises(DataError, match="learns tags, not class"):
+    with pytest.raises(DataError, match="learns tags, but the target of these rows is class"):
         PART.fitted(TaskSpec(), Target())
 
 

@@ -1,49 +1,60 @@
-"""A task: text classification, judged by the mean probability that the right class gets."""
+"""A task: text classification, judged by the mean probability of the right class."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from autopeft.data import ReadRows, read_texts
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Batch, Evaluation, Target
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks.text_classification import TextClassification
 
-_METRIC = "confidence"
+
+def _text_classification() -> Task:
+    part: Task = discover("autopeft.tasks")["text-classification"]
+    return part
 
 
 @dataclass(frozen=True)
-class ConfidentClassification(TextClassification):
+class ConfidentClassification:
     """Rows, batches and loss of text classification; another metric."""
 
     name: str = "confident-classification"
-    metric: str = _METRIC
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        return (_METRIC,)
-
-    @property
-    def greater_is_better(self) -> bool:
-        return True
-
-    @property
-    def score_span(self) -> float | None:
-        return 1.0
+    read_rows: ReadRows = read_texts
+    metric: str = "confidence"
+    metrics: tuple[str, ...] = ("confidence",)
+    greater_is_better: bool = True
+    is_share: bool = True
+    score_span: float | None = 1.0
+    peft_task_type: str | None = "SEQ_CLS"
+    auto_class: str = "AutoModelForSequenceClassification"
+    notes: tuple[str, ...] = ()
+    texts: Task = field(default_factory=_text_classification)
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> ConfidentClassification:
         if target.kind != "class":
             raise DataError(
                 f"{self.name} learns one class per row, not {target.kind}; choose another --task."
             )
-        if spec.metric not in (None, _METRIC):
+        if spec.metric not in (None, self.metric):
             raise UnknownNameError(f"metric of {self.name}", str(spec.metric), self.metrics)
-        return replace(self, target=target)
+        return replace(self, texts=self.texts.fitted(spec.model_copy(update={"metric": None}), target))
+
+    def encode(
+        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
+    ) -> Encoded:
+        return self.texts.encode(inputs, labels, tokenizer, max_length)
+
+    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
+        return self.texts.collate(examples, labels, pad_token_id)
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return self.texts.loss(model, batch)
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         scores: list[float] = []

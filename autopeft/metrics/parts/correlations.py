@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from autopeft.metrics._jackknife import Floats
+from autopeft.metrics.parts.label_metric import Floats
 
 
 def pearson(truth: Floats, guesses: Floats) -> float:

@@ -1,0 +1,1 @@
+"""What the metrics share: their record, pseudo-values, and functions that several metrics call."""

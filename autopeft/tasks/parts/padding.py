@@ -1,0 +1,34 @@
+"""Rows of token ids become batches, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from autopeft.extension import Batch, Example
+
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+
+
+def split_rows(encoded: Mapping[str, Sequence[Any]]) -> tuple[Example, ...]:
+    """One example per row of what a tokenizer gives, which is a list of rows per feature."""
+    return tuple(dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True))
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """Shape (B, T) with T the longest row, int64."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.long)
+
+
+def pad_features(examples: Sequence[Example], pad_token_id: int) -> Batch:
+    """Token features (B, T): `input_ids` padded with the padding token, all others with 0."""
+    fillers = {"input_ids": pad_token_id}
+    return {name: pad([row[name] for row in examples], fillers.get(name, 0)) for name in examples[0]}
+
+
+def without_labels(batch: Batch) -> Batch:
+    """The features of a batch, which the model is called with."""
+    return {name: value for name, value in batch.items() if name != "labels"}

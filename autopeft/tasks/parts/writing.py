@@ -1,0 +1,122 @@
+"""The record of tasks that write text: settings, loss, and evaluation by tokens or by generated answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autopeft.data import ReadRows, read_language
+from autopeft.errors import DataError
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
+from autopeft.records import TaskSpec
+from autopeft.tasks.parts.answers import compile_pattern, find_answer, require_answers, true_completions
+from autopeft.tasks.parts.padding import IGNORED, pad, pad_features
+from autopeft.tasks.parts.targets import require_kind, require_metric
+from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingTask:
+    """Cross-entropy in nats per labelled token; the default metric is that loss on held-out text.
+
+    `kinds` are the kinds of `Target` that the task learns. Three functions make the task:
+
+    - `encode_texts`: the target's kind, texts, completions, tokenizer and max_length -> features and labels.
+    - `predict`: model and batch -> logits (B, U, V) in fp32, and the labels (B, U) there, -100 where a
+      token does not count.
+    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
+    """
+
+    name: str
+    auto_class: str
+    peft_task_type: str | None
+    kinds: tuple[str, ...]
+    target: Target
+    encode_texts: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
+    predict: Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+    generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+    read_rows: ReadRows = read_language
+    notes: tuple[str, ...] = ()
+    spec: TaskSpec = field(default_factory=TaskSpec)
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that are computed from tokens, the default first."""
+        return tuple(TOKEN_METRICS)
+
+    @property
+    def metric(self) -> str:
+        """The metric that the user chose, else the default."""
+        return self.spec.metric or self.metrics[0]
+
+    @property
+    def greater_is_better(self) -> bool:
+        """As for the metric."""
+        return TOKEN_METRICS[self.metric].greater_is_better
+
+    @property
+    def is_share(self) -> bool:
+        """As for the metric."""
+        return TOKEN_METRICS[self.metric].is_share
+
+    @property
+    def score_span(self) -> float | None:
+        """As for the metric."""
+        return TOKEN_METRICS[self.metric].score_span
+
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
+        """The task for a dataset of texts and the user's settings."""
+        require_kind(self.name, target, self.kinds)
+        task = replace(self, spec=spec, target=target, tokenizer=tokenizer)
+        require_metric(self.name, task.metric, self.metrics)
+        if task.metric == EXACT_MATCH and target.kind not in WITH_PROMPT:
+            raise DataError(
+                f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
+                f"{target.kind}; set --metric {self.metrics[0]}."
+            )
+        compile_pattern(spec.answer_pattern)
+        return task
+
+    def encode(
+        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
+    ) -> Encoded:
+        """Token features and labels of at most `max_length` tokens each."""
+        if self.metric == EXACT_MATCH:
+            require_answers(labels, compile_pattern(self.spec.answer_pattern))
+        texts = [text for (text,) in inputs]
+        return self.encode_texts(self.target.kind, texts, labels, tokenizer, max_length)
+
+    def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
+        """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
+        return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
+        return mean_token_loss(*self.predict(model, batch))
+
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+        """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
+        counts = TokenCounts()
+        with torch.inference_mode():
+            for batch in batches:
+                matches = self._exact_matches(model, batch) if self.metric == EXACT_MATCH else []
+                counts.add(*self.predict(model, batch), matches)
+        return counts.evaluation(self.metric)
+
+    def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
+        """1 for each example whose generated text has the true answer, else 0."""
+        assert self.tokenizer is not None, "the task was fitted without a tokenizer"
+        pattern = compile_pattern(self.spec.answer_pattern)
+        texts = self.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
+        pairs = zip(texts, true_completions(batch, self.tokenizer), strict=True)
+        return [float(find_answer(text, pattern) == find_answer(truth, pattern)) for text, truth in pairs]
