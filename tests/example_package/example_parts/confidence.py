@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,9 @@ from torch import nn
 
 from autopeft.data import ReadRows, read_texts
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task, discover
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task
 from autopeft.records import TaskSpec
-
-
-def _text_classification() -> Task:
-    part: Task = discover("autopeft.tasks")["text-classification"]
-    return part
+from autopeft.tasks.text_classification import PART as TEXT_CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class ConfidentClassification:
     peft_task_type: str | None = "SEQ_CLS"
     auto_class: str = "AutoModelForSequenceClassification"
     notes: tuple[str, ...] = ()
-    texts: Task = field(default_factory=_text_classification)
+    texts: Task = TEXT_CLASSIFICATION
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> ConfidentClassification:
         if target.kind != "class":
