@@ -15,7 +15,7 @@ from toys.exports import logits_of, trained
 
 from autopeft.errors import AutopeftError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.methods._targets import sites_pattern
+from autopeft.methods.parts import sites_pattern
 from autopeft.model import BaseModel, adapter_names, save_weights
 from autopeft.train import compile_plan
 

@@ -29,10 +29,14 @@ from toys.bottleneck import (
 )
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
-from autopeft.methods import _bottleneck
-from autopeft.methods._bottleneck import BottleneckConfig, BottleneckLayer
-from autopeft.methods._peft_types import extend_peft_type
 from autopeft.methods.bottleneck import PART
+from autopeft.methods.parts.bottleneck_tuner import (
+    ACTIVATIONS,
+    BottleneckConfig,
+    BottleneckLayer,
+    BottleneckModel,
+)
+from autopeft.methods.parts.tuners import extend_peft_type, register
 from autopeft.records import Adapter, Site
 
 every_toy = pytest.mark.parametrize("toy", TOYS)
@@ -251,9 +255,9 @@ def test_config_that_says_nothing_sensible_is_refused(settings, error, message):
 
 def test_enum_of_peft_is_extended_once_and_configs_travel_between_processes():
     before = list(PeftType)
-    assert _bottleneck.PEFT_TYPE is PeftType.BOTTLENECK is PeftType("BOTTLENECK")
+    assert PeftType.BOTTLENECK is PeftType("BOTTLENECK")
     assert extend_peft_type("BOTTLENECK") is PeftType.BOTTLENECK
-    _bottleneck._register()
+    register("bottleneck", BottleneckConfig, BottleneckModel)
     assert list(PeftType) == before
     config = BottleneckConfig(target_modules=["dense"], r=3)
     assert pickle.loads(pickle.dumps(config)) == config
@@ -285,11 +289,11 @@ def test_mode_and_cost_follow_from_the_site(role, mode, width):
 @pytest.mark.parametrize(
     ("site", "reason"),
     [
-        (site("q"), "bottleneck takes the roles o, down, up, gate_up"),
-        (site("norm", "norm"), "bottleneck takes linear maps, and this is a norm"),
-        (site("up", "parameter"), "bottleneck takes linear maps, and these are experts in one parameter"),
-        (site("prompt", "model"), "bottleneck takes linear maps, and this is the model as a whole"),
-        (site("up", layer=None), "needs its last map, and this is in no layer"),
+        (site("q"), "takes the roles o, down, up, gate_up"),
+        (site("norm", "norm"), "takes linear maps, and this is a norm"),
+        (site("up", "parameter"), "takes linear maps, and these are experts in one parameter"),
+        (site("prompt", "model"), "takes linear maps, and this is the model as a whole"),
+        (site("up", layer=None), "needs the last map of that, and this is in no layer"),
     ],
 )
 def test_sites_that_cannot_take_it_are_refused_with_a_reason(site, reason):
@@ -299,7 +303,7 @@ def test_sites_that_cannot_take_it_are_refused_with_a_reason(site, reason):
 def test_unknown_activation_is_answered_with_the_known_ones():
     with pytest.raises(UnknownNameError, match="known: gelu, relu, swish"):
         PART.options(site("o"), activation="sine")
-    assert set(PART.choices["activation"]) <= set(_bottleneck.ACTIVATIONS)
+    assert set(PART.choices["activation"]) <= set(ACTIVATIONS)
 
 
 def test_each_mode_and_activation_gets_a_config_of_its_own():

@@ -17,8 +17,8 @@ from torch import nn
 from toys.bottleneck import TOKENS, adapted_sites, adapters_at, build, inject, n_hooks, output, pairs_of, stir
 
 from autopeft.errors import SpecError
-from autopeft.methods._bottleneck import BottleneckConfig, BottleneckLayer
 from autopeft.methods.bottleneck import PART
+from autopeft.methods.parts.bottleneck_tuner import BottleneckConfig, BottleneckLayer
 
 # peft warns of a second config in a model; that this works is what is tested here.
 pytestmark = [

@@ -93,7 +93,7 @@ def test_planted_sibling_import_is_found(line):
 
 def test_imports_that_the_order_allows_are_no_faults():
     source = (
-        "from autopeft.methods._targets import sites_pattern\nfrom autopeft.records import Site\nimport torch"
+        "from autopeft.methods.parts import sites_pattern\nfrom autopeft.records import Site\nimport torch"
     )
     assert faults(source, ("autopeft", "methods", "lora")) == []
     assert faults("from autopeft.store.files import write_text", ("autopeft", "store", "plan")) == []

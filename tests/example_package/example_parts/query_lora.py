@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from autopeft.methods.lora import Lora
+from autopeft.methods.lora import PART as LORA
 from autopeft.records import Site
 
 
-@dataclass(frozen=True)
-class QueryLora(Lora):
-    """LoRA with another name and fewer sites."""
-
-    name: str = "query_lora"
-    label: str = "query LoRA"
-    short_label: str = "LoRA-q"
-    summary: str = "LoRA at query maps"
-
-    def refusal(self, site: Site) -> str | None:
-        return super().refusal(site) if site.role == "q" else "it takes query maps"
+def _refusal(site: Site) -> str | None:
+    return LORA.refusal(site) if site.role == "q" else "takes query maps"
 
 
-PART = QueryLora()
+PART = replace(
+    LORA,
+    name="query_lora",
+    label="query LoRA",
+    short="LoRA-q",
+    summary="LoRA at query maps",
+    refusal=_refusal,
+    readable_type=None,
+)

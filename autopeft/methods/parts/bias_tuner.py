@@ -1,6 +1,6 @@
-"""Trained biases of norms and of Conv1D maps as a `peft` tuner of our own; BEFT takes `nn.Linear` alone.
+"""Trained biases of norms and of Conv1D maps as a tuner for `peft`, whose BEFT takes `nn.Linear` alone.
 
-Importing this file registers it with `peft`, as `_bottleneck` does.
+Importing this file registers the tuner with `peft`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-from peft.utils import register_peft_method
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.methods._peft_types import extend_peft_type, is_registered
+from autopeft.methods.parts.tuners import extend_peft_type, register
 
 NAME = "bias_shift"
 PEFT_TYPE = extend_peft_type(NAME.upper())
@@ -24,7 +23,7 @@ PEFT_TYPE = extend_peft_type(NAME.upper())
 
 @dataclass
 class BiasConfig(PeftConfig):  # type: ignore[misc]
-    """What `adapter_config.json` says of trained biases; the modules must have a bias of their own."""
+    """The `adapter_config.json` of trained biases; the target modules must have a bias."""
 
     target_modules: str | list[str] | set[str] | None = None
     modules_to_save: list[str] | None = None
@@ -38,11 +37,11 @@ class BiasConfig(PeftConfig):  # type: ignore[misc]
 
 
 class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """A module and what is added to its output, of shape (..., out_features)."""
+    """A module whose output, shape (..., out_features), gets a trained vector added."""
 
     adapter_layer_names = ("bias_shift_vector",)
 
-    # What comes from `peft`, which has no types: declared, or torch would say that they are tensors.
+    # Attributes of `peft`'s untyped base class; undeclared, mypy takes them for tensors, as torch has it.
     active_adapters: list[str]
     disable_adapters: bool
     merged: bool
@@ -52,7 +51,7 @@ class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     _move_adapter_to_device_of_base_layer: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        """Wrap a module; adapters come with `update_layer`."""
+        """Wrap a module; `update_layer` adds the adapters."""
         super().__init__()
         self.base_layer = base_layer
         self.bias_shift_vector = nn.ParameterDict()
@@ -67,7 +66,7 @@ class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What the module gives, shifted."""
+        """The output of the module, shifted."""
         y = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
         if self.disable_adapters or self.merged:
             return y
@@ -128,5 +127,4 @@ def _bias_of(module: nn.Module) -> nn.Parameter:
     return bias
 
 
-if not is_registered(NAME):
-    register_peft_method(name=NAME, config_cls=BiasConfig, model_cls=BiasModel)
+register(NAME, BiasConfig, BiasModel)

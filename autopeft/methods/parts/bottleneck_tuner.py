@@ -1,55 +1,51 @@
-"""Bottleneck adapters as a `peft` tuner of our own, for `peft` has none.
+"""Bottleneck adapters as a tuner for `peft`, which has none.
 
-Importing this file registers it: from then on `get_peft_model`, `inject_adapter_in_model`,
+Importing this file registers the tuner: from then on `get_peft_model`, `inject_adapter_in_model`,
 `save_pretrained` and `PeftModel.from_pretrained` take a `BottleneckConfig` as any other.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
 from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
-from autopeft.methods._peft_types import extend_peft_type
-from autopeft.model import list_sites
-from autopeft.records import Site
+from autopeft.methods.parts.bottleneck_outputs import outputs_of
+from autopeft.methods.parts.tuners import extend_peft_type, register
 
 NAME = "bottleneck"
 MODES = ("serial", "parallel")
-FIRST_ROLES = ("up", "gate_up")  # of the maps that begin a feed-forward sub-layer
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "swish": F.silu,
 }
 PEFT_TYPE = extend_peft_type(NAME.upper())
-_LAYER = re.compile(r"^.*?\.\d+\.")  # a module's name as far as its layer, by the first number
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):  # type: ignore[misc]
-    """What `adapter_config.json` says of bottleneck adapters.
+    """The `adapter_config.json` of bottleneck adapters.
 
-    `serial` adapts what a map gives: y + scale · up(act(down(y))). `parallel` wraps the first
-    map of a feed-forward sub-layer and adds scale · up(act(down(x))) of its input x to what
-    the last map gives; `outputs` names that map for each wrapped one, and is filled in on
-    injection where it does not. `r` is the hidden size. `rank_pattern` and `scale_pattern`
-    give other values to the modules that a pattern matches, as in `LoraConfig`; `bias` is
-    none, all or bottleneck_only.
+    Mode `serial` adapts the output y of a map: y + scale · up(act(down(y))). Mode `parallel` wraps the first
+    map of a feed-forward sub-layer and adds scale · up(act(down(x))) of its input x to the output of the last
+    map. `outputs` names the last map for each wrapped one; injection fills in those that it lacks.
+    `r` is the hidden size. `rank_pattern` and `scale_pattern` give other values to the modules that a
+    pattern matches, as in `LoraConfig`. `bias` is none, all or bottleneck_only.
+
+    Raises:
+        UnknownNameError: No such mode, activation or bias.
+        SpecError: A hidden size below 1.
     """
 
     target_modules: str | list[str] | set[str] | None = None
@@ -83,16 +79,16 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A linear map with bottleneck adapters behind it, or beside the sub-layer that it begins.
 
-    A parallel adapter hands its term over with a forward hook on whatever sits in the place of
-    the last map at that moment, put up in the forward of the first map and taken down as it fires.
-    So another adapter on the last map never sees the term, whichever came first, nothing is
-    kept once a forward is over, and there is no hook to leave behind.
+    A parallel adapter adds its term by a forward hook on the module in the place of the last map. The forward
+    of the first map sets the hook, and the hook removes itself when it fires. Therefore another adapter
+    on the last map never sees the term, whichever was attached first, and no tensor and no hook outlives a
+    forward.
     """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("r", "scaling", "activation", "outputs")
 
-    # What comes from `peft`, which has no types: declared, or torch would say that they are tensors.
+    # Attributes of `peft`'s untyped base class; undeclared, mypy takes them for tensors, as torch has it.
     active_adapters: list[str]
     disable_adapters: bool
     merged_adapters: list[str]
@@ -102,7 +98,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     _move_adapter_to_device_of_base_layer: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        """Wrap a map, or another tuner's layer around one; adapters come with `update_layer`."""
+        """Wrap a map, or another tuner's layer around a map; `update_layer` adds the adapters."""
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = _shape(self.get_base_layer())
@@ -111,8 +107,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.activation: dict[str, str] = {}
-        # Where a parallel adapter's term goes: the parent of the last map, and the map's name in it. In a
-        # tuple, for torch would otherwise take the parent for a part of this layer.
+        # Where a parallel adapter's term goes: the parent of the last map, and the map's name in the parent.
+        # As a bare attribute torch would count the parent as a part of this layer; in a tuple it does not.
         self.outputs: dict[str, tuple[nn.Module, str]] = {}
         self._pending: dict[str, RemovableHandle] = {}
         self._active_adapter = adapter_name
@@ -123,9 +119,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     ) -> None:
         """Add an adapter that starts as the identity.
 
-        `down` starts as an `nn.Linear` with no bias, so that hidden units are as large at any
-        width, and `up` at zero, as in He et al. 2022 (Houlsby et al. 2019 draw both from a
-        normal distribution of deviation 1e-2, so that their start is the identity but for a little).
+        `down` starts as an `nn.Linear` without bias, so that hidden units are as large at any width, and `up`
+        at zero, as in He et al. 2022. Houlsby et al. 2019 draw both from a normal distribution of deviation
+        1e-2: their start is the identity but for a little.
         """
         rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, key), config.r)
         width = self.out_features if output is None else self.in_features
@@ -144,7 +140,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What the map gives, of shape (..., out_features), serial adapters applied."""
+        """The output of the map, shape (..., out_features), serial adapters applied."""
         self.forget()
         y = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
         if self.disable_adapters:
@@ -158,13 +154,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return result
 
     def _term(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What an adapter adds, in the precision of its input."""
+        """The term that an adapter adds, in the precision of its input."""
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
         hidden = ACTIVATIONS[self.activation[name]](down(self._cast_input_dtype(x, down.weight.dtype)))
         return cast(torch.Tensor, (self.scaling[name] * up(hidden)).to(x.dtype))
 
     def _hand_over(self, name: str, term: torch.Tensor) -> None:
-        """Add a term to what the last map of the sub-layer gives next, once."""
+        """Add a term to the next output of the sub-layer's last map, once."""
 
         def add(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             self._pending.pop(name).remove()
@@ -174,12 +170,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._pending[name] = getattr(parent, child).register_forward_hook(add)
 
     def forget(self) -> None:
-        """Drop the terms of a forward that was broken off before the last map was reached."""
+        """Drop the terms of a forward that an error stopped before the last map."""
         while self._pending:
             self._pending.popitem()[1].remove()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse: what is not linear cannot go into the weight of a linear map."""
+        """Refuse: an adapter that is not linear cannot go into the weight of a linear map."""
         raise _not_mergeable()
 
     def unmerge(self) -> None:
@@ -188,7 +184,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """The map itself; `peft` asks every layer that has this, also when another tuner unloads."""
+        """The map itself; `peft` calls this on every layer that has it, also when another tuner unloads."""
         if merge:
             raise _not_mergeable()
         self.forget()
@@ -203,9 +199,9 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - no default: name the modules
 
     def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
-        """Find, before any module is replaced, where the terms of parallel adapters go."""
+        """Find the last maps of parallel adapters, before any module is replaced."""
         if peft_config.mode == "parallel":
-            peft_config.outputs = _outputs_of(
+            peft_config.outputs = outputs_of(
                 model,
                 is_target=lambda name: bool(self._check_target_module_exists(peft_config, name)),
                 known=peft_config.outputs,
@@ -236,91 +232,6 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         raise _not_mergeable()
 
 
-def _outputs_of(
-    model: nn.Module, *, is_target: Callable[[str], bool], known: Mapping[str, str]
-) -> dict[str, str]:
-    """First map -> last map of its feed-forward sub-layer, by name, for every target.
-
-    Args:
-        model: A transformer, with or without tuners on it.
-        is_target: Whether a map of that name gets a parallel adapter.
-        known: What need not be looked for; it is checked all the same.
-
-    Raises:
-        SiteError: A target has no last map in its layer, several, or one of another width.
-    """
-    sites = {site.name: site for site in list_sites(_maps_alone(model))}
-    outputs = {}
-    for name, site in sites.items():
-        if is_target(name):
-            last = known[name] if name in known else _last_map(site, tuple(sites.values()))
-            _check_width(site, last, sites)
-            outputs[name] = last
-    return outputs
-
-
-def _maps_alone(model: nn.Module) -> nn.Module:
-    """The parts of a model that tuners wrap, under the names that they had before."""
-    tree = nn.Module()
-    inside: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if name.startswith(inside):
-            continue
-        if isinstance(module, BaseTunerLayer):
-            inside = (*inside, f"{name}.")
-            module = module.get_base_layer()
-        if name and not any(True for _ in module.children()):
-            *path, last = name.split(".")
-            parent = tree
-            for part in path:
-                if part not in parent._modules:
-                    parent.add_module(part, nn.Module())
-                parent = parent.get_submodule(part)
-            parent.add_module(last, module)
-    return tree
-
-
-def _last_map(site: Site, sites: Sequence[Site]) -> str:
-    """The map of role `down` in the layer of a site, the nearest by name where there are several."""
-    layer = _LAYER.match(site.name)
-    if site.role not in FIRST_ROLES or layer is None:
-        raise SiteError(
-            f"A parallel bottleneck adapter was put at {site.name}, a map of role {site.role!r}; it takes "
-            "the first map of a layer's feed-forward: choose one of role up or gate_up, or name its last "
-            "map in outputs."
-        )
-    found = [other for other in sites if other.role == "down" and other.name.startswith(layer[0])]
-    shared = {other.name: _n_shared_parts(site.name, other.name) for other in found}
-    nearest = [name for name, n in shared.items() if n == max(shared.values())]
-    if len(nearest) != 1:
-        seen = f"has the last maps {', '.join(sorted(nearest))}" if nearest else "has no last map (role down)"
-        raise SiteError(
-            f"A parallel bottleneck adapter was put at {site.name}, whose layer {seen}; it needs exactly "
-            "one to add to: use a serial adapter there, or name the map in outputs."
-        )
-    return nearest[0]
-
-
-def _n_shared_parts(name: str, other: str) -> int:
-    """How many leading parts two dotted names share."""
-    pairs = zip(name.split("."), other.split("."), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-
-
-def _check_width(site: Site, last: str, sites: Mapping[str, Site]) -> None:
-    """The sub-layer must give as many numbers as it takes, for the term has that width."""
-    if last not in sites:
-        raise SiteError(
-            f"The term of {site.name} is to go to {last}, and the model has no linear map of that name; "
-            "correct outputs in the adapter's config, or leave it out."
-        )
-    if sites[last].out_features != site.in_features:
-        raise SiteError(
-            f"The term of {site.name} has its {site.in_features} inputs as width, but {last} gives "
-            f"{sites[last].out_features} numbers; use a serial adapter there."
-        )
-
-
 def _not_mergeable() -> SpecError:
     return SpecError(
         "A bottleneck adapter cannot be merged into a linear map, for it is not linear; "
@@ -341,11 +252,4 @@ def _shape(module: nn.Module) -> tuple[int, int]:
     )
 
 
-def _register() -> None:
-    """Make the tuner known to `peft`; a second import finds it there."""
-    known = PEFT_TYPE_TO_TUNER_MAPPING.get(PEFT_TYPE)
-    if known is None or known.__module__ != __name__:  # another package's: peft says that the name is taken
-        register_peft_method(name=NAME, config_cls=BottleneckConfig, model_cls=BottleneckModel)
-
-
-_register()
+register(NAME, BottleneckConfig, BottleneckModel)

@@ -1,15 +1,17 @@
-"""A name of our own among `peft`'s methods."""
+"""Tuners of this package among those of `peft`: a type for each, and its registration."""
 
 from __future__ import annotations
 
-from peft import PeftType
+from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
 
 
 def extend_peft_type(name: str) -> PeftType:
     """The member of `peft`'s enum of methods, added where there is none.
 
-    `register_peft_method` refuses names outside `PeftType`, and a Python enum is closed: the
+    `register_peft_method` refuses names outside `PeftType`, and a Python enum is closed. The
     member is made and put into the three tables by which enums look members up, as their
     metaclass does (run on CPython 3.11 and 3.13). A second call finds the member.
     """
@@ -24,6 +26,11 @@ def extend_peft_type(name: str) -> PeftType:
     return PeftType[name]
 
 
-def is_registered(name: str) -> bool:
-    """Whether `peft` knows a tuner for a method of ours; it refuses to be told twice."""
-    return PeftType(name.upper()) in PEFT_TYPE_TO_TUNER_MAPPING
+def register(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
+    """Make a tuner known to `peft`, which from then on attaches, saves and loads it as its own.
+
+    A second call changes nothing. Where another package has taken the name, `peft` raises ValueError.
+    """
+    known = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType(name.upper()))
+    if known is None or known.__module__ != tuner.__module__:
+        register_peft_method(name=name, config_cls=config, model_cls=tuner)

@@ -1,0 +1,34 @@
+"""The protocols that a part must meet, and `discover`, which finds the parts.
+
+To add a PEFT method, a task type, a metric, a score, an executor or an exporter, write one file
+in the folder of that name with a module-level `PART`, or publish an entry point of
+another package in the group `autopeft.methods`, `autopeft.tasks` and so on. `tests/example_package`
+is a package with one part of each kind.
+"""
+
+from autopeft.extension.discovery import Catalogue, discover
+from autopeft.extension.executor import Executor
+from autopeft.extension.exporter import Exporter, ExportSource
+from autopeft.extension.method import Method, Options
+from autopeft.extension.score import Reducer, Score
+from autopeft.extension.task import Batch, DrawsLabels, Encoded, Evaluation, Example, Metric, Target, Task
+
+__all__ = [
+    "Batch",
+    "Catalogue",
+    "DrawsLabels",
+    "Encoded",
+    "Evaluation",
+    "Example",
+    "Executor",
+    "ExportSource",
+    "Exporter",
+    "Method",
+    "Metric",
+    "Options",
+    "Reducer",
+    "Score",
+    "Target",
+    "Task",
+    "discover",
+]

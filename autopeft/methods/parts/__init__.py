@@ -1,0 +1,26 @@
+"""What methods are made of: the record, refusals, ranks, patterns of sites, and configs by group."""
+
+from autopeft.methods.parts.configs import grouped, lycoris_config, one_config_per_rank, pattern_of
+from autopeft.methods.parts.fits import only_linear, only_maps, only_plain_linear
+from autopeft.methods.parts.patterns import by_inner_pattern, by_pattern, sites_pattern, whole
+from autopeft.methods.parts.ranks import doublings, up_to_smaller_side
+from autopeft.methods.parts.record import COMPARISON, PeftMethod, double_scale
+
+__all__ = [
+    "COMPARISON",
+    "PeftMethod",
+    "by_inner_pattern",
+    "by_pattern",
+    "double_scale",
+    "doublings",
+    "grouped",
+    "lycoris_config",
+    "one_config_per_rank",
+    "only_linear",
+    "only_maps",
+    "only_plain_linear",
+    "pattern_of",
+    "sites_pattern",
+    "up_to_smaller_side",
+    "whole",
+]
