@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from autopeft.extension import Method
+from autopeft.extension import Method
 
-METHOD_COLUMNS = ("method", "what is trained", "merges", "learning rate")
+METHOD_COLUMNS = ("name", "method", "what is trained", "merges", "learning rate")
 _COLUMNS, _INDENT = 80, 18
 
 
 def method_rows(methods: Iterable[Method]) -> list[tuple[str, ...]]:
     """One row per method, for `METHOD_COLUMNS`."""
-    return [(method.name, method.summary, _said(method.merges), _range(method)) for method in methods]
+    return [(m.name, m.label, m.summary, _said(m.merges), _range(m)) for m in methods]
 
 
 def method_text(method: Method) -> str:
@@ -36,13 +34,13 @@ def method_text(method: Method) -> str:
     }
     lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
     wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
-    return "\n".join([method.name, "", *(line for lines in wrapped for line in lines)])
+    return "\n".join([f"{method.name}: {method.label}", "", *(line for lines in wrapped for line in lines)])
 
 
 def method_json(method: Method) -> dict[str, Any]:
     """The same for scripts."""
-    own = dataclasses.asdict(method)  # type: ignore[call-overload]
-    return {**own, "servers": list(method.servers({}))}
+    facts = {name: getattr(method, name) for name in Method.__annotations__}
+    return {**facts, "servers": list(method.servers({}))}
 
 
 def _values(values: Iterable[object]) -> str:

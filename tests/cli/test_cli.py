@@ -160,6 +160,7 @@ def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
     method, text = discover("autopeft.methods")[name], run("methods", name).stdout
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split()).replace("- ", "-")
+    assert words.startswith(f"{name}: {method.label}")
     for said in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
         assert " ".join(said.split()).replace("- ", "-") in words
     assert json.loads(run("methods", name, "--json").stdout)[name]["servers"] == list(method.servers({}))

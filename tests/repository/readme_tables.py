@@ -44,6 +44,7 @@ def method_table() -> str:
         rows.append(
             (
                 f"`{name}`",
+                method.label,
                 method.summary,
                 method.formula,
                 start,
@@ -54,6 +55,7 @@ def method_table() -> str:
             )
         )
     header = (
+        "name",
         "method",
         "trains",
         "parameters per site",

@@ -1,4 +1,9 @@
-"""What methods are made of: the record, refusals, ranks, patterns of sites, and configs by group."""
+"""What methods are made of: the record, refusals, ranks, patterns of sites, configs by group, and tuners.
+
+Inside the folder each file imports only from those before it:
+record, fits, ranks, virtual_tokens, patterns → configs, tuners, bottleneck_outputs → bias_tuner,
+bottleneck_tuner.
+"""
 
 from autopeft.methods.parts.configs import grouped, lycoris_config, one_config_per_rank, pattern_of
 from autopeft.methods.parts.fits import only_linear, only_maps, only_plain_linear
