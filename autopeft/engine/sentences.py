@@ -44,28 +44,31 @@ def _optimism(
         return []
     n = min(len(confirmed[named.best]), len(confirmed[named.baseline]))
     tables = [scores_of(problem, confirmed[plan][:n]) for plan in (named.best, named.baseline)]
-    found = evidence.optimism(
+    sentence = evidence.optimism_sentence(
         promised=problem.sign * (ours.metric - theirs.metric),
         confirmed=verdict.mean_difference or 0.0,
         std_error=evidence.paired_interval(*tables, span=problem.score_span).std_error,
         n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
         metric=problem.metric,
     )
-    return [found.sentence]
+    return [sentence]
 
 
 def _equals(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
     names = {plan: name for name, plan in reversed(named.named.items())}
     names[named.best] = "best"
-    tables = {names[plan]: scores_of(problem, rows) for plan, rows in confirmed.items()}
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
-    found = evidence.equivalence_set(
-        tables, n_params, margin=problem.margin, best="best", span=problem.score_span
+    smallest_first = sorted(confirmed, key=lambda plan: (plan.trainable_params, names[plan]))
+    standings = evidence.plans_within_margin(
+        {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
+        best="best",
+        margin=problem.margin,
+        span=problem.score_span,
     )
-    proven = [own for own in found.standings if own.is_within and own.name != "best"]
+    proven = [standing.name for standing in standings if standing.is_within]
     if not proven:
         return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
-    listed = ", ".join(f"{own.name} ({own.n_params:,} parameters)" for own in proven)
+    listed = ", ".join(f"{name} ({n_params[name]:,} parameters)" for name in proven)
     return f"Proven to lose less than the margin against the best, all claims together at 5 %: {listed}."
 
 

@@ -1,9 +1,8 @@
-"""The interval of a mean difference over seeds and examples, looked at once, and what it proves.
+"""Confidence intervals of scores that are looked at once, and of the chance that a run diverges.
 
-Every table of scores here has shape (S, N): one row per seed, one column per
-example of the split, both in a common order. **Larger is better in all inputs**;
-a caller with losses, or another metric where less is better, negates the scores.
-`components` has the variance model; `look` is for scores that are looked at after every seed.
+Every table of scores has shape (S, N): one row per seed, one column per example of the split, in the same
+order in both tables. **Larger is better**: a caller with losses negates them. `look` is for scores that are
+looked at after every seed.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from autopeft.evidence.components import (
+from autopeft.evidence.checks import check_span, checked_pair, checked_table
+from autopeft.evidence.variance import (
+    Floats,
     MeanSquares,
-    Table,
-    check_margin,
-    check_span,
-    checked_pair,
-    checked_table,
     half_width,
     moments,
     pseudo_differences,
@@ -45,11 +42,11 @@ class Interval:
 def paired_interval(
     best: npt.ArrayLike, baseline: npt.ArrayLike, *, level: float = 0.95, span: float | None = 1.0
 ) -> Interval:
-    """Confidence interval of the mean of `best - baseline` over seeds and examples.
+    """Paired t interval of the mean of `best - baseline` over seeds and examples (see `half_width`).
 
-    Scores in a range of width `span` get Agresti and Min's half a pseudo-example in each
-    of the cells (1, 1), (1, 0), (0, 1), (0, 0): differences of 0, +span, -span and 0.
-    Without them equal scores on a small split would pass for certainty.
+    Equal scores on a small split must not pass for certainty. So bounded scores get four pseudo-examples of
+    half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +span,
+    -span and 0.
 
     Args:
         best: Scores of shape (S, N), S >= 2, N >= 2; larger is better.
@@ -60,7 +57,7 @@ def paired_interval(
             the largest score (1.2e-7 of it, or of 1).
 
     Returns:
-        The interval, never of zero width, centred on the plain mean.
+        The interval, centred on the plain mean; its width is never zero.
 
     Raises:
         SpecError: Fewer than 2 examples, or scores further apart than `span`.
@@ -80,7 +77,7 @@ def paired_interval(
     assert difference.shape[0] >= 2, "a paired interval needs 2 seeds or more"
     squares = _squares(difference, pseudo=pseudo_differences(span), scale=scale)
     mean, half = float(squares.mean), float(half_width(squares, 1 - level))
-    bound = math.inf if span is None else span  # two seeds and few examples would reach beyond what there is
+    bound = math.inf if span is None else span  # two seeds and few examples can give a half-width beyond it
     low, high = max(-bound, mean - half), min(bound, mean + half)
     return Interval(mean=mean, std_error=float(squares.std_error), low=low, high=high, level=level)
 
@@ -88,12 +85,12 @@ def paired_interval(
 def mean_and_std_error(scores: npt.ArrayLike, *, span: float | None = 1.0) -> tuple[float, float]:
     """Mean score of one plan and its standard error over seeds and examples.
 
-    The variance model is that of `paired_interval`; one seed leaves the examples alone. Of
-    bounded scores, in [0, span], the half pseudo-examples are two of 0 and two of `span`.
+    The variance model is that of `paired_interval`. With one seed the error covers the examples alone.
+    Bounded scores, in [0, span], get two pseudo-examples of 0 and two of `span`, of half weight each.
 
     Args:
         scores: Shape (S, N), S >= 1, N >= 2; larger is better.
-        span: Largest score there can be, > 0; None where there are no bounds.
+        span: Largest possible score, > 0; None where scores have no bounds.
 
     Returns:
         The plain mean and a standard error > 0, both in units of the scores.
@@ -113,58 +110,27 @@ def mean_and_std_error(scores: npt.ArrayLike, *, span: float | None = 1.0) -> tu
     return float(squares.mean), float(squares.std_error)
 
 
-def label(best: npt.ArrayLike, baseline: npt.ArrayLike, *, margin: float, span: float | None = 1.0) -> str:
-    """One word for best against baseline: better, worse, equivalent or inconclusive.
+def divergence_chance(n_diverged: int, n_seeds: int) -> tuple[float, float]:
+    """Clopper-Pearson 95 % interval of the chance that a run diverges, in [0, 1].
 
-    `better` (95 % interval above 0) and `worse` (below 0) win over `equivalent` (90 %
-    interval within ± margin, two one-sided tests at 5 %): a proven difference is told
-    even where it is small. So swapping the plans swaps better and worse.
-
-    Args:
-        best: Scores, with `baseline` and `span` as in `paired_interval`.
-        baseline: Scores.
-        margin: Largest difference that does not matter, > 0, in units of the scores.
-        span: Width of the range.
-
-    Raises:
-        SpecError: As `paired_interval`, or a margin that is not above 0.
+    No interval of a mean knows of a failure that no seed showed. After 0 of 3 diverged runs the chance may
+    still be 71 %, after 0 of 10 still 31 %.
 
     Source:
-        Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657 (two one-sided tests).
+        Clopper & Pearson 1934, Biometrika 26:404 (exact binomial interval).
 
     Example:
-        >>> label([[1] * 90, [1] * 90], [[0] * 90, [0] * 90], margin=0.01)
-        'better'
+        >>> low, high = divergence_chance(0, 10)
+        >>> low, round(high, 3)
+        (0.0, 0.308)
     """
-    check_margin(margin)
-    wide = paired_interval(best, baseline, level=0.95, span=span)
-    narrow = paired_interval(best, baseline, level=0.90, span=span)
-    if wide.low > 0:
-        return "better"
-    if wide.high < 0:
-        return "worse"
-    if -margin < narrow.low and narrow.high < margin:
-        return "equivalent"
-    return "inconclusive"
+    assert 0 <= n_diverged <= n_seeds and n_seeds >= 1, (n_diverged, n_seeds)
+    n_finished = n_seeds - n_diverged
+    low = float(stats.beta.ppf(0.025, n_diverged, n_finished + 1)) if n_diverged else 0.0
+    high = float(stats.beta.ppf(0.975, n_diverged + 1, n_finished)) if n_finished else 1.0
+    return low, high
 
 
-def within_margin(
-    small: npt.ArrayLike, best: npt.ArrayLike, *, margin: float, span: float | None = 1.0
-) -> bool:
-    """Whether `small` is proven to lose less than `margin` against `best`.
-
-    Proven means that the one-sided 95 % lower bound of `small - best`, the low end of
-    the 90 % interval, is above -margin. Arguments and errors are those of `label`.
-
-    Example:
-        >>> within_margin([[1] * 400, [1] * 400], [[1] * 400, [1] * 400], margin=0.01)
-        True
-    """
-    check_margin(margin)
-    return paired_interval(small, best, level=0.90, span=span).low > -margin
-
-
-def _squares(table: Table, *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
-    """Mean squares of all seeds of one table."""
-    every = np.ones((1, len(table)))
-    return moments(table).squares(every, pseudo=pseudo, floor=rounding_floor(scale)).flat()
+def _squares(table: Floats, *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
+    """Mean squares over all seeds of one table."""
+    return moments(table).squares(np.ones(len(table)), pseudo=pseudo, floor=rounding_floor(scale))

@@ -1,4 +1,4 @@
-"""How far two lists agree in their order."""
+"""Rank correlation: how far two lists agree in their order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy import stats
 def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
     """Spearman's rho of two lists of equal length, in [-1, 1]; ties share their mean rank.
 
-    Pairs where either side is None or not finite (a diverged run) are left out.
-    None where fewer than 3 pairs are left or a side is constant: no order to compare.
+    Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
+    than 3 pairs remain, or one side is constant and so has no order to compare.
 
     Example:
         >>> rank_correlation([0.1, 0.2, 0.3, float("nan")], [1.0, 2.0, 3.0, 0.0])
@@ -20,8 +20,8 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     assert first.shape == second.shape and first.ndim == 1, f"{first.shape} against {second.shape}"
-    finite = np.isfinite(first) & np.isfinite(second)
-    first, second = first[finite], second[finite]
+    is_finite = np.isfinite(first) & np.isfinite(second)
+    first, second = first[is_finite], second[is_finite]
     if first.size < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     # Rounding can leave the coefficient a hair outside its range.

@@ -1,11 +1,10 @@
-"""The mean difference without the bias of stopping on a high (or low) mean.
+"""The mean difference without the bias that stopping at a high (or low) mean causes.
 
-The mean at the first look is unbiased, since nothing was chosen yet. Seeds are exchangeable, so
-any order in which the same seeds would not have stopped earlier was as likely as the one
-seen. The average of the first look's mean over all those orders is unbiased too
-(Rao-Blackwell), whatever the distribution of the scores and whatever the rule, as long as the
-rule looks at nothing but the scores of the seeds so far. With ten seeds there are 1024 sets to go
-through, not 3,628,800 orders.
+The mean at the first look is unbiased, because nothing was selected yet. Seeds are exchangeable: every
+order of the used seeds that would not have stopped earlier was as likely as the order that was seen. So the
+mean at the first look, averaged over all those orders, is unbiased too (Rao-Blackwell theorem). This holds
+for every distribution of scores and every stopping rule that looks only at the scores of the seeds so far.
+Ten seeds need 1024 subsets, not 3,628,800 orders.
 
 Source:
     Emerson & Fleming 1990, Biometrika 77:875 do it for normal means with known variance; that
@@ -17,11 +16,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from autopeft.evidence.components import Moments, Table
+from autopeft.evidence.variance import Floats, Moments
 
 
 def subsets(n_seeds: int) -> npt.NDArray[np.int64]:
-    """All sets of seeds, shape (2**S, S): row b holds the binary digits of b, the first seed lowest."""
+    """All subsets of seeds, shape (2**S, S): row b holds the binary digits of b, the first seed lowest."""
     return (np.arange(2**n_seeds)[:, None] >> np.arange(n_seeds)) & 1
 
 
@@ -32,17 +31,17 @@ def prefixes(n_seeds: int) -> npt.NDArray[np.int64]:
 
 def unbiased_means(
     differences: Moments, stops: npt.NDArray[np.bool_], n_seeds: npt.NDArray[np.int64], *, first_look: int
-) -> Table:
+) -> Floats:
     """Mean at the first look, averaged over the orders of the used seeds that stop no earlier.
 
     Args:
         differences: Moments of tables (R, S, N).
-        stops: Whether a look at each set of seeds would stop, shape (R, 2**S) as `subsets`.
+        stops: Whether a look at each subset of seeds would stop, shape (R, 2**S) as `subsets`.
         n_seeds: How many seeds each confirmation used, shape (R,).
-        first_look: Seeds at the first look; with fewer used the mean is the plain one.
+        first_look: Seeds at the first look; a confirmation with fewer seeds gets its plain mean.
 
     Returns:
-        Shape (R,).
+        Shape (R,), in units of the scores.
     """
     n_runs, most = differences.rows.shape
     masks = subsets(most)

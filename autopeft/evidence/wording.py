@@ -1,64 +1,13 @@
-"""The verdict and its sentence."""
+"""The verdict and the optimism of the search, in sentences for people."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from autopeft.evidence.intervals import Interval, label, paired_interval
 from autopeft.evidence.sequential import Look
 from autopeft.records import Verdict
 
 _LENGTH = {"full": "at full length", "half": "at half length"}
-
-
-def verdict(
-    best: npt.ArrayLike,
-    baseline: npt.ArrayLike,
-    *,
-    margin: float,
-    metric: str,
-    fidelity: str,
-    smallest_equivalent: str,
-    span: float | None = 1.0,
-) -> Verdict:
-    """The verdict on a confirmed best plan against the baseline, with its sentence.
-
-    Args:
-        best: Scores, with `baseline`, `margin` and `span` as in `label`.
-        baseline: Scores.
-        margin: Largest difference that does not matter.
-        metric: What the scores are, for the sentence ("accuracy", "loss").
-        fidelity: Length of the confirming runs, `full` or `half`.
-        smallest_equivalent: How the smallest plan stands; passed on.
-        span: Width of the range; with 1 the sentence speaks of points (0.01).
-
-    Raises:
-        SpecError: As `label`.
-
-    Example:
-        >>> told = verdict(
-        ...     [[1] * 90, [1] * 90], [[0, 1] * 45, [0, 1] * 45],
-        ...     margin=0.01, metric="accuracy", fidelity="full", smallest_equivalent="proven",
-        ... )
-        >>> told.sentence[:69]
-        'The best plan is better than the baseline by 50.0 points of accuracy '
-    """
-    interval = paired_interval(best, baseline, level=0.95, span=span)
-    word = label(best, baseline, margin=margin, span=span)
-    shown = paired_interval(best, baseline, level=0.90, span=span) if word == "equivalent" else interval
-    where = f"{_LENGTH[fidelity]} on {np.asarray(best).shape[0]} seeds"
-    return Verdict(
-        label=word,
-        mean_difference=interval.mean,
-        interval_95=(interval.low, interval.high),
-        margin=margin,
-        fidelity=fidelity,
-        smallest_equivalent=smallest_equivalent,
-        sentence=_sentence(word, shown, margin=margin, metric=metric, where=where, in_points=span == 1),
-    )
 
 
 def sequential_verdict(
@@ -70,39 +19,27 @@ def sequential_verdict(
     in_points: bool = True,
     n_diverged: int = 0,
 ) -> Verdict:
-    """The verdict of the look that decided, or of the last one, with its sentence.
+    """The verdict of a confirmation, with its sentence.
 
     Args:
-        seen: What `look` returned, of two seeds or more.
-        metric: What the scores are, for the sentence ("accuracy", "loss").
+        seen: Result of `look` on two seeds or more: the look that decided, or the last one.
+        metric: Name of the scores in the sentence ("accuracy", "loss").
         fidelity: Length of the confirming runs, `full` or `half`.
-        smallest_equivalent: How the smallest plan stands; passed on.
-        in_points: Whether the scores lie in [0, 1], to be told in points (0.01).
-        n_diverged: Seeds of the best plan that diverged; the sentence says so.
+        smallest_equivalent: How the smallest plan stands; copied into the verdict.
+        in_points: Whether the sentence gives scores in points (0.01), for scores in [0, 1].
+        n_diverged: Seeds of the best plan that diverged; the sentence mentions them.
 
     Example:
         >>> from autopeft.evidence.sequential import look
         >>> seen = look([[1] * 90] * 3, [[0, 1] * 45] * 3, planned_seeds=5, margin=0.01)
-        >>> told = sequential_verdict(
+        >>> verdict = sequential_verdict(
         ...     seen, metric="accuracy", fidelity="full", smallest_equivalent="proven"
         ... )
-        >>> told.sentence[-49:]
+        >>> verdict.sentence[-49:]
         'confirmed at full length on 3 of at most 5 seeds.'
     """
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
-    shown = seen.interval
-    if seen.label == "equivalent":
-        low, high = seen.interval_90
-        shown = replace(shown, mean=min(max(shown.mean, low), high), low=low, high=high, level=0.90)
-    n_seeds = f"{seen.n_seeds} of at most {seen.planned_seeds}"
-    where = f"{_LENGTH[fidelity]} on {n_seeds if seen.n_seeds < seen.planned_seeds else seen.n_seeds} seeds"
-    sentence = _sentence(
-        seen.label, shown, margin=seen.margin, metric=metric, where=where, in_points=in_points
-    )
-    if seen.reason == "futile":
-        sentence = sentence.replace(
-            "more seeds or confirm examples would", "more confirm examples, not seeds, would"
-        )
+    sentence = _sentence(seen, metric=metric, length=_LENGTH[fidelity], in_points=in_points)
     if n_diverged:
         runs = "1 seed of the best plan" if n_diverged == 1 else f"{n_diverged} seeds of the best plan"
         sentence += f" Among them {runs} diverged, counted with the lowest score."
@@ -135,7 +72,7 @@ def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: s
 
 
 def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> Verdict:
-    """The verdict where nothing was confirmed: there is none, and the sentence says so."""
+    """The label `none` where nothing was confirmed; the sentence says how to confirm."""
     return Verdict(
         label="none",
         mean_difference=None,
@@ -148,37 +85,82 @@ def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> 
     )
 
 
-def _sentence(
-    word: str, interval: Interval, *, margin: float, metric: str, where: str, in_points: bool
+def optimism_sentence(
+    *, promised: float, confirmed: float, std_error: float, n_tried: int, metric: str, in_points: bool = True
 ) -> str:
+    """How much of the gain that the search promised was confirmed (selection bias, the "winner's curse").
+
+    The best of many noisy numbers is too good, the more of them there were and the less their true values
+    differ. A search run is shorter than a confirming one too, so length can explain part of a difference.
+
+    Args:
+        promised: Best plan minus baseline on the search split at the last rung; larger is better.
+        confirmed: The same from the confirmation (`Verdict.mean_difference`).
+        std_error: Standard error of `confirmed`, > 0.
+        n_tried: Plans that the best was selected from, >= 1.
+        metric: Name of the scores in the sentence.
+        in_points: Whether the sentence gives scores in points (0.01), for scores in [0, 1].
+
+    Example:
+        >>> optimism_sentence(
+        ...     promised=0.03, confirmed=0.01, std_error=0.004, n_tried=40, metric="accuracy"
+        ... )[-42:]
+        'confirmed were +1.0, so 2.0 were optimism.'
+    """
+    assert std_error > 0 and n_tried >= 1, (std_error, n_tried)
+    lost = promised - confirmed
+    factor, places, unit = (100.0, 1, f"points of {metric}") if in_points else (1.0, 3, f"in {metric}")
+    if lost > std_error:
+        end = f"so {factor * lost:.{places}f} were optimism."
+    elif lost < -std_error:
+        end = "more than it promised."
+    else:
+        end = "the same within one standard error."
+    return (
+        f"The search promised {factor * promised:+.{places}f} {unit} over the baseline, as the best of "
+        f"{n_tried} plans on its own split; confirmed were {factor * confirmed:+.{places}f}, {end}"
+    )
+
+
+def _sentence(seen: Look, *, metric: str, length: str, in_points: bool) -> str:
     """One sentence for people; signed numbers favour the best plan where they are positive."""
+    assert seen.interval is not None and seen.interval_90 is not None
+    interval = seen.interval
+    if seen.label == "equivalent":  # the interval that proves it
+        low, high = seen.interval_90
+        interval = replace(interval, mean=min(max(interval.mean, low), high), low=low, high=high, level=0.90)
+    n_seeds = f"{seen.n_seeds} of at most {seen.planned_seeds}"
+    where = f"{length} on {n_seeds if seen.n_seeds < seen.planned_seeds else seen.n_seeds} seeds"
     factor = 100.0 if in_points else 1.0
     unit = f"points of {metric}" if in_points else f"in {metric}"
     mean, low, high = (factor * value for value in (interval.mean, interval.low, interval.high))
-    edge = factor * margin
+    edge = factor * seen.margin
     places = _decimals((low, high, edge), least=1 if in_points else 3)
     level = f"{interval.level:.0%}".replace("%", " %")
-    if word in ("better", "worse"):
+    if seen.label in ("better", "worse"):
         # A worse plan is worse by a positive number.
-        mean, low, high = (mean, low, high) if word == "better" else (-mean, -high, -low)
+        mean, low, high = (mean, low, high) if seen.label == "better" else (-mean, -high, -low)
         numbers = f"{mean:.{places}f} {unit} ({level} interval {low:.{places}f} to {high:.{places}f})"
-        return f"The best plan is {word} than the baseline by {numbers}, confirmed {where}."
+        return f"The best plan is {seen.label} than the baseline by {numbers}, confirmed {where}."
     sign = "" if in_points else ", plus in favour of the best plan"
     # Adding 0.0 turns -0.0 into 0.0.
     mean, low, high = (round(value, places) + 0.0 for value in (mean, low, high))
     bounds = f"{level} interval {low:+.{places}f} to {high:+.{places}f}{sign}"
     numbers = f"{mean:+.{places}f} {unit} ({bounds}) {where}"
     within = f"the margin of {edge:.{places}f}{' points' if in_points else ''}"
-    if word == "equivalent":
+    if seen.label == "equivalent":
         return f"The best plan is equivalent to the baseline: {numbers}, which is within {within}."
+    more = (
+        "more confirm examples, not seeds," if seen.reason == "futile" else "more seeds or confirm examples"
+    )
     return (
         f"The best plan is not told apart from the baseline: {numbers}; neither a difference nor "
-        f"equality within {within} is shown, and more seeds or confirm examples would narrow the interval."
+        f"equality within {within} is shown, and {more} would narrow the interval."
     )
 
 
 def _decimals(values: tuple[float, ...], *, least: int) -> int:
-    """Enough decimals, `least` to 6, that no value which is not 0 reads as 0."""
+    """Decimals, `least` to 6, with which no value but 0 reads as 0."""
     for places in range(least, 6):
         if all(value == 0 or round(value, places) != 0 for value in values):
             return places

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from autopeft.evidence import paired_interval, pseudo_values
-from autopeft.evidence.components import Moments, half_width, moments, pseudo_differences
-from autopeft.evidence.sequential import BETTER, EQUIVALENT, FUTILE, WORSE, Design, Stops, run
-from autopeft.evidence.unbiased import prefixes, subsets
+from autopeft.evidence import paired_interval
+from autopeft.evidence.bounds import BETTER, EQUIVALENT, FUTILE, WORSE, Design
+from autopeft.evidence.sequential import Stops, find_stops
+from autopeft.evidence.variance import Moments, half_width, moments, pseudo_differences
 
 Array = npt.NDArray[np.float64]
 CHUNK = 500
@@ -110,7 +110,7 @@ def judged(every: Moments, design: Design) -> Stops:
     """Where the confirmations stop, in chunks that fit in memory."""
     few = first(every, design.planned_seeds)
     starts = range(0, len(few.rows), CHUNK)
-    parts = [run(few.take(np.arange(at, min(at + CHUNK, len(few.rows)))), design) for at in starts]
+    parts = [find_stops(few.take(np.arange(at, min(at + CHUNK, len(few.rows)))), design) for at in starts]
     return Stops(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
 
 
@@ -120,8 +120,7 @@ def unadjusted(every: Moments, design: Design) -> dict[str, Array]:
     code, mean, half = np.zeros(n_runs, dtype=int), np.zeros(n_runs), np.zeros(n_runs)
     for n_seeds in range(design.first_look, design.planned_seeds + 1):
         few = first(every, n_seeds)
-        chosen = subsets(n_seeds)[prefixes(n_seeds)[n_seeds - 1]][None]
-        squares = few.squares(chosen, pseudo=pseudo_differences(design.span), floor=0.0).flat()
+        squares = few.squares(np.ones(n_seeds), pseudo=pseudo_differences(design.span), floor=0.0)
         wide, narrow = half_width(squares, 0.05), half_width(squares, 0.10)
         is_open = code == 0
         mean, half = np.where(is_open, squares.mean, mean), np.where(is_open, wide, half)
@@ -196,7 +195,8 @@ def bounds(n_runs: int) -> None:
                         (CHUNK, planned, n)
                     )
                     design = Design(planned_seeds=planned, margin=1e-6, span=None)
-                    wrong.append(np.isin(run(moments(examples + noise), design).code, [BETTER, WORSE]).mean())
+                    code = find_stops(moments(examples + noise), design).code
+                    wrong.append(np.isin(code, [BETTER, WORSE]).mean())
                 told.append(f"{100 * np.mean(wrong):.2f}")
             print(f"| {planned} | {n} | " + " | ".join(told) + " |", flush=True)
 
@@ -258,7 +258,7 @@ def compared(n_runs: int) -> None:
                     table = (
                         effects + rng.standard_normal((CHUNK, 1, 50)) + rng.standard_normal((CHUNK, 5, 50))
                     )
-                    better[at : at + CHUNK] |= run(moments(table), design).code == BETTER
+                    better[at : at + CHUNK] |= find_stops(moments(table), design).code == BETTER
             found[divided] = 100 * better.mean()
         print(f"| {n_plans} | {found[True]:.1f} | {found[False]:.1f} |", flush=True)
 
@@ -312,6 +312,23 @@ def metrics(n_runs: int) -> None:
                 f"{np.mean(mean) / np.std(mean):+.3f} |",
                 flush=True,
             )
+
+
+def pseudo_values(metric: Callable[[npt.NDArray[np.int64]], float], n_examples: int) -> Array:
+    """Leave-one-out jackknife, N m - (N - 1) m_without_i, shape (N,): its mean is the metric less its bias.
+
+    Those of `autopeft.metrics` have the plain metric as their mean and the same spread.
+
+    Args:
+        metric: The metric of the examples with these indices; it is called N + 1 times.
+        n_examples: N.
+
+    Source:
+        Tukey 1958; Miller 1974, Biometrika 61:1, section 2.
+    """
+    every = np.arange(n_examples)
+    without = np.array([metric(np.delete(every, left_out)) for left_out in every])
+    return np.asarray(n_examples * metric(every) - (n_examples - 1) * without)
 
 
 def f1_of(

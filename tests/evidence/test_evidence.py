@@ -1,3 +1,5 @@
+"""One interval, its label and its verdict: closed forms, simulation, properties, sentences."""
+
 from __future__ import annotations
 
 import math
@@ -11,27 +13,27 @@ from scipy import stats
 
 from autopeft.errors import SpecError
 from autopeft.evidence import (
-    Table,
-    label,
+    divergence_chance,
+    look,
     mean_and_std_error,
     paired_interval,
     rank_correlation,
-    verdict,
+    sequential_verdict,
     verdict_on_same_plan,
     verdict_without_confirmation,
     within_margin,
 )
+from autopeft.evidence.variance import Floats
 
 
-def normal_tables(n_tables: int, n_seeds: int, *, by_seed: float, by_example: float, seed: int) -> Table:
+def normal_tables(n_tables: int, n_seeds: int, *, by_seed: float, by_example: float, seed: int) -> Floats:
     """Differences of mean 0 with residual 1 and the two given standard deviations; (tables, S, N)."""
     draw = np.random.default_rng(seed).standard_normal
     rows, columns = draw((n_tables, n_seeds, 1)), draw((n_tables, 1, 300))
-    table: Table = by_seed * rows + by_example * columns + draw((n_tables, n_seeds, 300))
-    return table
+    return np.asarray(by_seed * rows + by_example * columns + draw((n_tables, n_seeds, 300)))
 
 
-def accuracies(n_seeds: int, n_examples: int, *, lift: float, seed: int) -> tuple[Table, Table]:
+def accuracies(n_seeds: int, n_examples: int, *, lift: float, seed: int) -> tuple[Floats, Floats]:
     """0/1 scores of two plans whose logits differ by `lift`, by seed, example and their product."""
     draw = np.random.default_rng(seed).standard_normal
     hardness = 2.0 * draw((1, n_examples)) + 2.0
@@ -107,15 +109,16 @@ def test_two_alike_plans_are_seldom_called_better(n_seeds: int) -> None:
 
 
 def test_a_clear_lift_is_found_on_3_seeds() -> None:
-    found = [label(*accuracies(3, 500, lift=2.0, seed=seed), margin=0.01) for seed in range(50)]
-    assert found.count("better") >= 45
+    pairs = [accuracies(3, 500, lift=2.0, seed=seed) for seed in range(50)]
+    labels = [look(*pair, planned_seeds=3, margin=0.01).label for pair in pairs]
+    assert labels.count("better") >= 45
 
 
 # Properties.
 
 
 @st.composite
-def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Table, Table]:
+def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Floats, Floats]:
     shape = draw(st.tuples(st.integers(2, 4), st.integers(2, 6)))
     best, baseline = (draw(arrays(np.float64, shape, elements=elements)) for _ in range(2))
     return best, baseline
@@ -123,7 +126,7 @@ def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Ta
 
 @given(score_pairs(st.sampled_from([0.0, 1.0])))
 @settings(max_examples=80, deadline=None)
-def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[Table, Table]) -> None:
+def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[Floats, Floats]) -> None:
     interval = paired_interval(*pair)
     assert -1 <= interval.low <= interval.mean <= interval.high <= 1
     assert interval.high - interval.low >= 1 / pair[0].shape[1]
@@ -132,7 +135,7 @@ def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[
 
 @given(score_pairs(st.floats(-1e6, 1e6)))
 @settings(max_examples=80, deadline=None)
-def test_no_interval_of_losses_has_zero_width(pair: tuple[Table, Table]) -> None:
+def test_no_interval_of_losses_has_zero_width(pair: tuple[Floats, Floats]) -> None:
     interval = paired_interval(*pair, span=None)
     assert interval.low < interval.mean < interval.high
     assert interval.std_error > 0
@@ -140,7 +143,7 @@ def test_no_interval_of_losses_has_zero_width(pair: tuple[Table, Table]) -> None
 
 @given(score_pairs(st.floats(0, 1)))
 @settings(max_examples=60, deadline=None)
-def test_swapping_the_plans_mirrors_the_interval(pair: tuple[Table, Table]) -> None:
+def test_swapping_the_plans_mirrors_the_interval(pair: tuple[Floats, Floats]) -> None:
     best, baseline = pair
     there, back = paired_interval(best, baseline), paired_interval(baseline, best)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
@@ -155,14 +158,14 @@ def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
 # Labels.
 
 
-def pair_of(mean: float, spread: float) -> tuple[Table, Table]:
+def pair_of(mean: float, spread: float) -> tuple[Floats, Floats]:
     """Three equal seeds of 1000 unbounded differences with standard error `spread` and a mean."""
     wave = np.tile([1.0, -1.0], 500) * spread * math.sqrt(999)
     return np.tile(mean + wave, (3, 1)), np.zeros((3, 1000))
 
 
 @pytest.mark.parametrize(
-    ("mean", "spread", "word"),
+    ("mean", "spread", "label"),
     [
         (0.030, 0.010, "better"),
         (0.004, 0.001, "better"),  # also within the margin: better wins
@@ -174,11 +177,11 @@ def pair_of(mean: float, spread: float) -> tuple[Table, Table]:
         (0.009, 0.006, "inconclusive"),
     ],
 )
-def test_label_follows_from_mean_and_error(mean: float, spread: float, word: str) -> None:
-    swapped = {"better": "worse", "worse": "better"}.get(word, word)
+def test_label_follows_from_mean_and_error(mean: float, spread: float, label: str) -> None:
+    swapped = {"better": "worse", "worse": "better"}.get(label, label)
     best, baseline = pair_of(mean, spread)
-    assert label(best, baseline, margin=0.01, span=None) == word
-    assert label(baseline, best, margin=0.01, span=None) == swapped
+    assert look(best, baseline, planned_seeds=3, margin=0.01, span=None).label == label
+    assert look(baseline, best, planned_seeds=3, margin=0.01, span=None).label == swapped
 
 
 @pytest.mark.parametrize(("mean", "proven"), [(0.05, True), (0.0, True), (-0.007, False), (-0.02, False)])
@@ -192,17 +195,24 @@ def test_within_margin_is_one_sided(mean: float, proven: bool) -> None:
 
 def test_better_verdict_speaks_in_points() -> None:
     best, baseline = np.ones((3, 100)), np.tile(np.repeat([0.0, 1.0], [10, 90]), (3, 1))
-    told = verdict(
-        best, baseline, margin=0.01, metric="accuracy", fidelity="full", smallest_equivalent="proven"
-    )
+    seen = look(best, baseline, planned_seeds=3, margin=0.01)
+    verdict = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="proven")
     # t(99) = 1.9842; (10.5 * 0.9**2 + 0.5 * 1.1**2 + 91 * 0.1**2) / 9900 is 0.03181 squared.
-    assert told.sentence == (
+    assert verdict.sentence == (
         "The best plan is better than the baseline by 10.0 points of accuracy "
         "(95 % interval 3.7 to 16.3), confirmed at full length on 3 seeds."
     )
-    assert (told.label, told.fidelity, told.smallest_equivalent) == ("better", "full", "proven")
-    assert told.mean_difference == pytest.approx(0.1)
-    assert told.interval_95 == pytest.approx((0.0369, 0.1631), abs=1e-4)
+    assert (verdict.label, verdict.fidelity, verdict.smallest_equivalent) == ("better", "full", "proven")
+    assert verdict.mean_difference == pytest.approx(0.1)
+    assert verdict.interval_95 == pytest.approx((0.0369, 0.1631), abs=1e-4)
+
+
+def sentence_on_losses(mean: float, spread: float) -> str:
+    """The sentence of a verdict on three equal seeds of half length."""
+    seen = look(*pair_of(mean, spread), planned_seeds=3, margin=0.01, span=None)
+    return sequential_verdict(
+        seen, metric="loss", fidelity="half", smallest_equivalent="unproven", in_points=False
+    ).sentence
 
 
 @pytest.mark.parametrize(
@@ -232,27 +242,11 @@ def test_better_verdict_speaks_in_points() -> None:
     ],
 )
 def test_other_verdicts_on_losses_speak_in_plain_numbers(mean: float, spread: float, sentence: str) -> None:
-    told = verdict(
-        *pair_of(mean, spread),
-        margin=0.01,
-        metric="loss",
-        fidelity="half",
-        smallest_equivalent="unproven",
-        span=None,
-    )
-    assert told.sentence == sentence
+    assert sentence_on_losses(mean, spread) == sentence
 
 
 def test_proven_difference_is_not_rounded_to_zero() -> None:
-    told = verdict(
-        *pair_of(0.00214, 0.001),
-        margin=0.01,
-        metric="loss",
-        fidelity="full",
-        smallest_equivalent="proven",
-        span=None,
-    )
-    assert "interval 0.0002 to 0.0041)" in told.sentence
+    assert "interval 0.0002 to 0.0041)" in sentence_on_losses(0.00214, 0.001)
 
 
 def test_same_plan_and_no_confirmation_have_no_interval() -> None:
@@ -262,7 +256,13 @@ def test_same_plan_and_no_confirmation_have_no_interval() -> None:
     assert (none.label, none.mean_difference, none.interval_95) == ("none", None, None)
 
 
-# Rank correlation and refusals.
+# The chance of divergence, rank correlation, and refusals.
+
+
+def test_chance_of_divergence_is_the_exact_binomial_one() -> None:
+    for n_diverged, n_seeds in [(0, 3), (1, 4), (2, 10), (5, 5)]:
+        exact = stats.binomtest(n_diverged, n_seeds).proportion_ci(0.95, method="exact")
+        assert divergence_chance(n_diverged, n_seeds) == pytest.approx((exact.low, exact.high))
 
 
 def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
@@ -270,8 +270,8 @@ def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
     a = rng.normal(size=20)
     b = a + rng.normal(size=20)
     expected = stats.spearmanr(a, b).statistic
-    told = rank_correlation([*a, math.nan, 5.0, None], [*b, 0.0, math.inf, 1.0])
-    assert told == pytest.approx(expected)
+    rho = rank_correlation([*a, math.nan, 5.0, None], [*b, 0.0, math.inf, 1.0])
+    assert rho == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -289,10 +289,10 @@ def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: lis
 
 
 def test_what_a_user_can_get_wrong_is_refused() -> None:
-    one, many = np.ones((2, 1)), np.ones((2, 9))
+    single, many = np.ones((2, 1)), np.ones((2, 9))
     with pytest.raises(SpecError, match="has 1 examples and an interval needs at least 2"):
-        paired_interval(one, one)
+        paired_interval(single, single)
     with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):
         paired_interval(100 * many, 0 * many)
     with pytest.raises(SpecError, match="margin is 0 and must be above 0"):
-        label(many, many, margin=0.0)
+        within_margin(many, many, margin=0.0)

@@ -1,0 +1,136 @@
+"""When a confirmation may stop: the decision after each seed, and the price for having looked several times.
+
+**What is guaranteed.** If best and baseline are equally good in truth, `better` or `worse` is said in at
+most 5 % of confirmations (2.5 % each). This holds for every share of seeds and examples in the noise,
+however many looks were taken, and whatever ended the confirmation.
+
+**Why no textbook bound fits.** Group sequential bounds assume that information grows with the number k of
+seeds. Here the mean after k seeds has variance w + v / k: the part w of the examples remains when seeds are
+added, and looks at few seeds resemble each other the more, the larger w is. The ratio of w and v is not
+estimated for the early looks either: a v that is small by chance would spend more of the error and look
+larger at once. Look k of K has the two-sided tail probability
+
+    p_k = alpha g (k / K)**3,    p_K = alpha (g + (1 - g) R**2),
+
+R being the share of the examples in the variance at the last look (at 1 all looks saw the same, so that
+looking costs nothing). g is chosen so that the whole procedure errs in alpha of all cases at the least
+favourable w / v.
+
+Source:
+    Lan & DeMets 1983, Biometrika 70:659 (alpha spending); Jennison & Turnbull 1999, "Group Sequential
+    Methods", chapter 5 (nominal levels). The bounds are this project's, reports/LOG.md 2026-11-25,
+    simulated by `reports/studies/confirmation_calibration.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+from autopeft.evidence.variance import Floats, MeanSquares, half_width
+
+MAX_SEEDS = 10
+# Decisions as numbers, for arrays.
+OPEN, BETTER, WORSE, EQUIVALENT, FUTILE = range(5)
+# g of p_k by planned seeds, at alpha 0.1, 0.05, 0.02 and 0.005 (simulated, 150,000 confirmations each).
+_ALPHAS = (0.1, 0.05, 0.02, 0.005)
+_G = {
+    2: (1.0, 1.0, 1.0, 0.98),
+    3: (1.0, 0.995, 0.9, 0.05),
+    4: (0.815, 0.725, 0.555, 0.12),
+    5: (0.75, 0.67, 0.505, 0.165),
+    6: (0.705, 0.62, 0.49, 0.22),
+    7: (0.695, 0.62, 0.495, 0.255),
+    8: (0.675, 0.59, 0.49, 0.275),
+    9: (0.67, 0.59, 0.48, 0.285),
+    10: (0.665, 0.585, 0.48, 0.29),
+}
+_MIN_CHANCE = 0.05  # of a decision by the planned seeds, below which more seeds are futile; chosen by hand
+_VARIANCE_QUANTILE = (
+    0.9  # futility assumes a seeds' variance that is smaller with this confidence; chosen by hand
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How a confirmation is judged; `margin` > 0 and `span` in units of the scores.
+
+    `n_compared` plans are compared with the baseline on this split and the best of them is reported; alpha is
+    divided by it (Bonferroni).
+    """
+
+    planned_seeds: int
+    margin: float
+    span: float | None = 1.0
+    n_compared: int = 1
+
+    @property
+    def first_look(self) -> int:
+        """Seeds at the first look."""
+        return min(3, self.planned_seeds)
+
+    def tail(self, squares: MeanSquares, alpha: float) -> Floats:
+        """Two-sided tail probability p_k of this look, if all looks and comparisons together have `alpha`."""
+        each = alpha / self.n_compared
+        g = float(np.interp(-np.log(each), -np.log(_ALPHAS), _G[self.planned_seeds]))
+        if squares.n_seeds < self.planned_seeds:
+            return np.asarray(each * g * (squares.n_seeds / self.planned_seeds) ** 3)
+        return np.asarray(each * (g + (1 - g) * squares.example_share**2))
+
+
+def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
+    """The decision of one look at each table, all of `squares.n_seeds` seeds.
+
+    BETTER or WORSE where the 95 % interval excludes 0. EQUIVALENT where the 90 % interval lies within ±
+    margin: two one-sided tests at 5 %. FUTILE where the planned seeds would hardly decide either. OPEN
+    otherwise.
+
+    Source:
+        Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657 (two one-sided tests).
+    """
+    wide = half_width(squares, design.tail(squares, 0.05))
+    narrow = half_width(squares, design.tail(squares, 0.10))
+    cases = [squares.mean > wide, squares.mean < -wide, np.abs(squares.mean) + narrow < design.margin]
+    codes = [BETTER, WORSE, EQUIVALENT]
+    if squares.n_seeds < design.planned_seeds:
+        cases, codes = [*cases, _chance(squares, design) < _MIN_CHANCE], [*codes, FUTILE]
+    return np.asarray(np.select(cases, codes, default=OPEN))
+
+
+def _chance(squares: MeanSquares, design: Design) -> Floats:
+    """Conditional power: chance that the planned seeds decide, if the true mean is the present one.
+
+    Optimistic on purpose: a low estimate of the seeds' variance and the unadjusted bound are assumed.
+    """
+    now, last, n = squares.n_seeds, design.planned_seeds, squares.n_examples
+    factor = (now - 1) / float(stats.chi2.ppf(_VARIANCE_QUANTILE, now - 1))
+    at_end = MeanSquares(
+        mean=squares.mean,
+        seed=squares.seed * factor,
+        example=squares.residual + squares.excess * last / now,
+        residual=squares.residual,
+        n_seeds=last,
+        n_examples=n,
+    )
+    wide = half_width(at_end, 0.05 / design.n_compared)
+    narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
+    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
+
+    far = float(special.stdtrit(now - 1, 1 - _MIN_CHANCE))
+    chance = np.ones_like(wide)
+    # Elsewhere one bound alone is near enough. Student's t is slow, and this runs for thousands of subsets.
+    at = np.abs(squares.mean) < wide - far * step
+
+    chance[at] = _beyond(wide[at], squares.mean[at], step[at], now - 1)
+    at &= narrow > 0
+    chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], now - 1)
+    return chance
+
+
+def _beyond(bound: Floats, mean: Floats, step: Floats, freedom: int) -> Floats:
+    """Chance that mean + step * t leaves ± bound, t of Student's distribution with `freedom` degrees."""
+    above, below = ((sign * mean - bound) / step for sign in (1, -1))
+    return np.asarray(special.stdtr(freedom, above) + special.stdtr(freedom, below))
