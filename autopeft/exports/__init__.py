@@ -1,9 +1,16 @@
-"""Formats that others read, one file each."""
+"""Formats that others read, one file each; what several of them share lies in `parts`."""
 
 from __future__ import annotations
 
-from autopeft.exports._folder import fresh_folder, refuse_files
-from autopeft.exports._source import adapts_something
-from autopeft.exports._weights import read_weights
+from autopeft.exports.parts.folder import fresh_folder, refuse_files
+from autopeft.exports.parts.tensors import lacking_weights, n_trained_labels
+from autopeft.exports.parts.weights import read_all_weights, read_weights
 
-__all__ = ["adapts_something", "fresh_folder", "read_weights", "refuse_files"]
+__all__ = [
+    "fresh_folder",
+    "lacking_weights",
+    "n_trained_labels",
+    "read_all_weights",
+    "read_weights",
+    "refuse_files",
+]

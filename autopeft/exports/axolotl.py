@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
-from autopeft.exports._source import changed, lora_problems, not_lora, own_configs, refuse
+from autopeft.adapters import changed_fields
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
+from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
 from autopeft.store import write_text, write_yaml_text
 
@@ -56,16 +58,16 @@ class Axolotl:
         found = [*not_lora(source.configs), *recipe_problems(source)]
         if not found:
             (config,) = source.configs
-            found += [*lora_problems(config, known=tuple(_LORA_KEYS)), *whole_alphas(config)]
+            found += [*lora_problems([config], known=tuple(_LORA_KEYS)), *whole_alphas(config)]
         return tuple(found)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write axolotl.yaml, to be completed with data and length."""
         refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
-        (config,) = own_configs(source)
+        (config,) = configs_of(source)
         content: dict[str, Any] = {"base_model": source.base_model, "adapter": "lora"}
         fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-        fields |= changed(config)
+        fields |= changed_fields(config)
         content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
         if source.learning_rate is not None:
             content["learning_rate"] = source.learning_rate

@@ -17,11 +17,21 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.adapters import type_counts
 from autopeft.errors import SpecError
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._merging import NOT_IN_LORA, merge, unmergeable
-from autopeft.exports._source import in_head, kinds, lora_problems, not_lora, refuse, trained_whole, untrained
-from autopeft.exports._uniform import Factors, write_uniform
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.merging import merge
+from autopeft.exports.parts.problems import (
+    NOT_IN_LORA,
+    adapts_nothing,
+    refuse,
+    rewrites_base,
+    trained_whole,
+    unmergeable,
+    untrained,
+)
+from autopeft.exports.parts.tensors import in_head
+from autopeft.exports.parts.uniform import Factors, write_uniform
 from autopeft.extension import ExportSource
 
 _ENERGY = 0.99  # of the squared singular values: an error of a tenth at most; chosen by hand
@@ -38,16 +48,12 @@ class ConvertedLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What trains anything but linear maps: norms, biases, prompts, modules of its own."""
-        named = [
-            f"{kind} trains {NOT_IN_LORA[kind]}" for kind in kinds(source.configs) if kind in NOT_IN_LORA
-        ]
-        nothing = [problem for problem in not_lora(source.configs) if "adapts no module" in problem]
-        rewrites = [p for config in source.configs for p in lora_problems(config, known=vars(config))]
+        types = type_counts(source.configs)
         return (
-            *nothing,
-            *named,
-            *unmergeable(source),
-            *rewrites,
+            *adapts_nothing(source.configs),
+            *(f"{name} trains {NOT_IN_LORA[name]}" for name in types if name in NOT_IN_LORA),
+            *unmergeable(source.configs),
+            *rewrites_base(source.configs),
             *trained_whole(source),
             *untrained(source),
         )
@@ -100,7 +106,7 @@ def _changes(
     if odd:
         raise SpecError(
             f"LoRA cannot hold the change of {', '.join(odd[:3])} ({len(odd)} in all), which "
-            f"{', '.join(kinds(source.configs))} made; use --to merged."
+            f"{', '.join(type_counts(source.configs))} made; use --to merged."
         )
     if not changes:
         raise SpecError(

@@ -11,11 +11,13 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.adapters import changed_fields
 from autopeft.errors import SpecError
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
-from autopeft.exports._source import changed, lora_problems, not_lora, own_configs, refuse
-from autopeft.exports._uniform import plain_names
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
+from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports.parts.tensors import configs_of
+from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource
 from autopeft.store import write_text, write_yaml_text
 
@@ -56,7 +58,7 @@ class LlamaFactory:
             return tuple(found)
         (config,) = source.configs
         known = (*_LORA_KEYS, *_NAMED, "rank_pattern", "alpha_pattern", "fan_in_fan_out")
-        found += [*lora_problems(config, known=known), *whole_alphas(config)]
+        found += [*lora_problems([config], known=known), *whole_alphas(config)]
         if getattr(config, "init_lora_weights", True) is not True:
             found.append("it starts LoRA its own way, and the config names another")
         for name in ("rank", "alpha"):
@@ -67,7 +69,7 @@ class LlamaFactory:
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write llama_factory.yaml, to be completed with data and template."""
         refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
-        (config,) = own_configs(source)
+        (config,) = configs_of(source)
         assert source.base is not None, "the shapes of the base model are needed"
         content: dict[str, Any] = {
             "model_name_or_path": source.base_model,
@@ -77,7 +79,7 @@ class LlamaFactory:
             "lora_target": ",".join(_targets(config, source.base)),
         }
         fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-        fields |= {name: value for name, value in changed(config).items() if name in _LORA_KEYS}
+        fields |= {name: value for name, value in changed_fields(config).items() if name in _LORA_KEYS}
         content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
         if source.head:
             content["additional_target"] = ",".join(source.head)

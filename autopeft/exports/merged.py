@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._merging import merge, unmergeable
-from autopeft.exports._source import lora_problems, refuse, untrained
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.merging import merge
+from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
 from autopeft.extension import ExportSource
 
 
@@ -23,8 +23,7 @@ class Merged:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What stays beside the weights, and first values that rewrote the base model."""
-        rewrites = [p for config in source.configs for p in lora_problems(config, known=vars(config))]
-        return (*unmergeable(source), *rewrites, *untrained(source))
+        return (*unmergeable(source.configs), *rewrites_base(source.configs), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Merge into the base model, check that it computes the same, and write it."""

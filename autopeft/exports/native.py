@@ -9,8 +9,9 @@ from pathlib import Path
 from peft import PeftConfig
 from safetensors.torch import save_file
 
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._source import contiguous, kinds, own_configs
+from autopeft.adapters import type_counts
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.tensors import configs_of, contiguous
 from autopeft.extension import ExportSource
 from autopeft.model import adapter_names
 
@@ -40,7 +41,7 @@ class Native:
         The head's modules are named: left to itself `peft` takes those called classifier or score,
         and not T5's, nor the poolers of DeBERTa and ModernBERT.
         """
-        configs = own_configs(source)
+        configs = configs_of(source)
         names = adapter_names(configs)
         with fresh_folder(out) as fresh:
             for index, (config, name) in enumerate(zip(configs, names, strict=True)):
@@ -53,7 +54,7 @@ class Native:
                 (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
         notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
         notes += [
-            f"{kind} is a tuner of ours: {_OURS[kind]} first" for kind in kinds(configs) if kind in _OURS
+            f"{kind} is a tuner of ours: {_OURS[kind]} first" for kind in type_counts(configs) if kind in _OURS
         ]
         return (*notes, *([] if source.weights else ["there are no weights in it: the plan is not trained"]))
 

@@ -11,9 +11,11 @@ from typing import Any
 import peft
 from peft import PeftConfig
 
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._recipe import plain, rate_note, recipe_problems, schedule
-from autopeft.exports._source import adapts_something, changed, own_configs, refuse
+from autopeft.adapters import changed_fields, task_name
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.problems import adapts_nothing, refuse
+from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule
+from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
 from autopeft.store import write_text
 
@@ -56,8 +58,8 @@ class Trl:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """A mix of methods, another task than language modelling, a config that cannot be written as code."""
-        if not any(adapts_something(config) for config in source.configs):
-            return ("it adapts no module",)
+        if adapts_nothing(source.configs):
+            return adapts_nothing(source.configs)
         found = [*recipe_problems(source)]
         for config in source.configs:
             kind = type(config).__name__
@@ -65,7 +67,7 @@ class Trl:
                 found.append(f"{kind} is no config of peft itself")
             found += [
                 f"{name} of {kind} is a {type(value).__name__}"
-                for name, value in changed(config).items()
+                for name, value in changed_fields(config).items()
                 if not _is_plain(value)
             ]
         return tuple(found)
@@ -73,7 +75,7 @@ class Trl:
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write train.py; its `make_trainer` takes the data and further settings."""
         refuse(self.name, self.problems(source), instead="Use --to native")
-        (config,) = own_configs(source)
+        (config,) = configs_of(source)
         settings = schedule(scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
         if source.learning_rate is not None:
             settings["learning_rate"] = source.learning_rate
@@ -98,8 +100,7 @@ def _is_plain(value: Any) -> bool:
 
 def _fields(config: PeftConfig) -> str:
     """What differs from the defaults, one argument a line."""
-    task = getattr(config.task_type, "value", config.task_type)
-    values = {"task_type": task, **changed(config)}
+    values = {"task_type": task_name(config), **changed_fields(config)}
     lines = []
     for name, value in values.items():
         written = plain(value.value if isinstance(value, Enum) else value)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.exports._folder import fresh_folder
-from autopeft.exports._merging import NOT_IN_LORA, unmergeable
-from autopeft.exports._source import (
-    adapts_something,
-    kinds,
+from autopeft.adapters import type_counts
+from autopeft.exports.parts.folder import fresh_folder
+from autopeft.exports.parts.problems import (
+    NOT_IN_LORA,
+    adapts_nothing,
     lora_problems,
     not_lora,
     refuse,
     trained_whole,
+    unmergeable,
     untrained,
 )
-from autopeft.exports._uniform import lora_factors, write_uniform
+from autopeft.exports.parts.uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource
 
 # Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
@@ -38,10 +39,8 @@ class UniformLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Anything that is not plain LoRA; DoRA's magnitudes among them."""
-        found = [*not_lora(source.configs)]
-        if not found:
-            found += [p for config in source.configs for p in lora_problems(config, known=_FOLDED)]
-        return (*dict.fromkeys(found), *trained_whole(source), *untrained(source))
+        problems = not_lora(source.configs) or lora_problems(source.configs, known=_FOLDED)
+        return (*problems, *trained_whole(source), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
@@ -53,11 +52,10 @@ class UniformLora:
 
 def _instead(source: ExportSource) -> str:
     """The formats that can hold such a plan."""
-    if unmergeable(source):
+    if unmergeable(source.configs):
         return "Use --to native"
-    adapts = any(adapts_something(config) for config in source.configs)
-    in_others = trained_whole(source) or NOT_IN_LORA.keys() & kinds(source.configs).keys()
-    if not adapts or in_others:
+    in_others = trained_whole(source) or NOT_IN_LORA.keys() & type_counts(source.configs).keys()
+    if adapts_nothing(source.configs) or in_others:
         return "Use --to merged"
     return "Use --to converted-lora or --to merged"
 

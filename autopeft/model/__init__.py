@@ -11,9 +11,11 @@ from autopeft.model.attaching import (
     adapter_names,
     attach,
     attached_names,
+    for_task,
+    forward_config,
     head_only_config,
     holder_of,
-    spell_out,
+    put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.in_memory import from_memory, name_of, note_flags, require_plain, restoring, source_of
@@ -42,6 +44,8 @@ __all__ = [
     "commit_of",
     "conv1d_to_linear",
     "dequantise",
+    "for_task",
+    "forward_config",
     "from_memory",
     "head_only_config",
     "holder_of",
@@ -58,12 +62,12 @@ __all__ = [
     "name_of",
     "note_flags",
     "plain_weight",
+    "put_on",
     "require_plain",
     "resolve",
     "restoring",
     "save_weights",
     "set_initial_directions",
     "source_of",
-    "spell_out",
     "unquantised_modules",
 ]

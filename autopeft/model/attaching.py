@@ -1,9 +1,11 @@
-"""A plan's `peft` configs put onto a model: in which order, under which names, and what then trains."""
+"""Puts `peft` configs on a model: in which order, under which names, and what then trains."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import peft
 import torch
@@ -22,41 +24,99 @@ _BENEATH = "_autopeft_beneath"
 def attach(
     module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str | None, head_names: Sequence[str]
 ) -> PeftModel:
-    """Attach all of a plan's configs, and the task head with the one that does the forward.
+    """A model with the adapters of a plan and its trainable task head.
 
-    The first config goes through `get_peft_model`, the others are injected beside it; virtual
-    tokens are wrapped around whatever lies beneath, and come last.
+    Args:
+        module: The base model; changed in place.
+        configs: In the order in which they are attached, a prompt last; left as they are. Empty for the
+            head alone.
+        task_type: `peft`'s word for the task; None where it has none.
+        head_names: The modules that are trained whole.
+
+    Raises:
+        SiteError: Two prompts, or a prompt before another config.
     """
-    chosen = list(configs) or [head_only_config()]
-    weights = [config for config in chosen if not config.is_prompt_learning]
-    prompts = chosen[len(weights) :]
-    if len(prompts) > 1 or not all(config.is_prompt_learning for config in prompts):
-        raise SiteError(
-            f"A plan has {sum(c.is_prompt_learning for c in chosen)} configs of virtual tokens among "
-            f"{len(chosen)}; it can have one, in the last place: choose prompts, P-tuning or a prefix."
-        )
-    forward = prompts[0] if prompts else chosen[0]
-    forward.task_type = task_type
-    forward.modules_to_save = list(head_names) or None
-    for config in weights:
-        spell_out(config, module)
-    names = adapter_names(chosen)
-    model = _attach_weights(module, weights, names) if weights else None
-    if prompts:
-        model = _wrap(module, prompts[0], name=names[-1], beneath=model)
-    assert model is not None, "there is at least one config"
-    for parameter in model.parameters():
+    chosen = for_task(configs, module, task_type=task_type, head_names=head_names)
+    adapted = put_on(module, chosen, names=adapter_names(chosen))
+    for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype == torch.bfloat16:
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
-    _activate(model)
-    return model
+    _activate(adapted)
+    return adapted
+
+
+def put_on(
+    module: nn.Module,
+    configs: Sequence[PeftConfig],
+    *,
+    names: Sequence[str],
+    making: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> PeftModel:
+    """A model with configs on it: the first by `get_peft_model`, others injected, a prompt around all.
+
+    Args:
+        module: The base model; changed in place.
+        configs: At least one, in the order in which they are attached, a prompt last.
+        names: What to call each config's adapter inside the model.
+        making: Gives the context in which a config's tensors are made.
+
+    Raises:
+        SiteError: Two prompts, or a prompt before another config.
+    """
+    n_prompts = sum(config.is_prompt_learning for config in configs)
+    if any(config.is_prompt_learning for config in configs[:-1]):
+        raise SiteError(
+            f"There are {n_prompts} prompts among {len(configs)} configs; a model takes one prompt, after all "
+            "other configs: keep one of prompt tuning, P-tuning and prefix tuning, in the last place."
+        )
+    adapted: PeftModel | None = None
+    for config, name in zip(configs, names, strict=True):
+        with making(config):
+            if config.is_prompt_learning:
+                adapted = _wrap(module, config, name=name, beneath=adapted)
+            elif adapted is None:
+                adapted = peft.get_peft_model(module, config, adapter_name=name)
+            else:
+                peft.inject_adapter_in_model(config, module, name)
+    assert adapted is not None, "there is at least one config"
+    return adapted
+
+
+def for_task(
+    configs: Sequence[PeftConfig],
+    module: nn.Module | None,
+    *,
+    task_type: str | None,
+    head_names: Sequence[str],
+) -> list[PeftConfig]:
+    """Copies of configs with the task and its head in the one that does the forward.
+
+    No configs become one that adapts no module, for the head alone.
+
+    Args:
+        configs: In the order in which they are attached.
+        module: The base model, on which patterns are spelled out; None leaves them.
+        task_type: As for `attach`.
+        head_names: As for `attach`.
+    """
+    copies = [copy.deepcopy(config) for config in configs] or [head_only_config()]
+    for config in copies if module is not None else ():
+        _spell_out(config, module)
+    forward = forward_config(copies)
+    forward.task_type, forward.modules_to_save = task_type, list(head_names) or None
+    return copies
+
+
+def forward_config(configs: Sequence[PeftConfig]) -> PeftConfig:
+    """The config that does the forward and keeps task and head: a prompt, in the last place, else the first."""
+    return configs[-1] if configs[-1].is_prompt_learning else configs[0]
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """What a plan's configs are called inside the model: `default` alone, else `ia3_0`, `lora_1` and so on.
 
-    `peft` saves `default` in the folder itself and any other name in a folder of that name;
-    it warns of a name that is contained in a tuner's prefix, hence the number.
+    `peft` saves `default` in the folder itself and any other name in a folder of that name.
+    It warns of a name that is contained in a tuner's prefix, hence the number.
     """
     if len(configs) <= 1:
         return ("default",)
@@ -80,30 +140,22 @@ def attached_names(model: PeftModel) -> tuple[str, ...]:
     return (*(beneath.peft_config if beneath is not None else ()), *model.peft_config)
 
 
-def spell_out(config: PeftConfig, module: nn.Module) -> None:
+def _spell_out(config: PeftConfig, module: nn.Module) -> None:
     """Replace a pattern of a LoRA config by the names that it matches, where `peft` would widen it.
 
     In models whose experts became parameters (Mixtral, Qwen-MoE, OLMoE …) `peft` 0.21.2 takes a pattern
     for one of an older checkpoint and keeps the last names alone: one layer's q_proj becomes all of them.
     """
     pattern = getattr(config, "target_modules", None)
-    has_experts = any(
-        parameter.ndim == 3 and "expert" in name for name, parameter in module.named_parameters()
-    )
-    if has_experts and isinstance(config, LoraConfig) and isinstance(pattern, str):
+    if not isinstance(config, LoraConfig) or not isinstance(pattern, str):
+        return
+    if any(parameter.ndim == 3 and "expert" in name for name, parameter in module.named_parameters()):
         names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
         config.target_modules = set(names) or pattern
 
 
-def _attach_weights(module: nn.Module, configs: Sequence[PeftConfig], names: Sequence[str]) -> PeftModel:
-    model = peft.get_peft_model(module, configs[0], adapter_name=names[0])
-    for config, name in zip(configs[1:], names[1:], strict=False):
-        peft.inject_adapter_in_model(config, model.base_model.model, name)
-    return model
-
-
 def _wrap(module: nn.Module, config: PeftConfig, *, name: str, beneath: PeftModel | None) -> PeftModel:
-    """Virtual tokens around a model; `peft` freezes all in it, also the adapters that it has by now."""
+    """Virtual tokens around a model; the adapters beneath, which `peft` freezes, stay trainable."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     model = peft.get_peft_model(module, config, adapter_name=name)
     for parameter in trained if beneath is not None else ():
@@ -115,9 +167,9 @@ def _wrap(module: nn.Module, config: PeftConfig, *, name: str, beneath: PeftMode
 def _activate(model: PeftModel) -> None:
     """Let every layer and the head use the adapter that they hold.
 
-    An injection makes its own name the active one in the head's wrapper and in all layers of its
-    tuner, also where another name lies: the head and the earlier config of two LoRA configs
-    would stand still, and still be counted (seen in peft 0.21.2).
+    An injection makes its name the active one in the head's wrapper and in all layers of its tuner, also
+    where another name lies: the head and the earlier of two LoRA configs would not be trained, and would
+    still be counted (seen in peft 0.21.2).
     """
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopeft import engine, space
+from autopeft import adapters, engine, space
 from autopeft.engine import Schedule, SearchProblem, check_sampler
 from autopeft.extension import discover
-from autopeft.pipeline.given_plans import read_given
-from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.prepare import Prepared, quiet_libraries
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
 from autopeft.space import AllocationContext
@@ -90,7 +89,8 @@ def given_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[A
     """
     asked, found = prepared.spec.search, []
     if asked.baseline is not None:
-        given = read_given(Path(asked.baseline), prepared)
+        with quiet_libraries():
+            given = adapters.read_user_plan(Path(asked.baseline), prepared.base, prepared.methods)
         for note in given.notes:
             log.info("%s: %s", asked.baseline, note)
         if given.plan.trainable_params > context.max_params:

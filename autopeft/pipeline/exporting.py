@@ -11,16 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from peft import PeftConfig
 from torch import nn
 
-from autopeft import model
+from autopeft import adapters, exports, model
+from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.exports import adapts_something, read_weights, refuse_files
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.pipeline.counting import class_of, sources
-from autopeft.pipeline.counting.fit import attach_fitting, refuse_weights
-from autopeft.pipeline.counting.sources import Source
 from autopeft.pipeline.prepare import quiet_libraries
 from autopeft.records import ModelSpec, PlanDocument, resume_words
 from autopeft.store import RunDir, read_plan
@@ -60,26 +56,26 @@ def export(request: ExportRequest) -> Export:
 
     Raises:
         UnknownNameError: No such format.
-        SpecError: Nothing readable there, or the format cannot say it.
+        SpecError: Nothing readable there, or the format cannot hold it.
         RunDirError: The folder to write to holds files, or the run has not finished.
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
     _check(request)
-    refuse_files(request.out)
-    discover("autopeft.methods")  # which makes `peft` know methods of ours
+    exports.refuse_files(request.out)
+    discover("autopeft.methods")  # some teach `peft` their types
     with quiet_libraries():
-        folder, document = _find(request)
-        found = [sources.read_config(own) for own in sources.config_folders(folder)]
-        source, spec = _read(found, folder, document, request)
+        folder, document = _locate(request)
+        files = adapters.read_configs(folder)
+        source, spec = _read(files, document, request)
         notes: list[str] = []
         if not exporter.problems(source):
-            notes += _check_fit(found, source, spec, folder=folder, needs_base=exporter.needs_base)
+            notes += _check_fit(files, source, spec, folder=folder, needs_base=exporter.needs_base)
             if exporter.needs_base != "none":
                 source = _with_base(source, spec, exporter=exporter, run=request.run)
-        notes = [*exporter.export(source, request.out), *notes]  # which says the problems
-    files = sorted(str(path.relative_to(request.out)) for path in request.out.rglob("*") if path.is_file())
-    return Export(format=exporter.name, out=str(request.out), files=tuple(files), notes=tuple(notes))
+        notes = [*exporter.export(source, request.out), *notes]  # which raises the problems
+    written = sorted(str(path.relative_to(request.out)) for path in request.out.rglob("*") if path.is_file())
+    return Export(format=exporter.name, out=str(request.out), files=tuple(written), notes=tuple(notes))
 
 
 def _check(request: ExportRequest) -> None:
@@ -98,8 +94,8 @@ def _check(request: ExportRequest) -> None:
         raise SpecError(f"--energy is {request.energy}; it should be above 0 and at most 1.")
 
 
-def _find(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
-    """The folder of the adapter, trained where there is such a one, and the plan beside it."""
+def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
+    """The folder of the adapter, of trained weights where there are some, and the plan beside it."""
     if request.run is not None:
         run = RunDir.open(request.run)
         best = run.best
@@ -120,57 +116,35 @@ def _find(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
 
 
 def _read(
-    found: Sequence[Source], folder: Path, document: PlanDocument | None, request: ExportRequest
+    files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest
 ) -> tuple[ExportSource, ModelSpec]:
-    """What lies in a folder whose configs have been read, and which base model it is for."""
-    folders = sources.config_folders(folder)
-    for note in dict.fromkeys(note for own in found for note in sources.unknown_keys(own)):
+    """The configs with their weights, and which base model they are for."""
+    for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
         log.warning("%s", note)
-    configs = tuple(own.config for own in found)
-    weights = [read_weights(own, allow_pickle=request.allow_pickle) for own in folders]
-    lacking = [own for own, tensors in zip(folders, weights, strict=True) if tensors is None]
-    if lacking and len(lacking) < len(folders):
-        raise SpecError(
-            f"{lacking[0]} has no weights, the folders beside it have; put adapter_model.safetensors there."
-        )
-    for own, config, tensors in zip(folders, configs, weights, strict=True):
-        if tensors == {} and adapts_something(config):
-            raise SpecError(f"{own} holds no tensors in its file of weights; pass that of a trained adapter.")
-    forward = configs[-1] if configs[-1].is_prompt_learning else configs[0]  # it has the task and its head
-    spec = _model_spec(forward, document, request)
+    configs = tuple(file.config for file in files)
+    weights = exports.read_all_weights(files, allow_pickle=request.allow_pickle)
+    if request.model_id is not None:
+        spec = ModelSpec(id=request.model_id, quantize=document.model.quantize if document else "none")
+    elif document is not None:
+        spec = document.model
+    else:
+        spec = adapters.base_model_of(configs, path=cast(Path, request.adapter))
+    forward = model.forward_config(configs)
     source = ExportSource(
         configs=configs,
         base_model=model.resolve(spec)[0],
-        task_type=cast("str | None", getattr(forward.task_type, "value", forward.task_type)),
+        task_type=adapters.task_name(forward),
         head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
-        weights=() if lacking else tuple(cast(Any, weights)),
-        learning_rate=None if document is None else _rate(document),
+        weights=weights,
+        learning_rate=None if document is None else adapters.common_learning_rate(document.plan),
         rank=request.rank,
         energy=request.energy,
     )
     return source, spec
 
 
-def _model_spec(config: PeftConfig, document: PlanDocument | None, request: ExportRequest) -> ModelSpec:
-    if request.model_id is not None:
-        quantize = "none" if document is None else document.model.quantize
-        return ModelSpec(id=request.model_id, quantize=quantize)
-    if document is not None:
-        return document.model
-    named = config.base_model_name_or_path
-    if not named or not isinstance(named, str):
-        raise SpecError(f"{request.adapter} does not say which base model it is for; pass --model.")
-    return ModelSpec(id=named, revision=config.revision)
-
-
-def _rate(document: PlanDocument) -> float | None:
-    """The learning rate of the adapters, where they all have the same."""
-    factors = {adapter.rate_factor for adapter in document.plan.adapters} or {1.0}
-    return document.plan.learning_rate * factors.pop() if len(factors) == 1 else None
-
-
 def _check_fit(
-    found: Sequence[Source], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
+    files: Sequence[ConfigFile], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
 ) -> list[str]:
     """Refuse configs that do not fit their base model; a note where its config is not at hand.
 
@@ -182,16 +156,17 @@ def _check_fit(
     """
     here_only = needs_base == "none"
     try:
-        base = model.load_skeleton(spec, auto_class=class_of(source.configs), here_only=here_only)
+        auto_class = adapters.auto_class_of(source.configs)
+        base = model.load_skeleton(spec, auto_class=auto_class, here_only=here_only)
     except ModelError:
-        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.finding
+        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.locating
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it is attached
-        attached = attach_fitting(found, base, path=folder)
+        attached = adapters.attach_fitting(files, base, path=folder)
         names = model.adapter_names(source.configs)
-        refuse_weights(attached, dict(zip(names, source.weights, strict=False)), path=folder)
+        adapters.refuse_weights(attached, dict(zip(names, source.weights, strict=False)), path=folder)
     return []
 
 
@@ -205,8 +180,7 @@ def _with_base(
     Raises:
         SpecError: Neither the base model nor the adapter has weights for some module.
     """
-    auto_class = class_of(source.configs)
-    skeleton = model.load_skeleton(spec, auto_class=auto_class).module
+    skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
     base = model.load(
@@ -215,7 +189,7 @@ def _with_base(
         label_names=_label_names(skeleton, source, run),
         needs_tokenizer=False,
     )
-    lacking = sorted(base.untrained.difference(*map(_own_names, source.weights)))
+    lacking = exports.lacking_weights(base.untrained, source)
     if lacking:
         raise SpecError(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
@@ -225,24 +199,15 @@ def _with_base(
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 
-def _own_names(weights: Mapping[str, Any]) -> set[str]:
-    """The names of an adapter's tensors as the base model would say them."""
-    return {key.removeprefix("base_model.model.") for key in weights}
-
-
 def _label_names(skeleton: nn.Module, source: ExportSource, run: Path | None) -> tuple[str, ...]:
     """The labels that the run knew; else as many as the trained head has; else the base model's own."""
-    names: Sequence[str] = ()
     if run is not None:
         with contextlib.suppress(RunDirError):  # the head says how many there are
             names = RunDir.open(run).load_result().setting.label_names
-    if names:
-        return tuple(names)
-    shapes = {name: parameter.shape for name, parameter in skeleton.named_parameters()}
-    for weights in source.weights:
-        for key, tensor in weights.items():
-            expected = shapes.get(key.removeprefix("base_model.model."), tensor.shape)
-            if expected != tensor.shape:
-                return tuple(f"LABEL_{index}" for index in range(tensor.shape[0]))
+            if names:
+                return tuple(names)
+    n_labels = exports.n_trained_labels(source, skeleton)
+    if n_labels is not None:
+        return tuple(f"LABEL_{index}" for index in range(n_labels))
     named: Mapping[int, str] = cast(Any, skeleton).config.id2label
     return tuple(named.values())

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft.adapters import compile_plan
 from autopeft.errors import SiteError, TrainingError
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
-    adapter_names,
     input_directions,
     input_rms,
     load_weights,
@@ -26,7 +26,6 @@ from autopeft.model import (
     set_initial_directions,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
-from autopeft.train.compiling import compile_plan
 from autopeft.train.course import full_course, rung_course
 from autopeft.train.loop import DivergedError, Run, Trained, train
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
@@ -96,19 +95,18 @@ class Bench:
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self._require_room(plan)
         directions, heads = self._directions(plan), self.head_rates()  # both of the base model as it is
-        configs = compile_plan(plan, self.methods)
+        stack = compile_plan(plan, self.methods)
         task_type = self.task.peft_task_type
-        with self.base.attached(configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
-            names = adapter_names(configs)
+        with self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
             if fidelity.split in _READ_ONLY:
                 trained = Trained(seconds=0.0, n_steps=0, peak_bytes=0)
                 if fidelity.train_steps:
-                    load_weights(model, names, self._weights(plan, fidelity.seed))
+                    load_weights(model, stack.names, self._weights(plan, fidelity.seed))
             else:
                 set_initial_directions(model, directions)
                 trained = self._train(model, plan, fidelity, heads=heads)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
-                    save_weights(model, names, self._weights(plan, fidelity.seed))
+                    save_weights(model, stack.names, self._weights(plan, fidelity.seed))
             started = time.perf_counter()
             seen = self.evaluate(model, fidelity.split, n_examples=fidelity.eval_examples)
         finite = math.isfinite(seen.loss)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from autopeft.adapters import compile_plan
 from autopeft.extension import Method
-from autopeft.model import BaseModel, adapter_names
+from autopeft.model import BaseModel
 from autopeft.records import Plan
-from autopeft.train.compiling import compile_with_factors
 
 # One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at
 # 4e-3 gets 74 % with the head at its own rate and 85 % with the head at 3e-2, which is what IA3's
@@ -97,9 +97,8 @@ def parameter_groups(
 
     Where the head alone is trained its last layer takes the plan's rate, which is searched.
     """
-    compiled = compile_with_factors(plan, methods)
-    names = adapter_names([config for config, _ in compiled])
-    factors = {name: factor for name, (_, factor) in zip(names, compiled, strict=False)}
+    stack = compile_plan(plan, methods)
+    factors = dict(zip(stack.names, stack.rate_factors, strict=False))  # the head alone has a name and no factor
     scale = 1.0 if plan.adapters else plan.learning_rate / heads.output
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

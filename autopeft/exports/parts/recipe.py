@@ -1,4 +1,4 @@
-"""What the recipes for other trainers share: the schedule, and which plans they can say at all."""
+"""The schedule and the problems that recipes for other trainers share."""
 
 from __future__ import annotations
 

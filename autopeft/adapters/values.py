@@ -26,8 +26,8 @@ _NOUNS = {
     "truth": "true or false",
     "null": "null",
 }
-_PLAIN: Mapping[Any, tuple[str, ...]] = {
-    bool: ("truth",),
+_KINDS: Mapping[Any, tuple[str, ...]] = {
+    bool: ("truth",),  # before int, of which it is a subclass
     int: ("whole",),
     float: ("number", "whole"),
     str: ("text",),
@@ -39,33 +39,33 @@ _PLAIN: Mapping[Any, tuple[str, ...]] = {
 }
 
 
-def faults(content: Mapping[str, Any], kind: type[PeftConfig]) -> list[str]:
-    """What of a config's values cannot be meant, as phrases, one for each field.
+def faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
+    """A phrase for each field of a config whose value is of a kind that `peft` cannot use.
 
     Args:
         content: Of the file.
-        kind: The class of `peft` that reads it; fields that it lacks are left alone.
+        config_class: What `peft` reads it into; fields that it lacks are left alone.
     """
-    hints = typing.get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind) if field.name in content]
-    found = [_fault(name, content[name], _allowed(name, hints[name])) for name in known]
-    return [fault for fault in found if fault]
+    hints = typing.get_type_hints(config_class)
+    names = [field.name for field in dataclasses.fields(config_class) if field.name in content]
+    phrases = [_fault(name, content[name], _allowed(name, hints[name])) for name in names]
+    return [phrase for phrase in phrases if phrase]
 
 
 def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
-    seen = _kind_of(value)
-    if allowed is not None and seen not in allowed and not (seen == "null" and "whole" not in allowed):
+    kind = _kind_of(value)
+    if allowed is not None and kind not in allowed and not (kind == "null" and "whole" not in allowed):
         hidden = {"null", "whole"} if "number" in allowed else {"null"}
         nouns = [noun for kind, noun in _NOUNS.items() if kind in allowed - hidden]
         return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
-    inner = value if isinstance(value, list) and name.endswith("_modules") else ()
-    odd = [entry for entry in inner if not isinstance(entry, str)]
+    entries = value if isinstance(value, list) and name.endswith("_modules") else ()
+    odd = [entry for entry in entries if not isinstance(entry, str)]
     if odd:
         return f"{name} lists {odd[0]!r}, it should list strings"
     pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
-    for key, own in pattern.items():
-        if _kind_of(own) not in ("number", "whole", "list"):  # AdaLoRA lists what it has kept
-            return f"{name} gives {own!r} to {key}, it should give a number"
+    for key, number in pattern.items():
+        if _kind_of(number) not in ("number", "whole", "list"):  # AdaLoRA lists what it has kept
+            return f"{name} gives {number!r} to {key}, it should give a number"
     return ""
 
 
@@ -87,12 +87,12 @@ def _kinds(hint: Any) -> frozenset[str] | None:
     if origin is typing.Literal:
         return frozenset(_kind_of(value) for value in typing.get_args(hint))
     plain = origin or hint
-    if plain in _PLAIN:
-        return frozenset(_PLAIN[plain])
+    if plain in _KINDS:
+        return frozenset(_KINDS[plain])
     return frozenset({"text"}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
 
 
 def _kind_of(value: Any) -> str:
     if isinstance(value, float):
         return "number"
-    return next(kinds[0] for kind, kinds in _PLAIN.items() if isinstance(value, kind))
+    return next(kinds[0] for kind, kinds in _KINDS.items() if isinstance(value, kind))

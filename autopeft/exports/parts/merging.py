@@ -8,35 +8,15 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
+from autopeft.adapters import type_counts
 from autopeft.errors import SpecError
-from autopeft.exports._source import kinds, own_configs
+from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
 from autopeft.model import adapter_names, attach
 from autopeft.model import merge as merge_adapters
 
-# What a merge puts into weights that no LoRA reaches.
-NOT_IN_LORA = {
-    "LN_TUNING": "the weights of norms",
-    "BEFT": "biases",
-    "BIAS_SHIFT": "biases",
-    "TRAINABLE_TOKENS": "the embeddings of tokens",
-}
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
 _TOLERANCE = 1e-3  # of the largest output; rounding in fp32 stays a hundred times below
-
-
-def unmergeable(source: ExportSource) -> tuple[str, ...]:
-    """The problem that some configs are no change of weights; others may turn out so when merged."""
-    named = [
-        str(getattr(config.peft_type, "value", config.peft_type))
-        for config in source.configs
-        if config.is_prompt_learning or str(getattr(config.peft_type, "value", "")) in _MODULES
-    ]
-    return (f"{', '.join(dict.fromkeys(named))} is no change of the base model's weights",) if named else ()
-
-
-# Added modules or inputs that stay beside the weights; `is_prompt_learning` leaves out adaption prompts.
-_MODULES = ("ADAPTION_PROMPT", "BOTTLENECK", "LILY", "POLY", "SHADOW", "XLORA")
 
 
 def merge(source: ExportSource) -> nn.Module:
@@ -50,13 +30,13 @@ def merge(source: ExportSource) -> nn.Module:
     try:
         merged = merge_adapters(model)
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        names = ", ".join(kinds(source.configs))
+        names = ", ".join(type_counts(source.configs))
         raise SpecError(f"{names} cannot be merged ({_first_line(error)}); use --to native.") from error
     after = _probe(merged)
     if before is not None and after is not None:
         moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
         if not moved <= _TOLERANCE:
-            names = ", ".join(kinds(source.configs))
+            names = ", ".join(type_counts(source.configs))
             raise SpecError(
                 f"Merging {names} moves the outputs by {moved:.1e} of the largest, at most {_TOLERANCE:g} is "
                 "rounding; use --to native."
@@ -71,7 +51,7 @@ def _attached(source: ExportSource) -> PeftModel:
         SpecError: The weights are those of other configs or of another base model.
     """
     assert source.base is not None, "the base model is needed"
-    configs = own_configs(source)
+    configs = configs_of(source)
     names = adapter_names(configs)
     try:
         task_type = cast(str, source.task_type)  # `peft` takes None too: a config without a task

@@ -1,10 +1,11 @@
-"""Trained weights as they lie in a folder."""
+"""Reads trained weights from the folders in which `peft` wrote them."""
 
 from __future__ import annotations
 
 import logging
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autopeft.adapters import ConfigFile, adapts_modules
 from autopeft.errors import SpecError
 
 _SAFE, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 
 _log = logging.getLogger(__name__)
+
+
+def read_all_weights(
+    files: Sequence[ConfigFile], *, allow_pickle: bool = False
+) -> tuple[dict[str, torch.Tensor], ...]:
+    """The tensors beside each config, by name; nothing where no config has any.
+
+    Args:
+        files: The configs, whose folders are read.
+        allow_pickle: See `read_weights`.
+
+    Raises:
+        SpecError: Some folders have weights and others none, a file has no tensors, or see `read_weights`.
+    """
+    weights = [read_weights(file.folder, allow_pickle=allow_pickle) for file in files]
+    lacking = [file.folder for file, tensors in zip(files, weights, strict=True) if tensors is None]
+    if lacking and len(lacking) < len(files):
+        raise SpecError(f"{lacking[0]} has no weights, the folders beside it have; put {_SAFE} there.")
+    for file, tensors in zip(files, weights, strict=True):
+        if tensors == {} and adapts_modules(file.config):
+            raise SpecError(
+                f"{file.folder} holds no tensors in its file of weights; pass that of a trained adapter."
+            )
+    return tuple(tensors for tensors in weights if tensors is not None)
 
 
 def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch.Tensor] | None:

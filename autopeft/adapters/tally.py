@@ -1,4 +1,4 @@
-"""Sum what requires a gradient in a model, by role and by layer, and what would be saved of it."""
+"""Counts what requires a gradient in a model, by role and by layer, and what would be saved of it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Any
 import peft
 import torch
 from peft import PeftModel, PeftType
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from autopeft.adapters.fitting import wasteful_ranks
+from autopeft.adapters.skeleton import Attached
 from autopeft.model import BaseModel, known_role
-from autopeft.pipeline.counting.fit import wasteful
-from autopeft.pipeline.counting.skeleton import Attached
 from autopeft.records import Site
 
 _DEPTH = re.compile(r"\.(\d+)\.")
 _OUTSIDE, _SHARED = "outside", "shared"
+# Names under which peft keeps what it trains inside a module that is no linear map or norm.
+_WRAPPED = (
+    *("modules_to_save", "token_adapter", "trainable_tokens", "lora_", "adaption_", "base_layer"),
+    "original_module",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Count:
 
     @property
     def percent(self) -> float:
-        """Of the base model's parameters."""
+        """Trainable parameters in percent of the base model's."""
         return 100 * self.trainable_params / self.base_params
 
 
@@ -62,11 +65,7 @@ class _Place:
 
 
 def tally(
-    attached: Attached,
-    base: BaseModel,
-    *,
-    methods: Sequence[str],
-    notes: Sequence[str] = (),
+    attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str] = ()
 ) -> Count:
     """Count what requires a gradient, each tensor by the site that holds it.
 
@@ -77,16 +76,14 @@ def tally(
         notes: What the user should know.
     """
     places = _places(attached.model, base)
-    adapted = [place for place in places if not place.head]
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
     names: dict[str, set[str]] = defaultdict(set)
-    for place in adapted:
-        by_role[place.role] += place.params
-        by_layer[place.layer] += place.params
-        names[place.role].update(place.names)
-    known = _ranks(attached.model.get_base_model())
-    ranks = {role: sorted(known[name] for name in own if name in known) for role, own in names.items()}
+    for place in places:
+        if not place.head:
+            by_role[place.role] += place.params
+            by_layer[place.layer] += place.params
+            names[place.role].update(place.names)
     return Count(
         base_model=base.name,
         methods=tuple(methods),
@@ -97,9 +94,16 @@ def tally(
         by_role=dict(by_role.most_common()),
         by_layer=dict(sorted(by_layer.items(), key=lambda item: _depth(item[0]))),
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
-        ranks={role: (own[0], own[-1]) for role, own in ranks.items() if own},
-        notes=(*notes, *wasteful(attached)),
+        ranks=_rank_ranges(attached, names),
+        notes=(*notes, *wasteful_ranks(attached)),
     )
+
+
+def _rank_ranges(attached: Attached, names: Mapping[str, set[str]]) -> dict[str, tuple[int, int]]:
+    """The lowest and the highest rank of each role that has ranks."""
+    by_site = {site: max(held.values()) for site, held in attached.ranks().items() if held}
+    by_role = {role: [by_site[site] for site in sites if site in by_site] for role, sites in names.items()}
+    return {role: (min(ranks), max(ranks)) for role, ranks in by_role.items() if ranks}
 
 
 def _depth(layer: str) -> tuple[bool, int]:
@@ -107,19 +111,19 @@ def _depth(layer: str) -> tuple[bool, int]:
     return (False, int(layer)) if layer.isdigit() else (True, layer == _OUTSIDE)
 
 
-def _places(attached: PeftModel, base: BaseModel) -> list[_Place]:
+def _places(adapted: PeftModel, base: BaseModel) -> list[_Place]:
     """One per trained tensor, in the order of the model."""
     sites = {site.name: site for site in base.sites}
     names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in attached.get_base_model().named_parameters(remove_duplicate=False):
+    for name, parameter in adapted.get_base_model().named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
-    found = []
-    for name, parameter in attached.named_parameters():
+    places = []
+    for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             held = [_place(inside, sites, base.head_names) for inside in names[id(parameter)]]
-            place = _joined(held) if held else _beside(attached, name)
-            found.append(replace(place, params=parameter.numel()))
-    return found
+            place = _joined(held) if held else _beside(adapted, name)
+            places.append(replace(place, params=parameter.numel()))
+    return places
 
 
 def _joined(places: Sequence[_Place]) -> _Place:
@@ -153,21 +157,9 @@ def _place(name: str, sites: Mapping[str, Site], heads: Sequence[str]) -> _Place
     return _Place(names=frozenset({site.name}), role=site.role, layer=layer, head=head)
 
 
-# Names under which peft keeps what it trains inside a module that is no linear map or norm.
-_WRAPPED = (
-    "modules_to_save",
-    "token_adapter",
-    "trainable_tokens",
-    "lora_",
-    "adaption_",
-    "base_layer",
-    "original_module",
-)
-
-
-def _beside(attached: PeftModel, name: str) -> _Place:
+def _beside(adapted: PeftModel, name: str) -> _Place:
     """What stands outside the base model: a prompt, or what all sites share."""
-    kinds = {config.peft_type for config in attached.peft_config.values()}
+    kinds = {config.peft_type for config in adapted.peft_config.values()}
     if not name.startswith("prompt_encoder"):
         role = _SHARED
     elif kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE}:
@@ -175,17 +167,6 @@ def _beside(attached: PeftModel, name: str) -> _Place:
     else:
         role = "prompt"
     return _Place(names=frozenset({role}), role=role, layer=_OUTSIDE, head=False)
-
-
-def _ranks(inner: nn.Module) -> dict[str, int]:
-    """The rank at each site that has one, by the site's name."""
-    found = {}
-    for name, layer in inner.named_modules():
-        if isinstance(layer, BaseTunerLayer) and isinstance(getattr(layer, "r", None), Mapping):
-            held = [rank for rank in layer.r.values() if isinstance(rank, int)]
-            if held:
-                found[name] = max(held)
-    return found
 
 
 def _saved_bytes(attached: Attached) -> int:
@@ -207,5 +188,5 @@ class _StayOnMeta(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """The tensor itself in place of a copy on the CPU; all else as asked."""
+        """The tensor itself in place of a copy on the CPU; all else as usual."""
         return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))

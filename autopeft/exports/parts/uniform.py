@@ -21,7 +21,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SpecError
-from autopeft.exports._source import PREFIX, contiguous, head_tensors, in_head
+from autopeft.exports.parts.tensors import PREFIX, contiguous, head_tensors, in_head
 from autopeft.extension import ExportSource
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B

@@ -1,0 +1,54 @@
+"""Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
+
+Inside the folder each file imports only from those before it:
+values, configs, formulas, stack, checking → reading, skeleton → unmatched → fitting → layers, tally →
+counting, planning.
+"""
+
+from __future__ import annotations
+
+from autopeft.adapters.checking import check_plan
+from autopeft.adapters.configs import (
+    adapts_modules,
+    auto_class_of,
+    base_model_of,
+    changed_fields,
+    stays_beside_weights,
+    task_name,
+    type_counts,
+    type_name,
+)
+from autopeft.adapters.counting import count_configs, count_plan
+from autopeft.adapters.fitting import attach_fitting, refuse_weights
+from autopeft.adapters.planning import UserPlan, plan_of_configs, read_user_plan
+from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
+from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
+from autopeft.adapters.tally import Count
+
+__all__ = [
+    "ConfigFile",
+    "Count",
+    "Stack",
+    "UserPlan",
+    "adapts_modules",
+    "attach_fitting",
+    "auto_class_of",
+    "base_model_of",
+    "changed_fields",
+    "check_plan",
+    "common_learning_rate",
+    "compile_plan",
+    "count_configs",
+    "count_plan",
+    "is_adapter",
+    "plan_of_configs",
+    "rate_factor",
+    "read_configs",
+    "read_user_plan",
+    "refuse_weights",
+    "stays_beside_weights",
+    "task_name",
+    "type_counts",
+    "type_name",
+    "unknown_keys",
+]

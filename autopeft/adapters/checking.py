@@ -1,0 +1,64 @@
+"""Whether a plan can be attached to a base model: sites, methods, options, ranks and the count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.extension import Method
+from autopeft.model import BaseModel, check_sites
+from autopeft.records import Adapter, Plan, Site
+
+
+def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
+    """Refuse a plan that was edited into what cannot be attached.
+
+    Raises:
+        UnknownNameError: A method, or a value of an option, that does not exist.
+        SiteError: A site that the base model lacks, or that the method does not fit.
+        SpecError: A rank out of range, or a count that is not that of the adapters.
+    """
+    check_sites(plan.adapters, base)
+    sites = {site.name: site for site in base.sites}
+    cost = 0
+    for adapter in plan.adapters:
+        method, site = methods[adapter.method], sites[adapter.site]
+        refusal = method.refusal(site)
+        if refusal is not None:
+            raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
+        _check_options(adapter, method, site)
+        _check_rank(adapter, method, site)
+        cost += method.cost(site, adapter.rank, dict(adapter.options))
+    if cost != plan.trainable_params:
+        raise SpecError(
+            f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
+            f"on {base.name}; correct trainable_params, or use the base model that it was made for."
+        )
+
+
+def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
+    options = dict(adapter.options)
+    choices = {name: value for name, value in options.items() if name in method.choices}
+    for name, value in choices.items():
+        allowed = method.choices[name]
+        if value not in allowed:
+            raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
+    expected = dict(method.options(site, **choices))
+    if options != expected:
+        raise SpecError(
+            f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or another "
+            f"choice among {', '.join(method.choices) or 'none'}."
+        )
+
+
+def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
+    ranks: Sequence[int] = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
+    if adapter.rank in ranks:
+        return
+    if not method.ranked:
+        allowed = "0, as the method has none"
+    elif len(ranks) == 1 or (isinstance(ranks, range) and ranks.step == 1):
+        allowed = f"from {ranks[0]} to {ranks[-1]}"
+    else:
+        allowed = f"{', '.join(str(rank) for rank in ranks[:4])} … {ranks[-1]}"
+    raise SpecError(f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}.")

@@ -1,0 +1,155 @@
+"""Whether adapter configs fit a base model: on its modules, one at a site, ranks in range."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import peft
+import torch
+from peft import PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from autopeft.adapters.reading import ConfigFile
+from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names
+from autopeft.adapters.unmatched import require_match
+from autopeft.errors import SiteError, SpecError
+from autopeft.model import BaseModel
+
+# The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
+_LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
+
+
+def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
+    """A base model without weights with the configs on it.
+
+    Args:
+        files: The configs, in the order in which they are attached.
+        base: A skeleton; changed in place.
+        path: Where the configs were read, for the message.
+
+    Raises:
+        SiteError: Sites that the model lacks, two adapters at one site, a rank above a map's size, or
+            what `peft` says of a config that it cannot attach.
+    """
+    modules = [name for name, _ in base.module.named_modules() if name]
+    sites = [site.name for site in base.sites if site.kind != "model"]
+    for file in files:
+        require_match(file, modules, sites, where=f"{path} and {base.name}")
+    with in_a_sentence(path, base.name):
+        attached = attach_without_weights(base.module, [file.config for file in files])
+    refuse_overlap(attached, path=path)
+    _refuse_ranks(attached, path=path)
+    return attached
+
+
+@contextlib.contextmanager
+def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
+    """Turn what `peft` says of a config that does not fit into one sentence.
+
+    Raises:
+        SiteError: With peft's own reason.
+    """
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        OSError,
+        re.error,
+    ) as error:
+        message = str(error).strip() or type(error).__name__
+        reason = message.splitlines()[0].split(". ")[0].rstrip(".")
+        raise SiteError(
+            f"{path} does not fit {base_name}: {reason}; correct it, or use the base model that it was made "
+            "for."
+        ) from error
+
+
+def refuse_overlap(attached: Attached, *, path: Path) -> None:
+    """Refuse two adapters at one site.
+
+    Raises:
+        SiteError: The message names the first such site.
+    """
+    for name, layer in attached.layers():
+        below = layer.base_layer
+        held = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
+        if len(held) > 1:
+            raise SiteError(
+                f"{path} puts {' and '.join(sorted(held))} on the site {name!r}; "
+                "one site takes one method: narrow the target_modules of one of them."
+            )
+
+
+def refuse_weights(
+    attached: Attached, weights: Mapping[str, Mapping[str, torch.Tensor]], *, path: Path
+) -> None:
+    """Refuse tensors of LoRA that are not those of its config: others, too few, or of another shape.
+
+    Args:
+        attached: The configs on a skeleton.
+        weights: The tensors of each adapter by its name. Those of other types than LoRA, which `peft` saves
+            in more than one way, are left to what reads them.
+        path: Where the weights were read, for the message.
+
+    Raises:
+        SpecError: With the first tensor that is odd.
+    """
+    for name, (holder, config) in attached.configs().items():
+        if config.peft_type != PeftType.LORA or name not in weights:
+            continue
+        state = peft.get_peft_model_state_dict(holder, adapter_name=name, save_embedding_layers=False)
+        expected, seen = _lora_shapes(state), _lora_shapes(weights[name])
+        for key in sorted(expected.keys() | seen.keys()):
+            if expected.get(key) != seen.get(key):
+                raise SpecError(
+                    f"The weights in {path} hold {seen.get(key, 'nothing')} as {key}, the config asks for "
+                    f"{expected.get(key, 'nothing')}; use the config and weights of one adapter, and "
+                    "--model with its base model."
+                )
+
+
+def _lora_shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    return {key: " × ".join(map(str, own.shape)) for key, own in tensors.items() if ".lora_" in key}
+
+
+def wasteful_ranks(attached: Attached) -> list[str]:
+    """A note where a rank is above the smaller side of a map, as at the router of a few experts."""
+    high = [(name, rank, min(sides)) for name, rank, sides in _ranks(attached) if rank > min(sides)]
+    if not high:
+        return []
+    name, rank, limit = high[0]
+    return [f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."]
+
+
+def _refuse_ranks(attached: Attached, *, path: Path) -> None:
+    """Refuse a rank above both sides of a map: it can only be a slip."""
+    high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
+    if high:
+        name, rank, sides = high[0]
+        raise SiteError(
+            f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
+            f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
+        )
+
+
+def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Name, rank, and inputs and outputs of every map that holds a matrix of a rank."""
+    low_rank = {name for name, (_, config) in attached.configs().items() if config.peft_type in _LOW_RANK}
+    ranks = attached.ranks()
+    for name, layer in attached.layers():
+        matrices = [rank for adapter, rank in ranks.get(name, {}).items() if adapter in low_rank and rank]
+        n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+        if matrices and isinstance(n_in, int) and isinstance(n_out, int):
+            yield name, max(matrices), (n_in, n_out)
+
+
+def _others(high: Sequence[object]) -> str:
+    return f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""

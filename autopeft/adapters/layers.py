@@ -1,0 +1,104 @@
+"""What `peft` makes of configs, module by module: ranks, scales and trainable numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig
+from peft.tuners.lora.layer import ParamWrapper
+from torch import nn
+
+from autopeft.adapters.fitting import in_a_sentence, refuse_overlap
+from autopeft.adapters.skeleton import attach_without_weights
+from autopeft.model import BaseModel, conv1d_to_linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttachedLayer:
+    """What `peft` made at one module; `scale` None where the type has none, `params` are trainable.
+
+    `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
+    """
+
+    kind: str
+    rank: int
+    scale: float | None
+    dora: bool
+    on_inputs: bool
+    params: int
+
+    def is_same(self, other: AttachedLayer | None) -> bool:
+        """Whether another layer trains the same numbers in the same way; scales up to rounding."""
+        if other is None:
+            return False
+        names = ("rank", "dora", "on_inputs", "params")
+        alike = all(getattr(self, name) == getattr(other, name) for name in names)
+        return alike and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
+
+
+def describe_layer(layer: AttachedLayer | None) -> str:
+    """A phrase for messages; `nothing` for None."""
+    if layer is None:
+        return "nothing"
+    if layer.on_inputs:
+        return "factors on the inputs"
+    return f"{layer.params:,} parameters{'' if layer.scale is None else f' with scale {layer.scale:g}'}"
+
+
+def attached_layers(
+    configs: Sequence[PeftConfig], base: BaseModel, *, path: Path
+) -> dict[str, AttachedLayer]:
+    """What `peft` makes of configs on a copy of the base model without weights, by module.
+
+    Args:
+        configs: Left as they are; modules that they train whole, such as the task head, are left out.
+        base: Left as it is.
+        path: Of the configs, for messages.
+
+    Raises:
+        SiteError: The configs do not fit the base model, or two adapt one site.
+    """
+    with torch.device("meta"):
+        module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
+    if any(site.quantised for site in base.sites):
+        conv1d_to_linear(module)
+    copies = [copy.deepcopy(config) for config in configs]
+    for config in copies:
+        config.task_type = None
+        if hasattr(config, "modules_to_save"):
+            config.modules_to_save = None
+    with in_a_sentence(path, base.name):
+        attached = attach_without_weights(module.requires_grad_(False).eval(), copies)
+    refuse_overlap(attached, path=path)
+    layers = {}
+    for name, layer in attached.layers():
+        is_parameter = isinstance(layer, ParamWrapper)
+        if is_parameter or not name.endswith(".base_layer"):
+            module_name = name
+            while module_name.endswith(".base_layer"):
+                module_name = module_name.removesuffix(".base_layer")
+            full_name = f"{module_name}.{layer.parameter_name}" if is_parameter else module_name
+            layers[full_name] = _attached_layer(layer)
+    return layers
+
+
+def _attached_layer(layer: Any) -> AttachedLayer:
+    ranks = list(layer.r.values()) if isinstance(getattr(layer, "r", None), Mapping) else []
+    scales = getattr(layer, "scaling", None)
+    dora = getattr(layer, "use_dora", {})
+    base_layer = layer.get_base_layer()
+    inner = {id(p) for p in layer.base_layer.parameters()} if isinstance(layer, ParamWrapper) else set()
+    return AttachedLayer(
+        kind=type(base_layer).__name__ if isinstance(base_layer, nn.Module) else "parameter",
+        rank=int(ranks[0]) if ranks else 0,
+        scale=float(next(iter(scales.values()))) if isinstance(scales, Mapping) and scales else None,
+        dora=isinstance(dora, Mapping) and any(dora.values()),
+        on_inputs=bool(getattr(layer, "is_feedforward", False)),
+        params=sum(p.numel() for p in layer.parameters() if p.requires_grad and id(p) not in inner),
+    )

@@ -1,0 +1,127 @@
+"""Reads adapter configs as `peft` wrote them, one or several in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from autopeft.adapters.configs import type_name
+from autopeft.adapters.values import faults
+from autopeft.errors import SpecError, UnknownNameError
+
+_WRITTEN_BY_PEFT = "it must be the adapter_config.json that peft wrote"
+_CONFIG, _ORDER, _PLANS = "adapter_config.json", "order.json", ("plan.yaml", "best/plan.yaml")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A config as `peft` reads it, its folder, and the content of its file."""
+
+    folder: Path
+    config: PeftConfig
+    content: dict[str, Any]
+
+
+def holds_plan(path: Path) -> bool:
+    """Whether a folder holds a plan, by itself or as a run's best."""
+    return any((path / name).is_file() for name in _PLANS)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a path is an adapter config rather than a plan.
+
+    Raises:
+        SpecError: A folder without a plan, a config or an order.
+    """
+    if not path.is_dir():
+        return path.suffix == ".json"
+    if (path / _CONFIG).is_file() or (path / _ORDER).is_file():
+        return True
+    if not holds_plan(path):
+        raise SpecError(
+            f"{path} holds no plan.yaml, best/plan.yaml, adapter_config.json or order.json; "
+            "pass a plan, the folder of a finished run, or the folder of an adapter."
+        )
+    return False
+
+
+def read_configs(path: Path) -> list[ConfigFile]:
+    """The configs of an adapter, in the order in which they are attached; a prompt, which wraps all, last.
+
+    Args:
+        path: An adapter_config.json, its folder, or a folder with an order.json of several.
+
+    Raises:
+        UnknownNameError: A type that this `peft` does not know.
+        SpecError: A file of another name, an order that lists no folders, an unreadable config, or
+            values that `peft` refuses.
+    """
+    files = [_read_config(folder) for folder in _config_folders(path)]
+    return sorted(files, key=lambda file: bool(file.config.is_prompt_learning))  # stable
+
+
+def unknown_keys(file: ConfigFile) -> list[str]:
+    """A note where a config's file has keys that this `peft` leaves out."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[file.config.peft_type]
+    extra = set(file.content) - {field.name for field in dataclasses.fields(kind)}
+    if not extra:
+        return []
+    written = file.content.get("peft_version")
+    by = f", which peft {written} wrote," if written and written != peft.__version__ else ""
+    return [
+        f"peft {peft.__version__} does not know {', '.join(sorted(extra))} of {type_name(file.config)}{by} "
+        "and leaves it out; what reads it may train more or less."
+    ]
+
+
+def _config_folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if path.name != _CONFIG:
+            raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
+        return [path.parent]
+    if not (path / _ORDER).is_file():
+        return [path]
+    order = _read_json(path / _ORDER)
+    if not isinstance(order, list) or not order or not all(isinstance(name, str) for name in order):
+        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list the folders beside it.")
+    if len(set(order)) < len(order):
+        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list each folder once.")
+    return [path / name for name in order]
+
+
+def _read_config(folder: Path) -> ConfigFile:
+    file = folder / _CONFIG
+    content = _read_json(file)
+    if not isinstance(content, dict) or "peft_type" not in content:
+        held = "no peft_type" if isinstance(content, dict) else f"a {type(content).__name__}, no object"
+        raise SpecError(f"{file} holds {held}; {_WRITTEN_BY_PEFT}.")
+    kind, known = content["peft_type"], [member.value for member in PeftType]
+    if kind not in known:
+        if str(kind).upper() in known:
+            raise SpecError(f"{file} has the peft_type {kind!r}; peft writes it in capitals.")
+        raise UnknownNameError(f"peft_type (in {file})", str(kind), known)
+    if kind == PeftType.XLORA:
+        raise SpecError(f"{file} is X-LoRA, which mixes other adapters by a gate; count those one by one.")
+    odd = faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    if odd:
+        raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SpecError(f"{file} is no config that peft {peft.__version__} reads: {reason}.") from error
+    config.inference_mode = False
+    return ConfigFile(folder=folder, config=config, content=content)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error

@@ -1,0 +1,156 @@
+"""What `peft` attaches for a stack of configs, on a model without weights.
+
+On the meta device shapes cost nothing, and `peft` itself decides what it makes. The types that read numbers
+while they attach are counted by a formula (see `formulas`), but for UniLoRA, whose indices are real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel, PeftType
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from autopeft.adapters.formulas import apply_formula, has_formula, stand_in
+from autopeft.model import adapter_names, attached_names, holder_of, put_on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """A model without weights, with adapters on it.
+
+    `beside_bytes` are saved with the adapters and are no tensors of the model.
+    """
+
+    model: PeftModel
+    beside_bytes: int = 0
+
+    def configs(self) -> dict[str, tuple[PeftModel, PeftConfig]]:
+        """Each adapter's config by the adapter's name, and the model that saves it."""
+        holders = {name: holder_of(self.model, name) for name in attached_names(self.model)}
+        return {name: (holder, holder.peft_config[name]) for name, holder in holders.items()}
+
+    def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
+        """The layers that hold adapters, by their names in the base model."""
+        return _tuner_layers(self.model.get_base_model())
+
+    def ranks(self) -> dict[str, dict[str, int]]:
+        """The rank of each adapter at each layer that has one, by the layer's name."""
+        return {
+            name: {adapter: rank for adapter, rank in layer.r.items() if isinstance(rank, int)}
+            for name, layer in self.layers()
+            if isinstance(getattr(layer, "r", None), Mapping)
+        }
+
+
+def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> Attached:
+    """A model without weights with configs on it.
+
+    Args:
+        module: On the meta device; changed in place.
+        configs: In the order in which they are attached, a prompt last; left as they are.
+
+    Raises:
+        SiteError: More than one prompt.
+        Exception: What `peft` raises of a config that does not fit; see `fitting.in_a_sentence`.
+    """
+    names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
+    for config in copies:
+        _forgo_initial_values(config)
+    stand_ins = [stand_in(config) if has_formula(config) else config for config in copies]
+    adapted = put_on(module, stand_ins, names=names, making=_without_memory)
+    beside_bytes = 0
+    for config, name in zip(copies, names, strict=True):
+        if has_formula(config):
+            layers = [(at, layer) for at, layer in _tuner_layers(module) if name in held_names(layer)]
+            beside_bytes += apply_formula(config, layers, adapter=name)
+        if config.peft_type == PeftType.ADALORA:
+            _prune(config, module, name)
+    _add_shira_indices(adapted)
+    return Attached(model=adapted, beside_bytes=beside_bytes)
+
+
+def held_names(layer: BaseTunerLayer) -> set[str]:
+    """The names of the adapters that a layer holds."""
+    return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
+
+
+def targets(attached: Attached) -> dict[str, list[str]]:
+    """The modules, and the parameters inside modules, that each adapter took, by the adapter's name."""
+    taken: dict[str, list[str]] = {}
+    for name, layer in attached.layers():
+        parameter = getattr(layer, "parameter_name", None)  # several of one module are wrapped in each other
+        if parameter or not name.endswith(".base_layer"):
+            target = f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
+            for adapter in held_names(layer):
+                taken.setdefault(adapter, []).append(target)
+    return taken
+
+
+def remarks(config: Any) -> list[str]:
+    """Notes of what a config leaves open, or what training makes of the count."""
+    kind = config.peft_type
+    if kind == PeftType.ADAMSS:
+        return [
+            "AdaMSS parts the outputs by k-means of the weights; counted as if no part were smaller than "
+            "subspace_rank, which is exact but for odd weights and an upper bound with use_dynamic_rank."
+        ]
+    if kind == PeftType.ADALORA and not config.rank_pattern:
+        return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
+    if kind == PeftType.BOFT and config.boft_n_butterfly_factor > 1:
+        return ["peft trains one butterfly factor where it cannot build its CUDA extension for BOFT."]
+    return []
+
+
+def _tuner_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer))
+
+
+@contextlib.contextmanager
+def _without_memory(config: PeftConfig) -> Iterator[None]:
+    """New tensors are made on the meta device; UniLoRA draws its indices, then counts them."""
+    if config.peft_type == PeftType.UNILORA:
+        yield
+    else:
+        with torch.device("meta"):
+            yield
+
+
+def _forgo_initial_values(config: Any) -> None:
+    """Ask for no initial value that must be computed; the number of parameters stays the same."""
+    if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
+        config.init_lora_weights = True
+    if config.peft_type == PeftType.SHIRA:
+        config.mask_fn = None  # the mask says which weights, `r` says how many
+    if getattr(config, "prompt_tuning_init", None) is not None:
+        config.prompt_tuning_init = "RANDOM"  # a text would be read by the tokenizer
+
+
+def _prune(config: Any, module: nn.Module, adapter: str) -> None:
+    """Cut AdaLoRA's layers to the ranks that training has left, as `peft` does when it loads them."""
+    for key, kept in (config.rank_pattern or {}).items():
+        layer = cast(Any, module.get_submodule(key.split(".lora_E")[0]))
+        n_kept = sum(kept)
+        layer.r[adapter] = n_kept
+        for factor, shape in (
+            (layer.lora_E, (n_kept, 1)),
+            (layer.lora_A, (n_kept, layer.in_features)),
+            (layer.lora_B, (layer.out_features, n_kept)),
+        ):
+            factor[adapter] = nn.Parameter(torch.empty(shape, device="meta"))
+    config.rank_pattern = None  # else the state would be cut once more
+
+
+def _add_shira_indices(adapted: PeftModel) -> None:
+    """Give SHiRA the indices that go into its file, two int32 per weight, which the mask would have."""
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer) and hasattr(layer, "shira_indices"):
+            for name, weight in cast(Any, layer).shira_weight.items():
+                indices = torch.empty(2, weight.numel(), dtype=torch.int32, device="meta")
+                cast(Any, layer).shira_indices[name] = indices

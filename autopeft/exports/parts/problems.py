@@ -1,0 +1,86 @@
+"""What a format cannot hold of a plan, as phrases, and the refusal made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import PeftConfig, PeftType
+
+from autopeft.adapters import adapts_modules, changed_fields, stays_beside_weights, type_counts, type_name
+from autopeft.errors import SpecError
+from autopeft.extension import ExportSource
+
+# First values that are taken off the base model's weights: the adapter means nothing beside the original ones
+# (peft 0.21.2, tuners/lora/layer.py and the preprocessing of CorDA and LoRA-GA).
+_REWRITES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+# What a merge puts into weights that no LoRA reaches.
+NOT_IN_LORA = {
+    "LN_TUNING": "the weights of norms",
+    "BEFT": "biases",
+    "BIAS_SHIFT": "biases",
+    "TRAINABLE_TOKENS": "the embeddings of tokens",
+}
+_UNTRAINED = "it has no trained weights yet"
+_MAX_CHARACTERS = 40  # of a value in a message; chosen by hand
+
+
+def refuse(name: str, problems: Sequence[str], *, instead: str) -> None:
+    """Raise SpecError with everything that a format cannot hold, and what to do instead."""
+    if problems:
+        if list(problems) == [_UNTRAINED]:
+            instead = "Train its plan with `autopeft train`, or use --to native"
+        raise SpecError(f"The format {name} cannot hold this: {'; '.join(problems)}. {instead}.")
+
+
+def untrained(source: ExportSource) -> tuple[str, ...]:
+    """The problem of a plan without weights."""
+    return () if source.weights else (_UNTRAINED,)
+
+
+def not_lora(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
+    """The problem that some configs are not LoRA, or that there is none."""
+    others = [name for name in type_counts(configs) if name != PeftType.LORA.value]
+    if others:
+        return (f"{', '.join(others)} is not LoRA",)
+    return adapts_nothing(configs)
+
+
+def adapts_nothing(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
+    """The problem that the task head alone is trained."""
+    return () if any(map(adapts_modules, configs)) else ("it adapts no module",)
+
+
+def lora_problems(configs: Sequence[PeftConfig], *, known: Sequence[str]) -> tuple[str, ...]:
+    """The problems of fields of LoRA beyond those in `known`, and of first values that rewrote the base."""
+    problems = []
+    for config in configs:
+        for name, value in changed_fields(config).items():
+            if name not in (*known, "init_lora_weights"):
+                problems.append(f"{name}={_short(value)} has no place in it")
+        problems += rewrites_base([config])
+    return tuple(dict.fromkeys(problems))
+
+
+def rewrites_base(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
+    """The problem of first values that are taken off the base model's weights."""
+    starts = [getattr(config, "init_lora_weights", True) for config in configs]
+    names = [start for start in starts if isinstance(start, str) and start.startswith(_REWRITES_BASE)]
+    return tuple(f"init_lora_weights={name!r} rewrites the base model" for name in names)
+
+
+def unmergeable(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
+    """The problem that some configs are no change of weights; others may turn out so when merged."""
+    names = dict.fromkeys(type_name(config) for config in configs if stays_beside_weights(config))
+    return (f"{', '.join(names)} is no change of the base model's weights",) if names else ()
+
+
+def trained_whole(source: ExportSource) -> tuple[str, ...]:
+    """The problem that a language model's own modules are trained too, which readers of LoRA pass over."""
+    if source.task_type not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or not source.head:
+        return ()
+    return (f"modules_to_save={_short(list(source.head))} is read by none of its readers",)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."

@@ -1,0 +1,64 @@
+"""`count`: what a plan or an adapter config would train, computed from the base model's config alone."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from autopeft import adapters, model
+from autopeft.adapters import Count
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import quiet_libraries
+from autopeft.records import ModelSpec
+from autopeft.store import read_plan
+
+__all__ = ["Count", "count"]
+
+
+def count(path: Path, *, model_id: str | None = None, revision: str | None = None) -> Count:
+    """Count what a plan, a run's best plan, or any `adapter_config.json` would train.
+
+    Args:
+        path: plan.yaml, a run directory, an adapter_config.json, or a folder of these.
+        model_id: Hub id or directory that holds `config.json`; None takes the one that `path` names.
+        revision: Of the hub's model.
+
+    Raises:
+        SpecError: Nothing readable there, or no model to count on.
+        SiteError: The config does not fit the model.
+    """
+    discover("autopeft.methods")  # some teach `peft` their types
+    with quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what `peft` warns of when it attaches is told as notes
+        if adapters.is_adapter(path):
+            return _count_configs(path, model_id=model_id, revision=revision)
+        return _count_plan(path, model_id=model_id, revision=revision)
+
+
+def _count_plan(path: Path, *, model_id: str | None, revision: str | None) -> Count:
+    document = read_plan(path)
+    spec = _model_spec(document.model, model_id=model_id, revision=revision)
+    task, methods = discover("autopeft.tasks")[document.task.name], discover("autopeft.methods")
+    base = model.load_skeleton(spec, auto_class=task.auto_class)
+    base.module.float()  # as plans are trained
+    adapters.check_plan(document.plan, base, methods)
+    return adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
+
+
+def _count_configs(path: Path, *, model_id: str | None, revision: str | None) -> Count:
+    files = adapters.read_configs(path)
+    configs = [file.config for file in files]
+    named = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
+    spec = _model_spec(named, model_id=model_id, revision=revision)
+    base = model.load_skeleton(spec, auto_class=adapters.auto_class_of(configs))
+    base.module.to(getattr(base.module.config, "dtype", None) or torch.float32)  # as transformers loads it
+    return adapters.count_configs(files, base, path=path)
+
+
+def _model_spec(named: ModelSpec, *, model_id: str | None, revision: str | None) -> ModelSpec:
+    """The base model that is named, unless another is asked for; quantised as it says."""
+    if model_id is None:
+        return named.model_copy(update={"revision": revision or named.revision})
+    return named.model_copy(update={"id": model_id, "revision": revision})
