@@ -18,9 +18,10 @@ from tokenizers.processors import TemplateProcessing
 from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base, toy_config
 from toys.words import CONTEXT, LABEL_NAMES, SPECIAL, VOCABULARY, toy_rows
 
+from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
-from autopeft.train import Bench, EncodedSplit, compile_plan
+from autopeft.train import Bench, EncodedSplit
 
 # Tiny models gain nothing from a second thread and wait long for one on a busy machine. The variable is for
 # the processes that tests start.
@@ -98,7 +99,7 @@ def attach(methods, task):
     """A function: base model and plan -> the context manager that lends the model with the plan on it."""
 
     def attach(base, plan, *, seed=0):
-        configs = compile_plan(plan, methods)
+        configs = compile_plan(plan, methods).configs
         task_type = PEFT_TASKS.get(base.name.removeprefix("toy "), task.peft_task_type)
         return base.attached(configs, plan=plan, task_type=task_type, seed=seed)
 

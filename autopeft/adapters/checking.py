@@ -46,8 +46,8 @@ def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
     expected = dict(method.options(site, **choices))
     if options != expected:
         raise SpecError(
-            f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or another "
-            f"choice among {', '.join(method.choices) or 'none'}."
+            f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or "
+            f"another choice among {', '.join(method.choices) or 'none'}."
         )
 
 

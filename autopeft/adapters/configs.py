@@ -54,7 +54,7 @@ def adapts_modules(config: PeftConfig) -> bool:
 
 
 def stays_beside_weights(config: PeftConfig) -> bool:
-    """Whether an adapter is known to be no change of the base model's weights, so that it cannot be merged."""
+    """Whether an adapter is known to be no change of the base model's weights, and cannot be merged."""
     return bool(config.is_prompt_learning) or type_name(config) in _BESIDE_WEIGHTS
 
 

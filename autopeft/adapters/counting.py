@@ -18,9 +18,7 @@ from autopeft.model import BaseModel, adapter_names, for_task
 from autopeft.records import Plan
 
 
-def count_plan(
-    plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
-) -> Count:
+def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:
     """The count of a plan that fits a base model, its task head apart.
 
     Args:

@@ -120,12 +120,11 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
     lead = methods[adapters[0].method]
     factors = {name: rate_factor(methods[name], lead) for name in {adapter.method for adapter in adapters}}
     sites = {site.name: site for site in base.sites}
+    costs = (methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
     plan = Plan(
         adapters=tuple(dataclasses.replace(a, rate_factor=factors[a.method]) for a in adapters),
         learning_rate=0.0,
-        trainable_params=sum(
-            methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters if a.site in sites
-        ),
+        trainable_params=sum(costs),
     )
     check_plan(plan, base, methods)
     return plan
@@ -267,7 +266,8 @@ def _require_same(
     planned = attached_layers(compiled.configs, base, path=path)
     for name, layer in meant.items():
         if not _in_head(name, base) and not layer.is_same(planned.get(name)):
+            repeated = describe_layer(planned.get(name))
             raise SpecError(
-                f"{path} means {describe_layer(layer)} at {name}, a plan {describe_layer(planned.get(name))}; "
-                "it cannot be measured as it is."
+                f"{path} means {describe_layer(layer)} at {name}, a plan {repeated}; it cannot be measured "
+                "as it is."
             )

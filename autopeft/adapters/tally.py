@@ -64,9 +64,7 @@ class _Place:
     params: int = 0
 
 
-def tally(
-    attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str] = ()
-) -> Count:
+def tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str] = ()) -> Count:
     """Count what requires a gradient, each tensor by the site that holds it.
 
     Args:

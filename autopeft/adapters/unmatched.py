@@ -60,9 +60,7 @@ def unmatched(file: ConfigFile, targeted: Collection[str], *, modules: Sequence[
     ]
 
 
-def _unmatched_names(
-    content: dict[str, Any], targeted: Collection[str], modules: Sequence[str]
-) -> list[str]:
+def _unmatched_names(content: dict[str, Any], targeted: Collection[str], modules: Sequence[str]) -> list[str]:
     places = {
         **dict.fromkeys(("target_modules", "target_parameters", "feedforward_modules"), targeted),
         **dict.fromkeys(("exclude_modules", "modules_to_save"), modules),

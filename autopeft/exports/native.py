@@ -54,7 +54,9 @@ class Native:
                 (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
         notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
         notes += [
-            f"{kind} is a tuner of ours: {_OURS[kind]} first" for kind in type_counts(configs) if kind in _OURS
+            f"{kind} is a tuner of ours: {_OURS[kind]} first"
+            for kind in type_counts(configs)
+            if kind in _OURS
         ]
         return (*notes, *([] if source.weights else ["there are no weights in it: the plan is not trained"]))
 

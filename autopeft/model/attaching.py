@@ -66,8 +66,8 @@ def put_on(
     n_prompts = sum(config.is_prompt_learning for config in configs)
     if any(config.is_prompt_learning for config in configs[:-1]):
         raise SiteError(
-            f"There are {n_prompts} prompts among {len(configs)} configs; a model takes one prompt, after all "
-            "other configs: keep one of prompt tuning, P-tuning and prefix tuning, in the last place."
+            f"There are {n_prompts} prompts among {len(configs)} configs; a model takes one prompt, after "
+            "all other configs: keep one of prompt tuning, P-tuning and prefix tuning, in the last place."
         )
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
@@ -100,15 +100,16 @@ def for_task(
         head_names: As for `attach`.
     """
     copies = [copy.deepcopy(config) for config in configs] or [head_only_config()]
-    for config in copies if module is not None else ():
-        _spell_out(config, module)
+    if module is not None:
+        for config in copies:
+            _spell_out(config, module)
     forward = forward_config(copies)
     forward.task_type, forward.modules_to_save = task_type, list(head_names) or None
     return copies
 
 
 def forward_config(configs: Sequence[PeftConfig]) -> PeftConfig:
-    """The config that does the forward and keeps task and head: a prompt, in the last place, else the first."""
+    """The config that does the forward and keeps task and head: a prompt, which is last, else the first."""
     return configs[-1] if configs[-1].is_prompt_learning else configs[0]
 
 

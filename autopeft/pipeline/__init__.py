@@ -1,7 +1,7 @@
 """The only room that knows all the others: one function per thing that a user can ask for.
 
 Inside the folder each file imports only from those before it:
-memory → prepare → scoring, counting, resuming, applying, forgetting → given_plans, warm_start → asking →
+memory → prepare → scoring, counting, resuming, applying, forgetting → warm_start → asking →
 searching, exporting → analyzing, training.
 """
 

@@ -10,12 +10,12 @@ import transformers
 from peft import PeftModel
 from torch import nn
 
-from autopeft import model, train
+from autopeft import model
+from autopeft.adapters import check_plan, compile_plan
 from autopeft.errors import ModelError, SpecError
 from autopeft.exports import fresh_folder
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.prepare import check_plan
 from autopeft.records import Plan, PlanDocument
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def apply(
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
         base = BaseModel(module, None, name=model.name_of(module), untrained=untrained)
         check_plan(chosen, base, methods)
-        configs = train.compile_plan(chosen, methods)
+        configs = compile_plan(chosen, methods).configs
         attached = base.attach_for_good(
             configs,
             plan=chosen,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,19 +20,17 @@ import transformers
 import autopeft
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
-from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.errors import SiteError
 from autopeft.extension import Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
 from autopeft.records import (
     IN_MEMORY,
-    Adapter,
     Budget,
     GeneralText,
     Plan,
     RunSpec,
     Setting,
-    Site,
     SplitSizes,
 )
 from autopeft.space import AllocationContext, Space
@@ -138,60 +136,6 @@ def _pinned(spec: RunSpec) -> RunSpec:
     if commit is None:
         return spec
     return spec.model_copy(update={"model": spec.model.model_copy(update={"revision": commit})})
-
-
-def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
-    """Refuse a plan that was edited into what cannot be attached.
-
-    Raises:
-        UnknownNameError: A method that does not exist.
-        SiteError: A site that the base model lacks, or that the method does not fit.
-        SpecError: A rank out of range, or a count that is not that of the adapters.
-    """
-    model.check_sites(plan.adapters, base)
-    sites = {site.name: site for site in base.sites}
-    cost = 0
-    for adapter in plan.adapters:
-        method, site = methods[adapter.method], sites[adapter.site]
-        refusal = method.refusal(site)
-        if refusal is not None:
-            raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
-        _check_options(adapter, method, site)
-        _check_rank(adapter, method, site)
-        cost += method.cost(site, adapter.rank, dict(adapter.options))
-    if cost != plan.trainable_params:
-        raise SpecError(
-            f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
-            f"on {base.name}; correct trainable_params, or use the base model that it was made for."
-        )
-
-
-def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
-    given = dict(adapter.options)
-    for name, value in given.items():
-        allowed = method.choices.get(name)
-        if allowed is not None and value not in allowed:
-            raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
-    chosen = {name: value for name, value in given.items() if name in method.choices}
-    expected = dict(method.options(site, **chosen))
-    if given != expected:
-        raise SpecError(
-            f"The options of {method.name} at {site.name} are {given}; they should be {expected}, or another "
-            f"choice among {', '.join(method.choices) or 'none'}."
-        )
-
-
-def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
-    ranks: Sequence[int] = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
-    if adapter.rank in ranks:
-        return
-    if not method.ranked:
-        allowed = "0, as the method has none"
-    elif len(ranks) == 1 or (isinstance(ranks, range) and ranks.step == 1):
-        allowed = f"from {ranks[0]} to {ranks[-1]}"
-    else:
-        allowed = f"{', '.join(str(rank) for rank in ranks[:4])} … {ranks[-1]}"
-    raise SpecError(f"The rank of {method.name} at {site.name} is {adapter.rank}; allowed is {allowed}.")
 
 
 def parse_budget(prepared: Prepared) -> tuple[Budget, int]:

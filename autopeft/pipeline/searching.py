@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 
 from autopeft import engine, report, space, train
+from autopeft.adapters import compile_plan
 from autopeft.engine import Ledger, Outcome, Progress, Schedule
 from autopeft.extension import ExportSource, discover
 from autopeft.pipeline.asking import asked_space, given_plans, schedule_of, score_names, search_problem
@@ -247,9 +248,8 @@ def _write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     document = plan_document(prepared, result.best)
     write_plan(fresh / "plan.yaml", document)
-    configs = train.compile_plan(result.best, prepared.methods)
     source = ExportSource(
-        configs=tuple(configs),
+        configs=compile_plan(result.best, prepared.methods).configs,
         base_model=result.setting.base_model_source.replace(IN_MEMORY, ""),
         task_type=prepared.task.peft_task_type,
         head=prepared.base.head_names,

@@ -10,7 +10,7 @@ from autopeft.space.baselines import baseline_policies
 from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, load, names, servable
 from autopeft.space.layout import AllocationContext, cheapest, feasible, params_of, plan_of, select_sites
 from autopeft.space.limits import limited, violations
-from autopeft.space.policies import Policy, learning_rates, parameters_of, rate_factor, suggest
+from autopeft.space.policies import Policy, learning_rates, parameters_of, suggest
 from autopeft.space.transfer import Transferred, transfer
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "parameters_of",
     "params_of",
     "plan_of",
-    "rate_factor",
     "select_sites",
     "servable",
     "suggest",

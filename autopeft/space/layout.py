@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
 from autopeft.records import Adapter, Options, OptionValue, Plan, Site
 from autopeft.space.files import MethodSpace, Space
-from autopeft.space.policies import Policy, rate_factor
+from autopeft.space.policies import Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -190,16 +189,3 @@ def learning_rates(space: Space, arm: str, methods: Mapping[str, Method]) -> tup
         return methods[arm].learning_rate_range
     (name, own), *_ = space.parts(arm)
     return own.learning_rate or methods[name].learning_rate_range
-
-
-def rate_factor(method: Method, lead: Method) -> float:
-    """How many times the first part's learning rate another part of a mix trains at.
-
-    The ratio of the middles (in the logarithm) of their own ranges, to three digits: a plan has
-    one learning rate, and one rate for two methods would be wrong for one of them.
-    """
-    return float(f"{_middle(method.learning_rate_range) / _middle(lead.learning_rate_range):.3g}")
-
-
-def _middle(bounds: tuple[float, float]) -> float:
-    return math.sqrt(bounds[0] * bounds[1])

@@ -98,7 +98,9 @@ def parameter_groups(
     Where the head alone is trained its last layer takes the plan's rate, which is searched.
     """
     stack = compile_plan(plan, methods)
-    factors = dict(zip(stack.names, stack.rate_factors, strict=False))  # the head alone has a name and no factor
+    factors = dict(
+        zip(stack.names, stack.rate_factors, strict=False)
+    )  # the head alone has a name and no factor
     scale = 1.0 if plan.adapters else plan.learning_rate / heads.output
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -18,10 +18,10 @@ import transformers
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
+from autopeft.adapters import compile_plan
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.records import Adapter, Plan
-from autopeft.train import compile_plan
 
 METHODS = discover("autopeft.methods")
 INPUTS = {"input_ids": torch.arange(1, 33).reshape(4, 8), "attention_mask": torch.ones(4, 8).long()}
@@ -75,7 +75,7 @@ def outputs(module: nn.Module, method: Method) -> torch.Tensor | None:
     if not adapters:
         return None
     plan = Plan(adapters=tuple(adapters), learning_rate=1e-3, trainable_params=cost)
-    configs = compile_plan(plan, METHODS)
+    configs = compile_plan(plan, METHODS).configs
     with base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
         generator = torch.Generator().manual_seed(1)
         for parameter in model.parameters():

@@ -26,9 +26,10 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from autopeft import pipeline
+from autopeft.adapters import compile_plan
 from autopeft.data import LabelledData, load
 from autopeft.extension import discover
-from autopeft.model import BaseModel, adapter_names
+from autopeft.model import BaseModel
 from autopeft.model import load as load_model
 from autopeft.records import (
     BudgetSpec,
@@ -43,7 +44,6 @@ from autopeft.records import (
     TaskSpec,
 )
 from autopeft.store import RunDir
-from autopeft.train import compile_plan
 
 SEEDS = (101, 102, 103, 104, 105)
 FIELDS = (
@@ -79,12 +79,11 @@ def trained_predictions(
     """What a full training run of this loop says of the test split: a class or a number per row."""
     is_number = data.target.kind == "number"
     mean, spread = (np.mean(data.train.labels), np.std(data.train.labels)) if is_number else (0, 1)
-    configs = compile_plan(plan, discover("autopeft.methods"))
-    with base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=seed) as model:
+    stack = compile_plan(plan, discover("autopeft.methods"))
+    with base.attached(stack.configs, plan=plan, task_type="SEQ_CLS", seed=seed) as model:
         factors = {}
         for adapter in plan.adapters:
             factors[adapter.method] = adapter.rate_factor
-        names = adapter_names(configs)
         head, groups = [], defaultdict(list)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -92,7 +91,8 @@ def trained_predictions(
             if "modules_to_save" in name:
                 head.append(parameter)
             else:
-                of = next((c for n, c in zip(names, configs, strict=False) if f".{n}" in name), None)
+                pairs = zip(stack.names, stack.configs, strict=False)
+                of = next((config for own, config in pairs if f".{own}" in name), None)
                 method = {"ln_tuning": "ln_tuning"}.get(
                     of.peft_type.value.lower(), of.peft_type.value.lower()
                 )

@@ -18,13 +18,13 @@ from toys.bases import adapters_of, toy_base
 from toys.counting import LORA, SHORT, tiny_config, write_config
 
 from autopeft import model
+from autopeft.adapters import compile_plan
 from autopeft.cli.counts import count_text
 from autopeft.errors import SiteError
 from autopeft.extension import discover
 from autopeft.pipeline import Count, count
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
-from autopeft.train import compile_plan
 
 PUBLISHED = [
     json.loads(line)
@@ -362,10 +362,9 @@ def test_plan_is_counted_as_it_is_attached_exported_and_saved(chosen, methods, t
     spec = ModelSpec(id=str(source))
     document = PlanDocument(plan=plan, model=spec, data=DataSpec(), task=TaskSpec(), **sizes)
     write_plan(tmp_path / "plan.yaml", document)
-    configs = compile_plan(plan, methods)
-    with base.attached(configs, plan=plan, task_type=task.peft_task_type, seed=0) as attached:
-        names = model.adapter_names(configs)
-        model.save_weights(attached, names, tmp_path / "saved")
+    stack = compile_plan(plan, methods)
+    with base.attached(stack.configs, plan=plan, task_type=task.peft_task_type, seed=0) as attached:
+        model.save_weights(attached, stack.names, tmp_path / "saved")
         trained = n_trained(attached)
     found = [count(tmp_path / "plan.yaml"), count(tmp_path / "saved", model_id=str(source))]
     for counted in found:

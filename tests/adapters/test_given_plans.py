@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import peft
 import pytest
@@ -14,10 +13,9 @@ from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig, PrefixTuning
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys import architectures as model_toys
 
-from autopeft import train
+from autopeft.adapters import compile_plan, plan_of_configs, read_user_plan
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import discover
-from autopeft.pipeline.given_plans import read_configs, read_given
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import write_plan
@@ -61,14 +59,14 @@ def check_same(architecture, config, folder):
     """The plan of a config attaches what the config does on a model of its own."""
     base = BASES[architecture]
     path = saved(config, folder)
-    found = read_configs(path, base, METHODS)
-    assert (found.learning_rate, found.plan.learning_rate) == (None, 0.0)
+    found = plan_of_configs(path, base, METHODS)
+    assert found.plan.learning_rate == 0.0
     own = model_toys.build(architecture, "SEQ_CLS")
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = "SEQ_CLS", list(base.head_names)
     config.inference_mode = False
     expected = layers(peft.get_peft_model(own.module, config), own)
-    compiled = train.compile_plan(found.plan, METHODS)
+    compiled = compile_plan(found.plan, METHODS).configs
     with base.attached(compiled, plan=found.plan, task_type="SEQ_CLS", seed=0) as model:
         attached = layers(model, base)
     assert {name: pytest.approx(numbers, rel=1e-9) for name, numbers in expected.items()} == attached
@@ -140,7 +138,7 @@ def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, t
     own = model_toys.build(architecture, task).module
     model = peft.get_peft_model(own, kind(num_virtual_tokens=3, task_type=task))
     path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
-    plan = read_configs(path, model_toys.build(architecture, task), METHODS).plan
+    plan = plan_of_configs(path, model_toys.build(architecture, task), METHODS).plan
     expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
     assert plan.trainable_params == expected
     assert [adapter.rank for adapter in plan.adapters] == [3]
@@ -151,7 +149,7 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
     saved(LoraConfig(r=2, target_modules=["query"]), tmp_path / "first")
     saved(IA3Config(target_modules=["key"], feedforward_modules=[]), tmp_path / "second")
     (tmp_path / "order.json").write_text(json.dumps(names))
-    plan = read_configs(tmp_path, base, METHODS).plan
+    plan = plan_of_configs(tmp_path, base, METHODS).plan
     assert {(a.method, a.site.rpartition(".")[2]) for a in plan.adapters} == {
         ("lora", "query"),
         ("ia3", "key"),
@@ -208,18 +206,18 @@ TOKENS |= {"num_transformer_submodules": 1}
 )
 def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
     with pytest.raises((SpecError, SiteError), match=complaint) as caught:
-        read_configs(saved(config, tmp_path), BASES["bert"], METHODS)
+        plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS)
     assert "\n" not in str(caught.value)
 
 
 def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
     config = LoraConfig(**LORA, task_type="SEQ_CLS", modules_to_save=["classifier", "score"])
-    assert read_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
+    assert plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
 
 
 def test_names_that_stand_for_nothing_and_targets_in_the_head_are_told(tmp_path):
     config = LoraConfig(r=2, target_modules=["query", "nowhere", "classifier"])
-    first, second = read_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes
+    first, second = plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes
     assert "classifier lies in the task head" in first and "nowhere" in second
 
 
@@ -252,12 +250,12 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     (tmp_path / where).parent.mkdir(exist_ok=True)
     write_plan(tmp_path / where, document(base, plan))
     saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
-    found = read_given(tmp_path, SimpleNamespace(base=base, methods=METHODS))
-    assert (found.plan, found.learning_rate) == (plan, 2e-3)
+    found = read_user_plan(tmp_path, base, METHODS)
+    assert found.plan == plan
 
 
 def test_a_plan_of_another_model_is_refused_and_told_what_maps_it(tmp_path):
     path = Path(tmp_path / "plan.yaml")
     write_plan(path, document(BASES["bert"], a_plan(BASES["bert"])))
     with pytest.raises(SiteError, match=r"was made for some/model .* --warm-start maps a plan"):
-        read_given(path, SimpleNamespace(base=BASES["gpt2"], methods=METHODS))
+        read_user_plan(path, BASES["gpt2"], METHODS)

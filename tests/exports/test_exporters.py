@@ -13,11 +13,11 @@ import torch
 import transformers
 from toys.exports import logits_of, trained
 
+from autopeft.adapters import compile_plan
 from autopeft.errors import AutopeftError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.methods.parts import sites_pattern
 from autopeft.model import BaseModel, adapter_names, save_weights
-from autopeft.train import compile_plan
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
@@ -37,7 +37,7 @@ def mix(base, make_plan):
 
 
 def export(plan, out, *, head=()):
-    configs = compile_plan(plan, METHODS)
+    configs = compile_plan(plan, METHODS).configs
     source = ExportSource(
         configs=tuple(configs), base_model="toy/model", task_type="SEQ_CLS", head=tuple(head)
     )
@@ -182,7 +182,7 @@ def test_plain_peft_attaches_one_layer_of_a_model_with_experts_too(make_plan, tm
     base = BaseModel(module, None, name="toy mixtral", untrained=frozenset())
     everywhere = make_plan(base, "lora").adapters
     plan = make_plan(base, [a for a in everywhere if a.site.endswith("layers.1.self_attn.v_proj")])
-    configs = tuple(compile_plan(plan, METHODS))
+    configs = compile_plan(plan, METHODS).configs
     source = ExportSource(configs=configs, base_model="toy", task_type="CAUSAL_LM", base=module)
     EXPORTERS["native"].export(source, tmp_path / "out")
     model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
@@ -194,7 +194,7 @@ def test_weights_of_a_mix_are_read_by_plain_peft_one_after_the_other(
 ):
     plain, batch = copy.deepcopy(base.module), make_batch()
     features = {name: value for name, value in batch.items() if name != "labels"}
-    names = adapter_names(compile_plan(mix, METHODS))
+    names = compile_plan(mix, METHODS).names
     with attach(base, mix) as model:
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
         for _ in range(3):

@@ -15,10 +15,11 @@ from toys.words import VOCABULARY, toy_rows
 from trl import SFTConfig
 
 from autopeft import train
+from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
-from autopeft.exports import _recipe, axolotl, llama_factory, trl
+from autopeft.exports import axolotl, llama_factory, trl
+from autopeft.exports.parts.recipe import WARMUP_SHARE
 from autopeft.extension import ExportSource, discover
-from autopeft.train import compile_plan
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
@@ -37,7 +38,9 @@ def source_of(base, plan, **settings):
         "head": base.head_names,
         "learning_rate": 3e-3,
     }
-    return ExportSource(configs=tuple(compile_plan(plan, METHODS)), base=base.module, **{**about, **settings})
+    return ExportSource(
+        configs=compile_plan(plan, METHODS).configs, base=base.module, **{**about, **settings}
+    )
 
 
 def uneven(base, make_plan):
@@ -89,7 +92,7 @@ def llama_factory_config(content):
 
 
 def test_schedule_is_that_of_a_search():
-    assert f" {100 * _recipe.WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
+    assert f" {100 * WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
     assert (
         "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1"
         in train.SCHEDULE

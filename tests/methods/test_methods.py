@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from toys.bases import EVERY_ARCHITECTURE, adapters_of, state_of, toy_base
 
+from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.extension import Method, discover
-from autopeft.model import adapter_names, load_weights, merge, save_weights
+from autopeft.model import load_weights, merge, save_weights
 from autopeft.records import Adapter, Site
-from autopeft.train import compile_plan
 
 METHODS = discover("autopeft.methods")
 LINEAR = Site(name="x", layer=0, role="up", kind="linear", in_features=16, out_features=24, has_bias=True)
@@ -236,7 +236,7 @@ def test_base_model_is_as_it_was_after_training_and_after_an_error(planned, atta
 @most_variants
 def test_saved_weights_load_exactly_here_and_with_plain_peft(planned, attach, batch_for, tmp_path):
     base, plan = planned
-    batch, names = batch_for(base), adapter_names(compile_plan(plan, METHODS))
+    batch, names = batch_for(base), compile_plan(plan, METHODS).names
     plain = copy.deepcopy(base.module)
     with attach(base, plan) as model:
         train(model, batch)
@@ -293,7 +293,7 @@ def test_mix_of_methods_costs_the_sum_and_leaves_the_base_model_alone(
 def test_mix_of_methods_saves_and_loads(architecture, make_base, make_plan, attach, batch_for, tmp_path):
     base = make_base(architecture)
     plan, batch = make_plan(base, mixed(base)), batch_for(base)
-    names = adapter_names(compile_plan(plan, METHODS))
+    names = compile_plan(plan, METHODS).names
     with attach(base, plan) as model:
         train(model, batch)
         trained = logits(model, batch)

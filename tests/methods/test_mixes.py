@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, state_of, toy_base
 
+from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 from autopeft.records import Adapter, Plan
-from autopeft.train import compile_plan
 
 METHODS = discover("autopeft.methods")
 
@@ -71,7 +71,7 @@ def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
     plan = random_plan(data, base)
     digest, before = base.sha256(), state_of(base.module)
     task_type = PEFT_TASKS.get(base.name.removeprefix("toy "), "SEQ_CLS")
-    with base.attached(compile_plan(plan, METHODS), plan=plan, task_type=task_type, seed=0) as model:
+    with base.attached(compile_plan(plan, METHODS).configs, plan=plan, task_type=task_type, seed=0) as model:
         told, _ = model.get_nb_trainable_parameters()
         summed = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert plan.trainable_params == summed - base.head_params == told - base.head_params

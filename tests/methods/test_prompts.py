@@ -303,7 +303,7 @@ def test_two_kinds_of_virtual_tokens_in_one_plan_are_refused():
     plan = planned(base, "prompt_tuning")
     twice = [*PROMPT_TUNING.configs(plan.adapters), *PROMPT_TUNING.configs(plan.adapters)]
     with (
-        pytest.raises(SiteError, match=r"has 2 configs of virtual tokens among 2; it can have one"),
+        pytest.raises(SiteError, match=r"There are 2 prompts among 2 configs; a model takes one"),
         base.attached(twice, plan=plan, task_type=CLASSES, seed=0),
     ):
         pytest.fail("two prompts were attached")

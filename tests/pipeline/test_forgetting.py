@@ -17,6 +17,7 @@ from toys.words import CONTEXT, FILLER, toy_rows
 from typer.testing import CliRunner
 
 from autopeft import pipeline, report
+from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.cli.display import Silent
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
@@ -40,7 +41,6 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.train import compile_plan
 
 NEVER = 10**9
 
@@ -142,7 +142,7 @@ def test_adapter_that_changes_nothing_forgets_nothing(prepared, methods, tmp_pat
     adapters = adapters_of(methods["lora"], prepared.base.sites, rank=2)
     cost = sum(methods["lora"].cost(sites[own.site], 2, dict(own.options)) for own in adapters)
     plan = Plan(adapters=tuple(adapters), learning_rate=1e-2, trainable_params=cost)
-    configs = compile_plan(plan, methods)
+    configs = compile_plan(plan, methods).configs
     with prepared.base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
         save_weights(model, ("default",), tmp_path / "weights")
     untouched = bench.measure(plan, on_general(prepared, steps=8))

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from toys import architectures as model_toys
 
+from autopeft.adapters import check_plan
 from autopeft.errors import ModelError
 from autopeft.extension import discover
-from autopeft.pipeline.prepare import check_plan
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import BudgetSpec, DataSpec, LimitSpec, ModelSpec, PlanDocument, RunSpec, TaskSpec
 from autopeft.space import AllocationContext, Policy, plan_of

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from autopeft.adapters import compile_plan
 from autopeft.exports import read_weights
 from autopeft.extension import ExportSource, discover
-from autopeft.model import adapter_names, save_weights
-from autopeft.train import compile_plan
+from autopeft.model import save_weights
 
 METHODS = discover("autopeft.methods")
 PEFT_TASKS = {"llama-lm": "CAUSAL_LM", "gpt2-lm": "CAUSAL_LM", "t5-lm": "SEQ_2_SEQ_LM"}
@@ -40,15 +40,15 @@ def task_of(base):
 
 def trained(base, plan, folder, *, seed=0):
     """Every trained number moved at random, the head's too; saved as a search saves it."""
-    raw, configs = copy.deepcopy(base.module), compile_plan(plan, METHODS)
-    names = adapter_names(configs)
-    with base.attached(configs, plan=plan, task_type=task_of(base), seed=seed) as model:
+    raw, stack = copy.deepcopy(base.module), compile_plan(plan, METHODS)
+    names = stack.names
+    with base.attached(stack.configs, plan=plan, task_type=task_of(base), seed=seed) as model:
         shake(model, seed=seed)
         logits = logits_of(model)
         save_weights(model, names, folder)
     folders = [folder / name for name in names] if len(names) > 1 else [folder]
     source = ExportSource(
-        configs=tuple(compile_plan(plan, METHODS)),
+        configs=stack.configs,
         base_model="toy/model",
         task_type=task_of(base),
         head=base.head_names,

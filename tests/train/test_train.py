@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from toys.bases import state_of
 
+from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.model import SavedBytes
 from autopeft.records import Status
-from autopeft.train import compile_plan, epoch_batches, full_course, full_run_steps
+from autopeft.train import epoch_batches, full_course, full_run_steps
 from autopeft.train.rates import parameter_groups
 
 
@@ -304,7 +305,7 @@ def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
         replace(a, rate_factor=8.0) for a in make_plan(bench.base, "ia3").adapters if a.site.endswith("value")
     ]
     plan = make_plan(bench.base, [*lora, *vectors], learning_rate=1e-3)
-    configs = compile_plan(plan, bench.methods)
+    configs = compile_plan(plan, bench.methods).configs
     with bench.base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
         names = {id(p): name for name, p in model.named_parameters()}
         groups = parameter_groups(model, plan, heads=bench.head_rates(), methods=bench.methods)

@@ -15,7 +15,7 @@ PREFIX = "base_model.model."  # what `peft` puts before the base model's own nam
 
 
 def configs_of(source: ExportSource) -> list[PeftConfig]:
-    """Copies of the configs to write or attach, with task and head; one for the head alone if there is none."""
+    """Copies of the configs to write or attach, with task and head; at least one, for the head alone."""
     return for_task(source.configs, source.base, task_type=source.task_type, head_names=source.head)
 
 
