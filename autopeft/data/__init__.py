@@ -1,18 +1,18 @@
-"""Loads a dataset: its columns, its labels and four splits that share no example.
+"""A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → sources → columns → labels → tokens, language, images, choices → cutting → loading, general.
+rows → sources → columns → labels → tokens, language, images, choices, cutting → loading, general_text.
 """
 
 from __future__ import annotations
 
 from autopeft.data.choices import read_choices
-from autopeft.data.general import GeneralRows, read_general
+from autopeft.data.general_text import GeneralRows, read_general
 from autopeft.data.images import ImageFile, read_images
 from autopeft.data.labels import read_texts
 from autopeft.data.language import read_language
 from autopeft.data.loading import load
-from autopeft.data.rows import LabelledData, Read, ReadRows, Split
+from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
 from autopeft.data.sources import SAMPLE, first_rows
 from autopeft.data.tokens import read_tokens
 
@@ -21,9 +21,9 @@ __all__ = [
     "GeneralRows",
     "ImageFile",
     "LabelledData",
-    "Read",
     "ReadRows",
     "Split",
+    "UncutRows",
     "first_rows",
     "load",
     "read_choices",

@@ -6,9 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
-from autopeft.data.columns import Columns, as_label, as_string, beside, cells_of, check_named, in_order, usual
+from autopeft.data.columns import (
+    Columns,
+    as_label,
+    as_string,
+    cells_of,
+    check_named,
+    groups_and_times,
+    in_order,
+    usual,
+)
 from autopeft.data.labels import label_column, with_labels
-from autopeft.data.rows import Parts, Read, Row
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
@@ -19,10 +28,10 @@ CHOICES_NAMES = "choices options answers endings"
 LABEL_NAMES = "label answer answerkey answer_idx correct gold target"
 
 
-class _Asked(NamedTuple):
-    """A question with its choices, and the label as it is written.
+class _Question(NamedTuple):
+    """One row: its inputs are the question and then the choices, its label is as written.
 
-    `keys` are the names that the choices have where they stand; none of a plain list.
+    `keys` are the names that the data gives the choices; empty for a plain list of texts.
     """
 
     row: Row
@@ -30,52 +39,50 @@ class _Asked(NamedTuple):
     where: str
     keys: tuple[str, ...]
 
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        return self.row.inputs[1:]
 
-# What a label may be; the first in which every row has one holds for the whole column, as single rows
+
+# Four readings of a label. The first one that fits every row is used for the whole column, since single rows
 # mislead: with the choices 4, 2, 0, 1 the label 2 is choice 0 by its number and choice 2 by its text.
-_OWN, _NUMBERS, _LETTERS, _TEXTS = "names beside the choices", "numbers from 0", "letters", "texts of choices"
-_READINGS: Mapping[str, Callable[[_Asked], Sequence[str]]] = {
-    _OWN: lambda asked: asked.keys,
-    _NUMBERS: lambda asked: [str(index) for index in range(len(asked.row.inputs) - 1)],
-    _LETTERS: lambda asked: LETTERS if asked.row.label.isupper() else LETTERS.lower(),
-    _TEXTS: lambda asked: [text.strip() for text in asked.row.inputs[1:]],
+_TEXTS = "texts of choices"
+_READINGS: Mapping[str, Callable[[_Question], Sequence[str]]] = {
+    "names beside the choices": lambda question: question.keys,
+    "numbers from 0": lambda question: [str(index) for index in range(len(question.choices))],
+    "letters": lambda question: LETTERS if question.row.label.isupper() else LETTERS.lower(),
+    _TEXTS: lambda question: [text.strip() for text in question.choices],
 }
 
 
-def read_choices(spec: DataSpec, notes: list[str]) -> Read:
-    """A question, a list of choices, and which is right: its number from 0, its letter, or its text.
+def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
+    """Rows of a question and its choices, labelled with the right choice.
 
+    The data may name the right choice by its number from 0, its letter, its own name or its text.
     `data.text_columns` may name the question and the choices, or the question and one column per choice.
 
     Raises:
-        DataError: Columns are missing, rows differ in their number of choices, or a label names none.
+        DataError: Columns are missing, rows differ in their number of choices, or a label names no choice.
     """
     name, tables = read(spec, notes)
     columns = _choose_columns(spec, tables["train"][0].column_names, notes)
     raw = {
-        part: [asked for table in found for asked in _rows(part, table, columns)]
-        for part, found in tables.items()
+        part: [question for table in part_tables for question in _questions(part, table, columns)]
+        for part, part_tables in tables.items()
     }
-    known = {asked.row.label for asked in raw["train"]}
+    known = {question.row.label for question in raw["train"]}
     usable = {
-        part: with_labels(part, rows, columns.label, known=known, kind="choice", notes=notes)
-        for part, rows in raw.items()
+        part: with_labels(part, questions, columns.label, known=known, kind="choice", notes=notes)
+        for part, questions in raw.items()
     }
-    every = [asked for rows in usable.values() for asked in rows]
-    names = _names(every)
-    right = iter(_right(every, columns.label, notes))
+    every = [question for questions in usable.values() for question in questions]
+    names = _choice_names(every)
+    right = iter(_right_choices(every, columns.label, notes))
     parts: Parts = {}
-    for part, rows in usable.items():
-        named = [(asked.row._replace(label=names[next(right)]), asked.time) for asked in rows]
-        parts[part] = in_order(part, named, columns.time)
-    return Read(
-        name=name,
-        parts=parts,
-        target=Target(kind="choice", names=names),
-        input_columns=columns.inputs,
-        label_column=columns.label,
-        in_order=columns.time is not None,
-    )
+    for part, questions in usable.items():
+        rows = [(question.row._replace(label=names[next(right)]), question.time) for question in questions]
+        parts[part] = in_order(part, rows, columns.time)
+    return columns.uncut(name, parts, Target(kind="choice", names=names))
 
 
 def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> Columns:
@@ -87,52 +94,54 @@ def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> C
             f"A column of questions and one of choices are needed among {', '.join(names)}; name them in "
             "data.text_columns, the question first."
         )
-    label = label_column(spec, names, inputs=[question, *choices], known=LABEL_NAMES)
+    label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
     notes.append(f"The question is column {question}, the choices {', '.join(choices)}, the label {label}.")
     return Columns(inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column)
 
 
-def _rows(part: str, table: Any, columns: Columns) -> list[_Asked]:
+def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
     questions, *choices = (cells_of(part, table, name) for name in columns.inputs)
     labels = cells_of(part, table, columns.label, is_needed=part == "train")
-    found = []
-    cells = zip(questions, labels, *beside(part, table, columns), *choices, strict=True)
+    cells = zip(questions, labels, *groups_and_times(part, table, columns), *choices, strict=True)
+    rows = []
     for index, (question, label, group, time, *offered) in enumerate(cells):
         texts, keys = _offered(offered[0]) if len(offered) == 1 else (_strings(offered), ())
-        asked = as_string(question, columns.inputs[0])
-        row = Row((asked, *texts), as_label(label, columns.label), group)
-        found.append(_Asked(row, time, f"row {index + 1} of {part}", keys))
-    return found
+        text = as_string(question, columns.inputs[0])
+        row = Row((text, *texts), as_label(label, columns.label), group)
+        rows.append(_Question(row, time, f"row {index + 1} of {part}", keys))
+    return rows
 
 
 def _offered(cell: Any) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
-    """A list of texts, or a record with one under `text` and their names under `label` (as ARC has it)."""
+    """Texts and names of the choices in a cell: a list, or a record of two lists `text` and `label` (ARC)."""
     texts, keys = (cell.get("text"), cell.get("label")) if isinstance(cell, Mapping) else (cell, ())
     if not isinstance(texts, list):
         return (), ()
-    own: list[Any] = keys if isinstance(keys, list) and len(keys) == len(texts) else []
-    return _strings(texts), tuple(str(key).strip() for key in own)
+    names: list[Any] = keys if isinstance(keys, list) and len(keys) == len(texts) else []
+    return _strings(texts), tuple(str(name).strip() for name in names)
 
 
 def _strings(cells: Sequence[Any]) -> tuple[str | None, ...]:
-    """Choices as text, also blank ones; None where one is missing."""
+    """Choices as text, blank ones too; None for a missing choice."""
     return tuple(None if cell is None or cell != cell else str(cell) for cell in cells)
 
 
-def _names(rows: Sequence[_Asked]) -> tuple[str, ...]:
-    """What the choices are called: letters, or numbers from 1 where those are too few.
+def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
+    """Names for the choices: letters, or numbers from 1 if there are more than 26.
 
     Raises:
         DataError: A question or choice is missing, or rows differ in their number of choices.
     """
-    for asked in rows:
-        if None in asked.row.inputs or len(asked.row.inputs) == 1:
+    for question in questions:
+        if None in question.row.inputs or not question.choices:
             raise DataError(
-                f"The question or a choice is missing in {asked.where}; complete or drop the row."
+                f"The question or a choice is missing in {question.where}; complete or drop the row."
             )
-    counts = {len(asked.row.inputs) - 1 for asked in rows}
+    counts = {len(question.choices) for question in questions}
     if len(counts) != 1:
-        raise DataError(f"The rows have from {min(counts)} to {max(counts)} choices; all need as many.")
+        raise DataError(
+            f"The rows have from {min(counts)} to {max(counts)} choices; give all rows the same number."
+        )
     n_choices = counts.pop()
     if n_choices < 2:
         raise DataError("Each row has one choice; at least 2 are needed.")
@@ -141,30 +150,29 @@ def _names(rows: Sequence[_Asked]) -> tuple[str, ...]:
     return tuple(str(index + 1) for index in range(n_choices))
 
 
-def _right(rows: Sequence[_Asked], column: str, notes: list[str]) -> list[int]:
-    """Which choice is right in each row, by the first reading of the labels that all of them allow.
+def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]) -> list[int]:
+    """The index of the right choice in each row, by the first reading of the labels that fits every row.
 
     Raises:
-        DataError: There is none; the message names a row that the likeliest leaves out.
+        DataError: No reading fits; the message names a row that the best reading leaves out.
     """
-    found = {reading: [_place(asked, reading) for asked in rows] for reading in _READINGS}
-    likeliest = min(found, key=lambda reading: found[reading].count(None))  # the first of equals
-    places = [place for place in found[likeliest] if place is not None]
-    if len(places) < len(rows):
-        asked = rows[found[likeliest].index(None)]
+    indices = {reading: [_index(question, reading) for question in questions] for reading in _READINGS}
+    best = min(indices, key=lambda reading: indices[reading].count(None))  # the first of equals
+    right = [index for index in indices[best] if index is not None]
+    if len(right) < len(questions):
+        question = questions[indices[best].index(None)]
         raise DataError(
-            f"The label {asked.row.label!r} of {asked.where} names none of its {len(asked.row.inputs) - 1} "
-            f"choices, read as {likeliest}; write numbers from 0, letters from A, or the choices themselves, "
-            "alike in every row."
+            f"The label {question.row.label!r} of {question.where} names none of its "
+            f"{len(question.choices)} choices, read as {best}; write numbers from 0, letters from A, or the "
+            "choices themselves, alike in every row."
         )
-    if None not in found[_TEXTS] and found[_TEXTS] != places:
+    if None not in indices[_TEXTS] and indices[_TEXTS] != right:
         notes.append(
-            f"The labels in column {column} are read as {likeliest}, although they are also texts of other "
-            "choices."
+            f"The labels in column {column} are read as {best}, but are also texts of other choices."
         )
-    return places
+    return right
 
 
-def _place(asked: _Asked, reading: str) -> int | None:
-    names = list(_READINGS[reading](asked))[: len(asked.row.inputs) - 1]
-    return names.index(asked.row.label) if asked.row.label in names else None
+def _index(question: _Question, reading: str) -> int | None:
+    names = list(_READINGS[reading](question))[: len(question.choices)]
+    return names.index(question.row.label) if question.row.label in names else None

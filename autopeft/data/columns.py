@@ -1,4 +1,4 @@
-"""Which columns of a table hold what, and their cells as strings, the same from every file format."""
+"""Which columns of a table hold inputs and label, and their cells as strings, alike from every format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from autopeft.data.rows import Row
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError, UnknownNameError
+from autopeft.extension import Target
 from autopeft.records import DataSpec
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
@@ -18,56 +19,82 @@ NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns of the inputs, of the label, and of what keeps rows together or in order."""
+    """The columns of the inputs, the label, the group (kept in one split) and the time (keeps the order)."""
 
     inputs: tuple[str, ...]
     label: str
     group: str | None = None
     time: str | None = None
 
+    def uncut(self, name: str, parts: Parts, target: Target) -> UncutRows:
+        """The rows of a dataset of this name, read from these columns."""
+        return UncutRows(
+            name=name,
+            parts=parts,
+            target=target,
+            input_columns=self.inputs,
+            label_column=self.label,
+            in_order=self.time is not None,
+        )
+
 
 def check_named(spec: DataSpec, names: Sequence[str]) -> None:
     """Refuse a column that the spec names and the train table lacks; raises UnknownNameError."""
-    asked = [*spec.text_columns, spec.label_column, spec.group_column, spec.time_column]
-    for column in asked:
+    named = [*spec.text_columns, spec.label_column, spec.group_column, spec.time_column]
+    for column in named:
         if column is not None and column not in names:
             raise UnknownNameError("column", column, names)
 
 
-def usual(names: Sequence[str], known: str) -> str | None:
-    """The first of some usual names, the most telling first, that a table has, case aside."""
+def usual(names: Sequence[str], usual_names: str) -> str | None:
+    """The column of a table that comes first in a list of usual names, the most telling first; case aside."""
     by_lower = {name.lower(): name for name in names}
-    return next((by_lower[name] for name in known.split() if name in by_lower), None)
+    return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
+
+
+def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
+    """The one input column that the spec names, or else the one with a usual name.
+
+    Raises:
+        DataError: There is no such column, or the spec names several; the message calls it by `content`.
+        UnknownNameError: The spec names a column that the table lacks.
+    """
+    check_named(spec, names)
+    column = spec.text_columns[0] if spec.text_columns else usual(names, usual_names)
+    if not column or len(spec.text_columns) > 1:
+        seen = ", ".join(spec.text_columns or names)
+        raise DataError(f"One column of {content} is needed, there is {seen}; name it in data.text_columns.")
+    return column
 
 
 def is_numeric(cells: Sequence[str | None]) -> bool:
-    """Whether every cell that is there reads as a number."""
+    """Whether every cell that is not missing is a number."""
     return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
 
 
 def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, Any]]:
-    """Rows of strings with the cell of their time; None where something is missing.
+    """Each row as strings, with the cell of its time; a missing cell is None.
 
     Args:
-        part: train, confirm or test; the label may be missing in the last two.
-        table: What a source gave.
-        columns: Which.
-        kind: The target's; lists of labels are read where it is None or `classes`.
+        part: train, confirm or test; the last two may lack the label.
+        table: A table that a source gave.
+        columns: The columns to read.
+        kind: The target's kind. A cell may hold a list of labels if it is None or `classes`.
 
     Raises:
-        DataError: A column is not there, or holds lists where one value is needed.
+        DataError: A column is missing, or holds lists where one value is needed.
     """
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
     labels = _labels(part, table, columns.label, kind)
-    groups, times = beside(part, table, columns)
+    groups, times = groups_and_times(part, table, columns)
     return [
         (Row(tuple(cells), label, group), time)
         for *cells, label, group, time in zip(*inputs, labels, groups, times, strict=True)
     ]
 
 
-def beside(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
-    """The groups of the rows as strings and the cells of their times, which only train needs to have."""
+def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
+    """The group of each row as a string, and the cell of its time; confirm and test may lack both columns."""
     groups, times = (
         [None] * len(table) if name is None else cells_of(part, table, name, is_needed=part == "train")
         for name in (columns.group, columns.time)
@@ -76,10 +103,10 @@ def beside(part: str, table: Any, columns: Columns) -> tuple[list[str | None], l
 
 
 def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:
-    """The cells of a column; where a table lacks one that is not needed, None for each row.
+    """The cells of a column; None for each row where a table lacks a column that is not needed.
 
     Raises:
-        DataError: A column that is needed is not there.
+        DataError: The table lacks a column that is needed.
     """
     if name in table.column_names:
         cells: Sequence[Any] = table[name]
@@ -90,40 +117,41 @@ def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Seq
 
 
 def as_label(cell: Any, column: str) -> str | None:
-    """A cell as text; one missing label turns a column of integers into floats: "1.0" is label 1."""
+    """A label as text; "1.0" becomes "1", since one missing label turns a column of integers into floats."""
     text = as_string(cell, column)
     return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
 
 
-def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
+def declared_names(table: Any, column: str) -> Sequence[str]:
+    """The label names that a dataset declares for a column of numbers or of lists of numbers; else none."""
     feature = table.features.get(column)
-    names = getattr(getattr(feature, "feature", feature), "names", None) or ()
+    return getattr(getattr(feature, "feature", feature), "names", None) or ()
+
+
+def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
+    declared = declared_names(table, column)
 
     def named(cell: Any, index: int) -> str | None:
-        plain = as_label(cell, column)
-        if not names or plain is None:
-            return plain
-        return None if plain == "-1" else name_of(plain, names, f"row {index + 1} of {part}", column)
+        code = as_label(cell, column)
+        if not declared or code is None:
+            return code
+        return None if code == "-1" else name_of(code, declared, f"row {index + 1} of {part}", column)
 
-    found: list[Any] = []
+    labels: list[Any] = []
     for index, cell in enumerate(cells_of(part, table, column, is_needed=part == "train")):
         if isinstance(cell, list) and kind in (None, "classes"):
-            own = [named(item, index) for item in cell]
-            found.append(tuple(dict.fromkeys(name for name in own if name is not None)))
+            names = [named(item, index) for item in cell]
+            labels.append(tuple(dict.fromkeys(name for name in names if name is not None)))
         elif kind == "classes" and cell is not None:
             words = [word.strip() for word in re.split("[,;|]", str(cell)) if word.strip()]
-            found.append(tuple(dict.fromkeys(words)))
+            labels.append(tuple(dict.fromkeys(words)))
         else:
-            found.append(named(cell, index))
-    return found
+            labels.append(named(cell, index))
+    return labels
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
-    """The label with a number among the declared ones.
-
-    Raises:
-        DataError: It is none of their numbers.
-    """
+    """The declared label of a number; raises DataError if there is none."""
     if code.isdigit() and int(code) < len(names):
         return names[int(code)]
     raise DataError(
@@ -133,7 +161,7 @@ def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
 
 
 def as_string(cell: Any, column: str) -> str | None:
-    """A cell as text, None where it is missing or blank."""
+    """A cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
     if isinstance(cell, list | dict):
         raise DataError(f"Column {column} holds {str(cell)[:60]}; allowed is one text or label per row.")
     is_missing = cell is None or cell != cell  # NaN alone differs from itself
@@ -141,10 +169,10 @@ def as_string(cell: Any, column: str) -> str | None:
 
 
 def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> list[Row]:
-    """The rows of train from the earliest to the latest, where a column says it; others keep their order.
+    """The rows of train by ascending time if there is a time column; all others in their own order.
 
     Raises:
-        DataError: A time that is missing or no time.
+        DataError: A time is missing or cannot be read.
     """
     if column is None or part != "train":
         return [row for row, _ in rows]
@@ -161,13 +189,13 @@ def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> 
 
 
 def _comparable(times: Sequence[Any]) -> Sequence[Any]:
-    """Datetimes and numbers as they are; text as numbers, as ISO 8601, else as pandas infers of the first."""
+    """Datetimes and numbers as they are; text as numbers, as ISO 8601, or as pandas infers from the first."""
     if not any(isinstance(time, str) for time in times):
         return times
     texts = [str(time).strip() for time in times]
     if is_numeric(texts):
         return [float(text) for text in texts]
-    # Without an offset a time counts as UTC, so that times with and without one compare.
+    # A time without an offset counts as UTC, so that times with and without an offset compare.
     try:
         return list(pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Labelled images: folders of classes, tables with a column of files or zip members, datasets."""
+"""Labelled images: from folders of classes, tables with a column of files or zip members, and datasets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import datasets
 
-from autopeft.data.columns import Columns, check_named, usual
+from autopeft.data.columns import Columns, only_input
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
-from autopeft.data.rows import Read
+from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, TABLES, by_part, is_list, listed_by_part, read, read_table
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
@@ -27,9 +27,9 @@ _FILE, _LABEL = "file", "label"  # columns of the table that folders of classes 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One image, equal to another exactly where its bytes are; `content` holds them where there is no file.
+    """One image; two are equal exactly if their bytes are.
 
-    `member` is its name in the zip file `path`.
+    `content` holds the bytes of an image without a file. `member` is the image's name in the zip file `path`.
     """
 
     digest: str
@@ -42,14 +42,14 @@ class ImageFile:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """What messages call the image."""
         return f"{self.member} in {self.path}" if self.member else self.path
 
     def load(self) -> Any:
-        """The image in RGB, of the library Pillow.
+        """The image in RGB, as a `PIL.Image.Image`.
 
         Raises:
-            DataError: It does not open, or Pillow is not installed.
+            DataError: The image does not open, or Pillow is not installed.
         """
         try:
             from PIL import Image, UnidentifiedImageError
@@ -59,64 +59,57 @@ class ImageFile:
             with Image.open(io.BytesIO(_bytes(self.path, self.member, self.content))) as image:
                 return image.convert("RGB")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            is_none = isinstance(error, UnidentifiedImageError)  # whose text has an address in memory
-            reason = "it is of no kind that Pillow reads" if is_none else error
+            is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
+            reason = "it is of no kind that Pillow reads" if is_unknown else error
             raise DataError(
                 f"The image {self.name} does not open ({reason}); replace it or drop its row."
             ) from error
 
 
-def read_images(spec: DataSpec, notes: list[str]) -> Read:
-    """Labelled images with their target.
+def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
+    """Rows of one image with a label.
 
     Raises:
-        DataError: No images or labels there, or a file that is missing.
+        DataError: There are no images or no labels, or a file is missing.
     """
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
     name, tables = _tables(spec, spec.source, notes)
-    first = tables["train"][0][0]
-    check_named(spec, first.column_names)
-    files = spec.text_columns[0] if spec.text_columns else usual(first.column_names, FILE_NAMES)
-    if not files or len(spec.text_columns) > 1:
-        seen = ", ".join(spec.text_columns or first.column_names)
-        raise DataError(
-            f"One column of image files is needed, there is {seen}; name it in data.text_columns."
-        )
-    label = label_column(spec, first.column_names, inputs=[files], known=LABEL_NAMES)
+    names = tables["train"][0][0].column_names
+    files = only_input(spec, names, FILE_NAMES, content="image files")
+    label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
     notes.append(f"Images are column {files}; the label is column {label}.")
-    known: dict[str, ImageFile] = {}
+    images: dict[str, ImageFile] = {}
     keyed = {
-        part: [_keyed(table, files, known, folder=folder, part=part) for table, folder in found]
-        for part, found in tables.items()
+        part: [_with_keys(table, files, images, folder=folder, part=part) for table, folder in part_tables]
+        for part, part_tables in tables.items()
     }
-    found = labelled(spec, name, keyed, columns=columns, notes=notes)
-    for part, rows in found.parts.items():
-        found.parts[part] = [row._replace(inputs=(known[row.inputs[0]],)) for row in rows]
-    return found
+    uncut = labelled(spec, name, keyed, columns=columns, notes=notes)
+    for part, rows in uncut.parts.items():
+        uncut.parts[part] = [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
+    return uncut
 
 
 def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[str, list[tuple[Any, Path]]]]:
-    """The tables of each part, each with the folder that its images are named from."""
+    """The dataset's name, and the tables of each part with the folder that image paths start from."""
     if is_list(source):
         name, listed = listed_by_part(source, notes)
-        tables = {
+        return name, {
             part: [(read_table(file, TABLES), file.parent) for file in files]
             for part, files in listed.items()
         }
-        return name, tables
     path = Path(source).expanduser()
     if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
-        name, found = path.resolve().name, _class_folders(path, notes)
+        name, tables = path.resolve().name, _class_folders(path, notes)
     else:
-        name, found = read(spec, notes)
+        name, tables = read(spec, notes)
     folder = path if path.is_dir() else path.parent
-    return name, {part: [(table, folder) for table in own] for part, own in found.items()}
+    return name, {part: [(table, folder) for table in part_tables] for part, part_tables in tables.items()}
 
 
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
-    """`train/cat/1.png`, or `cat/1.png` where no folder is named after a split."""
+    """A table per part from `train/cat/1.png`, or from `cat/1.png` if no folder is named after a split."""
     folders = {child.name: child for child in sorted(path.glob("[!._]*")) if child.is_dir()}
     if not folders:
         raise DataError(
@@ -138,10 +131,10 @@ def _table_of(folder: Path) -> Any:
     return datasets.Dataset.from_dict({_FILE: [str(file.resolve()) for file in files], _LABEL: labels})
 
 
-def _keyed(table: Any, column: str, known: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
-    """The table with a key of `known` in place of each image; None where there is none."""
+def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
+    """The table with a key in place of each image (None if missing); adds key -> image to `images`."""
     if column not in table.column_names:
-        return table  # whoever reads it says what it lacks
+        return table  # `labelled` names the missing column
     if isinstance(table.features[column], datasets.Image):
         table = table.cast_column(column, datasets.Image(decode=False))
     keys: list[str | None] = []
@@ -150,21 +143,21 @@ def _keyed(table: Any, column: str, known: dict[str, ImageFile], *, folder: Path
             keys.append(None)
             continue
         where = f"row {index + 1} of {part}"
-        file = _of_cell(cell, where) if isinstance(cell, Mapping) else _of_name(str(cell), folder, where)
-        keys.append(f"{file.digest} {file.name}")
-        known[f"{file.digest} {file.name}"] = file
+        image = _of_cell(cell, where) if isinstance(cell, Mapping) else _of_name(str(cell), folder, where)
+        keys.append(f"{image.digest} {image.name}")
+        images[f"{image.digest} {image.name}"] = image
     return table.remove_columns(column).add_column(column, keys)
 
 
 def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:
     content, path = cell.get("bytes"), cell.get("path")
     if content is None and path is None:
-        raise DataError(f"The image in {where} holds neither bytes nor a path.")
+        raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
     return _image(str(path or where), content=content)
 
 
 def _of_name(name: str, folder: Path, where: str) -> ImageFile:
-    """A file beside the table, else a member of a zip file there."""
+    """The image of a file in the folder, or else of a member of a zip file there."""
     if (folder / name).is_file():
         return _image(str(folder / name))
     archives = sorted(str(file) for file in folder.glob("*.zip"))

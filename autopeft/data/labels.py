@@ -8,14 +8,23 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from autopeft.data.columns import NUMBER, Columns, check_named, in_order, is_numeric, rows_of, usual
-from autopeft.data.rows import Parts, Read, Row
+from autopeft.data.columns import (
+    NUMBER,
+    Columns,
+    check_named,
+    declared_names,
+    in_order,
+    is_numeric,
+    rows_of,
+    usual,
+)
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
-# Usual column names, the most telling first; compared without regard to case.
+# Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
     "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b text sentence"
     " content review body title query question utterance tweet document comment input prompt message headline"
@@ -25,11 +34,11 @@ LABEL_NAMES = (
     " similarity_score"
 )
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
-MAX_LEVELS = 10  # more distinct fractions than this make a regression target; chosen by hand
+MAX_LEVELS = 10  # with more distinct numbers, some of them fractions, labels are a regression target; by hand
 
 
-def read_texts(spec: DataSpec, notes: list[str]) -> Read:
-    """Labelled texts or pairs of texts; the label decides the kind of the target."""
+def read_texts(spec: DataSpec, notes: list[str]) -> UncutRows:
+    """Labelled texts or pairs of texts; the labels decide the kind of the target."""
     name, tables = read(spec, notes)
     columns = _choose_columns(spec, tables["train"][0], notes)
     return labelled(spec, name, tables, columns=columns, notes=notes)
@@ -37,49 +46,41 @@ def read_texts(spec: DataSpec, notes: list[str]) -> Read:
 
 def labelled(
     spec: DataSpec, name: str, tables: Mapping[str, list[Any]], *, columns: Columns, notes: list[str]
-) -> Read:
+) -> UncutRows:
     """Rows of some input columns and a label column, with their target.
 
     Raises:
         DataError: The labels cannot be learned from.
     """
     raw = {
-        part: [row for table in found for row in rows_of(part, table, columns, kind=spec.label_kind)]
-        for part, found in tables.items()
+        part: [row for table in part_tables for row in rows_of(part, table, columns, kind=spec.label_kind)]
+        for part, part_tables in tables.items()
     }
     kind = spec.label_kind or _kind([row.label for row, _ in raw["train"]])
     known = {label for row, _ in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     for part, rows in raw.items():
-        usable = _usable(part, rows, columns, known=known, kind=kind, notes=notes)
-        parts[part] = in_order(part, usable, columns.time)
+        with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
+        parts[part] = in_order(part, _with_text(part, with_label, columns, notes), columns.time)
     if kind == "number":
         parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
         mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
         target = Target(kind=kind, names=(columns.label,), mean=mean, std=std or 1.0)
     else:
-        feature = tables["train"][0].features[columns.label]
-        declared = getattr(getattr(feature, "feature", feature), "names", None) or ()
+        declared = declared_names(tables["train"][0], columns.label)
         target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
-    return Read(
-        name=name,
-        parts=parts,
-        target=target,
-        input_columns=columns.inputs,
-        label_column=columns.label,
-        in_order=columns.time is not None,
-    )
+    return columns.uncut(name, parts, target)
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The labels in a row's label: itself, or those of a tuple."""
+    """The labels of one row: a tuple as it is, a single label as a tuple of one, None as none."""
     return label if isinstance(label, tuple) else () if label is None else (label,)
 
 
-def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], known: str) -> str:
+def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
     """The label column that the spec names, or the one with a usual name; raises DataError without one."""
-    label = spec.label_column or usual([name for name in names if name not in inputs], known)
+    label = spec.label_column or usual([name for name in names if name not in inputs], usual_names)
     if not label:
         raise DataError(f"There is no label column among {', '.join(names)}; name it in data.label_column.")
     return label
@@ -88,7 +89,7 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
 def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
-    label = label_column(spec, names, inputs=texts, known=LABEL_NAMES)
+    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
     texts = texts or _find_texts(table, (label, spec.group_column, spec.time_column))
     if not texts:
         raise DataError(f"There is no text column among {', '.join(names)}; name it in data.text_columns.")
@@ -99,73 +100,72 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
 
 
 def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
+    """The columns with the most telling names, or else the only column of strings; empty without either."""
     by_lower = {name.lower(): name for name in table.column_names if name not in taken}
-    for known in TEXT_NAMES.split():
-        if all(name in by_lower for name in known.split("+")):
-            return [by_lower[name] for name in known.split("+")]
+    for names in TEXT_NAMES.split():
+        if all(name in by_lower for name in names.split("+")):
+            return [by_lower[name] for name in names.split("+")]
     strings = [
         name
         for name in by_lower.values()
         if getattr(table.features[name], "dtype", "") in ("string", "large_string")
-        # csv cells are all strings; a column of numbers is an id or a count
+        # All cells of a csv file are strings; a column of numbers is an id or a count.
         and not is_numeric(table[:1000][name])
     ]
     return strings if len(strings) == 1 else []
 
 
-def _usable(
-    part: str,
-    raw: Sequence[tuple[Row, Any]],
-    columns: Columns,
-    *,
-    known: set[str],
-    kind: str,
-    notes: list[str],
+def _with_text(
+    part: str, rows: Sequence[tuple[Row, Any]], columns: Columns, notes: list[str]
 ) -> list[tuple[Row, Any]]:
-    """The complete rows; none where confirm or test have no labels. `known` are the labels of train."""
-    with_label = with_labels(part, raw, columns.label, known=known, kind=kind, notes=notes)
-    rows = [entry for entry in with_label if None not in entry[0].inputs]
-    n_blank = len(with_label) - len(rows)
-    if 2 * n_blank > len(with_label):
-        seen = f"{n_blank} of {len(with_label)} {part} rows have no text in {', '.join(columns.inputs)}"
-        raise DataError(f"{seen}; at most half may. Name another column in data.text_columns.")
+    """The rows in which no input is missing."""
+    complete = [entry for entry in rows if None not in entry[0].inputs]
+    n_blank = len(rows) - len(complete)
+    if 2 * n_blank > len(rows):
+        raise DataError(
+            f"{n_blank} of {len(rows)} {part} rows have no text in {', '.join(columns.inputs)}; at most half "
+            "may. Name another column in data.text_columns."
+        )
     if n_blank:
         notes.append(f"Dropped {n_blank} {part} rows without text.")
-    return rows
+    return complete
 
 
 def with_labels(
-    part: str, raw: Sequence[Entry], column: str, *, known: Collection[str], kind: str, notes: list[str]
+    part: str, rows: Sequence[Entry], column: str, *, known: Collection[str], kind: str, notes: list[str]
 ) -> list[Entry]:
-    """The rows that have a label; none where confirm or test have no labels.
+    """The rows that have a label; empty where confirm or test have no labels.
 
     Args:
         part: train, confirm or test.
-        raw: Tuples that start with a `Row`.
-        column: Of the labels.
+        rows: Tuples that start with a `Row`.
+        column: The label column.
         known: The labels of train.
-        kind: The target's.
-        notes: Told what is dropped.
+        kind: The target's kind.
+        notes: Gets a note on each drop.
 
     Raises:
         DataError: No row of train has a label.
     """
-    labels = {entry[0].label for entry in raw}
-    # Hub test splits have -1 throughout.
-    means_none = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
-    unlabelled = {None, "-1"} if means_none else {None}
-    found = [entry for entry in raw if entry[0].label not in unlabelled]
-    if not found and part == "train":
-        raise DataError(f"None of the {len(raw)} {part} rows has a {column}; training needs labels.")
-    if not found:
-        notes.append(f"Left out the {part} part: none of its {len(raw)} rows has a label.")
-    elif len(found) < len(raw):
-        notes.append(f"Dropped {len(raw) - len(found)} {part} rows without a label.")
-    return found
+    labels = {entry[0].label for entry in rows}
+    # Test splits on the hub often hide their labels by writing -1 throughout.
+    hides_labels = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
+    missing = {None, "-1"} if hides_labels else {None}
+    kept = [entry for entry in rows if entry[0].label not in missing]
+    if not kept and part == "train":
+        raise DataError(f"None of the {len(rows)} {part} rows has a {column}; training needs labels.")
+    if not kept:
+        notes.append(f"Left out the {part} part: none of its {len(rows)} rows has a label.")
+    elif len(kept) < len(rows):
+        notes.append(f"Dropped {len(rows) - len(kept)} {part} rows without a label.")
+    return kept
 
 
 def _kind(labels: Sequence[Any]) -> str:
-    """Lists are several classes; many different fractions, or all but a few, are numbers."""
+    """`classes` for lists, `number` for many distinct numbers with fractions, else `class`.
+
+    Up to a tenth of the distinct labels may be no numbers, so that typing errors are found later.
+    """
     if any(isinstance(label, tuple) for label in labels):
         return "classes"
     levels = {label for label in labels if label is not None}
@@ -175,12 +175,8 @@ def _kind(labels: Sequence[Any]) -> str:
 
 
 def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
-    """Labels as finite floats.
-
-    Raises:
-        DataError: A label that is none; the message names the row.
-    """
-    found = []
+    """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
+    numbers = []
     for index, row in enumerate(rows):
         value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
         if not math.isfinite(value):
@@ -188,34 +184,30 @@ def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
                 f"Label column {column} holds {row.label!r} in row {index + 1}, the others are numbers; "
                 "write a number there or leave it empty."
             )
-        found.append(row._replace(label=value))
-    return found
+        numbers.append(row._replace(label=value))
+    return numbers
 
 
 def _classes(parts: Parts, kind: str, column: str, *, declared: Sequence[str], notes: list[str]) -> Target:
+    """The target of one or several classes; raises DataError if confirm or test have labels new to train."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
         raise DataError(
             f"Label column {column} has only {list(names)} in train; at least 2 labels are needed."
         )
-    require_known(parts, counts)
+    for part, rows in parts.items():
+        if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
+            raise DataError(f"The {part} part has label {unknown[0]!r}, which train lacks; drop or add it.")
     if absent := [name for name in declared if name not in counts]:
         notes.append(f"Left out labels that no train row has: {', '.join(absent)}.")
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
 
 
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
-    """Labels as they were declared; else sorted, numbers by their value."""
+    """Labels in the order of their declaration, or else sorted, numbers by value."""
     present = set(present)
-    numeric = not declared and all(NUMBER.fullmatch(label) for label in present)
+    is_numeric_label = not declared and all(NUMBER.fullmatch(label) for label in present)
     names = [name for name in declared if name in present]
-    return tuple(names or sorted(present, key=lambda name: (float(name) if numeric else 0.0, name)))
-
-
-def require_known(parts: Parts, known: Iterable[str]) -> None:
-    """Refuse labels of confirm or test that train lacks."""
-    present = set(known)
-    for part, rows in parts.items():
-        if unknown := sorted({name for row in rows for name in names_in(row.label)} - present):
-            raise DataError(f"The {part} part has label {unknown[0]!r}, which train lacks; drop or add it.")
+    by_value = sorted(present, key=lambda name: (float(name) if is_numeric_label else 0.0, name))
+    return tuple(names or by_value)

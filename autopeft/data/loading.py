@@ -1,14 +1,16 @@
-"""From a spec to four splits: rows as the task reads them, duplicates out, cuts, labels as numbers."""
+"""From settings to four splits: read the rows, drop duplicates, cut, and turn labels into numbers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 from autopeft.data.cutting import cut_splits, remove_duplicates
-from autopeft.data.labels import read_texts
-from autopeft.data.rows import LabelledData, ReadRows, Row, Split, fingerprint_text
+from autopeft.data.labels import names_in, read_texts
+from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
@@ -16,10 +18,10 @@ from autopeft.records import DataSpec
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
     """The dataset of a spec, cleaned and split into train, search, confirm and test.
 
-    `search`, and `confirm` where the user has no validation split, are cut from train: 15 %,
-    at least 50 and at most 2,000 rows, never more than a third; stratified where the classes
-    allow it. Inputs that occur again (case and spacing aside) stay in the more precious
-    split, test before confirm before train; this happens before any cut.
+    `search`, and `confirm` if the user has no validation split, are cut from train: 15 % of it, at least 50
+    and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
+    inputs that occur again (case and spacing aside) are removed except from the more precious split: test
+    before confirm before train.
 
     Args:
         spec: Where the data is, and which columns to use; an unset column is found by name.
@@ -27,11 +29,11 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         read_rows: Reads the rows that the task learns from; `Task.read_rows`.
 
     Returns:
-        The splits, with a note in plain words on each decision taken.
+        The splits, with a note in plain words on each decision.
 
     Raises:
         DataError: The source cannot be read, or its rows cannot be learned from.
-        UnknownNameError: A column that the spec names is not there.
+        UnknownNameError: A column that the spec names does not exist.
 
     Example:
         >>> sample = load(DataSpec(), seed=0)
@@ -39,29 +41,29 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         (('negative', 'positive'), 1773, 313)
     """
     notes: list[str] = []
-    found = read_rows(spec, notes)
-    n_removed = remove_duplicates(found, notes)
-    splits = cut_splits(found, spec.max_examples, seed=seed, notes=notes)
-    target = replace(found.target, counts=_counts(found.target, splits["train"]))
+    uncut = read_rows(spec, notes)
+    n_removed = remove_duplicates(uncut, notes)
+    splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
+    target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
     return LabelledData(
         **{part: _split(part, rows, target) for part, rows in splits.items()},
         target=target,
-        text_columns=found.input_columns,
-        label_column=found.label_column,
-        name=found.name,
-        fingerprint=hashlib.sha256(fingerprint_text(splits).encode()).hexdigest()[:16],
+        text_columns=uncut.input_columns,
+        label_column=uncut.label_column,
+        name=uncut.name,
+        fingerprint=_fingerprint(splits),
         duplicates_removed=n_removed,
         notes=tuple(notes),
     )
 
 
 def _split(part: str, rows: list[Row], target: Target) -> Split:
-    at = {name: index for index, name in enumerate(target.names)}
+    indices = {name: index for index, name in enumerate(target.names)}
 
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
-            return tuple(at[name] for name in label)
-        return at[label] if target.kind in ("class", "choice") else label
+            return tuple(indices[name] for name in label)
+        return indices[label] if target.kind in ("class", "choice") else label
 
     return Split(
         name=part,
@@ -72,10 +74,12 @@ def _split(part: str, rows: list[Row], target: Target) -> Split:
 
 def _counts(target: Target, rows: list[Row]) -> tuple[int, ...]:
     """How often train has each label."""
-    if target.kind == "number" or not target.names:
+    if target.kind == "number":
         return ()
-    counts = dict.fromkeys(target.names, 0)
-    for row in rows:
-        for name in row.label if isinstance(row.label, tuple) else (row.label,):
-            counts[name] += 1
-    return tuple(counts.values())
+    counts = Counter(name for row in rows for name in names_in(row.label))
+    return tuple(counts[name] for name in target.names)
+
+
+def _fingerprint(splits: Parts) -> str:
+    content = {name: [[row.inputs, row.label] for row in rows] for name, rows in splits.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

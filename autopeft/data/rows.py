@@ -1,9 +1,8 @@
-"""The records of a dataset: a row as read, a split, and the whole."""
+"""The records of a dataset: one row, the rows before any cut, a split, and the four splits together."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,9 +11,9 @@ from autopeft.records import DataSpec
 
 
 class Row(NamedTuple):
-    """One example as read: `inputs` as its task takes them, the label as it is written there.
+    """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
-    Rows of one `group` stay in one split; None is a row by itself.
+    Rows of one `group` stay in one split; a row with group None is on its own.
     """
 
     inputs: tuple[Any, ...]
@@ -22,15 +21,15 @@ class Row(NamedTuple):
     group: str | None = None
 
 
-Parts = dict[str, list[Row]]
+Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
-    """The rows of train, confirm and test of a dataset as a task reads them, before any cut.
+class UncutRows:
+    """The rows of train, confirm and test as a task reads them, before any cut.
 
-    `in_order` says that rows next to each other belong together (a text, a time line), so that what
-    is cut out of train is its end. `may_repeat` says that the same inputs may stand in one part twice.
+    `in_order` is True where neighbouring rows belong together (a text, a time series); its end is cut out of
+    train then. `may_repeat` is True where one part may hold the same inputs twice.
     """
 
     name: str
@@ -42,14 +41,16 @@ class Read:
     may_repeat: bool = False
 
 
-ReadRows = Callable[[DataSpec, list[str]], Read]  # adds a note in plain words on each decision to the list
+# Reads the rows of a dataset, and appends a note in plain words on each decision to the list.
+ReadRows = Callable[[DataSpec, list[str]], UncutRows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One split's rows: `inputs` holds what one example is made of, such as one string per text column.
+    """The rows of one split: `inputs` has one tuple per example, such as one string per text column.
 
-    `labels` are as the target says: an index into its names, several, a number, one index per token, a text.
+    `labels` are as the target says: an index into its names, several indices, a number, one index per token,
+    or a text.
     """
 
     name: str
@@ -59,10 +60,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData:
-    """Four splits that share no example; `test` is empty where the user has none.
+    """Four splits that share no example; `test` is empty if the user has none.
 
-    `fingerprint` is 16 hex digits over the inputs and labels of all four splits in
-    order; file format, path and machine do not enter it, the seed does through the cuts.
+    `fingerprint` is 16 hex digits over the inputs and labels of all splits in order. File format, path and
+    machine do not change it; the seed does, through the cuts.
     """
 
     train: Split
@@ -79,11 +80,5 @@ class LabelledData:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The labels that there are, in the order of the model's outputs."""
+        """The labels in the order of the model's outputs."""
         return self.target.names
-
-
-def fingerprint_text(splits: Mapping[str, list[Row]]) -> str:
-    """What the fingerprint is taken of: inputs and labels alone."""
-    content = {name: [[row.inputs, row.label] for row in rows] for name, rows in splits.items()}
-    return json.dumps(content, sort_keys=True, default=str)

@@ -1,7 +1,7 @@
 """Reads files, folders, saved datasets and the hub into tables, by the split word in their names.
 
-A local source never touches the network: `load_dataset("csv", ...)` counts a download at s3.amazonaws.com
-even for a local file, so files go through `Dataset.from_csv` and its kin, with a cache of their own.
+A local source never touches the network. `load_dataset("csv", ...)` counts a download at s3.amazonaws.com
+even for a local file; therefore files are read by `Dataset.from_csv` and its like, with a temporary cache.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from autopeft.records import DataSpec
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 TEXTS = (".txt", ".md")
-PARAGRAPH = "paragraph"  # the one column of a text file
-READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-_FEW_PARAGRAPHS = 60  # so that train and search have some each; chosen by hand
-_STREAMED, _FEWEST_STREAMED = 2, 1000  # rows read per row to learn from, and at least; chosen by hand
+PARAGRAPH = "paragraph"  # the only column of a text file
+_READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
+_STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
 
-# pyarrow's errors are ValueErrors; a blank JSON file gives StopIteration; `_quiet` makes ParserWarning one.
-FILE_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning)
-# The HTTP library changed its name between hub versions; its base error is found under this one.
-HUB_ERRORS = (*FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
+# pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `_quiet` raises ParserWarning.
+_FILE_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning)
+# The hub client changed its HTTP library between versions; this name is the base error of either.
+_HUB_ERRORS = (*_FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
 
 
 def read(
@@ -47,12 +47,12 @@ def read(
     """The name of a source, and its tables by part: train, confirm, test.
 
     Args:
-        spec: A file, several by comma, a folder of files, a saved dataset, or a hub id.
-        notes: Told what is left out.
-        suffixes: Of the files that are read; texts become tables of one column, `paragraph`.
+        spec: Names a file, several files by comma, a folder of files, a saved dataset, or a hub id.
+        notes: Gets a note on each file or split that is left out.
+        suffixes: Suffixes of the files to read; a text becomes a table with the column `paragraph`.
 
     Raises:
-        DataError: Nothing there, or nothing that can be read.
+        DataError: The source does not exist or cannot be read.
     """
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
     if is_list(spec.source):
@@ -81,22 +81,22 @@ def read(
 
 
 def is_list(source: str | None) -> bool:
-    """Whether a source is several files by comma."""
+    """Whether a source names several files, separated by commas."""
     return bool(source) and "," in str(source) and not Path(str(source)).expanduser().exists()
 
 
 def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
-    """Several files by comma: their folder's name, and what each is for by the split word in its name.
+    """The name of the files' folder, and the files of each part by the split word in their names.
 
     Raises:
-        DataError: A file that is not there, or none for train.
+        DataError: A file does not exist, or none is for train.
     """
     paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
     for path in paths:
         if not path.is_file():
             raise DataError(f"The data file {path} does not exist.{_near(path)} Check the spelling.")
     name = paths[0].resolve().parent.name
-    # By name alone: a folder may hold a split word too; equal names get a number.
+    # By name alone, as a folder's name may hold a split word too; blanks keep equal names apart.
     files = {f"{path.name}{' ' * index}": path for index, path in enumerate(paths)}
     return name, by_part(files, name, notes)
 
@@ -115,31 +115,38 @@ def _near(path: Path) -> str:
 
 
 def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
-    """Sources by the split word in their names; all of them train where no name has one."""
-    words = {key: SPLIT_WORD.search(key.lower()) for key in sources}
+    """Sources by the split word in their names; all are train if no name has one.
+
+    Raises:
+        DataError: Some names have a split word, but none is for train.
+    """
     parts: dict[str, list[Any]] = {}
-    for key, word in words.items():
+    ignored = []
+    for key, content in sources.items():
+        word = SPLIT_WORD.search(key.lower())
         if word:
             part = word[1] if word[1] in ("train", "test") else "confirm"
-            parts.setdefault(part, []).append(sources[key])
+            parts.setdefault(part, []).append(content)
+        else:
+            ignored.append(key)
     if not parts:
         return {"train": list(sources.values())}
     if "train" not in parts:
         raise DataError(f"{name} has no train part, only {', '.join(sources)}; name one of them train.")
-    if ignored := [key for key, word in words.items() if not word]:
+    if ignored:
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
     return parts
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[str]:
-    """Silences `datasets`; gives a cache folder that is gone afterwards."""
+    """A context in which `datasets` is silent; yields a cache folder that is deleted afterwards."""
     had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
         with tempfile.TemporaryDirectory(prefix="autopeft-") as cache, warnings.catch_warnings():
-            # pandas cuts off the cells of a row that is longer than the header, and only warns.
+            # pandas drops the cells of a row beyond the header, and only warns.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield cache
     finally:
@@ -149,7 +156,7 @@ def _quiet() -> Iterator[str]:
 
 
 def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
-    """One file, or a folder that `save_to_disk` wrote."""
+    """The table of one file, or the dataset in a folder that `save_to_disk` wrote; raises DataError."""
     suffix = path.suffix.lower()
     if path.is_file() and suffix not in suffixes:
         raise DataError(f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes)}.")
@@ -162,63 +169,71 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
                 paragraphs = _paragraphs(path.read_text(encoding="utf-8"))
                 return datasets.Dataset.from_dict({PARAGRAPH: paragraphs})
             if suffix in (".csv", ".tsv"):
-                # Every cell as the text that stands there: no "007" -> 7, no "null" or "NA" -> missing.
+                # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
                 options = {"sep": "," if suffix == ".csv" else "\t", "index_col": False}
                 header = pd.read_csv(path, nrows=0, **options).columns
                 options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
-            read = getattr(datasets.Dataset, f"from_{READERS[suffix]}")
+            read = getattr(datasets.Dataset, f"from_{_READERS[suffix]}")
             return read(glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options)
-        except FILE_ERRORS as error:
-            why = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
-            what = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            raise DataError(f"{path} holds no rows or is no {what}: {why}. Repair or replace it.") from error
+        except _FILE_ERRORS as error:
+            reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
+            kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
+            raise DataError(
+                f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
+            ) from error
 
 
 def _paragraphs(text: str) -> list[str]:
-    """A text in pieces that end at blank lines, or at line ends where those are few; joined, it is whole."""
+    """A text cut at blank lines, or at line ends if those are few; the pieces join to the whole text."""
     whole = text.replace("\r\n", "\n")
     pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", whole)
-    found = pieces if len(pieces) >= _FEW_PARAGRAPHS else whole.splitlines(keepends=True)
-    if not any(piece.strip() for piece in found):
+    if len(pieces) < _FEW_PARAGRAPHS:
+        pieces = whole.splitlines(keepends=True)
+    if not any(piece.strip() for piece in pieces):
         raise ValueError("it is blank")
-    return found
+    return pieces
 
 
 def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
-    """Asks once whether the hub answers: left alone, `load_dataset` retries for half a minute and more."""
+    """The splits of a hub dataset.
+
+    The hub is asked once beforehand, since `load_dataset` retries for over half a minute without network.
+    """
     if spec.streaming and spec.max_examples is None:
         raise DataError(
-            f"The stream of {source} has no end that is known; say with --max-examples how many rows to take."
+            f"The stream of {source} has no known end; limit the rows to read with --max-examples."
         )
     try:
         HfApi().dataset_info(source, timeout=10)
-    except HUB_ERRORS as error:
+    except _HUB_ERRORS as error:
         *owner, last = source.split("/")
         cached = "___".join([*owner, camelcase_to_snakecase(last)])
         if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
-            seen = f"Neither the hub ({type(error).__name__}) nor a local file gives dataset {source!r}."
-            raise DataError(f"{seen}{_near(Path(source))} Check spelling, network and access.") from error
+            raise DataError(
+                f"Neither the hub ({type(error).__name__}) nor a local file has dataset {source!r}."
+                f"{_near(Path(source))} Check spelling, network and access."
+            ) from error
     with _quiet():
         try:
-            found = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
-            return first_rows(found, spec.max_examples, notes) if spec.streaming else found
-        except HUB_ERRORS as error:
+            splits = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
+            return first_rows(splits, spec.max_examples, notes) if spec.streaming else splits
+        except _HUB_ERRORS as error:
             raise DataError(f"Check the name and config of hub dataset {source!r}: {error}") from error
 
 
 def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list[str]) -> dict[str, Any]:
-    """Tables of the first rows of some streams, enough for `max_examples` rows of train and the cuts.
+    """Tables of the first rows of streams, enough for `max_examples` rows of train and the cuts.
 
     Args:
         streams: Split name -> `IterableDataset`.
-        max_examples: Rows to learn from.
-        notes: Told how many rows were read.
+        max_examples: How many rows to learn from.
+        notes: Gets a note on how many rows were read.
     """
-    most = max(_FEWEST_STREAMED, _STREAMED * (max_examples or 0))
-    tables = {}
-    for split, stream in streams.items():
-        rows = list(stream.take(most))
-        tables[split] = datasets.Dataset.from_list(rows, features=stream.features)
-    read = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())
-    notes.append(f"Read the first rows of each stream ({read}): where they are sorted, load all of them.")
+    n_rows = max(_STREAMED_AT_LEAST, _STREAMED_SHARE * (max_examples or 0))
+    tables = {
+        split: datasets.Dataset.from_list(list(stream.take(n_rows)), features=stream.features)
+        for split, stream in streams.items()
+    }
+    sizes = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())
+    notes.append(f"Read the first rows of each stream ({sizes}): where they are sorted, load all of them.")
     return tables

@@ -322,7 +322,7 @@ def test_stream_from_the_hub_is_read_as_far_as_it_is_needed(tmp_path, monkeypatc
     assert served["streaming"] and 1400 <= served["rows"] < 1500
     assert len(data.train.inputs) + len(data.search.inputs) == 700
     assert any("Read the first rows of each stream (1400 of train)" in note for note in data.notes)
-    with pytest.raises(DataError, match=r"no end that is known; say with --max-examples"):
+    with pytest.raises(DataError, match="no known end; limit the rows to read with --max-examples"):
         load(DataSpec(source="some/corpus", streaming=True), seed=0)
     write(tmp_path / "train.csv", make_rows())
     with pytest.raises(DataError, match=r"data\.streaming is for hub ids"):
