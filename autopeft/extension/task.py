@@ -68,7 +68,7 @@ class Task(Protocol):
 
     The part itself stands for the commonest target; `fitted` gives the task for one dataset.
     `read_rows` is a reader of `autopeft.data`, such as `read_texts`, or any function from the settings and a
-    list to add notes to, to an `autopeft.data.Read`. `metrics` are those to choose from.
+    list to add notes to, to an `autopeft.data.UncutRows`. `metrics` are those to choose from.
     `is_share` says whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1.
     `score_span` is the width of the range of the scores (1 for an accuracy); None where they have no
     bounds. `peft_task_type` is None where `peft` has no word for the task. `notes` are decisions
