@@ -29,6 +29,15 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+# The folders with the longest tests. A worker that begins one of them last would end long after the other.
+SLOW_FOLDERS = ("repository", "pipeline")
+
+
+def pytest_collection_modifyitems(items):
+    """Start the longest tests first, so that the workers share only short ones at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """One token per word of VOCABULARY, [CLS] before and [SEP] after."""

@@ -15,6 +15,7 @@ import yaml
 from autopeft import pipeline
 from autopeft.cli.display import Silent
 from autopeft.errors import RunDirError, SpecError
+from autopeft.pipeline.training import Trained
 from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,
@@ -97,37 +98,45 @@ import json, sys
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import csv, torch
-run, data, *given = sys.argv[1:]
-result = json.load(open(f"{run}/result.json"))
+run, data, *folders = sys.argv[1:]
 config = PeftConfig.from_pretrained(f"{run}/best/adapters")
 def base():
     return AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2)
 attached = sum(p.numel() for p in get_peft_model(base(), config).parameters() if p.requires_grad)
-model = PeftModel.from_pretrained(base(), given[0] if given else f"{run}/best/weights").eval()
 tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path)
 rows = list(csv.DictReader(open(f"{data}/validation.csv")))
 names = sorted({row["label"] for row in rows})
-with torch.no_grad():
+@torch.no_grad()
+def accuracy(folder):
+    model = PeftModel.from_pretrained(base(), folder).eval()
     guesses = [names[model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax()] for row in rows]
-hits = sum(guess == row["label"] for guess, row in zip(guesses, rows))
-print(json.dumps({"attached": attached, "metric": hits / len(rows)}))
+    return sum(guess == row["label"] for guess, row in zip(guesses, rows)) / len(rows)
+print(json.dumps({"attached": attached, "accuracies": [accuracy(folder) for folder in folders]}))
 """
 
 
-def in_fresh_process(*arguments: str) -> dict:
+@pytest.fixture(scope="module")
+def trained(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The best plan of the run, trained in full with another seed."""
+    return pipeline.train_plan(run, out=tmp_path_factory.mktemp("trained") / "adapter", seed=11)
+
+
+@pytest.fixture(scope="module")
+def fresh(run: Path, trained: Trained, data_dir: Path) -> dict:
+    """What plain peft sees in a fresh process: attached parameters, and the accuracies of both adapters."""
+    folders = (run, data_dir, run / "best" / "weights", trained.folder)
     done = subprocess.run(
-        [sys.executable, "-c", FRESH, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FRESH, *map(str, folders)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def test_plain_peft_gives_the_same_count_and_the_confirmed_metric(
-    run: Path, answer: dict, data_dir: Path
+    run: Path, answer: dict, fresh: dict
 ) -> None:
     training = json.loads((run / "best/weights/training.json").read_text(encoding="utf-8"))
-    seen = in_fresh_process(str(run), str(data_dir))
-    assert seen["attached"] - answer["best"]["head_params"] == answer["best"]["trainable_params"]
-    assert seen["metric"] == pytest.approx(training["metric"], abs=1e-12)
+    assert fresh["attached"] - answer["best"]["head_params"] == answer["best"]["trainable_params"]
+    assert fresh["accuracies"][0] == pytest.approx(training["metric"], abs=1e-12)
     first = answer["best"]["seeds"][0]
     confirmed = [
         r for r in rows_of(run) if r["split"] == "confirm" and r["plan_hash"] == training["plan_hash"]
@@ -136,14 +145,12 @@ def test_plain_peft_gives_the_same_count_and_the_confirmed_metric(
 
 
 def test_trained_plan_reproduces_its_metric_through_plain_peft(
-    run: Path, data_dir: Path, tmp_path: Path
+    run: Path, trained: Trained, fresh: dict
 ) -> None:
-    trained = pipeline.train_plan(run, out=tmp_path / "adapter", seed=11)
-    measured, folder = trained.measurement, trained.folder
-    assert in_fresh_process(str(run), str(data_dir), str(folder))["metric"] == measured.metric
-    assert read_plan(folder / "plan.yaml").plan == read_plan(run).plan
+    assert fresh["accuracies"][1] == trained.measurement.metric
+    assert read_plan(trained.folder / "plan.yaml").plan == read_plan(run).plan
     with pytest.raises(RunDirError, match="not empty"):
-        pipeline.train_plan(run, out=folder)
+        pipeline.train_plan(run, out=trained.folder)
 
 
 def test_same_seed_gives_the_same_trials_but_for_the_seconds(
