@@ -11,12 +11,16 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Executor(Protocol):
-    """A way to run measurements; speaks `concurrent.futures`."""
+    """A way to run measurements, with the futures of `concurrent.futures`.
+
+    `name` is what specifications call it, such as `serial`. Measurements share one base model in memory: an
+    executor that runs several at once has to give each a model of its own.
+    """
 
     name: str
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """A future of `fn(*args)`."""
+        """A future of `fn(*args)`; `result()` raises what `fn` raised."""
 
     def shutdown(self) -> None:
-        """Release what the executor holds."""
+        """Wait for what runs, and release threads, processes and connections; `submit` may follow again."""

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """A plan to export, and what is known of it.
+    """A plan to export, and what is known of it; None means not known.
 
-    `configs` stand in the order in which they are attached; none for the head alone. `weights`
-    holds the content of one `adapter_model.safetensors` per config, and nothing before training.
-    `head` names the modules that are trained whole. `base` is there where the exporter asks for it;
-    one that asks for its weights uses it up. `rank` or `energy` (in (0, 1]) bounds a conversion.
-    None means: not known.
+    Attributes:
+        configs: In the order in which they are attached; () for the head alone.
+        base_model: Name or folder of the base model.
+        task_type: `peft`'s word for the task.
+        head: Names of the modules that are trained whole.
+        weights: Tensors of one `adapter_model.safetensors` per config; () before training.
+        base: The base model, where the exporter's `needs_base` asks for it. An exporter that asks for its
+            weights may change them.
+        tokenizer: Of the base model.
+        learning_rate: Of the plan.
+        rank: Upper bound on the ranks of a conversion.
+        energy: Share of the update's squared norm that a conversion keeps, in (0, 1].
     """
 
     configs: tuple[PeftConfig, ...]
@@ -40,8 +47,11 @@ class ExportSource:
 class Exporter(Protocol):
     """A format that other tools read.
 
-    `needs_base` says what must be known of the base model: `none`, its `shapes` (meta tensors
-    suffice) or its `weights`.
+    Attributes:
+        name: What the command line calls it, such as `native`.
+        summary: What is written and who reads it, in one phrase.
+        needs_weights: Whether it exports trained plans alone.
+        needs_base: What it needs of the base model: `none`, `shapes` (meta tensors suffice) or `weights`.
     """
 
     name: str
@@ -50,10 +60,14 @@ class Exporter(Protocol):
     needs_base: str
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """What the format cannot say of a plan, as phrases; nothing where it can say all of it."""
+        """What the format cannot say of a plan, as phrases; () where it can say all of it."""
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write to the folder `out`, whole or not at all; gives what its reader has to know.
+        """Write the plan into a folder, whole or not at all; sentences that its reader has to know.
+
+        Args:
+            source: The plan.
+            out: A folder that is empty or does not exist.
 
         Raises:
             SpecError: The format cannot say it; nothing is written.

@@ -13,38 +13,45 @@ if TYPE_CHECKING:
 
 
 class Reducer(Protocol):
-    """Gathers one score over a stream of batches; two of the same kind add up."""
+    """Gathers one score over a stream of batches; the counts of two reducers can be added."""
 
     def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Count one batch at one site, whole, or raise and count nothing of it; keep neither tensor.
+        """Count one batch at one site.
+
+        A batch is counted as a whole: where this raises, nothing of the batch may have been counted. Neither
+        tensor may be kept.
 
         Args:
-            site: Where.
-            module: The module at the site; for experts in one parameter the one that holds it.
-            inputs: Shape (B, T, in), fp32 or wider; zero at padding tokens. Sites with the same input
-                are given the same tensor, one after the other. For experts: the parameter.
-            gradient: That of the outputs, shape (B, T, out), of the sum of the examples' losses, so that
-                row b is of example b alone; zero at padding tokens; empty for a score of `inputs`. For
-                experts: that of the parameter, in its shape, where the examples cannot be told apart.
+            site: One of the sites that the reducer was made for.
+            module: The module at the site; for experts in one parameter, the module that holds it.
+            inputs: Shape (B, T, in), fp32 or wider, zero at padding tokens. Sites with the same input
+                get the same tensor, one after the other. For experts: the parameter.
+            gradient: Gradient of the sum of the examples' losses by the outputs, shape (B, T, out), zero at
+                padding tokens: row b comes from example b alone. Empty where the score's `labels` are
+                `inputs`. For experts: the gradient by the parameter, in its shape; examples are summed.
         """
 
     def add(self, other: Any) -> None:
-        """Merge another reducer's counts (of the same score, sites and seed) into this one."""
+        """Add another reducer's counts to this one; `other` has the same score, sites and seed."""
 
     def values(self, n_examples: int) -> dict[str, float]:
-        """Site name -> value >= 0, finite, averaged over examples; no entry where nothing was seen."""
+        """Site name -> score >= 0, finite, averaged over examples; no entry for a site without batches."""
 
     def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
-        """Site name -> what each further rank adds, non-increasing, >= 0; {} where the score has none."""
+        """Site name -> gain of each further rank, >= 0, non-increasing; {} where the score has no ranks."""
 
 
 @runtime_checkable
 class Score(Protocol):
-    """An importance score of sites.
+    """An importance score of sites: larger means that training the site changes more.
 
-    `labels` says what the pass has to be: `none` (the score looks at no example), `inputs` (a forward
-    pass alone), `true` (backward from the loss) or `sampled` (the same with labels drawn from the
-    model's own predictions). `unit` is that of the values, as a phrase.
+    Attributes:
+        name: What specifications call it, such as `fisher`.
+        summary: What it says of a site, in one phrase.
+        unit: Of the values, as a phrase.
+        labels: The pass that it needs: `none` (no example is looked at), `inputs` (a forward pass), `true`
+            (forward, and backward from the loss) or `sampled` (the same, with labels drawn from the model's
+            predictions).
     """
 
     name: str
@@ -53,4 +60,9 @@ class Score(Protocol):
     labels: str
 
     def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """A fresh reducer; the same seed draws the same random matrices."""
+        """A reducer without counts.
+
+        Args:
+            sites: Those that it will see.
+            seed: Decides every random draw of it.
+        """

@@ -22,12 +22,15 @@ Example = dict[str, Any]
 class Target:
     """What the labels of a dataset are.
 
-    `kind` is `class` (one per row), `classes` (any number of them), `number`, `tags` (one per token),
-    `choice` (which of a row's own answers), or says what a language model is to write: `completion` or
-    `chat` (the last answer), `documents` or `stream` (all of the text, in rows that stand alone or go on
-    from each other).
-    `names` are the labels in the order of the model's outputs: of a number its column's name, of
-    texts none. `counts` says how often train has each; `mean` and `std` are those of numbers in train.
+    Attributes:
+        kind: `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
+            `choice` (which of a row's answers is right). For language models, what they learn to write:
+            `completion` or `chat` (the last answer), `documents` or `stream` (all of the text; each row
+            stands alone, or goes on from the row before).
+        names: The labels in the order of the model's outputs; the column's name for a number, () for texts.
+        counts: How often the train split has each label; () where there are no names.
+        mean: Mean of the numbers in the train split; 0 for other kinds.
+        std: Standard deviation of the numbers in the train split, > 0; 1 for other kinds.
     """
 
     kind: str = "class"
@@ -39,9 +42,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Rows as features, one entry per example in each; `notes` say what was cut off, in plain words.
+    """Rows as features; a task may make more or fewer examples than there are rows (blocks of a text).
 
-    A task may make more or fewer examples than there are rows (blocks of a text).
+    Attributes:
+        examples: One dictionary of features per example, such as `input_ids`.
+        labels: One per example, as `Task.collate` takes it.
+        notes: Sentences for the user about what was cut off.
     """
 
     examples: tuple[Example, ...]
@@ -51,10 +57,14 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a task says of a model on some batches; scores stand in the order of the batches.
+    """The quality of a model on some batches.
 
-    The mean of the scores is the metric. Where the metric is no mean (a correlation, an F1) they are
-    its jackknife pseudo-values, moved so that their mean is the metric: their spread gives its variance.
+    Attributes:
+        metric: In the unit of the task's metric.
+        loss: Mean over the examples or tokens, as the task weighs them.
+        example_scores: One per example, in the order of the batches; their mean is the metric. Where the
+            metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
+            their mean is the metric: their spread gives its variance.
     """
 
     metric: float
@@ -67,12 +77,20 @@ class Task(Protocol):
     """A task type: how rows become batches, the loss, and the metric.
 
     The part itself stands for the commonest target; `fitted` gives the task for one dataset.
-    `read_rows` is a reader of `autopeft.data`, such as `read_texts`, or any function from the settings and a
-    list to add notes to, to an `autopeft.data.UncutRows`. `metrics` are those to choose from.
-    `is_share` says whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1.
-    `score_span` is the width of the range of the scores (1 for an accuracy); None where they have no
-    bounds. `peft_task_type` is None where `peft` has no word for the task. `notes` are decisions
-    that the user should know, in plain words.
+
+    Attributes:
+        name: What specifications call it, such as `text-classification`.
+        read_rows: A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
+            `autopeft.data.UncutRows` of the data settings, and adds notes for the user to a list.
+        metric: The one that is measured.
+        metrics: Names of the metrics to choose from.
+        greater_is_better: True for accuracies, False for errors and losses.
+        is_share: Whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1.
+        score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds.
+        peft_task_type: Such as `SEQ_CLS`; None where `peft` has no word for the task.
+        auto_class: The class of `transformers` that loads a model with the head, such as
+            `AutoModelForSequenceClassification`.
+        notes: Decisions that the user should know, as sentences.
     """
 
     name: str
@@ -87,7 +105,12 @@ class Task(Protocol):
     notes: tuple[str, ...]
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
-        """The task for a dataset's target and the user's settings; `tokenizer` where it is known by now.
+        """The task for one dataset.
+
+        Args:
+            spec: The user's settings.
+            target: What the labels of the dataset are.
+            tokenizer: None where it is not loaded yet.
 
         Raises:
             UnknownNameError: No such metric.
@@ -97,13 +120,13 @@ class Task(Protocol):
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
     ) -> Encoded:
-        """Features per example (`input_ids` and its like), of at most `max_length` tokens, and labels.
+        """Features and labels of each example.
 
         Args:
             inputs: One tuple per row, as `read_rows` makes them.
             labels: One per row, as the target says.
-            tokenizer: Of the base model; of a vision model its image processor.
-            max_length: In tokens.
+            tokenizer: Of the base model; the image processor of a vision model.
+            max_length: Most tokens of an example; the rest is cut off.
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
@@ -118,20 +141,20 @@ class Task(Protocol):
 
 @runtime_checkable
 class DrawsLabels(Protocol):
-    """What a task whose labels are numbers offers beside: labels from the model's own predictions.
+    """A task that can draw labels from the model's predictions, for scores that sample them.
 
-    Without it the score `fisher_sampled` can be had where labels are classes alone, which it draws itself.
+    Only tasks whose labels are numbers have to offer it; classes are drawn without the task.
     """
 
     def draw_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
-        """Labels drawn from the distribution of which the loss is -log p, up to a factor and a constant.
+        """Labels drawn from the distribution p for which the loss is -log p, up to a factor and a constant.
 
         Args:
-            logits: The model's predictions (B, …), fp32, on the CPU.
+            logits: The model's predictions, shape (B, …), fp32, on the CPU.
             generator: On the CPU; decides the draw.
 
         Returns:
-            Shaped as the labels of a batch; None where they are classes.
+            In the shape of a batch's labels; None where the labels are classes.
         """
 
 
@@ -140,6 +163,7 @@ class Metric(Protocol):
     """A metric of labels, for the tasks that predict classes or a number.
 
     Attributes:
+        name: What specifications call it, such as `accuracy`.
         kinds: Those kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`.
         default_for: Those kinds whose default metric it is; beside them `uneven`: one class per row
             with very uneven counts.
