@@ -6,15 +6,12 @@ Every class weighs the same, however rare it is.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 from sklearn.metrics import balanced_accuracy_score
 
 from autopeft.metrics.parts.confusion_cells import score_by_cells
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
-
-
-def _score(truth: Floats, guesses: Floats) -> Scored:
-    return score_by_cells(_balanced_accuracy, truth, guesses)
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric
 
 
 def _balanced_accuracy(truth: Floats, guesses: Floats, *, sample_weight: Floats) -> float:
@@ -23,4 +20,9 @@ def _balanced_accuracy(truth: Floats, guesses: Floats, *, sample_weight: Floats)
         return float(balanced_accuracy_score(truth, guesses, sample_weight=sample_weight))
 
 
-PART = LabelMetric(name="balanced-accuracy", kinds=("class",), score=_score, is_share=True)
+PART = LabelMetric(
+    name="balanced-accuracy",
+    kinds=("class",),
+    score=partial(score_by_cells, _balanced_accuracy),
+    is_share=True,
+)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
+from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
-
-def _score(truth: Floats, guesses: Floats) -> Scored:
-    """Truth and guesses of shape (N, C), 0 or 1."""
-    return mean_of((truth == guesses).all(axis=1).astype(float))
-
-
-PART = LabelMetric(name="exact-match", kinds=("classes",), score=_score, is_share=True, score_span=1.0)
+PART = LabelMetric(
+    name="exact-match",
+    kinds=("classes",),
+    score=lambda truth, guesses: mean_of((truth == guesses).all(axis=1)),
+    is_share=True,
+    score_span=1.0,
+)

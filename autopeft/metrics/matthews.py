@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sklearn.metrics import matthews_corrcoef
 
 from autopeft.metrics.parts.confusion_cells import score_by_cells
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
+from autopeft.metrics.parts.label_metric import LabelMetric
 
-
-def _score(truth: Floats, guesses: Floats) -> Scored:
-    return score_by_cells(matthews_corrcoef, truth, guesses)
-
-
-PART = LabelMetric(name="matthews", kinds=("class",), score=_score)
+PART = LabelMetric(name="matthews", kinds=("class",), score=partial(score_by_cells, matthews_corrcoef))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored, mean_of
+from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
-
-def _score(truth: Floats, guesses: Floats) -> Scored:
-    return mean_of(np.square(guesses - truth))
-
-
-PART = LabelMetric(name="mean-squared-error", kinds=("number",), score=_score, greater_is_better=False)
+PART = LabelMetric(
+    name="mean-squared-error",
+    kinds=("number",),
+    score=lambda truth, guesses: mean_of(np.square(guesses - truth)),
+    greater_is_better=False,
+)

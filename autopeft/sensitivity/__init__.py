@@ -1,7 +1,7 @@
-"""Importance scores, one file each, and the pass over some batches that serves them all."""
+"""Importance scores, one file each; `passes/` runs them over some batches, `parts/` is what they share."""
 
 from __future__ import annotations
 
-from autopeft.sensitivity._pass import ENOUGH, MEASURED_KINDS, measure
+from autopeft.sensitivity.passes import ENOUGH, MEASURED_KINDS, measure
 
 __all__ = ["ENOUGH", "MEASURED_KINDS", "measure"]

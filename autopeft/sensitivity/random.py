@@ -1,30 +1,20 @@
-"""Random: a score that knows nothing; the null that any score must beat."""
+"""Random: a score that knows nothing; the null score that any score must beat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from autopeft.extension import Reducer
 from autopeft.records import Site
-from autopeft.sensitivity._sums import Given
+from autopeft.sensitivity.parts.reducers import FixedValues
+from autopeft.sensitivity.parts.site_score import SiteScore
 
 
-@dataclass(frozen=True)
-class Random:
+def _reducer(sites: Sequence[Site], seed: int) -> FixedValues:
     """Log-normal noise, as uneven as measured scores are (sigma 1, chosen by hand)."""
-
-    name: str = "random"
-    summary: str = "noise (null)"
-    unit: str = "1"
-    labels: str = "none"
-
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """Site name -> a draw > 0; the same for a seed."""
-        draws = np.random.default_rng(seed).lognormal(sigma=1.0, size=len(sites))
-        return Given({site.name: float(draw) for site, draw in zip(sites, draws, strict=True)})
+    noise = np.random.default_rng(seed).lognormal(sigma=1.0, size=len(sites))
+    return FixedValues({site.name: float(value) for site, value in zip(sites, noise, strict=True)})
 
 
-PART = Random()
+PART = SiteScore(name="random", summary="noise (null)", unit="1", labels="none", make_reducer=_reducer)

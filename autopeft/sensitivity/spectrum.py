@@ -1,116 +1,81 @@
-"""Spectrum: how much of a site's gradient the best update of each rank holds."""
+"""Spectrum: how much of a site's mean gradient the best update of each rank holds, as energies σ_r².
+
+G (out, in) is the gradient summed over all examples. For a large map it is never formed: Y = G Ω and Z = Ψ G are
+summed over batches, from δᵀ (x Ω) and (δ Ψᵀ)ᵀ x, and G is rebuilt as Q (Ψ Q)⁺ Z with Q = orth(Y). Where these sketches
+would hold more numbers than G (maps of up to 1280 × 1280), G itself is summed, and the energies are exact. A
+norm has one energy, of its weight and bias together, which norm tuning takes whole. Experts in one parameter
+are left out.
+
+Source: Tropp et al. 2017, arXiv:1609.00048, algorithm 4.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from autopeft.extension import Reducer
 from autopeft.records import Site
-from autopeft.sensitivity._draws import generator
-from autopeft.sensitivity._gradients import Remembered, norm_gradients, summed_product
-from autopeft.sensitivity._leading import leading_values
+from autopeft.sensitivity.parts.gradients import LastCallCache, norm_gradients, summed_product
+from autopeft.sensitivity.parts.reducers import Sums, Tensors
+from autopeft.sensitivity.parts.seeds import generator
+from autopeft.sensitivity.parts.singular_values import leading_values
+from autopeft.sensitivity.parts.site_score import SiteScore
 
-RANKS = 16  # that are reported
-# Energies of real gradients fall like r^-1.4 (MiniLM-L6 on review sentences): what a sketch leaves out is
-# spread as noise over what it finds, ‖tail‖² / (l - k), which takes this many columns to be a few percent.
-_RANGE = 256
-_CORANGE = 1024
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Energies σ_r² of the mean gradient, from sketches that add up over batches.
-
-    G (out, in) is the gradient summed over all examples. No batch's part of it is formed: Y = G Ω and
-    Z = Ψ G come from δᵀ (x Ω) and (δ Ψᵀ)ᵀ x, and G is rebuilt as Q (Ψ Q)⁺ Z with Q = orth(Y). Where the
-    sketches would hold more numbers than G (maps of up to 1280 × 1280), G itself is summed up, and the
-    energies are exact.
-
-    A norm has one energy, of its weight and bias together, which norm tuning takes whole. Experts in
-    one parameter are left out.
-
-    Source: Tropp et al. 2017, arXiv:1609.00048, algorithm 4.
-    """
-
-    name: str = "spectrum"
-    summary: str = "energy of the mean gradient, and what each rank of an update holds of it"
-    unit: str = "(loss per unit of weight) squared"
-    labels: str = "true"
-
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """Site name -> ‖G‖² / n², >= 0; profiles hold σ_r² / n² for r up to 16."""
-        return Sketches(seed)
+_PROFILE_RANKS = 16
+# Columns of Ω and rows of Ψ. Energies of real gradients fall like r^-1.4 (MiniLM-L6 on review sentences). The
+# tail that a sketch leaves out is spread as noise over the rest, ‖tail‖² / (l - k): a few percent here.
+_RANGE, _CORANGE = 256, 1024
 
 
-class Sketches:
-    """One or two matrices for each site, which add up."""
+class _Sketches:
+    """G, or Y and Z, of each site; a seed decides Ω and Ψ."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._tests: dict[tuple[str, int], torch.Tensor] = {}
-        self._sums: dict[str, tuple[torch.Tensor, ...]] = {}
-        # Sites of one input width share Ω, so that x Ω is found once for q, k and v.
-        self._projected = Remembered(lambda inputs: inputs.flatten(0, 1) @ self._test("in", inputs))
+        self.projections: dict[tuple[str, int], torch.Tensor] = {}
+        # Sites of one input width share Ω, so that x Ω is computed once for q, k and v.
+        self._projected = LastCallCache(lambda inputs: inputs.flatten(0, 1) @ self._projection("in", inputs))
 
-    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Count one batch at one site."""
+    def term(
+        self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
+    ) -> Tensors | None:
+        """One batch's part of G (out, in), or of Y (out, k) and Z (l, in)."""
+        if site.kind == "parameter":
+            return None
         if site.kind == "norm":
             parts = norm_gradients(module, inputs, gradient)
-            self._add(site.name, (torch.cat([part.sum(dim=0) for part in parts])[None],))
-        elif site.kind != "parameter" and _is_small(site):
-            self._add(site.name, (summed_product(gradient, inputs),))
-        elif site.kind != "parameter":
-            left = gradient.flatten(0, 1)
-            co_range = (left @ self._test("out", gradient)).T @ inputs.flatten(0, 1)
-            self._add(site.name, (left.T @ self._projected(inputs), co_range))
+            return (torch.cat([part.sum(dim=0) for part in parts])[None],)
+        if _is_small(site):
+            return (summed_product(gradient, inputs),)
+        left = gradient.flatten(0, 1)
+        corange = (left @ self._projection("out", gradient)).T @ inputs.flatten(0, 1)
+        return left.T @ self._projected(inputs), corange
 
-    def add(self, other: Any) -> None:
-        """Merge another reducer's sketches into these."""
-        for name, sketches in other._sums.items():
-            self._add(name, sketches)
-
-    def values(self, n_examples: int) -> dict[str, float]:
-        """Site name -> energy of the mean gradient: no decomposition, so that halves are soon compared."""
+    def value(self, sums: Tensors, n_examples: int) -> float:
+        """‖G‖² / n²; from Z without a decomposition, so that halves are compared quickly."""
         # E ‖Ψ G‖² = l ‖G‖²
-        totals = {
-            name: sketches[-1].double().square().sum() / (_CORANGE if len(sketches) == 2 else 1)
-            for name, sketches in self._sums.items()
-        }
-        return {name: float(total) / n_examples**2 for name, total in totals.items()}
+        total = sums[-1].double().square().sum() / (_CORANGE if len(sums) == 2 else 1)
+        return float(total) / n_examples**2
 
-    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
-        """Site name -> energies σ_r² of the mean gradient."""
-        return {name: self._energies(sketches, n_examples) for name, sketches in self._sums.items()}
-
-    def _energies(self, sketches: Sequence[torch.Tensor], n_examples: int) -> tuple[float, ...]:
-        core = sketches[0]
-        if len(sketches) == 2:
+    def profile(self, sums: Tensors, n_examples: int) -> tuple[float, ...]:
+        """σ_r² / n² for r up to 16."""
+        core = sums[0]
+        if len(sums) == 2:
             basis = torch.linalg.qr(core).Q
-            mixed = self._test("out", basis.T).T @ basis
-            core = torch.linalg.lstsq(mixed, sketches[1]).solution
-        return tuple(leading_values(core / n_examples, RANKS).square().tolist())
+            mixed = self._projection("out", basis.T).T @ basis
+            core = torch.linalg.lstsq(mixed, sums[1]).solution
+        return tuple(leading_values(core / n_examples, _PROFILE_RANKS).square().tolist())
 
-    def _test(self, side: str, like: torch.Tensor) -> torch.Tensor:
+    def _projection(self, side: str, rows: torch.Tensor) -> torch.Tensor:
         """Ω (in, k) or Ψᵀ (out, l), standard normal."""
-        size = like.shape[-1]
-        if (side, size) not in self._tests:
+        size = rows.shape[-1]
+        if (side, size) not in self.projections:
             shape = (size, _RANGE if side == "in" else _CORANGE)
-            drawn = torch.randn(shape, generator=generator(self._seed, side, size))
-            self._tests[side, size] = drawn.to(device=like.device)
-        return self._tests[side, size]
-
-    def _add(self, name: str, sketches: tuple[torch.Tensor, ...]) -> None:
-        before = self._sums.get(name)
-        self._sums[name] = (
-            sketches
-            if before is None
-            else tuple(first + second for first, second in zip(before, sketches, strict=True))
-        )
+            normal = torch.randn(shape, generator=generator(self._seed, side, size))
+            self.projections[side, size] = normal.to(device=rows.device)
+        return self.projections[side, size]
 
 
 def _is_small(site: Site) -> bool:
@@ -118,4 +83,17 @@ def _is_small(site: Site) -> bool:
     return n_in * n_out <= _RANGE * n_out + _CORANGE * n_in
 
 
-PART = Spectrum()
+def _reducer(sites: Sequence[Site], seed: int) -> Sums:
+    sketches = _Sketches(seed)
+    return Sums(
+        sketches.term, value=sketches.value, profile=sketches.profile, projections=sketches.projections
+    )
+
+
+PART = SiteScore(
+    name="spectrum",
+    summary="energy of the mean gradient, and what each rank of an update holds of it",
+    unit="(loss per unit of weight) squared",
+    labels="true",
+    make_reducer=_reducer,
+)

@@ -1,27 +1,14 @@
-"""Uniform: every parameter deserves the same; the null that spreads ranks evenly."""
+"""Uniform: the same value everywhere; the null score that spreads ranks evenly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from autopeft.sensitivity.parts.reducers import FixedValues
+from autopeft.sensitivity.parts.site_score import SiteScore
 
-from autopeft.extension import Reducer
-from autopeft.records import Site
-from autopeft.sensitivity._sums import Given
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """The same value everywhere."""
-
-    name: str = "uniform"
-    summary: str = "the same everywhere (null)"
-    unit: str = "1"
-    labels: str = "none"
-
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """Site name -> 1.0."""
-        return Given({site.name: 1.0 for site in sites})
-
-
-PART = Uniform()
+PART = SiteScore(
+    name="uniform",
+    summary="the same everywhere (null)",
+    unit="1",
+    labels="none",
+    make_reducer=lambda sites, seed: FixedValues({site.name: 1.0 for site in sites}),
+)

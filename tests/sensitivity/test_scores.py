@@ -220,7 +220,7 @@ def test_sampled_fisher_is_that_of_single_examples_with_the_drawn_labels(
 
 
 def test_drawn_labels_follow_the_models_predictions():
-    from autopeft.sensitivity._draws import with_drawn_labels
+    from autopeft.sensitivity.passes.labels import with_drawn_labels
 
     logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4000, 1)
     task = discover("autopeft.tasks")["text-classification"]

@@ -18,7 +18,7 @@ from autopeft.errors import DataError, SpecError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.sensitivity import MEASURED_KINDS, measure
-from autopeft.sensitivity._gradients import normalised
+from autopeft.sensitivity.parts.gradients import normalise
 
 SCORES = discover("autopeft.sensitivity")
 LOOKING = [name for name in SCORES if SCORES[name].labels != "none"]
@@ -184,7 +184,7 @@ def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
             return x / x.norm(dim=-1, keepdim=True) * (1 + self.weight)
 
     x = torch.randn(2, 3, 8)
-    torch.testing.assert_close(normalised(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(normalise(Shifted(), x), x / x.norm(dim=-1, keepdim=True))
 
 
 # Halves, and when to stop.

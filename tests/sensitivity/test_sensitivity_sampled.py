@@ -15,7 +15,7 @@ from autopeft.extension import DrawsLabels, Target, discover
 from autopeft.model import BaseModel
 from autopeft.records import TaskSpec
 from autopeft.sensitivity import MEASURED_KINDS, measure
-from autopeft.sensitivity._draws import with_drawn_labels
+from autopeft.sensitivity.passes.labels import with_drawn_labels
 
 SAMPLED = discover("autopeft.sensitivity")["fisher_sampled"]
 TASKS = discover("autopeft.tasks")

@@ -25,6 +25,7 @@ class LabelMetric:
     score_span: float | None = None
 
 
-def mean_of(scores: Floats) -> Scored:
-    """The metric that is the mean of its examples' scores (N,)."""
+def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
+    """The metric that is the mean of its examples' scores (N,), numbers or booleans."""
+    scores = scores.astype(float)
     return float(scores.mean()), tuple(scores.tolist())

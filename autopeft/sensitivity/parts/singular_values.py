@@ -1,18 +1,18 @@
-"""The leading singular values of a matrix, without decomposing all of it."""
+"""The leading singular values of a matrix, without a full decomposition."""
 
 from __future__ import annotations
 
 import torch
 
-from autopeft.sensitivity._draws import generator
+from autopeft.sensitivity.parts.seeds import generator
 
-_BLOCK, _ITERATIONS = 40, 2  # for 16 values; chosen by hand, tests hold them against numpy's SVD
+_BLOCK, _ITERATIONS = 40, 2  # for 16 values; chosen by hand, tests compare with numpy's SVD
 
 
 def leading_values(matrix: torch.Tensor, n_values: int) -> torch.Tensor:
-    """The `n_values` (up to 16) largest singular values, descending; fewer where there are no more.
+    """The `n_values` (up to 16) largest singular values, descending; fewer where the matrix is smaller.
 
-    By subspace iteration from a fixed start (Halko et al. 2011, arXiv:0909.4061, algorithm 4.4).
+    Source: subspace iteration, Halko et al. 2011, arXiv:0909.4061, algorithm 4.4; our start is fixed.
     """
     if min(matrix.shape) > _BLOCK:
         n_rows = len(matrix)

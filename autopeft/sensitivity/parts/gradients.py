@@ -1,4 +1,4 @@
-"""What a layer's input and output gradient say of its weights, without keeping a weight's gradient."""
+"""Gradients of a layer's weights, from its input (B, T, in) and its output's gradient (B, T, out)."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from autopeft.records import Site
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
 
 
-class Remembered:
-    """A function of one tensor that gives its last answer again while it is given the same tensor.
+class LastCallCache:
+    """A function of one tensor that is not called again for the same tensor.
 
-    q, k and v have one input, one after the other. The tensor itself is not kept.
+    q, k and v have the same input, one after the other. The tensor itself is not kept alive.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
         self._function = function
-        self._of: Callable[[], torch.Tensor | None] = lambda: None
-        self._answer: Any = None
+        self._tensor: Callable[[], torch.Tensor | None] = lambda: None
+        self._result: Any = None
 
     def __call__(self, tensor: torch.Tensor) -> Any:
-        """The function's answer."""
-        if self._of() is not tensor:
-            self._answer = self._function(tensor)
-            self._of = weakref.ref(tensor)
-        return self._answer
+        """The function's result."""
+        if self._tensor() is not tensor:
+            self._result = self._function(tensor)
+            self._tensor = weakref.ref(tensor)
+        return self._result
 
 
 class SquaredNorms:
     """Squared norm of each example's weight gradient Gᵀ A, by the ghost identity.
 
-    ‖GᵀA‖² = Σ (A Aᵀ) ∘ (G Gᵀ), which costs T² (in + out) instead of T in out; where
-    2 T² > in × out the per-example gradient itself is the cheaper way, taken in blocks of examples.
+    ‖GᵀA‖² = Σ (A Aᵀ) ∘ (G Gᵀ) costs T² (in + out) instead of T in out. Where 2 T² > in × out, the
+    per-example gradient itself is cheaper; it is computed for a block of examples at a time.
 
     Source: Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679; the switch is that of
     Bu et al. 2022, arXiv:2205.10683.
     """
 
     def __init__(self) -> None:
-        self._gram = Remembered(_gram)
+        self._gram_of_inputs = LastCallCache(_gram)
 
     def __call__(self, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Shape (B,), from A (B, T, in) and G (B, T, out)."""
@@ -53,8 +53,7 @@ class SquaredNorms:
         if n_tokens == 1:
             return (inputs.square().sum(dim=2) * gradient.square().sum(dim=2))[:, 0]
         if 2 * n_tokens**2 <= n_in * n_out:
-            grams: torch.Tensor = self._gram(inputs)
-            return _dots(grams, _gram(gradient))
+            return _dots(self._gram_of_inputs(inputs), _gram(gradient))
         return squares_of_products(gradient, inputs)
 
 
@@ -72,8 +71,8 @@ def squares_of_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tens
 
 
 def _dots(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
-    return result
+    dots: torch.Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+    return dots
 
 
 def summed_product(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
@@ -84,11 +83,11 @@ def summed_product(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor
 def weight_gradient(
     site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """Gradient of the batch's summed loss for the weight, in the weight's own shape."""
+    """Gradient of the batch's summed loss for the weight, in the weight's shape."""
     if site.kind == "parameter":
         return gradient
     if site.kind == "norm":
-        return (normalised(module, inputs) * gradient).sum(dim=(0, 1))
+        return (normalise(module, inputs) * gradient).sum(dim=(0, 1))
     if isinstance(module, Conv1D):
         return summed_product(inputs, gradient)
     return summed_product(gradient, inputs)
@@ -97,29 +96,31 @@ def weight_gradient(
 def norm_gradients(
     module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Each example's gradients of a norm's weight and, if there is one, its bias, shape (B, out) each."""
-    of_weight = (normalised(module, inputs) * gradient).sum(dim=1)
-    return (of_weight, gradient.sum(dim=1)) if getattr(module, "bias", None) is not None else (of_weight,)
+    """Each example's gradients of a norm's weight and, where it has one, its bias, shape (B, out) each."""
+    of_weight = (normalise(module, inputs) * gradient).sum(dim=1)
+    has_bias = getattr(module, "bias", None) is not None
+    return (of_weight, gradient.sum(dim=1)) if has_bias else (of_weight,)
 
 
-def normalised(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """What a norm layer multiplies its weight with, shaped as `inputs`."""
+def normalise(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The factor of a norm layer's weight in its output, in the shape of `inputs`."""
     with torch.no_grad():
         if type(module) is nn.LayerNorm:
             return nn.functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
-        # Gemma multiplies with 1 + weight: what is left at weight 0 is not the weight's doing.
-        return _called(module, inputs, weight=1.0) - _called(module, inputs, weight=0.0)
+        # Gemma multiplies by 1 + weight, so the output at weight 0 is subtracted.
+        return _output(module, inputs, weight=1.0) - _output(module, inputs, weight=0.0)
 
 
-def _called(module: nn.Module, inputs: torch.Tensor, *, weight: float) -> torch.Tensor:
+def _output(module: nn.Module, inputs: torch.Tensor, *, weight: float) -> torch.Tensor:
+    """A norm layer's output where all of its weight has one value and its other parameters are 0."""
     state = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     state["weight"].fill_(weight)
-    result: torch.Tensor = torch.func.functional_call(module, state, (inputs,))
-    return result.float()
+    output: torch.Tensor = torch.func.functional_call(module, state, (inputs,))
+    return output.float()
 
 
 def expert_maps(site: Site, module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    """Experts kept in one parameter (or their gradient) as maps, shape (experts, out, in)."""
+    """Experts that one parameter holds (or their gradient) as maps, shape (experts, out, in)."""
     shape = (site.copies, site.in_features, site.out_features)
     is_square = site.in_features == site.out_features
     is_transposed = getattr(module, "is_transposed", False) if is_square else tensor.shape == shape

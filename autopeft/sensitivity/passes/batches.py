@@ -1,0 +1,165 @@
+"""Runs batches through the model, in smaller parts where memory runs out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft.errors import DataError, SpecError
+from autopeft.extension import Batch, Reducer
+from autopeft.model import SavedBytes
+from autopeft.sensitivity.passes.halves import SplitHalves
+from autopeft.sensitivity.passes.labels import with_drawn_labels
+from autopeft.sensitivity.passes.layout import AmbiguousShapeError, split_in_half
+from autopeft.sensitivity.passes.visit import ScoredModel, Seen, Visit, find_time_first_sites
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+class BatchRunner:
+    """Feeds the halves' reducers; what one batch shows of memory and shapes holds for the next ones.
+
+    `reached` are the sites that were seen, `dropped` those that do not fit into memory; `peak_bytes` is the
+    most that autograd held on the CPU.
+    """
+
+    def __init__(self, scored: ScoredModel, halves: SplitHalves, *, seed: int) -> None:
+        self._scored, self._halves, self._seed = scored, halves, seed
+        self._largest = 0  # numbers in the largest part whose memory was counted
+        self._max_examples: int | None = None  # that fit into memory at once; None: no limit was met
+        self.reached: set[str] = set()
+        self.dropped: frozenset[str] = frozenset()
+        self.notes: list[str] = []
+        self.peak_bytes = 0
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes over each batch: `true`, `sampled`, both, or `inputs` alone."""
+        labels = {score.labels for score in self._halves.scores}
+        with_gradients: list[str] = [kind for kind in ("true", "sampled") if kind in labels]
+        return with_gradients or (["inputs"] if "inputs" in labels else [])
+
+    def run(self, batch: Batch, *, index: int) -> None:
+        """All passes over one batch; `index` decides its half and its drawn labels."""
+        for labels in self.passes:
+            if labels == "sampled":
+                logits = _predictions(self._scored, batch)
+                task = self._scored.task
+                drawn = with_drawn_labels(batch, logits, task=task, seed=self._seed, index=index)
+                self._run_pass(labels, drawn, index=index)
+            else:
+                self._run_pass(labels, batch, index=index)
+        self._halves.count(index % 2, len(batch["labels"]))
+
+    def _run_pass(self, labels: str, batch: Batch, *, index: int) -> None:
+        """One pass over one batch, in parts where it does not fit into memory."""
+        of_inputs, of_gradients = self._reducers(labels, index % 2)
+        to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
+        while to_do:
+            part, seen = to_do.pop()
+            if self._max_examples is not None and len(part["labels"]) > self._max_examples:
+                to_do += [(half, seen) for half in split_in_half(part)[::-1]]
+                continue
+            visit = Visit(
+                self._scored,
+                part,
+                of_inputs=of_inputs,
+                of_gradients=of_gradients,
+                seen=seen,
+                counter=self._counter(part),
+            )
+            if self._succeeds(visit, part, index=index):
+                self.reached |= visit.reached
+            else:
+                to_do.append((part, frozenset(visit.seen)))
+
+    def _reducers(self, labels: str, half: int) -> tuple[Sequence[Reducer], Sequence[Reducer]]:
+        """Those of inputs alone, which the first pass feeds, and those of gradients of these labels."""
+        pairs = list(zip(self._halves.scores, self._halves.reducers[half], strict=True))
+        is_first = labels == self.passes[0]
+        of_inputs = [reducer for score, reducer in pairs if score.labels == "inputs" and is_first]
+        return of_inputs, [reducer for score, reducer in pairs if score.labels == labels != "inputs"]
+
+    def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:
+        """Run a visit; False where the part must be visited again, knowing its limits or its shapes."""
+        try:
+            loss = visit.run()
+        except AmbiguousShapeError:
+            names = find_time_first_sites(self._scored, part)
+            self._scored = replace(self._scored, time_first_sites=names)
+            return False
+        except RuntimeError as error:
+            if not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            self._lower_limit(len(part["labels"]), error, index=index)
+        else:
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"The loss of batch {index + 1} ({len(part['labels'])} examples) is {loss}; a score "
+                    f"needs finite losses. {_remedy(self._scored.model)}"
+                )
+            self.peak_bytes = max(self.peak_bytes, visit.held_bytes)
+            return True
+        if torch.cuda.is_available():  # after the handler, whose error holds on to the tensors
+            torch.cuda.empty_cache()
+        return False
+
+    def _lower_limit(self, n_examples: int, error: RuntimeError, *, index: int) -> None:
+        """Halve the examples at once, or drop the experts' sites if there was only one example."""
+        if n_examples > 1:
+            self._max_examples = (n_examples + 1) // 2
+            self.notes.append(
+                f"Memory ran out at {n_examples} examples at once; went on with {self._max_examples}."
+            )
+            return
+        kept = tuple(site for site in self._scored.sites if site.kind != "parameter")
+        if len(kept) == len(self._scored.sites):
+            raise SpecError(
+                f"One example of batch {index + 1} does not fit into memory ({_first_line(error)}); "
+                "lower --max-length, or use a smaller base model."
+            ) from error
+        self.dropped = frozenset(site.name for site in self._scored.sites) - {site.name for site in kept}
+        self._scored = replace(self._scored, sites=kept)
+        self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
+
+    def _counter(self, part: Batch) -> SavedBytes | None:
+        """A counter of saved bytes for the largest part so far, on the CPU; else None."""
+        size = sum(value.numel() for value in part.values() if isinstance(value, torch.Tensor))
+        if size <= self._largest or part["labels"].is_cuda:
+            return None
+        self._largest = size
+        return SavedBytes()
+
+
+def _predictions(scored: ScoredModel, batch: Batch) -> torch.Tensor:
+    """The model's logits in the last call of it that the task's loss makes."""
+    logits: list[torch.Tensor] = []
+
+    def catch(_: nn.Module, __: Any, output: Any) -> None:
+        logits.append(output.logits if hasattr(output, "logits") else output[0])
+
+    hook = scored.model.register_forward_hook(catch)
+    try:
+        with torch.no_grad():
+            scored.task.loss(scored.model, batch)
+    finally:
+        hook.remove()
+    return logits[-1]
+
+
+def _remedy(model: nn.Module) -> str:
+    """What to do about a loss that is not finite."""
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        return f"{broken[0]} of the base model is not finite; download the weights again."
+    return "Check the texts and labels of that batch; the weights are finite."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,114 @@
+"""Two reducers of every score, one for each half of the batches: how well they agree, and their sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from autopeft.errors import SpecError
+from autopeft.evidence import rank_correlation
+from autopeft.extension import Reducer, Score
+from autopeft.records import Site, SiteScores
+
+
+class SplitHalves:
+    """The scores' reducers; batches go to the first and the second half in turn."""
+
+    def __init__(self, scores: Sequence[Score], sites: Sequence[Site], *, seed: int) -> None:
+        self.scores = scores
+        self.reducers = [[score.reducer(sites, seed=seed) for score in scores] for _ in range(2)]
+        self._site_names = [site.name for site in sites]
+        self._n_seen = [0, 0]
+        self._agreements: dict[str, float | None] | None = None
+
+    @property
+    def n_seen(self) -> int:
+        """Examples that both halves have seen together."""
+        return sum(self._n_seen)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the tensors that the reducers have kept."""
+        reducers = [reducer for half in self.reducers for reducer in half]
+        return sum(_tensor_bytes(vars(reducer)) for reducer in reducers if hasattr(reducer, "__dict__"))
+
+    def count(self, half: int, n_examples: int) -> None:
+        """Note that one half has seen more examples."""
+        self._n_seen[half] += n_examples
+        self._agreements = None
+
+    def agreements(self) -> dict[str, float | None]:
+        """Score name -> Spearman's rho between the halves' values, of the scores that look at examples."""
+        if self._agreements is None:
+            pairs = zip(self.scores, *self.reducers, strict=True)
+            self._agreements = {
+                score.name: self._agreement(*halves) for score, *halves in pairs if score.labels != "none"
+            }
+        return self._agreements
+
+    def _agreement(self, first: Reducer, second: Reducer) -> float | None:
+        halves = zip((first, second), self._n_seen, strict=True)
+        values = [reducer.values(max(1, n_seen)) for reducer, n_seen in halves]
+        names = [name for name in self._site_names if name in values[0] or name in values[1]]
+        return rank_correlation(*([half.get(name, 0.0) for name in names] for half in values))
+
+    def result(
+        self, sites: Sequence[Site], *, dropped: frozenset[str], reached: set[str], notes: list[str]
+    ) -> tuple[SiteScores, ...]:
+        """The scores of both halves together, in the order of `sites`; adds the halves up, so call it once.
+
+        Args:
+            sites: All sites; those without a value score 0.
+            dropped: Sites whose values do not count, as they did not fit into memory.
+            reached: Sites that have been seen; a score that lacks some of them adds a note.
+            notes: Notes are added to it.
+
+        Raises:
+            SpecError: A value is not finite, or is negative.
+        """
+        agreements = self.agreements()
+        results = []
+        for score, first, second in zip(self.scores, *self.reducers, strict=True):
+            looks_at_examples = score.labels != "none"
+            if looks_at_examples:
+                first.add(second)
+            values, profiles = first.values(max(1, self.n_seen)), first.profiles(max(1, self.n_seen))
+            if looks_at_examples:
+                values = {name: value for name, value in values.items() if name not in dropped}
+                n_missing = len(reached - values.keys())
+                if n_missing:
+                    notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
+            _require_finite(score, values)
+            results.append(
+                SiteScores(
+                    name=score.name,
+                    values=tuple(values.get(site.name, 0.0) for site in sites),
+                    profiles=tuple(profiles.get(site.name, ()) for site in sites) if profiles else (),
+                    split_half=agreements.get(score.name),
+                    n_examples=self.n_seen if looks_at_examples else 0,
+                )
+            )
+        return tuple(results)
+
+
+def _require_finite(score: Score, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise SpecError(
+                f"The score {score.name} is {value} at {name}; it should be finite and at least 0. Load the "
+                "model in fp32, or check its weights."
+            )
+
+
+def _tensor_bytes(kept: Any) -> int:
+    """Bytes of a tensor, or of the tensors in nested collections."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        kept = kept.values()
+    elif not isinstance(kept, tuple | list):
+        return 0
+    return sum(map(_tensor_bytes, kept))

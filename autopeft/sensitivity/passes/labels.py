@@ -1,0 +1,61 @@
+"""Labels of a batch: drawn from the model's own predictions, and how many tokens of an example have one."""
+
+from __future__ import annotations
+
+import torch
+
+from autopeft.errors import SpecError
+from autopeft.extension import Batch, DrawsLabels, Task
+from autopeft.sensitivity.parts.seeds import generator
+
+
+def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: int, index: int) -> Batch:
+    """The batch with labels drawn from the model's predictions; same seed and index, same labels.
+
+    Args:
+        batch: `labels` (B,), or (B, T) with -100 where nothing is predicted; or as the task draws them.
+        logits: Shape (B, C), or (B, T, V); those of a causal language model predict the next label.
+        task: Draws labels that are no classes, if it can (`DrawsLabels`). Its `peft_task_type` says
+            whether the model is a causal language model.
+        seed: Decides the draws.
+        index: Number of the batch, from 0.
+
+    Raises:
+        SpecError: The labels are no classes, and the task draws none.
+    """
+    labels, draw = batch["labels"], generator(seed, "labels", index)
+    if isinstance(task, DrawsLabels):
+        drawn_by_task = task.draw_labels(logits.float().cpu(), draw)
+        if drawn_by_task is not None:
+            return {**batch, "labels": drawn_by_task.to(labels)}
+    if labels.is_floating_point() or logits.shape[:-1] != labels.shape:
+        raise SpecError(
+            f"fisher_sampled draws a class per label, but the labels {tuple(labels.shape)} of {labels.dtype} "
+            f"do not fit the predictions {tuple(logits.shape)}, and the task has no `draw_labels`; "
+            "use the score fisher instead."
+        )
+    drawn = labels.clone()
+    is_causal = task.peft_task_type == "CAUSAL_LM"
+    target, predictions = (drawn[:, 1:], logits[:, :-1]) if is_causal else (drawn, logits)
+    is_labelled = target != -100
+    chances = predictions[is_labelled].float().softmax(dim=-1).cpu()
+    if len(chances):
+        target[is_labelled] = torch.multinomial(chances, 1, generator=draw)[:, 0].to(target)
+    return {**batch, "labels": drawn}
+
+
+def example_weights(batch: Batch, task: Task) -> torch.Tensor | None:
+    """Factors on the examples' gradients where the loss is a mean over tokens, shape (B,); None: all are 1.
+
+    Such a loss is the mean over all labelled tokens of the batch. Each factor turns an example's share of it
+    into the loss that the example would have alone: the mean over its own labelled tokens.
+    """
+    labels = batch["labels"]
+    if labels.ndim != 2 or labels.is_floating_point():
+        return None
+    predicted = labels[:, 1:] if task.peft_task_type == "CAUSAL_LM" else labels
+    n_tokens = (predicted != -100).sum(dim=1)
+    if bool((n_tokens == n_tokens[0]).all()):
+        return None
+    mean = n_tokens.sum() / len(labels)
+    return torch.where(n_tokens > 0, mean / n_tokens.clamp(min=1), 0.0)

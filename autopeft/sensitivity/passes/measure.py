@@ -1,0 +1,126 @@
+"""Every score at every site, from one pass over some batches that ends when two halves of them agree."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+from autopeft.extension import Batch, Score, Task
+from autopeft.records import Sensitivity, Site
+from autopeft.sensitivity.passes.batches import BatchRunner
+from autopeft.sensitivity.passes.halves import SplitHalves
+from autopeft.sensitivity.passes.layout import split_in_half
+from autopeft.sensitivity.passes.visit import ScoredModel
+
+MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
+ENOUGH = 0.95  # split-half rank correlation at which a pass stops early; chosen by hand
+_FIRST_LOOK = 64  # examples after which halves are first compared; chosen by hand
+
+
+def measure(
+    scores: Sequence[Score],
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sites: Sequence[Site],
+    *,
+    task: Task,
+    seed: int,
+    enough: float = ENOUGH,
+) -> Sensitivity:
+    """Every score at every site, from one forward and one backward pass for each batch.
+
+    Scores of true labels share one pass, scores of sampled labels another. Weights are frozen: only gradients
+    of activations are computed, and the backward pass ends at the first sites. Batches go to two reducers in
+    turn (one batch alone is halved). Their rankings of the sites are compared after 64 examples and whenever
+    the number of examples has doubled; the pass ends where all scores agree by `enough`.
+
+    Args:
+        scores: What to measure.
+        model: Any mode; run in eval mode. Mode, hooks, gradients, flags and weights are left as found.
+        batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
+        sites: Where; those of the kind `model` score 0.
+        task: Gives the loss, the mean over a batch's examples, or over its tokens that have a label.
+        seed: Decides random matrices and drawn labels.
+        enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
+
+    Returns:
+        Values in the order of `sites`; `n_asked` is the number of examples seen.
+
+    Raises:
+        DataError: A loss that is not finite.
+        SpecError: A score that is not finite, or one example that does not fit into memory.
+    """
+    started = time.perf_counter()
+    measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
+    halves = SplitHalves(scores, measured, seed=seed)
+    scored = ScoredModel(model=model, sites=measured, task=task)
+    runner = BatchRunner(scored, halves, seed=seed)
+    peak_bytes = 0
+    if runner.passes:
+        with _frozen(model):
+            peak_bytes = _run_until_agreement(runner, halves, batches, model, enough=enough)
+    reached, notes = runner.reached - runner.dropped, list(runner.notes)
+    results = halves.result(sites, dropped=runner.dropped, reached=reached, notes=notes)
+    names = [site.name for site in measured] if runner.passes else []
+    return Sensitivity(
+        scores=results,
+        n_examples=halves.n_seen,
+        n_asked=halves.n_seen,
+        seconds=time.perf_counter() - started,
+        peak_bytes=peak_bytes,
+        unreachable=tuple(name for name in names if name not in reached),
+        notes=tuple(notes),
+    )
+
+
+def _run_until_agreement(
+    runner: BatchRunner, halves: SplitHalves, batches: Iterable[Batch], model: nn.Module, *, enough: float
+) -> int:
+    """Run batch after batch until the halves agree; gives the peak of memory in bytes."""
+    is_on_gpu = next(model.parameters()).is_cuda
+    if is_on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    next_look = _FIRST_LOOK
+    for index, batch in enumerate(_at_least_two(batches)):
+        runner.run(batch, index=index)
+        if index % 2 and halves.n_seen >= next_look:
+            next_look = 2 * halves.n_seen
+            if all((rho or 0.0) >= enough for rho in halves.agreements().values()):
+                break
+    return torch.cuda.max_memory_allocated() if is_on_gpu else runner.peak_bytes + halves.kept_bytes
+
+
+def _at_least_two(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; a single batch of more than one example comes in two halves."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        return
+    second = next(stream, None)
+    if second is None:
+        yield from split_in_half(first) if len(first["labels"]) > 1 else [first]
+        return
+    yield first
+    yield second
+    yield from stream
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode with every weight frozen, and restore modes and flags afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,227 @@
+"""One batch through a frozen model: inputs and gradients of every site go to reducers and are dropped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from autopeft.extension import Batch, Reducer, Task
+from autopeft.model import SavedBytes
+from autopeft.records import Site
+from autopeft.sensitivity.passes.labels import example_weights
+from autopeft.sensitivity.passes.layout import Layout, n_rows, split_in_half
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # a site's inputs and the gradient of its outputs
+Seen = tuple[int, str, int]  # which reducer has seen which site, and which call of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredModel:
+    """A model with the sites to score, and the task that gives the loss.
+
+    `time_first_sites` names the sites whose layers see (T, B, features); None: not known yet.
+    """
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    task: Task
+    time_first_sites: frozenset[str] | None = None
+
+
+class Visit:
+    """One batch's forward and backward pass.
+
+    `of_inputs` are the reducers that get each site's input alone, `of_gradients` those that get the gradient
+    too. A site that the model calls more than once in a forward pass (ALBERT's) is handed over once, its
+    calls joined along T. `seen` grows as sites are handed over: after memory ran out, the next visit of the
+    same examples starts from it and counts nothing twice.
+    """
+
+    def __init__(
+        self,
+        scored: ScoredModel,
+        batch: Batch,
+        *,
+        of_inputs: Sequence[Reducer],
+        of_gradients: Sequence[Reducer],
+        seen: frozenset[Seen],
+        counter: SavedBytes | None,
+    ) -> None:
+        self._scored, self._batch = scored, batch
+        self._of_inputs, self._of_gradients = of_inputs, of_gradients
+        self._counter = counter
+        weights = example_weights(batch, scored.task)
+        self._layout = Layout(scored.model, batch, weights=weights, time_first_sites=scored.time_first_sites)
+        self._n_calls: Counter[Site] = Counter()
+        self._waiting: dict[Site, list[Pair]] = defaultdict(list)
+        self._is_listening = True  # False while a reducer runs, as it may call a norm
+        self._seen_before = seen
+        self.seen: set[Seen] = set(seen)
+        self.reached: set[str] = set()
+        self.held_bytes = 0
+
+    def run(self) -> float:
+        """The batch's mean loss, after a forward pass and, for `of_gradients`, a backward pass.
+
+        Raises:
+            AmbiguousShapeError: It must be known which sites are time-first.
+        """
+        model, task = self._scored.model, self._scored.task
+        with _watching(self._scored, self._on_call), contextlib.ExitStack() as gradients:
+            if not self._of_gradients:
+                with torch.no_grad():
+                    return float(task.loss(model, self._batch))
+            for site in self._scored.sites:
+                if site.kind == "parameter":
+                    gradients.enter_context(_gradient_of(model, site, self._reduce))
+            with self._counter.counting() if self._counter else contextlib.nullcontext():
+                loss = task.loss(model, self._batch)
+            self.held_bytes = self._counter.total if self._counter else 0
+            value = float(loss.detach())
+            if loss.requires_grad and torch.isfinite(loss):
+                (loss * len(self._batch["labels"])).backward()  # type: ignore[no-untyped-call]
+                for site, pairs in self._waiting.items():  # some of their calls got no gradient
+                    self._join_calls(site, pairs)
+        return value
+
+    def _on_call(
+        self, site: Site, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Hand over the input, and wait for the output's gradient."""
+        if not self._is_listening:
+            return None
+        self._layout.require_clear(inputs)
+        call = self._n_calls[site]
+        self._n_calls[site] += 1
+        if self._of_inputs:
+            if not self._of_gradients:
+                self.reached.add(site.name)
+            rows = self._layout.inputs(inputs, site)
+            self._give(self._of_inputs, site, module, (rows, rows.new_empty(0)), call=call)
+        if not self._of_gradients:
+            return None
+        if not output.requires_grad:
+            # Gradients begin here, at the first sites. A clone, as a leaf must not be changed in place.
+            output = output.detach().requires_grad_().clone()
+        if self._counter:
+            self._counter.count(inputs)
+        output.register_hook(partial(self._on_gradient, site, [inputs]))  # type: ignore[no-untyped-call]
+        return output
+
+    def _on_gradient(self, site: Site, held: list[torch.Tensor], gradient: torch.Tensor) -> None:
+        # `held` is emptied, so that the input is freed although the hook lives on.
+        pair = self._layout.inputs(held.pop(), site), self._layout.gradient(gradient, site)
+        self._waiting[site].append(pair)
+        if len(self._waiting[site]) == self._n_calls[site]:
+            self._join_calls(site, self._waiting.pop(site))
+
+    def _join_calls(self, site: Site, pairs: Sequence[Pair]) -> None:
+        """Hand over all calls of a site, joined along T; each token routed to an expert is an example."""
+        module = self._scored.model.get_submodule(site.name)
+        if len(pairs) == 1:
+            self._reduce(site, module, *pairs[0])
+            return
+        inputs, gradients = zip(*pairs, strict=True)
+        is_routed = len({len(rows) for rows in inputs}) > 1
+        if is_routed:
+            inputs, gradients = (
+                tuple(rows.reshape(-1, 1, rows.shape[-1]) for rows in calls) for calls in (inputs, gradients)
+            )
+        along = 0 if is_routed else 1
+        self._reduce(site, module, torch.cat(inputs, along), torch.cat(gradients, along))
+
+    def _reduce(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        self.reached.add(site.name)
+        self._give(self._of_gradients, site, module, (inputs, gradient))
+
+    def _give(
+        self, reducers: Sequence[Reducer], site: Site, module: nn.Module, pair: Pair, *, call: int = 0
+    ) -> None:
+        self._is_listening = False
+        with torch.no_grad():
+            for reducer in reducers:
+                key = (id(reducer), site.name, call)
+                if key not in self._seen_before:
+                    reducer.see(site, module, *pair)
+                    self.seen.add(key)
+        self._is_listening = True
+
+
+def find_time_first_sites(scored: ScoredModel, batch: Batch) -> frozenset[str]:
+    """Sites whose inputs are time-first (T, B, features), as in XLNet, found by running one example."""
+    example = batch
+    while len(example["labels"]) > 1:
+        example = split_in_half(example)[0]
+    rows, names = n_rows(example), set[str]()
+
+    def look(site: Site, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> None:
+        if inputs.ndim > 2 and inputs.shape[1] == rows != len(inputs):
+            names.add(site.name)
+
+    with _watching(scored, look), torch.no_grad():
+        scored.task.loss(scored.model, example)
+    return frozenset(names)
+
+
+@contextlib.contextmanager
+def _watching(
+    scored: ScoredModel, on_call: Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]
+) -> Iterator[None]:
+    """Call `on_call` with the input and output of each call of a site; it may give another output."""
+
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, site: Site
+    ) -> torch.Tensor | None:
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        return on_call(site, module, inputs, output) if _fits(site, inputs, output) else None
+
+    with contextlib.ExitStack() as hooks:
+        for site in scored.sites:
+            if site.kind != "parameter":
+                module = scored.model.get_submodule(site.name)
+                handle = module.register_forward_hook(partial(hook, site=site), with_kwargs=True)
+                hooks.callback(handle.remove)
+        yield
+
+
+def _fits(site: Site, inputs: Any, output: Any) -> bool:
+    """Whether a call's input and output have the site's numbers of features, as their last dimension."""
+    if not isinstance(inputs, torch.Tensor) or not isinstance(output, torch.Tensor):
+        return False
+    has_features = inputs.shape[-1] == site.in_features and output.shape[-1] == site.out_features
+    return inputs.ndim > 1 and has_features and output.is_floating_point()
+
+
+@contextlib.contextmanager
+def _gradient_of(
+    model: nn.Module, site: Site, reduce: Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Let the parameter of a site have a gradient, which `reduce` gets and which is then dropped."""
+    holder, _, name = site.name.rpartition(".")
+    module = model.get_submodule(holder)
+    parameter = cast(nn.Parameter, getattr(module, name))
+    if not parameter.is_floating_point():
+        yield
+        return
+
+    def take(weight: torch.Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None
+        reduce(site, module, weight.detach(), gradient.detach().float())
+
+    before, parameter.grad = parameter.grad, None
+    parameter.requires_grad_(True)
+    hook = parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hook.remove()
+        parameter.requires_grad_(False)
+        parameter.grad = before
