@@ -1,10 +1,10 @@
 """Spectrum: how much of a site's mean gradient the best update of each rank holds, as energies σ_r².
 
-G (out, in) is the gradient summed over all examples. Of a large map only two sketches are summed over batches,
-Y = G Ω and Z = Ψ G, from δᵀ (x Ω) and (δ Ψᵀ)ᵀ x; G is rebuilt as Q (Ψ Q)⁺ Z with Q = orth(Y). Of a map of up to
-1280 × 1280 the sketches would be larger than G, so G itself is summed, and the energies are exact. A norm has
-one energy, of its weight and bias together, which norm tuning takes whole. Experts in one parameter are left
-out.
+G (out, in) is the gradient summed over all examples. Of a large map only two sketches are summed over
+batches, Y = G Ω and Z = Ψ G, from δᵀ (x Ω) and (δ Ψᵀ)ᵀ x; G is rebuilt as Q (Ψ Q)⁺ Z with Q = orth(Y). Of a
+map of up to 1280 × 1280 the sketches would be larger than G, so G itself is summed, and the energies are
+exact. A norm has one energy, of its weight and bias together, which norm tuning takes whole. Experts in one
+parameter are left out.
 
 Source: Tropp et al. 2017, arXiv:1609.00048, algorithm 4.
 """
