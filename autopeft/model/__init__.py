@@ -23,6 +23,7 @@ from autopeft.model.input_statistics import input_directions, input_rms, set_ini
 from autopeft.model.loading import load
 from autopeft.model.locating import DEMO_NAME, commit_of, resolve
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
+from autopeft.model.quiet import quiet_libraries
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import plain_weight
@@ -63,6 +64,7 @@ __all__ = [
     "note_flags",
     "plain_weight",
     "put_on",
+    "quiet_libraries",
     "require_plain",
     "resolve",
     "restoring",

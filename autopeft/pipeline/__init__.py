@@ -1,8 +1,8 @@
-"""The only room that knows all the others: one function per thing that a user can ask for.
+"""The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it:
-memory → prepare → scoring, counting, resuming, applying, forgetting → warm_start → asking →
-searching, exporting → analyzing, training.
+memory, environment → prepare → scoring, counting, resuming, applying, forgetting, best → warm_start →
+problem → searching, exporting → analyzing, training.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from pathlib import Path
 from autopeft import report, space
 from autopeft.exports import refuse_files
 from autopeft.extension import discover
+from autopeft.pipeline.best import plan_document
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.scoring import require_some, sensitivity
-from autopeft.pipeline.searching import plan_document
 from autopeft.records import (
     Budget,
     PlanDocument,

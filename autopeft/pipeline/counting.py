@@ -10,7 +10,6 @@ import torch
 from autopeft import adapters, model
 from autopeft.adapters import Count
 from autopeft.extension import discover
-from autopeft.pipeline.prepare import quiet_libraries
 from autopeft.records import ModelSpec
 from autopeft.store import read_plan
 
@@ -30,7 +29,7 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
         SiteError: The config does not fit the model.
     """
     discover("autopeft.methods")  # some teach `peft` their types
-    with quiet_libraries(), warnings.catch_warnings():
+    with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what `peft` warns of when it attaches is told as notes
         if adapters.is_adapter(path):
             return _count_configs(path, model_id=model_id, revision=revision)

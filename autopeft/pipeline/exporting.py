@@ -17,7 +17,6 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.pipeline.prepare import quiet_libraries
 from autopeft.records import ModelSpec, PlanDocument, resume_words
 from autopeft.store import RunDir, read_plan
 
@@ -64,7 +63,7 @@ def export(request: ExportRequest) -> Export:
     _check(request)
     exports.refuse_files(request.out)
     discover("autopeft.methods")  # some teach `peft` their types
-    with quiet_libraries():
+    with model.quiet_libraries():
         folder, document = _locate(request)
         files = adapters.read_configs(folder)
         source, spec = _read(files, document, request)

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import datasets
-import optuna
-import peft
-import torch
-import transformers
-
-import autopeft
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError
@@ -36,7 +25,7 @@ from autopeft.records import (
 from autopeft.space import AllocationContext, Space
 
 DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
-    # So that the demo ends within eight minutes on two CPU cores; any of them can be given.
+    # They end the demo within eight minutes on two CPU cores; a setting that the user gives wins over them.
     "task": {"epochs": 2.0},
     "search": {"trials": 12, "max_time_seconds": 450.0},
     "confirm": {"fidelity": "half", "seeds": 3},
@@ -47,9 +36,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything that stays the same during a run; live, since it holds the base model.
+    """Everything that stays the same during a run, the loaded base model included.
 
-    `general` says what forgetting is measured on, None where it is not asked for.
+    `general` describes the text on which forgetting is measured; None without `--forgetting`.
     """
 
     spec: RunSpec
@@ -63,7 +52,7 @@ class Prepared:
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
-    """The settings of the demo where neither model nor data was named, but for those that were given."""
+    """The settings; where neither model nor data is named, the demo's values replace those not given."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
     for topic, fields in DEMO_SETTINGS.items():
@@ -83,11 +72,14 @@ def prepare(
 ) -> Prepared:
     """Load data and base model, and encode the splits.
 
-    The two functions say where a bench keeps trained weights and the state of paused runs; `memory` holds
-    what need not be loaded.
+    Args:
+        spec: The settings of the run.
+        keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
+        paused: Gives the folder for the paused training of a plan and seed; None keeps none on disk.
+        memory: Model and dataset that were passed as objects.
 
     Raises:
-        DataError, ModelError, SiteError, UnknownNameError: As `load_data` and `load_base` say.
+        DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`.
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
@@ -98,7 +90,7 @@ def prepare(
     task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
     for note in task.notes:
         log.warning("%s", note)
-    with quiet_libraries():
+    with model.quiet_libraries():
         base = load_base(spec, task, loaded, memory)
     if loaded.target.kind == "number":
         base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
@@ -131,7 +123,7 @@ def prepare(
 
 
 def _pinned(spec: RunSpec) -> RunSpec:
-    """With the commit that a model of the hub was loaded at, so that run and plan repeat that one."""
+    """The settings with the commit of the hub model, so that a repeated run loads the same weights."""
     commit = model.commit_of(spec.model)
     if commit is None:
         return spec
@@ -139,7 +131,7 @@ def _pinned(spec: RunSpec) -> RunSpec:
 
 
 def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
-    """The budget, and what is left of it for adapters once the head is counted in (where asked)."""
+    """The budget, and the parameters left for adapters (`--count-head` takes the task head off)."""
     spec = prepared.spec.budget
     parsed = budget.parse(spec.requested, base_params=prepared.base.base_params)
     available = parsed.max_trainable_params - (prepared.base.head_params if spec.count_head else 0)
@@ -178,7 +170,7 @@ def fit_to_budget(
 
 
 def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
-    """What the run is about, for its report."""
+    """Model, data, task, budget and splits of the run, for its report."""
     loaded, named = prepared.data, prepared.spec.model
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return Setting(
@@ -205,33 +197,3 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         data_fingerprint=loaded.fingerprint,
         unquantised=model.unquantised_modules(prepared.base.module),
     )
-
-
-def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
-    """Versions and hardware, for the report."""
-    libraries = (torch, transformers, peft, optuna, datasets)
-    return {
-        "autopeft": autopeft.__version__,
-        "python": platform.python_version(),
-        **{library.__name__: str(library.__version__) for library in libraries},
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
-        "dtype": dtype,
-        **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
-    }
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' own bars and load reports off the terminal; their errors still come."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()

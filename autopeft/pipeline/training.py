@@ -11,9 +11,9 @@ from pathlib import Path
 
 from autopeft.adapters import check_plan
 from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.searching import plan_document, training_json
 from autopeft.records import (
     MAX_SEED,
     DataSpec,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autopeft import budget, model
 from autopeft.errors import ModelError
-from autopeft.pipeline.prepare import Prepared, quiet_libraries
+from autopeft.pipeline.prepare import Prepared
 from autopeft.records import PlanDocument, RunSpec, Site
 from autopeft.space import AllocationContext, Transferred, transfer
 from autopeft.store import RunDir, read_plan
@@ -42,7 +42,7 @@ def _sites(document: PlanDocument, prepared: Prepared) -> tuple[Site, ...]:
     if document.model == prepared.spec.model:
         return prepared.base.sites
     try:
-        with quiet_libraries():
+        with model.quiet_libraries():
             return model.load_skeleton(document.model, auto_class=prepared.task.auto_class).sites
     except ModelError:
         here = {site.name for site in prepared.base.sites}

@@ -1,0 +1,77 @@
+"""What a search cost, in seconds by stage and in R, the seconds of one full run of the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopeft.engine.schedule import Schedule
+from autopeft.records import Cost, Measurement, Plan, Proposal, Status
+
+_SAMPLED = ("sampler", "random", "refined")  # sources that count as proposals of the sampler
+
+
+def search_cost(
+    measurements: Sequence[Measurement],
+    proposals: Sequence[Proposal],
+    baseline: Plan,
+    *,
+    schedule: Schedule,
+    scoring_seconds: float,
+) -> Cost:
+    """Seconds by stage, and the cost of the search in R.
+
+    R is the baseline's training time per step in its longest runs, times the steps of a full run.
+
+    Args:
+        measurements: Every measurement of the run; at least one of the baseline is complete.
+        proposals: Every trial of the study.
+        baseline: The plan whose full run is R.
+        schedule: Rungs and full runs.
+        scoring_seconds: Seconds of the sensitivity pass, which counts as a part of the search.
+    """
+    seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
+    for measurement in measurements:
+        seconds[measurement.fidelity.split] += measurement.train_seconds + measurement.eval_seconds
+    full_run_seconds = schedule.full_steps * _seconds_per_step(measurements, baseline)
+    searched = [m for m in measurements if m.fidelity.split == "search"]
+    return Cost(
+        sensitivity_seconds=scoring_seconds,
+        search_seconds=seconds["search"],
+        confirm_seconds=seconds["confirm"],
+        full_run_seconds=full_run_seconds,
+        full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds,
+        examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
+        sampled_share=_sampled_share(searched, proposals, schedule),
+    )
+
+
+def _seconds_per_step(measurements: Sequence[Measurement], baseline: Plan) -> float:
+    trained = [
+        m
+        for m in measurements
+        if m.plan == baseline and m.status is Status.COMPLETE and m.fidelity.split != "test"
+    ]
+    longest = max(m.fidelity.train_steps for m in trained)
+    rates = [
+        m.train_seconds / m.trained_steps
+        for m in trained
+        if m.fidelity.train_steps == longest and m.trained_steps
+    ]
+    return sum(rates) / len(rates)
+
+
+def _sampled_share(
+    searched: Sequence[Measurement], proposals: Sequence[Proposal], schedule: Schedule
+) -> float | None:
+    """Share of the search's cost that went to sampled plans; None where nothing was measured."""
+    first_proposals = {proposal.plan: proposal for proposal in reversed(proposals)}
+    sources = {proposal.arm: proposal.source for proposal in reversed(proposals)}
+    total = sampled = 0.0
+    for measurement in searched:
+        proposal = first_proposals[measurement.plan]
+        # A finalist at a lower rate counts as its arm does.
+        source = sources[proposal.arm] if proposal.source == "retuned" else proposal.source
+        cost = schedule.cost_of(measurement)
+        total += cost
+        sampled += cost * (source in _SAMPLED)
+    return sampled / total if total else None

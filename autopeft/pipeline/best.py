@@ -1,0 +1,86 @@
+"""The folder `best/` of a run: the plan, the configs that `peft` reads, and trained weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+from autopeft import report, train
+from autopeft.adapters import compile_plan
+from autopeft.extension import ExportSource, discover
+from autopeft.pipeline.prepare import Prepared
+from autopeft.records import (
+    IN_MEMORY,
+    Forgetting,
+    Measurement,
+    Plan,
+    PlanDocument,
+    SearchResult,
+    Status,
+    to_json,
+)
+from autopeft.store import RunDir, write_plan, write_text
+
+_CONFIG_FORMAT = "native"  # the exporter that writes a plan's `peft` configs unchanged
+
+
+def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`.
+
+    Where the objective is the Pareto front, every plan of the front goes into `front/` too.
+    """
+    fresh = run.path / "best.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
+    source = ExportSource(
+        configs=compile_plan(result.best, prepared.methods).configs,
+        base_model=result.setting.base_model_source.replace(IN_MEMORY, ""),
+        task_type=prepared.task.peft_task_type,
+        head=prepared.base.head_names,
+        base=prepared.base.module,
+    )
+    discover("autopeft.exports")[_CONFIG_FORMAT].export(source, fresh / "adapters")
+    confirmed = [
+        m
+        for m in result.measurements
+        if m.plan == result.best and m.fidelity.split == "confirm" and m.status is Status.COMPLETE
+    ]
+    if confirmed:
+        shutil.copytree(run.weights(result.best, confirmed[0].fidelity.seed), fresh / "weights")
+        write_text(fresh / "weights" / "training.json", training_json(confirmed[0]))
+    shutil.rmtree(run.best, ignore_errors=True)
+    fresh.rename(run.best)
+    if prepared.spec.search.objective == "pareto":
+        for measurement in result.front:
+            document = plan_document(prepared, measurement.plan)
+            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
+
+
+def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
+    """A plan with everything that is needed to train it again."""
+    spec = prepared.spec
+    return PlanDocument(
+        plan=plan,
+        model=spec.model,
+        data=spec.data,
+        task=spec.task,
+        base_params=prepared.base.base_params,
+        head_params=prepared.base.head_params,
+        schedule=train.SCHEDULE,
+        seed=spec.search.seed,
+    )
+
+
+def training_json(measurement: Measurement, forgetting: Forgetting | None = None) -> str:
+    """The content of `training.json`, which lies beside trained weights: their scores and their fidelity."""
+    record = to_json(replace(measurement, example_scores=()))
+    keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
+    content = {
+        "plan_hash": measurement.plan.digest,
+        **record["fidelity"],
+        **{key: record[key] for key in keys},
+    }
+    if forgetting is not None:
+        content["forgetting"] = report.forgetting_json(forgetting)
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,33 @@
+"""Versions and hardware of a run, for its report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import datasets
+import optuna
+import peft
+import torch
+import transformers
+
+import autopeft
+from autopeft.model import BaseModel
+
+
+def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
+    """Versions of the libraries, and the machine, by name."""
+    libraries = (torch, transformers, peft, optuna, datasets)
+    return {
+        "autopeft": autopeft.__version__,
+        "python": platform.python_version(),
+        **{library.__name__: str(library.__version__) for library in libraries},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
+        "dtype": dtype,
+        **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
+    }

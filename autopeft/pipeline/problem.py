@@ -1,0 +1,134 @@
+"""The problem that the engine solves: search space, scores, schedule and the user's plans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopeft import adapters, engine, model, space
+from autopeft.engine import Schedule, SearchProblem, check_sampler
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.warm_start import read_warm_start
+from autopeft.records import UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
+from autopeft.space import AllocationContext
+
+# For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
+# a plan may spend, and the share of random proposals, since a sampler that minimises the loss prefers large
+# plans. Both chosen by hand.
+_SMALLEST_SHARE = 1 / 32
+_RANDOM_SHARE = 0.5
+_SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
+_PROFILE_SCORE = "spectrum"  # the score whose profiles decide ranks where a space says `ranks_by: spectrum`
+USER_BASELINE = Arm(kind="given", label="your baseline")
+WARM_START = Arm(kind="given", label="warm start")
+
+log = logging.getLogger(__name__)
+
+
+def requested_space(spec: RunSpec) -> space.Space:
+    """The search space, reduced to what methods, servers, limits and the objective allow.
+
+    Raises:
+        SpecError: No arm of the space is left, or the sampler cannot sample from the space.
+    """
+    methods = discover("autopeft.methods")
+    requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
+    if spec.search.serve_on:
+        servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
+        requested = space.servable(requested, servers, methods)
+    requested = space.limited(requested, spec.limits, methods)
+    check_sampler(spec.search.sampler, requested)
+    if spec.search.objective == "score":
+        return requested
+    shared = requested.sharing(_SMALLEST_SHARE)
+    return shared.model_copy(update={"random_share": max(_RANDOM_SHARE, shared.random_share)})
+
+
+def score_names(spec: RunSpec, requested: space.Space) -> list[str]:
+    """Scores to compute: the one that orders sites, those that report and space need, and null scores."""
+    uses_profiles = any(_PROFILE_SCORE in method.ranks_by for method in requested.methods.values())
+    profile_score = [_PROFILE_SCORE] if uses_profiles else []
+    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score, *UNEVEN_NULLS]))
+
+
+def search_problem(
+    prepared: Prepared,
+    feasible: space.Space,
+    context: AllocationContext,
+    scores: Sequence[SiteScores],
+    *,
+    first_trials: int,
+    user_plans: tuple[tuple[Arm, Plan], ...],
+) -> SearchProblem:
+    """The engine's input; `feasible` and `context` are what `fit_to_budget` returned."""
+    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
+    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
+    profiles = {
+        site: profile
+        for score in scores
+        if score.name == _PROFILE_SCORE
+        for site, profile in zip(names, score.profiles, strict=True)
+    }
+    return SearchProblem(
+        spec=spec,
+        space=feasible,
+        context=context.with_scores(by_name[spec.search.score], profiles),
+        schedule=schedule_of(prepared),
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+        head_rates=prepared.bench.head_rates().alone(),
+        first_trials=first_trials,
+        null_scores={name: by_name[name] for name in UNEVEN_NULLS},
+        user_plans=user_plans,
+        score_span=prepared.task.score_span,
+    )
+
+
+def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:
+    """The plans of `--baseline` and `--warm-start` with their arms; learning rate 0 where a file has none.
+
+    Raises:
+        SpecError, SiteError, ModelError: A plan cannot be used on this run's base model.
+    """
+    search = prepared.spec.search
+    plans: list[tuple[Arm, Plan]] = []
+    if search.baseline is not None:
+        with model.quiet_libraries():
+            baseline = adapters.read_user_plan(Path(search.baseline), prepared.base, prepared.methods)
+        for note in baseline.notes:
+            log.info("%s: %s", search.baseline, note)
+        if baseline.plan.trainable_params > context.max_params:
+            log.warning(
+                "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be "
+                "the best plan.",
+                f"{baseline.plan.trainable_params:,}",
+                f"{context.max_params:,}",
+            )
+        plans.append((USER_BASELINE, baseline.plan))
+    if search.warm_start is not None:
+        transferred = read_warm_start(Path(search.warm_start), prepared, context)
+        for phrase in transferred.lost:
+            log.info("Not transferred from the warm start: %s", phrase)
+        plans.append((WARM_START, transferred.plan))
+    return tuple(plans)
+
+
+def schedule_of(prepared: Prepared) -> Schedule:
+    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the cost allows."""
+    full, spec = prepared.full_steps, prepared.spec
+    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    schedule = Schedule(
+        rung_steps=engine.rungs(full, strategy=spec.search.strategy),
+        full_steps=full,
+        confirm_steps=max(1, round(full / 2)) if spec.confirm.fidelity == "half" else full,
+        batch_size=prepared.bench.batch_size,
+        n_search=sizes["search"],
+        n_confirm=sizes["confirm"],
+        n_test=sizes.get("test", 0),
+        n_general=sizes.get("general", 0),
+    )
+    if spec.search.max_cost is None or not schedule.last:
+        return schedule
+    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=spec.search.max_cost)
