@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising, weights →
-virtual → base → checks → skeleton → loading, in_memory.
+locating, quiet, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising,
+weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
