@@ -1,0 +1,73 @@
+"""CONTRIBUTING and the README give the tested order of rooms, and the worked method keeps its contract."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from test_layering import PACKAGE, ROOMS
+from toys.bases import PEFT_TASKS, adapters_of
+
+from autopeft.adapters import compile_plan
+from autopeft.extension import Method
+from autopeft.records import Plan
+
+ROOT = Path(__file__).parents[2]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def rooms_that_exist() -> list[str]:
+    paths = [(PACKAGE / f"{room}.py", PACKAGE / room / "__init__.py") for room in ROOMS if room != "__main__"]
+    return [file.stem for file, package in paths if file.is_file() or package.is_file()]
+
+
+def test_contributing_gives_the_order_of_rooms_that_is_tested() -> None:
+    (order,) = re.findall(r"^(errors → .*?)\n\n", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\w+", order) == rooms_that_exist()
+
+
+def test_tree_in_the_readme_has_the_rooms_in_the_same_order() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", readme, re.DOTALL)
+    assert re.findall(r"^[├└]── (\w+)", tree, re.MULTILINE) == rooms_that_exist()
+
+
+def test_files_that_contributing_names_exist() -> None:
+    names = re.findall(r"`((?:autopeft|tests|reports|search_spaces)/[\w./]+)`", CONTRIBUTING)
+    missing = {name for name in names if "NAME" not in name and not (ROOT / name).exists()}
+    assert missing == {"autopeft/methods/hra.py"}  # the worked method, which a reader is to write
+
+
+@pytest.fixture(scope="module")
+def worked_method() -> Method:
+    """The `PART` of the worked method, as its code block makes it."""
+    (code,) = re.findall(r"## A worked method\n.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    module = ModuleType("hra")
+    exec(compile(code, "CONTRIBUTING.md", "exec"), vars(module))
+    return module.PART
+
+
+@pytest.mark.parametrize("architecture", ["llama-lm", "t5-lm"])
+def test_worked_method_costs_what_peft_attaches_and_starts_as_the_identity(
+    worked_method, architecture, make_base, batch_for
+):
+    base = make_base(architecture)
+    batch, sizes = batch_for(base), {site.name: site.in_features for site in base.sites}
+    adapters = adapters_of(worked_method, base.sites, rank=4)
+    cost = sum(4 * sizes[adapter.site] for adapter in adapters)
+    plan = Plan(adapters=tuple(adapters), learning_rate=1e-2, trainable_params=cost)
+    configs = compile_plan(plan, {"hra": worked_method}).configs
+    with torch.no_grad():
+        before = base.module.eval()(**batch).logits
+        # `attached` refuses a plan whose count differs from the parameters that require a gradient.
+        with base.attached(configs, plan=plan, task_type=PEFT_TASKS[architecture], seed=0) as model:
+            torch.testing.assert_close(model.eval()(**batch).logits, before)
+    assert isinstance(worked_method, Method) and len(adapters) >= 14
+
+
+def test_worked_method_refuses_what_its_text_says(worked_method, make_base):
+    refusals = {worked_method.refusal(site) for site in make_base("gpt2").sites}
+    assert None not in refusals and any("Conv1D" in refusal for refusal in refusals)
