@@ -78,7 +78,7 @@ def search_problem(
         schedule=schedule_of(prepared),
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
-        head_rates=prepared.bench.head_rates().alone(),
+        head_rates=prepared.bench.head_rates.alone(),
         first_trials=first_trials,
         null_scores={name: by_name[name] for name in UNEVEN_NULLS},
         user_plans=user_plans,

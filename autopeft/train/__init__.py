@@ -1,25 +1,35 @@
-"""The one training loop: a plan and a fidelity become a measurement.
+"""The only training loop: a plan and a fidelity become a measurement.
+
+From the command line to one step:
+
+    cli/app.py             search        settings from flags, environment and file
+    pipeline/searching.py  search        loads data and model, makes the bench and the ledger
+    engine/__init__.py     search        decides which plan is measured at which fidelity
+    engine/ledger.py       measure_all   passes on what the run has not measured yet, and records it
+    executors/serial.py    submit        calls the function that it gets, which is
+    train/bench.py         measure       attaches the plan, trains, evaluates, detaches
+    train/loop.py          train         all steps of a run; resumes and pauses it (pausing.py)
+    train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-splits, course → rates → pausing → loop → bench.
+encoding, rate_schedule, rates → pausing → loop → bench.
 """
 
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
-from autopeft.train.course import Course, full_course, full_run_steps, rung_course
+from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, epoch_batches
+from autopeft.train.rate_schedule import RateSchedule, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
-from autopeft.train.splits import EncodedSplit, encode_split, encode_splits, epoch_batches
 
 __all__ = [
     "SCHEDULE",
     "Bench",
-    "Course",
     "EncodedSplit",
+    "RateSchedule",
     "encode_split",
     "encode_splits",
     "epoch_batches",
-    "full_course",
     "full_run_steps",
-    "rung_course",
+    "rate_schedule",
 ]

@@ -1,4 +1,4 @@
-"""Where plans are measured: one base model, one task, one set of encoded splits."""
+"""Measures plans: each is attached to the base model, trained, evaluated and detached again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,29 +27,29 @@ from autopeft.model import (
     set_initial_directions,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
-from autopeft.train.course import full_course, rung_course
-from autopeft.train.loop import DivergedError, Run, Trained, train
+from autopeft.train.encoding import EncodedSplit, train_rows
+from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
+from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
-from autopeft.train.splits import EncodedSplit, train_rows
 
-_EVA_EXAMPLES = 128  # of the train split; chosen by hand
-_RMS_EXAMPLES = 32  # likewise
-_EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so there is next to no padding
+_EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
+_RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
+_EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so that there is hardly any padding
+_EVAL_LOGITS = 2**26  # most logits of a language model in one evaluation batch, 256 MiB; chosen by hand
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
-_EVAL_LOGITS = 2**26  # numbers that a language model may give at once, 256 MiB; chosen by hand
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where plans are measured: one base model, one task, one set of encoded splits.
+    """Measures plans on one base model, one task and one set of encoded splits.
 
-    `keep_weights` says where the weights of a confirmation go, or are read from for the
-    test split; None keeps none. `paused` says where the state of a plan's rungs goes, so that the next
-    one takes it up; None trains every rung from the start. `rung_steps` are those of the search. With `dtype`
-    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is the
-    task that the split of that name is read with, where there is one.
+    `keep_weights` gives the folder for a plan's weights, written by a confirmation and read for the test
+    split; None keeps none. `paused` gives the folder for the state of a plan's rungs, from which the next
+    rung resumes; None trains every rung from the start. `rung_steps` are those of the search. With `dtype`
+    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is
+    the task of the split of that name, or None without such a split.
     """
 
     base: BaseModel
@@ -59,32 +60,32 @@ class Bench:
     keep_weights: Callable[[Plan, int], Path] | None = None
     paused: Callable[[Plan, int], Path] | None = None
     rung_steps: tuple[int, ...] = ()
-    base_sha256: str = field(default="")
+    base_sha256: str = ""
     dtype: str = "float32"
     general: Task | None = None
-    _known: dict[str, torch.Tensor] = field(default_factory=dict)
-    _heads: list[HeadRates] = field(default_factory=list)
+    _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split.
 
-        On the test split and the general text nothing is trained: the weights that the confirmation kept
-        for the same plan and seed are loaded, with 0 steps none, which is the base model. A failure of any
-        kind comes back as a measurement (status DIVERGED or FAIL); the base model is checked to be as it was.
+        For the test split and the general text nothing is trained: the weights that the confirmation kept
+        for the same plan and seed are loaded. 0 train_steps means the base model itself. A failure comes back
+        as a measurement with status DIVERGED or FAIL.
 
         Raises:
-            TrainingError: The base model was changed by the trial, so no later one could be trusted.
+            TrainingError: The measurement changed the base model, so that no later one could be trusted.
         """
         started = time.perf_counter()
         try:
             measurement = self._measure(plan, fidelity)
-        except Exception as error:  # the one place: a failed trial is a value
+        except Exception as error:  # the only such place: a failed trial is a value
             log.debug("Trial failed", exc_info=True)
-            reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-            seconds = time.perf_counter() - started
-            status = Status.DIVERGED if isinstance(error, DivergedError) else Status.FAIL
             measurement = Measurement(
-                plan=plan, fidelity=fidelity, status=status, error=reason, train_seconds=seconds
+                plan=plan,
+                fidelity=fidelity,
+                status=Status.DIVERGED if isinstance(error, DivergedError) else Status.FAIL,
+                error=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}",
+                train_seconds=time.perf_counter() - started,
             )
         if self.base_sha256 and self.base.sha256() != self.base_sha256:
             raise TrainingError(
@@ -94,38 +95,39 @@ class Bench:
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self._require_room(plan)
-        directions, heads = self._directions(plan), self.head_rates()  # both of the base model as it is
+        is_trained = fidelity.split not in _READ_ONLY
+        # Both are measured on the base model, before adapters are on it.
+        directions, heads = (self._eva_directions(plan), self.head_rates) if is_trained else ({}, None)
         stack = compile_plan(plan, self.methods)
-        task_type = self.task.peft_task_type
+        task_type, cost = self.task.peft_task_type, TrainingCost()
         with self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
-            if fidelity.split in _READ_ONLY:
-                trained = Trained(seconds=0.0, n_steps=0, peak_bytes=0)
-                if fidelity.train_steps:
-                    load_weights(model, stack.names, self._weights(plan, fidelity.seed))
-            else:
+            if heads is not None:
                 set_initial_directions(model, directions)
-                trained = self._train(model, plan, fidelity, heads=heads)
+                cost = self._train(model, plan, fidelity, heads=heads)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
-                    save_weights(model, stack.names, self._weights(plan, fidelity.seed))
+                    save_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
+            elif fidelity.train_steps:
+                assert self.keep_weights is not None, "weights are kept for a later test"
+                load_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
-            seen = self.evaluate(model, fidelity.split, n_examples=fidelity.eval_examples)
-        finite = math.isfinite(seen.loss)
+            evaluation = self.evaluate(model, fidelity.split, n_examples=fidelity.eval_examples)
+        is_finite = math.isfinite(evaluation.loss)
         return Measurement(
             plan=plan,
             fidelity=fidelity,
-            status=Status.COMPLETE if finite else Status.DIVERGED,
-            metric=seen.metric if finite else None,
-            loss=seen.loss if finite else None,
-            train_seconds=trained.seconds,
-            trained_steps=trained.n_steps,
+            status=Status.COMPLETE if is_finite else Status.DIVERGED,
+            metric=evaluation.metric if is_finite else None,
+            loss=evaluation.loss if is_finite else None,
+            train_seconds=cost.seconds,
+            trained_steps=cost.n_steps,
             eval_seconds=time.perf_counter() - started,
-            peak_bytes=trained.peak_bytes,
-            example_scores=seen.example_scores if finite else (),
-            error=None if finite else "diverged: the loss after training is not finite",
+            peak_bytes=cost.peak_bytes,
+            example_scores=evaluation.example_scores if is_finite else (),
+            error=None if is_finite else "diverged: the loss after training is not finite",
         )
 
     def _require_room(self, plan: Plan) -> None:
-        """Refuse virtual tokens beside which the texts do not fit into the model's positions."""
+        """Refuse a plan whose virtual tokens leave too few of the model's positions for the texts."""
         allowed = self.base.max_tokens(plan)
         longest = max(max(split.lengths) for split in self.splits.values())
         if allowed is not None and longest > allowed:
@@ -134,80 +136,76 @@ class Bench:
                 f"place for {allowed}; lower --max-length, or the rank of the prompt."
             )
 
-    def _directions(self, plan: Plan) -> dict[str, torch.Tensor]:
-        """Where the adapters that start from data (EVA) point at first; found once for each site and rank."""
-        asked = {a.site: a.rank for a in plan.adapters if dict(a.options).get("init") == "eva"}
-        missing = {site: rank for site, rank in asked.items() if len(self._known.get(site, ())) < rank}
+    def _eva_directions(self, plan: Plan) -> dict[str, torch.Tensor]:
+        """Site -> initial rows of LoRA's A, for the adapters of a plan that start from data (EVA)."""
+        ranks = {a.site: a.rank for a in plan.adapters if dict(a.options).get("init") == "eva"}
+        missing = {site: rank for site, rank in ranks.items() if len(self._directions.get(site, ())) < rank}
         if missing:
             batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
-            self._known.update(input_directions(self.base.module, batches, missing))
-        return {site: self._known[site][:rank] for site, rank in asked.items()}
+            self._directions.update(input_directions(self.base.module, batches, missing))
+        return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
+    @cached_property
     def head_rates(self) -> HeadRates:
-        """The learning rates of the task head, from what it is given by the base model; found once."""
-        if not self._heads:
-            maps, rms = head_maps(self.base), {}
-            if maps:
-                batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0)
-                rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-            self._heads.append(head_rates(self.base, rms))
-        return self._heads[0]
+        """The learning rates of the task head, from the size of the inputs of its linear maps."""
+        maps, rms = head_maps(self.base), {}
+        if maps:
+            batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0)
+            rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
+        return head_rates(self.base, rms)
 
-    def _weights(self, plan: Plan, seed: int) -> Path:
-        assert self.keep_weights is not None, "no place for weights was given"
-        return self.keep_weights(plan, seed)
-
-    def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> Trained:
-        """A rung, leg by leg, where the search split judges it, else a run of its own."""
+    def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
+        """Train a rung if the search split judges it, else a full run."""
+        groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
+        if not groups:  # the base model itself
+            return TrainingCost()
         is_rung = fidelity.split == "search"
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
         rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
-        run = Run(
+        run = TrainingRun(
             rows=rows,
             widths=[max(lengths[i] for i in step) for step in rows],
             batch=lambda indices: self._batch("train", indices),
             loss=self._loss,
-            course=rung_course(n_steps, rung_steps=self.rung_steps) if is_rung else full_course(n_steps),
+            schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
             paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
         )
-        groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
-        if not groups:  # the base model as it is
-            return Trained(seconds=0.0, n_steps=0, peak_bytes=0)
         return train(model, groups, run, device=self.base.device)
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Autocast is entered anew for every step: its cache would keep the first cast of the adapters."""
+        # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
         with self._precision():
             return self.task.loss(model, batch)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
-        kind, wanted = self.base.device.type, self.dtype == "bfloat16"
-        return torch.autocast(kind, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+        if self.dtype != "bfloat16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.base.device.type, dtype=torch.bfloat16)
 
     def evaluate(self, model: nn.Module, split: str, *, n_examples: int | None = None) -> Evaluation:
-        """Metric, loss and scores in dataset order over a split, or over a fixed random part of it."""
+        """Metric, loss and per-example scores in dataset order, over a split or a fixed random part."""
         task = self.general if split == "general" else self.task
-        assert task is not None, "no task was given for general text"
+        assert task is not None, "a bench with general text has its task"
         lengths = self.splits[split].lengths
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: lengths[i])
         model.eval()
-        at_once = self._eval_batch(max((lengths[i] for i in order), default=1))
-        chunks = (order[i : i + at_once] for i in range(0, len(order), at_once))
+        n_rows = self._eval_batch_size(max((lengths[i] for i in order), default=1))
+        chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
         with self._precision():
-            seen = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
-        scores = dict(zip(order, seen.example_scores, strict=True))
-        return Evaluation(metric=seen.metric, loss=seen.loss, example_scores=tuple(scores[i] for i in chosen))
+            evaluation = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
+        scores = dict(zip(order, evaluation.example_scores, strict=True))
+        return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
 
-    def _eval_batch(self, longest: int) -> int:
-        """Examples at once: fewer where each token has a prediction over all words."""
-        words = getattr(self.base.module, "get_output_embeddings", lambda: None)()
-        n_words = 1 if words is None else len(words.weight)
-        return max(1, min(_EVAL_BATCH, _EVAL_LOGITS // (longest * n_words)))
+    def _eval_batch_size(self, n_tokens: int) -> int:
+        """Examples in a batch; fewer for language models, with a logit per token and word."""
+        output = getattr(self.base.module, "get_output_embeddings", lambda: None)()
+        n_logits = 1 if output is None else len(output.weight)
+        return max(1, min(_EVAL_BATCH, _EVAL_LOGITS // (n_tokens * n_logits)))
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
-        """A seeded sample of the train split, in batches sorted by length, for the sensitivity scores."""
+        """A seeded random sample of the train split, in batches sorted by length."""
         lengths = self.splits["train"].lengths
         rng = np.random.default_rng(seed)
         chosen = rng.permutation(len(lengths))[:n_examples].tolist()

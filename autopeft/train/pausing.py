@@ -1,6 +1,6 @@
-"""A training run that pauses: parameters, optimizer and random state on disk, and back to the last bit.
+"""A training run on disk: parameters, optimizer and random state, to be resumed with the same bits.
 
-The position in the data needs no file: the rows of a step follow from the seed.
+The position in the data is not stored, since the rows of a step follow from the seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from autopeft.train.course import Course
+from autopeft.train.rate_schedule import RateSchedule
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -24,9 +24,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run stands: steps done, and the most tokens of a row so far with what that step held.
+    """How far a run has come: steps done, and the most tokens of a row with the bytes saved at that step.
 
-    `ends` are the legs that it went through (see `Course`); only a run that begins with these takes it up.
+    `ends` are the cycles that it has been through (see `RateSchedule`). Only a run whose schedule begins with
+    these cycles resumes it.
     """
 
     step: int = 0
@@ -38,11 +39,11 @@ class Position:
 def pause(
     folder: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, *, device: Any
 ) -> None:
-    """Write the state of a run to a folder, whole or not at all, in place of an earlier one."""
+    """Write the state of a run to a folder, in full or not at all; an earlier state is replaced."""
     tensors = {"rng": torch.random.get_rng_state()}
     if torch.device(device).type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    for name, parameter in _trained(model).items():
+    for name, parameter in _trained_parameters(model).items():
         tensors[f"value.{name}"] = parameter.detach().contiguous()
         for moment in _MOMENTS:
             if parameter in optimizer.state:
@@ -50,45 +51,43 @@ def pause(
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    # Copies: tied or viewed tensors would be refused, and one file holds each name once.
-    save_file(
-        {name: tensor.clone() for name, tensor in tensors.items()},
-        fresh / _FILE,
-        metadata={"position": json.dumps(asdict(position))},
-    )
+    # save_file refuses tied or viewed tensors, hence the copies.
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_file(copies, fresh / _FILE, metadata={"position": json.dumps(asdict(position))})
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def take_up(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, course: Course, device: Any
+def resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, schedule: RateSchedule, device: Any
 ) -> Position:
-    """Put a paused run back, if it is the beginning of this course; gives where it stands.
+    """Restore a paused run that is the beginning of this schedule; returns its position, or step 0.
 
-    A state that is missing, damaged, of other parameters, of another course or too far on is passed over:
-    the run begins anew, which takes longer and gives the same numbers.
+    A state is ignored if it is missing, damaged, of other parameters, of another schedule or too far on. The
+    run starts anew then, which takes longer and gives the same numbers.
     """
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
-            told = json.loads(file.metadata()["position"])
-            position = Position(**{**told, "ends": tuple(told["ends"])})
+            stored = json.loads(file.metadata()["position"])
+            position = Position(**{**stored, "ends": tuple(stored["ends"])})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return Position()
-    trained = _trained(model)
-    values = {name: tensors.get(f"value.{name}") for name in trained}
-    fits = all(
-        value is not None and value.shape == trained[name].shape for name, value in values.items()
-    ) and sum(name.startswith("value.") for name in tensors) == len(trained)
-    is_beginning = position.ends and position.ends == course.ends[:-1][: len(position.ends)]
+    trained = _trained_parameters(model)
+    shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
+    fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
+    is_beginning = position.ends and position.ends == schedule.ends[:-1][: len(position.ends)]
     if not fits or not is_beginning or position.step != position.ends[-1]:
         return Position()
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"value.{name}"])
             if f"step.{name}" in tensors:
+                moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS}
+                # AdamW keeps its step count on the CPU; its moments lie with the parameter.
                 optimizer.state[parameter] = {
-                    moment: _placed(tensors[f"{moment}.{name}"], parameter, moment) for moment in _MOMENTS
+                    moment: tensor if moment == "step" else tensor.to(parameter.device)
+                    for moment, tensor in moments.items()
                 }
     torch.random.set_rng_state(tensors["rng"])
     if "rng.cuda" in tensors and torch.device(device).type == "cuda":
@@ -96,10 +95,5 @@ def take_up(
     return position
 
 
-def _placed(tensor: torch.Tensor, parameter: nn.Parameter, moment: str) -> torch.Tensor:
-    """The step count stays on the CPU, where AdamW keeps it; the moments lie where the parameter does."""
-    return tensor if moment == "step" else tensor.to(parameter.device)
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

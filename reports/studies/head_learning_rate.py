@@ -32,12 +32,12 @@ def main(source: str, steps: int) -> None:
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=1,
     )
-    head = prepared.bench.head_rates()
+    head = prepared.bench.head_rates
     for method, rate in ARMS:
         plan = plan_of(Policy(method=method, learning_rate=rate), context)
         for label, head_rate in (("adapters'", rate), ("4e-2", 4e-2), ("2.6e-2", 2.6e-2), ("1e-2", 1e-2)):
             scaled = {name: own * head_rate / head.output for name, own in head.by_name.items()}
-            prepared.bench._heads[:] = [HeadRates(by_name=scaled, output=head_rate)]
+            vars(prepared.bench)["head_rates"] = HeadRates(by_name=scaled, output=head_rate)
             seen = prepared.bench.measure(plan, fidelity)
             print(f"{method:<5} {rate:.1e}  head {label:<9}  {seen.metric}  {seen.loss}", flush=True)
 

@@ -35,7 +35,7 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
     context = AllocationContext(
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
     )
-    found = bench.head_rates()
+    found = bench.head_rates
     n_inputs = prepared.base.module.get_submodule(prepared.base.output_layer).in_features
     rms = head._MOVE / (found.output * n_inputs)
     print(f"{n_inputs} inputs, RMS {rms:.3f}")
@@ -44,7 +44,7 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
         for move in (10 * rms, *MOVES):
             head_rate = move / (n_inputs * rms)
             scaled = {name: own * head_rate / found.output for name, own in found.by_name.items()}
-            bench._heads[:] = [HeadRates(by_name=scaled, output=head_rate)]
+            vars(bench)["head_rates"] = HeadRates(by_name=scaled, output=head_rate)
             told = []
             for seed in SEEDS:
                 seen = bench.measure(

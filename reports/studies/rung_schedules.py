@@ -33,7 +33,7 @@ from autopeft.evidence import rank_correlation
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
-from autopeft.train import bench, full_course, rung_course
+from autopeft.train import bench, rate_schedule
 
 FIELDS = ("data", "plan", "arm", "learning_rate", "params", "schedule", "steps", "seed", "loss", "metric")
 FULL_SEEDS = (1, 2)
@@ -41,7 +41,7 @@ FULL_SEEDS = (1, 2)
 
 @dataclass(frozen=True)
 class Shaped:
-    """A course of another shape than the project's own: shares of the peak by step."""
+    """A schedule of another shape: shares of the peak rate by step."""
 
     n_steps: int
     shape: Callable[[int], float]
@@ -71,10 +71,10 @@ def schedules(full_steps: int) -> dict[str, Callable[[int], Any]]:
     """Each schedule as a function of a rung's steps."""
     first = round(full_steps / 6)
     return {
-        "restart": lambda n: rung_course(n, rung_steps=(first,)),
+        "restart": lambda n: rate_schedule(n, rung_steps=(first,)),
         "branch": lambda n: branch(n, warmup=max(1, round(0.2 * first))),
-        "cut": lambda n: Shaped(n, full_course(full_steps).multiplier),
-        "anneal": full_course,
+        "cut": lambda n: Shaped(n, rate_schedule(full_steps).multiplier),
+        "anneal": rate_schedule,
     }
 
 
@@ -95,11 +95,11 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
     """One row for each run that is not done yet."""
     prepared = prepare(RunSpec(data=DataSpec(source=source), task=TaskSpec(epochs=2.0)))
     full, size = prepared.full_steps, prepared.bench.batch_size
-    asked = [("full", full, "confirm", seed, full_course) for seed in FULL_SEEDS]
+    asked = [("full", full, "confirm", seed, rate_schedule) for seed in FULL_SEEDS]
     for share in (1 / 6, 2 / 5):
         asked += [(name, round(share * full), "search", 0, own) for name, own in schedules(full).items()]
     for arm, plan in plans(prepared, n_plans):
-        for name, steps, split, seed, course in asked:
+        for name, steps, split, seed, schedule in asked:
             key = (Path(source).name, plan.digest, name, str(steps), str(seed))
             if key in done:
                 continue
@@ -110,10 +110,8 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
                 eval_examples=len(prepared.bench.splits[split].labels),
                 seed=seed,
             )
-            with (
-                mock.patch.object(bench, "rung_course", lambda n, rung_steps, course=course: course(n)),
-                mock.patch.object(bench, "full_course", course),
-            ):
+            patch = {"rate_schedule": lambda n, rung_steps, schedule=schedule: schedule(n)}
+            with mock.patch.multiple(bench, **patch):
                 seen = prepared.bench.measure(plan, fidelity)
             told = (arm, f"{plan.learning_rate:g}", plan.trainable_params)
             yield (*key[:2], *told, *key[2:], 9.0 if seen.loss is None else seen.loss, seen.metric)

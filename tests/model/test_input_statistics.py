@@ -84,6 +84,6 @@ def test_adapters_that_start_by_eva_look_at_the_inputs_and_leave_the_model_as_it
     seen, again, other = (bench.measure(own, fidelity) for own in (plan, plan, default))
     assert seen.status is Status.COMPLETE
     assert seen.loss == again.loss != other.loss
-    directions = bench._directions(plan)
+    directions = bench._eva_directions(plan)
     assert set(directions) == {adapter.site for adapter in plan.adapters}
     assert all(rows.shape[0] == RANK for rows in directions.values())

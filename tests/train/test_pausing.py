@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autopeft.records import Status
-from autopeft.train import rung_course
+from autopeft.train import rate_schedule
 
 RUNGS = (4, 9, 20)
 
@@ -120,7 +120,7 @@ def test_state_that_cannot_be_written_costs_the_run_nothing(make_pausing, make_p
         assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
 
 
-def test_state_of_another_course_is_passed_over(make_pausing, make_plan, fidelity):
+def test_state_of_another_schedule_is_ignored(make_pausing, make_plan, fidelity):
     keeping, plain, _ = make_pausing()
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
@@ -131,7 +131,7 @@ def test_state_of_another_course_is_passed_over(make_pausing, make_plan, fidelit
 
 
 def test_longer_rung_begins_as_the_shorter_one_and_each_ends_decayed():
-    short, long = (rung_course(n, rung_steps=RUNGS) for n in (9, 20))
+    short, long = (rate_schedule(n, rung_steps=RUNGS) for n in (9, 20))
     assert (short.ends, long.ends) == ((4, 9), (4, 9, 20))
     assert [short.multiplier(t) for t in range(9)] == [long.multiplier(t) for t in range(9)]
     assert [long.multiplier(t) for t in (0, 4, 9)] == [1.0, 1.0, 1.0]
@@ -141,6 +141,6 @@ def test_longer_rung_begins_as_the_shorter_one_and_each_ends_decayed():
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 30, 999])
 @pytest.mark.parametrize("rung_steps", [(), (1,), (20, 75), (30, 75, 115)])
 def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
-    course = rung_course(n_steps, rung_steps=rung_steps)
-    assert course.n_steps == n_steps
-    assert all(0 < course.multiplier(step) <= 1 for step in range(n_steps))
+    schedule = rate_schedule(n_steps, rung_steps=rung_steps)
+    assert schedule.n_steps == n_steps
+    assert all(0 < schedule.multiplier(step) <= 1 for step in range(n_steps))

@@ -18,7 +18,7 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.model import SavedBytes
 from autopeft.records import Status
-from autopeft.train import epoch_batches, full_course, full_run_steps
+from autopeft.train import epoch_batches, full_run_steps, rate_schedule
 from autopeft.train.rates import parameter_groups
 
 
@@ -120,14 +120,14 @@ def test_full_run_is_its_epochs_of_full_batches(n_train, epochs, max_steps, step
 
 
 def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
-    rates = [full_course(100).multiplier(step) for step in range(100)]
+    rates = [rate_schedule(100).multiplier(step) for step in range(100)]
     assert rates[:6] == pytest.approx([(step + 1) / 6 for step in range(6)])
     assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 30, 1000])
 def test_learning_rate_peaks_at_the_plans_own_and_ends_near_0(n_steps):
-    rates = [full_course(n_steps).multiplier(step) for step in range(n_steps)]
+    rates = [rate_schedule(n_steps).multiplier(step) for step in range(n_steps)]
     assert max(rates) == pytest.approx(1.0)
     assert 0 < rates[-1] <= 2 / max(2, n_steps)
 
@@ -308,7 +308,7 @@ def test_methods_of_a_mix_train_at_their_own_rates(make_bench, make_plan):
     configs = compile_plan(plan, bench.methods).configs
     with bench.base.attached(configs, plan=plan, task_type="SEQ_CLS", seed=0) as model:
         names = {id(p): name for name, p in model.named_parameters()}
-        groups = parameter_groups(model, plan, heads=bench.head_rates(), methods=bench.methods)
+        groups = parameter_groups(model, plan, heads=bench.head_rates, methods=bench.methods)
         rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert {rate for name, rate in rates.items() if ".lora_" in name} == {1e-3}
     assert {rate for name, rate in rates.items() if ".ia3_l." in name} == {8e-3}

@@ -18,26 +18,26 @@ from autopeft.model import BaseModel
 
 log = logging.getLogger(__name__)
 
-_SORTED_BATCHES = 16  # batches that are sorted by length together, so that their rows need little padding
+_SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
-    """One split as token features; the two tuples have one entry per example."""
+    """One split as token features; `examples` and `labels` have one entry per example."""
 
     examples: tuple[Example, ...]
     labels: tuple[Any, ...]
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens per example, of its longest row where it has several; 1 where it has none (an image)."""
+        """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
         return [max(map(len, rows_of_tokens(example)), default=1) for example in self.examples]
 
     def subset(self, n_examples: int) -> list[int]:
-        """Rows to judge a short run on, in ascending order: the same for all plans, smaller within larger.
+        """Rows to judge a short run on, ascending; the same for all plans, and smaller within larger ones.
 
-        Drawn at random, since the rows of a file are often sorted by label.
+        They are drawn at random, since the rows of a file are often sorted by label.
         """
         n_rows = len(self.examples)
         if n_examples >= n_rows:
@@ -55,11 +55,14 @@ def rows_of_tokens(example: Example) -> list[list[int]]:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int
 ) -> dict[str, EncodedSplit]:
-    """Every non-empty split of a dataset as features, by name; says what had to be cut off."""
-    splits = (data.train, data.search, data.confirm, data.test)
+    """Every non-empty split of a dataset by name, encoded by `encode_split`.
+
+    Raises:
+        ModelError: The model cannot take the longest example of train.
+    """
     encoded = {
         split.name: encode_split(split, base=base, task=task, max_length=max_length)
-        for split in splits
+        for split in (data.train, data.search, data.confirm, data.test)
         if split.inputs
     }
     _require_fit(encoded["train"], base, task)
@@ -67,19 +70,24 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) -> EncodedSplit:
-    """One split as features of at most `max_length` tokens; says what had to be cut off."""
-    longest = min(max_length, _context_length(base))
-    made = task.encode(split.inputs, split.labels, base.tokenizer, longest)
-    for note in made.notes:
+    """One split as features of at most `max_length` tokens; what is cut off is logged.
+
+    Raises:
+        ModelError: The tokenizer gives tokens that the model lacks.
+    """
+    tokenizer_limit = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
+    longest = min(max_length, int(tokenizer_limit or 10**9), base.max_tokens() or 10**9)
+    encoded = task.encode(split.inputs, split.labels, base.tokenizer, longest)
+    for note in encoded.notes:
         log.warning("%s: %s", split.name, note)
-    _require_known_tokens([row for example in made.examples for row in rows_of_tokens(example)], base)
-    if task.peft_task_type == "SEQ_2_SEQ_LM":  # whose labels are tokens of their own
-        _require_known_tokens(made.labels, base)
-    return EncodedSplit(examples=made.examples, labels=made.labels)
+    _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
+    if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
+        _require_known_tokens(encoded.labels, base)
+    return EncodedSplit(examples=encoded.examples, labels=encoded.labels)
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Refuse what the model cannot take, by its longest example, before any trial fails of it."""
+    """Try the longest example, so that an unfit model is refused before any trial fails of it."""
     row = max(range(len(split.labels)), key=lambda i: split.lengths[i])
     batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
     try:
@@ -95,9 +103,11 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
-    largest = max((max(row, default=0) for row in rows), default=0)
-    n_known = len(base.module.get_input_embeddings().weight) if rows else 1  # type: ignore[operator]
-    if rows and base.pad_token_id >= n_known:
+    if not rows:
+        return
+    largest = max(max(row, default=0) for row in rows)
+    n_known = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
+    if base.pad_token_id >= n_known:
         raise ModelError(
             f"The tokenizer of {base.name} pads with token {base.pad_token_id}, the model knows {n_known}; "
             "name one of its own tokens as pad_token, or save it with resized embeddings."
@@ -109,14 +119,8 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
         )
 
 
-def _context_length(base: BaseModel) -> int:
-    """What the tokenizer and the model's positions allow, in tokens; very large where neither says."""
-    allowed = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
-    return min(int(allowed or 10**9), base.max_tokens() or 10**9)
-
-
 def train_rows(lengths: Sequence[int], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Rows of each step; they depend on the seed alone, so that plans and lengths see the same order."""
+    """Row indices of each step; they depend on the seed alone, so that all plans see the same order."""
     rng = np.random.default_rng(seed)
     batches: list[list[int]] = []
     while len(batches) < n_steps:
@@ -127,18 +131,18 @@ def train_rows(lengths: Sequence[int], *, n_steps: int, batch_size: int, seed: i
 def epoch_batches(lengths: Sequence[int], *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
     """One epoch of full batches in random order, each of rows of similar length.
 
-    Rows are shuffled, sorted by length within runs of 16 batches, and cut; the rows left
-    over at the end wait for another epoch. Padding falls from about half to a tenth.
+    Rows are shuffled, sorted by length within chunks of 16 batches, and cut. The rows that fill no batch are
+    left to later epochs. Padding falls from about half to a tenth.
 
     Example:
         >>> epoch_batches([3, 9, 3, 9], batch_size=2, rng=np.random.default_rng(0))
         [[1, 3], [0, 2]]
     """
     order = rng.permutation(len(lengths)).tolist()
-    run = batch_size * _SORTED_BATCHES
+    chunk = batch_size * _SORTED_BATCHES
     batches: list[list[int]] = []
-    for start in range(0, len(order), run):
-        rows = sorted(order[start : start + run], key=lambda i: (lengths[i], i))
+    for start in range(0, len(order), chunk):
+        rows = sorted(order[start : start + chunk], key=lambda i: (lengths[i], i))
         batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     full = [batch for batch in batches if len(batch) == batch_size]
     return [full[i] for i in rng.permutation(len(full))]
