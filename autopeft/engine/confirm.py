@@ -1,31 +1,29 @@
-"""Confirmation on fresh seeds and fresh data, the verdict, and the one look at the test split."""
+"""Confirmation: the finalists trained again on fresh seeds, and the one look at the test split."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft import evidence
-from autopeft.engine.ledger import TIME_IS_UP, Ledger, SearchProblem, by_loss, has_broken
-from autopeft.engine.promote import given_plans
+from autopeft.engine.judge import Confirmed, look_at
+from autopeft.engine.ledger import TIME_IS_UP, Ledger
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.promote import user_plans_by_arm
+from autopeft.engine.ranking import by_loss
 from autopeft.errors import StoppedError, TrainingError
-from autopeft.evidence import Look
-from autopeft.records import Confirmation, Fidelity, Measurement, Plan, Status, Verdict
+from autopeft.records import Measurement, Plan, Status
 
 MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
 MAX_TESTED = 3
-_HOPELESS = 1e6  # score without bounds of a plan none of whose seeds came through; chosen by hand
 _SAME_PLAN_SEEDS = 3  # where best and baseline are one plan, no interval decides; enough for its spread
 
-Confirmed = dict[Plan, list[Measurement]]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finalists:
-    """What is confirmed, named before: the incumbent, the baseline, a small plan, and what stands beside."""
+    """The plans to confirm, named before: incumbent, baseline, a small plan, and others beside them."""
 
     best: Plan
     baseline: Plan
@@ -49,160 +47,95 @@ class Finalists:
 
 
 def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
-    """The chosen three, with the head alone and the plans that the user gave at their best rates."""
+    """The chosen three, with the head alone and the user's plans at their best rates."""
     best, baseline, smallest = chosen
-    ranked = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
-    finished = [m for m in ranked if m.loss is not None]
+    longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
+    finished = [m for m in longest_first if m.loss is not None]
     heads = [m.plan for m in finished if not m.plan.adapters]
-    given = [
-        (str(arm), own[0])
-        for (arm, _), own in zip(problem.user_plans, given_plans(problem, ledger, finished), strict=True)
-        if own
-    ]
-    others = (*((str(problem.without_adapters), plan) for plan in heads[:1]), *given)
-    return Finalists(best=best, baseline=baseline, smallest=smallest, others=others)
+    others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
+    by_arm = user_plans_by_arm(problem, ledger, finished)
+    for (arm, _), plans in zip(problem.user_plans, by_arm, strict=True):
+        others += [(str(arm), plan) for plan in plans[:1]]
+    return Finalists(best=best, baseline=baseline, smallest=smallest, others=tuple(others))
 
 
 def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirmed:
-    """Train plans on fresh seeds: best and baseline first, then the smallest, then what stands beside.
+    """Train plans on fresh seeds: best and baseline first, then the smallest, then the others.
 
     Best and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
-    between them decides; the others get as many seeds as these, the same ones, so that rows pair.
+    between them decides. The others get as many seeds as these, the same ones, so that rows pair.
     Where time runs short a plan has fewer seeds, two at least, or is missing.
 
     Raises:
         StoppedError: The time was up before best and baseline had two seeds each.
-        TrainingError: A run of best or baseline broke off (a full disk or memory): that says nothing
-            of its plan, where a diverged run does.
+        TrainingError: A run of best or baseline failed (a full disk or memory). That says nothing
+            about its plan, while a diverged run does.
     """
     if problem.spec.confirm.fidelity == "none":
         return {}
     first = list(dict.fromkeys([named.best, named.baseline]))
-    others = (plan for _, plan in named.others)
-    later = [plan for plan in dict.fromkeys([named.smallest, *others]) if plan not in first]
-    n_seeds = problem.spec.confirm.seeds if len(first) > 1 else _n_same_seeds(problem)
+    candidates = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
+    later = [plan for plan in candidates if plan not in first]
+    n_seeds = problem.spec.confirm.seeds
+    n_seeds = n_seeds if len(first) > 1 else min(_SAME_PLAN_SEEDS, n_seeds)
     ledger.progress.phase("confirmation", n_seeds * (len(first) + len(later)))
-    confirmed: Confirmed = {}
-    for group in [first, *([plan] for plan in later)]:
-        is_first = group is first
-        ledger.plan_ahead(
-            _fidelity(problem, index=0), n_measurements=n_seeds * (len(group) + len(later) * is_first)
-        )
-        rows = []
-        for index in range(n_seeds):
-            if not _has_time(problem, ledger, group, is_needed=is_first and index < 2):
-                break
-            row = _one_seed(problem, ledger, group, index)
-            if _broke_off(row, is_needed=is_first):
-                log.warning("A confirming run of plan %s failed; it has fewer seeds.", group[0].digest)
-                break
-            rows.append(row)
-            if len(group) > 1 and _look(problem, rows).is_decided:
-                break
+    n_planned = n_seeds * (len(first) + len(later))
+    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, n_planned=n_planned, is_needed=True)
+    if len(rows) < 2:
+        raise StoppedError(TIME_IS_UP)
+    confirmed = {plan: [row[place] for row in rows] for place, plan in enumerate(first)}
+    n_seeds = len(rows)
+    for plan in later:
+        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, n_planned=n_seeds, is_needed=False)
         if len(rows) >= 2:
-            confirmed |= {plan: [row[i] for row in rows] for i, plan in enumerate(group)}
-        elif is_first:
-            raise StoppedError(TIME_IS_UP)
-        if is_first:
-            n_seeds = len(rows)
+            confirmed[plan] = [row[0] for row in rows]
     return confirmed
 
 
-def _n_same_seeds(problem: SearchProblem) -> int:
-    return min(_SAME_PLAN_SEEDS, problem.spec.confirm.seeds)
+def _confirm_group(
+    problem: SearchProblem,
+    ledger: Ledger,
+    group: Sequence[Plan],
+    *,
+    n_seeds: int,
+    n_planned: int,
+    is_needed: bool,
+) -> list[list[Measurement]]:
+    """One row for each seed, with a measurement of every plan; it may stop early."""
+    ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
+    rows: list[list[Measurement]] = []
+    for index in range(n_seeds):
+        if not _has_time(problem, ledger, group, may_use_reserve=is_needed and index < 2):
+            break
+        row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
+        if _has_failed(row, is_needed=is_needed):
+            log.warning("A confirming run of plan %s failed; it has fewer seeds.", group[0].digest)
+            break
+        rows.append(row)
+        if len(group) > 1 and look_at(problem, rows).is_decided:
+            break
+    return rows
 
 
-def _look(
-    problem: SearchProblem, rows: Sequence[Sequence[Measurement]], *, planned: int | None = None
-) -> Look:
-    """What the seeds of best and baseline so far say."""
-    best, baseline = (scores_of(problem, [row[i] for row in rows]) for i in (0, 1))
-    return evidence.look(
-        best,
-        baseline,
-        planned_seeds=planned or problem.spec.confirm.seeds,
-        margin=problem.margin,
-        span=problem.score_span,
-    )
-
-
-def _has_time(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, is_needed: bool) -> bool:
-    """For one more seed; the first two of best and baseline may use the reserve of the report."""
-    if is_needed and ledger.limit_seconds is not None:
+def _has_time(
+    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, may_use_reserve: bool
+) -> bool:
+    """Whether one more seed fits; the first two of best and baseline may use the reserve of the report."""
+    if may_use_reserve and ledger.limit_seconds is not None:
         return ledger.clock() - ledger.started < ledger.limit_seconds
-    seconds = len(group) * ledger.estimate(_fidelity(problem, index=0))
+    seconds = len(group) * ledger.estimate(problem.confirmation(0))
     return ledger.has_time_for(seconds=seconds, reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED))
 
 
-def _one_seed(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], index: int) -> list[Measurement]:
-    return ledger.measure_all([(plan, _fidelity(problem, index=index)) for plan in group])
-
-
-def _broke_off(row: Sequence[Measurement], *, is_needed: bool) -> bool:
-    """Whether a seed failed for a reason that is not its plan's; raises where the verdict needs it."""
-    broken = [measurement for measurement in row if has_broken(measurement)]
-    if broken and is_needed:
+def _has_failed(row: Sequence[Measurement], *, is_needed: bool) -> bool:
+    """Whether a run of a seed failed, which a diverged one did not; raises where the verdict needs it."""
+    failed = [measurement for measurement in row if measurement.status is Status.FAIL]
+    if failed and is_needed:
         raise TrainingError(
-            f"A confirming run of plan {broken[0].plan.digest} failed: {broken[0].error}. "
+            f"A confirming run of plan {failed[0].plan.digest} failed: {failed[0].error}. "
             "What was measured is kept; mend the cause and continue with --resume."
         )
-    return bool(broken)
-
-
-def _fidelity(problem: SearchProblem, *, index: int) -> Fidelity:
-    """The n-th confirming run; its seed is none that the search used."""
-    return problem.schedule.fidelity("confirm", seed=problem.seed + 1 + index)
-
-
-def judge(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> Verdict:
-    """The verdict against the baseline, and how the smallest plan stands."""
-    margin, fidelity = problem.margin, problem.spec.confirm.fidelity
-    if not confirmed:
-        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
-    standing = _standing(problem, confirmed, named)
-    if named.best == named.baseline:
-        return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
-    rows = list(zip(confirmed[named.best], confirmed[named.baseline], strict=True))
-    seen = _look(problem, rows)
-    if not seen.is_decided:  # something else than the scores ended it
-        seen = _look(problem, rows, planned=len(rows))
-    return evidence.sequential_verdict(
-        seen,
-        metric=problem.metric,
-        fidelity=fidelity,
-        smallest_equivalent=standing,
-        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[named.best]),
-    )
-
-
-def _standing(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> str:
-    """Whether the smallest plan is proven to lose less than the margin against the best."""
-    if named.smallest == named.best:
-        return "the best itself"
-    tables = [scores_of(problem, confirmed.get(plan, [])) for plan in (named.smallest, named.best)]
-    n_common = min(map(len, tables))
-    is_proven = n_common >= 2 and evidence.within_margin(
-        tables[0][:n_common],
-        tables[1][:n_common],
-        margin=problem.margin,
-        span=problem.score_span,
-    )
-    return "proven" if is_proven else "unproven"
-
-
-def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:
-    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
-
-    Scores without bounds have no wrong one: there it counts as the worst example of the plan's other seeds.
-    """
-    width = max((len(row.example_scores) for row in rows), default=0) or max(
-        (row.fidelity.eval_examples for row in rows), default=0
-    )
-    wrong = min(0.0, problem.sign)  # of scores in [0, 1], as `evidence` takes them
-    if problem.score_span is None:
-        seen = [problem.sign * x for row in rows for x in row.example_scores]
-        wrong = min(seen, default=-_HOPELESS)
-    return [[problem.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
+    return bool(failed)
 
 
 def read_test(
@@ -217,38 +150,11 @@ def read_test(
         return {}
     rows = {plan: confirmed[plan] for plan in dict.fromkeys(plans) if plan in confirmed}
     ledger.progress.phase("test", sum(map(len, rows.values())))
-    tested: Confirmed = {}
+    tested: Confirmed = {plan: [] for plan in rows}
     for plan, runs in rows.items():
-        tested[plan] = []
         for run in runs:
             fidelity = schedule.fidelity("test", seed=run.fidelity.seed)
             diverged = replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0)
-            is_good = run.status is Status.COMPLETE
-            tested[plan] += ledger.measure_all([(plan, fidelity)]) if is_good else [diverged]
+            has_weights = run.status is Status.COMPLETE
+            tested[plan] += ledger.measure_all([(plan, fidelity)]) if has_weights else [diverged]
     return tested
-
-
-def summaries(
-    problem: SearchProblem, confirmed: Confirmed, named: Mapping[str, Plan]
-) -> tuple[Confirmation, ...]:
-    """Mean and standard error by name; a plan with two names appears under each."""
-    return tuple(
-        _summary(problem, name, confirmed[plan]) for name, plan in named.items() if confirmed.get(plan)
-    )
-
-
-def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
-    table = scores_of(problem, rows)
-    mean, std_error = evidence.mean_and_std_error(table, span=problem.score_span)
-    losses = [row.loss for row in rows if row.loss is not None]
-    return Confirmation(
-        name=name,
-        plan=rows[0].plan,
-        split=rows[0].fidelity.split,
-        metric_mean=problem.sign * mean,
-        metric_std_error=std_error,
-        seeds=tuple(row.fidelity.seed for row in rows),
-        metrics=tuple(problem.sign * sum(scores) / len(scores) for scores in table),
-        mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
-        train_seconds=math.fsum(row.train_seconds for row in rows) / len(rows),
-    )

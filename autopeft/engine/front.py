@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from autopeft.engine.ledger import Ledger, SearchProblem, by_loss
-from autopeft.records import Measurement, Plan
-from autopeft.space import violations
+from autopeft.engine.ledger import Ledger
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import by_loss
+from autopeft.records import Measurement
+from autopeft.space import BASELINE_METHOD, violations
 
 _BYTES = 4  # of a saved number: adapters are trained and saved in fp32
 
@@ -28,7 +30,7 @@ def front(measured: Iterable[Measurement]) -> list[Measurement]:
 
 
 def thinned(kept: list[Measurement], n: int) -> list[Measurement]:
-    """At most so many of a front, spread evenly over it, its ends among them."""
+    """At most n measurements of a front, spread evenly over it, with both of its ends where n > 1."""
     if len(kept) <= n:
         return kept
     if n == 1:
@@ -38,40 +40,36 @@ def thinned(kept: list[Measurement], n: int) -> list[Measurement]:
 
 
 def excess(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> Mapping[str, float]:
-    """By how much a measured plan breaks each limit: 0 or less within it, 1.0 at twice of it.
+    """Limit -> by how much a measured plan breaks it: at most 0 within the limit, 1.0 at twice the limit.
 
-    A step is timed against those of plain LoRA that were measured in this run.
+    The seconds of a step are compared with the steps of plain LoRA in this run.
     """
-    plan, n_steps = measurement.plan, measurement.trained_steps
-    if measurement.loss is None or not n_steps:
+    if measurement.loss is None or not measurement.trained_steps:
         return {}
-    own = measurement.train_seconds / n_steps
+    seconds = measurement.train_seconds / measurement.trained_steps
     return violations(
         problem.spec.limits,
         peak_bytes=measurement.peak_bytes,
-        seconds_per_step=own,
-        lora_seconds_per_step=_lora_seconds(ledger) or own or 1.0,
-        adapter_bytes=_BYTES * plan.trainable_params,
+        seconds_per_step=seconds,
+        lora_seconds_per_step=_lora_seconds(ledger) or seconds or 1.0,
+        adapter_bytes=_BYTES * measurement.plan.trainable_params,
     )
 
 
 def is_allowed(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> bool:
-    """Whether a plan keeps to budget and limits; one that the user gave need not, and cannot win."""
+    """Whether a plan keeps to budget and limits, which a plan that the user brought may break."""
     keeps_limits = all(value <= 0 for value in excess(problem, ledger, measurement).values())
-    return keeps_limits and is_affordable(measurement.plan, problem)
-
-
-def is_affordable(plan: Plan, problem: SearchProblem) -> bool:
-    """Whether a plan keeps to the budget."""
-    return plan.trainable_params <= problem.context.max_params
+    return keeps_limits and problem.is_affordable(measurement.plan)
 
 
 def _lora_seconds(ledger: Ledger) -> float | None:
-    """Mean seconds of a step of plain LoRA, None before there was one."""
+    """Mean seconds of a step of plain LoRA; None before there was one."""
     seconds = steps = 0.0
     for measurement in ledger.measured.values():
         adapters = measurement.plan.adapters
-        if adapters and all(own.method == "lora" and not own.options for own in adapters):
+        if adapters and all(
+            adapter.method == BASELINE_METHOD and not adapter.options for adapter in adapters
+        ):
             seconds += measurement.train_seconds
             steps += measurement.trained_steps
     return seconds / steps if steps and math.isfinite(seconds) and seconds else None

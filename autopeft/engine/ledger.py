@@ -1,4 +1,4 @@
-"""The ledger: what was asked and measured, each plan at each fidelity once, and how much time is left."""
+"""The ledger: measures each plan at each fidelity once, keeps the measurements, and watches the time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError
 from autopeft.extension import Executor
-from autopeft.records import Arm, Fidelity, Measurement, Plan, RunSpec, Status
-from autopeft.space import AllocationContext, Space
+from autopeft.records import Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _RESERVE_SECONDS = 15.0  # for the test split and the report; chosen by hand
+# Loss that stands for "bad" before any run has one: a guess among 150 classes has log(150) = 5.0.
+_BAD_LOSS = 5.0
 
 TIME_IS_UP = (
     "The time was up before two seeds were confirmed, so there is no verdict yet; "
@@ -28,71 +30,38 @@ Key = tuple[Plan, Fidelity]
 
 
 class Progress(Protocol):
-    """What a display is told; all calls come from the thread that searches."""
+    """A display of the search; all calls come from the thread that searches."""
 
     def phase(self, name: str, n_measurements: int) -> None:
         """A phase begins: rung 1, rung 2, confirmation, test."""
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """A measurement is in."""
+        """A measurement is in; `seconds_left` estimates the rest of the run, None before it can."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchProblem:
-    """What a search is asked: the user's wish, the space, the context it stands on, and the schedule.
+class MeasureExtra(Protocol):
+    """Measures a plan that is no sampled proposal, and adds it to proposals and study."""
 
-    `head_rates` is the range of learning rates for the head alone, one value where the model has none.
-    `first_trials` is the number of trials that the run began with: what is enqueued follows it, and stays as
-    it was when a finished run is extended. `null_scores` maps parameters and random to their values by
-    site. `given` holds plans that the user brought, by the name of their arm: they race beside the
-    baselines, at several learning rates (around their own, where it is above 0), and win only if they keep
-    to the budget. `score_span` is the width of the range of the task's scores, None where they have no
-    bounds; `margin` the difference that does not matter, in units of the metric.
-    """
-
-    spec: RunSpec
-    space: Space
-    context: AllocationContext
-    schedule: Schedule
-    metric: str
-    greater_is_better: bool
-    head_rates: tuple[float, float]
-    first_trials: int
-    null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    user_plans: tuple[tuple[Arm, Plan], ...] = ()
-    score_span: float | None = 1.0
-    margin: float = 0.01
-
-    @property
-    def seed(self) -> int:
-        """Seed of every rung; confirmations take the ones after it."""
-        return self.spec.search.seed
-
-    @property
-    def sign(self) -> float:
-        """Turns the metric into one where larger is better."""
-        return 1.0 if self.greater_is_better else -1.0
-
-    @property
-    def without_adapters(self) -> Arm:
-        """The arm of plans without adapters: the head alone, or the base model untrained."""
-        return Arm(kind="head", label="head" if self.head_rates[0] < self.head_rates[1] else "untrained")
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
-        lora, context = self.context.methods["lora"], self.context
-        fitting = (site for site in context.sites if lora.refusal(site) is None)
-        return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
+    def __call__(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
+        """The measurement of the plan; `source` says why it was proposed (see `Proposal`)."""
 
 
 @dataclass(kw_only=True)
 class Ledger:
-    """Measures through an executor, in order, and remembers.
+    """Measures through an executor, keeps measurements in the order of the requests, and estimates time.
 
-    `known` holds measurements of an earlier, stopped run: whatever is known is not measured
-    twice. `record` is told every new one before the search goes on. `release` is told which plans no rung
-    takes up again, so that their paused state can go. `clock` gives seconds.
+    Attributes:
+        executor: Runs the measurements.
+        measure: Trains and evaluates one plan.
+        progress: The display.
+        known: Measurements of an earlier, stopped run; they are not repeated.
+        record: Stores a new measurement; called before the search goes on.
+        release: Takes the plans that no later rung continues, so that their paused state can be deleted.
+        clock: Seconds from any fixed moment.
+        started: Reading of the clock when the run began.
+        limit_seconds: Time that the run may take; None for no limit.
+        measured: Every measurement of this run, in order.
+        arms: Plan -> the arm under which it was first proposed.
     """
 
     executor: Executor
@@ -110,28 +79,28 @@ class Ledger:
     _seconds_per_step: list[float] = field(default_factory=list)
     _seconds_per_example: list[float] = field(default_factory=list)
 
-    def measure_all(self, asked: Sequence[Key]) -> list[Measurement]:
-        """Measure what is not known yet; the answers stand in the order of the questions."""
-        keys = [key for key in dict.fromkeys(asked) if key not in self.measured]
+    def measure_all(self, requests: Sequence[Key]) -> list[Measurement]:
+        """The measurements of some plans, in the order of the requests; only unknown ones are run."""
+        keys = [key for key in dict.fromkeys(requests) if key not in self.measured]
         pending: dict[Key, Future[Measurement]] = {}
         n_taken = 0
         for key in keys:
             if key not in self.known:
                 pending[key] = self.executor.submit(self.measure, *key)
-            # An executor that runs at submit is done here: on the disk before the next one begins,
-            # since a signal may come then.
-            while n_taken < len(keys) and self._is_there(keys[n_taken], pending):
+            # An executor that runs at submit has finished here. Its measurement must be on the disk before
+            # the next one begins, since a signal may come then.
+            while n_taken < len(keys) and self._is_finished(keys[n_taken], pending):
                 self._take(keys[n_taken], pending)
                 n_taken += 1
         for key in keys[n_taken:]:
             self._take(key, pending)
-        return [self.measured[key] for key in asked]
+        return [self.measured[key] for key in requests]
 
-    def _is_there(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
+    def _is_finished(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
         return key in self.known or (key in pending and pending[key].done())
 
     def _take(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
-        """Wait for an answer, record it if it is new, and tell the display."""
+        """Wait for a measurement, record it if it is new, and show it."""
         if key in pending:
             measurement = pending[key].result()
             self.record(measurement)
@@ -143,36 +112,39 @@ class Ledger:
         arm = str(self.arms.get(key[0], ""))
         self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
+    def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
+        """The measurements of this run at one fidelity."""
+        return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
+
     def plan_ahead(self, fidelity: Fidelity, *, n_measurements: int) -> None:
-        """Say how many measurements of a kind are still to come, for the time left."""
+        """Set how many measurements of a kind are still to come; the time left is estimated from it."""
         self._planned[_kind(fidelity)] = (fidelity, n_measurements)
 
     def cost(self, schedule: Schedule) -> float:
-        """What the search has cost so far in R, by steps and examples."""
+        """Cost of the search so far in R, counted in steps and examples."""
         searched = (m for m in self.measured.values() if m.fidelity.split == "search")
         return math.fsum(schedule.cost_of(measurement) for measurement in searched)
 
     def worst_loss(self) -> float:
-        """The largest finite loss so far; 5.0, as bad as a guess among 150 classes, where there is none."""
-        return max((m.loss for m in self.measured.values() if m.loss is not None), default=5.0)
+        """The largest finite loss so far."""
+        return max((m.loss for m in self.measured.values() if m.loss is not None), default=_BAD_LOSS)
 
     def estimate(self, fidelity: Fidelity, *, new_steps: int | None = None) -> float:
-        """Seconds of one measurement, by the mean speeds of what was seen; 0 before anything was.
+        """Seconds of one measurement, by the mean speed so far; 0 before anything was timed.
 
-        `new_steps` are those that are still to be trained, where some are done.
+        `new_steps` counts the steps that are still to be trained, where a rung continues an earlier one.
         """
         steps = fidelity.train_steps if new_steps is None else new_steps
         steps = 0 if fidelity.split in ("test", "general") else steps
-        return steps * _mean(self._seconds_per_step) + fidelity.eval_examples * _mean(
-            self._seconds_per_example
-        )
+        training = steps * _mean(self._seconds_per_step)
+        return training + fidelity.eval_examples * _mean(self._seconds_per_example)
 
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
-        schedule, confirm = problem.schedule, problem.spec.confirm
+        confirm = problem.spec.confirm
         if confirm.fidelity == "none":
             return _RESERVE_SECONDS
-        run = self.estimate(schedule.fidelity("confirm", seed=0))
+        run = self.estimate(problem.confirmation(0))
         return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(problem, n_plans=2)
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
@@ -181,16 +153,17 @@ class Ledger:
             self.estimate(problem.schedule.fidelity(split, seed=0)) for split in ("test", "general")
         )
         n_runs = n_plans * problem.spec.confirm.seeds
-        return n_runs * (test + general) + general + _RESERVE_SECONDS  # general text: the base model too
+        # The base model is evaluated on the general text too.
+        return n_runs * (test + general) + general + _RESERVE_SECONDS
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
-        """Whether so many seconds fit before the limit, what is kept in reserve apart."""
+        """Whether so many seconds and a reserve fit before the time limit."""
         if self.limit_seconds is None:
             return True
         return self.clock() - self.started + seconds + reserve <= self.limit_seconds
 
     def require_time(self) -> None:
-        """Stop where the limit itself has passed before a verdict; what was measured is kept."""
+        """Raise StoppedError where the time limit has passed; all measurements are kept."""
         if self.limit_seconds is not None and self.clock() - self.started > self.limit_seconds:
             raise StoppedError(TIME_IS_UP)
 
@@ -207,7 +180,7 @@ class Ledger:
         self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
 
     def _seconds_left(self) -> float | None:
-        """An estimate over what is planned; None before anything was timed."""
+        """Estimate for all planned measurements; None before anything was timed."""
         if not self._seconds_per_step:
             return None
         return math.fsum(n_left * self.estimate(fidelity) for fidelity, n_left in self._planned.values())
@@ -221,23 +194,12 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def by_loss(measurement: Measurement) -> tuple[float, int, str]:
-    """Sort key: loss first, then fewer parameters, then the digest, so that the order is total."""
-    loss = math.inf if measurement.loss is None else measurement.loss
-    return (loss, measurement.plan.trainable_params, measurement.plan.digest)
-
-
 def is_baseline(plan: Plan, problem: SearchProblem, ledger: Ledger) -> bool:
     """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
     if not problem.has_baseline:
         return not plan.adapters
     arm = ledger.arms.get(plan)
     return arm is not None and arm.kind == "baseline"
-
-
-def has_broken(measurement: Measurement) -> bool:
-    """Whether a run failed for a reason outside of its plan, such as a full disk; a diverged run did not."""
-    return measurement.status is Status.FAIL
 
 
 def first_error(measurements: Mapping[Plan, Measurement]) -> str:

@@ -1,56 +1,94 @@
-"""Small steps from what is good so far: another learning rate, or a rank moved between two sites."""
+"""Refinement: small steps from the best plan so far, and more learning rates for the baseline."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from autopeft.records import Adapter, Plan
+from autopeft.engine.ledger import Ledger, MeasureExtra, is_baseline
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.rates import next_rate
+from autopeft.engine.stopping import has_time
+from autopeft.records import Adapter, Arm, Measurement, Plan
 from autopeft.space import AllocationContext
 
+_MAX_EVENED = 5  # learning rates of the baseline at most, however many another arm has
 
-def next_rate(losses: Mapping[float, float], bounds: tuple[float, float]) -> float | None:
-    """The learning rate to try next, from what some have cost: between the best and its better neighbour.
+Measured = dict[Plan, Measurement]
 
-    Where the best one lies outermost, between it and the end of the range, if there is room. None where
-    neighbours are within a tenth of each other: there is nothing left to tell apart.
 
-    Args:
-        losses: Learning rate -> loss, at least one; inf for one that diverged.
-        bounds: The range of the method, ascending.
+def refined_plan(problem: SearchProblem, ledger: Ledger, *, n_before: int) -> tuple[Arm, Plan] | None:
+    """A small step from the best plan of the first rung that is no baseline; None where none is new.
 
-    Example:
-        >>> next_rate({1e-3: 0.5, 4e-3: 0.3, 1.6e-2: 0.4}, (5e-4, 3e-2))
-        0.008
-        >>> round(next_rate({1e-3: 0.5, 4e-3: 0.3}, (5e-4, 1.6e-2)), 6)
-        0.008
+    Every other step (by `n_before`, the number of steps before it) changes the learning rate first, the
+    others the ranks.
     """
-    rates = sorted(losses)
-    best = min(range(len(rates)), key=lambda i: (losses[rates[i]], rates[i]))
-    below = rates[best - 1] if best else None
-    above = rates[best + 1] if best + 1 < len(rates) else None
-    if below is not None and above is not None:
-        ends = [below, above] if losses[below] <= losses[above] else [above, below]
-    elif below is None and above is None:
-        ends = [bounds[0], bounds[1]]
-    else:
-        ends = [bounds[0], above] if below is None and above is not None else [bounds[1], below or bounds[0]]
-    for end in ends:
-        if abs(math.log(end / rates[best])) > math.log(1.1) * 2:
-            return math.sqrt(end * rates[best])
-    return None
+    measured = ledger.at(problem.rung(0))
+    ranked = ranked_by_loss(measured.values())
+    rivals = [m.plan for m in ranked if m.plan.adapters and not is_baseline(m.plan, problem, ledger)]
+    if not rivals:
+        return None
+    best = rivals[0]
+    rate = next_rate(rates_tried(best, measured), problem.rate_range(best))
+    at_next_rate = None if rate is None else replace(best, learning_rate=rate)
+    moved = moved_ranks(best, problem.context, known=set(measured))
+    steps = [at_next_rate, moved] if n_before % 2 == 0 else [moved, at_next_rate]
+    new = (step for step in steps if step is not None and step not in measured)
+    return next(((ledger.arms[best], step) for step in new), None)
+
+
+def rates_tried(plan: Plan, measured: Measured) -> dict[float, float]:
+    """Learning rate -> loss of the plans with the same adapters; inf where there is no loss."""
+    same = [m for m in measured.values() if m.plan.adapters == plan.adapters]
+    return {m.plan.learning_rate: math.inf if m.loss is None else m.loss for m in same}
+
+
+def even_out(
+    problem: SearchProblem, ledger: Ledger, first: Measured, measure_extra: MeasureExtra
+) -> Measured:
+    """As many learning rates for the baseline as the arm with the most has, each next to the best.
+
+    Returns:
+        The plans that were measured for it at the first rung.
+    """
+    most = _most_rates(ledger, first)
+    extra: Measured = {}
+    while problem.has_baseline:
+        baselines = [m for m in (first | extra).values() if is_baseline(m.plan, problem, ledger)]
+        ranked = ranked_by_loss(baselines)
+        if not ranked or not has_time(problem, ledger):
+            break
+        best = ranked[0].plan
+        tried = rates_tried(best, ledger.at(problem.rung(0)))
+        rate = next_rate(tried, problem.rate_range(best))
+        if rate is None or len(tried) >= min(most, _MAX_EVENED):
+            break
+        plan = replace(best, learning_rate=rate)
+        arm = ledger.arms[best]
+        extra[plan] = measure_extra(arm, plan, source="evened", fidelity=problem.rung(0))
+    return extra
+
+
+def _most_rates(ledger: Ledger, first: Measured) -> int:
+    """The largest number of learning rates of an arm that the sampler can propose."""
+    rates: dict[Arm, set[float]] = {}
+    for plan in first:
+        rates.setdefault(ledger.arms[plan], set()).add(plan.learning_rate)
+    fixed = ("head", "baseline", "greedy")
+    return max((len(tried) for arm, tried in rates.items() if arm.kind not in fixed), default=0)
 
 
 def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Plan]) -> Plan | None:
     """The plan with one step of rank moved between two sites at equal cost, to where it earns most.
 
-    A rank earns the site's score per parameter over the rank, as in the allocator. None where no move
-    gives a plan that is not known.
+    A step of rank earns the site's score per parameter over the rank, as in the allocator. None where every
+    such move gives a known plan.
     """
     for donor, receiver in _moves(plan, context):
-        changed = {own.site: own for own in (donor, receiver)}
-        adapters = tuple(changed.get(own.site, own) for own in plan.adapters)
+        changed = {adapter.site: adapter for adapter in (donor, receiver)}
+        adapters = tuple(changed.get(adapter.site, adapter) for adapter in plan.adapters)
         moved = replace(plan, adapters=adapters)
         if moved not in known:
             return moved
@@ -59,8 +97,8 @@ def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Pla
 
 def _moves(plan: Plan, context: AllocationContext) -> Iterator[tuple[Adapter, Adapter]]:
     """Adapters with a rank less and a rank more, the most promising pair first."""
-    fewer = [step for own in plan.adapters for step in _steps(own, context, by=-1)]
-    more = [step for own in plan.adapters for step in _steps(own, context, by=1)]
+    fewer = [step for adapter in plan.adapters for step in _steps(adapter, context, by=-1)]
+    more = [step for adapter in plan.adapters for step in _steps(adapter, context, by=1)]
     pairs = [
         (gain - loss, donor, receiver)
         for loss, price, donor in fewer
@@ -72,7 +110,7 @@ def _moves(plan: Plan, context: AllocationContext) -> Iterator[tuple[Adapter, Ad
 
 
 def _steps(adapter: Adapter, context: AllocationContext, *, by: int) -> Iterator[tuple[float, int, Adapter]]:
-    """What the step earns, its parameters, and the adapter after it; nothing where there is no such step."""
+    """What a step of rank earns, its parameters, and the adapter after it; nothing where there is none."""
     method = context.methods[adapter.method]
     site = next(site for site in context.sites if site.name == adapter.site)
     options = dict(adapter.options)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autopeft import evidence
-from autopeft.engine.confirm import Confirmed, Finalists, scores_of
-from autopeft.engine.ledger import Ledger, SearchProblem
+from autopeft.engine.confirm import Finalists
+from autopeft.engine.judge import Confirmed, scores_of
+from autopeft.engine.ledger import Ledger
+from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement, Plan, Status, Verdict
 
 

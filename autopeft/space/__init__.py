@@ -1,19 +1,21 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-files → policies, limits → layout → baselines, transfer.
+spaces → files, policies, limits → layout → baselines, transfer.
 """
 
 from __future__ import annotations
 
-from autopeft.space.baselines import baseline_policies
-from autopeft.space.files import SERVERS, MethodSpace, MixPart, Space, folder, load, names, servable
+from autopeft.space.baselines import BASELINE_METHOD, baseline_policies, usual_policies
+from autopeft.space.files import load, names
 from autopeft.space.layout import AllocationContext, cheapest, feasible, params_of, plan_of, select_sites
-from autopeft.space.limits import limited, violations
+from autopeft.space.limits import SERVERS, limited, servable, violations
 from autopeft.space.policies import Policy, learning_rates, parameters_of, suggest
+from autopeft.space.spaces import MethodSpace, MixPart, Space
 from autopeft.space.transfer import Transferred, transfer
 
 __all__ = [
+    "BASELINE_METHOD",
     "SERVERS",
     "AllocationContext",
     "MethodSpace",
@@ -24,7 +26,6 @@ __all__ = [
     "baseline_policies",
     "cheapest",
     "feasible",
-    "folder",
     "learning_rates",
     "limited",
     "load",
@@ -36,5 +37,6 @@ __all__ = [
     "servable",
     "suggest",
     "transfer",
+    "usual_policies",
     "violations",
 ]

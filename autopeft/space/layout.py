@@ -1,4 +1,4 @@
-"""The plan that a policy means: which sites, and which of their ranks the budget pays."""
+"""From a policy to a plan: which sites, and which of their ranks the budget pays."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
 from autopeft.records import Adapter, Options, OptionValue, Plan, Site
-from autopeft.space.files import MethodSpace, Space
-from autopeft.space.policies import Policy
+from autopeft.space.policies import Policy, rate_factor
+from autopeft.space.spaces import MethodSpace, Space
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationContext:
-    """What policies are laid out on: the sites, their scores, the methods, and what may be spent.
+    """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
 
-    `scores` maps site name -> value >= 0, `profiles` to what each further rank adds (the energy of
-    the gradient's spectrum), for policies that ask for it; `max_params` is what is left for adapters;
-    `max_virtual_tokens` is the room beside the longest text, None where there is no limit.
+    Attributes:
+        sites: Every site that may take an adapter.
+        scores: Site name -> importance, >= 0.
+        methods: Every method there is, by name.
+        max_params: Trainable parameters that the adapters may have.
+        max_virtual_tokens: Virtual tokens for which there is room beside the longest text; None for no limit.
+        profiles: Site name -> what each further rank adds, for policies with `ranks_by` spectrum.
     """
 
     sites: tuple[Site, ...]
@@ -40,48 +43,47 @@ class AllocationContext:
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
-    """The space without the methods of which not even one site fits the budget, or none fits the model."""
+    """The space without the methods and mixes that fit no site, or whose smallest plan is too dear."""
     costs = cheapest(space, context)
-    return space.only(
-        arm for arm in space.arms if costs.get(arm, context.max_params + 1) <= context.max_params
-    )
+    return space.only(arm for arm, cost in costs.items() if cost <= context.max_params)
 
 
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
     """Method or mix -> trainable parameters of its smallest plan, for those that fit some site.
 
-    The smallest plan of a mix has one adapter of each part, but for parts that may be left out.
+    The smallest plan of a mix has one adapter of each part, but for parts that may be absent.
     """
     smallest = {}
     for arm in space.arms:
         parts = [
-            (_cheapest_adapter(context.methods[name], own, context), own) for name, own in space.parts(arm)
+            (_cheapest_adapter(context.methods[name], part, context), part.may_be_absent)
+            for name, part in space.parts(arm)
         ]
-        needed = [cost for cost, own in parts if not own.may_be_absent]
-        optional = [cost for cost, own in parts if own.may_be_absent and cost is not None]
+        needed = [cost for cost, may_be_absent in parts if not may_be_absent]
+        optional = [cost for cost, may_be_absent in parts if may_be_absent and cost is not None]
         paid = [cost for cost in needed if cost is not None]
         if len(paid) == len(needed) and (paid or optional):
             smallest[arm] = sum(paid) or min(optional)
     return smallest
 
 
-def _cheapest_adapter(method: Method, own: MethodSpace, context: AllocationContext) -> int | None:
-    """Of the part's first options at any site; None where it fits nowhere."""
-    chosen = {name: values[0] for name, values in own.options.items()}
-    bounds: list[tuple[int | None, int | None]] = [(size, size) for size in own.size if size] or [
-        (own.min_rank, own.max_rank)
+def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationContext) -> int | None:
+    """Cost of the part's first options at its cheapest site; None where they fit nowhere."""
+    chosen = {name: values[0] for name, values in part.options.items()}
+    bounds: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size] or [
+        (part.min_rank, part.max_rank)
     ]
     costs = []
     for site in context.sites:
         if method.refusal(site) is None:
             options = method.options(site, **chosen)
-            found = [allowed_ranks(method, site, options, bound, context) for bound in bounds]
-            costs += [method.cost(site, ranks[0], options) for ranks in found if ranks]
+            allowed = [allowed_ranks(method, site, options, bound, context) for bound in bounds]
+            costs += [method.cost(site, ranks[0], options) for ranks in allowed if ranks]
     return min(costs, default=None)
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
-    """The plan that a policy means on this context: never over the budget, no affordable upgrade left.
+    """The plan that a policy means here: never over the budget, no affordable upgrade left.
 
     A policy whose sites are all too dear is widened, first to all layers and roles, then to
     the cheapest options and ranks, then to the whole budget, so that no proposal is rejected for its size.
@@ -112,7 +114,7 @@ def _with_parts(policy: Policy, **changes: object) -> Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """A site that a part of a policy asks one of some ranks for."""
+    """A site, the part of a policy that wants an adapter there, and the ranks that it allows."""
 
     site: Site
     policy: Policy
@@ -136,13 +138,7 @@ class _Place:
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    places: dict[str, _Place] = {}
-    for part in (policy, *policy.beside):
-        for site in select_sites(part, context, context.methods[part.method]):
-            has_prompt = any(place.site.kind == "model" for place in places.values())
-            place = None if has_prompt and site.kind == "model" else _place(part, site, context)
-            if place is not None:
-                places.setdefault(site.name, place)
+    places = _places(policy, context)
     claims = [
         Claim(
             site=name,
@@ -153,14 +149,26 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
         )
         for name, place in places.items()
     ]
-    # As it is written: 0.29 of 100 is 29, though the binary number is a little less.
+    # The decimal number as written: 0.29 of 100 is 29, though the binary number is a little less.
     ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
     lead = context.methods[policy.method]
     return tuple(places[name].adapter(rank, lead=lead) for name, rank in ranks.items())
 
 
+def _places(policy: Policy, context: AllocationContext) -> dict[str, _Place]:
+    """Site name -> the first part of the policy that may have an adapter there; one prompt in all."""
+    places: dict[str, _Place] = {}
+    for part in (policy, *policy.beside):
+        for site in select_sites(part, context, context.methods[part.method]):
+            has_prompt = any(place.site.kind == "model" for place in places.values())
+            place = None if has_prompt and site.kind == "model" else _place(part, site, context)
+            if place is not None:
+                places.setdefault(site.name, place)
+    return places
+
+
 def _place(policy: Policy, site: Site, context: AllocationContext) -> _Place | None:
-    """What a policy may do at a site; None where there is no rank that it allows."""
+    """The place of a policy at a site; None where it allows no rank."""
     method = context.methods[policy.method]
     options = method.options(site, **dict(policy.options))
     ranks = allowed_ranks(method, site, options, (policy.min_rank, policy.max_rank), context)
@@ -189,7 +197,7 @@ def allowed_ranks(
 
 
 def _weight(place: _Place, context: AllocationContext) -> float:
-    """Score per trained parameter, bent by the exponent; 1 for all at exponent 0, or by no score."""
+    """Score per trained parameter to the power of the exponent; 1 everywhere for even ranks."""
     score = context.scores[place.site.name]
     exponent = 0.0 if place.policy.ranks_by == "uniform" else place.policy.exponent
     return float((score / place.cost(place.ranks[0])) ** exponent)
@@ -227,5 +235,5 @@ def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationCon
 def _has_role(site: Site, placement: str) -> bool:
     if placement == "all":
         return True
-    wanted = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
-    return site.role in wanted
+    roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
+    return site.role in roles

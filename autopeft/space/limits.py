@@ -1,70 +1,90 @@
-"""Limits beside the budget: what a space loses to them beforehand, and by how much a plan breaks them."""
+"""What a space loses to the user's limits and servers, and by how much a measured plan breaks a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 from autopeft.errors import SpecError
 from autopeft.extension import Method
-from autopeft.records import LimitSpec
-from autopeft.space.files import MethodSpace, Space
+from autopeft.records import LimitSpec, OptionValue
+from autopeft.space.spaces import MethodSpace, MixPart, Space
 
-_Part = TypeVar("_Part", bound=MethodSpace)
+SERVERS = ("vllm", "tgi", "llama.cpp")
 
 
 def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
     """The part of a space that keeps to the limits that are known before anything is measured.
 
-    Ranks are capped; methods that do not merge, or whose declared step time is above the limit, go,
-    and so do the mixes of them. What DoRA or an option adds to a step shows when it is measured.
+    Ranks are capped. Methods that do not merge, or whose declared step time is above the limit, are
+    dropped with the mixes of them. What DoRA or an option adds to a step shows when it is measured.
 
     Raises:
         SpecError: Nothing of the space is left.
     """
-    kept = {name: own for name, own in space.methods.items() if _keeps(methods[name], limits)}
-    mixes = {
-        name: parts
-        for name, parts in space.mixes.items()
-        if all(_keeps(methods[part.method], limits) for part in parts)
-    }
-    if limits.max_rank is not None:
-        cap = limits.max_rank
-        kept = {name: _capped(own, cap) for name, own in kept.items() if _reaches(own, cap)}
-        mixes = {
-            name: tuple(_capped(part, cap) for part in parts)
-            for name, parts in mixes.items()
-            if all(_reaches(part, cap) for part in parts)
-        }
-    if not kept and not mixes:
+
+    def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
+        method = methods[name]
+        is_quick = limits.max_step_time is None or method.step_time <= limits.max_step_time
+        if not is_quick or (limits.mergeable and not method.merges):
+            return None
+        return part if limits.max_rank is None else _capped(part, limits.max_rank)
+
+    narrowed = space.narrowed(narrow)
+    if not narrowed.arms:
+        requested = limits.model_dump(exclude_defaults=True)
+        listed = ", ".join(f"{name} {value}" for name, value in requested.items())
         raise SpecError(
-            f"Nothing of the search space keeps to the limits {_told(limits)}; "
+            f"Nothing of the search space keeps to the limits {listed}; "
             "raise or drop one of them, or choose another --space."
         )
-    return space.model_copy(update={"methods": kept, "mixes": mixes})
+    return narrowed
 
 
-def _keeps(method: Method, limits: LimitSpec) -> bool:
-    is_quick = limits.max_step_time is None or method.step_time <= limits.max_step_time
-    return is_quick and (method.merges or not limits.mergeable)
+def _capped(part: MethodSpace, cap: int) -> MethodSpace | None:
+    """The part under a cap on its ranks; None where no rank is left."""
+    if part.size:
+        kept = tuple(size for size in part.size if size <= cap)
+        return part.model_copy(update={"size": kept}) if any(kept) else None
+    if part.min_rank is not None and part.min_rank > cap:
+        return None
+    return part.model_copy(update={"max_rank": cap if part.max_rank is None else min(part.max_rank, cap)})
 
 
-def _reaches(own: MethodSpace, cap: int) -> bool:
-    """Whether anything is left of a part under a cap on its ranks."""
-    if own.size:
-        return any(0 < size <= cap for size in own.size)
-    return own.min_rank is None or own.min_rank <= cap
+def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
+    """The part of a space that some servers read, by an exact export of the trained adapter.
 
+    A method loses the options that they do not read. A mix with such an option is dropped.
 
-def _capped(own: _Part, cap: int) -> _Part:
-    if own.size:
-        return own.model_copy(update={"size": tuple(size for size in own.size if size <= cap)})
-    return own.model_copy(update={"max_rank": cap if own.max_rank is None else min(own.max_rank, cap)})
+    Args:
+        space: Any search space.
+        servers: Some of `SERVERS`.
+        methods: Every method there is.
 
+    Raises:
+        SpecError: Nothing of the space is read by all of them.
+    """
 
-def _told(limits: LimitSpec) -> str:
-    given = limits.model_dump(exclude_defaults=True)
-    return ", ".join(f"{name} {value}" for name, value in given.items())
+    def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
+        def is_served(options: Mapping[str, OptionValue]) -> bool:
+            return set(servers) <= set(methods[name].servers(options))
+
+        options = {
+            option: tuple(value for value in values if is_served({option: value}))
+            for option, values in part.options.items()
+        }
+        if not is_served({}) or not all(options.values()):
+            return None
+        if isinstance(part, MixPart) and options != part.options:
+            return None
+        return part.model_copy(update={"options": options})
+
+    narrowed = space.narrowed(narrow)
+    if not narrowed.arms:
+        raise SpecError(
+            f"Nothing of the search space is read by {', '.join(servers)}, which take plain LoRA alone; "
+            "choose a space with LoRA, or leave --serve-on out and export a merged model."
+        )
+    return narrowed
 
 
 def violations(
@@ -75,9 +95,9 @@ def violations(
     lora_seconds_per_step: float,
     adapter_bytes: int,
 ) -> dict[str, float]:
-    """By how much a measured plan breaks each limit: 0 or less within it, 1.0 at twice of it.
+    """Limit -> by how much a measured plan breaks it: at most 0 within the limit, 1.0 at twice the limit.
 
-    What Optuna's `Trial.set_constraint` takes, on one scale for all.
+    One scale for all limits, as Optuna's `Trial.set_constraint` takes it.
 
     Args:
         limits: Those that are None are left out.

@@ -1,4 +1,4 @@
-"""A plan of another base model, dataset or budget, laid out on this context by role and relative depth."""
+"""A plan of another base model, dataset or budget, mapped to the sites of this run by role and depth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autopeft.extension import Method
 from autopeft.records import Adapter, Options, Plan, Site
 from autopeft.space.layout import AllocationContext, allowed_ranks, params_of
 
-# Where a model has maps fused that another keeps apart: what stands for a role that the source lacks.
+# Some models fuse maps that others keep apart: which roles stand for a role that the source lacks.
 _KIN: Mapping[str, Sequence[str]] = {
     "q": ("qkv",),
     "k": ("kv", "qkv"),
@@ -24,8 +24,8 @@ _KIN: Mapping[str, Sequence[str]] = {
     "up": ("gate_up",),
     "gate_up": ("up", "gate"),
 }
-# A plan that spends so much of a budget was made for it; chosen by hand, as the allocator leaves less
-# than one rank of one site, but for caps that a plan does not know.
+# A plan that spends this share of a budget was made for it. Chosen by hand: the allocator leaves less than
+# one rank of one site, unless a cap stops it, which a plan does not know.
 _SPENDS_IT = 0.9
 
 
@@ -45,21 +45,21 @@ def transfer(
     source_budget: int | None = None,
     max_rank: int | None = None,
 ) -> Transferred:
-    """The plan on this context, its ranks refitted to the budget.
+    """The plan for the sites of the context, its ranks refitted to the budget.
 
-    Each site here takes method and options of the site with its role at the nearest relative depth there;
-    where that has no adapter, neither has this. Ranks go out in proportion to those there, so that the same
-    model and budget give the same plan. A plan that left some of its budget leaves as much of this one.
+    Each site takes method and options from the source site with its role at the nearest relative depth. It
+    gets no adapter where that source site has none. Ranks are in proportion to those of the source, so that
+    the same model and budget give the same plan. A plan that left a share of its budget leaves that share.
 
     Args:
         plan: Its adapters stand at some of `source_sites`.
-        source_sites: All sites of the base model that it was made for.
-        context: Where it goes.
-        source_budget: What it was made under, in trainable parameters; None where that is not known.
-        max_rank: Cap on ranks here.
+        source_sites: All sites of the base model that the plan was made for.
+        context: The sites, methods and budget to map it to.
+        source_budget: Trainable parameters that the plan could have; None where that is not known.
+        max_rank: Cap on the new ranks.
 
     Raises:
-        SpecError: Nothing of it maps, or not one adapter of it is affordable.
+        SpecError: No adapter of the plan maps to a site, or none is affordable.
     """
     held = {adapter.site: adapter for adapter in plan.adapters}
     is_same = _shapes(source_sites) == _shapes(context.sites)
@@ -76,7 +76,7 @@ def transfer(
     adapters = tuple(by_site[name].adapter(rank, rules) for name, rank in ranks.items())
     if plan.adapters and not adapters:
         reason = (
-            "no adapter of it fits the budget" if pairs else "no site here has the role of one of its own"
+            "no adapter of it fits the budget" if pairs else "no site here has the role of one of its sites"
         )
         raise SpecError(f"The plan {plan.digest} cannot be mapped: {reason}; start without it.")
     return Transferred(
@@ -102,7 +102,7 @@ def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A site here, and the adapter there that it takes after."""
+    """A site of this run, and the source adapter that it is mapped from."""
 
     site: Site
     source: Adapter
@@ -111,13 +111,12 @@ class _Pair:
     ranks: Sequence[int]
 
     def claim(self, *, largest: int) -> Claim:
-        """By the rank there; without a rank as much as the largest, since it costs a vector only."""
-        rank = self.source.rank or largest
+        """Weighed by the source's rank; an adapter without a rank, being cheap, weighs as the largest."""
         return Claim(
             site=self.site.name,
-            weight=rank / self.ranks[0],
+            weight=(self.source.rank or largest) / self.ranks[0],
             ranks=self.ranks,
-            cost=lambda own: self.method.cost(self.site, own, dict(self.options)),
+            cost=lambda rank: self.method.cost(self.site, rank, dict(self.options)),
         )
 
     def adapter(self, rank: int, rules: Mapping[str, str | None]) -> Adapter:
@@ -138,57 +137,65 @@ def _pairs(
     context: AllocationContext,
     max_rank: int | None,
 ) -> tuple[list[_Pair], list[str]]:
-    """The sites here that take an adapter, and as phrases where a method does not fit."""
-    there, here = _by_role(source_sites), _by_role(context.sites)
+    """The sites that take an adapter, and as phrases where a method does not fit."""
+    sources, targets = _by_role(source_sites), _by_role(context.sites)
     pairs: list[_Pair] = []
     refused: Counter[str] = Counter()
-    for role, own in here.items():
-        for site, depth, place in own:
-            kin = (role,) if role in there else _KIN.get(role, ())
-            models = [_nearest(there[other], depth, place) for other in kin if other in there]
+    for role, placed in targets.items():
+        kin = [other for other in ((role,) if role in sources else _KIN.get(role, ())) if other in sources]
+        for target in placed:
+            models = [_nearest(sources[other], target) for other in kin]
             adapters = [held[model.name] for model in models if model and model.name in held]
             if not adapters:
                 continue
-            source = max(
-                adapters, key=lambda adapter: adapter.rank
-            )  # of fused maps the largest; first on ties
-            pair = _pair(site, source, context, max_rank)
+            # Of several maps that are fused here, the one with the largest rank; the first on ties.
+            source = max(adapters, key=lambda adapter: adapter.rank)
+            pair = _pair(target.site, source, context, max_rank)
             if isinstance(pair, _Pair):
                 pairs.append(pair)
             else:
                 refused[f"{source.method} at the role {role} ({pair})"] += 1
-    return pairs, [f"{told}: {_n_sites(n)}" for told, n in refused.items()]
+    return pairs, [f"{phrase}: {_n_sites(n)}" for phrase, n in refused.items()]
 
 
-def _by_role(sites: Sequence[Site]) -> dict[str, list[tuple[Site, float | None, int]]]:
-    """Role -> its sites with relative depth in (0, 1), None outside the stack, and place in the layer."""
+@dataclass(frozen=True)
+class _Placed:
+    """A site with its relative depth in (0, 1), None outside the stack, and its place in the layer."""
+
+    site: Site
+    depth: float | None
+    place: int
+
+
+def _by_role(sites: Sequence[Site]) -> dict[str, list[_Placed]]:
     n_layers = 1 + max((site.layer for site in sites if site.layer is not None), default=0)
-    seen: Counter[tuple[str, int | None]] = Counter()
-    found: dict[str, list[tuple[Site, float | None, int]]] = defaultdict(list)
+    n_seen: Counter[tuple[str, int | None]] = Counter()
+    by_role: dict[str, list[_Placed]] = defaultdict(list)
     for site in sites:
         depth = None if site.layer is None else (site.layer + 0.5) / n_layers
-        found[site.role].append((site, depth, seen[site.role, site.layer]))
-        seen[site.role, site.layer] += 1
-    return found
+        by_role[site.role].append(_Placed(site, depth, n_seen[site.role, site.layer]))
+        n_seen[site.role, site.layer] += 1
+    return by_role
 
 
-def _nearest(known: Sequence[tuple[Site, float | None, int]], depth: float | None, place: int) -> Site | None:
-    """The site at the nearest relative depth, then at the nearest place in its layer; the later on ties.
+def _nearest(sources: Sequence[_Placed], target: _Placed) -> Site | None:
+    """The source at the nearest relative depth, then at the nearest place in its layer; the later on ties.
 
-    What lies outside the stack takes after what does, too; None where there is no such site.
+    Sites outside the stack are compared with each other alone; None where there is none to compare.
     """
 
-    def distance(entry: tuple[Site, float | None, int]) -> tuple[float, int, int]:
-        site, own, own_place = entry
-        gap = 0.0 if own is None or depth is None else round(abs(own - depth), 9)
-        return gap, -(site.layer or 0), abs(own_place - place)
+    def distance(source: _Placed) -> tuple[float, int, int]:
+        gap = 0.0
+        if source.depth is not None and target.depth is not None:
+            gap = round(abs(source.depth - target.depth), 9)
+        return gap, -(source.site.layer or 0), abs(source.place - target.place)
 
-    alike = [entry for entry in known if (entry[1] is None) == (depth is None)]
-    return min(alike, key=distance)[0] if alike else None
+    alike = [source for source in sources if (source.depth is None) == (target.depth is None)]
+    return min(alike, key=distance).site if alike else None
 
 
 def _pair(site: Site, source: Adapter, context: AllocationContext, max_rank: int | None) -> _Pair | str:
-    """The pair, or why the method cannot be put there."""
+    """The pair, or a phrase why the method does not fit."""
     method = context.methods[source.method]
     refusal = method.refusal(site)
     if refusal is not None:
@@ -203,10 +210,10 @@ def _pair(site: Site, source: Adapter, context: AllocationContext, max_rank: int
 
 
 def _scale_rule(method: Method, plan: Plan) -> str | None:
-    """The rule that gives the scale of all adapters of a method; None where they have one of their own."""
-    own = [adapter for adapter in plan.adapters if adapter.method == method.name]
+    """The rule that gives the scale of all adapters of a method; None where no rule does."""
+    adapters = [adapter for adapter in plan.adapters if adapter.method == method.name]
     for rule in method.choices.get("scale_rule", ()):
-        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in own):
+        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in adapters):
             return str(rule)
     return None
 
@@ -214,7 +221,7 @@ def _scale_rule(method: Method, plan: Plan) -> str | None:
 def _unused(
     source_sites: Sequence[Site], held: Mapping[str, Adapter], pairs: Sequence[_Pair]
 ) -> tuple[str, ...]:
-    """Adapters there that no site here takes after, by role."""
+    """Phrases for the source adapters that no site is mapped from, by role."""
     used = {pair.source.site for pair in pairs}
     roles = {site.name: site.role for site in source_sites}
     adapted = Counter(roles.get(name, "unknown") for name in held)
@@ -223,7 +230,7 @@ def _unused(
 
 
 def _unpaid(pairs: Sequence[_Pair], ranks: Mapping[str, int]) -> tuple[str, ...]:
-    """Sites here that would take one and that the budget does not reach."""
+    """Phrases for the mapped sites that the budget does not pay, by role."""
     roles = Counter(pair.site.role for pair in pairs if pair.site.name not in ranks)
     return tuple(
         f"{_n_sites(n)} of the role {role}, which the budget does not pay" for role, n in roles.items()

@@ -30,7 +30,7 @@ from toys.engine import (
 )
 
 from autopeft.engine import rungs
-from autopeft.engine.propose import spread
+from autopeft.engine.rates import spread
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Fidelity, Plan, Status
 from autopeft.space import MethodSpace, Space

@@ -27,7 +27,8 @@ from toys.engine import (
 
 from autopeft.engine import Schedule, later_cost, rungs, stretched
 from autopeft.engine.front import front, thinned
-from autopeft.engine.refine import moved_ranks, next_rate
+from autopeft.engine.rates import next_rate
+from autopeft.engine.refine import moved_ranks
 from autopeft.errors import SiteError
 from autopeft.records import Arm, Fidelity, LimitSpec, Measurement, Plan, Status
 from autopeft.space import Policy, params_of, plan_of

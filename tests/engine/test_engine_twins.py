@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from toys.engine import METHODS, ROOMY, SCORES, SITES, baseline_plans, context, levels, method_of, run
 
-from autopeft.engine.twins import MAX_PAIRS, uses_score
+from autopeft.engine.twins import MAX_PAIRS
 from autopeft.records import Plan
 from autopeft.space import MethodSpace, Policy, Space, plan_of
 
@@ -41,7 +41,7 @@ def by_score(plan, fidelity):
     ],
 )
 def test_a_policy_uses_the_score_where_ranks_or_layers_follow_it(change, expected) -> None:
-    assert uses_score(replace(LORA, **change)) is expected
+    assert replace(LORA, **change).uses_score is expected
 
 
 def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_null() -> None:

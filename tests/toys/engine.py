@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
 from autopeft.engine import Ledger, Outcome, Schedule, SearchProblem
-from autopeft.engine.propose import spread
+from autopeft.engine.rates import spread
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
 from autopeft.records import (

@@ -1,0 +1,120 @@
+"""After the rungs: incumbent, baseline and the smallest candidate, and their learning rates tuned again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from autopeft.engine.front import is_allowed
+from autopeft.engine.ledger import Ledger, MeasureExtra, first_error, is_baseline
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
+from autopeft.errors import SiteError, TrainingError
+from autopeft.evidence import mean_and_std_error
+from autopeft.records import Measurement, Plan
+
+_SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
+_MARGIN = 0.01  # one point, or one percent of a loss
+_LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
+_MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
+
+Measured = dict[Plan, Measurement]
+
+log = logging.getLogger(__name__)
+
+
+def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> SearchProblem:
+    """The problem with the margin that the user gave, or 0.01, or 1 % of the baseline's loss.
+
+    The third holds where less is better and scores have no bounds: a hundredth is much of some losses and
+    little of others.
+    """
+    requested_margin = problem.spec.confirm.margin
+    if requested_margin is not None:
+        return replace(problem, margin=requested_margin)
+    baselines = [m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger)]
+    metric = baselines[0].metric if baselines else None
+    if problem.score_span is None and not problem.greater_is_better and metric:
+        return replace(problem, margin=_MARGIN * abs(metric))
+    return replace(problem, margin=_MARGIN)
+
+
+def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
+    """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
+
+    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. The
+    candidate has the fewest parameters among the plans with at most half of the incumbent's whose metric is
+    within the margin and two standard errors of the incumbent's; where there is none it is the incumbent.
+    Confirmation says whether the candidate holds. Where the objective is `params` it is the incumbent.
+
+    Raises:
+        TrainingError: No learning rate of the baseline could be trained.
+        SiteError: No plan keeps to the limits.
+    """
+    finished = ranked_by_loss(last.values())
+    ranked = [m for m in finished if is_allowed(problem, ledger, m)]
+    baselines = [m for m in finished if is_baseline(m.plan, problem, ledger)]
+    if not ranked and baselines:
+        raise SiteError(
+            f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
+        )
+    if not baselines:
+        failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)}
+        raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
+    incumbent = first_by_metric(problem, ranked)
+    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
+    floor = problem.sign * (incumbent.metric or 0.0) - problem.margin - 2 * std_error
+    most = _SMALLEST_SHARE * incumbent.plan.trainable_params
+    small = [
+        m for m in ranked if m.plan.trainable_params <= most and problem.sign * (m.metric or 0.0) >= floor
+    ]
+    smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
+    if problem.spec.search.objective == "params":
+        incumbent = smallest
+    return incumbent.plan, first_by_metric(problem, baselines).plan, smallest.plan
+
+
+def retune(problem: SearchProblem, ledger: Ledger, last: Measured, measure_extra: MeasureExtra) -> Measured:
+    """The incumbent and the baseline at lower rates, as long as that helps; both get the same tries.
+
+    Short runs prefer higher learning rates than full ones do, and a rung of a tenth of a run still does.
+
+    Returns:
+        The last rung with the plans that were added.
+    """
+    if not problem.schedule.last:
+        return last
+    incumbent, baseline, _ = choose(problem, ledger, last)
+    finalists = list(dict.fromkeys([incumbent, baseline]))
+    ledger.progress.phase("rates", len(finalists))
+    fidelity = problem.rung(problem.schedule.last)
+    n_times = _MAX_LOWERED if 2 * fidelity.train_steps < problem.schedule.full_steps else 1
+    measured = dict(last)
+    for plan in finalists:
+        for _ in range(n_times):
+            lower = _at_lower_rate(plan, problem, measured)
+            if lower is None or not _has_time(problem, ledger, plan):
+                break
+            arm = ledger.arms[plan]
+            measured[lower] = measure_extra(arm, lower, source="retuned", fidelity=fidelity)
+    ledger.release({*measured} - {*last})
+    return measured
+
+
+def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured) -> Plan | None:
+    """The plan below its best learning rate; None where such a rate is known or far below the range."""
+    tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
+    best = min(tried, key=by_loss).plan
+    rate = best.learning_rate / _LOWER
+    is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
+    if is_known or rate < problem.rate_range(plan)[0] / _LOWER:
+        return None
+    return replace(best, learning_rate=rate)
+
+
+def _has_time(problem: SearchProblem, ledger: Ledger, plan: Plan) -> bool:
+    seconds = ledger.estimate(problem.rung(problem.schedule.last))
+    is_enough = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
+    if not is_enough:
+        log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
+    return is_enough

@@ -1,0 +1,108 @@
+"""The verdict: the best plan against the baseline on the scores of the confirmation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from autopeft import evidence
+from autopeft.engine.problem import SearchProblem
+from autopeft.evidence import Look
+from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
+
+_HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen by hand
+
+Confirmed = dict[Plan, list[Measurement]]
+
+
+def judge(
+    problem: SearchProblem, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan
+) -> Verdict:
+    """The verdict against the baseline, and whether the smallest plan is proven."""
+    margin, fidelity = problem.margin, problem.spec.confirm.fidelity
+    if not confirmed:
+        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
+    standing = _standing(problem, confirmed, smallest=smallest, best=best)
+    if best == baseline:
+        return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
+    rows = list(zip(confirmed[best], confirmed[baseline], strict=True))
+    look = look_at(problem, rows)
+    if not look.is_decided:  # time or a failed run has ended the confirmation
+        look = look_at(problem, rows, planned=len(rows))
+    return evidence.sequential_verdict(
+        look,
+        metric=problem.metric,
+        fidelity=fidelity,
+        smallest_equivalent=standing,
+        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[best]),
+    )
+
+
+def look_at(
+    problem: SearchProblem, rows: Sequence[Sequence[Measurement]], *, planned: int | None = None
+) -> Look:
+    """What the seeds of best (first in each row) and baseline (second) say so far."""
+    best, baseline = (scores_of(problem, [row[place] for row in rows]) for place in (0, 1))
+    return evidence.look(
+        best,
+        baseline,
+        planned_seeds=planned or problem.spec.confirm.seeds,
+        margin=problem.margin,
+        span=problem.score_span,
+    )
+
+
+def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
+    """Whether the smallest plan is proven to lose less than the margin against the best."""
+    if smallest == best:
+        return "the best itself"
+    tables = [scores_of(problem, confirmed.get(plan, [])) for plan in (smallest, best)]
+    n_common = min(map(len, tables))
+    is_proven = n_common >= 2 and evidence.within_margin(
+        tables[0][:n_common],
+        tables[1][:n_common],
+        margin=problem.margin,
+        span=problem.score_span,
+    )
+    return "proven" if is_proven else "unproven"
+
+
+def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:
+    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
+
+    Scores without bounds have no wrong one: there it counts as the worst example of the plan's other seeds.
+    """
+    width = max((len(row.example_scores) for row in rows), default=0) or max(
+        (row.fidelity.eval_examples for row in rows), default=0
+    )
+    wrong = min(0.0, problem.sign)  # `evidence` takes scores in [0, 1], or negated in [-1, 0]
+    if problem.score_span is None:
+        scores = [problem.sign * x for row in rows for x in row.example_scores]
+        wrong = min(scores, default=-_HOPELESS)
+    return [[problem.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
+
+
+def summaries(
+    problem: SearchProblem, confirmed: Confirmed, named: Mapping[str, Plan]
+) -> tuple[Confirmation, ...]:
+    """Mean and standard error by name; a plan with two names appears under each."""
+    return tuple(
+        _summary(problem, name, confirmed[plan]) for name, plan in named.items() if confirmed.get(plan)
+    )
+
+
+def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
+    table = scores_of(problem, rows)
+    mean, std_error = evidence.mean_and_std_error(table, span=problem.score_span)
+    losses = [row.loss for row in rows if row.loss is not None]
+    return Confirmation(
+        name=name,
+        plan=rows[0].plan,
+        split=rows[0].fidelity.split,
+        metric_mean=problem.sign * mean,
+        metric_std_error=std_error,
+        seeds=tuple(row.fidelity.seed for row in rows),
+        metrics=tuple(problem.sign * sum(scores) / len(scores) for scores in table),
+        mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
+        train_seconds=math.fsum(row.train_seconds for row in rows) / len(rows),
+    )

@@ -1,0 +1,94 @@
+"""What a search is given, fixed before its first measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autopeft.engine.schedule import Schedule, n_first
+from autopeft.records import Arm, Fidelity, Plan, RunSpec
+from autopeft.space import BASELINE_METHOD, AllocationContext, Space, learning_rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProblem:
+    """The user's settings, the policies and plans to search among, and how plans are compared.
+
+    Attributes:
+        spec: The user's settings.
+        space: The policies that fit model and budget.
+        context: Sites, methods, budget and scores, from which a policy becomes a plan.
+        schedule: Lengths of rungs and confirmations.
+        metric: Name of the metric.
+        greater_is_better: True for accuracies, false for errors and losses.
+        head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
+        first_trials: Trials that the run began with. The queue depends on this number and not on the trials
+            of an extended run, so that an extended run begins with the same plans.
+        null_scores: Name of a null score -> site name -> value.
+        user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
+            its own, where that is above 0), and can win only if it keeps to the budget.
+        score_span: Width of the range of the task's scores; None where they have no bounds.
+        margin: Difference that does not matter, in units of the metric.
+    """
+
+    spec: RunSpec
+    space: Space
+    context: AllocationContext
+    schedule: Schedule
+    metric: str
+    greater_is_better: bool
+    head_rates: tuple[float, float]
+    first_trials: int
+    null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    user_plans: tuple[tuple[Arm, Plan], ...] = ()
+    score_span: float | None = 1.0
+    margin: float = 0.01
+
+    @property
+    def seed(self) -> int:
+        """Seed of every rung; confirmations take the seeds after it."""
+        return self.spec.search.seed
+
+    @property
+    def sign(self) -> float:
+        """Factor that turns the metric into one where larger is better."""
+        return 1.0 if self.greater_is_better else -1.0
+
+    @property
+    def n_proposals(self) -> int:
+        """How many plans the first rung measures at most."""
+        search = self.spec.search
+        return n_first(self.schedule, trials=search.trials, strategy=search.strategy)
+
+    @property
+    def without_adapters(self) -> Arm:
+        """The arm of plans without adapters: the head alone, or the base model untrained."""
+        return Arm(kind="head", label="head" if self.head_rates[0] < self.head_rates[1] else "untrained")
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
+        lora, context = self.context.methods[BASELINE_METHOD], self.context
+        fitting = (site for site in context.sites if lora.refusal(site) is None)
+        return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
+
+    def rung(self, index: int) -> Fidelity:
+        """The fidelity of a rung, from 0."""
+        return self.schedule.rung(index, seed=self.seed)
+
+    def confirmation(self, index: int) -> Fidelity:
+        """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
+        return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)
+
+    def is_affordable(self, plan: Plan) -> bool:
+        """Whether a plan keeps to the budget."""
+        return plan.trainable_params <= self.context.max_params
+
+    def rate_range(self, plan: Plan) -> tuple[float, float]:
+        """Learning rates that may be tried with a plan: the range of its first method, or of the head."""
+        if not plan.adapters:
+            return self.head_rates
+        # In a mix, the plan's learning rate is that of the part with the factor 1.
+        leads = [adapter.method for adapter in plan.adapters if adapter.rate_factor == 1.0]
+        lead = leads[0] if leads else plan.adapters[0].method
+        return learning_rates(self.space, lead, self.context.methods)

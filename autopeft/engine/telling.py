@@ -1,0 +1,84 @@
+"""What the Optuna study holds: each proposal's attributes, its loss, and by how much it breaks limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import Trial, TrialState, create_trial
+
+from autopeft.engine.front import excess
+from autopeft.engine.ledger import Ledger
+from autopeft.engine.problem import SearchProblem
+from autopeft.records import Arm, Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.space import Policy
+
+_DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids diverging rates
+
+
+@dataclass(kw_only=True)
+class StudyLog:
+    """The Optuna study and its proposals, one for each trial and in the same order.
+
+    Every loss in the study was measured at the first rung, or at the last one for a plan whose source is
+    `retuned`, which is added after all sampling. `policies` stand beside the proposals; None for a plan that
+    comes from no policy.
+    """
+
+    problem: SearchProblem
+    ledger: Ledger
+    study: optuna.Study
+    proposals: list[Proposal] = field(default_factory=list)
+    policies: list[Policy | None] = field(default_factory=list)
+
+    def note(
+        self, trial: Trial, arm: Arm, plan: Plan, *, source: str, policy: Policy | None = None
+    ) -> Proposal:
+        """The proposal of a trial, with its attributes in the study."""
+        proposal = self._append(arm, plan, source=source, policy=policy)
+        assert proposal.trial == trial.number, "one proposal for each trial"
+        for name, value in _attributes(proposal).items():
+            trial.set_user_attr(name, value)
+        return proposal
+
+    def tell(self, trial: Trial, measurement: Measurement) -> None:
+        """Finish a trial: with its loss, with a bad one where the run diverged, or as failed."""
+        for name, value in excess(self.problem, self.ledger, measurement).items():
+            trial.set_constraint(name, value)
+        if measurement.loss is not None:
+            self.study.tell(trial, measurement.loss)
+        elif measurement.status is Status.DIVERGED:
+            self.study.tell(trial, _DIVERGED_FACTOR * self.ledger.worst_loss())
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def measure_extra(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
+        """Measure a plan that is no sampled proposal, and add it as a finished trial."""
+        proposal = self._append(arm, plan, source=source, policy=None)
+        (measurement,) = self.ledger.measure_all([(plan, fidelity)])
+        self.study.add_trial(
+            create_trial(
+                value=measurement.loss,
+                state=TrialState.FAIL if measurement.loss is None else TrialState.COMPLETE,
+                user_attrs=_attributes(proposal),
+            )
+        )
+        return measurement
+
+    def _append(self, arm: Arm, plan: Plan, *, source: str, policy: Policy | None) -> Proposal:
+        proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
+        self.proposals.append(proposal)
+        self.policies.append(policy)
+        self.ledger.arms.setdefault(plan, arm)
+        return proposal
+
+
+def _attributes(proposal: Proposal) -> dict[str, str | int]:
+    """User attributes of a trial."""
+    plan = proposal.plan
+    return {
+        "arm": str(proposal.arm),
+        "source": proposal.source,
+        "plan": plan.digest,
+        "trainable_params": plan.trainable_params,
+    }

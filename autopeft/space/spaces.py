@@ -1,0 +1,125 @@
+"""A search space: what may be chosen for each method and each mix of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from autopeft.records import OptionValue
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= values[0] <= values[1]:
+        raise ValueError("a range [low, high] with 0 <= low <= high")
+    return values
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Share = Annotated[float, Field(gt=0, le=1)]
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1)]]
+
+
+class MethodSpace(BaseModel):
+    """The choices within one method; a field that is left out has one choice.
+
+    Attributes:
+        placement: `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`).
+        layer_share: Range of the share of layers that are kept.
+        layers_by: Which layers a share keeps: last, first, middle or the best-scored ones. `any` turns each
+            of `depth_parts` equal parts of the depth on or off; `lead` copies the first part of the mix.
+        depth_parts: Number of parts for `any`.
+        exponent: Range of the power of the score; 0 gives even ranks.
+        ranks_by: Ranks are even (`uniform`), follow the score to the power of the exponent (`score`), or the
+            spectrum of the gradient (`spectrum`).
+        options: Option of the method -> its choices.
+        min_rank: Smallest rank; a site gets no adapter rather than a smaller one. None for the method's.
+        max_rank: Largest rank; None for the method's.
+        size: Choices of one rank for every site; 0 leaves the method out.
+        budget_share: Range of the share of the budget that the whole plan may spend.
+        learning_rate: Range of learning rates; None for the method's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    placement: tuple[str, ...] = Field(default=("all",), min_length=1)
+    layer_share: ShareRange = (1.0, 1.0)
+    layers_by: tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...] = Field(
+        default=("last",), min_length=1
+    )
+    depth_parts: int = Field(default=12, ge=1, le=64)
+    exponent: Range = (0.0, 0.0)
+    ranks_by: tuple[Literal["uniform", "score", "spectrum"], ...] = Field(default=("score",), min_length=1)
+    options: Choices = {}
+    min_rank: int | None = Field(default=None, ge=1)
+    max_rank: int | None = Field(default=None, ge=1)
+    size: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    budget_share: ShareRange = (1.0, 1.0)
+    learning_rate: Range | None = None
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a policy may have no adapter of this part: by size 0, or with all of the depth off."""
+        return 0 in self.size or "any" in self.layers_by
+
+
+class MixPart(MethodSpace):
+    """One method of a mix. Its learning rate keeps its place in its own range: see `rate_factor`."""
+
+    method: str
+
+
+class Space(BaseModel):
+    """A search space as its file says it. `random_share` of the sampled proposals ignore the sampler.
+
+    A mix is several methods in one plan, on disjoint sites and one budget: the first part takes its
+    sites, each later part those of its sites that are left.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    about: str
+    methods: dict[str, MethodSpace] = {}
+    mixes: dict[str, Annotated[tuple[MixPart, ...], Field(min_length=2)]] = {}
+    random_share: float = Field(default=0.25, ge=0, le=1)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The names of methods and mixes, of which a policy has one."""
+        return (*self.methods, *self.mixes)
+
+    def parts(self, arm: str) -> tuple[tuple[str, MethodSpace], ...]:
+        """Method and choices of each part of a method (one part) or a mix (several)."""
+        if arm in self.methods:
+            return ((arm, self.methods[arm]),)
+        return tuple((part.method, part) for part in self.mixes[arm])
+
+    def sharing(self, low: float) -> Space:
+        """The same space whose plans may also spend less of the budget, from the share `low` on."""
+        bounds = {"budget_share": (low, 1.0)}
+        methods = {name: part.model_copy(update=bounds) for name, part in self.methods.items()}
+        mixes = {
+            name: (first.model_copy(update=bounds), *others) for name, (first, *others) in self.mixes.items()
+        }
+        return self.model_copy(update={"methods": methods, "mixes": mixes})
+
+    def only(self, arms: Iterable[str]) -> Space:
+        """The same space with fewer methods and mixes."""
+        kept = set(arms)
+        methods = {name: part for name, part in self.methods.items() if name in kept}
+        mixes = {name: parts for name, parts in self.mixes.items() if name in kept}
+        return self.model_copy(update={"methods": methods, "mixes": mixes})
+
+    def narrowed(self, narrow: Callable[[str, MethodSpace], MethodSpace | None]) -> Space:
+        """The space with each part narrowed; None drops a method, or every mix that has such a part.
+
+        `narrow` takes the name of a method and its choices, and returns choices of the same type.
+        """
+        parts = {arm: [narrow(method, part) for method, part in self.parts(arm)] for arm in self.arms}
+        kept = {arm: parts[arm] for arm in self.arms if None not in parts[arm]}
+        methods = {arm: kept[arm][0] for arm in self.methods if arm in kept}
+        mixes = {arm: tuple(kept[arm]) for arm in self.mixes if arm in kept}
+        return self.model_copy(update={"methods": methods, "mixes": mixes})
