@@ -4,8 +4,8 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers → problem, cost → ranking, ledger, queue, sources → front, stopping → refine, telling →
-propose, twins, promote → choose, judge → confirm → sentences.
+schedule, rates, samplers → problem, cost → ranking, ledger, queue, sources → front, stopping → refine,
+telling → propose, twins, promote → choose, judge → confirm → sentences.
 """
 
 from __future__ import annotations
