@@ -1,8 +1,8 @@
 """Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
 
 Inside the folder each file imports only from those before it:
-values, configs, formulas, stack, checking → reading, skeleton → unmatched → fitting → layers, tally →
-counting, planning.
+values, configs, formulas, stack, checking → reading, skeleton → unmatched, representable → fitting →
+layers, tally → counting, planning.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from autopeft.model import BaseModel
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
 
+_PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error)
+
 
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
     """A base model without weights with the configs on it.
@@ -54,16 +56,7 @@ def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        OSError,
-        re.error,
-    ) as error:
+    except _PEFT_ERRORS as error:
         message = str(error).strip() or type(error).__name__
         reason = message.splitlines()[0].split(". ")[0].rstrip(".")
         raise SiteError(
@@ -117,7 +110,7 @@ def refuse_weights(
 
 
 def _lora_shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    return {key: " × ".join(map(str, own.shape)) for key, own in tensors.items() if ".lora_" in key}
+    return {key: " × ".join(map(str, tensor.shape)) for key, tensor in tensors.items() if ".lora_" in key}
 
 
 def wasteful_ranks(attached: Attached) -> list[str]:

@@ -15,6 +15,8 @@ from peft import LoraConfig, PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from autopeft.model import map_shape
+
 Layers = dict[str, nn.Module]
 
 _STAND_IN_FIELDS = (
@@ -78,7 +80,7 @@ def apply_formula(config: PeftConfig, layers: Iterable[tuple[str, BaseTunerLayer
 
 def _boft(config: Any, layer: nn.Module) -> int:
     """Factors of blocks b × b along the diagonal, and one scale per output (peft: boft/layer.py)."""
-    n_in, n_out = _shape(layer)
+    n_in, n_out = _sizes(layer)
     block = config.boft_block_size or n_in // config.boft_block_num
     if block < 1 or n_in % block or config.boft_n_butterfly_factor < 1:
         raise ValueError(f"{n_in} inputs must be divisible by the block size ({block}), factors at least 1")
@@ -87,7 +89,7 @@ def _boft(config: Any, layer: nn.Module) -> int:
 
 def _frod(config: Any, layer: nn.Module) -> int:
     """A diagonal and a sparse matrix in the space of the inputs (peft: frod/model.py)."""
-    n_in, _ = _shape(layer)
+    n_in, _ = _sizes(layer)
     return n_in + _frod_sparse(config, n_in)
 
 
@@ -103,7 +105,7 @@ def _frod_beside_bytes(config: Any, layers: Layers) -> int:
     kinds = {_frod_kind(name): layer for name, layer in layers.items()}
     total = 0
     for layer in kinds.values():
-        n_in, _ = _shape(layer)
+        n_in, _ = _sizes(layer)
         total += cast(Any, layer).weight.itemsize * n_in * n_in + 16 * _frod_sparse(config, n_in) + 16
     return total
 
@@ -122,18 +124,18 @@ def _adamss(config: Any, layer: nn.Module) -> int:
     K-means of the weights decides which outputs share a part. Where each part holds at least s of them, as
     it nearly always does, the count is the same.
     """
-    _, n_out = _shape(layer)
+    _, n_out = _sizes(layer)
     parts = min(config.num_subspaces, n_out)
     return int(config.subspace_rank * (parts * _adamss_directions(config, layer) + n_out))
 
 
 def _adamss_directions(config: Any, layer: nn.Module) -> int:
-    return min(int(config.r), _adamss_width(layer), _shape(layer)[1])
+    return min(int(config.r), _adamss_width(layer), _sizes(layer)[1])
 
 
 def _adamss_width(layer: nn.Module) -> int:
     """The inputs of a map and its bias."""
-    return _shape(layer)[0] + (getattr(layer, "bias", None) is not None)
+    return _sizes(layer)[0] + (getattr(layer, "bias", None) is not None)
 
 
 def _adamss_beside_bytes(config: Any, layers: Layers) -> int:
@@ -141,11 +143,9 @@ def _adamss_beside_bytes(config: Any, layers: Layers) -> int:
     return sum(4 * _adamss_width(layer) * _adamss_directions(config, layer) for layer in layers.values())
 
 
-def _shape(layer: Any) -> tuple[int, int]:
-    """Inputs and outputs of a linear map, in either storage order."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features, layer.out_features
-    n_in, n_out = layer.weight.shape
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear map."""
+    _, n_in, n_out = cast("tuple[str, int, int]", map_shape(layer))
     return n_in, n_out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopeft.exports.parts.adapter import write_adapter
 from autopeft.exports.parts.folder import fresh_folder, refuse_files
 from autopeft.exports.parts.tensors import lacking_weights, n_trained_labels
 from autopeft.exports.parts.weights import read_all_weights, read_weights
@@ -13,4 +14,5 @@ __all__ = [
     "read_all_weights",
     "read_weights",
     "refuse_files",
+    "write_adapter",
 ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from autopeft.adapters import changed_fields
 from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
-from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports.parts.recipe import (
+    lora_settings,
+    rate_note,
+    recipe_problems,
+    schedule,
+    whole_alphas,
+)
 from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
 from autopeft.store import write_text, write_yaml_text
@@ -52,27 +56,27 @@ class Axolotl:
     summary: str = "YAML for axolotl: LoRA with ranks per module, whole alphas"
     needs_weights: bool = False
     needs_base: str = "none"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Other methods than LoRA, other tasks than language modelling, alphas between whole numbers."""
-        found = [*not_lora(source.configs), *recipe_problems(source)]
-        if not found:
-            (config,) = source.configs
-            found += [*lora_problems([config], known=tuple(_LORA_KEYS)), *whole_alphas(config)]
-        return tuple(found)
+        problems = (*not_lora(source.configs), *recipe_problems(source))
+        if problems:
+            return problems
+        (config,) = source.configs
+        return (*lora_problems([config], known=tuple(_LORA_KEYS)), *whole_alphas(config))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write axolotl.yaml, to be completed with data and length."""
         refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
         (config,) = configs_of(source)
-        content: dict[str, Any] = {"base_model": source.base_model, "adapter": "lora"}
-        fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-        fields |= changed_fields(config)
-        content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
-        if source.learning_rate is not None:
-            content["learning_rate"] = source.learning_rate
-        content |= schedule(scheduler_key="lr_scheduler", warmup_key="warmup_ratio")
-        content["optimizer"] = "adamw_torch"
+        content = {
+            "base_model": source.base_model,
+            "adapter": "lora",
+            **lora_settings(config, _LORA_KEYS),
+            **schedule(source, scheduler_key="lr_scheduler", warmup_key="warmup_ratio"),
+            "optimizer": "adamw_torch",
+        }
         with fresh_folder(out) as fresh:
             write_text(fresh / "axolotl.yaml", _HEADER + write_yaml_text(content))
         return (

@@ -45,6 +45,7 @@ class ConvertedLora:
     summary: str = "any change of linear maps as the nearest LoRA (SVD), its error told; --rank or --energy"
     needs_weights: bool = True
     needs_base: str = "weights"
+    bounds: tuple[str, ...] = ("rank", "energy")
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What trains anything but linear maps: norms, biases, prompts, modules of its own."""
@@ -69,18 +70,17 @@ class ConvertedLora:
         before = {name: tensor.detach().clone() for name, tensor in source.base.state_dict().items()}
         changes = _changes(before, merge(source), source)
         factors: Factors = {}
-        told = {}
+        costs = {}
         for site, change in changes.items():
-            factors[site], told[site] = _nearest(change, rank=source.rank, energy=source.energy or _ENERGY)
-        lost = sum((told[site]["relative_error"] * float(c.norm())) ** 2 for site, c in changes.items())
-        whole = sum(float(c.norm()) ** 2 for c in changes.values())
-        total = math.sqrt(lost / whole)
+            factors[site], costs[site] = _nearest(change, rank=source.rank, energy=source.energy or _ENERGY)
+        lost = sum((costs[site]["relative_error"] * float(c.norm())) ** 2 for site, c in changes.items())
+        total = math.sqrt(lost / sum(float(c.norm()) ** 2 for c in changes.values()))
         with fresh_folder(out) as fresh:
             notes = write_uniform(factors, source, fresh)
-            text = json.dumps({"relative_error": total, "sites": told}, indent=2)
+            text = json.dumps({"relative_error": total, "sites": costs}, indent=2)
             (fresh / "conversion.json").write_text(text + "\n", encoding="utf-8")
-        worst = max(told, key=lambda site: told[site]["relative_error"])
-        error = told[worst]["relative_error"]
+        worst = max(costs, key=lambda site: costs[site]["relative_error"])
+        error = costs[worst]["relative_error"]
         return (
             f"relative error {total:.2e} in total, {error:.2e} at worst ({worst}); see conversion.json",
             *notes,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.adapters import changed_fields
 from autopeft.errors import SpecError
 from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
-from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule, whole_alphas
+from autopeft.exports.parts.recipe import (
+    lora_settings,
+    rate_note,
+    recipe_problems,
+    schedule,
+    whole_alphas,
+)
 from autopeft.exports.parts.tensors import configs_of
 from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource
@@ -50,42 +54,38 @@ class LlamaFactory:
     summary: str = "YAML for LLaMA-Factory: LoRA of one rank and one whole alpha"
     needs_weights: bool = False
     needs_base: str = "shapes"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Other methods than LoRA, other tasks, ranks or alphas that differ between modules."""
-        found = [*not_lora(source.configs), *recipe_problems(source)]
-        if found:
-            return tuple(found)
+        problems = [*not_lora(source.configs), *recipe_problems(source)]
+        if problems:
+            return tuple(problems)
         (config,) = source.configs
         known = (*_LORA_KEYS, *_NAMED, "rank_pattern", "alpha_pattern", "fan_in_fan_out")
-        found += [*lora_problems([config], known=known), *whole_alphas(config)]
+        problems += [*lora_problems([config], known=known), *whole_alphas(config)]
         if getattr(config, "init_lora_weights", True) is not True:
-            found.append("it starts LoRA its own way, and the config names another")
+            problems.append("it starts LoRA its own way, and the config names another")
         for name in ("rank", "alpha"):
             if getattr(config, f"{name}_pattern"):
-                found.append(f"it has one {name} for all modules, and the plan's differ")
-        return tuple(found)
+                problems.append(f"it has one {name} for all modules, and the plan's differ")
+        return tuple(problems)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write llama_factory.yaml, to be completed with data and template."""
         refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
         (config,) = configs_of(source)
         assert source.base is not None, "the shapes of the base model are needed"
-        content: dict[str, Any] = {
+        content = {
             "model_name_or_path": source.base_model,
             "stage": "sft",
             "do_train": True,
             "finetuning_type": "lora",
             "lora_target": ",".join(_targets(config, source.base)),
+            **lora_settings(config, _LORA_KEYS),
+            **({"additional_target": ",".join(source.head)} if source.head else {}),
+            **schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_ratio"),
         }
-        fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
-        fields |= {name: value for name, value in changed_fields(config).items() if name in _LORA_KEYS}
-        content |= {_LORA_KEYS[name]: plain(value) for name, value in fields.items()}
-        if source.head:
-            content["additional_target"] = ",".join(source.head)
-        if source.learning_rate is not None:
-            content["learning_rate"] = source.learning_rate
-        content |= schedule(scheduler_key="lr_scheduler_type", warmup_key="warmup_ratio")
         with fresh_folder(out) as fresh:
             write_text(fresh / "llama_factory.yaml", _HEADER + write_yaml_text(content))
         return ("add dataset, template, cutoff_len and output_dir to llama_factory.yaml", *rate_note(source))

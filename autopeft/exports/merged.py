@@ -20,6 +20,7 @@ class Merged:
     summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
     needs_weights: bool = True
     needs_base: str = "weights"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What stays beside the weights, and first values that rewrote the base model."""

@@ -55,30 +55,26 @@ class Trl:
     summary: str = "Python for TRL's SFTTrainer: any one peft config of a language model"
     needs_weights: bool = False
     needs_base: str = "none"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """A mix of methods, another task than language modelling, a config that cannot be written as code."""
         if adapts_nothing(source.configs):
             return adapts_nothing(source.configs)
-        found = [*recipe_problems(source)]
+        problems = [*recipe_problems(source)]
         for config in source.configs:
-            kind = type(config).__name__
-            if getattr(peft, kind, None) is not type(config):
-                found.append(f"{kind} is no config of peft itself")
-            found += [
-                f"{name} of {kind} is a {type(value).__name__}"
-                for name, value in changed_fields(config).items()
-                if not _is_plain(value)
-            ]
-        return tuple(found)
+            class_name = type(config).__name__
+            if getattr(peft, class_name, None) is not type(config):
+                problems.append(f"{class_name} is no config of peft itself")
+            odd = {name: value for name, value in changed_fields(config).items() if not _is_plain(value)}
+            problems += [f"{name} of {class_name} is a {type(value).__name__}" for name, value in odd.items()]
+        return tuple(problems)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write train.py; its `make_trainer` takes the data and further settings."""
         refuse(self.name, self.problems(source), instead="Use --to native")
         (config,) = configs_of(source)
-        settings = schedule(scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
-        if source.learning_rate is not None:
-            settings["learning_rate"] = source.learning_rate
+        settings = schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
         text = _FILE.format(
             kind=type(config).__name__,
             base_model=source.base_model,
@@ -92,9 +88,9 @@ class Trl:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(_is_plain(own) for pair in value.items() for own in pair)
+        return all(_is_plain(entry) for pair in value.items() for entry in pair)
     if isinstance(value, list | tuple | set | frozenset):
-        return all(_is_plain(own) for own in value)
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int | float | bool | Enum)
 
 

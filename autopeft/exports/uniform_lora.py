@@ -36,6 +36,7 @@ class UniformLora:
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
     needs_weights: bool = True
     needs_base: str = "shapes"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Anything that is not plain LoRA; DoRA's magnitudes among them."""

@@ -26,7 +26,7 @@ from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_
 from autopeft.model.quiet import quiet_libraries
 from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
-from autopeft.model.shapes import plain_weight
+from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.virtual import n_virtual_tokens
@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "load_skeleton",
     "load_weights",
+    "map_shape",
     "merge",
     "modules_kept_whole",
     "n_virtual_tokens",

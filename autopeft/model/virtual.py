@@ -40,11 +40,8 @@ def model_sites(module: nn.Module, sites: Sequence[Site]) -> tuple[Site, ...]:
     if not isinstance(module, PreTrainedModel) or not _takes_prompts(module):
         return ()
     width = cast(nn.Embedding, module.get_input_embeddings()).embedding_dim
-    found = [_site("inputs", "prompt", width, width)]
-    n_numbers = _numbers_per_token(module, sites)
-    if n_numbers:
-        found.append(_site("cache", "prefix", width, n_numbers))
-    return tuple(found)
+    prompt, n_numbers = _site("inputs", "prompt", width, width), _numbers_per_token(module, sites)
+    return (prompt, _site("cache", "prefix", width, n_numbers)) if n_numbers else (prompt,)
 
 
 def n_virtual_tokens(adapters: Sequence[Adapter]) -> int:
@@ -55,7 +52,8 @@ def n_virtual_tokens(adapters: Sequence[Adapter]) -> int:
 def n_positions(module: nn.Module) -> int | None:
     """How many tokens a model has positions for; None where they are not counted (T5, ALiBi)."""
     config = cast(Any, module.config).get_text_config()
-    limits = (getattr(config, f"max_{own}position_embeddings", None) for own in ("", "encoder_"))  # LED
+    names = ("max_position_embeddings", "max_encoder_position_embeddings")  # the second is LED's
+    limits = (getattr(config, name, None) for name in names)
     limit = next((limit for limit in limits if isinstance(limit, int)), None)
     if limit is None or limit <= 0:  # XLNet says -1
         return None

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from autopeft import report, train
 from autopeft.adapters import compile_plan
-from autopeft.extension import ExportSource, discover
+from autopeft.exports import write_adapter
+from autopeft.extension import ExportSource
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
     IN_MEMORY,
@@ -22,7 +23,6 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, write_plan, write_text
 
-_CONFIG_FORMAT = "native"  # the exporter that writes a plan's `peft` configs unchanged
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -40,7 +40,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         head=prepared.base.head_names,
         base=prepared.base.module,
     )
-    discover("autopeft.exports")[_CONFIG_FORMAT].export(source, fresh / "adapters")
+    write_adapter(source, fresh / "adapters")
     confirmed = [
         m
         for m in result.measurements

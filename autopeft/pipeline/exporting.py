@@ -60,7 +60,7 @@ def export(request: ExportRequest) -> Export:
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
-    _check(request)
+    _check(request, exporter)
     exports.refuse_files(request.out)
     discover("autopeft.methods")  # some teach `peft` their types
     with model.quiet_libraries():
@@ -77,14 +77,17 @@ def export(request: ExportRequest) -> Export:
     return Export(format=exporter.name, out=str(request.out), files=tuple(written), notes=tuple(notes))
 
 
-def _check(request: ExportRequest) -> None:
+def _check(request: ExportRequest, exporter: Exporter) -> None:
     if (request.run is None) == (request.adapter is None):
         given = "neither" if request.run is None else "both"
         raise SpecError(f"{given} of --run and --adapter is given; pass one of them.")
-    bounds = {"--rank": request.rank, "--energy": request.energy}
-    used = [name for name, value in bounds.items() if value is not None]
-    if used and request.to != "converted-lora":
-        raise SpecError(f"{used[0]} is for --to converted-lora, not for {request.to}; leave it out.")
+    used = [name for name in ("rank", "energy") if getattr(request, name) is not None]
+    for bound in used:
+        if bound not in exporter.bounds:
+            obeying = [part.name for part in discover("autopeft.exports").values() if bound in part.bounds]
+            raise SpecError(
+                f"--{bound} is for --to {' or '.join(obeying)}, not for {request.to}; leave it out."
+            )
     if len(used) == 2:
         raise SpecError("Both --rank and --energy are given; each of them decides the rank, pass one.")
     if request.rank is not None and request.rank < 1:

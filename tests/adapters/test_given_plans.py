@@ -168,9 +168,12 @@ TOKENS |= {"num_transformer_submodules": 1}
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        (LoraConfig(**LORA, bias="all"), "has bias 'all', which a plan cannot say; its own is 'none'"),
+        (LoraConfig(**LORA, bias="all"), "has bias 'all', which a plan cannot say; every plan has 'none'"),
         (LoraConfig(**LORA, lora_bias=True), "has lora_bias True, which a plan cannot say"),
-        (LoraConfig(**LORA, init_lora_weights="pissa"), "init_lora_weights 'pissa', which a plan cannot say"),
+        (
+            LoraConfig(**LORA, init_lora_weights="pissa"),
+            "init_lora_weights is 'pissa', which a plan cannot say",
+        ),
         (LoraConfig(**LORA, init_lora_weights="eva"), "'eva' with a rho above 1, which moves ranks"),
         (LoraConfig(**LORA, trainable_token_indices=[1]), r"has trainable_token_indices \[1\]"),
         (

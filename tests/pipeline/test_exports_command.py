@@ -379,7 +379,7 @@ def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enoug
 def test_reader_of_a_tuner_of_ours_is_told_what_to_import(adapter, tmp_path):
     toy = adapter("bottleneck")
     told = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
-    assert any("import autopeft.methods.bottleneck" in note for note in told["notes"])
+    assert any("import autopeft.methods.parts.bottleneck_tuner" in note for note in told["notes"])
 
 
 def test_folder_with_files_is_left_alone(adapter, tmp_path):

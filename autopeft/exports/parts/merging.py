@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -10,9 +11,8 @@ from torch import nn
 
 from autopeft.adapters import type_counts
 from autopeft.errors import SpecError
-from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
-from autopeft.model import adapter_names, attach
+from autopeft.model import attach, attached_names
 from autopeft.model import merge as merge_adapters
 
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
@@ -26,17 +26,15 @@ def merge(source: ExportSource) -> nn.Module:
         SpecError: The weights do not fit the base model, or merging changes what the model computes.
     """
     model = _attached(source)
-    before = _probe(model)
+    before, names = _probe(model), ", ".join(type_counts(source.configs))
     try:
         merged = merge_adapters(model)
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        names = ", ".join(type_counts(source.configs))
         raise SpecError(f"{names} cannot be merged ({_first_line(error)}); use --to native.") from error
     after = _probe(merged)
     if before is not None and after is not None:
         moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
         if not moved <= _TOLERANCE:
-            names = ", ".join(type_counts(source.configs))
             raise SpecError(
                 f"Merging {names} moves the outputs by {moved:.1e} of the largest, at most {_TOLERANCE:g} is "
                 "rounding; use --to native."
@@ -51,12 +49,9 @@ def _attached(source: ExportSource) -> PeftModel:
         SpecError: The weights are those of other configs or of another base model.
     """
     assert source.base is not None, "the base model is needed"
-    configs = configs_of(source)
-    names = adapter_names(configs)
     try:
-        task_type = cast(str, source.task_type)  # `peft` takes None too: a config without a task
-        model = attach(source.base, configs, task_type=task_type, head_names=source.head)
-        for name, weights in zip(names, source.weights, strict=True):
+        model = attach(source.base, source.configs, task_type=source.task_type, head_names=source.head)
+        for name, weights in zip(attached_names(model), source.weights, strict=True):
             _load(model, name, weights)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SpecError(
@@ -66,32 +61,30 @@ def _attached(source: ExportSource) -> PeftModel:
     return model.eval()
 
 
-def _load(model: PeftModel, name: str, weights: Any) -> None:
+def _load(model: PeftModel, name: str, weights: Mapping[str, torch.Tensor]) -> None:
     expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    weights = {
-        key: own for key, own in weights.items() if key in expected or not _is_unchanged(model, key, own)
-    }
-    odd = sorted(expected.symmetric_difference(weights))
+    known = {key: tensor for key, tensor in weights.items() if key in expected}
+    others = [key for key in weights if key not in expected and not _is_unchanged(model, key, weights[key])]
+    odd = sorted([*(expected - known.keys()), *others])
     if odd:
         where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
         raise SpecError(
             f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base model."
         )
-    own = {key: tensor for key, tensor in weights.items() if key in expected}
-    set_peft_model_state_dict(model, own, adapter_name=name)
+    set_peft_model_state_dict(model, known, adapter_name=name)
 
 
 def _is_unchanged(model: PeftModel, key: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is the base model's own: `peft` saves embeddings beside an adapter of theirs."""
-    own = model.state_dict().get(key)
-    return (
-        own is not None and own.shape == tensor.shape and torch.equal(own.cpu(), tensor.to(own.dtype).cpu())
-    )
+    """Whether a tensor is that of the base model: `peft` saves embeddings beside an adapter of theirs."""
+    base = model.state_dict().get(key)
+    if base is None or base.shape != tensor.shape:
+        return False
+    return torch.equal(base.cpu(), tensor.to(base.dtype).cpu())
 
 
 @torch.no_grad()
 def _probe(model: nn.Module) -> torch.Tensor | None:
-    """Outputs for a few tokens; None for a model that takes more than tokens."""
+    """Outputs for a few tokens, fp32; None for a model that takes more than tokens."""
     config = cast(Any, model).config
     size = getattr(config.get_text_config(), "vocab_size", 0)
     if size < 2:
@@ -102,8 +95,8 @@ def _probe(model: nn.Module) -> torch.Tensor | None:
         outputs = model.eval()(input_ids=tokens.to(device))
     except (TypeError, ValueError):
         return None
-    found = getattr(outputs, "logits", None)
-    return cast(torch.Tensor, outputs[0] if found is None else found).float()
+    logits = getattr(outputs, "logits", None)
+    return cast(torch.Tensor, outputs[0] if logits is None else logits).float()
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports.parts.tensors import PREFIX, contiguous, head_tensors, in_head
 from autopeft.extension import ExportSource
+from autopeft.model import map_shape
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
 
@@ -39,7 +40,7 @@ def lora_factors(source: ExportSource) -> Factors:
         SpecError: There is none; or a tensor is missing, is no part of LoRA, or has not the rank that
             the config says.
     """
-    found: Factors = {}
+    factors: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
         halves: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in weights.items():
@@ -52,12 +53,12 @@ def lora_factors(source: ExportSource) -> Factors:
                 )
         for site, pair in halves.items():
             down, up = _scaled(site, pair, config)
-            if site in found:
-                down, up = torch.cat([found[site][0], down]), torch.cat([found[site][1], up], dim=1)
-            found[site] = (down, up)
-    if not found:
+            if site in factors:
+                down, up = torch.cat([factors[site][0], down]), torch.cat([factors[site][1], up], dim=1)
+            factors[site] = (down, up)
+    if not factors:
         raise SpecError("The weights hold no part of LoRA on a linear map; use those of a trained adapter.")
-    return found
+    return factors
 
 
 def _scaled(
@@ -115,27 +116,24 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
 
 def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
     for site, (down, up) in factors.items():
-        module = modules.get(site)
-        if not isinstance(module, nn.Linear | Conv1D):
-            kind = "absent" if module is None else type(module).__name__
+        sizes = _sizes(modules.get(site))
+        if sizes is None:
+            kind = type(modules[site]).__name__ if site in modules else "absent"
             raise SpecError(
                 f"{site} is {kind} in the base model and no linear map; pass --model with the right one, "
                 "or use --to merged."
             )
-        n_in, n_out = _shape(module)
-        if (down.shape[1], up.shape[0]) != (n_in, n_out):
+        if (down.shape[1], up.shape[0]) != sizes:
             raise SpecError(
-                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {n_in} to "
-                f"{n_out}; pass --model with the one that it was trained on."
+                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {sizes[0]} to "
+                f"{sizes[1]}; pass --model with the one that it was trained on."
             )
 
 
-def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
-    """Inputs and outputs of a linear map in either storage order."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    n_in, n_out = module.weight.shape
-    return int(n_in), int(n_out)
+def _sizes(module: nn.Module | None) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear map; None for another module, or none."""
+    shape = None if module is None else map_shape(module)
+    return None if shape is None else shape[1:]
 
 
 def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
@@ -143,12 +141,9 @@ def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
     types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
     filled = dict(factors)
     for name, module in modules.items():
-        match = _LAYER.match(name)
-        if match and (match[1], match[3]) in types and name not in factors:
-            if not isinstance(module, nn.Linear | Conv1D):
-                continue
-            n_in, n_out = _shape(module)
-            filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))
+        match, sizes = _LAYER.match(name), _sizes(module)
+        if match and sizes and (match[1], match[3]) in types and name not in factors:
+            filled[name] = (torch.zeros(1, sizes[0]), torch.zeros(sizes[1], 1))
     return filled
 
 
@@ -178,7 +173,7 @@ def _sort_names(path: Path) -> None:
 
 
 def _rank_note(rank: int) -> str:
-    allowed = [own for own in _VLLM_RANKS if own >= rank]
-    if not allowed:
+    limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
+    if limit is None:
         return f"the rank is {rank}; vLLM takes at most {_VLLM_RANKS[-1]}"
-    return f"the rank is {rank}; start vLLM with --enable-lora --max-lora-rank {allowed[0]}"
+    return f"the rank is {rank}; start vLLM with --enable-lora --max-lora-rank {limit}"

@@ -70,7 +70,7 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
 
 
 def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    odd = [name for name, own in tensors.items() if own.is_floating_point() and not own.isfinite().all()]
+    odd = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
         raise SpecError(
             f"{path} holds numbers that are not finite, in {odd[0]} and {len(odd) - 1} others; its training "
@@ -94,7 +94,9 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise SpecError(
             f"{path} is damaged or holds more than tensors ({first[0] if first else 'empty'})."
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(own, torch.Tensor) for own in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
         raise SpecError(f"{path} holds a {type(content).__name__}; it must hold tensors by name.")
     _log.warning("%s was read as a pickle, tensors alone.", path)
     return {str(name): tensor for name, tensor in content.items()}

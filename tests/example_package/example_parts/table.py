@@ -18,6 +18,7 @@ class Table:
     summary: str = "a text table of the configs"
     needs_weights: bool = False
     needs_base: str = "none"
+    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         return ()
