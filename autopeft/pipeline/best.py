@@ -24,7 +24,6 @@ from autopeft.records import (
 from autopeft.store import RunDir, write_plan, write_text
 
 
-
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`.
 
