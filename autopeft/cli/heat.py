@@ -19,6 +19,7 @@ from rich.text import Text
 
 from autopeft.cli.counts import size
 from autopeft.cli.tables import console
+from autopeft.extension import discover
 from autopeft.records import Site, SiteScores, to_json, train_words
 from autopeft.report import effective_ranks, seen_enough
 from autopeft.report.heat import LIGHT, SEEN_ENOUGH
@@ -292,8 +293,9 @@ def _facts(analysis: Analysis) -> Iterator[str]:
 def _suggested(analysis: Analysis) -> Iterator[str]:
     plan, budget = analysis.suggestion.plan, analysis.budget
     share = 100 * plan.trainable_params / budget.base_params
+    labels = {method.name: method.label for method in discover("autopeft.methods").values()}
     yield (
-        f"suggestion by {analysis.scores[0].name}, untested: {plan_words(plan)}, "
+        f"suggestion by {analysis.scores[0].name}, untested: {plan_words(plan, labels)}, "
         f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
     )
     if analysis.files:

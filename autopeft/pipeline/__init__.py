@@ -1,8 +1,8 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it:
-memory, environment → prepare → scoring, counting, resuming, applying, forgetting, best → warm_start →
-problem → searching, exporting → analyzing, training.
+Inside the folder each file imports only from those before it: memory, environment, reporting → prepare →
+scoring, counting, resuming, applying, forgetting, best → warm_start → problem → searching, exporting →
+analyzing, training.
 """
 
 from __future__ import annotations

@@ -183,6 +183,7 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         task=prepared.task.name,
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
+        metric_is_share=prepared.task.is_share,
         budget=parsed,
         head_params=prepared.base.head_params,
         splits=SplitSizes(

@@ -25,6 +25,7 @@ from autopeft.pipeline.prepare import (
     with_demo_settings,
 )
 from autopeft.pipeline.problem import requested_space, schedule_of, score_names, search_problem, user_plans
+from autopeft.pipeline.reporting import part_words
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import GeneralText, RunSpec, SearchResult
@@ -186,7 +187,7 @@ def _search_in(
     )
     write_best(run, prepared, result)
     run.save_result(result)
-    report.write(result, run.path)
+    report.write(result, run.path, words=part_words(result.setting))
     return result
 
 
@@ -194,5 +195,5 @@ def render(path: Path) -> SearchResult:
     """Render the report of a finished run again."""
     run = RunDir.open(path)
     result = run.load_result()
-    report.write(result, run.path)
+    report.write(result, run.path, words=part_words(result.setting))
     return result

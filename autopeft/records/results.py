@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from autopeft.records.asked import RunSpec
 from autopeft.records.plans import Budget, Measurement, Plan, Site
-from autopeft.records.spec import RunSpec
 
 ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 
@@ -101,7 +101,8 @@ class Setting:
     """What the search was about: model, task, metric, budget, splits, one full run.
 
     `base_model` is what to call the model, `base_model_source` what loads it; `unquantised` names the
-    modules that stay in plain numbers where it is quantised.
+    modules that stay in plain numbers where it is quantised. `metric_is_share` says whether the metric lies
+    in [0, 1] and is read as percent; None in runs from before version 0.2.0.
     """
 
     base_model: str
@@ -118,6 +119,7 @@ class Setting:
     label_names: tuple[str, ...] = ()
     data_fingerprint: str = ""
     unquantised: tuple[str, ...] = ()
+    metric_is_share: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

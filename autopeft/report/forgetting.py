@@ -1,24 +1,28 @@
-"""What was forgotten: the loss on general text before and after adaptation, in rows, words and JSON.
+"""Forgetting: the loss on general text before and after adaptation, in rows, words and JSON.
 
-Differences are after − before in nats per token, so that **above 0 the plan forgot**.
+Differences are after minus before in nats per token: **above 0 the plan forgot**.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from autopeft.records import Forgetting, GeneralLoss, to_json
+from autopeft.report.words import minus
 
-_MAX_EXPONENT = 700.0  # beyond it there is no float
+_MAX_EXPONENT = 700.0  # exp of more overflows a float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgot:
-    """One plan, under all of its names. `spread` is the standard deviation over its seeds, None for one."""
+    """One plan, under all of its names; loss and difference in nats per token, means over seeds.
+
+    `spread` is the standard deviation over seeds, None for one seed.
+    """
 
     names: str
     n_seeds: int
@@ -28,58 +32,59 @@ class Forgot:
     difference: float
 
 
-def forgot(found: Forgetting | None) -> tuple[Forgot, ...]:
-    """The plans that were measured on general text; a plan with two names stands once."""
-    if found is None:
+def forgot(forgetting: Forgetting | None) -> tuple[Forgot, ...]:
+    """The plans that were measured on general text; a plan with two names appears once."""
+    if forgetting is None:
         return ()
     names: dict[tuple[Any, ...], list[str]] = {}
-    for own in found.plans:
-        if own.losses:
-            names.setdefault((own.plan, own.seeds, own.losses), []).append(own.name)
+    for measured in forgetting.plans:
+        if measured.losses:
+            names.setdefault((measured.plan, measured.seeds, measured.losses), []).append(measured.name)
     return tuple(
         Forgot(
-            names=", ".join(called),
+            names=", ".join(plan_names),
             n_seeds=len(losses),
             loss=fmean(losses),
             spread=_spread(losses),
             perplexity=perplexity(fmean(losses)),
-            difference=fmean(losses) - found.base_loss,
+            difference=fmean(losses) - forgetting.base_loss,
         )
-        for (_, _, losses), called in names.items()
+        for (_, _, losses), plan_names in names.items()
     )
 
 
-def forgetting_line(found: Forgetting) -> str:
-    """All of it in one line for the terminal."""
-    rows = [f"{row.names} {change(row.difference, row.spread)}" for row in forgot(found)]
+def forgetting_line(forgetting: Forgetting) -> str:
+    """Losses before and after in one line for the terminal."""
+    rows = [f"{row.names} {change(row.difference, row.spread)}" for row in forgot(forgetting)]
     return (
-        f"forgetting on {found.text.n_tokens:,} tokens of {found.text.name}: loss {found.base_loss:.4f} of "
-        f"the base model, {'; '.join(rows) or 'no plan measured'} (above 0 it forgot)"
+        f"forgetting on {forgetting.text.n_tokens:,} tokens of {forgetting.text.name}: "
+        f"loss {forgetting.base_loss:.4f} of the base model, "
+        f"{'; '.join(rows) or 'no plan measured'} (above 0 it forgot)"
     )
 
 
-def forgetting_json(found: Forgetting | None) -> dict[str, Any] | None:
-    """For result.json: losses in nats per token, by seed and their mean; None where none was measured."""
-    if found is None:
+def forgetting_json(forgetting: Forgetting | None) -> dict[str, Any] | None:
+    """For result.json: losses in nats per token, by seed and their mean; None if nothing was measured."""
+    if forgetting is None:
         return None
     return {
-        "text": to_json(found.text),
-        "base": {"loss": found.base_loss, "perplexity": perplexity(found.base_loss)},
-        **{own.name: _numbers(own, found.base_loss) for own in found.plans if own.losses},
-        "seconds": found.seconds,
+        "text": to_json(forgetting.text),
+        "base": {"loss": forgetting.base_loss, "perplexity": perplexity(forgetting.base_loss)},
+        **{row.name: _numbers(row, forgetting.base_loss) for row in forgetting.plans if row.losses},
+        "seconds": forgetting.seconds,
     }
 
 
-def _numbers(own: GeneralLoss, base_loss: float) -> dict[str, Any]:
-    loss = fmean(own.losses)
+def _numbers(measured: GeneralLoss, base_loss: float) -> dict[str, Any]:
+    loss = fmean(measured.losses)
     return {
-        "digest": own.plan.digest,
+        "digest": measured.plan.digest,
         "loss_mean": loss,
-        "loss_std": _spread(own.losses),
+        "loss_std": _spread(measured.losses),
         "perplexity": perplexity(loss),
         "difference": loss - base_loss,
-        "seeds": list(own.seeds),
-        "losses": list(own.losses),
+        "seeds": list(measured.seeds),
+        "losses": list(measured.losses),
     }
 
 
@@ -90,7 +95,7 @@ def change(difference: float, spread: float | None) -> str:
         >>> change(0.01234, 0.002), change(-0.5, None)
         ('+0.0123 ± 0.0020', '−0.5000')
     """
-    text = f"{difference:+.4f}".replace("-", "−")
+    text = minus(f"{difference:+.4f}")
     return text if spread is None else f"{text} ± {spread:.4f}"
 
 
@@ -99,6 +104,5 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, _MAX_EXPONENT))
 
 
-def _spread(losses: Iterable[float]) -> float | None:
-    values = list(losses)
-    return stdev(values) if len(values) > 1 else None
+def _spread(losses: Sequence[float]) -> float | None:
+    return stdev(losses) if len(losses) > 1 else None

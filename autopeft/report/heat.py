@@ -1,7 +1,7 @@
 """A heat map of the sensitivity as SVG, and whether enough examples were seen for it.
 
-The picture has one panel per score, no script, and text as text. It follows the reader's light or
-dark setting, and brings its own ground, so that it reads anywhere.
+The picture has one panel per score and no script. It follows the reader's light or dark setting and paints
+its own background, so that it can be read anywhere.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from xml.sax.saxutils import escape
 
 from autopeft.records import Site, SiteScores
 from autopeft.report.maps import N_LEVELS, Cell, Map, score_map
+from autopeft.report.words import minus
 
-# Shade and the text on it, from little to much; those of the report's page.
+# Colours of a shade and of the text on it, from little to much; equal to those of the report's page.
 LIGHT = (
     ("#e4eff9", "#10233a"),
     ("#bcd7f0", "#10233a"),
@@ -28,14 +29,14 @@ DARK = (
     ("#7db4e6", "#0b1b2c"),
     ("#c3e0fa", "#0b1b2c"),
 )
-_LIGHT_GROUND = {"page": "#fbfbf9", "ink": "#1b2128", "soft": "#59636f", "line": "#dfe3e6"}
-_DARK_GROUND = {"page": "#13161a", "ink": "#e7eaee", "soft": "#a0abb7", "line": "#2e353d"}
+_LIGHT_PAGE = {"page": "#fbfbf9", "ink": "#1b2128", "soft": "#59636f", "line": "#dfe3e6"}
+_DARK_PAGE = {"page": "#13161a", "ink": "#e7eaee", "soft": "#a0abb7", "line": "#2e353d"}
 # Sizes in pixels, chosen by hand.
 _ROW, _GAP, _LABEL, _MARGIN, _HEAD, _FOOT = 22, 3, 62, 24, 52, 34
 _MIN_CELL, _MAX_CELL, _LETTER = 46, 92, 7
-_WIDEST = 1180  # panels that would reach further go below
-_LEAST_WIDTH = 660  # of the legend
-SEEN_ENOUGH = 0.95  # rank correlation between two halves of the examples from which on more change little
+_WIDEST = 1180  # a panel that would reach further starts a new line
+_MIN_WIDTH = 660  # of the legend
+SEEN_ENOUGH = 0.95  # rank correlation of two halves of the examples above which more examples change little
 
 
 def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
@@ -43,14 +44,14 @@ def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str)
 
     Args:
         sites: All sites; a site of kind `model` is not drawn.
-        scores: Values in the order of the sites; one that is 0 everywhere is named, not drawn.
+        scores: Values in the order of the sites; a score that is 0 everywhere is named, not drawn.
         title: What was scored, such as the base model and the data.
     """
-    maps = [score_map(sites, score) for score in scores]
-    panels = [_Panel(found) for found in maps if found is not None]
-    empty = [score.name for score, found in zip(scores, maps, strict=True) if found is None]
-    places, width, height = _placed(panels)
-    width = max(width, 2 * _MARGIN + 8 * len(title), _LEAST_WIDTH)
+    maps = {score.name: score_map(sites, score) for score in scores}
+    panels = [_Panel(drawn) for drawn in maps.values() if drawn is not None]
+    empty = [name for name, drawn in maps.items() if drawn is None]
+    places, width, height = _arrange(panels)
+    width = max(width, 2 * _MARGIN + 8 * len(title), _MIN_WIDTH)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" role="img">',
@@ -69,7 +70,7 @@ def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str)
 
 
 def seen_enough(score: SiteScores) -> str:
-    """What the agreement between two halves of the examples says of a score.
+    """Whether more examples would change a score, by how far two halves of the examples agree.
 
     Example:
         >>> seen_enough(SiteScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
@@ -80,18 +81,13 @@ def seen_enough(score: SiteScores) -> str:
     halves = f"between two halves of {score.n_examples:,} examples"
     if score.split_half is None or not math.isfinite(score.split_half):
         return f"agreement {halves} not known"
-    if score.split_half >= SEEN_ENOUGH:
-        return f"seen enough: {_floored(score.split_half)} {halves}"
-    return f"not enough: {_floored(score.split_half)} {halves}"
-
-
-def _floored(correlation: float) -> str:
-    """Two decimals, rounded down, so that 0.949 does not read as 0.95."""
-    return f"{math.floor(100 * correlation) / 100:.2f}".replace("-", "−")
+    rounded_down = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
+    enough = "seen enough" if score.split_half >= SEEN_ENOUGH else "not enough"
+    return f"{enough}: {rounded_down} {halves}"
 
 
 class _Panel:
-    """One score's map, and the room that it takes."""
+    """The map of one score, with its width and height in pixels."""
 
     def __init__(self, map_: Map) -> None:
         self.map = map_
@@ -128,8 +124,8 @@ class _Panel:
         )
 
 
-def _placed(panels: Sequence[_Panel]) -> tuple[list[tuple[int, int]], int, int]:
-    """Where each panel stands, side by side as far as they fit, and the size of the whole picture."""
+def _arrange(panels: Sequence[_Panel]) -> tuple[list[tuple[int, int]], int, int]:
+    """The corner of each panel, side by side as far as they fit, and width and height of the picture."""
     places: list[tuple[int, int]] = []
     x, y, bottom, width = _MARGIN, 52, 52, 0
     for panel in panels:
@@ -143,7 +139,7 @@ def _placed(panels: Sequence[_Panel]) -> tuple[list[tuple[int, int]], int, int]:
 
 
 def _legend(*, y: int) -> str:
-    """Five shades between two words, and what the rows are."""
+    """The shades between two words, and what the rows are."""
     start, step = _MARGIN + 40, 29
     swatches = "".join(
         f'<rect class="l{index + 1}" x="{start + step * index}" y="{y}" width="26" height="12" rx="3"/>'
@@ -158,26 +154,26 @@ def _legend(*, y: int) -> str:
 
 
 def _style() -> str:
-    """Colours by class, with the dark ones for readers who ask for them."""
+    """Colours by class, with dark ones for readers whose device is set to dark."""
     fixed = (
         "text{font:12px ui-sans-serif,system-ui,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif;"
         "font-variant-numeric:tabular-nums}"
         ".title{font-size:15px;font-weight:600}.name{font-weight:600;font-size:13px}"
         ".plain{font-weight:400;font-size:12px}.middle{text-anchor:middle}.end{text-anchor:end}"
     )
-    light, dark = _colours(LIGHT, _LIGHT_GROUND), _colours(DARK, _DARK_GROUND)
+    light, dark = _colours(LIGHT, _LIGHT_PAGE), _colours(DARK, _DARK_PAGE)
     return f"{fixed}{light}@media (prefers-color-scheme:dark){{{dark}}}"
 
 
-def _colours(shades: Sequence[tuple[str, str]], ground: dict[str, str]) -> str:
+def _colours(shades: Sequence[tuple[str, str]], page: dict[str, str]) -> str:
     levels = "".join(
         f".l{level}{{fill:{shade}}}.t{level}{{fill:{ink}}}"
         for level, (shade, ink) in enumerate(shades, start=1)
     )
-    named = "".join(f".{name}{{fill:{ground[name]}}}" for name in ("page", "ink", "soft"))
-    return f"{named}{levels}.l0{{fill:none;stroke:{ground['line']}}}.t0{{fill:{ground['soft']}}}"
+    named = "".join(f".{name}{{fill:{page[name]}}}" for name in ("page", "ink", "soft"))
+    return f"{named}{levels}.l0{{fill:none;stroke:{page['line']}}}.t0{{fill:{page['soft']}}}"
 
 
 def _text(text: str) -> str:
-    """Text that may stand in XML: specials escaped, what cannot be printed replaced."""
+    """Text for XML: special characters escaped, unprintable ones replaced."""
     return escape("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))

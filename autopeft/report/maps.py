@@ -1,4 +1,4 @@
-"""Layer × role maps: a plan's ranks, and each score's share per cell."""
+"""Maps of layer × role: the ranks of a plan, and the share of a score that each cell holds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from math import ceil, floor, log2
 from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
 
 N_LEVELS = 5  # shades in the template's colour scale
-OUTSIDE = "outside"
-LEFT_ALONE = "·"
-Places = Mapping[tuple[int | None, str], Sequence[Site]]
+OUTSIDE = "outside"  # row of the sites that are in no layer
+LEFT_ALONE = "·"  # a site without adapter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One layer × role. `level` is the shade, 0 for none; `title` lists the sites behind it."""
+    """One layer × role. `level` is the shade, 0 for none; `title` lists its sites with their values."""
 
     text: str
     level: int
@@ -26,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """A grid of cells; `rows` pairs a layer's label with one cell per role, the deepest layer first.
+    """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
 
     `total` is the sum of a score over the map's sites, None for ranks.
     """
@@ -37,17 +36,17 @@ class Map:
     total: float | None = None
 
 
-def rank_map(sites: Sequence[Site], plan: Plan, words: Callable[[str], str]) -> Map:
-    """The ranks of a plan; where a method has none, the method's name.
+def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
+    """The ranks of a plan; a method without rank shows its name.
 
     Args:
         sites: All sites of the base model.
         plan: Its adapters name some of them.
-        words: Method -> what a cell shows for it.
+        short_labels: Method -> one word for it (see `PartWords`).
 
     Returns:
         Columns for every role that is adapted or holds a linear map. Several sites
-        in a cell are grouped: `4 ×2, ·` means rank 4 twice and one site left alone.
+        in a cell are grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
     """
     adapters: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
@@ -56,13 +55,14 @@ def rank_map(sites: Sequence[Site], plan: Plan, words: Callable[[str], str]) -> 
     top = max((adapter.rank for adapter in plan.adapters), default=0)
 
     def label(site: Site) -> str:
-        return "+".join(str(a.rank or words(a.method)) for a in adapters.get(site.name, ())) or LEFT_ALONE
+        words = (str(a.rank or short_labels.get(a.method, a.method)) for a in adapters.get(site.name, ()))
+        return "+".join(words) or LEFT_ALONE
 
     def cell(group: Sequence[Site]) -> Cell:
-        found = [adapter for site in group for adapter in adapters.get(site.name, ())]
-        rank = max((adapter.rank for adapter in found), default=0)
-        # Logarithmic, because ranks double; a method without rank takes the lightest shade.
-        level = max(1, ceil(N_LEVELS * log2(1 + rank) / log2(1 + top))) if rank else min(1, len(found))
+        ranks = [adapter.rank for site in group for adapter in adapters.get(site.name, ())]
+        rank = max(ranks, default=0)
+        # Logarithmic, because ranks double; a method without rank gets the lightest shade.
+        level = max(1, ceil(N_LEVELS * log2(1 + rank) / log2(1 + top))) if rank else min(1, len(ranks))
         title = "; ".join(f"{site.name}: {label(site)}" for site in group)
         return Cell(text=_grouped([label(site) for site in group]), level=level, title=title)
 
@@ -70,20 +70,16 @@ def rank_map(sites: Sequence[Site], plan: Plan, words: Callable[[str], str]) -> 
 
 
 def score_maps(result: SearchResult) -> tuple[Map, ...]:
-    """Each score as shares in percent of its own total; the nulls say nothing and are left out."""
-    shown = [
-        score
-        for score in result.scores
-        if score.name not in NULL_SCORES or score.name == result.spec.search.score
-    ]
-    maps = (score_map(result.sites, score) for score in shown)
-    return tuple(m for m in maps if m is not None)
+    """The map of each score but the nulls, which say nothing about the data."""
+    hidden = {*NULL_SCORES} - {result.spec.search.score}
+    maps = (score_map(result.sites, score) for score in result.scores if score.name not in hidden)
+    return tuple(shown for shown in maps if shown is not None)
 
 
 def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
-    """One score as shares in percent of its total; None where it is 0 at every site.
+    """One score as shares in percent of its total over the sites; None if it is 0 at every site.
 
-    The model as a whole has no score and no cell.
+    A site of kind `model`, the model as a whole, has no cell.
     """
     by_site = dict(zip((site.name for site in sites), score.values, strict=True))
     kept = [site for site in sites if site.kind != "model"]
@@ -106,7 +102,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
 
 
 def shade_of(value: float, *, top: float, n_shades: int) -> int:
-    """The shade of a value, each twice the one before: 0 for nothing, `n_shades` from top / 2 on.
+    """The shade of a value: 0 for none, `n_shades` above top / 2; each shade means twice the one before.
 
     Example:
         >>> [shade_of(value, top=8.0, n_shades=5) for value in (0.0, 0.01, 1.0, 3.9, 4.1, 8.0, 99.0)]
@@ -118,7 +114,7 @@ def shade_of(value: float, *, top: float, n_shades: int) -> int:
 
 
 def digits_of(top: float) -> int:
-    """Decimals for shares of which `top`, in percent, is the largest: many sites have little each."""
+    """Decimals for shares in percent, of which `top` is the largest: many sites have little each."""
     return 1 if top >= 5 else 2
 
 
@@ -141,7 +137,8 @@ def _grid(
     return Map(name=name, roles=roles, rows=rows, total=total)
 
 
-def _places(sites: Sequence[Site]) -> Places:
+def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
+    """The sites of each layer and role."""
     places: dict[tuple[int | None, str], list[Site]] = {}
     for site in sites:
         places.setdefault((site.layer, site.role), []).append(site)

@@ -21,39 +21,27 @@ from autopeft.records import (
 from autopeft.report.forgetting import forgetting_json
 from autopeft.report.helped import helped_json
 
+ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
+NO_ARM = "confirm"  # the arm of a plan that no trial proposed
 TRIAL_COLUMNS = (
-    "trial",
-    "arm",
-    "plan_hash",
-    "trainable_params",
-    "learning_rate",
-    "rung",
-    "seed",
-    "status",
-    "split",
-    "metric",
-    "loss",
-    "train_steps",
-    "train_examples",
-    "train_seconds",
-    "eval_examples",
-    "eval_seconds",
-    "peak_bytes",
-)
+    "trial arm plan_hash trainable_params learning_rate rung seed status split metric loss train_steps"
+    " train_examples train_seconds eval_examples eval_seconds peak_bytes"
+).split()
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
-    """The content of result.json (schema_version 1): plain values, never NaN.
+    """The content of result.json (schema_version 1): plain values, None in place of NaN and infinity.
 
     Args:
         result: A finished or stopped search.
-        status: How the run ended, `complete` where it did.
+        status: How the run ended; `complete` if nothing stopped it.
 
     Returns:
         The documented keys, plus `smallest`, `label_names`, `splits` and `settings`. Without
         a confirmation the numbers of a plan are None and its seeds are empty.
     """
     setting = result.setting
+    baseline_arm = arm_names(result).get(result.baseline, "baseline")
     content = {
         "schema_version": 1,
         "status": status,
@@ -66,14 +54,18 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "budget": to_json(setting.budget),
         "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
         "smallest": _answer(result, "smallest"),
-        "baseline": _baseline(result),
+        "baseline": {
+            "name": baseline_arm,
+            **_answer(result, "baseline"),
+            "learning_rate": result.baseline.learning_rate,
+        },
         "verdict": to_json(result.verdict),
-        "test": _tests(result),
+        "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
         "sentences": list(result.sentences),
         "front": [_on_front(measurement) for measurement in result.front],
         "proxy": to_json(result.proxy),
-        "sensitivity": {**helped_json(result), "scores": _scores(result)},
+        "sensitivity": {**helped_json(result), "scores": _trust(result.scores)},
         "cost": to_json(result.cost),
         "splits": to_json(setting.splits),
         "settings": to_json(result.spec),
@@ -83,66 +75,54 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
     return finite
 
 
-def find(records: Iterable[Confirmation], name: str, plan: Plan) -> Confirmation | None:
-    """The record called `name`, else one of an equal plan, else None: equal plans are confirmed once."""
-    candidates = tuple(records)
-    named = (record for record in candidates if record.name == name)
-    equal = (record for record in candidates if record.plan == plan)
-    return next(named, None) or next(equal, None)
-
-
 def first_proposals(result: SearchResult) -> dict[Plan, Proposal]:
     """Plan -> the first trial that proposed it."""
-    first: dict[Plan, Proposal] = {}
-    for proposal in result.proposals:
-        first.setdefault(proposal.plan, proposal)
-    return first
+    return {proposal.plan: proposal for proposal in reversed(result.proposals)}
 
 
-def trial_rows(result: SearchResult) -> list[dict[str, Any]]:
-    """One row per measurement, in their order; the keys are `TRIAL_COLUMNS`."""
-    first = first_proposals(result)
-    digests = {plan: plan.digest for plan in {measurement.plan for measurement in result.measurements}}
-    rows = []
-    for measurement in result.measurements:
-        plan, fidelity = measurement.plan, measurement.fidelity
-        proposal = first.get(plan)
-        values = (
-            proposal.trial if proposal else None,
-            str(proposal.arm) if proposal else "confirm",
-            digests[plan],
-            plan.trainable_params,
-            plan.learning_rate,
-            _rung(measurement, result.proxy.rung_steps),
-            fidelity.seed,
-            measurement.status.value,
-            fidelity.split,
-            measurement.metric,
-            measurement.loss,
-            fidelity.train_steps,
-            fidelity.train_examples,
-            measurement.train_seconds,
-            fidelity.eval_examples,
-            measurement.eval_seconds,
-            measurement.peak_bytes,
-        )
-        rows.append(dict(zip(TRIAL_COLUMNS, values, strict=True)))
-    return rows
+def arm_names(result: SearchResult) -> dict[Plan, str]:
+    """Plan -> the arm of the first trial that proposed it, as text."""
+    return {plan: str(proposal.arm) for plan, proposal in first_proposals(result).items()}
 
 
 def trials_csv(result: SearchResult) -> str:
-    """The content of trials.csv; floats as `repr` writes them, so that equal runs give equal text."""
-    return _csv(TRIAL_COLUMNS, (row.values() for row in trial_rows(result)))
+    """The content of trials.csv: one row per measurement, in their order.
+
+    Floats are written as `repr` does, so that equal runs give equal text.
+    """
+    first = first_proposals(result)
+    digests = {plan: plan.digest for plan in {run.plan for run in result.measurements}}  # slow to compute
+    rows = (
+        _trial_row(run, first.get(run.plan), digests[run.plan], result.proxy.rung_steps)
+        for run in result.measurements
+    )
+    return _csv(TRIAL_COLUMNS, rows)
+
+
+def _trial_row(
+    run: Measurement, proposal: Proposal | None, digest: str, rung_steps: Sequence[int]
+) -> tuple[Any, ...]:
+    """One row of trials.csv, in the order of `TRIAL_COLUMNS`."""
+    plan, fidelity = run.plan, run.fidelity
+    rung: int | str | None = fidelity.split
+    if fidelity.split == "search":
+        rung = rung_steps.index(fidelity.train_steps) if fidelity.train_steps in rung_steps else None
+    return (
+        *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
+        *(digest, plan.trainable_params, plan.learning_rate, rung, fidelity.seed, run.status.value),
+        *(fidelity.split, run.metric, run.loss, fidelity.train_steps, fidelity.train_examples),
+        *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
+    )
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
     """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack.
 
-    Beside `spectrum` stands the effective rank of each site's gradient, empty where there is none.
+    A score with energies has a second column: the effective rank of each site's gradient.
     """
     columns: dict[str, Sequence[float | None]] = {score.name: score.values for score in scores}
     ranks = {f"{score.name}_effective_rank": effective_ranks(score) for score in scores}
-    columns |= {name: found for name, found in ranks.items() if found}
+    columns |= {name: values for name, values in ranks.items() if values}
     rows = (
         (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
         for site, *values in zip(sites, *columns.values(), strict=True)
@@ -151,11 +131,11 @@ def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
 
 
 def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
-    """Of a spectrum, how many equal directions would spread a site's energy as much; else nothing.
+    """Participation ratio of each site's gradient: in how many directions its energy lies, >= 1.
 
-    The participation ratio (Σ σ²)² / Σ σ⁴ of the gradient's singular values σ: 1 where one direction holds
-    all of its energy, r where r hold it evenly. None at sites without a spectrum. The ranks beyond those
-    that are known count in the numerator alone, where they matter.
+    It is (Σ σ²)² / Σ σ⁴ of the singular values σ: 1 if a single direction holds all energy, r if r
+    directions hold it evenly. None at sites without energies. Directions beyond the known ones count in the
+    numerator alone, where they matter. Empty for every score but `spectrum`, whose profiles are energies.
 
     Example:
         >>> even = SiteScores(name="spectrum", values=(4.0, 1.0), profiles=((1.0,) * 4, (1.0,)))
@@ -164,16 +144,16 @@ def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
     """
     if score.name != "spectrum":
         return ()
-    found: list[float | None] = []
+    ranks: list[float | None] = []
     for value, energies in zip(score.values, score.profiles, strict=True):
         total = max(value, math.fsum(energies))
-        found.append(1 / math.fsum((energy / total) ** 2 for energy in energies) if total > 0 else None)
-    return tuple(found)
+        ranks.append(1 / math.fsum((energy / total) ** 2 for energy in energies) if total > 0 else None)
+    return tuple(ranks)
 
 
-def _scores(result: SearchResult) -> list[dict[str, Any]]:
-    """How far each score can be trusted; the values are in sensitivity.csv."""
-    return [{"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in result.scores]
+def _trust(scores: Iterable[SiteScores]) -> list[dict[str, Any]]:
+    """How far each score can be trusted; its values are in sensitivity.csv."""
+    return [{"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in scores]
 
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:
@@ -184,7 +164,7 @@ def _answer(result: SearchResult, name: str) -> dict[str, Any]:
         "trainable_params": plan.trainable_params,
         "head_params": result.setting.head_params,
         "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
-        **_numbers(find(result.confirmations, name, plan)),
+        **_numbers(result, result.confirmations, name),
     }
 
 
@@ -199,38 +179,17 @@ def _on_front(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _baseline(result: SearchResult) -> dict[str, Any]:
-    plan = result.baseline
-    proposal = first_proposals(result).get(plan)
-    return {
-        "name": str(proposal.arm) if proposal else "baseline",
-        **_answer(result, "baseline"),
-        "learning_rate": plan.learning_rate,
-    }
-
-
-def _tests(result: SearchResult) -> dict[str, Any] | None:
-    if not result.test:
-        return None
-    names = ("best", "smallest", "baseline")
-    return {name: _numbers(find(result.test, name, getattr(result, name))) for name in names}
-
-
-def _numbers(record: Confirmation | None) -> dict[str, Any]:
-    if record is None:
-        return {"metric_mean": None, "metric_std_error": None, "seeds": []}
-    return {
-        "metric_mean": record.metric_mean,
-        "metric_std_error": record.metric_std_error,
-        "seeds": list(record.seeds),
-    }
-
-
-def _rung(measurement: Measurement, rung_steps: Sequence[int]) -> int | str | None:
-    fidelity = measurement.fidelity
-    if fidelity.split != "search":
-        return fidelity.split
-    return rung_steps.index(fidelity.train_steps) if fidelity.train_steps in rung_steps else None
+def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -> dict[str, Any]:
+    """The numbers of the record called `name`, else of one with an equal plan: those are confirmed once."""
+    named = [record for record in records if record.name == name]
+    equal = [record for record in records if record.plan == getattr(result, name)]
+    for record in (*named, *equal):
+        return {
+            "metric_mean": record.metric_mean,
+            "metric_std_error": record.metric_std_error,
+            "seeds": list(record.seeds),
+        }
+    return {"metric_mean": None, "metric_std_error": None, "seeds": []}
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -242,7 +201,7 @@ def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """The same content with None for every NaN and infinity, which JSON cannot say."""
+    """The same content with None for every NaN and infinity, for which JSON has no number."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

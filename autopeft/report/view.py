@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from autopeft.records import IN_MEMORY, QUANTISED, Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.report.tables import ANSWERS, NO_ARM
 
-NO_ARM = "confirm"  # as in trials.csv: a plan that no trial proposed
-MAX_ROWS = 40  # chosen by hand: what a reader scrolls through; trials.csv has the rest
-_AUTO_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "text-generation": "AutoModelForCausalLM",
-    "text2text-generation": "AutoModelForSeq2SeqLM",
-    "image-classification": "AutoModelForImageClassification",
-    "multiple-choice": "AutoModelForMultipleChoice",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """One line of the budget's picture; `share` is percent of the budget, in [0, 100]."""
-
-    name: str
-    params: int
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """The verdict's picture: positions in percent of an axis whose middle is no difference."""
-
-    low: float
-    middle: float
-    high: float
-    band_low: float
-    band_high: float
+MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """One confirmed plan. `marks` says which answers it is; `seconds` is one confirming run."""
+    """One confirmed plan.
+
+    `marks` names the answers that it is, `worst` is the metric of its worst seed, `percent` its share of
+    the base model's parameters, `seconds` the mean time of a confirming run.
+    """
 
     record: Confirmation
     marks: tuple[str, ...]
@@ -54,53 +29,42 @@ class Confirmed:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proxied:
-    """One plan at the furthest rung that it finished, or the run of it that failed."""
+def bars(result: SearchResult) -> tuple[tuple[str, int, float], ...]:
+    """Name, parameters and percent of the budget, of the budget itself and of each answer.
 
-    arm: str
-    measurement: Measurement
-
-
-def bars(result: SearchResult) -> tuple[Bar, ...]:
-    """The budget and what each answer spends of it; the head is in only if the budget counts it."""
+    The head is counted only if the budget counts it. Percent is at most 100.
+    """
     budget = result.setting.budget.max_trainable_params
     head = result.setting.head_params if result.spec.budget.count_head else 0
-    spent = {"budget": budget} | {name: plan.trainable_params + head for name, plan in _answers(result)}
-    return tuple(
-        Bar(name=name, params=params, share=min(100.0, 100 * params / budget))
-        for name, params in spent.items()
-    )
+    spent = {name: getattr(result, name).trainable_params + head for name in ANSWERS}
+    every = {"budget": budget, **spent}
+    return tuple((name, params, min(100.0, 100 * params / budget)) for name, params in every.items())
 
 
-def interval(result: SearchResult) -> Interval | None:
-    """Where the interval, its middle and the band of equivalence stand; None without an interval."""
+def interval(result: SearchResult) -> dict[str, float] | None:
+    """The picture of the verdict: positions in percent of an axis, 50 being no difference.
+
+    Keys are `low`, `middle` and `high` of the 95 % interval, `band_low` and `band_high` of the margin. None
+    if the verdict has no interval.
+    """
     verdict = result.verdict
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = verdict.interval_95
     reach = 1.15 * max(abs(low), abs(high), verdict.margin)
-
-    def position(value: float) -> float:
-        return round(50 + 50 * value / reach, 2)
-
-    return Interval(
-        low=position(low),
-        middle=position(verdict.mean_difference),
-        high=position(high),
-        band_low=position(-verdict.margin),
-        band_high=position(verdict.margin),
-    )
+    values = {"low": low, "middle": verdict.mean_difference, "high": high}
+    values |= {"band_low": -verdict.margin, "band_high": verdict.margin}
+    return {name: round(50 + 50 * value / reach, 2) for name, value in values.items()}
 
 
 def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed, ...]:
-    """The confirmed plans, best metric first; a plan with two names stands once."""
+    """The confirmed plans, best metric first; a plan with two names appears once."""
     sign = -1 if result.setting.greater_is_better else 1
     worst = min if result.setting.greater_is_better else max
     rows = [
         Confirmed(
             record=record,
-            marks=tuple(name for name, plan in _answers(result) if plan == record.plan),
+            marks=tuple(name for name in ANSWERS if getattr(result, name) == record.plan),
             arm=arms.get(record.plan, record.name),
             percent=100 * record.plan.trainable_params / result.setting.budget.base_params,
             worst=worst(record.metrics, default=record.metric_mean),
@@ -111,23 +75,23 @@ def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed
     return tuple(sorted(rows, key=lambda row: sign * row.record.metric_mean))
 
 
-def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ...]:
-    """Every plan at the furthest rung that it finished: furthest first, then lowest loss."""
-    furthest: dict[Plan, Measurement] = {}
+def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, Measurement]]:
+    """Arm and measurement of every plan at its last finished rung: last rungs first, then low losses."""
+    last: dict[Plan, Measurement] = {}
     for run in result.measurements:
         if run.fidelity.split != "search" or run.status is not Status.COMPLETE:
             continue
-        known = furthest.get(run.plan)
+        known = last.get(run.plan)
         if known is None or run.fidelity.train_steps > known.fidelity.train_steps:
-            furthest[run.plan] = run
-    ordered = sorted(furthest.values(), key=lambda run: (-run.fidelity.train_steps, _or_last(run.loss)))
-    return tuple(Proxied(arm=arms.get(run.plan, NO_ARM), measurement=run) for run in ordered)
+            last[run.plan] = run
+    ordered = sorted(last.values(), key=lambda run: (-run.fidelity.train_steps, _or_last(run.loss)))
+    return [(arms.get(run.plan, NO_ARM), run) for run in ordered]
 
 
-def failures(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Proxied, ...]:
-    """The runs that failed, in their order."""
+def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, Measurement]]:
+    """Arm and measurement of the runs that failed or diverged, in their order."""
     failed = (run for run in result.measurements if run.status is not Status.COMPLETE)
-    return tuple(Proxied(arm=arms.get(run.plan, NO_ARM), measurement=run) for run in failed)
+    return [(arms.get(run.plan, NO_ARM), run) for run in failed]
 
 
 def first_line(error: str | None) -> str:
@@ -137,7 +101,7 @@ def first_line(error: str | None) -> str:
 
 
 def smallest_words(result: SearchResult) -> tuple[str, str]:
-    """A title for the smallest plan, and how it stands: only a confirmation can prove it."""
+    """A title for the smallest plan, and whether it is proven, which only a confirmation can do."""
     if result.smallest == result.best:
         return "Smallest equivalent plan", "the best plan itself"
     if result.verdict.label != "none" and result.verdict.smallest_equivalent == "proven":
@@ -146,110 +110,62 @@ def smallest_words(result: SearchResult) -> tuple[str, str]:
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """Stage, seconds, and the same in R (None where no full run was timed)."""
+    """Stage, seconds, and the same in full runs (R); None in place of R if no full run was timed."""
     cost = result.cost
-    stages = (
-        ("sensitivity", cost.sensitivity_seconds),
-        ("search", cost.search_seconds),
-        ("confirmation", cost.confirm_seconds),
-    )
+    stages = {
+        "sensitivity": cost.sensitivity_seconds,
+        "search": cost.search_seconds,
+        "confirmation": cost.confirm_seconds,
+    }
     full = cost.full_run_seconds
-    return tuple((name, seconds, seconds / full if full > 0 else None) for name, seconds in stages)
+    return tuple((name, seconds, seconds / full if full > 0 else None) for name, seconds in stages.items())
 
 
 def scoring(result: SearchResult) -> str:
-    """What the sensitivity cost, against one full run."""
-    cost = result.cost
-    in_r = f", {cost.sensitivity_seconds / cost.full_run_seconds:.3f} R" if cost.full_run_seconds > 0 else ""
-    return f"Scoring took {cost.sensitivity_seconds:.1f} s{in_r}."
+    """What the sensitivity cost, in seconds and in full runs (R)."""
+    _, seconds, in_r = costs(result)[0]
+    return f"Scoring took {seconds:.1f} s" + ("." if in_r is None else f", {in_r:.3f} R.")
 
 
-def tests(result: SearchResult, answer: Mapping[str, Any]) -> tuple[tuple[str, Any, Any], ...]:
+def tests(answer: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Name, test numbers and confirmation numbers of each answer that was tested."""
-    read: Mapping[str, Any] = answer["test"] or {}
-    return tuple((name, read[name], answer[name]) for name in read if read[name]["metric_mean"] is not None)
+    tested: Mapping[str, Any] = answer["test"] or {}
+    return [(name, row, answer[name]) for name, row in tested.items() if row["metric_mean"] is not None]
+
+
+def confirm_steps(result: SearchResult) -> int | None:
+    """Steps of a confirming run; None if there was none."""
+    steps = [run.fidelity.train_steps for run in result.measurements if run.fidelity.split == "confirm"]
+    return max(steps, default=None)
 
 
 def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     """The settings that decide most; run.yaml has them all."""
-    spec = result.spec
+    spec, setting = result.spec, result.setting
+    task, quantize, general_text = spec.task, spec.model.quantize, spec.forgetting.source
+    length = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs:g}"
     return (
-        ("model", spec.model.id or f"default ({result.setting.base_model})"),
-        *([("quantised", f"{spec.model.quantize} by bitsandbytes")] if spec.model.quantize != "none" else []),
-        ("data", spec.data.source or f"default ({result.setting.data})"),
-        ("task", spec.task.name),
+        ("model", spec.model.id or f"default ({setting.base_model})"),
+        *([("quantised", f"{quantize} by bitsandbytes")] if quantize != "none" else []),
+        ("data", spec.data.source or f"default ({setting.data})"),
+        ("task", task.name),
         ("budget", spec.budget.requested + (", head counted in" if spec.budget.count_head else "")),
-        ("full run", _full_run_words(result)),
-        ("batch size", str(spec.task.batch_size)),
-        ("max length", f"{spec.task.max_length} tokens"),
+        ("full run", f"{setting.full_run_steps:,} steps ({length})"),
+        ("batch size", str(task.batch_size)),
+        ("max length", f"{task.max_length} tokens"),
         ("search space", spec.search.space),
         ("methods", ", ".join(spec.search.methods) or "all of the space"),
         ("trials", str(spec.search.trials)),
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{spec.confirm.fidelity}, up to {spec.confirm.seeds} seeds"),
-        *((("forgetting", spec.forgetting.source),) if spec.forgetting.source else ()),
+        *([("forgetting", general_text)] if general_text else []),
         ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
     )
 
 
-def python_lines(result: SearchResult) -> str:
-    """Python that loads the trained adapter with transformers and peft alone."""
-    setting = result.setting
-    auto = _AUTO_CLASSES.get(setting.task, "AutoModel")
-    is_image = setting.task == "image-classification"
-    processor = "AutoImageProcessor" if is_image else "AutoTokenizer"
-    made = "processor" if is_image else "tokenizer"
-    revision = result.spec.model.revision
-    pinned = f", revision={json.dumps(revision)}" if revision else ""
-    labels = f", num_labels={len(setting.label_names)}" if setting.label_names else ""
-    methods = sorted({adapter.method for adapter in result.best.adapters})
-    mixed = "# This plan mixes methods: load one sub-folder after the other, by the README's lines.\n"
-    quantised = _quantised_lines(result)
-    with_config = ", quantization_config=in_few_bits" if quantised else ""
-    if setting.base_model_source == IN_MEMORY:
-        return (
-            (mixed if len(methods) > 1 else "")
-            + "from peft import PeftModel\n\n"
-            + "# base_model: the one that was in memory, as it was given to the search\n"
-            + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
-        )
-    return (
-        (mixed if len(methods) > 1 else "")
-        + "from peft import PeftModel\n"
-        + f"from transformers import {auto}, {processor}{quantised and ', BitsAndBytesConfig'}\n\n"
-        + f"name = {json.dumps(setting.base_model_source, ensure_ascii=False)}\n"
-        + f"{made} = {processor}.from_pretrained(name{pinned})\n"
-        + quantised
-        + f"base_model = {auto}.from_pretrained(name{pinned}{labels}{with_config})\n"
-        + 'model = PeftModel.from_pretrained(base_model, "best/weights").eval()\n'
-    )
-
-
-def _quantised_lines(result: SearchResult) -> str:
-    """Python that asks for the base model in few bits, as it was trained on; nothing where it was not."""
-    asked = result.spec.model.quantize
-    if asked == "none":
-        return ""
-    fields = {**QUANTISED[asked], "llm_int8_skip_modules": list(result.setting.unquantised)}
-    if asked == "4bit":
-        fields["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
-    lines = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
-    return f"in_few_bits = BitsAndBytesConfig(\n{lines})\n"
-
-
-def steps_confirmed(result: SearchResult) -> int | None:
-    """Steps of a confirming run, None where there was none."""
-    steps = [run.fidelity.train_steps for run in result.measurements if run.fidelity.split == "confirm"]
-    return max(steps, default=None)
-
-
-def _answers(result: SearchResult) -> Sequence[tuple[str, Plan]]:
-    return (("best", result.best), ("smallest", result.smallest), ("baseline", result.baseline))
-
-
 def _run_seconds(result: SearchResult, record: Confirmation) -> float:
-    """Mean over the confirming runs that finished; a record alone gives its own mean."""
+    """Mean over the confirming runs that finished; the record's own mean if their measurements are gone."""
     runs = [
         run.train_seconds
         for run in result.measurements
@@ -258,11 +174,6 @@ def _run_seconds(result: SearchResult, record: Confirmation) -> float:
     return fmean(runs) if runs else record.train_seconds
 
 
-def _full_run_words(result: SearchResult) -> str:
-    task = result.spec.task
-    asked = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs:g}"
-    return f"{result.setting.full_run_steps:,} steps ({asked})"
-
-
 def _or_last(loss: float | None) -> float:
+    """A sort key that puts a missing loss and NaN last."""
     return float("inf") if loss is None or loss != loss else loss

@@ -1,68 +1,53 @@
-"""Numbers and plans in words: the filters that both templates share."""
+"""Numbers and plans as people write them: the filters that both templates share."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from autopeft.records import Adapter, Plan
 
-METHOD_WORDS = {
-    "bitfit": "BitFit",
-    "bottleneck": "bottleneck adapter",
-    "c3a": "C³A",
-    "delora": "DeLoRA",
-    "fourierft": "FourierFT",
-    "hira": "HiRA",
-    "ia3": "IA³",
-    "ln_tuning": "norm tuning",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "lora": "LoRA",
-    "miss": "MiSS",
-    "oft": "OFT",
-    "p_tuning": "P-tuning",
-    "prefix_tuning": "prefix",
-    "prompt_tuning": "prompt",
-    "road": "RoAd",
-    "shira": "SHiRA",
-    "vera": "VeRA",
-}
-# Metrics in [0, 1] that people read as percent; correlations and losses stay as they are.
-_PERCENT_METRIC = re.compile(r"accuracy|f1|exact-match|precision|recall")
-_SHORT_WORDS = {"bitfit": "bias", "bottleneck": "adapter", "ln_tuning": "norm"}
 NOTHING = "–"
 
 
-def method_words(method: str) -> str:
-    """A method as people write it; an unknown one keeps its name."""
-    return METHOD_WORDS.get(method, method)
+@dataclass(frozen=True, kw_only=True)
+class PartWords:
+    """What the parts of a search say about themselves; a report cannot import them, since they need torch.
+
+    `labels` and `short_labels` give the name of each method that people write, and one word of it that fits
+    a map's cell; a method that is missing, because it is no longer installed, keeps its own name.
+    `auto_class` names the transformers class that loads the task's base model. `metric_is_share` says
+    whether the metric lies in [0, 1] and is read as percent.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    short_labels: Mapping[str, str] = field(default_factory=dict)
+    auto_class: str = "AutoModel"
+    metric_is_share: bool = False
 
 
-def short_words(method: str) -> str:
-    """A method in one word that fits a map's cell."""
-    return _SHORT_WORDS.get(method, method_words(method))
-
-
-def plan_words(plan: Plan) -> str:
-    """What a plan does, in a few words.
+def plan_words(plan: Plan, labels: Mapping[str, str]) -> str:
+    """What a plan adapts, in a few words; `labels` as in `PartWords`.
 
     Example:
-        >>> plan_words(Plan(adapters=(), learning_rate=1e-3, trainable_params=0))
-        'head alone'
+        >>> plan = Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=4),),
+        ...             learning_rate=1e-3, trainable_params=512)
+        >>> plan_words(plan, {"lora": "LoRA"}), plan_words(plan, {})
+        ('LoRA r 4 on 1 site', 'lora r 4 on 1 site')
     """
     groups: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
         groups.setdefault(adapter.method, []).append(adapter)
-    return " + ".join(_group_words(method, group) for method, group in groups.items()) or "head alone"
+    words = (_group_words(labels.get(method, method), group) for method, group in groups.items())
+    return " + ".join(words) or "head alone"
 
 
-def _group_words(method: str, group: list[Adapter]) -> str:
+def _group_words(label: str, group: list[Adapter]) -> str:
     ranks = sorted({adapter.rank for adapter in group if adapter.rank})
     span = f" r {ranks[0]}" if ranks else ""
     span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
-    return f"{method_words(method)}{span} on {len(group):,} site{'s' if len(group) > 1 else ''}"
+    return f"{label}{span} on {len(group):,} site{'s' if len(group) > 1 else ''}"
 
 
 def count(number: int) -> str:
@@ -77,33 +62,37 @@ def percent(number: float) -> str:
     return f"{number:.2g} %" if number >= 1e-4 else "< 0.0001 %"
 
 
-def metric(value: float | None, name: str) -> str:
-    """A metric: percent with one decimal where `name` is a share, else three decimals."""
+def metric(value: float | None, is_share: bool) -> str:
+    """A metric: percent with one decimal if it is a share in [0, 1], else three decimals."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if is_share else f"{value:.3f}"
 
 
-def plus_minus(std_error: float | None, name: str) -> str:
+def plus_minus(std_error: float | None, is_share: bool) -> str:
     """A standard error in the unit of `metric`; one decimal more where it would round to zero."""
     if std_error is None or not math.isfinite(std_error):
         return ""
-    value, digits = (100 * std_error, 1) if _is_share(name) else (std_error, 3)
+    value, digits = (100 * std_error, 1) if is_share else (std_error, 3)
     return f"± {value:.{digits if round(value, digits) or not value else digits + 1}f}"
 
 
-def difference(value: float | None, name: str, *, signed: bool = True) -> str:
+def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
     """A difference of metrics: points with one decimal for a share, else three decimals."""
     if value is None or not math.isfinite(value):
         return NOTHING
     sign = "+" if signed else ""
-    text = f"{100 * value:{sign}.1f} points" if _is_share(name) else f"{value:{sign}.3f}"
-    return text.replace("-", "−")
+    return minus(f"{100 * value:{sign}.1f} points" if is_share else f"{value:{sign}.3f}")
+
+
+def minus(text: str) -> str:
+    """The text of a number with a minus sign in place of the hyphen."""
+    return text.replace("-", "−", 1)
 
 
 def loss(value: float | None) -> str:
     """A loss with three decimals."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}"
+    return metric(value, is_share=False)
 
 
 def rate(value: float) -> str:
@@ -129,8 +118,8 @@ def duration(seconds: float) -> str:
 def agreement(correlation: float | None, n_plans: int) -> str:
     """What the rank correlation between rungs means for the reader; thresholds chosen by hand."""
     if correlation is None or not math.isfinite(correlation):
-        return "It was not measured, so how far a short run foretells a longer one is unknown here."
-    hint = " So few plans make it a hint, no more." if n_plans < 10 else ""
+        return "It was not measured, so how well a short run predicts a longer one is unknown here."
+    hint = " With so few plans this is only a hint." if n_plans < 10 else ""
     if correlation >= 0.8:
         return f"Short runs ordered the plans much as longer ones did: few good ones were lost early.{hint}"
     if correlation >= 0.5:
@@ -140,8 +129,4 @@ def agreement(correlation: float | None, n_plans: int) -> str:
 
 def rhos(correlations: Sequence[float | None]) -> str:
     """Rank correlations by comma, a dash where there is none."""
-    return ", ".join("–" if rho is None else f"{rho:.2f}" for rho in correlations)
-
-
-def _is_share(name: str) -> bool:
-    return _PERCENT_METRIC.search(name) is not None
+    return ", ".join(NOTHING if rho is None else f"{rho:.2f}" for rho in correlations)

@@ -30,7 +30,7 @@ from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.pipeline.prepare import parse_budget, prepare
 from autopeft.pipeline.searching import plan_document
 from autopeft.records import ModelSpec, RunSpec
-from autopeft.report.view import python_lines
+from autopeft.report.usage import python_lines
 from autopeft.sensitivity import measure
 from autopeft.store import read_plan, write_plan
 
@@ -406,7 +406,7 @@ def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, 
     _, result, path = run
     monkeypatch.chdir(path)
     lines: dict = {}
-    exec(python_lines(result), lines)
+    exec(python_lines(result, CLASSIFIER), lines)
     plain = lines["model"]
     for layer in plain.modules():  # bitsandbytes would round the weights once more on some processors
         if hasattr(layer, "support_avx512bf16_for_cpu"):

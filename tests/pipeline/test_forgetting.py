@@ -213,7 +213,8 @@ def test_runs_without_it_load_and_say_nothing_of_it(run):
     loaded = from_json(SearchResult, old)
     assert loaded.forgetting is None
     assert report.result_json(loaded, "complete")["forgetting"] is None
-    assert "orget" not in report.report_md(loaded) + report.report_html(loaded)
+    words = report.PartWords()
+    assert "orget" not in report.report_md(loaded, words=words) + report.report_html(loaded, words=words)
 
 
 class Stops(Silent):

@@ -13,102 +13,19 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 import pytest
+from toys.results import ANSWERS, BASELINE, EVIL, RANKS, SMALLEST, WORDS, toy_result
 
 from autopeft import records as rec
 from autopeft import report
 from autopeft.extension import discover
-from autopeft.records import Adapter, Confirmation, Fidelity, Measurement, Plan, Site, Status
+from autopeft.report import PartWords
 from autopeft.report.words import metric
-
-EVIL = "<script>alert('x')</script>"
-ROLES = {"q": (64, 64), "k": (64, 64), "v": (64, 64), "o": (64, 64), "up": (64, 256), "down": (256, 64)}
-SPENT = {"train_seconds": 150.0, "mean_loss": 0.2}
-
-
-def _site(name, layer, role, n_in=64, n_out=64, kind="linear"):
-    sizes = {"in_features": n_in, "out_features": n_out}
-    return Site(name=name, layer=layer, role=role, kind=kind, has_bias=True, **sizes)
-
-
-def _plan(ranks, rate, n_params, method="lora"):
-    adapters = tuple(Adapter(method=method, site=s, rank=r, scale=2.0) for s, r in ranks.items())
-    return Plan(adapters=adapters, learning_rate=rate, trainable_params=n_params)
-
-
-def _run(plan, split, steps, seed, loss, metric, error=None):
-    sizes = {"train_steps": steps, "train_examples": 32 * steps, "eval_examples": 500}
-    ended = {"status": Status.FAIL if error else Status.COMPLETE, "error": error, "peak_bytes": 10**6}
-    ended |= {"loss": loss, "metric": metric, "train_seconds": steps / 7, "eval_seconds": 0.3}
-    return Measurement(plan=plan, fidelity=Fidelity(split=split, seed=seed, **sizes), **ended)
-
-
-def _confirmed(split, *means):
-    each = {"split": split, "seeds": (101, 102, 103), "metric_std_error": 0.0023} | SPENT
-    return tuple(
-        Confirmation(name=name, plan=plan, metric_mean=m, metrics=(m - 0.004, m, m + 0.004), **each)
-        for (name, plan), m in zip(ANSWERS.items(), means, strict=True)
-    )
-
-
-SITES = (
-    *(_site(f"h.{n}.{role}", n, role, *shape) for n in (0, 1) for role, shape in ROLES.items()),
-    *(_site(f"h.{n}.norm{i}", n, "norm", kind="norm") for n in (0, 1) for i in (1, 2)),
-    _site("h.1.extra.o", 1, "o"),
-    _site("pooler.dense", None, "dense"),
-)
-RANKS = {"h.0.q": 2, "h.0.v": 3, "h.1.q": 5, "h.1.o": 13, "h.1.extra.o": 7, "h.1.up": 8, "pooler.dense": 11}
-BEST = _plan(RANKS, 4e-3, 7_296)
-BASELINE = _plan({s.name: 4 for s in SITES if s.kind == "linear"}, 1.5e-3, 9_900)
-SMALLEST = _plan(dict.fromkeys(("h.0.k", "h.1.k"), 0), 0.025, 128, method="ia3")
-HEAD = Plan(adapters=(), learning_rate=0.01, trainable_params=0)
-BROKEN = replace(BEST, learning_rate=0.5)
-ANSWERS = {"baseline": BASELINE, "best": BEST, "smallest": SMALLEST}
-# fmt: off
-ARMS = {"baseline": BASELINE, "lora/top": BEST, "ia3/all": SMALLEST, "head": HEAD, "lora/all": BROKEN}
-SETTING = rec.Setting(
-    base_model=f"tiny/{EVIL}", base_model_source=f"tiny/{EVIL}", model_type="bert",
-    data="trec|6", task="text-classification",
-    metric="accuracy", greater_is_better=True, head_params=390, full_run_steps=300, label_names=("A", "B"),
-    budget=rec.Budget(max_trainable_params=10_000, base_params=1_234_567, requested="10k"),
-    splits=rec.SplitSizes(train=4_000, search=500, confirm=1_500, test=500, duplicates_removed=12),
-)
-VERDICT = rec.Verdict(
-    label="better", mean_difference=0.014, interval_95=(0.006, 0.022), margin=0.01, fidelity="full",
-    smallest_equivalent="proven",
-    sentence="Better than the default LoRA by 1.4 points (0.6 to 2.2); 128 parameters are as good.",
-)
-MEASUREMENTS = (
-    _run(BASELINE, "search", 30, 0, 0.9, 0.7), _run(BEST, "search", 30, 0, 0.8, 0.75),
-    _run(SMALLEST, "search", 30, 0, 0.85, 0.72), _run(HEAD, "search", 30, 0, 1.2, 0.5),
-    _run(BROKEN, "search", 30, 0, None, None, error=f"loss is nan at step 7 of {EVIL}\nTraceback, line two"),
-    _run(BASELINE, "search", 75, 0, 0.41, 0.9), _run(BEST, "search", 75, 0, 0.1 + 0.2, 0.93),
-    _run(SMALLEST, "search", 75, 0, 0.35, 0.92),
-    *(_run(plan, "confirm", 300, s, 0.2, 0.95) for plan in (BEST, BASELINE) for s in (101, 102, 103)),
-    _run(BEST, "test", 300, 101, 0.2, 0.948),
-)
-COST = rec.Cost(
-    sensitivity_seconds=1.9, search_seconds=310.0, confirm_seconds=400.0, full_run_seconds=50.0,
-    full_runs=6.2, examples_seen=98_000,
-)
+from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 
 
 @pytest.fixture
 def result():
-    gradient = tuple(0.001 * (1 + n) ** 2 for n in range(len(SITES)))
-    uniform = rec.SiteScores(name="uniform", values=(1.0,) * len(SITES))
-    arms = [rec.Arm(kind="sampled", label=label) for label in ARMS]
-    proposals = (
-        rec.Proposal(trial=n, arm=arm, source="enqueued", plan=ARMS[arm.label]) for n, arm in enumerate(arms)
-    )
-    return rec.SearchResult(
-        spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS, **ANSWERS,
-        scores=(rec.SiteScores(name="gradient", values=gradient), uniform),
-        proposals=tuple(proposals), test=_confirmed("test", 0.936, 0.948, 0.9476), verdict=VERDICT, cost=COST,
-        confirmations=_confirmed("confirm", 0.94, 0.954, 0.951),
-        proxy=rec.Proxy(rank_correlation=0.83, n_plans=3, rung_steps=(30, 75)),
-        environment={"python": "3.13.1", "torch": "2.9.0", "cpu": "2 cores"},
-    )
-# fmt: on
+    return toy_result()
 
 
 class _Page(HTMLParser):
@@ -239,7 +156,7 @@ def test_effective_rank_of_a_spectrum_stands_beside_it(result):
 
 
 def test_the_page_loads_nothing_and_escapes_every_name(result):
-    html = report.report_html(result)
+    html = report.report_html(result, words=WORDS)
     page = _Page(html)
     assert page.links == [] and "script" not in page.tags
     assert not re.search(r"url\(|@import|https?:", html)
@@ -247,7 +164,7 @@ def test_the_page_loads_nothing_and_escapes_every_name(result):
 
 
 def test_every_rank_of_the_best_plan_is_in_its_cell(result):
-    cells = _Page(report.report_html(result)).cells
+    cells = _Page(report.report_html(result, words=WORDS)).cells
     for site, rank in RANKS.items():
         [shown] = [text for title, text in cells.items() if f"{site}: {rank}" in title]
         assert str(rank) in shown.split(", ")
@@ -255,12 +172,12 @@ def test_every_rank_of_the_best_plan_is_in_its_cell(result):
 
 
 def test_a_method_without_rank_shows_its_name(result):
-    cells = _Page(report.report_html(replace(result, best=SMALLEST))).cells
+    cells = _Page(report.report_html(replace(result, best=SMALLEST), words=WORDS)).cells
     assert (cells["h.0.k: IA³"], cells["h.0.q: ·"]) == ("IA³", "·")
 
 
 def test_the_shares_of_a_score_add_up_to_a_hundred(result):
-    columns = _Page(report.report_html(result)).columns("norm")
+    columns = _Page(report.report_html(result, words=WORDS)).columns("norm")
     assert columns.pop("layer") == ("1", "0", "outside")
     shares = [float(text) for texts in columns.values() for text in texts if text]
     assert sum(shares) == pytest.approx(100, abs=0.5)
@@ -269,44 +186,53 @@ def test_the_shares_of_a_score_add_up_to_a_hundred(result):
 @pytest.mark.parametrize("greater", [True, False])
 def test_the_leaderboard_is_ordered_by_the_metric(result, greater):
     turned = replace(result, setting=replace(result.setting, greater_is_better=greater))
-    shown = _Page(report.report_html(turned)).columns("worst seed")["accuracy"]
+    shown = _Page(report.report_html(turned, words=WORDS)).columns("worst seed")["accuracy"]
     expected = ["95.4 % ± 0.2", "95.1 % ± 0.2", "94.0 % ± 0.2"]
     assert list(shown) == (expected if greater else expected[::-1])
 
 
 def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
-    of_tasks = {name for part in discover("autopeft.tasks").values() for name in part.metrics}
-    names = {*discover("autopeft.metrics"), *of_tasks}
+    of_tasks = {name: task for task in discover("autopeft.tasks").values() for name in task.metrics}
+    parts = {**of_tasks, **discover("autopeft.metrics"), **TOKEN_METRICS}
+    is_share = {name: part.is_share for name, part in parts.items()}
     no_shares = {"loss", "perplexity", "matthews", "pearson", "spearman", "pearson-spearman"}
     no_shares |= {"mean-absolute-error", "mean-squared-error"}
-    shown = {name: metric(0.532, name) for name in names}
-    assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in names}
-    assert "exact-match" in names
+    shown = {name: metric(0.532, is_share[name]) for name in is_share}
+    assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in is_share}
+    assert "exact-match" in is_share
+
+
+def test_method_that_is_not_installed_keeps_its_name(result):
+    text = report.report_md(result, words=PartWords())
+    assert "| lora r 2–13 on 7 sites **best** |" in text and "LoRA r" not in text
 
 
 def test_proxy_rows_are_ordered_by_rung_then_loss(result):
-    board = _Page(report.report_html(result)).columns("loss")
+    board = _Page(report.report_html(result, words=WORDS)).columns("loss")
     assert board["steps"] == ("75", "75", "75", "30")
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
 
 
 def test_a_failure_is_listed_with_one_line(result):
-    text = report.report_md(result)
+    text = report.report_md(result, words=WORDS)
     assert "loss is nan at step 7 of &lt;script>" in text
-    assert "Traceback" not in text + report.report_html(result)
+    assert "Traceback" not in text + report.report_html(result, words=WORDS)
 
 
 @pytest.mark.parametrize("change", [_unconfirmed, _one_plan, lambda r: replace(r, test=())])
 def test_an_unusual_result_renders_and_a_stopped_run_says_so(result, change):
     changed = change(result)
-    page, text = report.report_html(changed, status="stopped"), report.report_md(changed, status="stopped")
+    page, text = (
+        report.report_html(changed, words=WORDS, status="stopped"),
+        report.report_md(changed, words=WORDS, status="stopped"),
+    )
     for part in (changed.verdict.sentence, "This run is not complete: stopped"):
         assert part in page and part in text
     assert ("Test split" in page) == bool(changed.test)
 
 
 def test_markdown_tables_are_rectangular(result):
-    text = report.report_md(result)
+    text = report.report_md(result, words=WORDS)
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     assert len(tables) >= 8
     for table in tables:
@@ -314,7 +240,7 @@ def test_markdown_tables_are_rectangular(result):
 
 
 def test_write_leaves_five_files_that_agree(result, tmp_path):
-    report.write(result, tmp_path)
+    report.write(result, tmp_path, words=WORDS)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
     answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))

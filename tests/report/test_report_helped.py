@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from test_report import BEST, SITES, _run, result  # noqa: F401 - a fixture
+from toys.results import BEST, SITES, WORDS, toy_result, toy_run
 
 from autopeft import records as rec
 from autopeft import report
 from autopeft.records import ScorePair
 from autopeft.report import did_it_help
+
+
+@pytest.fixture
+def result():
+    return toy_result()
 
 
 def pairs_of(gains, *, loss=0.5, parameters=None, random=None):
@@ -33,14 +38,14 @@ def pairs_of(gains, *, loss=0.5, parameters=None, random=None):
 CLEAR = (0.02, 0.03, 0.05, 0.04, 0.025, 0.035, 0.045, 0.01)
 
 
-def test_without_pairs_nothing_is_said(result):  # noqa: F811
+def test_without_pairs_nothing_is_said(result):
     found = did_it_help(result)
     assert (found.helped, found.against, found.single_sites) == (None, (), None)
     assert "not measured" in found.sentence
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_fewer_than_six_pairs_are_too_few_however_clear(result, n):  # noqa: F811
+def test_fewer_than_six_pairs_are_too_few_however_clear(result, n):
     found = did_it_help(replace(result, score_pairs=pairs_of([0.2] * n)))
     assert found.helped is None and found.sentence.startswith("Too few pairs to say; ")
     assert f"{n} of {n} pairs" in found.sentence
@@ -48,7 +53,7 @@ def test_fewer_than_six_pairs_are_too_few_however_clear(result, n):  # noqa: F81
     assert (uniform.interval_95, uniform.p_value) == (None, None)
 
 
-def test_numbers_are_those_of_scipy(result):  # noqa: F811
+def test_numbers_are_those_of_scipy(result):
     gains = (0.02, -0.03, 0.05, 0.04, -0.01, 0.06, 0.015)
     uniform = did_it_help(replace(result, score_pairs=pairs_of(gains))).against[0]
     assert (uniform.n_pairs, uniform.won, uniform.tied) == (7, 5, 0)
@@ -60,7 +65,7 @@ def test_numbers_are_those_of_scipy(result):  # noqa: F811
     assert uniform.p_value == pytest.approx(2 * ways / 2**7)
 
 
-def test_a_clear_gain_that_no_null_shares_helped(result):  # noqa: F811
+def test_a_clear_gain_that_no_null_shares_helped(result):
     found = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.52)))
     assert found.helped is True
     assert found.sentence.startswith("The score “gradient” helped: its loss was 0.032 lower on average")
@@ -69,35 +74,35 @@ def test_a_clear_gain_that_no_null_shares_helped(result):  # noqa: F811
     )
 
 
-def test_a_gain_that_a_null_shares_is_no_merit(result):  # noqa: F811
+def test_a_gain_that_a_null_shares_is_no_merit(result):
     found = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.499)))
     assert found.helped is None and "not random" in found.sentence
 
 
-def test_a_clear_loss_did_harm(result):  # noqa: F811
+def test_a_clear_loss_did_harm(result):
     found = did_it_help(replace(result, score_pairs=pairs_of([-gain for gain in CLEAR])))
     assert found.helped is False and "did harm" in found.sentence and "0.032 higher" in found.sentence
 
 
 @pytest.mark.parametrize("gains", [[1e-4, -1e-4] * 4, [gain / 100 for gain in CLEAR]], ids=["none", "sure"])
-def test_a_gain_below_one_percent_of_the_loss_does_not_matter(result, gains):  # noqa: F811
+def test_a_gain_below_one_percent_of_the_loss_does_not_matter(result, gains):
     found = did_it_help(replace(result, score_pairs=pairs_of(gains)))
     assert found.helped is False and "no gain that matters" in found.sentence
 
 
-def test_a_wide_interval_leaves_it_open(result):  # noqa: F811
+def test_a_wide_interval_leaves_it_open(result):
     found = did_it_help(replace(result, score_pairs=pairs_of([0.2, -0.1] * 4)))
     assert found.helped is None and "stays open" in found.sentence
 
 
-def test_equal_twins_are_ties_and_missing_ones_no_pairs(result):  # noqa: F811
+def test_equal_twins_are_ties_and_missing_ones_no_pairs(result):
     found = did_it_help(replace(result, score_pairs=pairs_of([0.0] * 6 + [None, float("nan"), float("inf")])))
     [uniform] = found.against
     assert (uniform.n_pairs, uniform.won, uniform.tied, uniform.p_value) == (6, 0, 6, 1.0)
     assert found.helped is False and "0 of 6 (6 tied) pairs" in found.sentence
 
 
-def test_a_null_is_not_held_against_itself(result):  # noqa: F811
+def test_a_null_is_not_held_against_itself(result):
     def by(score):
         search = result.spec.search.model_copy(update={"score": score})
         spec = result.spec.model_copy(update={"search": search})
@@ -107,11 +112,11 @@ def test_a_null_is_not_held_against_itself(result):  # noqa: F811
     assert by("uniform").helped is None and "uniform" in by("uniform").sentence
 
 
-def test_plans_of_one_site_are_ranked_against_the_score(result):  # noqa: F811
+def test_plans_of_one_site_are_ranked_against_the_score(result):
     def alone(name, loss, rate=1e-3, steps=30):
         adapter = rec.Adapter(method="lora", site=name, rank=2)
         plan = rec.Plan(adapters=(adapter,), learning_rate=rate, trainable_params=256)
-        return _run(plan, "search", steps, 0, loss, 0.5)
+        return toy_run(plan, "search", steps, 0, loss, 0.5)
 
     # The fixture's gradient rises with the position of a site; the lower of two losses counts.
     names = [SITES[n].name for n in (0, 3, 5, 8)]
@@ -119,14 +124,14 @@ def test_plans_of_one_site_are_ranked_against_the_score(result):  # noqa: F811
     others = (
         alone(names[0], 0.95, rate=1e-2),
         alone(SITES[1].name, 0.1, steps=75),
-        _run(BEST, "search", 30, 0, 0.1, 1),
+        toy_run(BEST, "search", 30, 0, 0.1, 1),
     )
     found = did_it_help(replace(result, measurements=(*runs, *others)))
     expected = stats.spearmanr((0, 3, 5, 8), (-0.9, -0.8, -0.85, -0.7)).statistic
     assert found.single_sites == (pytest.approx(expected), 4)
 
 
-def test_result_json_and_both_reports_say_it(result):  # noqa: F811
+def test_result_json_and_both_reports_say_it(result):
     scores = (replace(result.scores[0], split_half=0.97, n_examples=128), result.scores[1])
     helped = replace(result, scores=scores, score_pairs=pairs_of(CLEAR, parameters=0.51))
     answer = report.result_json(helped, "complete")["sensitivity"]
@@ -141,12 +146,12 @@ def test_result_json_and_both_reports_say_it(result):  # noqa: F811
     }
     assert [one["null"] for one in answer["against"]] == ["uniform", "parameters"]
     assert answer["scores"][0] == {"name": "gradient", "split_half": 0.97, "n_examples": 128}
-    for text in (report.report_html(helped), report.report_md(helped)):
+    for text in (report.report_html(helped, words=WORDS), report.report_md(helped, words=WORDS)):
         assert answer["sentence"] in text
         assert "Scoring took 1.9 s, 0.038 R." in text
         assert "seen enough: 0.97 between two halves of 128 examples" in text
 
 
-def test_pairs_travel_with_the_result(result):  # noqa: F811
+def test_pairs_travel_with_the_result(result):
     helped = replace(result, score_pairs=pairs_of((0.1, None)))
     assert rec.from_json(rec.SearchResult, rec.to_json(helped)).score_pairs == helped.score_pairs

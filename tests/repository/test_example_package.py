@@ -83,6 +83,12 @@ def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
     assert any(arm.startswith("query_lora/") for arm in arms)
 
 
+def test_report_has_the_label_and_the_model_class_that_parts_from_outside_give(run: Path) -> None:
+    text = (run / "report.md").read_text(encoding="utf-8")
+    assert "query LoRA r " in text and "query_lora r " not in text
+    assert "base_model = AutoModelForSequenceClassification.from_pretrained(" in text
+
+
 def probabilities(run: Path, model_dir: Path, data_dir: Path) -> tuple[torch.Tensor, list[int]]:
     """Of the best plan's weights on the validation file, shape (N, 2), and the right classes."""
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
