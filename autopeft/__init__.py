@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autopeft.records.version import VERSION
+
 if TYPE_CHECKING:
     from autopeft.api import analyze, apply, load_plan, save, search
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AutopeftError",

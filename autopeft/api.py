@@ -16,12 +16,11 @@ from typing import Any
 from torch import nn
 
 from autopeft import pipeline
-from autopeft.errors import ModelError, UnknownNameError
+from autopeft.errors import ModelError
 from autopeft.model import require_plain, restoring
 from autopeft.pipeline import Analysis, InMemory, apply, save
 from autopeft.records import IN_MEMORY, Measurement, PlanDocument, RunSpec, SearchResult
-from autopeft.settings import SHORT_NAMES, by_dotted_name, resolve
-from autopeft.store import read_plan
+from autopeft.store import by_dotted_name, read_plan, resolve_settings
 
 __all__ = ["Analysis", "analyze", "apply", "load_plan", "save", "search"]
 
@@ -135,9 +134,7 @@ def _asked(
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
     """The settings, those of them that were given, and what is in memory."""
-    for name in settings:
-        if not by_dotted_name({name: None}):
-            raise UnknownNameError("setting", name, SHORT_NAMES)
+    arguments = by_dotted_name(settings)
     is_module, is_name = isinstance(model, nn.Module), data is None or isinstance(data, str | Path)
     if model is not None and not is_module and not isinstance(model, str | Path):
         raise ModelError(
@@ -147,16 +144,17 @@ def _asked(
         raise ModelError(
             "tokenizer= goes with a model in memory; a named model brings its own, leave it out."
         )
-    named = {"model": IN_MEMORY if is_module else model, "data": data if is_name else IN_MEMORY}
+    arguments["model.id"] = IN_MEMORY if is_module else model
+    arguments["data.source"] = data if is_name else IN_MEMORY
     memory = InMemory(
         model=model if isinstance(model, nn.Module) else None,
         tokenizer=tokenizer,
         data=None if is_name else data,
     )
-    asked, given = resolve(
+    asked, given = resolve_settings(
         config=None if spec is None or isinstance(spec, RunSpec) else Path(spec),
         env={},
-        flags={**_fields(spec), **by_dotted_name(_without_none({**settings, **named}))},
+        flags={**_fields(spec), **{name: value for name, value in arguments.items() if value is not None}},
         assignments=(),
         origin="argument",
     )
@@ -169,10 +167,6 @@ def _fields(spec: RunSpec | str | Path | None) -> dict[str, Any]:
         return {}
     topics = spec.model_dump(exclude_unset=True)
     return {f"{topic}.{name}": value for topic, fields in topics.items() for name, value in fields.items()}
-
-
-def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 @contextlib.contextmanager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import autopeft
 from autopeft.cli import options as opt
 from autopeft.cli.told import told
+from autopeft.records import VERSION
 
 app = typer.Typer(
     name="autopeft",
@@ -30,7 +31,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(autopeft.__version__)
+        print(VERSION)
         raise typer.Exit
 
 
@@ -44,68 +45,24 @@ def _root(
 
 
 @app.command()
+@opt.takes_settings(opt.SEARCH_FLAGS)
 def search(
-    model: opt.Model = None,
-    data: opt.Data = None,
-    task: opt.Task = None,
-    metric: opt.Metric = None,
-    budget: opt.Budget = None,
-    count_head: opt.CountHead = None,
-    methods: opt.Methods = None,
-    baseline: opt.Baseline = None,
-    forgetting: opt.Forgetting = None,
-    text_column: opt.TextColumns = None,
-    label_column: opt.LabelColumn = None,
-    group_column: opt.GroupColumn = None,
-    time_column: opt.TimeColumn = None,
-    max_examples: opt.MaxExamples = None,
-    streaming: opt.Streaming = None,
-    data_config: opt.DataConfig = None,
-    epochs: opt.Epochs = None,
-    max_steps: opt.MaxSteps = None,
-    batch_size: opt.BatchSize = None,
-    max_length: opt.MaxLength = None,
-    space: opt.Space = None,
-    trials: opt.Trials = None,
-    max_time: opt.MaxTime = None,
-    max_cost: opt.MaxCost = None,
-    patience: opt.Patience = None,
-    sampler: opt.Sampler = None,
-    strategy: opt.Strategy = None,
-    objective: opt.Objective = None,
-    warm_start: opt.WarmStart = None,
-    score: opt.Score = None,
-    seed: opt.Seed = None,
-    serve_on: opt.ServeOn = None,
-    mergeable: opt.Mergeable = None,
-    max_rank: opt.MaxRank = None,
-    max_step_time: opt.MaxStepTime = None,
-    max_peak_memory: opt.MaxPeakMemory = None,
-    max_adapter_size: opt.MaxAdapterSize = None,
-    confirm: opt.Confirm = None,
-    confirm_seeds: opt.ConfirmSeeds = None,
-    margin: opt.Margin = None,
-    executor: opt.Executor = None,
-    workers: opt.Workers = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    quantize: opt.Quantize = None,
-    revision: opt.Revision = None,
-    out: opt.Out = None,
+    *,
+    settings: Mapping[str, Any],
     resume: opt.Resume = False,
     config: opt.Config = None,
-    assignments: opt.Sets = None,
+    assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
-    asked: dict[str, object] = dict(locals())
     with told(quiet=quiet or as_json):
-        from autopeft.settings import by_dotted_name, resolve
+        from autopeft.store import resolve_settings
 
-        flags = by_dotted_name(asked)
-        spec, given = resolve(config=config, env=os.environ, flags=flags, assignments=assignments or ())
+        spec, given = resolve_settings(
+            config=config, env=os.environ, flags=settings, assignments=assignments or ()
+        )
         from autopeft import pipeline, report
         from autopeft.cli import tables
         from autopeft.cli.display import display
@@ -126,36 +83,39 @@ def search(
 
 
 @app.command()
+@opt.takes_settings(
+    {
+        "model": None,
+        "data": None,
+        "task": None,
+        "text_column": None,
+        "label_column": None,
+        "budget": None,
+        "quantize": None,
+        "seed": "Seed of the sample of examples. Default 0.",
+    }
+)
 def analyze(
-    model: opt.Model = None,
-    data: opt.Data = None,
-    task: Annotated[str | None, typer.Option(help="Task type.")] = None,
+    *,
+    settings: Mapping[str, Any],
     scores: Annotated[
-        str, typer.Option(help="Scores, by comma; the first one makes the suggestion.")
+        str, typer.Option(help="Scores, separated by commas; the first one makes the suggestion.")
     ] = "gradient,fisher",
     max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Of the suggested plan. Default 0.5%.")] = None,
-    text_column: opt.TextColumns = None,
-    label_column: opt.LabelColumn = None,
-    quantize: opt.Quantize = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the sample.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml (once a CSV file); "
-            "must be empty or absent."
+            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent."
         ),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
-    asked: dict[str, object] = dict(locals())
     with told(quiet=quiet or as_json):
-        from autopeft.settings import by_dotted_name, resolve
+        from autopeft.store import resolve_settings
 
-        del asked["out"], asked["max_examples"]  # of the analysis, not of a run
-        spec, given = resolve(config=None, env=os.environ, flags=by_dotted_name(asked), assignments=())
+        spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         from autopeft import pipeline
         from autopeft.cli import heat
 
@@ -188,20 +148,22 @@ def count(
 
 
 @app.command()
+@opt.takes_settings(
+    {
+        "model": "Base model in place of the plan's.",
+        "data": "Dataset in place of the plan's, with the columns that the plan names.",
+        "seed": "Seed in place of the plan's.",
+        "forgetting": None,
+        "device": None,
+        "dtype": None,
+        "quantize": "4bit, 8bit or none, in place of what the plan says.",
+        "out": None,
+    }
+)
 def train(
+    *,
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
-    model: Annotated[str | None, typer.Option(help="Base model in place of the plan's.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Dataset in place of the plan's, with the columns that it names.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="In place of the plan's.")] = None,
-    forgetting: opt.Forgetting = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="4bit, 8bit or none, in place of what the plan says.")
-    ] = None,
-    out: opt.Out = None,
+    settings: Mapping[str, Any],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -210,15 +172,16 @@ def train(
         from autopeft import pipeline
         from autopeft import report as reports
 
-        overrides = {"execution.device": device, "execution.dtype": dtype, "model.quantize": quantize}
         trained = pipeline.train_plan(
             plan,
-            out=out,
-            seed=seed,
-            model_id=model,
-            data_source=data,
-            forgetting=forgetting,
-            overrides=overrides,
+            out=settings.get("output.out"),
+            seed=settings.get("search.seed"),
+            model_id=settings.get("model.id"),
+            data_source=settings.get("data.source"),
+            forgetting=settings.get("forgetting.source"),
+            overrides={
+                name: settings.get(name) for name in ("execution.device", "execution.dtype", "model.quantize")
+            },
         )
         measurement, found = trained.measurement, trained.forgetting
         if as_json:

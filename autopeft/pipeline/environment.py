@@ -12,15 +12,15 @@ import peft
 import torch
 import transformers
 
-import autopeft
 from autopeft.model import BaseModel
+from autopeft.records import VERSION
 
 
 def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
     """Versions of the libraries, and the machine, by name."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
-        "autopeft": autopeft.__version__,
+        "autopeft": VERSION,
         "python": platform.python_version(),
         **{library.__name__: str(library.__version__) for library in libraries},
         "platform": platform.platform(),

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import peft
 import torch
 
-import autopeft
 from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
+    VERSION,
     Fidelity,
     Measurement,
     Plan,
@@ -94,7 +94,7 @@ def note_start(run: RunDir, prepared: Prepared) -> int:
         "data_fingerprint": prepared.data.fingerprint,
         "base_sha256": prepared.bench.base_sha256,
         "general_text": prepared.general.fingerprint if prepared.general else None,
-        "autopeft": autopeft.__version__,
+        "autopeft": VERSION,
         "peft": peft.__version__,
         "torch": torch.__version__,
     }

@@ -26,8 +26,7 @@ from autopeft.records import (
     SearchSpec,
     Status,
 )
-from autopeft.settings import resolve
-from autopeft.store import read_plan, write_plan, write_text
+from autopeft.store import read_plan, resolve_settings, write_plan, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,7 @@ def _spec(
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
     base = document.model if model_id is None else ModelSpec(id=model_id, quantize=document.model.quantize)
     flags = {"model.quantize": base.quantize, **{k: v for k, v in overrides.items() if v is not None}}
-    checked, _ = resolve(config=None, env={}, flags=flags, assignments=())
+    checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
     return RunSpec(
         model=base.model_copy(update={"quantize": checked.model.quantize}),
         execution=checked.execution,

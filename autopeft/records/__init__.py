@@ -3,27 +3,12 @@
 Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
-Inside the folder each file imports only from those before it: text, asked → commands, plans → results.
+Inside the folder each file imports only from those before it:
+version, text, settings → spec → commands, plans → results.
 """
 
 from __future__ import annotations
 
-from autopeft.records.asked import (
-    IN_MEMORY,
-    MAX_SEED,
-    QUANTISED,
-    BudgetSpec,
-    ConfirmSpec,
-    DataSpec,
-    ExecutionSpec,
-    ForgettingSpec,
-    LimitSpec,
-    ModelSpec,
-    OutputSpec,
-    RunSpec,
-    SearchSpec,
-    TaskSpec,
-)
 from autopeft.records.commands import repeat_words, resume_words, search_words, train_words
 from autopeft.records.plans import (
     Adapter,
@@ -56,18 +41,40 @@ from autopeft.records.results import (
     SplitSizes,
     Verdict,
 )
+from autopeft.records.spec import (
+    IN_MEMORY,
+    MAX_SEED,
+    QUANTISED,
+    SETTINGS,
+    SHORT_NAMES,
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ExecutionSpec,
+    ForgettingSpec,
+    LimitSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
 from autopeft.records.text import (
     digest_of,
     from_json,
     to_json,
 )
+from autopeft.records.version import VERSION
 
 __all__ = [
     "IN_MEMORY",
     "MAX_SEED",
     "NULL_SCORES",
     "QUANTISED",
+    "SETTINGS",
+    "SHORT_NAMES",
     "UNEVEN_NULLS",
+    "VERSION",
     "Adapter",
     "Arm",
     "Budget",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from autopeft.records.asked import DataSpec, ModelSpec, TaskSpec
+from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from autopeft.records.asked import RunSpec
 from autopeft.records.plans import Budget, Measurement, Plan, Site
+from autopeft.records.spec import RunSpec
 
 ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 

@@ -140,11 +140,7 @@ _UNION_MEMBERS = ("bool", "int", "float", "str")
 
 
 def _allowed(details: Any) -> str:
-    message: str = details["msg"]
-    choices = re.fullmatch(r"\^\(([\w|]+)\)\$", str(details.get("ctx", {}).get("pattern", "")))
-    if choices:
-        return "be one of " + ", ".join(choices[1].split("|"))
-    return re.sub(r"^(Input|\w+) should ", "", message)
+    return re.sub(r"^(Input|\w+) should ", "", details["msg"])
 
 
 def _shown(value: Any) -> str:

@@ -31,8 +31,7 @@ from autopeft.errors import (
     SpecError,
     UnknownNameError,
 )
-from autopeft.records import IN_MEMORY, DataSpec, ModelSpec, OutputSpec, RunSpec
-from autopeft.settings import SHORT_NAMES
+from autopeft.records import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, OutputSpec, RunSpec
 from autopeft.store import RunDir
 
 SMALL = {"budget": "5%", "max_steps": 8, "batch_size": 8, "trials": 6, "confirm_seeds": 2, "seed": 3}

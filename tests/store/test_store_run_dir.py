@@ -26,8 +26,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.settings import resolve
-from autopeft.store import RunDir, measurement_key
+from autopeft.store import RunDir, measurement_key, resolve_settings
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
@@ -100,13 +99,15 @@ def test_a_run_held_by_another_process_is_in_use(tmp_path):
 
 
 def test_settings_repeat_the_run_elsewhere(run):
-    spec, _ = resolve(
+    spec, _ = resolve_settings(
         config=None, env={}, flags={"budget.requested": "113000", "output.out": "x"}, assignments=[]
     )
     run.write_spec(spec)
     text = (run.path / "run.yaml").read_text()
     assert "autopeft search --config run.yaml" in text and "output" not in text.split("\n", 2)[2]
-    repeated, _ = resolve(config=run.path / "run.yaml", env={}, flags={"output.out": "x"}, assignments=[])
+    repeated, _ = resolve_settings(
+        config=run.path / "run.yaml", env={}, flags={"output.out": "x"}, assignments=[]
+    )
     assert repeated == spec
     assert run.read_spec().budget.requested == "113000"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
-from autopeft.settings import parse_bytes, parse_duration, resolve
+from autopeft.store import parse_bytes, parse_duration, resolve_settings
 
 
 def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):
@@ -19,7 +19,7 @@ def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = 
         assert folder is not None
         config = folder / "conf.yaml"
         config.write_text(file)
-    return resolve(config=config, env=env or {}, flags=flags or {}, assignments=assign)
+    return resolve_settings(config=config, env=env or {}, flags=flags or {}, assignments=assign)
 
 
 def test_nothing_given_is_the_defaults():
@@ -149,7 +149,7 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
     assert "'soon' is not a duration" in message
     assert "data.text_columns.0" in message
     assert "task.epochs (AUTOPEFT_TASK_EPOCHS) is -1" in message and "greater than 0" in message
-    assert "confirm.fidelity (--set) is 'quarter'; it should be one of full, half, none" in message
+    assert "confirm.fidelity (--set) is 'quarter'; it should be 'full', 'half' or 'none'" in message
     assert "confirm.margin (--set): inf is not finite" in message
     assert "\n" not in message
 
@@ -179,7 +179,7 @@ def test_a_duration_is_read_as_seconds(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "soon", "-5m", "5x", "s", "5m30", "1s2m", "9" * 400])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(SpecError, match="is not a duration; write more than nothing, like 7m30s"):
+    with pytest.raises(SpecError, match="is not a duration above 0; write it like 7m30s"):
         parse_duration(text)
 
 

@@ -1,0 +1,137 @@
+"""How a setting is declared: one field with its default, help, group, short name and form.
+
+Flags, environment variables, the keys of `run.yaml`, the arguments of the Python functions and the page of
+settings are all read from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# The groups of `autopeft search --help`, in their order.
+Group = Literal[
+    "Options",
+    "Data",
+    "Full run",
+    "Search",
+    "Limits beside the budget",
+    "Confirmation",
+    "Machine",
+    "Run",
+]
+# How the flag is typed: once, once per item of a list, or as a path. Lists are typed by comma otherwise.
+Form = Literal["single", "repeated", "path"]
+
+
+class Topic(BaseModel):
+    """Settings of one topic; they cannot change, and unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def setting(
+    default: Any,
+    help: str,
+    group: Group,
+    *,
+    short: str | None = "",
+    form: Form = "single",
+    demo: Any = None,
+    **limits: Any,
+) -> Any:
+    """A field of a topic.
+
+    Args:
+        default: The value where the user gives none.
+        help: What the setting does, without a full stop; its choices and default are added to it.
+        group: Group of the help.
+        short: Name in Python, and with hyphens that of the flag; empty is the field's name, None: no flag.
+        form: How the flag is typed.
+        demo: The default where neither a model nor a dataset is named; None is the usual one.
+        **limits: pydantic's, such as `ge=1`.
+    """
+    about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}
+    return Field(default=default, description=help, json_schema_extra=about, **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingField:
+    """One setting as `setting` declared it.
+
+    `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the words
+    that are allowed; empty where any value of the type may be tried.
+    """
+
+    name: str
+    kind: Any
+    accepts_none: bool
+    choices: tuple[str, ...]
+    default: Any
+    demo: Any
+    help: str
+    group: Group
+    short: str | None
+    form: Form
+
+    @property
+    def flag(self) -> str | None:
+        """The flag of `autopeft search`; None where there is none."""
+        return None if self.short is None else "--" + self.short.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "AUTOPEFT_" + self.name.replace(".", "_").upper()
+
+    @property
+    def default_text(self) -> str:
+        """The default for people, empty where the help has to say it: `24 (demo: 12)`."""
+        usual, demo = self._shown(self.default), self._shown(self.demo)
+        if demo:
+            return f"{usual or 'none'} (demo: {demo})"
+        return usual
+
+    @property
+    def text(self) -> str:
+        """The help with choices and default."""
+        *first, last = self.choices or ("",)
+        choices = f": {', '.join(first)} or {last}" if first else ""
+        default = f" Default {self.default_text}." if self.default_text else ""
+        return f"{self.help}{choices}.{default}"
+
+    def _shown(self, value: object) -> str:
+        if value is None or value is False or value == ():
+            return ""
+        unit = " s" if self.name.endswith("_seconds") else ""
+        return (f"{value:g}" if isinstance(value, float) else str(value)) + unit
+
+
+def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
+    """All settings of the topics of a spec by dotted name, in the order of their declaration."""
+    return {
+        f"{topic}.{name}": _declared(f"{topic}.{name}", field)
+        for topic, topic_field in spec.model_fields.items()
+        for name, field in topic_field.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
+def _declared(name: str, field: Any) -> SettingField:
+    kind, about = field.annotation, field.json_schema_extra
+    is_union = get_origin(kind) in (Union, UnionType)
+    if is_union:
+        (kind,) = (member for member in get_args(kind) if member is not type(None))
+    item = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    return SettingField(
+        name=name,
+        kind=kind,
+        accepts_none=is_union,
+        choices=get_args(item) if get_origin(item) is Literal else (),
+        default=field.default,
+        help=field.description,
+        **{**about, "short": name.partition(".")[2] if about["short"] == "" else about["short"]},
+    )

@@ -1,0 +1,258 @@
+"""What the user asks for: settings by topic, checked by pydantic, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from autopeft.records.settings import SettingField, Topic, setting, settings_of
+
+MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no larger seed
+
+# Stands for the name of a model or dataset that was passed as an object.
+IN_MEMORY = "<in memory>"
+
+# Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
+QUANTISED: Mapping[str, Mapping[str, bool | str]] = {
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "8bit": {"load_in_8bit": True},
+}
+
+
+class ModelSpec(Topic):
+    """The base model; `id` None is the demo model."""
+
+    id: str | None = setting(
+        None, "Base model: hub id or local directory. Default: the demo model", "Options", short="model"
+    )
+    revision: str | None = setting(None, "Revision of the hub model", "Machine")
+    quantize: Literal["none", "4bit", "8bit"] = setting(
+        "none", "Bits of the base model's linear maps; needs the extra `quantize`", "Machine"
+    )
+
+
+class DataSpec(Topic):
+    """The dataset and its columns; `source` None is the sample dataset.
+
+    `text_columns` are the columns of the inputs, whatever they hold: texts, tokens, a prompt, image files.
+    """
+
+    source: str | None = setting(
+        None,
+        "CSV, JSONL or Parquet file, directory of these, saved dataset or hub id. Default: the sample",
+        "Options",
+        short="data",
+        min_length=1,
+    )
+    text_columns: tuple[str, ...] = setting(
+        (),
+        "Column with the text; repeat the flag for a pair of texts",
+        "Data",
+        short="text_column",
+        form="repeated",
+    )
+    label_column: str | None = setting(None, "Column with the label", "Data")
+    label_kind: Literal["class", "classes", "number"] | None = setting(
+        None, "What the label column holds, where its values mislead", "Data", short=None
+    )
+    group_column: str | None = setting(
+        None, "Rows with equal values in this column stay in one split", "Data"
+    )
+    time_column: str | None = setting(None, "Cut the latest rows by this column out of train", "Data")
+    max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
+    streaming: bool = setting(
+        False, "Read only the first rows of a hub dataset, as many as --max-examples asks for", "Data"
+    )
+    config_name: str | None = setting(None, "Configuration of a hub dataset", "Data", short="data_config")
+
+
+class TaskSpec(Topic):
+    """The task, and the length of one full training run."""
+
+    name: str = setting("text-classification", "Task type", "Options", short="task")
+    metric: str | None = setting(
+        None, "A metric of the task. Default: the task's choice for the labels", "Options"
+    )
+    answer_pattern: str | None = setting(
+        None,
+        "Regular expression whose first group, or whole match, is the answer in a generated text",
+        "Options",
+        short=None,
+    )
+    max_new_tokens: int = setting(64, "Tokens to generate per answer, at most", "Options", short=None, ge=1)
+    epochs: float = setting(3.0, "Length of a full run in epochs", "Full run", demo=2.0, gt=0)
+    max_steps: int | None = setting(
+        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", ge=1
+    )
+    batch_size: int = setting(32, "Examples per optimizer step", "Full run", ge=1)
+    max_length: int = setting(128, "Tokens per example, at most", "Full run", ge=2)
+
+
+class BudgetSpec(Topic):
+    """How many parameters may be trained, as the user wrote it."""
+
+    requested: str = setting(
+        "0.5%", "Trainable parameters, at most: 0.5%, 300k, 1.2M or 113000", "Options", short="budget"
+    )
+    count_head: bool = setting(False, "Count the task head's parameters too", "Options")
+
+
+class Extent(Topic):
+    """The search space, and the rules that end a search, whichever comes first."""
+
+    space: str = setting(
+        "default", "Search space: a name that `autopeft spaces` lists, or a YAML file", "Search"
+    )
+    trials: int = setting(24, "Proposals to measure", "Search", demo=12, ge=1)
+    max_time_seconds: float | None = setting(
+        None, "Stop after this time, such as 90s, 8m or 2h", "Search", short="max_time", demo=450.0, gt=0
+    )
+    max_cost: float | None = setting(
+        None, "Stop at this cost in R; R is one full run of the baseline", "Search", gt=0
+    )
+    patience: int | None = setting(
+        None, "Stop after this many sampled proposals in a row without improvement", "Search", ge=1
+    )
+
+
+class SearchSpec(Extent):
+    """How to search: space and end, methods, sampler, promotion, what to compare with, the seed."""
+
+    methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
+    serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
+        (), "Only plans that these servers load, separated by commas", "Limits beside the budget"
+    )
+    sampler: Literal["tpe", "random", "qmc", "gp"] = setting(
+        "tpe", "Optuna sampler of the proposals", "Search"
+    )
+    strategy: Literal["halving", "topk", "random"] = setting(
+        "halving", "How proposals are promoted to longer runs", "Search"
+    )
+    objective: Literal["score", "params", "pareto"] = setting("score", "What makes a plan the best", "Search")
+    warm_start: str | None = setting(
+        None, "plan.yaml or run to start from, of any model or dataset", "Search", min_length=1
+    )
+    baseline: str | None = setting(
+        None,
+        "Your own config to beat: plan.yaml, run, or adapter_config.json or its folder",
+        "Options",
+        min_length=1,
+    )
+    score: str = setting("gradient", "Sensitivity score that orders the sites", "Search")
+    seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
+
+
+class LimitSpec(Topic):
+    """What a plan may cost beside its parameters; None sets no limit."""
+
+    mergeable: bool = setting(False, "Only plans that merge into the base model", "Limits beside the budget")
+    max_rank: int | None = setting(None, "Largest rank of any adapter", "Limits beside the budget", ge=1)
+    max_step_time: float | None = setting(
+        None,
+        "Slowest training step, relative to plain LoRA at the same sites",
+        "Limits beside the budget",
+        gt=0,
+    )
+    max_peak_bytes: int | None = setting(
+        None,
+        "Training memory beside the weights, at most, such as 2GiB or 500MB",
+        "Limits beside the budget",
+        short="max_peak_memory",
+        ge=1,
+    )
+    max_adapter_bytes: int | None = setting(
+        None,
+        "Size of the adapter's file, at most, such as 5MB",
+        "Limits beside the budget",
+        short="max_adapter_size",
+        ge=1,
+    )
+
+
+class ConfirmSpec(Topic):
+    """How the best plans are confirmed; `margin` is in units of the metric (0.01: one point of accuracy)."""
+
+    fidelity: Literal["full", "half", "none"] = setting(
+        "full",
+        "Length of the confirmation's runs, relative to a full run",
+        "Confirmation",
+        short="confirm",
+        demo="half",
+    )
+    seeds: int = setting(
+        5,
+        "Fresh seeds per confirmed plan, at most",
+        "Confirmation",
+        short="confirm_seeds",
+        demo=3,
+        ge=2,
+        le=10,
+    )
+    margin: float | None = setting(
+        None,
+        "Difference of the metric that does not matter. Default: 0.01; 1 % of an unbounded metric",
+        "Confirmation",
+        gt=0,
+    )
+
+
+class ForgettingSpec(Topic):
+    """General text on which confirmed plans are compared with the base model; `source` None skips this."""
+
+    source: str | None = setting(
+        None,
+        "Plain text, given as --data is: measure how far adaptation forgets it",
+        "Options",
+        short="forgetting",
+        min_length=1,
+    )
+    config_name: str | None = setting(
+        None, "Configuration of the hub dataset with the general text", "Data", short=None
+    )
+    text_column: str | None = setting(
+        None, "Column with the general text. Default: found by its name", "Data", short=None
+    )
+
+
+class ExecutionSpec(Topic):
+    """Where measurements run, and in which number format.
+
+    Weights that are not quantised are float32. With `dtype` bfloat16, training and evaluation compute in
+    bfloat16 wherever torch's autocast does.
+    """
+
+    executor: str = setting("serial", "How measurements run", "Machine")
+    workers: int = setting(1, "Measurements at the same time, where the executor can", "Machine", ge=1)
+    device: str | None = setting(
+        None,
+        "Torch device: cpu, cuda, cuda:1 or mps. Default: a GPU, if there is one",
+        "Machine",
+        min_length=1,
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "Number format to compute in", "Machine")
+
+
+class OutputSpec(Topic):
+    """Where the run directory goes; None is a fresh folder under `reports/`."""
+
+    out: str | None = setting(None, "Folder to write to; must be empty or absent", "Run", form="path")
+
+
+class RunSpec(Topic):
+    """All settings of one run: only names and numbers."""
+
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    task: TaskSpec = TaskSpec()
+    budget: BudgetSpec = BudgetSpec()
+    search: SearchSpec = SearchSpec()
+    limits: LimitSpec = LimitSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    forgetting: ForgettingSpec = ForgettingSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    output: OutputSpec = OutputSpec()
+
+
+# Every setting by its dotted name, and those that have a short name by that.
+SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
+SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}

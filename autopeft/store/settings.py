@@ -1,0 +1,211 @@
+"""Settings from four places, the later over the earlier: defaults, file, environment, flags."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import ValidationError
+
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec
+from autopeft.records.settings import SettingField
+from autopeft.store.yaml import faults_of, load_value, read_yaml
+
+_VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
+_UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A value that the user gave for a setting; `origin` says where, `is_text` that it is not parsed yet."""
+
+    name: str
+    value: Any
+    origin: str
+    is_text: bool = False
+
+
+def resolve_settings(
+    *,
+    config: Path | None,
+    env: Mapping[str, str],
+    flags: Mapping[str, object],
+    assignments: Sequence[str],
+    origin: str = "flag",
+) -> tuple[RunSpec, frozenset[str]]:
+    """The settings of a run, and the names of those that the user gave.
+
+    Args:
+        config: YAML file, nested by topic (`search: {trials: 30}`).
+        env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
+        flags: Dotted name -> value of the command line's flags; None means not given.
+        assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
+        origin: What errors call a flag.
+
+    Returns:
+        The settings, and the dotted names (`search.trials`) that any of the four places gave.
+
+    Raises:
+        UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
+        SpecError: Values of the wrong type or out of range; all are named with their place.
+    """
+    sources = (
+        _from_file(config),
+        _from_environment(env),
+        _from_assignments(assignments),
+        _from_flags(flags, origin),
+    )
+    entries = {entry.name: entry for source in sources for entry in source}
+    content: dict[str, dict[str, Any]] = {}
+    faults = []
+    for name, entry in entries.items():
+        topic, _, field = name.partition(".")
+        try:
+            content.setdefault(topic, {})[field] = _value(entry)
+        except SpecError as error:
+            faults.append(f"{name} ({entry.origin}): {str(error).rstrip('.')}")
+    try:
+        # Strict, so that `trials: true` is not 1; from JSON, whose lists may become tuples.
+        spec = RunSpec.model_validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        for name, fault in faults_of(error):
+            setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting
+            faults.append(f"{name} ({entries[setting].origin}) {fault}")
+    if faults:
+        raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+    return spec, frozenset(entries)
+
+
+def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
+    """The same settings by dotted name; they may come by short or dotted name.
+
+    Raises:
+        UnknownNameError: A name that no setting has.
+
+    Example:
+        >>> by_dotted_name({"trials": 30, "search.score": "snr"})
+        {'search.trials': 30, 'search.score': 'snr'}
+    """
+    for name in settings:
+        if name not in SHORT_NAMES and name not in SETTINGS:
+            raise UnknownNameError("setting", name, SHORT_NAMES)
+    return {
+        SHORT_NAMES[name].name if name in SHORT_NAMES else name: value for name, value in settings.items()
+    }
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, > 0, in `7m30s`, `90s`, `2h`, `1d` or `450`; raises SpecError on anything else.
+
+    Example:
+        >>> parse_duration("7m30s")
+        450.0
+    """
+    compact = text.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", compact):
+        compact += "s"
+    match = _DURATION.fullmatch(compact)
+    parts = match.groupdict(default="0") if match else {}
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for unit, number in parts.items())
+    if not 0 < seconds < math.inf:
+        raise SpecError(f"{text!r} is not a duration above 0; write it like 7m30s, 90s, 2h or 450 (seconds).")
+    return seconds
+
+
+def parse_bytes(text: str) -> int:
+    """Whole bytes, >= 1, in `2GiB` (of 1,024), `500MB` (of 1,000) or `123456`; raises SpecError otherwise.
+
+    Example:
+        >>> parse_bytes("2GiB"), parse_bytes("1.5 kB")
+        (2147483648, 1500)
+    """
+    match = _BYTES.fullmatch(text.strip().lower())
+    n_bytes = 0
+    if match is not None:
+        thousands = "kmgt".index(match[2]) + 1 if match[2] else 0
+        n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** thousands)
+    if n_bytes < 1:
+        raise SpecError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes).")
+    return n_bytes
+
+
+def _known(name: str, origin: str) -> str:
+    if name not in SETTINGS:
+        raise UnknownNameError(f"setting ({origin})", name, SETTINGS)
+    return name
+
+
+def _from_file(path: Path | None) -> Iterator[_Entry]:
+    if path is None:
+        return
+    for topic, fields in read_yaml(path).items():
+        if topic in RunSpec.model_fields and fields is None:
+            continue  # a topic with everything below it commented out
+        if not isinstance(fields, dict):
+            if topic not in RunSpec.model_fields:
+                _known(str(topic), str(path))
+            raise SpecError(
+                f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
+            )
+        for field, value in fields.items():
+            name = _known(f"{topic}.{field}", str(path))
+            yield _Entry(name=name, value=value, origin=str(path))
+
+
+def _from_environment(env: Mapping[str, str]) -> Iterator[_Entry]:
+    for variable in sorted(env):
+        if not variable.startswith("AUTOPEFT_"):
+            continue
+        if variable not in _VARIABLES:
+            raise UnknownNameError("environment variable", variable, _VARIABLES)
+        if env[variable].strip():
+            yield _Entry(name=_VARIABLES[variable], value=env[variable], origin=variable, is_text=True)
+
+
+def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
+        yield _Entry(name=_known(name.strip(), "--set"), value=value, origin="--set", is_text=True)
+
+
+def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
+    for name, value in flags.items():
+        if value is not None:
+            yield _Entry(name=_known(name, origin), value=value, origin=origin)
+
+
+def _value(entry: _Entry) -> Any:
+    field = SETTINGS[entry.name]
+    value = _read_text(entry.value.strip(), field, entry.origin) if entry.is_text else entry.value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{value} is not finite")
+    if entry.name == "budget.requested" and type(value) in (int, float):
+        return str(int(value)) if value == int(value) else str(value)
+    if not isinstance(value, str):
+        return value
+    if get_origin(field.kind) is tuple:
+        items = value.removeprefix("[").removesuffix("]").split(",")
+        return [item.strip(" '\"") for item in items if item.strip()]
+    if entry.name.endswith("_seconds"):
+        return parse_duration(value)
+    return parse_bytes(value) if entry.name.endswith("_bytes") else value
+
+
+def _read_text(text: str, field: SettingField, origin: str) -> Any:
+    if field.accepts_none and text in ("", "~", "null"):
+        return None
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if get_origin(field.kind) is tuple or (field.kind is str and not is_quoted):
+        return text  # as it stands: `0012345` may be a commit, `C:\data` a path
+    return load_value(text, source=origin)
