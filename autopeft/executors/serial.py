@@ -13,6 +13,7 @@ class Serial:
     """Runs at submit; the same seed gives the same run, and debuggers step through it."""
 
     name = "serial"
+    max_workers: int | None = 1
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A finished future of `fn(*args)`; an exception comes out of `result()`."""

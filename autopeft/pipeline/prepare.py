@@ -9,12 +9,13 @@ from pathlib import Path
 
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
-from autopeft.errors import SiteError
-from autopeft.extension import Method, Task, discover
+from autopeft.errors import SiteError, SpecError
+from autopeft.extension import Executor, Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
 from autopeft.records import (
     IN_MEMORY,
+    SETTINGS,
     Budget,
     GeneralText,
     Plan,
@@ -23,13 +24,6 @@ from autopeft.records import (
     SplitSizes,
 )
 from autopeft.space import AllocationContext, Space
-
-DEMO_SETTINGS: Mapping[str, Mapping[str, object]] = {
-    # They end the demo within eight minutes on two CPU cores; a setting that the user gives wins over them.
-    "task": {"epochs": 2.0},
-    "search": {"trials": 12, "max_time_seconds": 450.0},
-    "confirm": {"fidelity": "half", "seeds": 3},
-}
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +49,13 @@ def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
     """The settings; where neither model nor data is named, the demo's values replace those not given."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
-    for topic, fields in DEMO_SETTINGS.items():
-        chosen = {name: value for name, value in fields.items() if f"{topic}.{name}" not in given}
-        if topic == "task" and "task.max_steps" in given:
-            chosen.pop("epochs", None)
-        spec = spec.model_copy(update={topic: getattr(spec, topic).model_copy(update=chosen)})
+    for field in SETTINGS.values():
+        if field.demo is None or field.name in given:
+            continue
+        if field.name == "task.epochs" and "task.max_steps" in given:
+            continue
+        topic, _, name = field.name.partition(".")
+        spec = spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={name: field.demo})})
     return spec
 
 
@@ -79,11 +75,12 @@ def prepare(
         memory: Model and dataset that were passed as objects.
 
     Raises:
+        SpecError: More workers than the executor takes.
         DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`.
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
-    for group, name in (("sensitivity", spec.search.score), ("executors", spec.execution.executor)):
-        discover(f"autopeft.{group}")[name]  # an unknown name is refused before any work
+    discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
+    _check_workers(discover("autopeft.executors")[spec.execution.executor], spec.execution.workers)
     loaded = load_data(spec, part.read_rows, memory)
     for note in loaded.notes:
         log.info("%s", note)
@@ -120,6 +117,15 @@ def prepare(
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps
     )
+
+
+def _check_workers(executor: Executor, n_workers: int) -> None:
+    """Raise SpecError where the executor cannot run so many measurements at the same time."""
+    if executor.max_workers is not None and n_workers > executor.max_workers:
+        raise SpecError(
+            f"--workers is {n_workers}; the executor {executor.name} takes at most {executor.max_workers}. "
+            "Lower --workers, or choose another --executor."
+        )
 
 
 def _pinned(spec: RunSpec) -> RunSpec:

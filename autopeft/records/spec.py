@@ -46,7 +46,7 @@ class DataSpec(Topic):
     )
     text_columns: tuple[str, ...] = setting(
         (),
-        "Column with the text; repeat the flag for a pair of texts",
+        "Column with the text; two for a pair of texts",
         "Data",
         short="text_column",
         form="repeated",

@@ -106,6 +106,14 @@ def test_unknown_word_is_answered_with_the_known_ones(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_workers_than_the_executor_takes_are_refused(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    words = ("--workers is 2", "serial takes at most 1", "--executor")
+    refused(search(model_dir, data_dir, tmp_path / "run", "--workers", 2), 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_model_that_is_not_there_is_named(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
