@@ -21,9 +21,9 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 
 # (file or folder, names, why they may stand there). An entry that is not needed any more is an error too.
 ALLOWED = (
-    ("records/asked.py", "text-classification gradient serial", "defaults of settings have to name a part"),
+    ("records/spec.py", "text-classification gradient serial", "defaults of settings have to name a part"),
     ("api.py", "gradient fisher", "the default of an argument has to name parts"),
-    ("records/asked.py", "random", "a sampler and a strategy"),
+    ("records/spec.py", "random", "a sampler and a strategy"),
     ("engine/", "random", "a sampler, a strategy and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
     ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),
