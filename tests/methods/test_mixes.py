@@ -1,16 +1,21 @@
-"""Random mixes on random architectures: one count, and no trace."""
+"""Mixes of methods: one count, no trace on the base model, and weights that load and merge."""
 
 from __future__ import annotations
 
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, state_of, toy_base
+from toys.bases import EVERY_ARCHITECTURE, PEFT_TASKS, adapters_of, state_of, toy_base
+from toys.lives import live, logits, n_trainable, train
 
 from autopeft.adapters import compile_plan
 from autopeft.extension import discover
+from autopeft.model import merge
 from autopeft.records import Adapter, Plan
 
 METHODS = discover("autopeft.methods")
+every_architecture = pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 
 
 @st.composite
@@ -72,7 +77,69 @@ def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
     digest, before = base.sha256(), state_of(base.module)
     task_type = PEFT_TASKS.get(base.name.removeprefix("toy "), "SEQ_CLS")
     with base.attached(compile_plan(plan, METHODS).configs, plan=plan, task_type=task_type, seed=0) as model:
-        told, _ = model.get_nb_trainable_parameters()
-        summed = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert plan.trainable_params == summed - base.head_params == told - base.head_params
+        assert set(n_trainable(model, base).values()) == {plan.trainable_params}
     assert (base.sha256(), state_of(base.module)) == (digest, before)
+
+
+def mixed(base):
+    """A different method at each site, but none that shares a state or wraps the model; ranks 1 to 3."""
+    adapters = []
+    for i, site in enumerate(site for site in base.sites if site.kind != "model"):
+        fitting = [m for m in METHODS.values() if m.refusal(site) is None and not m.shared]
+        if fitting:
+            method = fitting[i % len(fitting)]
+            # Not relu: of one to three hidden units all may start dead, and then nothing reaches them.
+            adapters += adapters_of(method, [site], rank=1 + i % 3, activation="gelu")
+    return adapters
+
+
+@pytest.fixture(scope="module")
+def life(request, make_base, make_plan, attach, batch_for, tmp_path_factory):
+    """What was seen of a mix of methods, trained and loaded."""
+    base = make_base(request.param)
+    plan = make_plan(base, mixed(base))
+    names, folder = compile_plan(plan, METHODS).names, tmp_path_factory.mktemp("weights")
+    spare = toy_base(request.param)
+    return live(base, spare, plan, batch=batch_for(base), attach=attach, names=names, folder=folder)
+
+
+every_life = pytest.mark.parametrize("life", EVERY_ARCHITECTURE, indirect=True)
+
+
+@every_life
+def test_mix_of_methods_costs_the_sum_and_leaves_the_base_model_alone(life):
+    assert len({adapter.method for adapter in life.plan.adapters}) >= 4
+    assert set(life.n_trainable.values()) == {life.plan.trainable_params}
+    assert min(life.largest_gradients.values()) > 1e-6
+    assert life.is_left_alone == [True, True]
+
+
+@every_life
+def test_mix_of_methods_saves_and_loads(life):
+    assert not torch.equal(life.untrained, life.trained)
+    assert torch.equal(life.loaded, life.trained)
+
+
+@every_architecture
+def test_mix_of_methods_that_merge_merges(architecture, make_base, make_plan, attach, batch_for):
+    base, batch = make_base(architecture), batch_for(make_base(architecture))
+    plan = make_plan(base, [a for a in mixed(base) if METHODS[a.method].merges])
+    with attach(base, plan) as model:
+        train(model, batch)
+        trained = logits(model, batch)
+        merged = merge(model)
+        torch.testing.assert_close(logits(merged, batch), trained, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [name for name, method in METHODS.items() if method.shared])
+@every_architecture
+def test_method_with_a_shared_state_mixes_with_others(
+    shared, architecture, make_base, make_plan, attach, batch_for
+):
+    base = make_base(architecture)
+    vectors = make_plan(base, shared).adapters[::2]
+    taken = {adapter.site for adapter in vectors}
+    plan = make_plan(base, [*(a for a in make_plan(base, "lora").adapters if a.site not in taken), *vectors])
+    with attach(base, plan) as model:
+        assert set(n_trainable(model, base).values()) == {plan.trainable_params}
+        assert min(train(model, batch_for(base)).values()) > 1e-7

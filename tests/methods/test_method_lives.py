@@ -1,0 +1,139 @@
+"""The contract of a PEFT method in use: each variant attached, trained, saved, merged and loaded on toys."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from toys.bases import EVERY_ARCHITECTURE, toy_base
+from toys.lives import live, start_of
+
+from autopeft.adapters import compile_plan
+from autopeft.extension import discover
+
+METHODS = discover("autopeft.methods")
+
+
+@cache
+def sites_of(architecture):
+    return toy_base(architecture).sites
+
+
+def variants(method):
+    """Settings with the larger of two ranks, each option in turn; and those with the smaller rank."""
+    sizes = [{"rank": 4}, {"rank": 1}] if method.ranked else [{"rank": 0}]
+    chosen = [{option: value} for option, values in method.choices.items() for value in values[1:]]
+    larger = [sizes[0], *({**sizes[0], **choice} for choice in chosen if "scale_rule" not in choice)]
+    return larger, sizes[1:]
+
+
+def cases():
+    """Architecture, method and settings wherever the method fits: of larger ranks, and of the smallest."""
+    larger, smallest = [], []
+    for architecture in EVERY_ARCHITECTURE:
+        for name, method in METHODS.items():
+            if any(method.refusal(site) is None for site in sites_of(architecture)):
+                for into, found in zip((larger, smallest), variants(method), strict=True):
+                    for settings in found:
+                        words = [architecture, name, *(f"{key}={value}" for key, value in settings.items())]
+                        into.append(pytest.param((architecture, name, settings), id="-".join(words)))
+    return larger, smallest
+
+
+LARGER, SMALLEST = cases()
+
+
+@pytest.fixture(scope="module")
+def base_of(make_base):
+    """A function: architecture -> base model, the same at each call; a life checks that it is left alone."""
+    return cache(make_base)
+
+
+@pytest.fixture(scope="module")
+def start(request, base_of, make_plan, attach, batch_for):
+    """What was seen of a variant, attached at every site that it fits and not trained."""
+    architecture, name, settings = request.param
+    base = base_of(architecture)
+    return start_of(base, make_plan(base, name, **settings), batch_for(base), attach=attach)
+
+
+@pytest.fixture(scope="module")
+def life(request, base_of, make_plan, attach, batch_for, tmp_path_factory):
+    """What was seen of a variant that was trained, saved, merged and loaded, at every site that it fits."""
+    architecture, name, settings = request.param
+    base = base_of(architecture)
+    plan = make_plan(base, name, **settings)
+    return live(
+        base,
+        toy_base(architecture),
+        plan,
+        batch=batch_for(base),
+        attach=attach,
+        names=compile_plan(plan, METHODS).names,
+        folder=tmp_path_factory.mktemp("weights"),
+    )
+
+
+def method_of(life):
+    return METHODS[life.plan.adapters[0].method]
+
+
+def assert_counts_agree(life):
+    assert set(life.n_trainable.values()) == {life.plan.trainable_params}
+    assert life.plan.trainable_params > 0
+
+
+def assert_start_is_as_declared(life):
+    assert (life.movement_at_start < 1e-5) == method_of(life).identity_at_start
+
+
+smallest_variants = pytest.mark.parametrize("start", SMALLEST, indirect=True)
+larger_variants = pytest.mark.parametrize("life", LARGER, indirect=True)
+
+
+@smallest_variants
+def test_cost_of_the_smallest_rank_is_what_peft_attaches_and_what_requires_a_gradient(start):
+    assert_counts_agree(start)
+
+
+@smallest_variants
+def test_smallest_adapters_start_as_the_identity_exactly_where_the_method_says_so(start):
+    assert_start_is_as_declared(start)
+
+
+@larger_variants
+def test_cost_is_what_peft_attaches_and_what_requires_a_gradient(life):
+    assert_counts_agree(life)
+
+
+@larger_variants
+def test_adapters_start_as_the_identity_exactly_where_the_method_says_so(life):
+    assert_start_is_as_declared(life)
+
+
+@larger_variants
+def test_every_trained_tensor_gets_a_gradient_within_two_steps(life):
+    assert life.largest_gradients
+    # 1e-9 is rounding noise.
+    assert {name: g for name, g in life.largest_gradients.items() if not g > 1e-6} == {}
+
+
+@larger_variants
+def test_base_model_is_as_it_was_after_training_and_after_an_error(life):
+    assert life.is_left_alone == [True, True]
+
+
+@larger_variants
+def test_saved_weights_load_exactly_here_and_with_plain_peft(life):
+    assert not torch.equal(life.untrained, life.trained)
+    assert torch.equal(life.loaded, life.trained)
+    if life.loaded_by_peft is not None:
+        assert torch.equal(life.loaded_by_peft, life.trained)
+
+
+@larger_variants
+def test_weights_merge_within_rounding_exactly_where_the_method_says_so(life):
+    assert (life.merged is not None) == method_of(life).merges
+    if life.merged is not None:
+        torch.testing.assert_close(life.merged, life.trained, rtol=0, atol=1e-5)

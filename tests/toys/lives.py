@@ -1,0 +1,147 @@
+"""The life of a plan on a toy base model: attached, trained, saved, merged, loaded, taken off again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+
+from autopeft.errors import SpecError
+from autopeft.model import load_weights, merge, save_weights
+from toys.bases import state_of
+
+UNMERGEABLE = (NotImplementedError, AttributeError, TypeError, SpecError)
+
+
+@dataclass(kw_only=True)
+class Life:
+    """All that was seen of a plan; logits have shape (B, …). Without training only the first three fields.
+
+    `is_left_alone` tells for each time that the base model was lent whether it came back bit-identical.
+    """
+
+    plan: object
+    n_trainable: dict
+    movement_at_start: float
+    largest_gradients: dict = field(default_factory=dict)
+    trained: torch.Tensor | None = None
+    merged: torch.Tensor | None = None
+    untrained: torch.Tensor | None = None
+    loaded: torch.Tensor | None = None
+    loaded_by_peft: torch.Tensor | None = None
+    is_left_alone: list = field(default_factory=list)
+
+
+def loss_of(model, batch):
+    """Of any toy, task head or language model."""
+    return model(**batch).loss
+
+
+def train(model, batch, *, steps=2):
+    """A few steps; the largest absolute gradient that each trained tensor has seen."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.0)
+    largest = dict.fromkeys(parameters, 0.0)
+    for _ in range(steps):
+        loss_of(model, batch).backward()
+        for name, p in parameters.items():
+            largest[name] = max(largest[name], 0.0 if p.grad is None else float(p.grad.abs().max()))
+        optimizer.step()
+        optimizer.zero_grad()
+    return largest
+
+
+@torch.no_grad()
+def logits(model, batch):
+    return model.eval()(**batch).logits
+
+
+@torch.no_grad()
+def hidden(model, base, batch):
+    """The input of the task head; the logits of a language model, which has none."""
+    if not base.head_names:
+        return logits(model, batch)
+    seen = []
+    names = (base.head_names[0], f"base_model.{base.head_names[0]}", f"base_model.model.{base.head_names[0]}")
+    (head,) = (module for name, module in model.named_modules() if name in names)
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    model.eval()(**batch)
+    handle.remove()
+    return seen[0]
+
+
+def n_trainable(model, base):
+    """Trainable parameters apart from the head, as `peft` counts them and by `requires_grad`."""
+    by_peft, _ = model.get_nb_trainable_parameters()
+    by_gradient = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"by peft": by_peft - base.head_params, "by gradient": by_gradient - base.head_params}
+
+
+def movement(before, after, plan):
+    """Largest difference of the features of the text; virtual tokens stand before them."""
+    if plan.adapters[0].site == "inputs" and before.ndim == 3:
+        after = after[:, -before.shape[1] :]
+    return float((after - before).abs().max())
+
+
+def start_of(base, plan, batch, *, attach):
+    """The life of a plan that is attached and not trained."""
+    before = hidden(base.module, base, batch)
+    with attach(base, plan) as model:
+        return Life(
+            plan=plan,
+            n_trainable=n_trainable(model, base),
+            movement_at_start=movement(before, hidden(model, base, batch), plan),
+        )
+
+
+def live(base, spare, plan, *, batch, attach, names, folder):
+    """The whole life of a plan.
+
+    Args:
+        base: Lent twice: for training, and for loading the weights, which ends in an error.
+        spare: The same base model again; used up by merging.
+        plan: With at least one adapter.
+        batch: Of the base model.
+        attach: The fixture.
+        names: Of the plan's adapters in `peft`.
+        folder: Empty; gets the weights.
+    """
+    state, before = (base.sha256(), state_of(base.module)), hidden(base.module, base, batch)
+    with attach(base, plan) as model:
+        life = Life(
+            plan=plan,
+            n_trainable=n_trainable(model, base),
+            movement_at_start=movement(before, hidden(model, base, batch), plan),
+        )
+        life.largest_gradients = train(model.train(), batch)
+        life.trained = logits(model, batch)
+        save_weights(model, names, folder)
+    life.is_left_alone.append(state == (base.sha256(), state_of(base.module)))
+    try:
+        with attach(base, plan, seed=5) as model:
+            life.untrained = logits(model, batch)
+            load_weights(model, names, folder)
+            life.loaded = logits(model, batch)
+            loss_of(model.train().requires_grad_(True), batch).backward()
+            raise ZeroDivisionError("in a trial")
+    except ZeroDivisionError:
+        life.is_left_alone.append(state == (base.sha256(), state_of(base.module)))
+    if len(names) == 1:  # several are merged folder by folder: see the tests of mixes
+        model = PeftModel.from_pretrained(spare.module, folder)
+        life.loaded_by_peft = logits(model, batch)
+        life.merged = merged_logits(model, batch)
+    else:
+        with attach(spare, plan, seed=5) as model:
+            load_weights(model, names, folder)
+            life.merged = merged_logits(model, batch)
+    return life
+
+
+def merged_logits(model, batch):
+    """None where the adapters cannot be merged."""
+    try:
+        return logits(merge(model), batch)
+    except UNMERGEABLE:
+        return None
