@@ -48,11 +48,15 @@ def digits(seed: int) -> dict[str, Pictures]:
 
 def of_folder(folder: str, seed: int) -> dict[str, Pictures]:
     """A set of the user's; what is cut out of train goes back to it."""
-    found = load(DataSpec(source=folder), seed=seed, read_rows=read_images)
-    splits = {"train": (found.train, found.search), "validation": (found.confirm,), "test": (found.test,)}
+    dataset = load(DataSpec(source=folder), seed=seed, read_rows=read_images)
+    splits = {
+        "train": (dataset.train, dataset.search),
+        "validation": (dataset.confirm,),
+        "test": (dataset.test,),
+    }
     return {
         name: [
-            (file.load(), found.label_names[label])
+            (file.load(), dataset.label_names[label])
             for part in parts
             for (file,), label in zip(part.inputs, part.labels, strict=True)
         ]

@@ -143,10 +143,10 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "compare"])
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    asked = parser.parse_args()
-    if asked.command == "run":
-        run(asked.first, asked.second.resolve())
-    elif compare(asked.first, asked.second):
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments.first, arguments.second.resolve())
+    elif compare(arguments.first, arguments.second):
         raise SystemExit(1)
 
 

@@ -12,18 +12,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from toys.specs import run_spec
 from toys.words import toy_rows
 from typer.testing import CliRunner, Result
 
 from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.errors import BudgetError
-from autopeft.records import BudgetSpec, DataSpec, ModelSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.records import DataSpec
 from autopeft.store import read_plan, write_plan
 
 
 @pytest.fixture
-def asked(model_dir: Path, data_dir: Path) -> tuple[str, ...]:
+def flags(model_dir: Path, data_dir: Path) -> tuple[str, ...]:
     return ("--model", str(model_dir), "--data", str(data_dir), "--budget", "5%", "--max-examples", "32")
 
 
@@ -37,13 +38,13 @@ def answer_of(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-def test_it_prints_at_most_80_columns_and_writes_nothing(
-    asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_analysis_prints_at_most_80_columns_and_writes_nothing(
+    flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = analyze(*asked, "--quiet")
+    result = analyze(*flags, "--quiet")
     assert result.exit_code == 0, result.output
-    lines = result.stdout.replace(asked[1], "models/tiny-bert").splitlines()
+    lines = result.stdout.replace(flags[1], "models/tiny-bert").splitlines()
     assert [line for line in lines if len(line) > 80 and "autopeft search" not in line] == []
     for part in (
         "gradient, percent of its total (",
@@ -66,19 +67,19 @@ def test_it_prints_at_most_80_columns_and_writes_nothing(
     ids=["no terminal", "terminal", "terminal without colour", "ASCII alone"],
 )
 def test_cells_are_shaded_or_marked(
-    env: dict[str, str | None], charset: str, has_shades: bool, marks: str, asked: tuple[str, ...]
+    env: dict[str, str | None], charset: str, has_shades: bool, marks: str, flags: tuple[str, ...]
 ) -> None:
-    arguments = ["analyze", *asked, "--scores", "gradient", "--quiet"]
+    arguments = ["analyze", *flags, "--scores", "gradient", "--quiet"]
     result = CliRunner(charset=charset).invoke(app, arguments, env=env)
     assert result.exit_code == 0, result.output
     [row] = [line for line in result.stdout.splitlines() if re.match(r" *1 ", line)]
     assert ("\x1b[" in row and "48;" in row) == has_shades
-    found = re.findall(r"\d\.\d (\S)", re.sub(r"\x1b\[[\d;]*m", "", row))
-    assert (len(found) >= 6 and set(found) <= set(marks)) if marks else not found
+    shades = re.findall(r"\d\.\d (\S)", re.sub(r"\x1b\[[\d;]*m", "", row))
+    assert (len(shades) >= 6 and set(shades) <= set(marks)) if marks else not shades
 
 
-def test_json_holds_everything(asked: tuple[str, ...]) -> None:
-    answer = answer_of(*asked, "--scores", "fisher, random")
+def test_json_holds_everything(flags: tuple[str, ...]) -> None:
+    answer = answer_of(*flags, "--scores", "fisher, random")
     assert [score["name"] for score in answer["scores"]] == ["fisher", "random"]
     assert all(len(score["values"]) == len(answer["sites"]) for score in answer["scores"])
     keys = (
@@ -89,9 +90,9 @@ def test_json_holds_everything(asked: tuple[str, ...]) -> None:
     assert answer["n_examples"] <= answer["n_asked"] == 32
 
 
-def test_out_leaves_scores_a_picture_and_a_plan(asked: tuple[str, ...], tmp_path: Path) -> None:
+def test_out_leaves_scores_a_picture_and_a_plan(flags: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "analysis"
-    answer = answer_of(*asked, "--out", out)
+    answer = answer_of(*flags, "--out", out)
     assert sorted(path.name for path in out.iterdir()) == ["heat.svg", "sensitivity.csv", "suggestion.yaml"]
     with (out / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -101,9 +102,9 @@ def test_out_leaves_scores_a_picture_and_a_plan(asked: tuple[str, ...], tmp_path
     ElementTree.parse(out / "heat.svg")
 
 
-def test_the_suggestion_is_a_plan_that_counts_what_it_says(asked: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_suggestion_is_a_plan_that_counts_what_it_says(flags: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "analysis"
-    answer = answer_of(*asked, "--out", out)
+    answer = answer_of(*flags, "--out", out)
     document = read_plan(out / "suggestion.yaml")
     assert {adapter.method for adapter in document.plan.adapters} == {"lora"}
     counted = pipeline.count(out / "suggestion.yaml")
@@ -117,8 +118,8 @@ def test_the_suggestion_is_a_plan_that_counts_what_it_says(asked: tuple[str, ...
     assert any("autopeft search --model" in line and "--budget 5%" in line for line in comments)
 
 
-def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: tuple[str, ...]) -> None:
-    answer = answer_of(*asked, "--scores", "random,gradient", "--budget", "20%")
+def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(flags: tuple[str, ...]) -> None:
+    answer = answer_of(*flags, "--scores", "random,gradient", "--budget", "20%")
     assert answer["suggestion"]["score"] == "random"
     ranks = {adapter["site"]: adapter["rank"] for adapter in answer["suggestion"]["plan"]["adapters"]}
     assert max(ranks.values()) > min(ranks.values())
@@ -131,15 +132,15 @@ def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(asked: t
         assert all(rank >= other for same, less, other in scored if same == shape and less < value)
 
 
-def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(asked: tuple[str, ...]) -> None:
-    answer = answer_of(*asked, "--scores", "spectrum", "--budget", "10%")
+def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(flags: tuple[str, ...]) -> None:
+    answer = answer_of(*flags, "--scores", "spectrum", "--budget", "10%")
     maps = [
         (site["name"], site["in_features"] + site["out_features"], profile)
         for site, profile in zip(answer["sites"], answer["scores"][0]["profiles"], strict=True)
         if site["kind"] == "linear"
     ]
     steps = sorted(
-        ((energy / price, name, price) for name, price, own in maps for energy in own), reverse=True
+        ((energy / price, name, price) for name, price, energies in maps for energy in energies), reverse=True
     )
     ranks, closed = dict.fromkeys((name for name, _, _ in maps), 0), set()
     left = answer["budget"]["max_trainable_params"]
@@ -152,17 +153,17 @@ def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(asked: tuple[str,
     assert {adapter["site"]: adapter["rank"] for adapter in adapters} == {n: r for n, r in ranks.items() if r}
     assert len(answer["effective_ranks"]) == len(answer["sites"])
     assert all(rank is None or rank >= 1 for rank in answer["effective_ranks"])
-    assert answer_of(*asked)["effective_ranks"] is None
+    assert answer_of(*flags)["effective_ranks"] is None
 
 
-def test_a_spectrum_is_told_in_a_line(asked: tuple[str, ...]) -> None:
-    shown = analyze(*asked, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
+def test_effective_ranks_of_a_spectrum_are_printed_in_a_line(flags: tuple[str, ...]) -> None:
+    shown = analyze(*flags, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
     assert "effective rank of a map's gradient: " in shown
     assert re.search(r"of its energy the best update of rank 1 holds \d+ %, of rank 4 holds \d+ %", shown)
 
 
-def test_the_suggestion_is_trained_as_it_lies(asked: tuple[str, ...], tmp_path: Path) -> None:
-    answer_of(*asked, "--out", tmp_path / "analysis")
+def test_the_suggestion_is_trained_as_it_lies(flags: tuple[str, ...], tmp_path: Path) -> None:
+    answer_of(*flags, "--out", tmp_path / "analysis")
     plan = tmp_path / "analysis" / "suggestion.yaml"
     plan.write_text(plan.read_text().replace("max_steps: null", "max_steps: 2"))
     done = CliRunner().invoke(app, ["train", "--plan", str(plan), "--out", str(tmp_path / "adapter")])
@@ -178,15 +179,13 @@ def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
         rows = {"text": "a", "label": range(120), "words": texts, "mood": labels, "who": np.arange(120) // 4}
         pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
     named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
-    spec = RunSpec(
-        model=ModelSpec(id=str(model_dir)),
-        data=DataSpec(source=str(tmp_path / "first.csv"), **named),
-        task=TaskSpec(max_steps=2),
-        budget=BudgetSpec(requested="5%"),
+    columns = {f"data.{name}": value for name, value in named.items()}
+    spec = run_spec(model_dir, tmp_path / "first.csv", max_steps=2, budget="5%", **columns)
+    suggestion = pipeline.analyze(spec, scores=["uniform"]).suggestion
+    of_the_hub = suggestion.data.model_copy(
+        update={"source": "some/set", "config_name": "en", "streaming": True}
     )
-    found = pipeline.analyze(spec, scores=["uniform"]).suggestion
-    of_the_hub = found.data.model_copy(update={"source": "some/set", "config_name": "en", "streaming": True})
-    write_plan(tmp_path / "plan.yaml", replace(found, data=of_the_hub))
+    write_plan(tmp_path / "plan.yaml", replace(suggestion, data=of_the_hub))
     other = str(tmp_path / "other.csv")
     trained = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)
     assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)
@@ -203,9 +202,9 @@ def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(
-    change: tuple[str, str], code: int, words: tuple[str, ...], asked: tuple[str, ...], tmp_path: Path
+    change: tuple[str, str], code: int, words: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
 ) -> None:
-    result = analyze(*asked, *change, "--out", tmp_path / "out")
+    result = analyze(*flags, *change, "--out", tmp_path / "out")
     assert result.exit_code == code, result.output
     [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert [word for word in words if word not in error] == []
@@ -213,31 +212,23 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_what_is_there_is_never_overwritten(is_file: bool, asked: tuple[str, ...], tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(is_file: bool, flags: tuple[str, ...], tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     mine.write_text("mine", encoding="utf-8")
-    result = analyze(*asked, "--out", mine if is_file else tmp_path)
+    result = analyze(*flags, "--out", mine if is_file else tmp_path)
     assert result.exit_code == 2 and "--out" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
 
 
 def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, data_dir: Path) -> None:
-    spec = RunSpec(
-        model=ModelSpec(id=str(model_dir)),
-        data=DataSpec(source=str(data_dir)),
-        budget=BudgetSpec(requested="10"),
-    )
+    spec = run_spec(model_dir, data_dir, budget="10")
     with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan .* \(lora"):
         pipeline.analyze(spec, scores=["gradient"])
 
 
-def test_the_search_that_goes_on_is_told_the_same_names(data_dir: Path, model_dir: Path) -> None:
-    spec = RunSpec(
-        model=ModelSpec(id=str(model_dir)),
-        data=DataSpec(source=str(data_dir), text_columns=("text",), label_column="label"),
-        budget=BudgetSpec(requested="5%"),
-        search=SearchSpec(seed=3),
-    )
+def test_the_suggested_search_names_the_same_settings(data_dir: Path, model_dir: Path) -> None:
+    columns = {"data.text_columns": ("text",), "label_column": "label"}
+    spec = run_spec(model_dir, data_dir, budget="5%", seed=3, **columns)
     command = pipeline.analyze(spec, scores=["uniform"]).search_command
     assert command == (
         f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "

@@ -14,20 +14,8 @@ from autopeft.store import read_plan
 
 def test_demo_finds_a_plan_that_spends_the_budget(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    asked = [
-        "search",
-        "--budget",
-        "0.5%",
-        "--max-steps",
-        "6",
-        "--trials",
-        "3",
-        "--confirm-seeds",
-        "2",
-        "--out",
-        str(out),
-    ]
-    done = CliRunner().invoke(app, [*asked, "--methods", "lora", "--json"])
+    short = "--max-steps 6 --trials 3 --confirm-seeds 2 --methods lora".split()
+    done = CliRunner().invoke(app, ["search", "--budget", "0.5%", *short, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     answer = json.loads((out / "result.json").read_text(encoding="utf-8"))
     # MiniLM-L6-v2 has 22,713,216 parameters by its model card's config; 0.5 % of them is 113,566.08.

@@ -13,6 +13,7 @@ import torch
 import transformers
 from peft import PeftModel
 from toys.bases import adapters_of, toy_config
+from toys.specs import run_spec
 from toys.words import CONTEXT, FILLER, toy_rows
 from typer.testing import CliRunner
 
@@ -25,19 +26,10 @@ from autopeft.model import save_weights
 from autopeft.pipeline.forgetting import BASE, MAX_BLOCKS, check_forgetting, with_general_text
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import (
-    BudgetSpec,
-    ConfirmSpec,
-    DataSpec,
     Fidelity,
-    ForgettingSpec,
-    ModelSpec,
-    OutputSpec,
     Plan,
-    RunSpec,
     SearchResult,
-    SearchSpec,
     Status,
-    TaskSpec,
     from_json,
     to_json,
 )
@@ -68,17 +60,21 @@ def write(path, rows):
 
 
 def spec_for(toys, out=None, *, source="general.jsonl", **settings):
-    topics = {
-        "model": ModelSpec(id=str(toys / "model")),
-        "data": DataSpec(source=f"{toys / 'train.jsonl'},{toys / 'validation.jsonl'}"),
-        "task": TaskSpec(name="text-generation", max_steps=8, batch_size=8, max_length=CONTEXT),
-        "budget": BudgetSpec(requested="5%"),
-        "search": SearchSpec(trials=4, methods=("lora",)),
-        "confirm": ConfirmSpec(seeds=2, fidelity="half"),
-        "forgetting": ForgettingSpec(source=str(toys / source)),
-        "output": OutputSpec(out=None if out is None else str(out)),
+    usual = {
+        "task": "text-generation",
+        "max_steps": 8,
+        "batch_size": 8,
+        "max_length": CONTEXT,
+        "budget": "5%",
+        "trials": 4,
+        "methods": ("lora",),
+        "confirm": "half",
+        "confirm_seeds": 2,
+        "forgetting": toys / source if source else None,
+        "out": out,
     }
-    return RunSpec(**topics | settings)
+    data = f"{toys / 'train.jsonl'},{toys / 'validation.jsonl'}"
+    return run_spec(**{"model": toys / "model", "data": data} | usual | settings)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +91,7 @@ def prepared(toys, tmp_path):
 
 
 def plain_loss(model, blocks):
-    """Nats per predicted token, by transformers' own loss, one block at a time."""
+    """Nats per predicted token, by transformers' named loss, one block at a time."""
     total = n_tokens = 0.0
     with torch.no_grad():
         for ids in blocks:
@@ -140,7 +136,7 @@ def test_adapter_that_changes_nothing_forgets_nothing(prepared, methods, tmp_pat
     """LoRA's B is 0 at the start, and is kept so."""
     bench, sites = prepared.bench, {site.name: site for site in prepared.base.sites}
     adapters = adapters_of(methods["lora"], prepared.base.sites, rank=2)
-    cost = sum(methods["lora"].cost(sites[own.site], 2, dict(own.options)) for own in adapters)
+    cost = sum(methods["lora"].cost(sites[adapter.site], 2, dict(adapter.options)) for adapter in adapters)
     plan = Plan(adapters=tuple(adapters), learning_rate=1e-2, trainable_params=cost)
     configs = compile_plan(plan, methods).configs
     with prepared.base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
@@ -150,63 +146,63 @@ def test_adapter_that_changes_nothing_forgets_nothing(prepared, methods, tmp_pat
     assert untouched.status is Status.COMPLETE and untouched.loss == base.loss
 
 
-def test_search_tells_the_losses_that_its_confirmed_weights_have_in_plain_peft(toys, run, prepared):
+def test_losses_are_those_of_the_confirmed_weights_in_plain_peft(toys, run, prepared):
     result, path = run
-    found = result.forgetting
-    assert [own.name for own in found.plans] == ["best", "smallest", "baseline"]
-    assert [own.plan for own in found.plans] == [result.best, result.smallest, result.baseline]
-    assert found.base_loss == pytest.approx(plain_loss(plain_model(toys), blocks_of(prepared)), abs=1e-5)
-    for own in found.plans:
-        assert own.seeds == next(c.seeds for c in result.confirmations if c.plan == own.plan)
-        for seed, loss in zip(own.seeds, own.losses, strict=True):
-            folder = path / "state" / "weights" / f"{own.plan.digest}-{seed}"
+    forgetting = result.forgetting
+    assert [named.name for named in forgetting.plans] == ["best", "smallest", "baseline"]
+    assert [named.plan for named in forgetting.plans] == [result.best, result.smallest, result.baseline]
+    assert forgetting.base_loss == pytest.approx(plain_loss(plain_model(toys), blocks_of(prepared)), abs=1e-5)
+    for named in forgetting.plans:
+        assert named.seeds == next(c.seeds for c in result.confirmations if c.plan == named.plan)
+        for seed, loss in zip(named.seeds, named.losses, strict=True):
+            folder = path / "state" / "weights" / f"{named.plan.digest}-{seed}"
             expected = plain_loss(plain_model(toys, folder), blocks_of(prepared))
             assert loss == pytest.approx(expected, abs=1e-5)
-            assert (loss != found.base_loss) == bool(own.plan.adapters)
+            assert (loss != forgetting.base_loss) == bool(named.plan.adapters)
 
 
-def test_without_a_head_the_arm_beside_is_the_base_model_untrained(toys, run, prepared):
+def test_without_a_head_its_arm_is_the_untrained_base_model(toys, run, prepared):
     result, _ = run
     untrained = next(c for c in result.confirmations if not c.plan.adapters)
     assert "untrained" in {str(proposal.arm) for proposal in result.proposals}
     split, model = prepared.bench.splits["confirm"], plain_model(toys).eval()
     total = n_tokens = 0
     for example, labels in zip(split.examples, split.labels, strict=True):
-        ids, own = torch.tensor([example["input_ids"]]), torch.tensor([labels])
-        n_own = int((own[:, 1:] != -100).sum())
+        ids, targets = torch.tensor([example["input_ids"]]), torch.tensor([labels])
+        n_targets = int((targets[:, 1:] != -100).sum())
         with torch.no_grad():
-            total += float(model(input_ids=ids, labels=own).loss) * n_own
-        n_tokens += n_own
+            total += float(model(input_ids=ids, labels=targets).loss) * n_targets
+        n_tokens += n_targets
     assert untrained.metric_mean == pytest.approx(total / n_tokens, abs=1e-5)
     assert untrained.train_seconds == 0
     assert not [m.error for m in result.measurements if m.error]
 
 
-def test_result_json_and_reports_show_it(run):
+def test_result_json_and_reports_show_forgetting(run):
     result, path = run
-    found, answer = result.forgetting, json.loads((path / "result.json").read_text(encoding="utf-8"))
-    best, told = found.plans[0], answer["forgetting"]
-    assert told["base"]["perplexity"] == pytest.approx(math.exp(found.base_loss))
-    assert told["best"]["difference"] == pytest.approx(fmean(best.losses) - found.base_loss)
-    assert told["best"]["loss_std"] == pytest.approx(stdev(best.losses))
-    assert (told["best"]["losses"], told["best"]["seeds"]) == (list(best.losses), list(best.seeds))
-    assert told["text"]["n_tokens"] == found.text.n_tokens and answer["schema_version"] == 1
-    shown = f"{fmean(best.losses) - found.base_loss:+.4f}".replace("-", "−")
+    forgetting, answer = result.forgetting, json.loads((path / "result.json").read_text(encoding="utf-8"))
+    best, in_json = forgetting.plans[0], answer["forgetting"]
+    assert in_json["base"]["perplexity"] == pytest.approx(math.exp(forgetting.base_loss))
+    assert in_json["best"]["difference"] == pytest.approx(fmean(best.losses) - forgetting.base_loss)
+    assert in_json["best"]["loss_std"] == pytest.approx(stdev(best.losses))
+    assert (in_json["best"]["losses"], in_json["best"]["seeds"]) == (list(best.losses), list(best.seeds))
+    assert in_json["text"]["n_tokens"] == forgetting.text.n_tokens and answer["schema_version"] == 1
+    shown = f"{fmean(best.losses) - forgetting.base_loss:+.4f}".replace("-", "−")
     for name in ("report.md", "report.html"):
         text = (path / name).read_text(encoding="utf-8")
-        assert shown in text and f"{found.base_loss:.4f}" in text and "above 0 the plan forgot" in text
-        assert f"{found.text.n_tokens:,} tokens" in text and found.text.name in text
+        assert shown in text and f"{forgetting.base_loss:.4f}" in text and "above 0 the plan forgot" in text
+        assert f"{forgetting.text.n_tokens:,} tokens" in text and forgetting.text.name in text
         assert "Texts that are also rows of the data were left out: 2." in text
 
 
-def test_terminal_has_one_line_of_it(run):
+def test_terminal_shows_one_line_of_forgetting(run):
     result, path = run
     printed = CliRunner().invoke(app, ["report", str(path)]).stdout
     (line,) = [line for line in printed.splitlines() if line.startswith("forgetting")]
     assert f"loss {result.forgetting.base_loss:.4f} of the base model" in line and "above 0 it forgot" in line
 
 
-def test_runs_without_it_load_and_say_nothing_of_it(run):
+def test_runs_without_forgetting_load_and_show_none(run):
     result, _ = run
     old = to_json(result)
     del old["forgetting"], old["spec"]["forgetting"]
@@ -242,12 +238,12 @@ def test_stopped_run_measures_what_is_missing_and_a_finished_one_nothing(toys, r
     with pytest.raises(KeyboardInterrupt):
         pipeline.search(spec_for(toys, out), progress=Stops(after=2))
     before = lines_of(out)
-    asked = RunSpec(output=OutputSpec(out=str(out)))
-    again, _ = pipeline.search(asked, resume=True, progress=Silent())
+    request = run_spec(out=out)
+    again, _ = pipeline.search(request, resume=True, progress=Silent())
     assert again.forgetting.plans == result.forgetting.plans
     assert lines_of(out)[: len(before)] == before and len(lines_of(out)) == len(lines_of(path))
     whole = lines_of(out)
-    finished, _ = pipeline.search(asked, resume=True, progress=Silent())
+    finished, _ = pipeline.search(request, resume=True, progress=Silent())
     assert lines_of(out) == whole and finished.forgetting == again.forgetting
 
 
@@ -257,9 +253,8 @@ def test_run_does_not_go_on_with_another_text(toys, run, tmp_path):
     kept = (toys / "general.jsonl").read_text(encoding="utf-8")
     write(toys / "general.jsonl", other)
     try:
-        asked = RunSpec(output=OutputSpec(out=str(tmp_path / "run")))
         with pytest.raises(RunDirError, match="was measured with general_text"):
-            pipeline.search(asked, resume=True, progress=Silent())
+            pipeline.search(run_spec(out=tmp_path / "run"), resume=True, progress=Silent())
     finally:
         (toys / "general.jsonl").write_text(kept, encoding="utf-8")
 
@@ -268,7 +263,7 @@ def test_run_does_not_go_on_with_another_text(toys, run, tmp_path):
     "name", ["text2text-generation", "text-classification", "token-classification", "multiple-choice"]
 )
 def test_tasks_without_next_token_loss_are_refused_before_anything_is_loaded(name, toys, tmp_path):
-    spec = spec_for(toys, tmp_path / "run", task=TaskSpec(name=name), model=ModelSpec(id="absent/model"))
+    spec = spec_for(toys, tmp_path / "run", task=name, model="absent/model")
     with pytest.raises(
         SpecError, match=f"a model for {name} predicts no next token; use --task text-generation"
     ):
@@ -278,15 +273,15 @@ def test_tasks_without_next_token_loss_are_refused_before_anything_is_loaded(nam
 
 def test_search_without_confirmation_is_refused(toys, tmp_path):
     arguments = ["--forgetting", toys / "general.jsonl", "--task", "text-generation", "--confirm", "none"]
-    asked = ["search", "--model", toys / "model", "--data", toys / "train.jsonl", "--out", tmp_path / "run"]
-    done = CliRunner().invoke(app, [str(word) for word in [*asked, *arguments]])
+    request = ["search", "--model", toys / "model", "--data", toys / "train.jsonl", "--out", tmp_path / "run"]
+    done = CliRunner().invoke(app, [str(word) for word in [*request, *arguments]])
     assert done.exit_code == 2
     assert "--confirm none confirms nothing; use --confirm full or half" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_is_asked_unless_it_is_named():
-    check_forgetting(RunSpec(confirm=ConfirmSpec(fidelity="none")))
+def test_confirmation_is_not_required_without_forgetting():
+    check_forgetting(run_spec(confirm="none"))
 
 
 def test_model_whose_head_the_checkpoint_lacks_is_refused(prepared):
@@ -296,18 +291,14 @@ def test_model_whose_head_the_checkpoint_lacks_is_refused(prepared):
 
 
 def test_text_that_is_all_of_the_data_is_refused(toys):
+    columns = {"forgetting.text_column": "prompt"}
     with pytest.raises(DataError, match=r"train\.jsonl, as its 120 texts are rows of the data"):
-        spec = spec_for(
-            toys, forgetting=ForgettingSpec(source=str(toys / "train.jsonl"), text_column="prompt")
-        )
-        with_general_text(
-            prepare(spec.model_copy(update={"data": DataSpec(source=str(toys / "train.jsonl"))}))
-        )
+        with_general_text(prepare(spec_for(toys, source="train.jsonl", data=toys / "train.jsonl", **columns)))
 
 
 def test_short_text_is_refused(toys, tmp_path):
     (tmp_path / "short.txt").write_text("a film", encoding="utf-8")
-    spec = spec_for(toys, forgetting=ForgettingSpec(source=str(tmp_path / "short.txt")))
+    spec = spec_for(toys, source=tmp_path / "short.txt")
     with pytest.raises(DataError, match=r"short\.txt is too short: .* at least 2 blocks"):
         with_general_text(prepare(spec))
 
@@ -315,7 +306,7 @@ def test_short_text_is_refused(toys, tmp_path):
 def test_long_text_is_bounded(toys, tmp_path):
     words = " ".join(FILLER[i % len(FILLER)] for i in range(40_000))
     (tmp_path / "long.txt").write_text(words, encoding="utf-8")
-    spec = spec_for(toys, forgetting=ForgettingSpec(source=str(tmp_path / "long.txt")))
+    spec = spec_for(toys, source=tmp_path / "long.txt")
     text = with_general_text(prepare(spec)).general
     assert (text.n_blocks, text.block_tokens) == (MAX_BLOCKS, CONTEXT)
     assert text.n_tokens == MAX_BLOCKS * (CONTEXT - 1)
@@ -324,16 +315,16 @@ def test_long_text_is_bounded(toys, tmp_path):
 def test_preview_names_the_text(toys):
     preview = pipeline.preview(spec_for(toys))
     assert preview.forgetting.name == f"{toys.name}/general.jsonl"
-    assert pipeline.preview(spec_for(toys, forgetting=ForgettingSpec())).forgetting is None
+    assert pipeline.preview(spec_for(toys, source=None)).forgetting is None
 
 
-def test_plan_trained_in_full_tells_it_too(toys, run, prepared, tmp_path):
+def test_plan_trained_in_full_reports_forgetting_too(toys, run, prepared, tmp_path):
     trained = pipeline.train_plan(
         run[1], out=tmp_path / "adapter", seed=4, forgetting=str(toys / "general.jsonl")
     )
-    (own,) = trained.forgetting.plans
+    (named,) = trained.forgetting.plans
     expected = plain_loss(plain_model(toys, tmp_path / "adapter"), blocks_of(prepared))
-    assert own.losses == (pytest.approx(expected, abs=1e-5),)
-    told = json.loads((tmp_path / "adapter" / "training.json").read_text(encoding="utf-8"))["forgetting"]
-    assert told["plan"]["difference"] == pytest.approx(own.losses[0] - told["base"]["loss"])
-    assert told["plan"]["loss_std"] is None
+    assert named.losses == (pytest.approx(expected, abs=1e-5),)
+    in_json = json.loads((tmp_path / "adapter" / "training.json").read_text(encoding="utf-8"))["forgetting"]
+    assert in_json["plan"]["difference"] == pytest.approx(named.losses[0] - in_json["base"]["loss"])
+    assert in_json["plan"]["loss_std"] is None

@@ -11,21 +11,13 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from toys.specs import run_spec
 
 from autopeft import pipeline
 from autopeft.cli.display import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline.training import Trained
-from autopeft.records import (
-    BudgetSpec,
-    ConfirmSpec,
-    DataSpec,
-    ModelSpec,
-    OutputSpec,
-    RunSpec,
-    SearchSpec,
-    TaskSpec,
-)
+from autopeft.records import RunSpec
 from autopeft.store import read_plan
 
 FILES = (
@@ -34,16 +26,9 @@ FILES = (
 ).split()
 
 
-def spec_for(model_dir: Path, data_dir: Path, out: Path, *, budget: str = "5%", **search: object) -> RunSpec:
-    return RunSpec(
-        model=ModelSpec(id=str(model_dir)),
-        data=DataSpec(source=str(data_dir)),
-        task=TaskSpec(max_steps=8, batch_size=8),
-        budget=BudgetSpec(requested=budget),
-        search=SearchSpec(**{"trials": 8, "seed": 3} | search),
-        confirm=ConfirmSpec(seeds=2),
-        output=OutputSpec(out=str(out)),
-    )
+def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
+    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 8, "seed": 3, "confirm_seeds": 2}
+    return run_spec(model_dir, data_dir, out=out, **usual | settings)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +159,7 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
     spec = spec_for(model_dir, data_dir, tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
         pipeline.search(spec, progress=Stops())
-    asked = RunSpec(output=spec.output)
-    _, path = pipeline.search(asked, resume=True, progress=Silent())
+    _, path = pipeline.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
     assert rows_of(path) == rows_of(run)
     first_five = [float(row["train_seconds"]) for row in rows_of(path, drop="never")[:5]]
     log = (path / "state/measurements.jsonl").read_text(encoding="utf-8").splitlines()
@@ -185,12 +169,12 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
 def test_resume_extends_trials_and_refuses_other_changes(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    spec = spec_for(model_dir, data_dir, tmp_path / "small", trials=4)
-    pipeline.search(spec, progress=Silent())
-    more = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": 6})})
+    out = tmp_path / "small"
+    pipeline.search(spec_for(model_dir, data_dir, out, trials=4), progress=Silent())
+    more = spec_for(model_dir, data_dir, out, trials=6)
     result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
-    assert len([own for own in result.proposals if own.source not in ("twin", "evened", "retuned")]) == 6
-    other = spec.model_copy(update={"budget": BudgetSpec(requested="1%")})
+    assert len([p for p in result.proposals if p.source not in ("twin", "evened", "retuned")]) == 6
+    other = spec_for(model_dir, data_dir, out, trials=6, budget="1%")
     with pytest.raises(SpecError, match=r"budget\.requested was '5%' and cannot become '1%'"):
         pipeline.search(other, given=frozenset({"budget.requested"}), resume=True, progress=Silent())
 
@@ -227,8 +211,7 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
 
 
 def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
-    spec = RunSpec(model=ModelSpec(id=str(model_dir)), data=DataSpec(source=str(data_dir)))
-    analysis = pipeline.analyze(spec, scores=["gradient", "random"], max_examples=32)
+    analysis = pipeline.analyze(run_spec(model_dir, data_dir), scores=["gradient", "random"], max_examples=32)
     assert [score.name for score in analysis.scores] == ["gradient", "random"]
     assert all(len(score.values) == len(analysis.sites) for score in analysis.scores)
 

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 from toys import architectures as model_toys
+from toys.specs import run_spec
 
 from autopeft.adapters import check_plan
 from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import BudgetSpec, DataSpec, LimitSpec, ModelSpec, PlanDocument, RunSpec, TaskSpec
+from autopeft.records import DataSpec, ModelSpec, PlanDocument, TaskSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import RunDir, write_plan
 
@@ -25,7 +26,7 @@ def context(base, max_params):
 
 
 def prepared(base, **spec):
-    return SimpleNamespace(spec=RunSpec(**spec), base=base, task=TASK, methods=METHODS)
+    return SimpleNamespace(spec=run_spec(**spec), base=base, task=TASK, methods=METHODS)
 
 
 def document(base, folder, max_params):
@@ -56,40 +57,40 @@ def test_a_plan_of_a_model_that_has_only_a_config_moves_to_another_architecture(
     source, folder = bert
     write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
     base = model_toys.skeleton("llama", "SEQ_CLS")
-    found = read_warm_start(tmp_path / "plan.yaml", prepared(base), context(base, 1500)).plan
-    check_plan(found, base, METHODS)
-    endings = {adapter.site.rpartition(".")[2] for adapter in found.adapters}
+    moved = read_warm_start(tmp_path / "plan.yaml", prepared(base), context(base, 1500)).plan
+    check_plan(moved, base, METHODS)
+    endings = {adapter.site.rpartition(".")[2] for adapter in moved.adapters}
     assert endings == {"q_proj", "k_proj", "v_proj", "o_proj"}
-    assert 0 < found.trainable_params <= 1500 and found.learning_rate == 2e-3
+    assert 0 < moved.trainable_params <= 1500 and moved.learning_rate == 2e-3
 
 
 def test_a_run_knows_its_budget_so_that_the_same_one_gives_its_plan_again(tmp_path, bert):
     source, folder = bert
     run = tmp_path / "run"
     with RunDir.create(run, resume=False) as opened:
-        opened.write_spec(RunSpec(model=ModelSpec(id=str(folder)), budget=BudgetSpec(requested="4500")))
-    own = document(source, folder, 700)  # spends far less than it might
-    write_plan(run / "best" / "plan.yaml", own)
-    same = prepared(source, model=ModelSpec(id=str(folder)))
-    assert read_warm_start(run, same, context(source, 4500)).plan == own.plan
+        opened.write_spec(run_spec(folder, budget="4500"))
+    saved = document(source, folder, 700)  # spends far less than it might
+    write_plan(run / "best" / "plan.yaml", saved)
+    same = prepared(source, model=folder)
+    assert read_warm_start(run, same, context(source, 4500)).plan == saved.plan
     twice = read_warm_start(run, same, context(source, 9000)).plan
-    assert own.plan.trainable_params < twice.trainable_params <= 2 * own.plan.trainable_params
+    assert saved.plan.trainable_params < twice.trainable_params <= 2 * saved.plan.trainable_params
 
 
 def test_the_limit_on_ranks_holds(tmp_path, bert):
     source, folder = bert
     write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
-    capped = prepared(source, model=ModelSpec(id=str(folder)), limits=LimitSpec(max_rank=1))
-    found = read_warm_start(tmp_path / "plan.yaml", capped, context(source, 1500)).plan
-    assert {adapter.rank for adapter in found.adapters} == {1}
+    capped = prepared(source, model=folder, max_rank=1)
+    moved = read_warm_start(tmp_path / "plan.yaml", capped, context(source, 1500)).plan
+    assert {adapter.rank for adapter in moved.adapters} == {1}
 
 
 def test_a_model_that_is_gone_is_needed_only_where_its_sites_are_others(tmp_path, bert):
     source, _ = bert
-    own = document(source, tmp_path / "gone", 1500)
-    write_plan(tmp_path / "plan.yaml", own)
+    saved = document(source, tmp_path / "gone", 1500)
+    write_plan(tmp_path / "plan.yaml", saved)
     here = read_warm_start(tmp_path / "plan.yaml", prepared(source), context(source, 1500))
-    assert here.plan == own.plan
+    assert here.plan == saved.plan
     other = model_toys.skeleton("llama", "SEQ_CLS")
     with pytest.raises(ModelError, match="gone"):
         read_warm_start(tmp_path / "plan.yaml", prepared(other), context(other, 1500))

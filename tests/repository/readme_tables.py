@@ -79,8 +79,8 @@ def fit_table() -> str:
     sites = {title: toy_base(name).sites for title, name in ARCHITECTURES.items()}
     rows = []
     for name, method in discover("autopeft.methods").items():
-        cells = [cell(method, own) for own in sites.values()]
-        rows.append((f"`{name}`", *cells, reasons(method, [site for own in sites.values() for site in own])))
+        cells = [cell(method, toy) for toy in sites.values()]
+        rows.append((f"`{name}`", *cells, reasons(method, [site for toy in sites.values() for site in toy])))
     return markdown(("method", *sites, "not elsewhere, because"), rows)
 
 
@@ -88,9 +88,9 @@ def cell(method: Method, sites: Sequence[Site]) -> str:
     """Maps, norms, experts or prompt; with the roles where it is not all of them."""
     parts = []
     for noun in dict.fromkeys(NOUNS[site.kind] for site in sites):
-        own = [site for site in sites if NOUNS[site.kind] == noun]
-        taken = list(dict.fromkeys(site.role for site in own if method.refusal(site) is None))
-        refused = list(dict.fromkeys(site.role for site in own if method.refusal(site) is not None))
+        same_noun = [site for site in sites if NOUNS[site.kind] == noun]
+        taken = list(dict.fromkeys(site.role for site in same_noun if method.refusal(site) is None))
+        refused = list(dict.fromkeys(site.role for site in same_noun if method.refusal(site) is not None))
         if taken and not refused:
             parts.append(noun)
         elif taken:
@@ -117,7 +117,8 @@ def score_table() -> str:
     """What each score says, and the pass that it needs; scores share a pass where they can."""
     scores = discover("autopeft.sensitivity").items()
     rows = (
-        (f"`{name}`", own.summary.replace("|", "\\|"), own.unit, PASSES[own.labels]) for name, own in scores
+        (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, PASSES[score.labels])
+        for name, score in scores
     )
     return markdown(("score", "says of a site", "unit", "pass"), rows)
 
@@ -128,9 +129,9 @@ TABLES = {"methods": method_table, "fits": fit_table, "scores": score_table}
 def filled(text: str) -> str:
     """The README with its tables made anew."""
     for name, make in TABLES.items():
-        found = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
-        assert found, f"the README has no place for the table {name}"
-        text = f"{text[: found.start(1)]}\n{make()}\n\n{text[found.end(1) :]}"
+        place = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        assert place, f"the README has no place for the table {name}"
+        text = f"{text[: place.start(1)]}\n{make()}\n\n{text[place.end(1) :]}"
     return text
 
 

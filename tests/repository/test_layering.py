@@ -42,17 +42,17 @@ def imported(tree, module):
 def faults(source, module):
     """What a file imports that it must not; imports in functions and for type checkers count too."""
     room = module[1]
-    found = []
+    wrong = []
     for name in imported(ast.parse(source), module):
         target = name[1] if name[0] == "autopeft" and len(name) > 1 else None
         if target not in ROOMS or room == "__init__":
             continue
         if target != room and ROOMS.index(target) > ROOMS.index(room):
-            found.append(f"{'.'.join(module)} imports {target}, a later room")
+            wrong.append(f"{'.'.join(module)} imports {target}, a later room")
         is_part = len(name) > 2 and (PACKAGE / room / f"{name[2]}.py").is_file() and name[2][0] != "_"
         if target == room and room in PART_ROOMS and is_part:
-            found.append(f"{'.'.join(module)} imports its sibling {name[2]}")
-    return found
+            wrong.append(f"{'.'.join(module)} imports its sibling {name[2]}")
+    return wrong
 
 
 def test_every_room_of_the_package_is_in_the_order():

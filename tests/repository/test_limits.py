@@ -43,8 +43,10 @@ def nodes(source, *kinds):
 
 def functions(source):
     """All but typer commands, whose parameters are the flags."""
-    found = nodes(source, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node for node in found if not any(".command" in ast.unparse(d) for d in node.decorator_list)]
+    definitions = nodes(source, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [
+        node for node in definitions if not any(".command" in ast.unparse(d) for d in node.decorator_list)
+    ]
 
 
 def body_lines(function):
