@@ -1,1 +1,1 @@
-"""Parts for autopeft from outside: a method, a score, a task with a metric of its own, a format."""
+"""Parts for autopeft from outside, one file each: method, score, metric, task, format and executor."""
