@@ -1,6 +1,6 @@
-"""The budget: what may be trained, and the allocator that spends it.
+"""The budget: how many parameters may be trained, and the allocator that spends them.
 
-Pure arithmetic. What a method costs at a site is passed in as a function of the rank,
+Pure arithmetic. The cost of a method at a site is passed in as a function of the rank,
 so that the same allocator serves every method.
 """
 
@@ -16,7 +16,7 @@ from fractions import Fraction
 from autopeft.errors import BudgetError, SpecError
 from autopeft.records import Budget
 
-# A comma parts thousands and nothing else: `0,5%` must not pass for 5 %.
+# A comma separates thousands only: `0,5%` must not be read as 5 %.
 _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
@@ -25,10 +25,10 @@ _ALLOWED = "write a share of the base model such as 0.5%, or a number such as 30
 
 
 def parse(requested: str, *, base_params: int) -> Budget:
-    """The budget in trainable parameters that a user's `--budget` stands for.
+    """The number of trainable parameters that a user's `--budget` means.
 
     Args:
-        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be parted by , or _.
+        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _.
         base_params: Parameters of the base model, tied weights once, no task head.
 
     Returns:
@@ -64,12 +64,14 @@ def parse(requested: str, *, base_params: int) -> Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What one site asks of the budget.
+    """The claim of one site on the budget.
 
-    `weight` is how much the site deserves (>= 0; equal weights give equal ranks); `ranks` are
-    those that may be given, ascending and >= 1; `cost` maps each to trainable parameters,
-    strictly increasing. `gains`, where there are any, stand in for the weight: what rank 1, 2, …
-    adds, non-increasing and >= 0, and nothing beyond the last.
+    Attributes:
+        site: Name of the site.
+        weight: Importance, >= 0; equal weights give equal ranks.
+        ranks: Ranks that may be given, ascending and >= 1.
+        cost: Maps a rank to its trainable parameters; strictly increasing.
+        gains: What rank 1, 2, … adds, non-increasing and >= 0, and 0 beyond the last; replaces the weight.
     """
 
     site: str
@@ -83,19 +85,19 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     """Ranks that never exceed the budget and leave no affordable upgrade.
 
     Divisor method: each next rank goes to the site with the largest weight / rank,
-    as seats go to parties (Jefferson, D'Hondt), so ranks end up in proportion to the
-    weights; ranks count in units of the smallest, so that methods can share a budget. With
-    gains it goes to where a parameter gains most, which no other ranks of that price better
-    (greedy is optimal for concave gains, Federgruen and Groenevelt 1986). An
-    upgrade that does not fit is dropped for good, since the money left only shrinks; whatever
-    is cheaper is still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to
-    the later site in natural order of names, so input order does not matter. What is spent
-    never falls when the budget rises: the two runs agree until the smaller budget
-    cannot pay an upgrade that the larger one can.
+    as seats go to parties (Jefferson, D'Hondt), so ranks are in proportion to the
+    weights. Ranks count in units of the smallest, so that methods can share a budget. With
+    gains the next rank goes to the site where a parameter gains most; no other ranks of the same
+    price gain more (greedy is optimal for concave gains, Federgruen and Groenevelt 1986).
+
+    An upgrade that does not fit is dropped for good, since the budget left only shrinks; cheaper
+    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later
+    site in natural order of names, so input order does not matter. The cost of the result never falls
+    when the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
 
     Args:
         claims: One per site; names are unique.
-        max_params: What may be spent, >= 0.
+        max_params: Trainable parameters in all, >= 0.
 
     Returns:
         Site name -> rank, only for sites with rank >= 1, in natural order of names.
@@ -108,31 +110,31 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
     assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
-    given = [0] * len(ordered)  # how many of its ranks each claim has gone through
+    taken = [0] * len(ordered)  # how many of its ranks each claim has passed
     spent = 0
-    heap = [_upgrade(claim, index, given=0) for index, claim in enumerate(ordered) if claim.ranks]
+    heap = [_upgrade(claim, index, taken=0) for index, claim in enumerate(ordered) if claim.ranks]
     heapq.heapify(heap)
     while heap:
         _, _, price, index = heapq.heappop(heap)
         if spent + price > max_params:
             continue
         spent += price
-        given[index] += 1
-        if given[index] < len(ordered[index].ranks):
-            heapq.heappush(heap, _upgrade(ordered[index], index, given=given[index]))
-    granted = {claim.site: claim.ranks[n - 1] for claim, n in zip(ordered, given, strict=True) if n}
+        taken[index] += 1
+        if taken[index] < len(ordered[index].ranks):
+            heapq.heappush(heap, _upgrade(ordered[index], index, taken=taken[index]))
+    granted = {claim.site: claim.ranks[n - 1] for claim, n in zip(ordered, taken, strict=True) if n}
     return dict(sorted(granted.items(), key=lambda item: natural_key(item[0])))
 
 
-def _upgrade(claim: Claim, index: int, *, given: int) -> tuple[float, int, int, int]:
-    """Heap entry of the next rank: best deserved first, then evenness, then price, then name."""
-    rank, rank_before = claim.ranks[given], claim.ranks[given - 1] if given else 0
-    price = claim.cost(rank) - (claim.cost(rank_before) if given else 0)
+def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, int]:
+    """Heap entry of the next rank: largest worth first, then smallest rank, then price, then name."""
+    rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
+    price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
     if claim.gains is None:
-        deserved = claim.weight * claim.ranks[0] / rank
+        worth = claim.weight * claim.ranks[0] / rank
     else:
-        deserved = math.fsum(claim.gains[rank_before:rank]) / price
-    return (-deserved, rank, price, index)
+        worth = math.fsum(claim.gains[rank_before:rank]) / price
+    return (-worth, rank, price, index)
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:
@@ -140,8 +142,8 @@ def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: i
 
     Args:
         cheapest: Method name -> trainable parameters of its smallest plan.
-        budget: What was asked.
-        available: What is left of it for adapters (less than asked where the head is counted in).
+        budget: The requested budget.
+        available: Its part for adapters: less than all of it where the head is counted in.
 
     Raises:
         BudgetError: Every method costs more; the message names the cheapest plan there is.

@@ -1,4 +1,4 @@
-"""The samplers that a study may ask: TPE, random, quasi-random, Gaussian process."""
+"""The samplers of a study: TPE, random, quasi-random, Gaussian process."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> Ba
     Args:
         kind: One of `KINDS`; `gp` only for a space that `check_sampler` lets pass.
         seed: Of the whole study.
-        number: Of the trial. A fresh sampler with the same seed would repeat its points, so the seed
-            moves on with the trial; points of `qmc` are told apart by their own number.
-        n_startup: Finished trials before `tpe` or `gp` models anything; below it they are random.
+        number: Of the trial. A fresh sampler with the same seed would repeat its points, so each trial has
+            another seed; `qmc` keeps the seed and goes on in its sequence.
+        n_startup: Finished trials before `tpe` or `gp` models anything; earlier proposals are random.
     """
-    own = (1000 * seed + number) % (MAX_SEED + 1)
+    trial_seed = (1000 * seed + number) % (MAX_SEED + 1)
     if kind == "random":
-        return RandomSampler(seed=own)
+        return RandomSampler(seed=trial_seed)
     if kind == "qmc":
         return QuasiRandomSampler(seed=seed)
     if kind == "gp":
-        return ProcessSampler(seed=own, n_startup=n_startup)
+        return ProcessSampler(seed=trial_seed, n_startup=n_startup)
     if kind != "tpe":
         raise UnknownNameError("sampler", kind, KINDS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
         return TPESampler(
-            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup, seed=own
+            multivariate=True, group=True, constant_liar=True, n_startup_trials=n_startup, seed=trial_seed
         )
 
 
 def check_sampler(kind: str, space: Space) -> None:
-    """Refuse `gp` where a parameter depends on another.
+    """Refuse `gp` where a parameter depends on another one.
 
-    A Gaussian process sees the parameters that all trials share and leaves the others to chance.
+    A Gaussian process models the parameters that all trials share; the others would be random.
 
     Raises:
-        SpecError: The space chooses between arms, or between whole-depth ways and `any`.
+        SpecError: The space has several arms, or an arm has `any` beside other ways to choose layers.
     """
     if kind != "gp":
         return
@@ -69,8 +69,8 @@ def check_sampler(kind: str, space: Space) -> None:
             f"({', '.join(space.arms[:4])}{', …' if len(space.arms) > 4 else ''}), whose parameters it would "
             "draw at random; use --sampler tpe, or narrow the space by --methods or --space lora_only."
         )
-    for method, own in space.parts(space.arms[0]):
-        if "any" in own.layers_by and len(own.layers_by) > 1:
+    for method, part in space.parts(space.arms[0]):
+        if "any" in part.layers_by and len(part.layers_by) > 1:
             raise SpecError(
                 f"The sampler gp takes no choice that depends on another, and {method} has layers_by any "
                 "beside other ways; use --sampler tpe, or leave one of them in the space."
@@ -80,9 +80,9 @@ def check_sampler(kind: str, space: Space) -> None:
 class QuasiRandomSampler(BaseSampler):
     """Points of a scrambled Sobol sequence, for spaces with choices and with conditions.
 
-    Optuna's own covers only the numbers that its first trial has and draws the rest at random. Here the k-th
-    parameter of a proposal is the k-th coordinate of the point with the trial's number, so that every
-    arm's parameters are spread evenly, too.
+    Optuna's `QMCSampler` covers only the numbers of its first trial and draws the rest at random. Here the
+    k-th parameter of a proposal is the k-th coordinate of the point with the trial's number, so that the
+    parameters of every arm are spread evenly.
     """
 
     def __init__(self, *, seed: int) -> None:
@@ -91,19 +91,19 @@ class QuasiRandomSampler(BaseSampler):
         self._points: dict[int, list[float]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: a parameter is drawn when it is asked for."""
+        """Empty: every parameter is drawn by `sample_independent`."""
         return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing."""
+        """Empty, as the search space."""
         return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The coordinate that belongs to the place of the parameter in its proposal."""
+        """The coordinate at the place of the parameter in its proposal."""
         if trial.number not in self._points:
             sequence = qmc.Sobol(d=_N_DIMENSIONS, scramble=True, rng=self._seed)
             if trial.number:
@@ -132,25 +132,25 @@ def _at(share: float, distribution: BaseDistribution) -> Any:
 class ProcessSampler(BaseSampler):
     """Optuna's Gaussian process over the trials that have parameters.
 
-    A trial that has none, as the head alone or a baseline that the space lacks, would leave no parameter
-    that all trials share, and Optuna would turn to random in silence.
+    A trial without parameters (the head alone, or a baseline that the space lacks) would leave no parameter
+    that all trials share, and Optuna would silently sample at random.
     """
 
     def __init__(self, *, seed: int, n_startup: int) -> None:
-        """`n_startup` trials with parameters are finished before anything is modelled."""
+        """Nothing is modelled before `n_startup` trials with parameters have finished."""
         self._seed, self._n_startup = seed, n_startup
         self._random = RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that all finished trials share, but for trials without any."""
-        finished = [t for t in self._described(study) if t.state == TrialState.COMPLETE]
+        """The parameters that all finished trials with parameters share."""
+        finished = [t for t in self._with_parameters(study) if t.state == TrialState.COMPLETE]
         return intersection_search_space(finished)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The proposal of Optuna's process in a study that holds those trials alone."""
-        known = [t for t in self._described(study) if search_space.keys() <= t.params.keys()]
+        """The proposal of Optuna's process in a study that holds only trials with parameters."""
+        known = [t for t in self._with_parameters(study) if search_space.keys() <= t.params.keys()]
         if not search_space or sum(t.state == TrialState.COMPLETE for t in known) < max(1, self._n_startup):
             return {}
         with warnings.catch_warnings():
@@ -167,7 +167,7 @@ class ProcessSampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     @staticmethod
-    def _described(study: Study) -> list[FrozenTrial]:
+    def _with_parameters(study: Study) -> list[FrozenTrial]:
         """Trials that are finished or under way, and have parameters."""
-        wanted = (TrialState.COMPLETE, TrialState.RUNNING)
-        return [trial for trial in study.get_trials(deepcopy=False, states=wanted) if trial.params]
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        return [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]

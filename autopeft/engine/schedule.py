@@ -1,4 +1,4 @@
-"""How long each kind of measurement is, on how many examples it is judged, and what it costs in R."""
+"""Lengths of rungs and confirmations, the examples that judge them, and their costs in R."""
 
 from __future__ import annotations
 
@@ -7,23 +7,36 @@ from dataclasses import dataclass, replace
 
 from autopeft.records import Fidelity, Measurement
 
-# Examples of the search split that each rung is judged on; the last takes all. Pairs share examples, so
-# that few rank well, and judging costs as much as training does: an example half a step's share.
+# Examples of the search split that judge each rung but the last, which takes all. Few examples rank well,
+# since all plans share them, and evaluating them costs a large part of a short rung. Chosen by hand.
 _RUNG_EXAMPLES = (192, 384)
-_BESIDE = (4, 3)  # what goes on beside the best: the baseline, a small plan, the head, a sentinel
+_BESIDE = (4, 3)  # plans that go on beside the best: the baseline, a small plan, the head, a sentinel
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
-_RANKING = 75  # steps below which few plans have left the share of the most frequent label; see `rungs`
-_LARGE_STEP = 3.5  # from one rung to the next, above which one lies between; chosen by hand
-_EVAL_COST = 0.5  # of an example, relative to training on it: one forward pass against two passes' worth
+_RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
+_LARGE_STEP = 3.5  # ratio between two rungs above which a third lies between; chosen by hand
+# Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
+# as much as the forward pass, since most weights are frozen.
+_EVAL_COST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Steps of rungs, of a full run and of a confirmation, and examples in each split.
+    """Lengths of rungs, full runs and confirmations in steps, and sizes of the splits in examples.
 
-    `rung_steps` ascends; a rung takes up the run of the one before, so that it costs only what is new.
-    `n_best` plans go on from the first rung and from the second, `beside` others with them at most.
+    A rung continues the runs of the rung before, so that it costs only its new steps.
+
+    Attributes:
+        rung_steps: Steps of each rung, ascending.
+        full_steps: Steps of a full run.
+        confirm_steps: Steps of a confirming run.
+        batch_size: Examples of a step.
+        n_search: Examples of the search split.
+        n_confirm: Examples of the confirm split.
+        n_test: Examples of the test split; 0 for none.
+        n_general: Blocks of general text; 0 for none.
+        n_best: How many of the best plans go on from the first rung, and from the second.
+        beside: How many others go on with them at most.
     """
 
     rung_steps: tuple[int, ...]
@@ -48,7 +61,7 @@ class Schedule:
         return len(self.rung_steps) - 1
 
     def rung(self, index: int, *, seed: int) -> Fidelity:
-        """A measurement at a rung, on the search split or a part of it."""
+        """The fidelity of a rung, on the search split or a part of it."""
         n_examples = self.n_search if index == self.last else min(self.n_search, _RUNG_EXAMPLES[index])
         steps = self.rung_steps[index]
         return Fidelity(
@@ -60,7 +73,7 @@ class Schedule:
         )
 
     def fidelity(self, split: str, *, seed: int) -> Fidelity:
-        """A confirming run, judged on the whole of the confirm split, or its weights on other text."""
+        """The fidelity of a confirming run, or of its weights on the test split or on general text."""
         return Fidelity(
             split=split,
             train_steps=self.confirm_steps,
@@ -70,32 +83,32 @@ class Schedule:
         )
 
     def new_steps(self, index: int) -> int:
-        """Steps that a rung adds to a plan that comes from the one before."""
+        """Steps that a rung adds to those of the rung before."""
         return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
 
     def cost(self, *, steps: int, eval_examples: int) -> float:
-        """What training and judging take in R, counted in examples, so that it repeats on any machine."""
+        """Cost of training and evaluating in R, counted in examples, so that it is equal on all machines."""
         return (steps + _EVAL_COST * eval_examples / self.batch_size) / self.full_steps
 
     def cost_of(self, measurement: Measurement) -> float:
-        """The same of a measurement; the test split costs its examples alone."""
+        """Cost of a measurement in R; on the test split it is that of its examples alone."""
         fidelity = measurement.fidelity
         return self.cost(steps=measurement.trained_steps, eval_examples=fidelity.eval_examples)
 
     def rung_cost(self, index: int, *, is_new: bool = False) -> float:
-        """What one plan costs at a rung in R: from the rung before, or from the start where it is new."""
+        """Cost of one plan at a rung in R, counted from the rung before, or from the start if it is new."""
         steps = self.rung_steps[index] if is_new else self.new_steps(index)
         return self.cost(steps=steps, eval_examples=self.rung(index, seed=0).eval_examples)
 
 
 def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
-    """Steps of the rungs: one that drops diverging rates, one that ranks, and in long runs one between.
+    """Steps of the rungs: a first one drops diverging rates, the last one ranks, one may lie between.
 
-    About 30 steps, then at least 75 or an eighth of a long run. A run shorter than that allows takes
-    shares of its own, and a third rung of 75 steps or of the whole run. In the pilot behind the floor
-    (MiniLM-L6, TREC-6, 300 steps) the loss ranked the final one with Spearman 0.44 after 30 steps and 0.89
-    after 75; and on poem_sentiment, 71 steps in full, most plans still gave every text the most frequent
-    label after 28, so that the one that began to learn first won there and lost in full.
+    About 30 steps, then at least 75 or an eighth of a long run. Shorter runs have rungs of 16 % and 40 %, and
+    a third of 75 steps or of the whole run. Source of the floor of 75: in a pilot (MiniLM-L6, TREC-6, 300
+    steps) losses after 30 steps ranked the final ones with Spearman 0.44, after 75 steps with 0.89. On
+    poem_sentiment, 71 steps in full, most plans still gave every text the most frequent label after 28; the
+    plan that learned first led there and lost in full.
 
     Args:
         full_steps: Steps of a full run.
@@ -122,9 +135,9 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
 
 
 def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
-    """Plans at the first rung: the trials asked for, or as many as cost the same at the last rung alone.
+    """Number of plans at the first rung: the trials, or for `random` as many as cost the same.
 
-    The strategy `random` measures each plan once, at the last rung of a halving run, for the same cost.
+    The strategy `random` measures each plan once, at a length at which halving has its last rung.
     """
     if strategy != "random":
         return trials
@@ -134,25 +147,21 @@ def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
 
 
 def later_cost(schedule: Schedule) -> float:
-    """What the rungs above the first cost at most in R, with two rates tuned again at the last."""
-    promoted = math.fsum(
-        schedule.n_promoted(index) * schedule.rung_cost(index) for index in range(1, schedule.last + 1)
-    )
-    retuned = _N_RETUNED * schedule.rung_cost(schedule.last, is_new=True) if schedule.last else 0.0
-    return promoted + retuned
+    """Cost of the rungs above the first in R at most, with two rates tuned again at the last."""
+    return _above(schedule, _N_RETUNED) if schedule.last else 0.0
 
 
 def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: int = _N_RETUNED) -> Schedule:
-    """The schedule with wider rungs and a longer last one, where a cost limit leaves room for them.
+    """The schedule with wider rungs and a longer last one, as far as a cost limit allows.
 
-    First a quarter of the first rung goes on, and a tenth to a third rung, if that can be paid; then the
-    last rung grows with what is left, to 70 % of a full run at most: few finalists that are trained for
-    long tell more than many short ones (`reports/studies/replay_rungs.py`, on published curves).
+    If the limit pays for it, a quarter of the first rung goes on, and a tenth to a third rung. Then the last
+    rung is lengthened, to 70 % of a full run at most: few finalists with long runs tell more than many with
+    short ones (`reports/studies/replay_rungs.py`, on published curves).
 
     Args:
         schedule: As `rungs` gives it.
         n_first: Plans at the first rung.
-        max_cost: What the search may cost, in R.
+        max_cost: Upper limit on the cost of the search, in R.
         n_retuned: Plans that are trained anew at the last rung.
     """
     left = max_cost - n_first * schedule.rung_cost(0)
@@ -176,7 +185,7 @@ def _above(schedule: Schedule, n_retuned: int) -> float:
 
 
 def _with_last(schedule: Schedule, last: int) -> Schedule:
-    """A last rung of so many steps, with a rung between where the step up to it is large."""
+    """The schedule with a last rung of so many steps, and a rung between where the ratio is large."""
     first, *_, before = schedule.rung_steps
     between = schedule.rung_steps[1:-1]
     if not between and last >= _LARGE_STEP * first and last > before:

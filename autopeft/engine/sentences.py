@@ -1,4 +1,4 @@
-"""What the evidence says beside the verdict, one plain sentence each."""
+"""Findings beside the verdict, one sentence each for the report."""
 
 from __future__ import annotations
 
@@ -21,46 +21,59 @@ def sentences(
     last: Mapping[Plan, Measurement],
     verdict: Verdict,
 ) -> tuple[str, ...]:
-    """The winner's curse, the plans that are as good as the best, and the worst seed; where there are any."""
-    told = []
-    if confirmed and named.best != named.baseline and verdict.mean_difference is not None:
-        told += _optimism(problem, ledger, named=named, confirmed=confirmed, last=last, verdict=verdict)
+    """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any.
+
+    Args:
+        problem: What was searched.
+        ledger: Every measurement of the run.
+        named: The finalists.
+        confirmed: Finalist -> its confirming runs; empty without a confirmation.
+        last: The measurements of the last rung.
+        verdict: Best against baseline.
+    """
+    findings = []
+    ours, theirs = last.get(named.best), last.get(named.baseline)
+    if ours and theirs and confirmed and named.best != named.baseline:
+        n_tried = len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"})
+        findings += _optimism(problem, ours, theirs, confirmed, verdict=verdict, n_tried=n_tried)
     if len(confirmed) > 1 and named.best in confirmed:
-        told.append(_equals(problem, named, confirmed))
+        findings.append(_as_good(problem, named, confirmed))
     if named.best in confirmed:
-        told.append(_worst_seed(problem, confirmed[named.best]))
-    return tuple(told)
+        findings.append(_worst_seed(problem, confirmed[named.best]))
+    return tuple(findings)
 
 
 def _optimism(
     problem: SearchProblem,
-    ledger: Ledger,
-    *,
-    named: Finalists,
+    ours: Measurement,
+    theirs: Measurement,
     confirmed: Confirmed,
-    last: Mapping[Plan, Measurement],
+    *,
     verdict: Verdict,
+    n_tried: int,
 ) -> list[str]:
-    ours, theirs = last.get(named.best), last.get(named.baseline)
-    if ours is None or theirs is None or ours.metric is None or theirs.metric is None:
+    """How much of the gain at the last rung was confirmed; nothing where a metric is missing."""
+    if ours.metric is None or theirs.metric is None or verdict.mean_difference is None:
         return []
-    n = min(len(confirmed[named.best]), len(confirmed[named.baseline]))
-    tables = [scores_of(problem, confirmed[plan][:n]) for plan in (named.best, named.baseline)]
+    rows = [confirmed[run.plan] for run in (ours, theirs)]
+    n = min(map(len, rows))
+    tables = [scores_of(problem, row[:n]) for row in rows]
     sentence = evidence.optimism_sentence(
         promised=problem.sign * (ours.metric - theirs.metric),
-        confirmed=verdict.mean_difference or 0.0,
+        confirmed=verdict.mean_difference,
         std_error=evidence.paired_interval(*tables, span=problem.score_span).std_error,
-        n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
+        n_tried=n_tried,
         metric=problem.metric,
     )
     return [sentence]
 
 
-def _equals(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
+def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
+    """The confirmed plans that are proven to be within the margin of the best."""
     names = {plan: name for name, plan in reversed(named.named.items())}
     names[named.best] = "best"
-    n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     smallest_first = sorted(confirmed, key=lambda plan: (plan.trainable_params, names[plan]))
+    n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     standings = evidence.plans_within_margin(
         {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
         best="best",
@@ -71,18 +84,20 @@ def _equals(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> s
     if not proven:
         return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
     listed = ", ".join(f"{name} ({n_params[name]:,} parameters)" for name in proven)
-    return f"Proven to lose less than the margin against the best, all claims together at 5 %: {listed}."
+    return (
+        "Proven to lose less than the margin against the best plan, with a chance of at most 5 % that any of "
+        f"these claims is wrong: {listed}."
+    )
 
 
 def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
-    """The lowest seed, and what so few seeds leave open: no interval knows of a failure that none showed."""
+    """The lowest seed of the best plan, and how often such a plan may diverge after so few seeds."""
     means = [sum(scores) / len(scores) for scores in scores_of(problem, rows)]
     worst = min(range(len(rows)), key=lambda i: means[i])
     n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
     _, chance = evidence.divergence_chance(n_diverged, len(rows))
-    value = f"{problem.sign * means[worst]:.4f}"
     return (
-        f"The best plan's worst seed ({rows[worst].fidelity.seed}) has {problem.metric} {value}; "
-        f"{n_diverged} of {len(rows)} seeds diverged, which leaves room for up to {100 * chance:.0f} % of "
-        "runs to do so."
+        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric} "
+        f"{problem.sign * means[worst]:.4f}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
+        f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
     )

@@ -1,4 +1,4 @@
-"""Serial: one measurement after the other in this process, errors with their own trace."""
+"""Serial: one measurement after the other in this process, errors with their traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class Serial:
-    """Runs at submit; the same seed gives the same run, and debuggers step through it."""
+    """Runs a function when it is submitted; debuggers can step into it."""
 
     name = "serial"
     max_workers: int | None = 1
@@ -27,7 +27,7 @@ class Serial:
         return future
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""
 
 
 PART = Serial()

@@ -1,4 +1,4 @@
-"""What the base model offers, what a plan does with it, and what a measurement says of it."""
+"""Sites of the base model, plans of adapters for them, and measurements of plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Options = tuple[tuple[str, OptionValue], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What may be spent. `base_params` counts tied weights once and no task head."""
+    """How many parameters may be trained. `base_params` counts tied weights once and no task head."""
 
     max_trainable_params: int
     base_params: int
@@ -25,10 +25,9 @@ class Budget:
 class Site:
     """One place in the base model that can take an adapter.
 
-    `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one
-    of linear, conv1d, norm, embedding, parameter, model. `copies` is how many matrices of that
-    shape the site holds: the experts of a layer that are kept in one parameter. The sizes of a
-    `quantised` map are those of its logical weights.
+    `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
+    embedding, parameter, model. `copies` counts matrices of this shape, where the experts of a layer are
+    kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation.
     """
 
     name: str
@@ -44,10 +43,10 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / r.
+    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / rank.
 
-    It trains at `rate_factor` times the plan's learning rate: where a plan mixes methods, each
-    keeps to its own range.
+    The adapter trains at `rate_factor` times the plan's learning rate, so that each method of a mix trains
+    within its own range.
     """
 
     method: str
@@ -71,13 +70,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Ten hexadecimal digits that are equal exactly where the plans are."""
+        """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
         return digest_of(to_json(self))
-
-    @property
-    def placement_digest(self) -> str:
-        """The same for the adapters alone, whatever their learning rate."""
-        return digest_of([to_json(adapter) for adapter in self.adapters])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +90,10 @@ class PlanDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How hard to look, and on what.
+    """How long to train, and on what to evaluate.
 
-    `split` is the one evaluated on: search, confirm, test, or general, the text on which forgetting is
-    measured; there no steps at all stand for the base model.
+    `split` is evaluated: search, confirm, test, or general (the text on which forgetting is measured). On
+    general text, 0 `train_steps` means the base model itself.
     """
 
     split: str
@@ -125,10 +119,10 @@ class Status(str, Enum):
 class Measurement:
     """One run, good or bad. A run that diverged or failed has `error` and no metric.
 
-    `example_scores` holds one number per evaluated example in dataset order (for
-    accuracy 0 or 1) whose mean is the metric, so that plans can be compared in pairs.
-    `peak_bytes` counts tensors saved for backward, gradients and optimizer state. `trained_steps` are
-    those of this run alone: a rung that takes up a paused one has fewer than its fidelity says.
+    `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
+    mean is the metric, so that plans can be compared in pairs. `peak_bytes` counts tensors saved for
+    backward, gradients and optimizer state. `trained_steps` counts the steps of this run alone: a rung that
+    continues a paused run has fewer than its fidelity says.
     """
 
     plan: Plan

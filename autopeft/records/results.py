@@ -1,4 +1,4 @@
-"""What an analysis and a search leave."""
+"""The results of an analysis and of a search."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 class Arm:
     """Where a plan comes from. Arms are equal where their labels are.
 
-    `kind` is baseline (a LoRA that people write), head (no adapters), greedy (LoRA whose ranks follow the
+    `kind` is baseline (LoRA as people write it), head (no adapters), greedy (LoRA whose ranks follow the
     score), usual (a policy of the search space that is tried first), sampled (any policy of the space) or
-    given (brought by the user). `label` is unique over all kinds but for one case: the usual policy
-    `ia3/all` and the sampled one have the same label, and their learning rates are counted together.
+    given (brought by the user). A usual policy and a sampled one may have the same label, such as `ia3/all`;
+    they are one arm, since the number of learning rates of an arm is counted over both.
     """
 
     kind: ArmKind = field(compare=False)
@@ -52,12 +52,11 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteScores:
-    """One importance score; `values` stand in the order of the result's sites, all >= 0.
+    """One importance score; `values` has one value >= 0 for each site of the result, in their order.
 
-    `profiles` is empty, or holds for every site what each further rank adds (non-increasing, >= 0;
-    empty where there is none): of `spectrum` the energy, of `activation` the explained share.
-    `split_half` is Spearman's rho over sites between two halves of the examples; None where it
-    cannot be told. `n_examples` is 0 for a score that needs none.
+    `profiles` is empty, or has for each site what each further rank adds (non-increasing, >= 0): energy for
+    the score `spectrum`, explained share for `activation`. `split_half` is Spearman's rho over sites between
+    two halves of the examples, None where it is undefined. `n_examples` is 0 for a score that needs none.
     """
 
     name: str
@@ -69,10 +68,10 @@ class SiteScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What a pass over some examples says of the sites, and what the pass took.
+    """The scores of one pass over some examples, and its cost.
 
-    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is what
-    the allocator says on a GPU; else it counts the tensors that are held for the backward pass of the
+    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is the
+    allocator's number on a GPU. On a CPU it counts the tensors that are held for the backward pass of the
     largest batch and those that the scores have gathered, without the base model.
     """
 
@@ -98,11 +97,11 @@ class SplitSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the search was about: model, task, metric, budget, splits, one full run.
+    """The setting of a search: model, task, metric, budget, splits, length of a full run.
 
-    `base_model` is what to call the model, `base_model_source` what loads it; `unquantised` names the
-    modules that stay in plain numbers where it is quantised. `metric_is_share` says whether the metric lies
-    in [0, 1] and is read as percent; None in runs from before version 0.2.0.
+    `base_model` is the model's name, `base_model_source` the id or path that loads it; `unquantised` names
+    the modules that stay in plain numbers where the model is quantised. `metric_is_share` says whether the
+    metric lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0.
     """
 
     base_model: str
@@ -124,10 +123,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """One plan trained again on fresh seeds: `metrics` holds one value per seed, in seed order.
-
-    `train_seconds` is the mean over the seeds.
-    """
+    """One plan trained again on fresh seeds; one of `metrics` per seed, `train_seconds` as a mean."""
 
     name: str
     plan: Plan
@@ -145,10 +141,10 @@ class Verdict:
     """Best against baseline, in units of the metric; positive differences favour the best plan.
 
     `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
-    `smallest_equivalent` says how `smallest` stands: proven, unproven, or the best itself.
-    Where the confirmation was looked at seed by seed, `mean_difference` and `interval_95` allow for
-    that, `plain_difference` does not, and `stopped_by` says what ended it: the label,
-    `futile` (no number of planned seeds would decide), `planned` (all of them), or nothing (time).
+    `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself.
+    A sequential confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are
+    corrected for that, `plain_difference` is not, and `stopped_by` says what ended it: the label,
+    `futile` (the planned seeds would not decide), `planned` (all seeds ran), or nothing (time).
     """
 
     label: str
@@ -168,7 +164,7 @@ class Verdict:
 class Proxy:
     """How well the first rung ranked the plans that reached the next one (Spearman on the loss).
 
-    `rank_correlations` has one value for each pair of neighbouring rungs, None where it cannot be told.
+    `rank_correlations` has one value for each pair of neighbouring rungs, None where it is undefined.
     """
 
     rank_correlation: float | None
@@ -179,9 +175,9 @@ class Proxy:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the run took. `full_runs` is `search_seconds / full_run_seconds`, the cost in R.
+    """Seconds by stage. `full_runs` is the cost in R: seconds of scores and search over `full_run_seconds`.
 
-    `sampled_share` is the share of the search's steps and examples that went to policies of the sampler.
+    `sampled_share` is the share of the search's steps and examples that went to sampled policies.
     """
 
     sensitivity_seconds: float
@@ -195,9 +191,9 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePair:
-    """Losses of one proposal with the score and with nulls in its place, at one number of steps.
+    """Losses of one proposal with the score, and with each null score in its place.
 
-    Method, learning rate, steps and seed are the same; None where a twin was not measured. One that
+    Method, learning rate, steps and seed are the same. None where a twin was not measured; a twin that
     diverged has the worst loss of the run.
     """
 
@@ -210,17 +206,17 @@ class ScorePair:
 
 
 # Scores that know nothing of the data; any other score has to beat them.
-NULL_SCORES = tuple(own.name for own in fields(ScorePair) if own.default is None)
+NULL_SCORES = tuple(entry.name for entry in fields(ScorePair) if entry.default is None)
 # Those that rank sites. Under the first null all ranks are even, which an allocation does without a score.
 UNEVEN_NULLS = NULL_SCORES[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralText:
-    """What forgetting was measured on: `n_blocks` blocks of at most `block_tokens` tokens.
+    """The text on which forgetting was measured: `n_blocks` blocks of at most `block_tokens` tokens.
 
-    `n_tokens` are those that are predicted, one fewer than a block has; `duplicates_removed` counts the
-    texts that were left out since they are rows of the data too. `fingerprint` is 16 hex digits over the ids.
+    `n_tokens` counts predicted tokens, in each block all but the first; `duplicates_removed` counts texts
+    that were dropped because they are rows of the data. `fingerprint` is 16 hex digits over the token ids.
     """
 
     name: str
@@ -249,7 +245,7 @@ class GeneralLoss:
 class Forgetting:
     """The loss of the base model on general text, and that of the confirmed weights.
 
-    Where a plan's loss is above `base_loss` it has forgotten. `seconds` is what measuring all of it took.
+    A plan with a loss above `base_loss` has forgotten. `seconds` is the time of all these measurements.
     """
 
     text: GeneralText
@@ -262,9 +258,8 @@ class Forgetting:
 class SearchResult:
     """All that the report needs. `confirmations` and `test` are empty where there were none.
 
-    `front` holds the measured plans that no other beats on both loss and parameters; `sentences` say
-    what the evidence says beside the verdict. `forgetting` is None where it was not asked for, or not
-    measured.
+    `front` holds the measured plans that no other beats on both loss and parameters; `sentences` are
+    findings beside the verdict. `forgetting` is None where it was not requested, or not measured.
     """
 
     spec: RunSpec

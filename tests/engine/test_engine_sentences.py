@@ -33,7 +33,7 @@ def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
 
 def test_worst_seed_is_told_with_what_few_seeds_leave_open() -> None:
     outcome = run(levels(ia3=0.9), seeds=3).outcome
-    sentence = told(outcome, "The best plan's worst seed")
+    sentence = told(outcome, "The worst seed of the best plan")
     (best,) = [c for c in outcome.confirmations if c.name == "best"]
     assert f"{min(best.metrics):.4f}" in sentence
     # None of n diverged: the 95 % bound solves (1 - p)**n = 0.025.
