@@ -29,7 +29,7 @@ def read(path, rows, read_rows=read_texts):
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
     elif path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True)
+        frame.to_json(path, orient="records", lines=True, date_format="iso")
     else:
         frame.to_parquet(path)
     return load(DataSpec(source=str(path), time_column="at"), seed=0, read_rows=read_rows)
@@ -53,12 +53,12 @@ def places(split):
 )
 def test_rows_are_in_order_of_time_however_it_is_written(tmp_path, suffix, written):
     times = [written(time) for time in TIMES]
-    # Python's own reading says which is earlier, as offsets move the times by hours.
+    # Python's parser says which time is earlier, as offsets move the times by hours.
     is_iso = isinstance(times[0], str) and times[0].startswith("2020")
     known = [dt.datetime.fromisoformat(time) for time in times] if is_iso else TIMES
     data = read(tmp_path / f"rows{suffix}", rows_at(times))
-    found = [*places(data.train), *places(data.search), *places(data.confirm)]
-    assert [known[i] for i in found] == sorted(known)
+    order = [*places(data.train), *places(data.search), *places(data.confirm)]
+    assert [known[i] for i in order] == sorted(known)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

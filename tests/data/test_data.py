@@ -93,7 +93,7 @@ def test_folder_without_split_names_is_all_train(tmp_path):
     assert sizes(read(tmp_path)) == (100, 50, 50, 0)
 
 
-@pytest.mark.parametrize(("n", "confirm", "search"), [(90, 30, 20), (400, 60, 51), (20000, 2000, 2000)])
+@pytest.mark.parametrize(("n", "confirm", "search"), [(90, 30, 20), (400, 60, 51), (15400, 2000, 2000)])
 def test_cuts_from_train_alone_follow_the_rule_of_size(tmp_path, n, confirm, search):
     assert sizes(read_rows(tmp_path, make_rows(n))) == (n - confirm - search, search, confirm, 0)
 
@@ -106,11 +106,11 @@ def test_saved_datasets_keep_their_class_names_and_lose_an_unlabelled_test(tmp_p
     train.save_to_disk(str(tmp_path / "one"))
     datasets.DatasetDict(train=train, test=test).save_to_disk(str(tmp_path / "two"))
     train.to_parquet(str(tmp_path / "three.parquet"))
-    one, two, three = (read(tmp_path / name) for name in ("one", "two", "three.parquet"))
-    assert one.label_names == three.label_names == ("pos", "neg")
-    assert one.fingerprint == two.fingerprint == three.fingerprint
-    assert "Left out labels that no train row has: new." in one.notes
-    assert "Left out the test part: none of its 40 rows has a label." in two.notes
+    saved, with_test, parquet = (read(tmp_path / name) for name in ("one", "two", "three.parquet"))
+    assert saved.label_names == parquet.label_names == ("pos", "neg")
+    assert saved.fingerprint == with_test.fingerprint == parquet.fingerprint
+    assert "Left out labels that no train row has: new." in saved.notes
+    assert "Left out the test part: none of its 40 rows has a label." in with_test.notes
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_test_part_without_labels_is_left_out(tmp_path, label):
 
 
 @pytest.mark.parametrize(
-    ("columns", "asked", "texts", "label"),
+    ("columns", "spec", "texts", "label"),
     [
         (("title", "text", "label"), {}, ("text",), "label"),
         (("hypothesis", "premise", "text", "label"), {}, ("premise", "hypothesis"), "label"),
@@ -155,9 +155,9 @@ def test_test_part_without_labels_is_left_out(tmp_path, label):
         (("text", "label", "mood"), {"label_column": "mood"}, ("text",), "mood"),
     ],
 )
-def test_columns_are_found_by_their_usual_names(tmp_path, columns, asked, texts, label):
+def test_columns_are_found_by_their_usual_names(tmp_path, columns, spec, texts, label):
     rows = [{name: f"{name} {i}" for name in columns} | {"id": i, label: "ab"[i % 2]} for i in range(60)]
-    data = read(write(tmp_path / "rows.csv", rows), **asked)
+    data = read(write(tmp_path / "rows.csv", rows), **spec)
     assert (data.text_columns, data.label_column) == (texts, label)
     assert pairs(data)[tuple(f"{name} 7" for name in texts)] == "b"
 
@@ -189,9 +189,9 @@ def test_no_two_splits_share_a_text(tmp_path):
     planted = [{"text": f" Sentence {i}\t", "label": "pos"} for i in (2002, 1003, 3, 3)]
     write(tmp_path / "train.csv", [*make_rows(200), *planted])
     data = read(tmp_path)
-    found = {split: getattr(data, split).inputs for split in SPLITS}
-    keys = {split: {" ".join(text.lower().split()) for (text,) in texts} for split, texts in found.items()}
-    assert all(not keys[one] & keys[two] for one, two in combinations(SPLITS, 2))
+    inputs = {split: getattr(data, split).inputs for split in SPLITS}
+    keys = {split: {" ".join(text.lower().split()) for (text,) in texts} for split, texts in inputs.items()}
+    assert all(not keys[a] & keys[b] for a, b in combinations(SPLITS, 2))
     assert sizes(data) == (150, 50, 40, 41)
     assert data.duplicates_removed == 5 and any("Removed 5 rows" in note for note in data.notes)
 
@@ -304,7 +304,7 @@ def test_unreachable_hub_is_reported_at_once(tmp_path, monkeypatch):
 
 
 def test_stream_from_the_hub_is_read_as_far_as_it_is_needed(tmp_path, monkeypatch):
-    """The hub's answers are stood in for; the stream and its end are real."""
+    """The hub's answers are faked; the stream and its end are real."""
     served = {"rows": 0, "streaming": None}
 
     def rows():
@@ -365,7 +365,7 @@ def test_groups_stay_together_and_in_one_split(tmp_path):
     data = read(tmp_path, group_column="who")
     who = {row["text"]: row["who"] for row in rows}
     groups = {split: {who[text] for (text,) in getattr(data, split).inputs} for split in SPLITS[:3]}
-    assert all(not groups[one] & groups[two] for one, two in combinations(groups, 2))
+    assert all(not groups[a] & groups[b] for a, b in combinations(groups, 2))
     assert "w3" not in set.union(*groups.values())
     assert "Removed 4 rows whose group stands in a more precious split." in data.notes
     assert min(map(len, groups.values())) >= 10
@@ -377,8 +377,8 @@ def test_latest_rows_are_cut_by_time(tmp_path, as_text):
     rows = [row | {"day": as_text(day)} for row, day in zip(make_rows(200), days, strict=True)]
     data = read(write(tmp_path / "rows.csv", rows), time_column="day")
     by_text = {row["text"]: day for row, day in zip(rows, days, strict=True)}
-    found = [sorted(by_text[text] for (text,) in getattr(data, split).inputs) for split in SPLITS[:3]]
-    assert found == [list(range(100)), list(range(100, 150)), list(range(150, 200))]
+    cut_days = [sorted(by_text[text] for (text,) in getattr(data, split).inputs) for split in SPLITS[:3]]
+    assert cut_days == [list(range(100)), list(range(100, 150)), list(range(150, 200))]
 
 
 def test_time_that_cannot_be_read_is_refused(tmp_path):

@@ -22,7 +22,7 @@ pytestmark = [
 by_family = pytest.mark.parametrize("family", FAMILIES)
 ROLES = {"q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"}
 ATTENTION = [{"q", "k", "v", "o"}, {"qkv", "o"}]
-# A map whose inputs are what attention gives, by its name, in families whose tables are our own.
+# Names of the modules that are trained as the head.
 HEADS = {"classifier", "score", "pre_classifier", "pooler", "head"}
 
 
@@ -34,7 +34,7 @@ def base(family):
 
 
 def linear_maps(base):
-    """Every linear map of the model itself: without the head, the output layer and torch's own attention."""
+    """Every linear map but those of the head, the output layer and torch's MultiheadAttention."""
     output = getattr(base.module, "get_output_embeddings", lambda: None)()
     inner = {
         f"{name}.out_proj"
@@ -111,7 +111,7 @@ def test_counts_are_those_of_peft(base, family):
 
 
 @by_family
-def test_heads_are_told_from_the_base_model(base, family):
+def test_heads_are_separated_from_the_base_model(base, family):
     is_generative = FAMILIES[family][2] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
     names = {name.split(".")[0] for name in base.head_names}
     assert names == set() if is_generative else names and names <= HEADS
@@ -119,8 +119,8 @@ def test_heads_are_told_from_the_base_model(base, family):
     assert base.base_params + base.head_params == total
 
 
-def test_output_of_torchs_own_attention_is_no_site():
-    """It reads its weight itself: an adapter there would do nothing."""
+def test_output_of_torchs_multihead_attention_is_no_site():
+    """The attention reads the weight directly, so that an adapter there would do nothing."""
     base = BaseModel(build("siglip"), None, name="siglip", untrained=frozenset())
     assert isinstance(base.module.vision_model.head.attention, nn.MultiheadAttention)
     assert "vision_model.head.attention.out_proj" not in {site.name for site in base.sites}

@@ -1,4 +1,4 @@
-"""What maps are given: EVA's directions against numpy's SVD of the inputs themselves, and their size."""
+"""Inputs of linear maps: their principal directions, against numpy's SVD, and their root mean square."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def inputs_of(module, name, batches):
     for batch in batches:
         seen = []
         handle = module.get_submodule(name).register_forward_pre_hook(
-            lambda _, given, seen=seen: seen.append(given[0])
+            lambda _, inputs, seen=seen: seen.append(inputs[0])
         )
         with torch.no_grad():
             module(**{key: value for key, value in batch.items() if key != "labels"})
         handle.remove()
         mask = batch["attention_mask"].bool()
-        (given,) = seen
-        rows.append(given[mask] if given.shape[:2] == mask.shape else given.reshape(-1, given.shape[-1]))
+        (inputs,) = seen
+        rows.append(inputs[mask] if inputs.shape[:2] == mask.shape else inputs.reshape(-1, inputs.shape[-1]))
     return torch.cat(rows).double().numpy()
 
 
 def test_directions_are_the_right_singular_vectors_of_the_inputs(base, make_batch):
     batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
     sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
-    found = input_directions(base.module, batches, {site.name: RANK for site in sites})
+    directions = input_directions(base.module, batches, {site.name: RANK for site in sites})
     for site in sites:
-        rows = found[site.name].double().numpy()
+        rows = directions[site.name].double().numpy()
         inputs = inputs_of(base.module, site.name, batches)
         values = np.linalg.svd(inputs, compute_uv=False)
         # As much of the inputs as any rows of that rank can hold (Eckart and Young), and orthonormal.
@@ -47,10 +47,10 @@ def test_directions_are_the_right_singular_vectors_of_the_inputs(base, make_batc
 def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):
     batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
     names = [site.name for site in base.sites if site.kind in ("linear", "conv1d")]
-    found = input_rms(base.module, batches, names, call=lambda module, batch: module(**batch))
+    rms = input_rms(base.module, batches, names, call=lambda module, batch: module(**batch))
     for name in names:
         inputs = inputs_of(base.module, name, batches)
-        assert found[name] == pytest.approx(np.sqrt((inputs**2).mean()), rel=1e-5)
+        assert rms[name] == pytest.approx(np.sqrt((inputs**2).mean()), rel=1e-5)
 
 
 def test_padding_does_not_count(bert, make_batch):
@@ -60,28 +60,30 @@ def test_padding_does_not_count(bert, make_batch):
         for name, value in batch.items()
     }
     name = "bert.encoder.layer.0.attention.self.query"
-    plain, padded = (input_directions(bert.module, [own], {name: RANK})[name] for own in (batch, longer))
+    plain, padded = (
+        input_directions(bert.module, [inputs], {name: RANK})[name] for inputs in (batch, longer)
+    )
     torch.testing.assert_close(plain, padded, rtol=0, atol=1e-4)
 
 
-def test_wide_maps_are_searched_by_iteration_with_the_same_end():
+def test_iteration_finds_the_directions_of_wide_maps_too():
     torch.manual_seed(0)
     scales = torch.linspace(0, 5, 1100).exp().flip(0)
     rows = torch.randn(1500, 1100) * scales
     square = rows.T @ rows
     expected = np.linalg.svd(rows.double().numpy(), compute_uv=False)[:RANK] ** 2
-    found = leading_eigenvectors(square, RANK)
-    assert (rows @ found.T).square().sum(0).double().numpy() == pytest.approx(expected, rel=1e-3)
-    assert torch.equal(found, leading_eigenvectors(square, RANK))
+    eigenvectors = leading_eigenvectors(square, RANK)
+    assert (rows @ eigenvectors.T).square().sum(0).double().numpy() == pytest.approx(expected, rel=1e-3)
+    assert torch.equal(eigenvectors, leading_eigenvectors(square, RANK))
 
 
-def test_adapters_that_start_by_eva_look_at_the_inputs_and_leave_the_model_as_it_was(make_bench, make_plan):
+def test_eva_starts_from_the_inputs_and_leaves_the_outputs_and_the_count_unchanged(make_bench, make_plan):
     bench = make_bench()
     plan = make_plan(bench.base, "lora", rank=RANK, init="eva")
     default = make_plan(bench.base, "lora", rank=RANK)
     assert plan.trainable_params == default.trainable_params
     fidelity = Fidelity(split="search", train_steps=3, train_examples=24, eval_examples=24, seed=0)
-    seen, again, other = (bench.measure(own, fidelity) for own in (plan, plan, default))
+    seen, again, other = (bench.measure(tested, fidelity) for tested in (plan, plan, default))
     assert seen.status is Status.COMPLETE
     assert seen.loss == again.loss != other.loss
     directions = bench._eva_directions(plan)

@@ -1,4 +1,4 @@
-"""The base model: its sites, its head, its counts; and that no trial leaves a trace in it."""
+"""The base model: its sites, head and counts, and that no trial changes it."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def head_of(model):
 @pytest.mark.parametrize("architecture", EXPECTED_SITES)
 def test_sites_have_the_roles_depths_and_shapes_of_their_architecture(architecture, make_base):
     stack, layer, outside = EXPECTED_SITES[architecture]
-    expected = {f"{stack}.{depth}.{end}": (depth, *told) for depth in (0, 1) for end, told in layer.items()}
-    expected |= {name: (None, *told) for name, told in outside.items()}
+    expected = {f"{stack}.{depth}.{end}": (depth, *site) for depth in (0, 1) for end, site in layer.items()}
+    expected |= {name: (None, *site) for name, site in outside.items()}
     seen = {
         site.name: (site.layer, site.role, site.kind, site.in_features, site.out_features, site.has_bias)
         for site in make_base(architecture).sites
@@ -156,7 +156,7 @@ def test_digest_changes_with_a_single_weight(bert):
 def test_head_is_drawn_by_the_seed_alone(base, attach, make_plan):
     heads = []
     for seed in (0, 1, 0):
-        torch.manual_seed(seed * 100 + len(heads))  # the surrounding generator has no say
+        torch.manual_seed(seed * 100 + len(heads))  # must not matter
         with attach(base, make_plan(base, "lora"), seed=seed) as model:
             heads.append(head_of(model))
     weight = next(name for name in heads[0] if name.endswith("weight"))
@@ -213,8 +213,8 @@ def test_plan_with_another_count_than_peft_attaches_is_refused(bert, attach, mak
 def test_config_that_peft_refuses_halfway_leaves_no_trace(bert, make_plan):
     before, digest = state_of(bert.module), bert.sha256()
     configs = [LoraConfig(target_modules=["query"]), LoraConfig(target_modules=["no_such_module"])]
-    lent = bert.attached(configs, plan=make_plan(bert), task_type="SEQ_CLS", seed=0)
-    with pytest.raises(ValueError, match="no_such_module"), lent:
+    attaching = bert.attached(configs, plan=make_plan(bert), task_type="SEQ_CLS", seed=0)
+    with pytest.raises(ValueError, match="no_such_module"), attaching:
         pytest.fail("a config without a target was attached")
     assert (state_of(bert.module), bert.sha256()) == (before, digest)
 

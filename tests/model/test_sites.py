@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
 ]
 CAUSAL, CLASSES, SEQ2SEQ = "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM"
-HALF = D // 2  # what two key heads give where there are four query heads
+HALF = D // 2  # outputs of two key heads beside four query heads
 # Name of a site of the first layer -> role, inputs, outputs; by hand, from the architectures.
 MAPS = {
     ("roberta", CLASSES): {
@@ -68,11 +68,11 @@ MAPS = {
         "model.layers.0.mlp.experts.gate_up_proj": ("gate_up", D, 24),
         "model.layers.0.mlp.experts.down_proj": ("down", 12, D),
     },
-    ("gpt_oss", CAUSAL): {  # stored as (experts, in, out), and flagged so
+    ("gpt_oss", CAUSAL): {  # stored as (experts, in, out), with a flag
         "model.layers.0.mlp.experts.gate_up_proj": ("gate_up", D, 2 * F),
         "model.layers.0.mlp.experts.down_proj": ("down", F, D),
     },
-    ("llama4_text", CAUSAL): {  # the same, and no flag
+    ("llama4_text", CAUSAL): {  # stored alike, without a flag
         "model.layers.0.feed_forward.experts.gate_up_proj": ("gate_up", D, 2 * F),
         "model.layers.0.feed_forward.experts.down_proj": ("down", F, D),
     },
@@ -157,22 +157,22 @@ def test_experts_in_a_module_list_are_maps_each():
         ),
     ],
 )
-def test_weights_that_no_method_reaches_are_told_once_by_name(architecture, task_type, names, caplog):
+def test_weights_that_no_method_reaches_are_logged_once_by_name(architecture, task_type, names, caplog):
     with caplog.at_level(logging.INFO, logger="autopeft"):
         skeleton(architecture, task_type)
-    (told,) = [
+    (message,) = [
         record.getMessage()
         for record in caplog.records
         if "no method of autopeft fits" in record.getMessage()
     ]
-    assert told.startswith(f"toy {architecture} holds weights at which no method of autopeft fits: ")
-    assert set(told.partition(": ")[2].rstrip(".").split(", ")) == names
+    assert message.startswith(f"toy {architecture} holds weights at which no method of autopeft fits: ")
+    assert set(message.partition(": ")[2].rstrip(".").split(", ")) == names
 
 
 @pytest.mark.parametrize(
     ("architecture", "task_type"), [("bert", CLASSES), ("gpt2", CAUSAL), ("t5", SEQ2SEQ), ("vit", "image")]
 )
-def test_nothing_is_told_where_every_weight_is_a_site_or_an_embedding(architecture, task_type, caplog):
+def test_nothing_is_logged_where_every_weight_is_a_site_or_an_embedding(architecture, task_type, caplog):
     with caplog.at_level(logging.INFO, logger="autopeft"):
         skeleton(architecture, task_type)
     assert "no method of autopeft fits" not in caplog.text
@@ -195,10 +195,10 @@ def expert_config(base, ranks):
 def experts(request):
     """A model with experts, a LoRA config on all but one of their parameters, and its plan."""
     base = build(request.param, CAUSAL)
-    held = [site for site in base.sites if site.kind == "parameter"][1:]
-    ranks = {site.name: 1 + index for index, site in enumerate(held)}
+    chosen = [site for site in base.sites if site.kind == "parameter"][1:]
+    ranks = {site.name: 1 + index for index, site in enumerate(chosen)}
     query = next(site for site in base.sites if site.name == "model.layers.0.self_attn.q_proj")
-    cost = sum(ranks[s.name] * s.copies * (s.in_features + s.out_features) for s in held)
+    cost = sum(ranks[s.name] * s.copies * (s.in_features + s.out_features) for s in chosen)
     cost += 2 * (query.in_features + query.out_features)
     return base, expert_config(base, ranks), Plan(adapters=(), learning_rate=1e-3, trainable_params=cost)
 
@@ -233,7 +233,7 @@ def test_pattern_of_one_layer_stays_with_it_where_peft_would_widen_it():
 
 
 class Linear4bit(nn.Linear):
-    """What bitsandbytes leaves of a map: two weights a byte, (n / 2, 1), and a note of the shape."""
+    """A 4-bit map of bitsandbytes: two weights per byte, shape (n / 2, 1), and a note of the true shape."""
 
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out)
@@ -243,7 +243,7 @@ class Linear4bit(nn.Linear):
 
 
 class Linear8bit(nn.Linear):
-    """What bitsandbytes leaves of a map in 8 bits: as many numbers, whole ones."""
+    """An 8-bit map of bitsandbytes: one int8 per weight."""
 
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out)
@@ -251,7 +251,7 @@ class Linear8bit(nn.Linear):
 
 
 class QuantLinear(nn.Module):
-    """What GPTQ leaves of a map: eight 4-bit weights an int32, all in buffers."""
+    """A GPTQ map: eight 4-bit weights per int32, all in buffers."""
 
     def __init__(self, n_in, n_out):
         super().__init__()
@@ -263,7 +263,7 @@ class QuantLinear(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """What AQLM leaves of a map: codes, code books and scales, as parameters."""
+    """An AQLM map: codes, code books and scales, as parameters."""
 
     def __init__(self, n_in, n_out):
         super().__init__()
@@ -296,7 +296,7 @@ def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
 
 
 def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
-    """Which ones do was measured with bitsandbytes: see reports/LOG.md."""
+    """The two lists were measured with bitsandbytes: see reports/LOG.md."""
     sites = list_sites(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
     assert [site.quantised for site in sites] == [False, True]
     methods = discover("autopeft.methods")

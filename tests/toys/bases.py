@@ -12,7 +12,7 @@ from autopeft.records import Adapter
 from toys.words import CONTEXT, VOCABULARY
 
 ARCHITECTURES = ("bert", "gpt2", "llama")
-# What methods are held against; `-lm` are language models, which take prompts and have no task head.
+# The architectures that methods are tested on; `-lm` are language models, without a task head.
 EVERY_ARCHITECTURE = (*ARCHITECTURES, "t5", "vit", "llama-lm", "t5-lm", "moe-lm")
 AUTO_CLASSES = {
     "vit": "AutoModelForImageClassification",
@@ -61,7 +61,7 @@ def vit_config(hidden, dropout):
 
 
 def t5_config(hidden, dropout):
-    """Gated: two maps up. The encoder's and the decoder's layers are numbered alike."""
+    """A gated T5 with two maps up; the layers of encoder and decoder have the same numbers."""
     return transformers.T5Config(
         vocab_size=len(VOCABULARY),
         pad_token_id=0,
@@ -108,7 +108,7 @@ CONFIGS = {
 
 
 def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
-    """A fresh base model, with a head of two labels where it is no language model; the same for a seed."""
+    """A fresh base model of a seed, with a head of two labels unless it is a language model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = toy_config(architecture.removesuffix("-lm"), **settings)
@@ -141,7 +141,7 @@ def _rank(method, site, wanted, options):
 
 
 def state_of(module):
-    """What a trial must leave as it was, apart from the weights: objects, flags, gradients, hooks."""
+    """The state, apart from weights, that a trial must not change: objects, flags, gradients, hooks."""
     return SimpleNamespace(
         modules=[(name, id(child), child.training) for name, child in module.named_modules()],
         parameters=[(name, id(p), p.requires_grad, p.grad) for name, p in module.named_parameters()],

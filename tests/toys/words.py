@@ -14,7 +14,7 @@ CONTEXT = 32  # tokens
 
 
 def toy_rows(n, seed, *, n_filler=(3, 9)):
-    """Texts of some filler words and three telling ones, all different; labels alternate."""
+    """`n` different texts and their labels, which alternate; three words of each text decide its label."""
     rng = np.random.default_rng(seed)
     texts = {}
     while len(texts) < n:

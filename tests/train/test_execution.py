@@ -1,26 +1,22 @@
-"""On which device, in which numbers, and at which commit of the hub a run computes."""
+"""The device, the dtype and the hub commit that a run computes with."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants as hub
+from toys.specs import run_spec
 
 from autopeft import model, pipeline
 from autopeft.cli.display import Silent
 from autopeft.errors import ModelError
 from autopeft.pipeline.resuming import resumed
-from autopeft.records import DataSpec, ExecutionSpec, ModelSpec, OutputSpec, RunSpec, TaskSpec
+from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.store import RunDir
 
-ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -49,30 +45,30 @@ def test_bfloat16_computes_as_torch_s_autocast_and_keeps_weights_in_float32(make
 
 
 def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base, make_plan, fidelity):
-    found = {}
+    losses = {}
     for dtype in ("float32", "bfloat16"):
         bench = make_bench(base=make_base("bert"), dtype=dtype)
         plan = make_plan(bench.base, "lora", learning_rate=2e-2)
         short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
         assert (short.error, long.error) == (None, None)
-        found[dtype] = short.loss, long.loss
-    gain = found["float32"][0] - found["float32"][1]
+        losses[dtype] = short.loss, long.loss
+    gain = losses["float32"][0] - losses["float32"][1]
     assert gain > 0.1
-    assert found["bfloat16"][0] - found["bfloat16"][1] > gain / 2
+    assert losses["bfloat16"][0] - losses["bfloat16"][1] > gain / 2
 
 
 def test_run_in_bfloat16_says_so(model_dir, data_dir, tmp_path):
-    spec = RunSpec.model_validate(
-        {
-            "model": {"id": str(model_dir)},
-            "data": {"source": str(data_dir)},
-            "task": {"max_steps": 4, "batch_size": 8},
-            "budget": {"requested": "5%"},
-            "search": {"trials": 2},
-            "confirm": {"fidelity": "none"},
-            "execution": {"dtype": "bfloat16", "device": "cpu"},
-            "output": {"out": str(tmp_path / "run")},
-        }
+    spec = run_spec(
+        model_dir,
+        data_dir,
+        max_steps=4,
+        batch_size=8,
+        budget="5%",
+        trials=2,
+        confirm="none",
+        dtype="bfloat16",
+        device="cpu",
+        out=str(tmp_path / "run"),
     )
     result, _ = pipeline.search(spec, progress=Silent())
     assert (result.environment["dtype"], result.environment["device"]) == ("bfloat16", "cpu")
@@ -89,50 +85,31 @@ def test_device_that_is_not_there_is_refused(model_dir, device):
         )
 
 
-def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path):
+def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path, monkeypatch):
     """A cache as the hub's client lays it out, without the network."""
-    cached = tmp_path / "home" / "hub" / "models--toys--tiny"
+    cached = tmp_path / "hub" / "models--toys--tiny"
     shutil.copytree(model_dir, cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT, encoding="utf-8")
-    asked = (
-        "--model",
-        "toys/tiny",
-        "--data",
-        data_dir,
-        "--budget",
-        "5%",
-        "--max-steps",
-        4,
-        "--batch-size",
-        8,
-    )
-    few = ("--trials", 2, "--confirm", "none", "--revision", "main", "--out", tmp_path / "run")
-    settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "autopeft", "search", *map(str, (*asked, *few)), "--json"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    done = subprocess.run(command, env={**env, **settings}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    run = Path(json.loads(done.stdout)["run"])
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))  # read from the environment at import
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "trials": 2, "confirm": "none"}
+    spec = run_spec("toys/tiny", data_dir, revision="main", out=str(tmp_path / "run"), **settings)
+    _, run = pipeline.search(spec, progress=Silent())
     spec = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert spec["model"]["revision"] == plan["base_model"]["revision"] == COMMIT
 
 
-def test_a_pinned_run_goes_on_where_it_was_asked_by_a_branch(tmp_path):
+def test_run_pinned_to_a_commit_resumes_under_the_branch_of_its_flags(tmp_path):
     out = OutputSpec(out=str(tmp_path / "run"))
     stored = RunSpec(model=ModelSpec(id="toys/tiny", revision=COMMIT))
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(stored)
-    asked = RunSpec(model=ModelSpec(id="toys/tiny", revision="main"), output=out)
-    assert resumed(asked, frozenset({"model.revision"})).model == stored.model
+    spec = RunSpec(model=ModelSpec(id="toys/tiny", revision="main"), output=out)
+    assert resumed(spec, frozenset({"model.revision"})).model == stored.model
 
 
 def test_local_model_has_no_commit(model_dir, data_dir):
-    spec = RunSpec(
-        model=ModelSpec(id=str(model_dir)),
-        data=DataSpec(source=str(data_dir)),
-        task=TaskSpec(max_steps=4, batch_size=8),
-        execution=ExecutionSpec(device="cpu"),
-    )
+    spec = run_spec(model_dir, data_dir, max_steps=4, batch_size=8, device="cpu")
     assert pipeline.analyze(spec, scores=["uniform"]).suggestion.model.revision is None

@@ -1,4 +1,4 @@
-"""The task head: where it starts, at which rate it learns, and whatever numbers it is to tell."""
+"""The task head: its first values, its learning rates, and numbers of any mean and spread as targets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from toys.specs import run_spec
 from toys.words import toy_rows
 
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_sites
 from autopeft.pipeline.prepare import prepare
-from autopeft.records import DataSpec, ModelSpec, RunSpec, Status, TaskSpec
+from autopeft.records import Status
 from autopeft.train.rates import head_maps, head_rates
 
 TINY = {
@@ -26,20 +27,17 @@ TINY = {
 
 @pytest.fixture
 def measured(model_dir, tmp_path, make_plan, fidelity):
-    """A function: the numbers' factor and offset -> what LoRA of rank 2 learns of them in 24 steps."""
+    """A function: factor and offset of numbers -> LoRA of rank 2, measured on them after 24 steps."""
 
     def measured(factor, offset):
         texts, labels = toy_rows(120, seed=3)
         noise = np.random.default_rng(0).normal(size=len(labels))
-        numbers = np.array(labels) + 0.3 * noise
-        rows = [f"{text},{float(factor * own + offset)}" for text, own in zip(texts, numbers, strict=True)]
+        numbers = factor * (np.array(labels) + 0.3 * noise) + offset
+        rows = [f"{text},{float(number)}" for text, number in zip(texts, numbers, strict=True)]
         table = tmp_path / f"numbers{factor}.csv"
         table.write_text("\n".join(["text,score", *rows]), encoding="utf-8")
-        spec = RunSpec(
-            model=ModelSpec(id=str(model_dir)),
-            data=DataSpec(source=str(table), label_column="score", label_kind="number"),
-            task=TaskSpec(batch_size=16),
-        )
+        kind = {"data.label_column": "score", "data.label_kind": "number"}
+        spec = run_spec(model_dir, table, batch_size=16, **kind)
         bench = prepare(spec).bench
         return bench.measure(make_plan(bench.base, "lora"), fidelity(train_steps=24, eval_examples=20))
 
@@ -47,7 +45,7 @@ def measured(model_dir, tmp_path, make_plan, fidelity):
 
 
 def test_numbers_are_learned_alike_whatever_they_are_measured_in(measured):
-    """y and 40 y + 900 are the same task; the clipping of gradients alone tells them apart, a little."""
+    """y and 40 y + 900 are the same task; only the clipping of gradients makes a small difference."""
     plain, scaled = measured(1.0, 0.0), measured(40.0, 900.0)
     assert plain.status is scaled.status is Status.COMPLETE
     assert scaled.loss == pytest.approx(plain.loss, rel=0.1)
@@ -61,7 +59,7 @@ def test_head_starts_at_the_mean_of_the_numbers(bert, attach, make_plan):
         head = model.get_base_model().classifier.modules_to_save["default"]
         assert (head.bias == 210.0).all()
         assert head.weight.std().item() == pytest.approx(6 * bert.module.config.initializer_range, rel=0.4)
-    assert (bert.module.classifier.bias == 210.0).all()  # which the sensitivity looks through
+    assert (bert.module.classifier.bias == 210.0).all()  # the sensitivity is measured through it
 
 
 @pytest.mark.parametrize(
@@ -100,13 +98,13 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
     assert usual.output == pytest.approx(4 * larger.output)
     assert usual.alone() == pytest.approx(tuple(4 * rate for rate in larger.alone()))
     for odd in (0.0, float("nan"), float("inf")):
-        found = head_rates(bert, dict.fromkeys(rms, odd))
-        assert 0 < found.by_name["classifier.bias"] <= 0.66
-        assert found.output <= 0.66 / (16 * 0.01)
+        rates = head_rates(bert, dict.fromkeys(rms, odd))
+        assert 0 < rates.by_name["classifier.bias"] <= 0.66
+        assert rates.output <= 0.66 / (16 * 0.01)
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "told"),
+    ("name", "config", "message"),
     [
         (
             "SwiftFormerForImageClassification",
@@ -120,9 +118,9 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
         ),
     ],
 )
-def test_head_that_cannot_be_told_apart_is_refused_when_the_model_is_loaded(name, config, told):
+def test_head_that_peft_cannot_identify_is_refused_when_the_model_is_loaded(name, config, message):
     base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
-    with pytest.raises(SiteError, match=told):
+    with pytest.raises(SiteError, match=message):
         require_sites(base)
 
 

@@ -1,4 +1,4 @@
-"""Rungs that pause and go on: to the last bit as if they had never stopped."""
+"""Rungs that pause and resume give the same bits as rungs that never stopped."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_run_paused_at_every_rung_equals_the_unbroken_one(method, choices, make_
         assert paused.status is Status.COMPLETE
         assert timeless(paused) == timeless(unbroken)
         assert unbroken.trained_steps == n_steps
-    assert paused.trained_steps == 20 - 9  # the last rung took up the one before
+    assert paused.trained_steps == 20 - 9  # the last rung resumed the one before
 
 
 def test_mix_of_methods_pauses_too(make_pausing, make_plan, methods, fidelity):
     keeping, plain, _ = make_pausing()
     lora = make_plan(keeping.base, "lora").adapters
     norms = make_plan(keeping.base, "ln_tuning").adapters
-    plan = make_plan(keeping.base, (*lora[:3], *(replace(own, rate_factor=3.0) for own in norms)))
+    plan = make_plan(keeping.base, (*lora[:3], *(replace(adapter, rate_factor=3.0) for adapter in norms)))
     for n_steps in RUNGS:
         paused = keeping.measure(plan, fidelity(train_steps=n_steps))
     assert timeless(paused) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
@@ -124,13 +124,15 @@ def test_state_of_another_schedule_is_ignored(make_pausing, make_plan, fidelity)
     keeping, plain, _ = make_pausing()
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
-    keeping, plain = (replace(own, rung_steps=(9, 20)) for own in (keeping, plain))  # 9 in one leg
+    keeping, plain = (
+        replace(bench, rung_steps=(9, 20)) for bench in (keeping, plain)
+    )  # one cycle of 9 steps
     other = keeping.measure(plan, fidelity(train_steps=20))
     assert other.trained_steps == 20
     assert timeless(other) == timeless(plain.measure(plan, fidelity(train_steps=20)))
 
 
-def test_longer_rung_begins_as_the_shorter_one_and_each_ends_decayed():
+def test_longer_rung_begins_like_the_shorter_one_and_both_end_decayed():
     short, long = (rate_schedule(n, rung_steps=RUNGS) for n in (9, 20))
     assert (short.ends, long.ends) == ((4, 9), (4, 9, 20))
     assert [short.multiplier(t) for t in range(9)] == [long.multiplier(t) for t in range(9)]

@@ -1,4 +1,4 @@
-"""The training loop: repeatable, fair between plans, and unharmed by trials that fail."""
+"""The training loop: repeatable, alike for all plans, and not affected by trials that fail."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def seen_rows(task, make_bench, fidelity):
         seen = []
 
         def loss(model, batch):
-            if torch.is_grad_enabled():  # a few batches are only looked at, for the head's rate
+            if torch.is_grad_enabled():  # batches without gradients only measure the head's rate
                 seen.append(batch["input_ids"].tolist())
             return task.loss(model, batch)
 
@@ -61,7 +61,7 @@ def test_same_seed_gives_the_same_measurement_and_another_seed_another(plan, mak
     bench = make_bench()  # with dropout, so that its draws must repeat too
     measured = []
     for state, seed in enumerate((1, 1, 2)):
-        torch.manual_seed(state)  # the surrounding generator has no say
+        torch.manual_seed(state)  # must not matter
         measured.append(timeless(bench.measure(plan, fidelity(seed=seed))))
     first, again, other = measured
     assert first.status is Status.COMPLETE
@@ -105,7 +105,7 @@ def test_epoch_has_each_row_at_most_once_in_full_batches(lengths, size, seed):
 def test_batches_of_an_epoch_hold_rows_of_similar_length():
     lengths = np.random.default_rng(0).integers(3, 60, size=64).tolist()
     batches = epoch_batches(lengths, batch_size=8, rng=np.random.default_rng(0))
-    in_order = sorted(lengths)  # 64 rows are one run, so the batches are the sorted rows, cut
+    in_order = sorted(lengths)  # 64 rows are one chunk: its batches are the sorted rows, cut
     assert sorted(sorted(lengths[i] for i in batch) for batch in batches) == [
         in_order[i : i + 8] for i in range(0, 64, 8)
     ]
@@ -155,15 +155,15 @@ def test_first_step_moves_the_head_by_its_own_rate(
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "told"), [(20, "diverged at step 2 of 20"), (1, "diverged: the loss after")]
+    ("n_steps", "message"), [(20, "diverged at step 2 of 20"), (1, "diverged: the loss after")]
 )
-def test_divergence_is_a_measurement_and_no_error(n_steps, told, plan, make_bench, fidelity):
+def test_divergence_is_a_measurement_and_no_error(n_steps, message, plan, make_bench, fidelity):
     bench = make_bench()
     before = state_of(bench.base.module)
     # Norms absorb a rate of 1e6, so that the loss is bad but finite; 1e30 overflows in the next pass.
     seen = bench.measure(replace(plan, learning_rate=1e30), fidelity(train_steps=n_steps))
     assert (seen.status, seen.metric, seen.loss, seen.example_scores) == (Status.DIVERGED, None, None, ())
-    assert told in seen.error
+    assert message in seen.error
     assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
 
 
@@ -250,8 +250,8 @@ def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_
     seen = bench.evaluate(bert.module, "search")
     one_by_one = [bench.task.evaluate(bert.module, iter([bench._batch("search", [i])])) for i in range(24)]
     assert n_tokens != sorted(n_tokens)
-    assert list(seen.example_scores) == [one.metric for one in one_by_one]
-    assert seen.loss == pytest.approx(math.fsum(one.loss for one in one_by_one) / 24, abs=1e-6)
+    assert list(seen.example_scores) == [evaluation.metric for evaluation in one_by_one]
+    assert seen.loss == pytest.approx(math.fsum(evaluation.loss for evaluation in one_by_one) / 24, abs=1e-6)
 
 
 def test_fewer_examples_are_a_fixed_random_part_of_the_split(bert, make_bench):

@@ -1,0 +1,119 @@
+"""Quantised base models compute, train and score like the models that their bits stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys.bases import state_of
+from toys.quantised import QUANTISED_MARKS, by_bits, load_toy
+from transformers.pytorch_utils import Conv1D
+
+from autopeft import model
+from autopeft.extension import discover
+from autopeft.model.shapes import n_bits, plain_weight
+from autopeft.sensitivity import measure
+
+pytestmark = QUANTISED_MARKS
+
+
+def plain_twin(base):
+    """The same model dequantised by transformers."""
+    twin = type(base.module).from_pretrained(
+        base.name,
+        quantization_config=base.module.config.quantization_config,
+        dtype=torch.float32,
+        device_map={"": "cpu"},
+    )
+    return twin.dequantize().eval()
+
+
+@by_bits
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trial_leaves_the_quantised_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
+    """On some processors bitsandbytes repacks maps at evaluation; it casts biases to the compute dtype."""
+    base = load_toy(saved("bert"), bits, dtype=dtype, with_tokenizer=True)
+    bench = make_bench(base=base, dtype=dtype)
+    before = state_of(base.module)
+    plan = make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site.endswith("query")])
+    for chosen in (plan, make_plan(base, "bitfit"), make_plan(base, "ia3"), make_plan(base)):
+        assert bench.measure(chosen, fidelity()).error is None  # else the base model was changed
+    assert state_of(base.module) == before
+
+
+@by_bits
+def test_what_is_trained_is_in_float32_also_where_biases_are_not(bits, saved, make_plan, attach):
+    base = load_toy(saved("bert"), bits, dtype="bfloat16")
+    base.name = "toy bert"
+    plan = make_plan(base, [*make_plan(base, "bitfit").adapters[:4], *make_plan(base, "lora").adapters[4:]])
+    with attach(base, plan) as attached:
+        kinds = {p.dtype for p in attached.parameters() if p.requires_grad}
+    assert kinds == {torch.float32}
+
+
+@by_bits
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
+    architecture, bits, saved, methods, make_bench, make_plan, fidelity
+):
+    base = load_toy(saved(architecture), bits, architecture=architecture, with_tokenizer=True)
+    bench = make_bench(base=base)
+    failed = {}
+    for name, method in methods.items():
+        chosen = [{option: value} for option, values in method.choices.items() for value in values[1:]]
+        for choices in [{}, *chosen]:
+            plan = make_plan(base, name, rank=2, learning_rate=1e-3, **choices)
+            if plan.adapters:
+                failed[name, str(choices)] = bench.measure(plan, fidelity(train_steps=2)).error
+    assert len(failed) >= 18
+    assert {key: error for key, error in failed.items() if error is not None} == {}
+
+
+@by_bits
+def test_adapters_learn_on_a_quantised_model(bits, model_dir, make_bench, make_plan, fidelity):
+    base = load_toy(model_dir, bits, with_tokenizer=True)
+    bench = make_bench(base=base)
+    plan = make_plan(base, "lora", learning_rate=2e-2)
+    short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
+    assert short.loss - long.loss > 0.1
+
+
+@by_bits
+def test_plain_weights_are_those_that_transformers_reads_back(bits, saved):
+    base = load_toy(saved("bert"), bits)
+    twin = plain_twin(base)
+    for name, child in base.module.named_modules():
+        if n_bits(child):
+            torch.testing.assert_close(plain_weight(child), twin.get_submodule(name).weight.data)
+
+
+@by_bits
+def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make_batch, task):
+    base = load_toy(saved("bert"), bits)
+    twin = plain_twin(base).requires_grad_(False)
+    scores = [discover("autopeft.sensitivity")[name] for name in ("gradient", "fisher", "spectrum")]
+    batches = [make_batch(seed=seed) for seed in range(2)]
+    scored, expected = (
+        measure(scores, module, batches, base.sites, task=task, seed=0) for module in (base.module, twin)
+    )
+    for seen, plain in zip(scored.scores, expected.scores, strict=True):
+        values, others = torch.tensor(seen.values), torch.tensor(plain.values)
+        off = float((values - others).norm() / others.norm())
+        assert off < (1e-4 if bits == "4bit" else 0.1), seen.name  # 8 bits round the inputs as well
+        linear = [value for value, site in zip(seen.values, base.sites, strict=True) if site.quantised]
+        assert min(linear) > 0
+    assert not [note for note in scored.notes if "does not measure" in note]
+
+
+@by_bits
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_dequantised_model_computes_the_same_and_is_of_the_old_classes(architecture, bits, saved, batch_for):
+    base = load_toy(saved(architecture), bits, architecture=architecture)
+    base.name = f"toy {architecture}"
+    batch = batch_for(base)
+    with torch.no_grad():
+        before = base.module(**batch).logits
+        model.dequantise(base.module)
+        after = base.module(**batch).logits
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4 if bits == "4bit" else 0.05)
+    assert base.n_bits == 0
+    assert any(isinstance(child, Conv1D) for child in base.module.modules()) == (architecture == "gpt2")

@@ -1,0 +1,180 @@
+"""Base models in few bits by bitsandbytes: what is quantised, how it is counted, what is refused."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from toys.bases import toy_config
+from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, save_toy, search_spec
+from toys.specs import run_spec
+
+from autopeft import model, pipeline
+from autopeft.cli.display import Silent
+from autopeft.errors import ModelError
+from autopeft.model.quantising import require_working_kernels
+from autopeft.model.shapes import n_bits
+from autopeft.pipeline.best import plan_document
+from autopeft.pipeline.prepare import parse_budget, prepare
+from autopeft.records import ModelSpec
+from autopeft.store import read_plan, write_plan
+
+pytestmark = QUANTISED_MARKS
+
+
+@by_bits
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "t5-lm", LLM, "gpt2-lm", "moe-lm", "vit"])
+def test_counts_and_sites_are_those_of_the_model_before(architecture, bits, saved):
+    folder = saved(architecture)
+    before, base = (load_toy(folder, word, architecture=architecture) for word in ("none", bits))
+    assert (base.base_params, base.head_params) == (before.base_params, before.head_params)
+    assert base.base_params == sum(p.numel() for p in before.module.parameters()) - before.head_params
+    # bitsandbytes makes linear maps of GPT-2's Conv1D, and says of which class they were.
+    kinds = {site.name: site.kind for site in before.sites}
+    as_before = [replace(site, quantised=False, kind=kinds[site.name]) for site in base.sites]
+    assert as_before == list(before.sites)
+    quantised = {site.name for site in base.sites if site.quantised}
+    apart = {site.name for site in base.sites if site.name.endswith("DenseReluDense.wo")}
+    assert quantised == {site.name for site in base.sites if site.kind == "linear"} - apart
+    assert base.n_bits == int(bits[0])
+
+
+@by_bits
+def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_path):
+    budgets = [
+        parse_budget(prepare(search_spec(word, model_dir, data_dir, tmp_path / word)))[0]
+        for word in ("none", bits)
+    ]
+    assert budgets[0] == budgets[1]
+    parameters = sum(p.numel() for p in transformers.AutoModel.from_pretrained(model_dir).parameters())
+    assert budgets[1].base_params == parameters
+    assert budgets[1].max_trainable_params == parameters * 5 // 100
+
+
+@by_bits
+def test_plan_of_a_quantised_model_is_counted_from_its_config(
+    bits, saved, methods, make_plan, data_dir, tmp_path
+):
+    """BitFit on GPT-2 uses another tuner where its Conv1D have become linear maps."""
+    folder = saved("gpt2")
+    prepared = prepare(search_spec(bits, folder, data_dir, tmp_path))
+    plan = make_plan(prepared.base, "bitfit")
+    document = plan_document(prepared, plan)
+    written = tmp_path / "plan.yaml"
+    write_plan(written, document)
+    assert read_plan(written) == document
+    assert pipeline.count(written).trainable_params == plan.trainable_params
+
+
+@by_bits
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp_path, tokenizer):
+    """By default transformers 5.24 would quantise it, and leave it without weights."""
+    auto = transformers.AutoModel.from_config(toy_config(architecture, hidden=32))
+    auto.save_pretrained(tmp_path)
+    base = load_toy(tmp_path, bits, architecture=architecture)
+    (head,) = base.head_names
+    layer = base.module.get_submodule(head)
+    assert type(layer) is nn.Linear
+    assert layer.weight.dtype == torch.float32
+    again = load_toy(tmp_path, "none", architecture=architecture).module.get_submodule(head)
+    assert torch.equal(layer.weight, again.weight)  # drawn with the same seed in every process
+
+
+@by_bits
+def test_pooler_that_the_checkpoint_lacks_stays_plain_and_is_trained_with_the_head(bits, tmp_path):
+    bert = transformers.BertModel(toy_config("bert", hidden=32), add_pooling_layer=False)
+    bert.save_pretrained(tmp_path)
+    base = load_toy(tmp_path, bits)
+    assert base.head_names == ("classifier", "bert.pooler.dense")
+    assert type(base.module.bert.pooler.dense) is nn.Linear
+    assert {name for name, child in base.module.named_modules() if n_bits(child)} == {
+        site.name for site in base.sites if site.kind == "linear"
+    }
+
+
+def test_output_layer_of_a_language_model_stays_plain(saved):
+    base = load_toy(saved(LLM), "4bit", architecture=LLM)
+    assert type(base.module.lm_head) is nn.Linear
+
+
+@by_bits
+def test_causal_model_is_distinguished_from_a_bidirectional_one(bits, saved, tokenizer, tmp_path):
+    load_toy(saved(LLM), bits, architecture=LLM)
+    folder = save_toy("bert", tmp_path, tokenizer)
+    transformers.BertLMHeadModel(toy_config("bert", hidden=32)).save_pretrained(folder)
+    with pytest.raises(ModelError, match="is no causal language model"):
+        model.load(
+            ModelSpec(id=str(folder), quantize=bits), auto_class="AutoModelForCausalLM", label_names=()
+        )
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
+    with pytest.raises(
+        ModelError, match=r'needs bitsandbytes; install it with: pip install "autopeft\[quant'
+    ):
+        load_toy(model_dir, "4bit")
+
+
+def test_device_without_kernels_is_refused(model_dir, monkeypatch):
+    monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"cuda"})
+    with pytest.raises(ModelError, match="bitsandbytes computes on cuda, not on cpu; pass another --device"):
+        load_toy(model_dir, "8bit")
+
+
+def test_quantised_checkpoint_is_loaded_as_it_is_and_not_quantised_again(saved, tmp_path):
+    base = load_toy(saved("bert"), "4bit")
+    base.module.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"is quantised already \(bitsandbytes\); leave --quantize out"):
+        load_toy(tmp_path, "8bit")
+    again = load_toy(tmp_path, "none")
+    assert (again.n_bits, again.base_params) == (4, base.base_params)
+    assert again.sha256() == base.sha256()
+
+
+def test_gguf_file_is_not_quantised(tmp_path):
+    with pytest.raises(ModelError, match=r"is a GGUF file, .* or leave --quantize out"):
+        load_toy(tmp_path / "some.gguf", "4bit")
+
+
+class Zero(bitsandbytes.nn.Linear4bit):
+    """A map whose kernel is wrong."""
+
+    def forward(self, x):
+        return x.new_zeros((*x.shape[:-1], self.out_features)) + 0 * x.sum()
+
+
+class Missing(bitsandbytes.nn.Linear4bit):
+    """A map that has no kernel here."""
+
+    def forward(self, x):
+        raise NotImplementedError("no kernel for 'this machine'.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Zero, r"off by \d+% of the largest"), (Missing, "no kernel for 'this machine'")]
+)
+def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
+    layer = kind(64, 8, bias=False, quant_type="nf4").to("cpu")
+    with pytest.raises(
+        ModelError, match=rf"toy has maps of 64 inputs and 8 outputs, .* \({reason}.*\); leave"
+    ):
+        require_working_kernels(nn.Sequential(layer), "toy")
+
+
+def test_model_without_maps_is_refused():
+    with pytest.raises(ModelError, match="toy has no linear map that bitsandbytes quantises"):
+        require_working_kernels(nn.Sequential(nn.Conv2d(1, 1, 3)), "toy")
+
+
+def test_model_in_memory_is_not_quantised(make_base, data_dir):
+    base = make_base("bert")
+    spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
+    memory = pipeline.InMemory(model=base.module, tokenizer=base.tokenizer)
+    with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
+        pipeline.search(spec, progress=Silent(), memory=memory)

@@ -1,0 +1,174 @@
+"""A search on a quantised base model, from the settings to the files that plain peft loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+import yaml
+from toys.quantised import CLASSIFIER, QUANTISED_MARKS, bitsandbytes, search_spec
+from typer.testing import CliRunner
+
+import autopeft
+from autopeft import model, pipeline
+from autopeft.cli.app import app
+from autopeft.cli.display import Silent
+from autopeft.errors import ModelError, SpecError
+from autopeft.model.quantising import quantisation_config
+from autopeft.model.shapes import n_bits
+from autopeft.pipeline.prepare import prepare
+from autopeft.report.usage import python_lines
+
+pytestmark = QUANTISED_MARKS
+
+
+@pytest.fixture(scope="module", params=["4bit", "8bit"])
+def run(request, model_dir, data_dir, tmp_path_factory):
+    """A finished search: the bits, its result and its folder."""
+    out = tmp_path_factory.mktemp("runs") / request.param
+    result, path = pipeline.search(search_spec(request.param, model_dir, data_dir, out), progress=Silent())
+    return request.param, result, path
+
+
+def test_search_writes_down_how_the_base_model_is_quantised(run, data_dir):
+    bits, result, path = run
+    spec = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
+    plan = yaml.safe_load((path / "best" / "plan.yaml").read_text(encoding="utf-8"))
+    assert spec["model"]["quantize"] == plan["base_model"]["quantize"] == bits
+    assert result.setting.unquantised == ("classifier",)
+    assert result.environment["bitsandbytes"] == bitsandbytes.__version__
+    assert f"| quantised | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
+    assert pipeline.render(path).setting == result.setting
+
+
+def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path):
+    """The weights must come out alike in another load, or resuming is refused."""
+    bits, result, finished = run
+    path = shutil.copytree(finished, tmp_path / "run")
+    spec = search_spec(bits, model_dir, data_dir, path, trials=5)
+    extended, _ = pipeline.search(spec, given=frozenset({"search.trials"}), resume=True, progress=Silent())
+    before, after = (
+        {(m.plan, m.fidelity): m.loss for m in search.measurements} for search in (result, extended)
+    )
+    common = before.keys() & after.keys()
+    assert len(common) >= 4
+    assert all(before[key] == after[key] for key in common)
+    with pytest.raises(SpecError, match=r"model.quantize was '.bit' and cannot become 'none'"):
+        changed = search_spec("none", model_dir, data_dir, path)
+        pipeline.search(changed, given=frozenset({"model.quantize"}), resume=True, progress=Silent())
+
+
+def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, monkeypatch):
+    """By the lines of the report; its outputs are those that the run evaluated."""
+    _, result, path = run
+    monkeypatch.chdir(path)
+    lines: dict = {}
+    exec(python_lines(result, CLASSIFIER), lines)
+    plain = lines["model"]
+    for layer in plain.modules():  # bitsandbytes would round the weights once more on some processors
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    prepared = prepare(result.spec)
+    configs = [peft.PeftConfig.from_pretrained("best/weights")]
+    attaching = prepared.base.attached(configs, plan=result.best, task_type="SEQ_CLS", seed=0)
+    batch = make_batch()
+    with torch.no_grad(), attaching as attached:
+        model.load_weights(attached, ["default"], path / "best" / "weights")
+        expected = attached.eval()(**batch).logits
+        logits = plain(**batch).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
+    _, result, path = run
+    pipeline.export(pipeline.ExportRequest(to="merged", out=tmp_path / "merged", run=path))
+    merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    assert not any(n_bits(child) for child in merged.modules())
+    prepared = prepare(result.spec)
+    split = prepared.bench.splits["confirm"]
+    with torch.no_grad():
+        seen = prepared.bench.evaluate(merged, "confirm")
+    (best, *_) = [m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm"]
+    assert len(split.labels) == len(best.example_scores)
+    assert seen.loss == pytest.approx(best.loss, abs=1e-4 if result.spec.model.quantize == "4bit" else 0.02)
+
+
+def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
+    _, _, path = run
+    overrides = {"model.quantize": "none", "execution.device": "cpu", "execution.dtype": "bfloat16"}
+    folder = pipeline.train_plan(path, out=tmp_path / "plain", overrides=overrides).folder
+    assert "quantize" not in (folder / "plan.yaml").read_text(encoding="utf-8")
+    folder = pipeline.train_plan(path, out=tmp_path / "as it was").folder
+    assert f"quantize: {run[0]}" in (folder / "plan.yaml").read_text(encoding="utf-8")
+    for name, word in (
+        ("model.quantize", "3bit"),
+        ("execution.dtype", "float8"),
+        ("execution.device", "gpu"),
+    ):
+        with pytest.raises((SpecError, ModelError), match=word):
+            pipeline.train_plan(path, out=tmp_path / "no", overrides={name: word})
+
+
+def test_users_config_is_measured_on_the_quantised_model(run, model_dir, data_dir, tmp_path):
+    bits, _, _ = run
+    config = peft.LoraConfig(r=2, target_modules=["query"], base_model_name_or_path=str(model_dir))
+    config.save_pretrained(tmp_path / "own")
+    spec = search_spec(bits, model_dir, data_dir, tmp_path / "run", trials=3, baseline=str(tmp_path / "own"))
+    result, _ = pipeline.search(spec, progress=Silent())
+    measured = [
+        m for m in result.measurements if len(m.plan.adapters) == 2 and m.plan.trainable_params == 2 * 2 * 64
+    ]
+    assert measured
+    assert all(m.error is None for m in measured)
+
+
+def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_dir, tmp_path):
+    common = ["--model", model_dir, "--data", data_dir, "--quantize", "4bit", "--json"]
+    few = ["--budget", "5%", "--max-steps", 4, "--batch-size", 8, "--trials", 2, "--confirm", "none"]
+    out = tmp_path / "run"
+
+    def answer_of(*words):
+        done = CliRunner().invoke(app, [*map(str, words)])
+        assert (done.exit_code, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    assert Path(answer_of("search", *common, *few, "--out", out)["run"]) == out
+    assert "quantize: 4bit" in (out / "best" / "plan.yaml").read_text(encoding="utf-8")
+    answer = answer_of("analyze", *common, "--scores", "gradient", "--max-examples", 16)
+    assert "--quantize 4bit" in answer["suggestion"]["search"]
+    trained = answer_of(
+        "train", "--plan", out, "--quantize", "8bit", "--device", "cpu", "--out", tmp_path / "t", "--json"
+    )
+    assert Path(trained["out"], "adapter_model.safetensors").is_file()
+
+
+def test_quantised_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_path):
+    folder = saved("bert")
+    module = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        quantization_config=quantisation_config("4bit", ["classifier"], dtype="bfloat16"),
+        dtype=torch.float32,
+    )
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    flags = {name: vars(child).get("support_avx512bf16_for_cpu") for name, child in module.named_modules()}
+    result = autopeft.search(
+        model=module,
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+        data=data_dir,
+        budget="5%",
+        max_steps=4,
+        batch_size=8,
+        trials=2,
+        confirm="none",
+        out=tmp_path / "run",
+    )
+    assert all(site.quantised for site in result.sites if site.kind == "linear")
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert flags == {name: vars(c).get("support_avx512bf16_for_cpu") for name, c in module.named_modules()}
