@@ -104,8 +104,8 @@ def optimism_sentence(
     Example:
         >>> optimism_sentence(
         ...     promised=0.03, confirmed=0.01, std_error=0.004, n_tried=40, metric="accuracy"
-        ... )[-42:]
-        'confirmed were +1.0, so 2.0 were optimism.'
+        ... )[-45:]
+        'confirmation gave +1.0, so 2.0 were optimism.'
     """
     assert std_error > 0 and n_tried >= 1, (std_error, n_tried)
     lost = promised - confirmed
@@ -113,12 +113,12 @@ def optimism_sentence(
     if lost > std_error:
         end = f"so {factor * lost:.{places}f} were optimism."
     elif lost < -std_error:
-        end = "more than it promised."
+        end = "more than the search promised."
     else:
         end = "the same within one standard error."
     return (
-        f"The search promised {factor * promised:+.{places}f} {unit} over the baseline, as the best of "
-        f"{n_tried} plans on its own split; confirmed were {factor * confirmed:+.{places}f}, {end}"
+        f"The search promised {factor * promised:+.{places}f} {unit} over the baseline for the best of "
+        f"{n_tried} plans, on its own split; the confirmation gave {factor * confirmed:+.{places}f}, {end}"
     )
 
 
@@ -154,8 +154,8 @@ def _sentence(seen: Look, *, metric: str, length: str, in_points: bool) -> str:
         "more confirm examples, not seeds," if seen.reason == "futile" else "more seeds or confirm examples"
     )
     return (
-        f"The best plan is not told apart from the baseline: {numbers}; neither a difference nor "
-        f"equality within {within} is shown, and {more} would narrow the interval."
+        f"The best plan cannot be told apart from the baseline: {numbers}; neither a difference nor "
+        f"equivalence within {within} is proven, and {more} would narrow the interval."
     )
 
 

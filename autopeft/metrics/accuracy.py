@@ -1,5 +1,7 @@
 """Accuracy: the share of examples whose class is right."""
 
+from __future__ import annotations
+
 from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(

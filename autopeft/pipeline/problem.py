@@ -11,7 +11,7 @@ from autopeft.engine import Schedule, SearchProblem, check_sampler
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
+from autopeft.records import PROFILE_SCORE, UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
 from autopeft.space import AllocationContext
 
 # For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
@@ -20,7 +20,6 @@ from autopeft.space import AllocationContext
 _SMALLEST_SHARE = 1 / 32
 _RANDOM_SHARE = 0.5
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
-_PROFILE_SCORE = "spectrum"  # the score whose profiles decide ranks where a space says `ranks_by: spectrum`
 USER_BASELINE = Arm(kind="given", label="your baseline")
 WARM_START = Arm(kind="given", label="warm start")
 
@@ -48,8 +47,8 @@ def requested_space(spec: RunSpec) -> space.Space:
 
 def score_names(spec: RunSpec, requested: space.Space) -> list[str]:
     """Scores to compute: the one that orders sites, those that report and space need, and null scores."""
-    uses_profiles = any(_PROFILE_SCORE in method.ranks_by for method in requested.methods.values())
-    profile_score = [_PROFILE_SCORE] if uses_profiles else []
+    uses_profiles = any(PROFILE_SCORE in method.ranks_by for method in requested.methods.values())
+    profile_score = [PROFILE_SCORE] if uses_profiles else []
     return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score, *UNEVEN_NULLS]))
 
 
@@ -68,7 +67,7 @@ def search_problem(
     profiles = {
         site: profile
         for score in scores
-        if score.name == _PROFILE_SCORE
+        if score.name == PROFILE_SCORE
         for site, profile in zip(names, score.profiles, strict=True)
     }
     return SearchProblem(

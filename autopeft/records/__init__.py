@@ -24,6 +24,7 @@ from autopeft.records.plans import (
 )
 from autopeft.records.results import (
     NULL_SCORES,
+    PROFILE_SCORE,
     UNEVEN_NULLS,
     Arm,
     Confirmation,
@@ -70,6 +71,7 @@ __all__ = [
     "IN_MEMORY",
     "MAX_SEED",
     "NULL_SCORES",
+    "PROFILE_SCORE",
     "QUANTISED",
     "SETTINGS",
     "SHORT_NAMES",

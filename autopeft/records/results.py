@@ -209,6 +209,8 @@ class ScorePair:
 NULL_SCORES = tuple(entry.name for entry in fields(ScorePair) if entry.default is None)
 # Those that rank sites. Under the first null all ranks are even, which an allocation does without a score.
 UNEVEN_NULLS = NULL_SCORES[1:]
+# The score whose profiles are energies of the gradient: ranks follow them under `ranks_by: spectrum`.
+PROFILE_SCORE = "spectrum"
 
 
 @dataclass(frozen=True, kw_only=True)

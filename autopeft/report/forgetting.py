@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from autopeft.records import Forgetting, GeneralLoss, to_json
-from autopeft.report.words import minus
+from autopeft.report.words import change
 
 _MAX_EXPONENT = 700.0  # exp of more overflows a float
 
@@ -41,14 +41,7 @@ def forgot(forgetting: Forgetting | None) -> tuple[Forgot, ...]:
         if measured.losses:
             names.setdefault((measured.plan, measured.seeds, measured.losses), []).append(measured.name)
     return tuple(
-        Forgot(
-            names=", ".join(plan_names),
-            n_seeds=len(losses),
-            loss=fmean(losses),
-            spread=_spread(losses),
-            perplexity=perplexity(fmean(losses)),
-            difference=fmean(losses) - forgetting.base_loss,
-        )
+        _forgot(", ".join(plan_names), losses, forgetting.base_loss)
         for (_, _, losses), plan_names in names.items()
     )
 
@@ -76,27 +69,16 @@ def forgetting_json(forgetting: Forgetting | None) -> dict[str, Any] | None:
 
 
 def _numbers(measured: GeneralLoss, base_loss: float) -> dict[str, Any]:
-    loss = fmean(measured.losses)
+    row = _forgot(measured.name, measured.losses, base_loss)
     return {
         "digest": measured.plan.digest,
-        "loss_mean": loss,
-        "loss_std": _spread(measured.losses),
-        "perplexity": perplexity(loss),
-        "difference": loss - base_loss,
+        "loss_mean": row.loss,
+        "loss_std": row.spread,
+        "perplexity": row.perplexity,
+        "difference": row.difference,
         "seeds": list(measured.seeds),
         "losses": list(measured.losses),
     }
-
-
-def change(difference: float, spread: float | None) -> str:
-    """A difference with its sign, and the spread over seeds where there is one.
-
-    Example:
-        >>> change(0.01234, 0.002), change(-0.5, None)
-        ('+0.0123 ± 0.0020', '−0.5000')
-    """
-    text = minus(f"{difference:+.4f}")
-    return text if spread is None else f"{text} ± {spread:.4f}"
 
 
 def perplexity(loss: float) -> float:
@@ -104,5 +86,13 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, _MAX_EXPONENT))
 
 
-def _spread(losses: Sequence[float]) -> float | None:
-    return stdev(losses) if len(losses) > 1 else None
+def _forgot(names: str, losses: Sequence[float], base_loss: float) -> Forgot:
+    loss = fmean(losses)
+    return Forgot(
+        names=names,
+        n_seeds=len(losses),
+        loss=loss,
+        spread=stdev(losses) if len(losses) > 1 else None,
+        perplexity=perplexity(loss),
+        difference=loss - base_loss,
+    )

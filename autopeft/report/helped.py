@@ -15,7 +15,7 @@ from scipy import stats
 
 from autopeft.evidence import rank_correlation
 from autopeft.records import NULL_SCORES, Measurement, ScorePair, SearchResult, Status
-from autopeft.report.words import minus
+from autopeft.report.words import gain
 
 UNIFORM = NULL_SCORES[0]  # even ranks: the null that decides
 MIN_PAIRS = 6  # the fewest with which a two-sided signed-rank test can reach 5 % (2 / 2**6 = 0.031)
@@ -71,8 +71,8 @@ def did_it_help(result: SearchResult) -> Helped:
     )
 
 
-def helped_json(result: SearchResult) -> dict[str, Any]:
-    """The same as plain values, with every pair: the `sensitivity` of result.json."""
+def sensitivity_json(result: SearchResult) -> dict[str, Any]:
+    """The `sensitivity` of result.json: the answer, every pair, and how far each score can be trusted."""
     answer = did_it_help(result)
     sites = answer.single_sites
     return {
@@ -80,6 +80,9 @@ def helped_json(result: SearchResult) -> dict[str, Any]:
         "against": [{**vars(row)} for row in answer.against],
         "single_sites": None if sites is None else {"rank_correlation": sites[0], "n_sites": sites[1]},
         "pairs": [{**vars(pair)} for pair in result.score_pairs],
+        "scores": [
+            {"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in result.scores
+        ],
     }
 
 
@@ -131,8 +134,8 @@ def _answer(score: str, against: Mapping[str, Against]) -> tuple[bool | None, st
     wins = f"in {_won(uniform)} pairs against uniform" + (f" ({others})" if others else "")
     if uniform.interval_95 is None:
         return None, (
-            f"Too few pairs to say; the score “{score}” had the lower loss {wins}, "
-            f"and {MIN_PAIRS} are the least that could tell."
+            f"There are too few pairs to say: the score “{score}” had the lower loss {wins}, "
+            f"and a test needs at least {MIN_PAIRS}."
         )
     mean, (low, high) = uniform.mean_difference, uniform.interval_95
     size = f"{gain(abs(mean))} {'lower' if mean >= 0 else 'higher'} on average"
@@ -160,12 +163,6 @@ def _finding(score: str, uniform: Against, rivals: list[str]) -> tuple[bool | No
 def _won(row: Against) -> str:
     tied = f" ({row.tied} tied)" if row.tied else ""
     return f"{row.won} of {row.n_pairs}{tied}"
-
-
-def gain(value: float) -> str:
-    """A difference of losses with three decimals, or with two digits where those would all be 0."""
-    text = f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
-    return minus(text) if value < 0 else text
 
 
 def _single_sites(result: SearchResult, score: str) -> tuple[float, int] | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autopeft.records import (
+    PROFILE_SCORE,
     Confirmation,
     Measurement,
     Plan,
@@ -19,7 +20,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.forgetting import forgetting_json
-from autopeft.report.helped import helped_json
+from autopeft.report.helped import sensitivity_json
 
 ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
 NO_ARM = "confirm"  # the arm of a plan that no trial proposed
@@ -41,7 +42,6 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         a confirmation the numbers of a plan are None and its seeds are empty.
     """
     setting = result.setting
-    baseline_arm = arm_names(result).get(result.baseline, "baseline")
     content = {
         "schema_version": 1,
         "status": status,
@@ -54,18 +54,14 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "budget": to_json(setting.budget),
         "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
         "smallest": _answer(result, "smallest"),
-        "baseline": {
-            "name": baseline_arm,
-            **_answer(result, "baseline"),
-            "learning_rate": result.baseline.learning_rate,
-        },
+        "baseline": _baseline(result),
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
         "sentences": list(result.sentences),
         "front": [_on_front(measurement) for measurement in result.front],
         "proxy": to_json(result.proxy),
-        "sensitivity": {**helped_json(result), "scores": _trust(result.scores)},
+        "sensitivity": sensitivity_json(result),
         "cost": to_json(result.cost),
         "splits": to_json(setting.splits),
         "settings": to_json(result.spec),
@@ -142,18 +138,13 @@ def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
         >>> effective_ranks(even)
         (4.0, 1.0)
     """
-    if score.name != "spectrum":
+    if score.name != PROFILE_SCORE:
         return ()
     ranks: list[float | None] = []
     for value, energies in zip(score.values, score.profiles, strict=True):
         total = max(value, math.fsum(energies))
         ranks.append(1 / math.fsum((energy / total) ** 2 for energy in energies) if total > 0 else None)
     return tuple(ranks)
-
-
-def _trust(scores: Iterable[SiteScores]) -> list[dict[str, Any]]:
-    """How far each score can be trusted; its values are in sensitivity.csv."""
-    return [{"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in scores]
 
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:
@@ -166,6 +157,11 @@ def _answer(result: SearchResult, name: str) -> dict[str, Any]:
         "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
         **_numbers(result, result.confirmations, name),
     }
+
+
+def _baseline(result: SearchResult) -> dict[str, Any]:
+    name = arm_names(result).get(result.baseline, "baseline")
+    return {"name": name, **_answer(result, "baseline"), "learning_rate": result.baseline.learning_rate}
 
 
 def _on_front(measurement: Measurement) -> dict[str, Any]:

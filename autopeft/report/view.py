@@ -94,12 +94,6 @@ def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, 
     return [(arms.get(run.plan, NO_ARM), run) for run in failed]
 
 
-def first_line(error: str | None) -> str:
-    """The first line of an error, shortened."""
-    line = next(iter((error or "").strip().splitlines()), "no message")
-    return line if len(line) <= 200 else line[:199] + "…"
-
-
 def smallest_words(result: SearchResult) -> tuple[str, str]:
     """A title for the smallest plan, and whether it is proven, which only a confirmation can do."""
     if result.smallest == result.best:

@@ -95,6 +95,23 @@ def loss(value: float | None) -> str:
     return metric(value, is_share=False)
 
 
+def gain(value: float) -> str:
+    """A difference of losses with three decimals, or with two digits where those would all be 0."""
+    text = f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+    return minus(text) if value < 0 else text
+
+
+def change(difference: float, spread: float | None) -> str:
+    """A difference with its sign, and the spread over seeds where there is one.
+
+    Example:
+        >>> change(0.01234, 0.002), change(-0.5, None)
+        ('+0.0123 ± 0.0020', '−0.5000')
+    """
+    text = minus(f"{difference:+.4f}")
+    return text if spread is None else f"{text} ± {spread:.4f}"
+
+
 def rate(value: float) -> str:
     """A learning rate as people write it.
 
@@ -130,3 +147,9 @@ def agreement(correlation: float | None, n_plans: int) -> str:
 def rhos(correlations: Sequence[float | None]) -> str:
     """Rank correlations by comma, a dash where there is none."""
     return ", ".join(NOTHING if rho is None else f"{rho:.2f}" for rho in correlations)
+
+
+def first_line(error: str | None) -> str:
+    """The first line of an error, shortened."""
+    line = next(iter((error or "").strip().splitlines()), "no message")
+    return line if len(line) <= 200 else line[:199] + "…"

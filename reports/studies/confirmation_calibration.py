@@ -2,11 +2,10 @@
 
     python reports/studies/confirmation_calibration.py [RUNS] [PART ...]
 
-Prints, over RUNS (10,000) simulated confirmations a row: how often each word is said, how often the 95 %
-interval holds the truth, the bias of the estimate in its own standard deviations, and the
-seeds used; beside it, in the parts `null` and `gain`, the same seeds with the unadjusted interval looked
-at after every seed. Other parts: `bounds`, `power`, `diverged`, `compared`, `metrics`, `equivalence`;
-without a name, all.
+Each row summarises RUNS (10,000) simulated confirmations: how often each label is given, how often the 95 %
+interval covers the truth, the bias of the estimate in standard deviations of the estimate, and the
+seeds used. The parts `null` and `gain` add the same for the unadjusted interval, looked at after every seed.
+Other parts: `bounds`, `power`, `diverged`, `compared`, `metrics`, `equivalence`; without a name, all run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Array = npt.NDArray[np.float64]
 CHUNK = 500
 MOST_SEEDS = 10
 # Shares of an example's variance: common to both plans, to the seeds of one plan, and to one run.
-COMMON, OWN, RESIDUAL = 0.65, 0.1, 0.25
+COMMON, OF_PLAN, RESIDUAL = 0.65, 0.1, 0.25
 SAME_ORDER = 0.3  # correlation of the two plans' seed effects: they share the data order
 
 
@@ -63,10 +62,10 @@ def effects(truth: Truth, rng: np.random.Generator, n_runs: int) -> tuple[Array,
     def draw(*shape: int) -> Array:
         return rng.standard_normal(shape, dtype=np.float32)
 
-    shared, own = draw(n_runs, MOST_SEEDS, 1), draw(2, n_runs, MOST_SEEDS, 1)
-    seeds = np.sqrt(SAME_ORDER) * shared + np.sqrt(1 - SAME_ORDER) * own
+    shared, separate = draw(n_runs, MOST_SEEDS, 1), draw(2, n_runs, MOST_SEEDS, 1)
+    seeds = np.sqrt(SAME_ORDER) * shared + np.sqrt(1 - SAME_ORDER) * separate
     n = truth.n_examples
-    steady = np.sqrt(COMMON) * draw(n_runs, 1, n) + np.sqrt(OWN) * draw(2, n_runs, 1, n)
+    steady = np.sqrt(COMMON) * draw(n_runs, 1, n) + np.sqrt(OF_PLAN) * draw(2, n_runs, 1, n)
     return seeds, steady + np.float32(np.sqrt(RESIDUAL)) * draw(2, n_runs, MOST_SEEDS, n)
 
 
@@ -102,7 +101,7 @@ def joined(parts: Sequence[Moments]) -> Moments:
 
 
 def first(every: Moments, n_seeds: int) -> Moments:
-    """The moments of the first seeds alone; the centre may stay, any would do."""
+    """The moments of the first seeds alone; the centre need not change, since any constant would do."""
     return replace(every, rows=every.rows[:, :n_seeds], products=every.products[:, :n_seeds, :n_seeds])
 
 
@@ -138,14 +137,14 @@ def row(truth: Truth, every: Moments, planned: int) -> str:
     """One line of the table."""
     design = Design(planned_seeds=planned, margin=truth.margin, span=truth.span)
     seen, plain = judged(every, design), unadjusted(every, design)
-    said = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, EQUIVALENT, FUTILE)]
+    shares = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, EQUIVALENT, FUTILE)]
     bias = [float((est.mean() - truth.gain) / est.std()) for est in (seen.unbiased, seen.mean)]
     width = np.median(seen.high - seen.low) / 2
     outside = 100 * float(np.mean((seen.unbiased < seen.low) | (seen.unbiased > seen.high)))
     return (
         f"| {truth.kind} {truth.level:g} | {truth.n_examples} | {truth.seed_sd:.4g} | "
         f"{truth.gain / truth.seed_sd:.1f} | {planned} | "
-        + " | ".join(f"{share:.1f}" for share in said)
+        + " | ".join(f"{share:.1f}" for share in shares)
         + f" | {covered(seen.low, seen.high, truth.gain):.1f} | {bias[0]:+.3f} | {bias[1]:+.3f} | "
         f"{width:.4f} | "
         f"{outside:.2f} | {seen.n_seeds.mean():.2f} | {100 * np.mean(plain['code'] == BETTER):.1f} | "
@@ -186,7 +185,7 @@ def bounds(n_runs: int) -> None:
     print("| seeds | N | " + " | ".join(f"{x:g}" for x in spreads) + " |\n" + "|---" * 7 + "|")
     for planned in (2, 3, 4, 5, 7, 10):
         for n in (20, 50):
-            told = []
+            cells = []
             for by_example in spreads:
                 rng, wrong = np.random.default_rng([planned, n]), []
                 for _ in range(n_runs // CHUNK):
@@ -197,8 +196,8 @@ def bounds(n_runs: int) -> None:
                     design = Design(planned_seeds=planned, margin=1e-6, span=None)
                     code = find_stops(moments(examples + noise), design).code
                     wrong.append(np.isin(code, [BETTER, WORSE]).mean())
-                told.append(f"{100 * np.mean(wrong):.2f}")
-            print(f"| {planned} | {n} | " + " | ".join(told) + " |", flush=True)
+                cells.append(f"{100 * np.mean(wrong):.2f}")
+            print(f"| {planned} | {n} | " + " | ".join(cells) + " |", flush=True)
 
 
 def power(n_runs: int) -> None:
@@ -233,10 +232,10 @@ def diverged(n_runs: int) -> None:
             every, expected = joined(parts), truth.gain - chance * (truth.level + truth.gain)
             for planned in (4, 10):
                 seen = judged(every, Design(planned_seeds=planned, margin=0.01))
-                said = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, FUTILE)]
+                shares = [100 * float(np.mean(seen.code == code)) for code in (BETTER, WORSE, FUTILE)]
                 bias = float((seen.unbiased.mean() - expected) / seen.unbiased.std())
                 print(
-                    f"| {chance:g} | {gain:g} | {planned} | " + " | ".join(f"{x:.1f}" for x in said) + " | "
+                    f"| {chance:g} | {gain:g} | {planned} | " + " | ".join(f"{x:.1f}" for x in shares) + " | "
                     f"{covered(seen.low, seen.high, expected):.1f} | {bias:+.3f} | "
                     f"{np.median(seen.high - seen.low) / 2:.3f} | {seen.n_seeds.mean():.1f} |",
                     flush=True,
@@ -247,7 +246,7 @@ def compared(n_runs: int) -> None:
     """Plans no better than the baseline: how often any of several is called better."""
     print("| plans | alpha divided % | not divided % |\n|---|---|---|")
     for n_plans in (1, 2, 4):
-        found = {}
+        percent_better = {}
         for divided in (True, False):
             rng, better = np.random.default_rng(4), np.zeros(n_runs, dtype=bool)
             design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_plans if divided else 1)
@@ -259,8 +258,8 @@ def compared(n_runs: int) -> None:
                         effects + rng.standard_normal((CHUNK, 1, 50)) + rng.standard_normal((CHUNK, 5, 50))
                     )
                     better[at : at + CHUNK] |= find_stops(moments(table), design).code == BETTER
-            found[divided] = 100 * better.mean()
-        print(f"| {n_plans} | {found[True]:.1f} | {found[False]:.1f} |", flush=True)
+            percent_better[divided] = 100 * better.mean()
+        print(f"| {n_plans} | {percent_better[True]:.1f} | {percent_better[False]:.1f} |", flush=True)
 
 
 def equivalence(n_runs: int) -> None:
@@ -280,9 +279,9 @@ def equivalence(n_runs: int) -> None:
             for planned in (3, 5, 10):
                 design = Design(planned_seeds=planned, margin=margin, span=None)
                 edge, zero = (judged(moments(table + gain), design) for gain in (margin, 0.0))
-                said = [100 * np.mean(seen.code == EQUIVALENT) for seen in (edge, zero)]
+                shares = [100 * np.mean(seen.code == EQUIVALENT) for seen in (edge, zero)]
                 print(
-                    f"| {margin:g} | {by_example:g} | {planned} | {said[0]:.1f} | {said[1]:.1f} | "
+                    f"| {margin:g} | {by_example:g} | {planned} | {shares[0]:.1f} | {shares[1]:.1f} | "
                     f"{zero.n_seeds.mean():.1f} |",
                     flush=True,
                 )
@@ -355,7 +354,7 @@ PARTS = (bounds, power, diverged, compared, metrics, equivalence)
 
 
 def main(n_runs: int, parts: list[str]) -> None:
-    """Prints the parts asked for."""
+    """Prints the requested parts."""
     if "null" in parts:
         calibration(n_runs, (0.0,))
     if "gain" in parts:

@@ -234,10 +234,10 @@ def sentence_on_losses(mean: float, spread: float) -> str:
         (
             0.01,
             0.01,
-            "The best plan is not told apart from the baseline: +0.010 in loss (95 % interval -0.010 to "
+            "The best plan cannot be told apart from the baseline: +0.010 in loss (95 % interval -0.010 to "
             "+0.030, plus in favour of the best plan) at half length on 3 seeds; neither a difference nor "
-            "equality within the margin of 0.010 is shown, and more seeds or confirm examples would narrow "
-            "the interval.",
+            "equivalence within the margin of 0.010 is proven, and more seeds or confirm examples would "
+            "narrow the interval.",
         ),
     ],
 )

@@ -76,9 +76,9 @@ def test_plans_with_fewer_seeds_are_compared_on_the_common_ones() -> None:
 @pytest.mark.parametrize(
     ("promised", "end"),
     [
-        (0.031, "confirmed were +1.0, so 2.1 were optimism."),
-        (0.002, "confirmed were +1.0, more than it promised."),
-        (0.012, "confirmed were +1.0, the same within one standard error."),
+        (0.031, "confirmation gave +1.0, so 2.1 were optimism."),
+        (0.002, "confirmation gave +1.0, more than the search promised."),
+        (0.012, "confirmation gave +1.0, the same within one standard error."),
     ],
 )
 def test_the_promise_is_set_against_the_confirmation(promised: float, end: str) -> None:
@@ -96,6 +96,6 @@ def test_the_promise_of_losses_is_given_in_plain_numbers() -> None:
         promised=0.5, confirmed=-0.1, std_error=0.1, n_tried=3, metric="loss", in_points=False
     )
     assert sentence == (
-        "The search promised +0.500 in loss over the baseline, as the best of 3 plans on its own split; "
-        "confirmed were -0.100, so 0.600 were optimism."
+        "The search promised +0.500 in loss over the baseline for the best of 3 plans, on its own split; "
+        "the confirmation gave -0.100, so 0.600 were optimism."
     )

@@ -140,14 +140,14 @@ def test_effective_rank_of_a_spectrum_stands_beside_it(result):
     squares = [np.linalg.svd(matrix, compute_uv=False) ** 2 for matrix in matrices]
     spectrum = rec.SiteScores(
         name="spectrum",
-        values=(*(float(own.sum()) for own in squares), 1.0, 0.0),
-        profiles=(*(tuple(map(float, own)) for own in squares), (1.0,), ()),
+        values=(*(float(energies.sum()) for energies in squares), 1.0, 0.0),
+        profiles=(*(tuple(map(float, energies)) for energies in squares), (1.0,), ()),
     )
-    ranks = [float((own.sum() ** 2) / (own**2).sum()) for own in squares]
+    ranks = [float((energies.sum() ** 2) / (energies**2).sum()) for energies in squares]
     assert report.effective_ranks(spectrum) == (*map(pytest.approx, ranks), 1.0, None)
     assert report.effective_ranks(result.scores[0]) == ()
     # What lies beyond the ranks that are known still spreads the energy.
-    cut = replace(spectrum, profiles=tuple(own[:5] for own in spectrum.profiles))
+    cut = replace(spectrum, profiles=tuple(energies[:5] for energies in spectrum.profiles))
     assert report.effective_ranks(cut)[:3] == pytest.approx(ranks, rel=0.01)
     table = pd.read_csv(io.StringIO(report.sensitivity_csv(result.sites[:5], [spectrum])))
     assert list(table.columns)[-2:] == ["spectrum", "spectrum_effective_rank"]

@@ -39,17 +39,17 @@ CLEAR = (0.02, 0.03, 0.05, 0.04, 0.025, 0.035, 0.045, 0.01)
 
 
 def test_without_pairs_nothing_is_said(result):
-    found = did_it_help(result)
-    assert (found.helped, found.against, found.single_sites) == (None, (), None)
-    assert "not measured" in found.sentence
+    answer = did_it_help(result)
+    assert (answer.helped, answer.against, answer.single_sites) == (None, (), None)
+    assert "not measured" in answer.sentence
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_fewer_than_six_pairs_are_too_few_however_clear(result, n):
-    found = did_it_help(replace(result, score_pairs=pairs_of([0.2] * n)))
-    assert found.helped is None and found.sentence.startswith("Too few pairs to say; ")
-    assert f"{n} of {n} pairs" in found.sentence
-    [uniform] = found.against
+    answer = did_it_help(replace(result, score_pairs=pairs_of([0.2] * n)))
+    assert answer.helped is None and answer.sentence.startswith("There are too few pairs to say: ")
+    assert f"{n} of {n} pairs" in answer.sentence
+    [uniform] = answer.against
     assert (uniform.interval_95, uniform.p_value) == (None, None)
 
 
@@ -66,40 +66,43 @@ def test_numbers_are_those_of_scipy(result):
 
 
 def test_a_clear_gain_that_no_null_shares_helped(result):
-    found = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.52)))
-    assert found.helped is True
-    assert found.sentence.startswith("The score “gradient” helped: its loss was 0.032 lower on average")
+    answer = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.52)))
+    assert answer.helped is True
+    assert answer.sentence.startswith("The score “gradient” helped: its loss was 0.032 lower on average")
     assert (
-        "in 8 of 8 pairs against uniform (8 of 8 against parameters, 8 of 8 against random)" in found.sentence
+        "in 8 of 8 pairs against uniform (8 of 8 against parameters, 8 of 8 against random)"
+        in answer.sentence
     )
 
 
 def test_a_gain_that_a_null_shares_is_no_merit(result):
-    found = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.499)))
-    assert found.helped is None and "not random" in found.sentence
+    answer = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.499)))
+    assert answer.helped is None and "not random" in answer.sentence
 
 
 def test_a_clear_loss_did_harm(result):
-    found = did_it_help(replace(result, score_pairs=pairs_of([-gain for gain in CLEAR])))
-    assert found.helped is False and "did harm" in found.sentence and "0.032 higher" in found.sentence
+    answer = did_it_help(replace(result, score_pairs=pairs_of([-gain for gain in CLEAR])))
+    assert answer.helped is False and "did harm" in answer.sentence and "0.032 higher" in answer.sentence
 
 
 @pytest.mark.parametrize("gains", [[1e-4, -1e-4] * 4, [gain / 100 for gain in CLEAR]], ids=["none", "sure"])
 def test_a_gain_below_one_percent_of_the_loss_does_not_matter(result, gains):
-    found = did_it_help(replace(result, score_pairs=pairs_of(gains)))
-    assert found.helped is False and "no gain that matters" in found.sentence
+    answer = did_it_help(replace(result, score_pairs=pairs_of(gains)))
+    assert answer.helped is False and "no gain that matters" in answer.sentence
 
 
 def test_a_wide_interval_leaves_it_open(result):
-    found = did_it_help(replace(result, score_pairs=pairs_of([0.2, -0.1] * 4)))
-    assert found.helped is None and "stays open" in found.sentence
+    answer = did_it_help(replace(result, score_pairs=pairs_of([0.2, -0.1] * 4)))
+    assert answer.helped is None and "stays open" in answer.sentence
 
 
 def test_equal_twins_are_ties_and_missing_ones_no_pairs(result):
-    found = did_it_help(replace(result, score_pairs=pairs_of([0.0] * 6 + [None, float("nan"), float("inf")])))
-    [uniform] = found.against
+    answer = did_it_help(
+        replace(result, score_pairs=pairs_of([0.0] * 6 + [None, float("nan"), float("inf")]))
+    )
+    [uniform] = answer.against
     assert (uniform.n_pairs, uniform.won, uniform.tied, uniform.p_value) == (6, 0, 6, 1.0)
-    assert found.helped is False and "0 of 6 (6 tied) pairs" in found.sentence
+    assert answer.helped is False and "0 of 6 (6 tied) pairs" in answer.sentence
 
 
 def test_a_null_is_not_held_against_itself(result):
@@ -108,7 +111,7 @@ def test_a_null_is_not_held_against_itself(result):
         spec = result.spec.model_copy(update={"search": search})
         return did_it_help(replace(result, spec=spec, score_pairs=pairs_of(CLEAR, random=0.5)))
 
-    assert [one.null for one in by("random").against] == ["uniform"]
+    assert [row.null for row in by("random").against] == ["uniform"]
     assert by("uniform").helped is None and "uniform" in by("uniform").sentence
 
 
@@ -126,9 +129,9 @@ def test_plans_of_one_site_are_ranked_against_the_score(result):
         alone(SITES[1].name, 0.1, steps=75),
         toy_run(BEST, "search", 30, 0, 0.1, 1),
     )
-    found = did_it_help(replace(result, measurements=(*runs, *others)))
+    answer = did_it_help(replace(result, measurements=(*runs, *others)))
     expected = stats.spearmanr((0, 3, 5, 8), (-0.9, -0.8, -0.85, -0.7)).statistic
-    assert found.single_sites == (pytest.approx(expected), 4)
+    assert answer.single_sites == (pytest.approx(expected), 4)
 
 
 def test_result_json_and_both_reports_say_it(result):
@@ -144,7 +147,7 @@ def test_result_json_and_both_reports_say_it(result):
         "parameters": 0.51,
         "random": None,
     }
-    assert [one["null"] for one in answer["against"]] == ["uniform", "parameters"]
+    assert [row["null"] for row in answer["against"]] == ["uniform", "parameters"]
     assert answer["scores"][0] == {"name": "gradient", "split_half": 0.97, "n_examples": 128}
     for text in (report.report_html(helped, words=WORDS), report.report_md(helped, words=WORDS)):
         assert answer["sentence"] in text
