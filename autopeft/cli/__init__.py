@@ -1,7 +1,7 @@
 """The command line: the only room that prints and exits.
 
 Inside the folder each file imports only from those before it:
-options, told, tables, display, described → counts → heat → app.
+options, exit_codes, tables, progress, method_texts, counts, heat_map → analysis → app.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from autopeft.cli import options as opt
-from autopeft.cli.told import told
+from autopeft.cli.exit_codes import exit_codes
 from autopeft.records import VERSION
 
 app = typer.Typer(
     name="autopeft",
-    help="Find what to adapt under a budget: which modules, which PEFT method, which rank, what it is worth.",
+    help="Find what to adapt under a budget: which modules, which PEFT method, which rank, at what gain.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -57,7 +57,7 @@ def search(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
-    with told(quiet=quiet or as_json):
+    with exit_codes(quiet=quiet or as_json):
         from autopeft.store import resolve_settings
 
         spec, given = resolve_settings(
@@ -65,19 +65,22 @@ def search(
         )
         from autopeft import pipeline, report
         from autopeft.cli import tables
-        from autopeft.cli.display import display
+        from autopeft.cli.progress import progress_display
 
         if dry_run:
             preview = pipeline.preview(spec, given=given, resume=resume)
-            _answer(dataclasses.asdict(preview)) if as_json else tables.print_preview(preview)
+            if as_json:
+                _print_json(dataclasses.asdict(preview))
+            else:
+                tables.print_preview(preview)
             return
-        progress = display(quiet=quiet or as_json)
+        progress = progress_display(quiet=quiet or as_json)
         try:
             result, path = pipeline.search(spec, given=given, resume=resume, progress=progress)
         finally:
             progress.close()
         if as_json:
-            _answer({**report.result_json(result, "complete"), "run": str(path)})
+            _print_json({**report.result_json(result, "complete"), "run": str(path)})
         else:
             tables.print_result(result, path)
 
@@ -112,37 +115,37 @@ def analyze(
     quiet: opt.Quiet = False,
 ) -> None:
     """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
-    with told(quiet=quiet or as_json):
+    with exit_codes(quiet=quiet or as_json):
         from autopeft.store import resolve_settings
 
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         from autopeft import pipeline
-        from autopeft.cli import heat
+        from autopeft.cli import analysis as printed
 
         names = [name.strip() for name in scores.split(",")]
         analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
-            _answer(heat.analysis_json(analysis))
+            _print_json(printed.analysis_json(analysis))
         else:
-            heat.print_analysis(analysis)
+            printed.print_analysis(analysis)
 
 
 @app.command()
 def count(
     path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
-    model: Annotated[str | None, typer.Option(help="Hub id or directory with config.json.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
-    with told(quiet=as_json):
+    with exit_codes(quiet=as_json):
         from autopeft import pipeline
         from autopeft.cli.counts import count_text
 
         counted = pipeline.count(path, model_id=model, revision=revision)
         if as_json:
-            _answer({**dataclasses.asdict(counted), "percent": counted.percent})
+            _print_json({**dataclasses.asdict(counted), "percent": counted.percent})
         else:
             print(count_text(counted, markdown=markdown))
 
@@ -168,7 +171,7 @@ def train(
     quiet: opt.Quiet = False,
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
-    with told(quiet=quiet or as_json):
+    with exit_codes(quiet=quiet or as_json):
         from autopeft import pipeline
         from autopeft import report as reports
 
@@ -183,44 +186,47 @@ def train(
                 name: settings.get(name) for name in ("execution.device", "execution.dtype", "model.quantize")
             },
         )
-        measurement, found = trained.measurement, trained.forgetting
+        measurement, forgetting = trained.measurement, trained.forgetting
         if as_json:
-            forgot = {"forgetting": reports.forgetting_json(found)} if found else {}
             answer = {"metric": measurement.metric, "loss": measurement.loss, "out": str(trained.folder)}
-            _answer({**answer, **forgot})
+            forgot = {} if forgetting is None else {"forgetting": reports.forgetting_json(forgetting)}
+            _print_json({**answer, **forgot})
         else:
             print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
-            if found is not None:
-                print(reports.forgetting_line(found))
+            if forgetting is not None:
+                print(reports.forgetting_line(forgetting))
             print(f"adapter {trained.folder}")
 
 
 @app.command()
 def export(
-    to: Annotated[
-        str,
-        typer.Option(
-            help="Format: native, uniform-lora, converted-lora, merged, axolotl, llama-factory or trl."
-        ),
-    ],
+    to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
-    run: Annotated[Path | None, typer.Option(help="Run directory; its best plan, trained or not.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run directory; its best plan is exported, trained or not.")
+    ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model in place of the one that it names.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
+    ] = None,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read an adapter_model.bin, its tensors alone.")
+        bool,
+        typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
     ] = False,
-    rank: Annotated[int | None, typer.Option(help="Of converted-lora: the rank at every site.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank at every site, for a format that converts other methods.")
+    ] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Of converted-lora: the share kept at every site. Default 0.99.")
+        float | None,
+        typer.Option(help="Share of a change to keep at every site, for a format that converts; in (0, 1]."),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write a plan or a trained adapter in a format that other tools read, or say why it cannot be."""
-    with told(quiet=quiet or as_json):
+    """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
+    with exit_codes(quiet=quiet or as_json):
         from autopeft import pipeline
 
         request = pipeline.ExportRequest(
@@ -235,7 +241,7 @@ def export(
         )
         written = pipeline.export(request)
         if as_json:
-            _answer(dataclasses.asdict(written))
+            _print_json(dataclasses.asdict(written))
             return
         print(f"{written.format} {written.out}: {', '.join(written.files)}")
         for note in written.notes:
@@ -248,54 +254,70 @@ def report(
     as_json: opt.Json = False,
 ) -> None:
     """Render the report of a finished run again."""
-    with told(quiet=as_json):
+    with exit_codes(quiet=as_json):
         from autopeft import pipeline
         from autopeft import report as reports
         from autopeft.cli import tables
 
         result = pipeline.render(run)
         if as_json:
-            _answer({**reports.result_json(result, "complete"), "run": str(run)})
+            _print_json({**reports.result_json(result, "complete"), "run": str(run)})
         else:
             tables.print_result(result, run)
 
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Say all of this one, sources included.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this method in full, with its sources.")
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """List the PEFT methods, or describe one."""
-    with told(quiet=as_json):
-        from autopeft.cli import described, tables
+    with exit_codes(quiet=as_json):
+        from autopeft.cli import method_texts, tables
         from autopeft.extension import discover
 
         known = discover("autopeft.methods")
-        found = list(known.values()) if name is None else [known[name]]
+        shown = list(known.values()) if name is None else [known[name]]
         if as_json:
-            _answer({part.name: described.method_json(part) for part in found})
+            _print_json({method.name: method_texts.method_json(method) for method in shown})
         elif name is None:
-            tables.print_rows(described.METHOD_COLUMNS, described.method_rows(found))
+            tables.print_rows(method_texts.METHOD_COLUMNS, method_texts.method_rows(shown))
         else:
-            print(described.method_text(found[0]))
+            print(method_texts.method_text(shown[0]))
+
+
+@app.command()
+def formats(as_json: opt.Json = False) -> None:
+    """List the formats that `export` writes."""
+    with exit_codes(quiet=as_json):
+        from autopeft.cli import tables
+        from autopeft.extension import discover
+
+        rows = [(exporter.name, exporter.summary) for exporter in discover("autopeft.exports").values()]
+        if as_json:
+            _print_json(dict(rows))
+        else:
+            tables.print_rows(("format", "what it is"), rows)
 
 
 @app.command()
 def spaces(as_json: opt.Json = False) -> None:
     """List the search spaces that come with autopeft."""
-    with told(quiet=as_json):
+    with exit_codes(quiet=as_json):
         from autopeft import space as search_space
         from autopeft.cli import tables
         from autopeft.extension import discover
 
         known = discover("autopeft.methods")
-        found = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
+        loaded = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
         if as_json:
-            _answer({name: own.model_dump(mode="json") for name, own in found.items()})
-            return
-        rows = [(name, own.about, ", ".join(own.arms)) for name, own in found.items()]
-        tables.print_rows(("space", "about", "methods and mixes"), rows)
+            _print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
+        else:
+            rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
+            tables.print_rows(("space", "about", "methods and mixes"), rows)
 
 
-def _answer(content: Any) -> None:
+def _print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))

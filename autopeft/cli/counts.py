@@ -1,4 +1,4 @@
-"""What `count` prints: a title, the roles, the layers, and what the user should know."""
+"""What `count` prints: a title, the roles, the layers, and notes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def count_text(count: Count, *, markdown: bool = False) -> str:
-    """A count for people to read and paste: at most 80 columns but for the model's name.
+    """A count for people to read and paste, at most 80 columns wide where the model's name is short.
 
     Args:
-        count: What was counted.
-        markdown: Tables with pipes in place of aligned columns.
+        count: The count of a plan or an adapter.
+        markdown: Whether to write Markdown tables rather than aligned columns.
     """
     table = _markdown if markdown else _aligned
     strong = "**" if markdown else ""
@@ -47,7 +47,7 @@ def size(n_bytes: int) -> str:
         ('36.7 MB', '900 B')
     """
     value, unit = float(n_bytes), 0
-    while value >= 999.95 and unit < len(_UNITS) - 1:  # which would be printed as 1000.0
+    while value >= 999.95 and unit < len(_UNITS) - 1:  # 999.95 would be printed as 1000.0
         value, unit = value / 1000, unit + 1
     return f"{value:.1f} {_UNITS[unit]}" if unit else f"{n_bytes} B"
 
@@ -62,7 +62,7 @@ def _roles(count: Count) -> list[tuple[str, ...]]:
 
 
 def _layers(count: Count) -> list[tuple[str, ...]]:
-    """Neighbouring layers of one size in one row."""
+    """Rows of layers; neighbours with equally many parameters share a row."""
     rows: list[tuple[str, ...]] = []
     numbered = [(int(layer), params) for layer, params in count.by_layer.items() if layer.isdigit()]
     runs = groupby(enumerate(numbered), key=lambda item: (item[1][0] - item[0], item[1][1]))
@@ -80,7 +80,7 @@ def _share(params: int, count: Count) -> str:
 
 
 def _aligned(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns two spaces apart, the first to the left and the others to the right."""
+    """Columns two spaces apart; the first is aligned to the left, the others to the right."""
     every = [tuple(headers), *rows]
     widths = [max(len(row[i]) for row in every) for i in range(len(headers))]
     return [

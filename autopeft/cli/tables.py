@@ -1,4 +1,4 @@
-"""What a command prints on stdout for people to read: tables of at most 80 columns."""
+"""What `search`, `report` and the lists print on stdout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Stdout, plain where it is no terminal."""
+    """Standard output, without colours where it is no terminal."""
     return Console(highlight=False, soft_wrap=True)
 
 
 def print_result(result: SearchResult, path: Path) -> None:
-    """The verdict, the confirmed plans, and where everything lies."""
+    """Print the verdict, the confirmed plans, and where the files are."""
     out = console()
     setting, cost = result.setting, result.cost
     out.print(f"\n[bold]{result.verdict.sentence}[/bold]\n")
@@ -52,13 +52,12 @@ def print_result(result: SearchResult, path: Path) -> None:
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
-    asked = result.spec
-    words = train_words(path / "best" / "plan.yaml", asked.model, asked.data)
-    out.print(f"train it in full: {words}", markup=False)
+    command = train_words(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
+    out.print(f"train it in full: {command}", markup=False)
 
 
 def _print_front(result: SearchResult, out: Console, path: Path) -> None:
-    """The plans that no other beats on both loss and parameters, by the numbers of the search."""
+    """Print the Pareto front of loss and parameters, as the search measured it."""
     table = Table(box=None, pad_edge=False, show_edge=False)
     for header in ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)"):
         table.add_column(header, justify="right")
@@ -72,7 +71,7 @@ def _print_front(result: SearchResult, out: Console, path: Path) -> None:
 
 
 def _confirmed_table(result: SearchResult) -> Table:
-    """One row per confirmed plan; the test column is there where the test split was read."""
+    """One row per confirmed plan, with the test split where it was read."""
     tested = {record.name: record for record in result.test}
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("plan")
@@ -91,7 +90,7 @@ def _confirmed_table(result: SearchResult) -> Table:
 
 
 def print_preview(preview: Preview) -> None:
-    """What a search would do."""
+    """Print what a search would do."""
     out = console()
     first, *others = map(str, preview.rung_steps)
     above = f", the best go on to {' and '.join(others)}" if others else ""
@@ -116,7 +115,7 @@ def _general_line(preview: Preview) -> str:
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table."""
+    """Print a plain table."""
     table = Table(box=None, pad_edge=False)
     for header in headers:
         table.add_column(header, overflow="fold")

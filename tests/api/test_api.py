@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import api, pipeline
 from autopeft.cli.app import app
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import (
     AutopeftError,
     DataError,

@@ -39,7 +39,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    commands = "search analyze count train report methods spaces".split()
+    commands = "search analyze count train export report methods formats spaces".split()
     assert [name for name in commands if name not in done.stdout] == []
 
 
@@ -157,10 +157,14 @@ def test_time_that_ends_before_a_verdict_exits_75_and_resume_ends_it(
     assert again.exit_code == 0, again.output
 
 
-def test_methods_and_spaces_are_listed() -> None:
+def test_methods_formats_and_spaces_are_listed() -> None:
     assert set(json.loads(run("methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
     assert set(json.loads(run("spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}
+    assert json.loads(run("formats", "--json").stdout) == {
+        name: exporter.summary for name, exporter in discover("autopeft.exports").items()
+    }
     assert "lora" in run("methods").stdout
+    assert "native" in run("formats").stdout
 
 
 @pytest.mark.parametrize("name", discover("autopeft.methods"))

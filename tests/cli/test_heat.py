@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from autopeft.cli import heat as terminal
+from autopeft.cli import analysis
+from autopeft.cli import heat_map as terminal
 from autopeft.records import Site, SiteScores
 from autopeft.report import heat_svg, seen_enough
 from autopeft.report.heat import DARK, LIGHT
@@ -113,7 +114,7 @@ def test_a_site_outside_the_layers_does_not_dwarf_them():
 )
 def test_one_sentence_says_whether_enough_was_seen(rho, n, told):
     score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
-    assert terminal._enough(score, n_train=1000) == told
+    assert analysis._enough(score, n_train=1000) == told
     assert told.startswith(seen_enough(score))
 
 

@@ -14,7 +14,7 @@ from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy
 from toys.specs import run_spec
 
 from autopeft import model, pipeline
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model.quantising import require_working_kernels
 from autopeft.model.shapes import n_bits

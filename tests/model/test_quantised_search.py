@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import model, pipeline
 from autopeft.cli.app import app
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError, SpecError
 from autopeft.model.quantising import quantisation_config
 from autopeft.model.shapes import n_bits

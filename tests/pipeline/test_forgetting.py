@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from autopeft import pipeline, report
 from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
 from autopeft.model import save_weights
 from autopeft.pipeline.forgetting import BASE, MAX_BLOCKS, check_forgetting, with_general_text

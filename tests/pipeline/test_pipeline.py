@@ -14,7 +14,7 @@ import yaml
 from toys.specs import run_spec
 
 from autopeft import pipeline
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline.training import Trained
 from autopeft.records import RunSpec

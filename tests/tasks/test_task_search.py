@@ -10,7 +10,7 @@ from toys.bases import toy_config
 from toys.words import toy_rows
 
 from autopeft import pipeline
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,

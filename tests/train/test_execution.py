@@ -11,7 +11,7 @@ from huggingface_hub import constants as hub
 from toys.specs import run_spec
 
 from autopeft import model, pipeline
-from autopeft.cli.display import Silent
+from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ModelSpec, OutputSpec, RunSpec

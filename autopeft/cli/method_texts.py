@@ -1,4 +1,4 @@
-"""What `methods` prints: a table of all, or all that one of them says of itself."""
+"""What `methods` prints: a table of all methods, or everything about one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _COLUMNS, _INDENT = 80, 18
 
 def method_rows(methods: Iterable[Method]) -> list[tuple[str, ...]]:
     """One row per method, for `METHOD_COLUMNS`."""
-    return [(m.name, m.label, m.summary, _said(m.merges), _range(m)) for m in methods]
+    return [(m.name, m.label, m.summary, _yes_or_no(m.merges), _range(m)) for m in methods]
 
 
 def method_text(method: Method) -> str:
     """Everything about one method, at most 80 columns wide."""
     servers = ", ".join(method.servers({}))
-    detour = "peft alone; merge it to serve it"
     facts = {
         "trains": method.summary,
         "parameters": f"{method.formula}, for a map of n inputs and m outputs",
         "ranks": "yes" if method.ranked else "none",
-        "identity at start": _said(method.identity_at_start),
-        "merges": _said(method.merges),
-        "read by": servers or (detour if method.merges else "peft alone"),
+        "identity at start": _yes_or_no(method.identity_at_start),
+        "merges": _yes_or_no(method.merges),
+        "read by": servers or ("peft alone; merge it to serve it" if method.merges else "peft alone"),
         "learning rates": f"{_range(method)}: {method.learning_rate_source}",
         "step time": f"{method.step_time:.2f}: {method.step_time_source}",
-        "options": "; ".join(f"{name} {_values(own)}" for name, own in method.choices.items()) or "none",
+        "options": "; ".join(f"{name} {_values(values)}" for name, values in method.choices.items())
+        or "none",
     }
     lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
     wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
@@ -38,7 +38,7 @@ def method_text(method: Method) -> str:
 
 
 def method_json(method: Method) -> dict[str, Any]:
-    """The same for scripts."""
+    """Everything about one method, for scripts."""
     facts = {name: getattr(method, name) for name in Method.__annotations__}
     return {**facts, "servers": list(method.servers({}))}
 
@@ -51,5 +51,5 @@ def _range(method: Method) -> str:
     return "{:g} … {:g}".format(*method.learning_rate_range)
 
 
-def _said(truth: bool) -> str:
-    return "yes" if truth else "no"
+def _yes_or_no(fact: bool) -> str:
+    return "yes" if fact else "no"

@@ -1,9 +1,9 @@
-"""The progress of a search: a live display on a terminal, plain lines elsewhere; always on stderr."""
+"""The progress of a search on stderr: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Silent:
-    """Says nothing."""
+    """Shows nothing."""
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Nothing."""
@@ -44,46 +44,44 @@ class Lines:
     best: float | None = None
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Begin to count anew."""
+        """Start a phase: its count and its best loss begin again."""
         self.name, self.total, self.done, self.best = name, n_measurements, 0, None
         if not n_measurements:
             print(name, file=sys.stderr, flush=True)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Say what was measured."""
+        """Print one line about a measurement."""
         self.done += 1
-        if measurement.loss is not None:
-            self.best = measurement.loss if self.best is None else min(self.best, measurement.loss)
+        self.best = _lower(self.best, measurement.loss)
         left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
         best = f"  best {self.best:.4f}" if self.best is not None else ""
-        counted = f"{self.name} {self.done}/{self.total}"
-        print(f"{counted:<18} {describe(measurement, arm)}{best}{left}", file=sys.stderr, flush=True)
+        count = f"{self.name} {self.done}/{self.total}"
+        print(f"{count:<18} {describe(measurement, arm)}{best}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing."""
 
 
 @dataclass
 class Live:
-    """A bar per phase, the last measurement and the best so far under it."""
+    """A bar per phase with the best loss so far, below a line per measurement."""
 
     console: Console
     _bars: Progress | None = None
     _task: TaskID | None = None
-    _counts: Lines = field(default_factory=Lines)
+    _best: float | None = None
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Open the next bar."""
+        """Start the bar of a phase."""
         bars = self._open()
-        self._counts.name, self._counts.best = name, None
+        self._best = None
         self._task = bars.add_task(name, total=n_measurements or None, note="")
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Move the bar on."""
-        bars, counts = self._open(), self._counts
-        if measurement.loss is not None:
-            counts.best = measurement.loss if counts.best is None else min(counts.best, measurement.loss)
-        best = f"best {counts.best:.4f}" if counts.best is not None else "none yet"
+        """Advance the bar, and print one line about a measurement."""
+        bars = self._open()
+        self._best = _lower(self._best, measurement.loss)
+        best = f"best {self._best:.4f}" if self._best is not None else "none yet"
         left = f", {clock(seconds_left)} left" if seconds_left is not None else ""
         if self._task is not None:
             bars.update(self._task, advance=1, note=f"{best}{left}")
@@ -91,7 +89,7 @@ class Live:
         bars.console.print(describe(measurement, arm), style="dim", markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the bars as they are."""
+        """Stop the display; the bars stay on the screen."""
         if self._bars is not None:
             self._bars.stop()
 
@@ -110,8 +108,8 @@ class Live:
         return self._bars
 
 
-def display(*, quiet: bool) -> Silent | Lines | Live:
-    """The display that fits where stderr goes."""
+def progress_display(*, quiet: bool) -> Silent | Lines | Live:
+    """The display for stderr: live on a terminal, lines in a file or pipe, none if quiet."""
     if quiet:
         return Silent()
     console = Console(stderr=True)
@@ -121,11 +119,15 @@ def display(*, quiet: bool) -> Silent | Lines | Live:
 def describe(measurement: Measurement, arm: str) -> str:
     """A measurement in one line of less than 60 columns."""
     plan = measurement.plan
-    shown = arm.removeprefix("baseline: ") if len(arm) > 24 else arm
-    what = f"{shown[:24]:<24} {plan.trainable_params:>9,} lr {plan.learning_rate:.1e}"
+    label = arm.rpartition(": ")[2] if len(arm) > 24 else arm  # without its kind where both do not fit
+    run = f"{label[:24]:<24} {plan.trainable_params:>9,} lr {plan.learning_rate:.1e}"
     if measurement.error is not None:
-        return f"{what}  failed: {measurement.error}"
-    return f"{what}  loss {measurement.loss:.4f}"
+        return f"{run}  failed: {measurement.error}"
+    return f"{run}  loss {measurement.loss:.4f}"
+
+
+def _lower(best: float | None, loss: float | None) -> float | None:
+    return min((value for value in (best, loss) if value is not None), default=None)
 
 
 def clock(seconds: float) -> str:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from autopeft.cli.display import Live
+from autopeft.cli.progress import Live
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)

@@ -1,0 +1,163 @@
+"""What `analyze` prints: the map of each score, whether enough examples were seen, and the suggested plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from autopeft.cli.counts import size
+from autopeft.cli.heat_map import blocks_for, heat_lines
+from autopeft.cli.tables import console
+from autopeft.extension import discover
+from autopeft.records import Site, SiteScores, to_json, train_words
+from autopeft.report import effective_ranks, seen_enough
+from autopeft.report.heat import SEEN_ENOUGH
+from autopeft.report.words import duration, percent, plan_words, rate
+
+if TYPE_CHECKING:
+    from autopeft.pipeline import Analysis
+
+_COLUMNS = 80
+_MAX_NAMES = 5  # sites that are named, chosen by hand
+_SPECTRUM_RANKS = (1, 4, 16)  # chosen by hand: what an update of so many ranks holds is printed
+_MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
+
+
+def print_analysis(analysis: Analysis) -> None:
+    """Print the map of every score, whether it saw enough examples, the cost, and the suggested plan."""
+    out = console()
+    n_sites = len([site for site in analysis.sites if site.kind != "model"])
+    out.print(f"{analysis.base_model} on {analysis.data}: {n_sites} sites")
+    blocks = blocks_for(out)
+    for score in analysis.scores:
+        out.print()
+        for line in heat_lines(analysis.sites, score, blocks=blocks):
+            out.print(line)
+        _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
+        for sentence in spectrum_sentences(analysis.sites, score):
+            _print_wrapped(out, sentence)
+    out.print()
+    for paragraph in (*_cost_and_notes(analysis), *_suggestion(analysis)):
+        _print_wrapped(out, paragraph)
+    for file in analysis.files:
+        out.print(file, markup=False)
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """The whole analysis as plain values, as `analyze --json` prints it."""
+    plan = analysis.suggestion.plan
+    budget = analysis.budget
+    return {
+        "base_model": analysis.base_model,
+        "data": analysis.data,
+        "task": analysis.spec.task.name,
+        "n_train_examples": analysis.n_train,
+        "sites": [to_json(site) for site in analysis.sites],
+        **to_json(analysis.sensitivity),
+        "effective_ranks": next((list(r) for r in map(effective_ranks, analysis.scores) if r), None),
+        "budget": to_json(budget),
+        "suggestion": {
+            "tested": False,
+            "score": analysis.scores[0].name,
+            "plan": to_json(plan),
+            "digest": plan.digest,
+            "trainable_params": plan.trainable_params,
+            "head_params": analysis.suggestion.head_params,
+            "percent": 100 * plan.trainable_params / budget.base_params,
+            "search": analysis.search_command,
+        },
+        "files": list(analysis.files),
+    }
+
+
+def spectrum_sentences(sites: Sequence[Site], score: SiteScores) -> Iterator[str]:
+    """The effective rank of the maps' gradients, and the energy that a few ranks hold.
+
+    There is no sentence for a score without a spectrum.
+    """
+    spectra = [
+        (rank, energies, max(value, math.fsum(energies)))
+        for site, rank, energies, value in zip(
+            sites, effective_ranks(score), score.profiles, score.values, strict=False
+        )
+        if site.kind in ("linear", "conv1d") and rank is not None
+    ]
+    if spectra:
+        ranks = sorted(rank for rank, _, _ in spectra)
+        shares = (
+            f"of rank {r} holds {median(100 * math.fsum(e[:r]) / total for _, e, total in spectra):.0f} %"
+            for r in _SPECTRUM_RANKS
+        )
+        yield (
+            f"effective rank of a map's gradient: {ranks[0]:.1f} to {ranks[-1]:.1f}, median "
+            f"{median(ranks):.1f}; of its energy the best update {', '.join(shares)} (median)"
+        )
+
+
+def _enough(score: SiteScores, *, n_train: int) -> str:
+    """Whether the score saw enough examples, else how many to ask for."""
+    verdict = seen_enough(score)
+    rho = score.split_half
+    if not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
+        return verdict
+    if score.n_examples >= n_train:
+        return f"{verdict}, and the train split has no more"
+    return f"{verdict}; pass --max-examples {min(n_train, _needed(rho, score.n_examples))}"
+
+
+def _needed(rho: float, n_examples: int) -> int:
+    """Examples with which two halves should agree by 0.95: a power of two, 2 to 16 times as many as now.
+
+    Source:
+        Spearman 1910 and Brown 1910, British Journal of Psychology 3: a test k times as long has the
+        reliability k r / (1 + (k - 1) r). It is derived for Pearson's correlation, so a rough guide here.
+    """
+    factor = _MAX_FACTOR if rho <= 0 else SEEN_ENOUGH * (1 - rho) / ((1 - SEEN_ENOUGH) * rho)
+    return int(2 ** math.ceil(math.log2(n_examples * min(_MAX_FACTOR, max(2.0, factor)))))
+
+
+def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
+    sensitivity = analysis.sensitivity
+    yield (
+        f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {duration(sensitivity.seconds)}, "
+        f"{size(sensitivity.peak_bytes)} at the peak"
+    )
+    if sensitivity.unreachable:
+        n_sites = len(sensitivity.unreachable)
+        names = ", ".join(sensitivity.unreachable[:_MAX_NAMES])
+        more = f" and {n_sites - _MAX_NAMES} more" if n_sites > _MAX_NAMES else ""
+        yield f"no gradient reaches {n_sites} sites, which have the score 0: {names}{more}"
+    for note in sensitivity.notes:
+        yield f"note: {note}"
+
+
+def _suggestion(analysis: Analysis) -> Iterator[str]:
+    plan, budget = analysis.suggestion.plan, analysis.budget
+    share = 100 * plan.trainable_params / budget.base_params
+    labels = {method.name: method.label for method in discover("autopeft.methods").values()}
+    yield (
+        f"suggestion by {analysis.scores[0].name}, untested: {plan_words(plan, labels)}, "
+        f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
+    )
+    if analysis.files:
+        command = train_words(Path(analysis.files[-1]), analysis.spec.model, analysis.spec.data)
+        yield f"test it: {command}"
+    yield f"look for more: {analysis.search_command}"
+
+
+def _print_wrapped(out: Console, paragraph: str) -> None:
+    """Print lines of at most 80 columns; a longer word, such as a path, and a command stay in one line."""
+    kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = (
+        [paragraph]
+        if "autopeft " in paragraph
+        else wrap(kept_together, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+    )
+    for line in lines:
+        out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)
