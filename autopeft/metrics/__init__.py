@@ -3,8 +3,6 @@
 For a metric that is no mean of examples, `jackknife` makes the scores from a plain function.
 """
 
-from __future__ import annotations
-
 from autopeft.metrics.parts.f1 import f1_of_counts
 from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
 from autopeft.metrics.parts.pseudo_values import jackknife, pseudo_values, ratio_scores

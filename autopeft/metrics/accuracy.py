@@ -1,7 +1,5 @@
 """Accuracy: the share of examples whose class is right."""
 
-from __future__ import annotations
-
 from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(

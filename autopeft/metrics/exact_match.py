@@ -1,7 +1,5 @@
 """Exact match: the share of examples all of whose labels are right."""
 
-from __future__ import annotations
-
 from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(

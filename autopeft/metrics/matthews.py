@@ -1,7 +1,5 @@
 """Matthews' correlation coefficient of classes in [-1, 1], by scikit-learn; guesses by chance give 0."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from sklearn.metrics import matthews_corrcoef

@@ -1,7 +1,5 @@
 """Mean absolute error of numbers; lower is better."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from autopeft.metrics.parts.label_metric import LabelMetric, mean_of

@@ -1,7 +1,5 @@
 """Micro-F1: F1 over all labels of all examples, by scikit-learn."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from autopeft.metrics.parts.f1 import score_f1_of_labels

@@ -1,7 +1,5 @@
 """Spearman's rank correlation of numbers, in [-1, 1]; 0 where one side is constant."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from autopeft.metrics.parts.correlations import spearman

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import LastCallCache
@@ -33,12 +33,10 @@ class _SecondMoments:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self.projections: dict[int, torch.Tensor] = {}
+        self.projections: dict[int, Tensor] = {}
         self._moment = LastCallCache(self._moment_of)
 
-    def term(
-        self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
-    ) -> Tensors | None:
+    def term(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensors | None:
         """C (in, in) or C Ω (in, k), and the trace of C, of one batch."""
         moment: Tensors | None = self._moment(inputs) if site.kind in ("linear", "conv1d") else None
         return moment
@@ -55,12 +53,12 @@ class _SecondMoments:
         tiny = torch.finfo(torch.float64).tiny
         return tuple((values[:_PROFILE_RANKS].clamp(min=0.0) / max(float(trace), tiny)).tolist())
 
-    def _moment_of(self, inputs: torch.Tensor) -> Tensors:
+    def _moment_of(self, inputs: Tensor) -> Tensors:
         rows = inputs.flatten(0, 1)
         right = rows if rows.shape[1] <= _MAX_WHOLE else rows @ self._projection(rows)
         return rows.T @ right, rows.square().sum().double()
 
-    def _nystrom(self, sketch: torch.Tensor) -> torch.Tensor:
+    def _nystrom(self, sketch: Tensor) -> Tensor:
         """Eigenvalues of C Ω (Ωᵀ C Ω)⁻¹ (C Ω)ᵀ, largest first; a small shift keeps the middle positive."""
         projection = self._projection(sketch.T).double().cpu()
         sketch = sketch.double().cpu()
@@ -70,10 +68,10 @@ class _SecondMoments:
         root = torch.linalg.cholesky((middle + middle.T) / 2)
         half = torch.linalg.solve_triangular(root, shifted.T, upper=False)
         # Eigenvalues of the product are ten times as fast as an SVD of its half.
-        values: torch.Tensor = torch.linalg.eigvalsh(half @ half.T).flip(0) - shift
+        values: Tensor = torch.linalg.eigvalsh(half @ half.T).flip(0) - shift
         return values
 
-    def _projection(self, rows: torch.Tensor) -> torch.Tensor:
+    def _projection(self, rows: Tensor) -> Tensor:
         """Ω (in, k) with orthonormal columns."""
         size = rows.shape[1]
         if size not in self.projections:

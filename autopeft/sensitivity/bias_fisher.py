@@ -9,15 +9,14 @@ trains, Ben Zaken et al. 2022, arXiv:2106.10199.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.reducers import Sums
 from autopeft.sensitivity.parts.site_score import SiteScore
 
 
-def _term(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor | None:
+def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
     return gradient.sum(dim=1).square().sum() if site.has_bias and site.kind != "parameter" else None
 
 

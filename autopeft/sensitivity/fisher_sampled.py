@@ -11,8 +11,6 @@ Source: Kunstner et al. 2019, arXiv:1905.12558, on why drawn and true labels dif
 squared error as -log p of a normal distribution. That the loss keeps its factor k is ours.
 """
 
-from __future__ import annotations
-
 from autopeft.sensitivity.parts.fisher_terms import fisher_reducer
 from autopeft.sensitivity.parts.site_score import SiteScore
 

@@ -10,8 +10,7 @@ Source: Molchanov et al. 2017, arXiv:1611.06440; used as in GoRA, arXiv:2502.121
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.model import plain_weight
 from autopeft.records import Site
@@ -20,7 +19,7 @@ from autopeft.sensitivity.parts.reducers import Sums
 from autopeft.sensitivity.parts.site_score import SiteScore
 
 
-def _term(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor | None:
+def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
     weight = inputs if site.kind == "parameter" else plain_weight(module)
     if weight is None:
         return None

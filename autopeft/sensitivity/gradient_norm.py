@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import weight_gradient
@@ -20,7 +20,7 @@ from autopeft.sensitivity.parts.reducers import Sums, mean
 from autopeft.sensitivity.parts.site_score import SiteScore
 
 
-def _term(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
     grad = weight_gradient(site, module, inputs, gradient).flatten()
     return torch.dot(grad, grad)
 

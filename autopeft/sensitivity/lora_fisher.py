@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.fisher_terms import norm_fisher
@@ -27,7 +27,7 @@ from autopeft.sensitivity.parts.site_score import SiteScore
 RANK = 8  # chosen by hand
 
 
-def initial_a(site: Site, *, seed: int, copy: int = 0) -> torch.Tensor:
+def initial_a(site: Site, *, seed: int, copy: int = 0) -> Tensor:
     """The A of a site, shape (r, in), by `peft`'s rule: uniform within ± 1 / sqrt(in)."""
     bound = 1 / math.sqrt(site.in_features)  # kaiming_uniform with a = sqrt(5)
     uniform = torch.rand(RANK, site.in_features, generator=generator(seed, site.name, copy))
@@ -35,9 +35,9 @@ def initial_a(site: Site, *, seed: int, copy: int = 0) -> torch.Tensor:
 
 
 def _reducer(sites: Sequence[Site], seed: int) -> Sums:
-    a_by_site: dict[str, torch.Tensor] = {}
+    a_by_site: dict[str, Tensor] = {}
 
-    def term(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
         if site.kind == "norm":
             return norm_fisher(module, inputs, gradient)
         if site.name not in a_by_site:

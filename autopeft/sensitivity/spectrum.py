@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import LastCallCache, norm_gradients, summed_product
@@ -34,13 +34,11 @@ class _Sketches:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self.projections: dict[tuple[str, int], torch.Tensor] = {}
+        self.projections: dict[tuple[str, int], Tensor] = {}
         # Sites of one input width share Ω, so that x Ω is computed once for q, k and v.
         self._projected = LastCallCache(lambda inputs: inputs.flatten(0, 1) @ self._projection("in", inputs))
 
-    def term(
-        self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
-    ) -> Tensors | None:
+    def term(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensors | None:
         """One batch's part of G (out, in), or of Y (out, k) and Z (l, in)."""
         if site.kind == "parameter":
             return None
@@ -68,7 +66,7 @@ class _Sketches:
             core = torch.linalg.lstsq(mixed, sums[1]).solution
         return tuple(leading_values(core / n_examples, _PROFILE_RANKS).square().tolist())
 
-    def _projection(self, side: str, rows: torch.Tensor) -> torch.Tensor:
+    def _projection(self, side: str, rows: Tensor) -> Tensor:
         """Ω (in, k) or Ψᵀ (out, l), standard normal."""
         size = rows.shape[-1]
         if (side, size) not in self.projections:

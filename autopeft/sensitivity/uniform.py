@@ -1,7 +1,5 @@
 """Uniform: the same value everywhere; the null score that spreads ranks evenly."""
 
-from __future__ import annotations
-
 from autopeft.sensitivity.parts.reducers import FixedValues
 from autopeft.sensitivity.parts.site_score import SiteScore
 

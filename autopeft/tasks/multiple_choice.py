@@ -11,12 +11,10 @@ from typing import Any
 from autopeft.data import read_choices
 from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.padding import pad_features, split_rows
+from autopeft.tasks.parts.padding import Rows, pad_features, split_rows
 
 
-def _encode(
-    inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
-) -> Encoded:
+def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
     """The question with each choice, as rows of each feature; a long pair is cut at its longer text."""
     n_choices = len(inputs[0]) - 1
     questions = [row[0] for row in inputs for _ in range(n_choices)]
@@ -30,7 +28,7 @@ def _encode(
     return Encoded(examples=split_rows(by_question), labels=tuple(labels), notes=(note,) if n_cut else ())
 
 
-def _collate_inputs(examples: Sequence[Example], pad_token_id: int, tokenizer: Any) -> Batch:
+def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
     """Features (B, C, T), padded on the right."""
     n_choices = len(examples[0]["input_ids"])
     flat = [{name: row[name][i] for name in row} for row in examples for i in range(n_choices)]

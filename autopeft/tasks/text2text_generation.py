@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.answers import generate_greedily
@@ -30,9 +29,9 @@ def _encode(
     )
 
 
-def _predict(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (B, U, V) of the completion's tokens and the labels (B, U), which the model shifts itself."""
-    logits: torch.Tensor = model(**batch).logits
+    logits: Tensor = model(**batch).logits
     return logits[:, -batch["labels"].shape[1] :].float(), batch["labels"]
 
 

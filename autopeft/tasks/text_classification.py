@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from autopeft.data import read_texts
-from autopeft.extension import Batch, Encoded, Example
+from autopeft.extension import Encoded
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.padding import pad_features, split_rows
+from autopeft.tasks.parts.padding import Rows, pad_features, split_rows
 
 
-def _encode(
-    inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
-) -> Encoded:
+def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
     """Features per example of at most `max_length` tokens; a pair is cut at its longer text."""
     columns = [list(column) for column in zip(*inputs, strict=True)]
     lengths = [len(ids) for ids in tokenizer(*columns, verbose=False)["input_ids"]]
@@ -23,16 +21,11 @@ def _encode(
     return Encoded(examples=split_rows(encoded), labels=tuple(labels), notes=(note,) if n_cut else ())
 
 
-def _collate_inputs(examples: Sequence[Example], pad_token_id: int, tokenizer: Any) -> Batch:
-    """Features (B, T), padded on the right to the longest example."""
-    return pad_features(examples, pad_token_id)
-
-
 PART = LabelledTask(
     name="text-classification",
     read_rows=read_texts,
     auto_class="AutoModelForSequenceClassification",
     peft_task_type="SEQ_CLS",
     encode=_encode,
-    collate_inputs=_collate_inputs,
+    collate_inputs=pad_features,
 )

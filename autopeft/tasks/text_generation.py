@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.answers import generate_greedily
@@ -24,10 +24,10 @@ def _encode(
     return encode_blocks(texts, tokenizer, max_length, are_documents=kind == "documents")
 
 
-def _predict(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (B, T - 1, V) of each next token and its label (B, T - 1)."""
     labels = batch["labels"]
-    logits: torch.Tensor = model(**without_labels(batch)).logits
+    logits: Tensor = model(**without_labels(batch)).logits
     # Counted from the end: a prompt-tuned model has logits of virtual tokens before those of the text.
     return logits[:, -labels.shape[1] : -1].float(), labels[:, 1:]
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from seqeval.metrics.sequence_labeling import get_entities
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.metrics import Scored, f1_of_counts, pseudo_values, ratio_scores
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.padding import IGNORED, pad, pad_features, split_rows, without_labels
+from autopeft.tasks.parts.padding import IGNORED, Rows, pad, pad_features, split_rows, without_labels
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import mean_token_loss, token_losses
 
@@ -64,9 +64,7 @@ class TokenClassification:
             )
         return replace(self, target=target, metric=metric)
 
-    def encode(
-        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
-    ) -> Encoded:
+    def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Pieces of the tokens joined by blanks; labels at each token's first piece, -100 elsewhere."""
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -92,7 +90,7 @@ class TokenClassification:
         """One batch padded on the right to its longest example: features (B, T), `labels` (B, T)."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the tokens of the batch in nats, shape ()."""
         return mean_token_loss(_logits(model, batch), batch["labels"])
 
@@ -144,9 +142,9 @@ class TokenClassification:
         return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
 
 
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, T, C) in fp32, whatever the model computes in."""
-    logits: torch.Tensor = model(**without_labels(batch)).logits
+    logits: Tensor = model(**without_labels(batch)).logits
     return logits.float()
 
 

@@ -74,7 +74,7 @@ def test_metrics_of_one_class_are_those_of_scikit_learn(metric):
 
 
 def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
-    """Class 20 has one example, 21 another that is found, and 22 is guessed once and never true."""
+    """Class 20 has one example, 21 another that is seen_again, and 22 is guessed once and never true."""
     rng = np.random.default_rng(4)
     truth, guesses = rng.integers(0, 12, (2, 60))
     truth[:2], guesses[1:3] = (20, 21), (21, 22)
@@ -145,14 +145,14 @@ def test_metrics_of_numbers_are_those_of_scipy_and_scikit_learn(metric):
 
 def test_spread_of_pseudo_values_gives_the_spread_of_the_metric():
     rng, target = np.random.default_rng(3), Target(kind="number", names=("score",))
-    seen, errors = [], []
+    metrics_seen, errors = [], []
     for _ in range(200):
         truth = rng.normal(size=60)
         guesses = truth + rng.normal(size=60)
-        found = measured(target, truth.tolist(), guesses[:, None], metric="pearson", batch_size=60)
-        seen.append(found.metric)
-        errors.append(np.std(found.example_scores, ddof=1) / np.sqrt(60))
-    assert np.mean(errors) == pytest.approx(np.std(seen), rel=0.15)
+        seen = measured(target, truth.tolist(), guesses[:, None], metric="pearson", batch_size=60)
+        metrics_seen.append(seen.metric)
+        errors.append(np.std(seen.example_scores, ddof=1) / np.sqrt(60))
+    assert np.mean(errors) == pytest.approx(np.std(metrics_seen), rel=0.15)
 
 
 def test_constant_predictions_correlate_with_nothing():

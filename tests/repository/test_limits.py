@@ -27,7 +27,6 @@ LONG_TESTS = {
     "tests/api/test_api.py",
     "tests/model/test_quantising.py",
     "tests/pipeline/test_exports_command.py",
-    "tests/sensitivity/test_sensitivity.py",
     "tests/space/test_space.py",
 }
 

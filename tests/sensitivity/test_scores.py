@@ -9,12 +9,26 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from toys.bases import state_of
+from toys.sensitivity import (
+    SCORES,
+    biases_of,
+    examples_of,
+    gradients_of,
+    mean_of,
+    mean_squares,
+    measured_sites,
+    run_scores,
+    score_by_site,
+    squares_of,
+    values_by_site,
+    weights_of,
+)
 
 from autopeft.extension import Score, discover
-from autopeft.sensitivity import MEASURED_KINDS, measure
+from autopeft.sensitivity import MEASURED_KINDS
 from autopeft.sensitivity.lora_fisher import RANK, initial_a
+from autopeft.sensitivity.passes.labels import with_drawn_labels
 
-SCORES = discover("autopeft.sensitivity")
 by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way
 # (2 T² against in × out, which is 16 × 16 to 32 × 16 here: T of 11 to 16).
@@ -22,70 +36,21 @@ by_length = pytest.mark.parametrize("n_filler", [(1, 5), (15, 25)], ids=["short"
 LABELS = {"none", "inputs", "true", "sampled"}
 
 
-def measured(base):
-    """The sites that scores look at: those with a weight of their own."""
-    return [site for site in base.sites if site.kind in MEASURED_KINDS]
-
-
 @pytest.fixture
-def found(base, task):
+def run(base, task):
     """A function: a score's name and batches -> what it says of the base model."""
 
-    def found(name, batches, *, seed=0):
-        return measure([SCORES[name]], base.module, batches, base.sites, task=task, seed=seed)
+    def run(name, batches, *, seed=0):
+        (scores,) = run_scores([name], base, batches, task=task, seed=seed).scores
+        return scores
 
-    return found
+    return run
 
 
 @pytest.fixture
-def score(base, found):
-    """The same -> its values by site."""
-
-    def score(name, batches, *, seed=0):
-        (own,) = found(name, batches, seed=seed).scores
-        return {
-            site.name: value
-            for site, value in zip(base.sites, own.values, strict=True)
-            if site.kind in MEASURED_KINDS
-        }
-
-    return score
-
-
-def gradients(base, task, batch):
-    """Per site the weight's gradient, and of a norm's the bias's too, by plain autograd of the mean loss."""
-    parameters = {}
-    for site in measured(base):
-        module = base.module.get_submodule(site.name)
-        has_bias = site.kind == "norm" and site.has_bias
-        parameters[site.name] = [module.weight, module.bias] if has_bias else [module.weight]
-    flat = [parameter for own in parameters.values() for parameter in own]
-    for parameter in flat:
-        parameter.requires_grad_(True)
-    grads = iter(torch.autograd.grad(task.loss(base.module, batch), flat))
-    for parameter in flat:
-        parameter.requires_grad_(False)
-    return {name: [next(grads) for _ in own] for name, own in parameters.items()}
-
-
-def squares(base, task, batch):
-    found = gradients(base, task, batch)
-    return {name: sum(float(g.square().sum()) for g in own) for name, own in found.items()}
-
-
-def single_examples(batch):
-    """Each row as a batch of its own, without its padding."""
-    for row, n_tokens in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
-        features = {name: batch[name][row : row + 1, :n_tokens] for name in ("input_ids", "attention_mask")}
-        yield {**features, "labels": batch["labels"][row : row + 1]}
-
-
-def mean_over(dictionaries, weights=None):
-    weights = weights or [1] * len(dictionaries)
-    return {
-        name: math.fsum(w * d[name] for w, d in zip(weights, dictionaries, strict=True)) / sum(weights)
-        for name in dictionaries[0]
-    }
+def score(base, run):
+    """A function: a score's name and batches -> its values by site."""
+    return lambda name, batches, *, seed=0: values_by_site(base, run(name, batches, seed=seed))
 
 
 def two_batches(make_batch, n_filler=(1, 9)):
@@ -104,28 +69,28 @@ def test_part_is_a_score_with_a_summary_of_its_own(name):
 
 
 @by_score
-def test_every_site_has_a_finite_value_that_is_not_negative(name, base, found, make_batch):
-    (own,) = found(name, [make_batch(seed=1), make_batch(seed=2)]).scores
-    assert len(own.values) == len(base.sites)
-    assert all(math.isfinite(value) and value >= 0 for value in own.values)
-    for site, value in zip(base.sites, own.values, strict=True):
+def test_every_site_has_a_finite_value_that_is_not_negative(name, base, run, make_batch):
+    scores = run(name, [make_batch(seed=1), make_batch(seed=2)])
+    assert len(scores.values) == len(base.sites)
+    assert all(math.isfinite(value) and value >= 0 for value in scores.values)
+    for site, value in zip(base.sites, scores.values, strict=True):
         lacks = {"activation": site.kind == "norm", "bias_fisher": not site.has_bias}.get(name, False)
         assert (value > 0) == (site.kind in MEASURED_KINDS and not lacks)
 
 
 @by_score
-def test_profiles_are_there_for_every_site_or_none_and_never_rise(name, base, found, make_batch):
-    (own,) = found(name, [make_batch(seed=1), make_batch(seed=2)]).scores
-    assert len(own.profiles) == (len(base.sites) if name in ("spectrum", "activation") else 0)
-    for profile in own.profiles:
+def test_profiles_are_there_for_every_site_or_none_and_never_rise(name, base, run, make_batch):
+    scores = run(name, [make_batch(seed=1), make_batch(seed=2)])
+    assert len(scores.profiles) == (len(base.sites) if name in ("spectrum", "activation") else 0)
+    for profile in scores.profiles:
         assert list(profile) == sorted(profile, reverse=True)
         assert all(energy >= 0 for energy in profile)
 
 
 @by_score
-def test_same_seed_gives_the_same_answer(name, found, make_batch):
+def test_same_seed_gives_the_same_answer(name, run, make_batch):
     batches = [make_batch(seed=1), make_batch(seed=2)]
-    assert found(name, batches, seed=4).scores == found(name, batches, seed=4).scores
+    assert run(name, batches, seed=4) == run(name, batches, seed=4)
 
 
 @pytest.mark.parametrize("name", ["random", "fisher_sampled", "lora_fisher"])
@@ -147,17 +112,15 @@ def test_model_is_left_as_found(name, base, score, make_batch, training):
 def test_dropout_is_off_while_scoring(name, make_base, make_batch, task):
     base, batches = make_base("bert", dropout=0.5), [make_batch()]
     base.module.train()
-    first, second = (
-        measure([SCORES[name]], base.module, batches, base.sites, task=task, seed=0).scores for _ in range(2)
-    )
+    first, second = (run_scores([name], base, batches, task=task).scores for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("name", [name for name in SCORES if SCORES[name].labels != "none"])
-def test_two_reducers_add_up_to_one_that_saw_everything(name, base, task, score, make_batch):
+def test_two_reducers_add_up_to_one_that_saw_everything(name, score, make_batch):
     batches = [make_batch(seed=seed) for seed in range(4)]
     whole = score(name, batches)
-    # In two batches of half the order the halves swap what they see, and the sum is the same.
+    # With neighbours swapped, each half sees the other's batches, and the sum is the same.
     swapped = score(name, [batches[i] for i in (1, 0, 3, 2)] if name != "fisher_sampled" else batches)
     assert swapped == pytest.approx(whole, rel=1e-4)
 
@@ -165,8 +128,7 @@ def test_two_reducers_add_up_to_one_that_saw_everything(name, base, task, score,
 @by_length
 def test_fisher_is_the_mean_squared_gradient_of_single_examples(base, task, score, make_batch, n_filler):
     batches = two_batches(make_batch, n_filler)
-    singles = [single for batch in batches for single in single_examples(batch)]
-    expected = mean_over([squares(base, task, single) for single in singles])
+    expected = mean_squares(weights_of(base), base, task, batches)
     assert score("fisher", batches) == pytest.approx(expected, rel=1e-4)
 
 
@@ -175,53 +137,31 @@ def test_bias_fisher_is_the_mean_squared_bias_gradient_of_single_examples(
     base, task, score, make_batch, n_filler
 ):
     batches = two_batches(make_batch, n_filler)
-    owners = {site.name: base.module.get_submodule(site.name) for site in measured(base) if site.has_bias}
-    biases = [module.bias for module in owners.values()]
-    for bias in biases:
-        bias.requires_grad_(True)
-    squared = [
-        [float(g.square().sum()) for g in torch.autograd.grad(task.loss(base.module, single), biases)]
-        for batch in batches
-        for single in single_examples(batch)
-        if biases
-    ]
-    for bias in biases:
-        bias.requires_grad_(False)
-    expected = {
-        name: math.fsum(own) / 6 for name, own in zip(owners, zip(*squared, strict=True), strict=True)
-    }
-    found = score("bias_fisher", batches)
-    assert {name: found[name] for name in owners} == pytest.approx(expected, rel=1e-4)
-    assert not any(value for name, value in found.items() if name not in owners)
+    expected = mean_squares(biases_of(base), base, task, batches)
+    without_bias = {site.name: 0.0 for site in measured_sites(base) if not site.has_bias}
+    assert score("bias_fisher", batches) == pytest.approx(expected | without_bias, rel=1e-4)
 
 
 @by_length
-def test_sampled_fisher_is_that_of_single_examples_with_the_drawn_labels(
-    base, task, score, make_batch, n_filler
-):
+def test_sampled_fisher_is_that_of_single_examples_with_the_drawn_labels(base, task, make_batch, n_filler):
     batches = two_batches(make_batch, n_filler)
-    losses = []
+    seen = []
 
-    class Listening:  # sees which labels the pass asks the loss of
+    class Recorder:
+        """Keeps the batches that the pass asks the loss of."""
+
         peft_task_type = task.peft_task_type
 
         def loss(self, model, batch):
-            losses.append(batch)
+            seen.append(batch)
             return task.loss(model, batch)
 
-    (own,) = measure(
-        [SCORES["fisher_sampled"]], base.module, batches, base.sites, task=Listening(), seed=3
-    ).scores
-    drawn = losses[1::2]  # each batch is first asked for its predictions
-    singles = [single for batch in drawn for single in single_examples(batch)]
-    expected = mean_over([squares(base, task, single) for single in singles])
-    values = dict(zip((site.name for site in base.sites), own.values, strict=True))
-    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    values = score_by_site("fisher_sampled", base, batches, task=Recorder(), seed=3)
+    drawn = seen[1::2]  # each batch is first asked for its predictions
+    assert values == pytest.approx(mean_squares(weights_of(base), base, task, drawn), rel=1e-4)
 
 
 def test_drawn_labels_follow_the_models_predictions():
-    from autopeft.sensitivity.passes.labels import with_drawn_labels
-
     logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4000, 1)
     task = discover("autopeft.tasks")["text-classification"]
     batch = {"labels": torch.zeros(4000, dtype=torch.long)}
@@ -232,44 +172,52 @@ def test_drawn_labels_follow_the_models_predictions():
 
 @by_length
 def test_gradient_is_the_summed_weight_times_gradient_of_batches(base, task, score, make_batch, n_filler):
-    batches = two_batches(make_batch, n_filler)
+    batches, weights = two_batches(make_batch, n_filler), weights_of(base)
     expected = []
     for batch in batches:
-        weights = {s.name: base.module.get_submodule(s.name).weight.detach() for s in measured(base)}
-        own = gradients(base, task, batch)
-        expected.append({name: float((weights[name] * g[0]).abs().sum()) for name, g in own.items()})
-    assert score("gradient", batches) == pytest.approx(mean_over(expected, [4, 2]), rel=1e-4)
+        gradients = gradients_of(weights, lambda batch=batch: task.loss(base.module, batch))
+        expected.append({n: float((weights[n][0] * g[0]).abs().sum()) for n, g in gradients.items()})
+    assert score("gradient", batches) == pytest.approx(mean_of(expected, [4, 2]), rel=1e-4)
 
 
 def test_gradient_norm_is_the_root_of_the_batches_squared_norms(base, task, score, make_batch):
     batches = two_batches(make_batch)
-    summed = [{name: len(b["labels"]) ** 2 * float(g[0].square().sum()) for name, g in
-               gradients(base, task, b).items()} for b in batches]  # fmt: skip
-    expected = {name: math.sqrt((summed[0][name] + summed[1][name]) / 6) for name in summed[0]}
+    weights = {name: of_site[:1] for name, of_site in weights_of(base).items()}
+    first, second = (
+        squares_of(weights, lambda batch=batch: len(batch["labels"]) * task.loss(base.module, batch))
+        for batch in batches
+    )
+    expected = {name: math.sqrt((first[name] + second[name]) / 6) for name in first}
     assert score("gradient_norm", batches) == pytest.approx(expected, rel=1e-4)
+
+
+@by_length
+def test_lora_fisher_of_norms_is_their_fisher(base, task, score, make_batch, n_filler):
+    batches = two_batches(make_batch, n_filler)
+    norms = {site.name for site in measured_sites(base) if site.kind == "norm"}
+    weights = {name: of_site for name, of_site in weights_of(base).items() if name in norms}
+    values = {name: value for name, value in score("lora_fisher", batches).items() if name in norms}
+    assert values == pytest.approx(mean_squares(weights, base, task, batches), rel=1e-4)
 
 
 @by_length
 def test_lora_fisher_is_that_of_b_in_an_attached_lora(base, task, score, make_batch, n_filler):
     batches = two_batches(make_batch, n_filler)
-    found = score("lora_fisher", batches, seed=7)
-    sites = {site.name: site for site in measured(base)}
-    maps = [name for name, site in sites.items() if site.kind != "norm"]
-    norms = {name: value for name, value in found.items() if sites[name].kind == "norm"}
-    singles = [single for batch in batches for single in single_examples(batch)]
-    assert norms == pytest.approx(
-        {name: value for name, value in mean_over([squares(base, task, s) for s in singles]).items()
-         if name in norms}, rel=1e-4)  # fmt: skip
-    is_conv1d = any(site.kind == "conv1d" for site in sites.values())
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=maps, fan_in_fan_out=is_conv1d)
+    values = score("lora_fisher", batches, seed=7)
+    maps = {site.name: site for site in measured_sites(base) if site.kind != "norm"}
+    is_conv1d = any(site.kind == "conv1d" for site in maps.values())
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(maps), fan_in_fan_out=is_conv1d)
     model = get_peft_model(base.module, config).eval()
     layers = {name: model.get_base_model().get_submodule(name) for name in maps}
     for name, layer in layers.items():
-        layer.lora_A["default"].weight.data.copy_(initial_a(sites[name], seed=7))
-    ups = [layer.lora_B["default"].weight for layer in layers.values()]
-    grads = [torch.autograd.grad(task.loss(model, single), ups) for single in singles]
-    expected = [dict(zip(maps, (float(g.square().sum()) for g in own), strict=True)) for own in grads]
-    assert {name: found[name] for name in maps} == pytest.approx(mean_over(expected), rel=1e-4)
+        layer.lora_A["default"].weight.data.copy_(initial_a(maps[name], seed=7))
+    ups = {name: [layer.lora_B["default"].weight] for name, layer in layers.items()}
+    expected = [
+        squares_of(ups, lambda example=example: task.loss(model, example))
+        for batch in batches
+        for example in examples_of(batch)
+    ]
+    assert {name: values[name] for name in maps} == pytest.approx(mean_of(expected), rel=1e-4)
 
 
 def test_a_is_drawn_as_peft_draws_it(bert):
@@ -277,19 +225,21 @@ def test_a_is_drawn_as_peft_draws_it(bert):
     drawn = torch.cat([initial_a(site, seed=seed) for seed in range(60)])
     torch.manual_seed(0)
     theirs = get_peft_model(bert.module, LoraConfig(r=480, target_modules=[site.name]))
-    own = theirs.get_base_model().get_submodule(site.name).lora_A["default"].weight.detach()
-    assert float(drawn.abs().max()) == pytest.approx(float(own.abs().max()), rel=1e-2)
-    assert float(drawn.std()) == pytest.approx(float(own.std()), rel=2e-2)
+    a = theirs.get_base_model().get_submodule(site.name).lora_A["default"].weight.detach()
+    assert float(drawn.abs().max()) == pytest.approx(float(a.abs().max()), rel=1e-2)
+    assert float(drawn.std()) == pytest.approx(float(a.std()), rel=2e-2)
 
 
-def test_spectrum_holds_the_squared_singular_values_of_the_mean_gradient(base, task, found, make_batch):
+def test_spectrum_holds_the_squared_singular_values_of_the_mean_gradient(base, task, run, make_batch):
     batches = two_batches(make_batch)
-    (own,) = found("spectrum", batches).scores
-    grads = [gradients(base, task, batch) for batch in batches]
-    for site, value, profile in zip(base.sites, own.values, own.profiles, strict=True):
+    scores = run("spectrum", batches)
+    first, second = (
+        gradients_of(weights_of(base), lambda batch=batch: task.loss(base.module, batch)) for batch in batches
+    )
+    for site, value, profile in zip(base.sites, scores.values, scores.profiles, strict=True):
         if site.kind in MEASURED_KINDS:
-            mean = [(4 * a + 2 * b).double().numpy() / 6 for a, b in zip(grads[0][site.name],
-                    grads[1][site.name], strict=True)]  # fmt: skip
+            pairs = zip(first[site.name], second[site.name], strict=True)
+            mean = [(4 * a + 2 * b).double().numpy() / 6 for a, b in pairs]
             matrix = np.concatenate(mean)[None] if site.kind == "norm" else mean[0]
             energies = np.linalg.svd(matrix, compute_uv=False) ** 2
             assert profile == pytest.approx(energies[: len(profile)], rel=1e-3, abs=1e-6 * energies[0])
@@ -297,10 +247,10 @@ def test_spectrum_holds_the_squared_singular_values_of_the_mean_gradient(base, t
             assert value == pytest.approx(energies.sum(), rel=1e-3)
 
 
-def test_activation_holds_the_explained_shares_of_the_inputs(base, found, make_batch):
+def test_activation_holds_the_explained_shares_of_the_inputs(base, run, make_batch):
     batches = two_batches(make_batch)
-    (own,) = found("activation", batches).scores
-    for site, value, profile in zip(base.sites, own.values, own.profiles, strict=True):
+    scores = run("activation", batches)
+    for site, value, profile in zip(base.sites, scores.values, scores.profiles, strict=True):
         if site.kind in ("linear", "conv1d"):
             inputs = inputs_of(base.module, site.name, batches)
             energies = np.linalg.svd(inputs, compute_uv=False) ** 2
@@ -320,19 +270,16 @@ def inputs_of(module, name, batches):
         with torch.no_grad():
             module(**{key: value for key, value in batch.items() if key != "labels"})
         handle.remove()
-        (given,) = seen
+        (inputs,) = seen
         mask = batch["attention_mask"].bool()
-        rows.append(given[mask] if given.shape[:2] == mask.shape else given.reshape(-1, given.shape[-1]))
+        is_padded = inputs.shape[:2] == mask.shape
+        rows.append(inputs[mask] if is_padded else inputs.reshape(-1, inputs.shape[-1]))
     return torch.cat(rows).double().numpy()
 
 
-def test_parameters_are_counted(base, score, make_batch):
-    weights = {}
-    for site in measured(base):
-        module = base.module.get_submodule(site.name)
-        weights[site.name] = module.weight.numel() + (module.bias.numel() if site.kind == "norm" and
-                                                      site.has_bias else 0)  # fmt: skip
-    assert score("parameters", []) == weights
+def test_parameters_are_counted(base, score):
+    n_weights = {name: sum(p.numel() for p in of_site) for name, of_site in weights_of(base).items()}
+    assert score("parameters", []) == n_weights
 
 
 def test_both_ways_of_fisher_were_taken_by_those_lengths(make_batch):

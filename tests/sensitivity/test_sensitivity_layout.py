@@ -1,20 +1,17 @@
-"""Which rows of what a layer sees are of which example, where their numbers leave it open: brute force."""
+"""Which rows of a layer's input belong to which example, where shapes are ambiguous: against brute force."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from toys import architectures as model_toys
+from toys.sensitivity import biases_of, mean_squares, score_by_site, weights_of
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.sensitivity import MEASURED_KINDS, measure
 
-SCORES = discover("autopeft.sensitivity")
 CHOICE = discover("autopeft.tasks")["multiple-choice"]
 CLASSES = discover("autopeft.tasks")["text-classification"]
 IMAGES = discover("autopeft.tasks")["image-classification"]
@@ -39,10 +36,10 @@ def questions(n, n_choices, n_tokens, *, seed=0):
     lengths[0, 0] = n_tokens
     rows = [
         {
-            "input_ids": [rng.integers(4, model_toys.V, size=length).tolist() for length in own],
-            "attention_mask": [[1] * length for length in own],
+            "input_ids": [rng.integers(4, model_toys.V, size=length).tolist() for length in of_row],
+            "attention_mask": [[1] * length for length in of_row],
         }
-        for own in lengths
+        for of_row in lengths
     ]
     batch = CHOICE.collate(rows, rng.integers(0, n_choices, size=n).tolist(), 0)
     assert batch["input_ids"].shape == (n, n_choices, n_tokens)
@@ -60,64 +57,25 @@ def texts(n, n_tokens):
     return CLASSES.collate(rows, [i % 2 for i in range(n)], 0)
 
 
-def single(batch, row):
-    """An example by itself, cut to its own longest row."""
-    own = {name: value[row : row + 1] for name, value in batch.items()}
-    if "attention_mask" in own:
-        longest = int(own["attention_mask"].sum(dim=-1).max())
-        own |= {name: own[name][..., :longest] for name in own if name != "labels"}
-    return own
-
-
-def weights(base, *, biases):
-    """Site name -> what a score looks at: weight (of a norm with its bias), or the bias alone."""
-    found = {}
-    for site in base.sites:
-        if site.kind in MEASURED_KINDS and (site.has_bias or not biases):
-            module = base.module.get_submodule(site.name)
-            of_norm = [module.bias] if site.kind == "norm" and site.has_bias else []
-            found[site.name] = [module.bias] if biases else [module.weight, *of_norm]
-    return found
-
-
-def brute_force(base, task, batch, *, biases=False):
-    """Mean over examples of the squared gradients of an example by itself."""
-    owned = weights(base, biases=biases)
-    flat = [p for own in owned.values() for p in own]
-    sums = dict.fromkeys(owned, 0.0)
-    for row in range(len(batch["labels"])):
-        for p in flat:
-            p.requires_grad_(True)
-        grads = iter(torch.autograd.grad(task.loss(base.module, single(batch, row)), flat, allow_unused=True))
-        for p in flat:
-            p.requires_grad_(False)
-        for name, own in owned.items():
-            mine = [next(grads) for _ in own]
-            squares = [float(g.double().square().sum()) for g in mine if g is not None]
-            sums[name] += math.fsum(squares)
-    return {name: value / len(batch["labels"]) for name, value in sums.items()}
-
-
-def scored(name, base, task, batches, *, seed=0):
-    (own,) = measure([SCORES[name]], base.module, batches, base.sites, task=task, seed=seed).scores
-    return dict(zip((site.name for site in base.sites), own.values, strict=True))
+def assert_is_brute_force(base, task, batch, batches, *, rel):
+    """The Fisher over some batches is the mean over single examples of one of them."""
+    expected = mean_squares(weights_of(base), base, task, [batch])
+    assert score_by_site("fisher", base, batches, task=task) == pytest.approx(expected, rel=rel, abs=1e-9)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fisher_of_multiple_choice_is_that_of_single_examples(architecture, shape):
     base, batch = toy(architecture, "AutoModelForMultipleChoice"), questions(*shape)
-    for score, biases in (("fisher", False), ("bias_fisher", True)):
-        expected = brute_force(base, CHOICE, batch, biases=biases)
-        found = scored(score, base, CHOICE, [batch, batch])
-        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    for score, parameters in (("fisher", weights_of(base)), ("bias_fisher", biases_of(base))):
+        expected = mean_squares(parameters, base, CHOICE, [batch])
+        values = score_by_site(score, base, [batch, batch], task=CHOICE)
+        assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 def test_choices_are_told_apart_where_the_batch_is_seen_in_halves():
     base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(12, 2, 6)  # T as many as each half
-    expected = brute_force(base, CHOICE, batch)
-    found = scored("fisher", base, CHOICE, [batch])
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert_is_brute_force(base, CHOICE, batch, [batch], rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -130,41 +88,38 @@ def test_padding_of_choices_does_not_count(shape):
     }
     for score in ("activation", "fisher", "spectrum"):
         first, second = (
-            scored(score, base, CHOICE, [own, own]) for own in (batch, {**longer, "labels": batch["labels"]})
+            score_by_site(score, base, [padded, padded], task=CHOICE)
+            for padded in (batch, {**longer, "labels": batch["labels"]})
         )
         assert second == pytest.approx(first, rel=1e-3, abs=1e-9)
 
 
 def test_activation_of_multiple_choice_is_that_of_its_words():
     base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(6, 2, 6)
-    found = scored("activation", base, CHOICE, [batch, batch])
+    values = score_by_site("activation", base, [batch, batch], task=CHOICE)
     name = "bert.encoder.layer.0.attention.self.query"
     seen = []
-    hook = base.module.get_submodule(name).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = base.module.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
         CHOICE.loss(base.module, batch)
     hook.remove()
     words = seen[0][batch["attention_mask"].flatten(0, 1) == 1].double()
     energies = np.linalg.svd(words.numpy(), compute_uv=False) ** 2
-    assert found[name] == pytest.approx(energies[:8].sum() / energies.sum(), rel=1e-4)
+    assert values[name] == pytest.approx(energies[:8].sum() / energies.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 5, 7], ids=["one", "other", "as many as tokens"])
-def test_layers_that_see_the_tokens_first_are_told(n):
+def test_layers_that_see_the_tokens_first_are_found(n):
     base, batch = toy("xlnet", "AutoModelForSequenceClassification"), texts(n, 7)
     batch["attention_mask"][:] = 1  # XLNet's summary reads the last token, were it padding or not
-    expected = brute_force(base, CLASSES, batch)
-    found = scored("fisher", base, CLASSES, [batch, batch])
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert_is_brute_force(base, CLASSES, batch, [batch, batch], rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [7, 14], ids=["as many as examples", "as many as a half"])
 def test_tokens_first_and_choices_at_once(n):
     base, batch = toy("xlnet", "AutoModelForMultipleChoice"), questions(n, 2, 7)
     batch["attention_mask"][:] = 1
-    expected = brute_force(base, CHOICE, batch)
-    found = scored("fisher", base, CHOICE, [batch])
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert_is_brute_force(base, CHOICE, batch, [batch], rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [3, 4, 8])
@@ -176,6 +131,4 @@ def test_windows_of_as_many_patches_as_there_are_images_stay_whole(n):
         torch.manual_seed(0)
         base = built(transformers.SwinForImageClassification(config))
         batch = {"pixel_values": torch.randn(n, 3, 8, 8), "labels": torch.arange(n) % 2}
-    expected = brute_force(base, IMAGES, batch)
-    found = scored("fisher", base, IMAGES, [batch, batch])
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert_is_brute_force(base, IMAGES, batch, [batch, batch], rel=1e-3)

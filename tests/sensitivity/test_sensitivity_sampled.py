@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from toys import architectures as model_toys
+from toys.sensitivity import score_by_site, squares_of, weights_of
 
 from autopeft.extension import DrawsLabels, Target, discover
 from autopeft.model import BaseModel
 from autopeft.records import TaskSpec
-from autopeft.sensitivity import MEASURED_KINDS, measure
 from autopeft.sensitivity.passes.labels import with_drawn_labels
 
-SAMPLED = discover("autopeft.sensitivity")["fisher_sampled"]
 TASKS = discover("autopeft.tasks")
 NUMBER = Target(kind="number", names=("score",))
 SEVERAL = Target(kind="classes", names=("a", "b", "c"))
@@ -46,38 +44,21 @@ def repeated(batch, n):
     return {name: value.repeat(n, *[1] * (value.ndim - 1)) for name, value in batch.items()}
 
 
-def scored(base, task, batch):
+def sampled_fisher(base, task, batch):
     batches = [repeated(batch, N_DRAWS // 8)] * 8
-    (own,) = measure([SAMPLED], base.module, batches, base.sites, task=task, seed=0, enough=1.1).scores
-    return dict(zip((site.name for site in base.sites), own.values, strict=True))
-
-
-def squares(base, value):
-    """Site name -> summed squared gradients of a number for what the score looks at."""
-    owned = {}
-    for site in base.sites:
-        if site.kind in MEASURED_KINDS:
-            module = base.module.get_submodule(site.name)
-            owned[site.name] = [module.weight] + ([module.bias] if site.kind == "norm" else [])
-    flat = [p for own in owned.values() for p in own]
-    for p in flat:
-        p.requires_grad_(True)
-    grads = iter(torch.autograd.grad(value(), flat))
-    for p in flat:
-        p.requires_grad_(False)
-    return {name: math.fsum(float(next(grads).square().sum()) for _ in own) for name, own in owned.items()}
+    return score_by_site("fisher_sampled", base, batches, task=task, enough=1.1)
 
 
 def test_sampled_fisher_of_numbers_is_four_times_the_squared_gradient_of_the_prediction():
     """E[(2 (f - y) f')²] = 4 f'² for y of variance 1 about f: in closed form, whatever the true labels."""
     base, task, batch = toy(1), fitted(NUMBER), two_texts(torch.tensor([100.0, -100.0]))
-    own = [
-        squares(base, lambda row=row: base.module(input_ids=batch["input_ids"][row : row + 1]).logits[0, 0])
-        for row in range(2)
-    ]
-    expected = {name: 4 * (own[0][name] + own[1][name]) / 2 for name in own[0]}
-    found = scored(base, task, batch)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=0.03)
+
+    def prediction(row):
+        return base.module(input_ids=batch["input_ids"][row : row + 1]).logits[0, 0]
+
+    first, second = (squares_of(weights_of(base), lambda row=row: prediction(row)) for row in range(2))
+    expected = {name: 4 * (first[name] + second[name]) / 2 for name in first}
+    assert sampled_fisher(base, task, batch) == pytest.approx(expected, rel=0.03)
 
 
 def test_sampled_fisher_of_several_labels_is_that_of_all_their_combinations():
@@ -85,16 +66,15 @@ def test_sampled_fisher_of_several_labels_is_that_of_all_their_combinations():
     base, task, batch = toy(3), fitted(SEVERAL), two_texts(torch.zeros(2, 3))
     expected = {}
     for row, labels in itertools.product(range(2), itertools.product((0.0, 1.0), repeat=3)):
-        one = {name: value[row : row + 1] for name, value in batch.items()} | {
-            "labels": torch.tensor([labels])
-        }
+        example = {name: value[row : row + 1] for name, value in batch.items()}
+        example["labels"] = torch.tensor([labels])
         with torch.no_grad():
-            chances = base.module(input_ids=one["input_ids"]).logits[0].double().sigmoid().numpy()
+            chances = base.module(input_ids=example["input_ids"]).logits[0].double().sigmoid().numpy()
         chance = np.prod(np.where(np.array(labels) == 1, chances, 1 - chances))
-        for name, value in squares(base, lambda one=one: task.loss(base.module, one)).items():
+        squares = squares_of(weights_of(base), lambda example=example: task.loss(base.module, example))
+        for name, value in squares.items():
             expected[name] = expected.get(name, 0.0) + chance * value / 2
-    found = scored(base, task, batch)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=0.03)
+    assert sampled_fisher(base, task, batch) == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["text-classification", "image-classification"])
@@ -113,7 +93,7 @@ def test_drawn_numbers_have_variance_one_about_the_prediction(name):
 
 
 @pytest.mark.parametrize("name", ["text-classification", "image-classification"])
-def test_drawn_labels_are_coins_that_do_not_know_of_each_other(name):
+def test_drawn_labels_are_independent_coins(name):
     logits = torch.tensor([[-1.0, 0.0, 2.0]]).repeat(10_000, 1)
     labels = torch.zeros(10_000, 3)
     drawn = with_drawn_labels({"labels": labels}, logits, task=fitted(SEVERAL, name), seed=0, index=0)

@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys.sensitivity import SCORES, FirstLayerLoss
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import discover
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json
 from autopeft.records import Sensitivity as Record
-
-SCORES = discover("autopeft.sensitivity")
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +42,33 @@ def test_sample_is_seeded_and_takes_every_example_once(prepared):
     n_train = len(prepared.bench.splits["train"].labels)
     batches = list(_batches(prepared, n_examples=n_train))
     again = list(_batches(prepared, n_examples=n_train))
-    for one, other in zip(batches, again, strict=True):
-        assert (one["input_ids"] == other["input_ids"]).all()
+    for first, second in zip(batches, again, strict=True):
+        assert (first["input_ids"] == second["input_ids"]).all()
     lengths = np.concatenate([batch["attention_mask"].sum(1).numpy() for batch in batches])
     assert sorted(lengths) == sorted(prepared.bench.splits["train"].lengths)
     tokens = sum(batch["input_ids"].numel() for batch in batches)
     assert tokens < 1.2 * lengths.sum()  # little padding
 
 
-def test_scores_come_in_the_order_asked_and_survive_json(prepared):
-    found = sensitivity(prepared, ["random", "fisher", "spectrum"], max_examples=24)
-    assert [score.name for score in found.scores] == ["random", "fisher", "spectrum"]
-    assert found.n_examples == found.n_asked == 24
-    assert found.notes == ()
-    assert from_json(Record, to_json(found)) == found
+def test_scores_come_in_the_requested_order_and_survive_json(prepared):
+    seen = sensitivity(prepared, ["random", "fisher", "spectrum"], max_examples=24)
+    assert [score.name for score in seen.scores] == ["random", "fisher", "spectrum"]
+    assert seen.n_examples == seen.n_asked == 24
+    assert seen.notes == ()
+    assert from_json(Record, to_json(seen)) == seen
 
 
-def test_fewer_examples_than_asked_is_told(prepared):
+def test_fewer_examples_than_requested_are_noted(prepared):
     n_train = len(prepared.bench.splits["train"].labels)
-    found = sensitivity(prepared, ["fisher"], max_examples=500, enough=1.1)
-    assert (found.n_examples, found.n_asked) == (n_train, 500)
-    assert found.notes == (f"The train split has only {n_train} of the 500 examples requested.",)
+    seen = sensitivity(prepared, ["fisher"], max_examples=500, enough=1.1)
+    assert (seen.n_examples, seen.n_asked) == (n_train, 500)
+    assert seen.notes == (f"The train split has only {n_train} of the 500 examples requested.",)
 
 
-def test_stopping_early_is_told(prepared):
-    found = sensitivity(prepared, ["lora_fisher"], max_examples=80, enough=0.1)
-    assert found.n_examples == 64
-    (note,) = found.notes
+def test_stopping_early_is_noted(prepared):
+    seen = sensitivity(prepared, ["lora_fisher"], max_examples=80, enough=0.1)
+    assert seen.n_examples == 64
+    (note,) = seen.notes
     assert note.startswith(
         "Stopped after 64 of 80 examples: two halves of them rank the sites alike (Spearman 0."
     )
@@ -84,15 +82,10 @@ def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
 
 
 def test_a_search_logs_what_its_scores_have_to_say(prepared, caplog):
-    class FirstLayerOnly:
-        peft_task_type, collate = "SEQ_CLS", staticmethod(prepared.task.collate)
-
-        def loss(self, model, batch):
-            features = {name: value for name, value in batch.items() if name != "labels"}
-            return model(**features, output_hidden_states=True).hidden_states[1].square().mean()
-
+    task = FirstLayerLoss()
+    task.collate = prepared.task.collate
     with caplog.at_level("INFO"):
-        scores = logged_scores(replace(prepared, task=FirstLayerOnly()), ["fisher", "activation"])
+        scores = logged_scores(replace(prepared, task=task), ["fisher", "activation"])
     assert [score.name for score in scores] == ["fisher", "activation"]
     assert "Sensitivity: activation does not measure" in caplog.text
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import SquaredNorms, norm_gradients
@@ -19,7 +19,7 @@ def fisher_reducer(sites: Sequence[Site], seed: int) -> Sums:
     """
     squared_norms = SquaredNorms()
 
-    def term(site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
         if site.kind == "parameter":
             return gradient.square().sum()
         if site.kind == "norm":
@@ -29,6 +29,6 @@ def fisher_reducer(sites: Sequence[Site], seed: int) -> Sums:
     return Sums(term)
 
 
-def norm_fisher(module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+def norm_fisher(module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
     """Sum over examples of grad² of a norm's weight and bias, shape ()."""
     return torch.stack([g.square().sum() for g in norm_gradients(module, inputs, gradient)]).sum()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.records import Site
@@ -21,12 +21,12 @@ class LastCallCache:
     q, k and v have the same input, one after the other. The tensor itself is not kept alive.
     """
 
-    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
         self._function = function
-        self._tensor: Callable[[], torch.Tensor | None] = lambda: None
+        self._tensor: Callable[[], Tensor | None] = lambda: None
         self._result: Any = None
 
-    def __call__(self, tensor: torch.Tensor) -> Any:
+    def __call__(self, tensor: Tensor) -> Any:
         """The function's result."""
         if self._tensor() is not tensor:
             self._result = self._function(tensor)
@@ -47,7 +47,7 @@ class SquaredNorms:
     def __init__(self) -> None:
         self._gram_of_inputs = LastCallCache(_gram)
 
-    def __call__(self, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         """Shape (B,), from A (B, T, in) and G (B, T, out)."""
         n_tokens, n_in, n_out = inputs.shape[1], inputs.shape[2], gradient.shape[2]
         if n_tokens == 1:
@@ -57,12 +57,12 @@ class SquaredNorms:
         return squares_of_products(gradient, inputs)
 
 
-def _gram(rows: torch.Tensor) -> torch.Tensor:
+def _gram(rows: Tensor) -> Tensor:
     """Inner products of the tokens of each example, shape (B, T, T)."""
     return torch.bmm(rows, rows.transpose(1, 2))
 
 
-def squares_of_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def squares_of_products(first: Tensor, second: Tensor) -> Tensor:
     """‖FᵀS‖² of each example, shape (B,), for F (B, T, m) and S (B, T, n), a block of examples at a time."""
     n_rows = max(1, _BLOCK // (first.shape[2] * second.shape[2]))
     blocks = zip(torch.split(first, n_rows), torch.split(second, n_rows), strict=True)
@@ -70,19 +70,17 @@ def squares_of_products(first: torch.Tensor, second: torch.Tensor) -> torch.Tens
     return torch.cat([_dots(product, product) for product in products])
 
 
-def _dots(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    dots: torch.Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+def _dots(first: Tensor, second: Tensor) -> Tensor:
+    dots: Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
     return dots
 
 
-def summed_product(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def summed_product(gradient: Tensor, inputs: Tensor) -> Tensor:
     """The batch's gradient of a linear map's weight, shape (out, in)."""
     return gradient.flatten(0, 1).T @ inputs.flatten(0, 1)
 
 
-def weight_gradient(
-    site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
-) -> torch.Tensor:
+def weight_gradient(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
     """Gradient of the batch's summed loss for the weight, in the weight's shape."""
     if site.kind == "parameter":
         return gradient
@@ -93,16 +91,14 @@ def weight_gradient(
     return summed_product(gradient, inputs)
 
 
-def norm_gradients(
-    module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def norm_gradients(module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
     """Each example's gradients of a norm's weight and, where it has one, its bias, shape (B, out) each."""
     of_weight = (normalise(module, inputs) * gradient).sum(dim=1)
     has_bias = getattr(module, "bias", None) is not None
     return (of_weight, gradient.sum(dim=1)) if has_bias else (of_weight,)
 
 
-def normalise(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def normalise(module: nn.Module, inputs: Tensor) -> Tensor:
     """The factor of a norm layer's weight in its output, in the shape of `inputs`."""
     with torch.no_grad():
         if type(module) is nn.LayerNorm:
@@ -111,15 +107,15 @@ def normalise(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return _output(module, inputs, weight=1.0) - _output(module, inputs, weight=0.0)
 
 
-def _output(module: nn.Module, inputs: torch.Tensor, *, weight: float) -> torch.Tensor:
+def _output(module: nn.Module, inputs: Tensor, *, weight: float) -> Tensor:
     """A norm layer's output where all of its weight has one value and its other parameters are 0."""
     state = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     state["weight"].fill_(weight)
-    output: torch.Tensor = torch.func.functional_call(module, state, (inputs,))
+    output: Tensor = torch.func.functional_call(module, state, (inputs,))
     return output.float()
 
 
-def expert_maps(site: Site, module: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+def expert_maps(site: Site, module: nn.Module, tensor: Tensor) -> Tensor:
     """Experts that one parameter holds (or their gradient) as maps, shape (experts, out, in)."""
     shape = (site.copies, site.in_features, site.out_features)
     is_square = site.in_features == site.out_features

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.records import Site
 
-Tensors = tuple[torch.Tensor, ...]
-Term = Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], "torch.Tensor | Tensors | None"]
+Tensors = tuple[Tensor, ...]
+Term = Callable[[Site, nn.Module, Tensor, Tensor], "Tensor | Tensors | None"]
 
 
 def mean(sums: Tensors, n_examples: int) -> float:
@@ -28,7 +28,7 @@ class Sums:
         *,
         value: Callable[[Tensors, int], float] = mean,
         profile: Callable[[Tensors, int], tuple[float, ...]] | None = None,
-        projections: Mapping[Any, torch.Tensor] | None = None,
+        projections: Mapping[Any, Tensor] | None = None,
     ) -> None:
         """Start at nothing.
 
@@ -43,11 +43,11 @@ class Sums:
         self._projections = projections
         self._sums: dict[str, Tensors] = {}
 
-    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def see(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         """Count one batch at one site."""
         term = self._term(site, module, inputs, gradient)
         if term is not None:
-            self._add(site.name, (term.double(),) if isinstance(term, torch.Tensor) else term)
+            self._add(site.name, (term.double(),) if isinstance(term, Tensor) else term)
 
     def add(self, other: Any) -> None:
         """Merge another reducer's sums into these."""
@@ -75,7 +75,7 @@ class FixedValues:
     def __init__(self, values: dict[str, float]) -> None:
         self._values = values
 
-    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def see(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         """Count nothing."""
 
     def add(self, other: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, Reducer
@@ -130,16 +130,16 @@ class BatchRunner:
 
     def _counter(self, part: Batch) -> SavedBytes | None:
         """A counter of saved bytes for the largest part so far, on the CPU; else None."""
-        size = sum(value.numel() for value in part.values() if isinstance(value, torch.Tensor))
+        size = sum(value.numel() for value in part.values() if isinstance(value, Tensor))
         if size <= self._largest or part["labels"].is_cuda:
             return None
         self._largest = size
         return SavedBytes()
 
 
-def _predictions(scored: ScoredModel, batch: Batch) -> torch.Tensor:
+def _predictions(scored: ScoredModel, batch: Batch) -> Tensor:
     """The model's logits in the last call of it that the task's loss makes."""
-    logits: list[torch.Tensor] = []
+    logits: list[Tensor] = []
 
     def catch(_: nn.Module, __: Any, output: Any) -> None:
         logits.append(output.logits if hasattr(output, "logits") else output[0])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from autopeft.errors import SpecError
 from autopeft.evidence import rank_correlation
@@ -105,7 +105,7 @@ def _require_finite(score: Score, values: dict[str, float]) -> None:
 
 def _tensor_bytes(kept: Any) -> int:
     """Bytes of a tensor, or of the tensors in nested collections."""
-    if isinstance(kept, torch.Tensor):
+    if isinstance(kept, Tensor):
         return kept.nbytes
     if isinstance(kept, dict):
         kept = kept.values()

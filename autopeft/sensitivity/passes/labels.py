@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, DrawsLabels, Task
 from autopeft.sensitivity.parts.seeds import generator
 
 
-def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: int, index: int) -> Batch:
+def with_drawn_labels(batch: Batch, logits: Tensor, *, task: Task, seed: int, index: int) -> Batch:
     """The batch with labels drawn from the model's predictions; same seed and index, same labels.
 
     Args:
@@ -44,7 +45,7 @@ def with_drawn_labels(batch: Batch, logits: torch.Tensor, *, task: Task, seed: i
     return {**batch, "labels": drawn}
 
 
-def example_weights(batch: Batch, task: Task) -> torch.Tensor | None:
+def example_weights(batch: Batch, task: Task) -> Tensor | None:
     """Factors on the examples' gradients where the loss is a mean over tokens, shape (B,); None: all are 1.
 
     Such a loss is the mean over all labelled tokens of the batch. Each factor turns an example's share of it

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.extension import Batch
 from autopeft.records import Site
@@ -36,7 +36,7 @@ class Layout:
         model: nn.Module,
         batch: Batch,
         *,
-        weights: torch.Tensor | None = None,
+        weights: Tensor | None = None,
         time_first_sites: frozenset[str] | None = None,
     ) -> None:
         """Read the batch.
@@ -49,22 +49,22 @@ class Layout:
         """
         self._n_examples = len(batch["labels"])
         self._n_rows = n_rows(batch)
-        tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
         self._lengths = {tensor[0].numel() for tensor in tensors if tensor.ndim in (2, 3)}
         self._has_decoder = bool(getattr(cast(Any, model.config), "is_encoder_decoder", False))
         self._padding = _padding(_encoder_mask(batch))
         self._decoder_padding = _padding(_decoder_mask(batch)) if self._has_decoder else self._padding
         self._weights = weights
         self._time_first_sites = time_first_sites
-        self._last_input: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._last_input: tuple[Tensor, Tensor | None] | None = None
         self._last_rows = torch.empty(0)
 
-    def require_clear(self, tensor: torch.Tensor) -> None:
+    def require_clear(self, tensor: Tensor) -> None:
         """Raise AmbiguousShapeError where it must still be found out which sites are time-first."""
         if self._time_first_sites is None and self._may_be_time_first(tensor):
             raise AmbiguousShapeError
 
-    def inputs(self, tensor: torch.Tensor, site: Site) -> torch.Tensor:
+    def inputs(self, tensor: Tensor, site: Site) -> Tensor:
         """A layer's input as (B, T, in); the same tensor again for the next site with the same input."""
         padding = self._padding_at(site)
         if (
@@ -76,20 +76,20 @@ class Layout:
             self._last_input = (tensor, padding)
         return self._last_rows
 
-    def gradient(self, tensor: torch.Tensor, site: Site) -> torch.Tensor:
+    def gradient(self, tensor: Tensor, site: Site) -> Tensor:
         """The gradient of a layer's output as (B, T, out)."""
         rows = self._rows(tensor, site, self._padding_at(site))
         if self._weights is not None and len(rows) == self._n_examples:
             return rows * self._weights[:, None, None]
         return rows
 
-    def _rows(self, tensor: torch.Tensor, site: Site, padding: torch.Tensor | None) -> torch.Tensor:
+    def _rows(self, tensor: Tensor, site: Site, padding: Tensor | None) -> Tensor:
         rows = self._by_example(tensor.detach(), site).float()
         if padding is not None and rows.shape[:2] == padding.shape:
             rows = rows.masked_fill(padding.reshape(*padding.shape, *[1] * (rows.ndim - 2)), 0.0)
         return rows.flatten(1, -2)
 
-    def _by_example(self, tensor: torch.Tensor, site: Site) -> torch.Tensor:
+    def _by_example(self, tensor: Tensor, site: Site) -> Tensor:
         n, n_features = self._n_examples, tensor.shape[-1]
         if tensor.ndim == 2:
             # OPT's feed-forward maps see (B T, in).
@@ -101,10 +101,10 @@ class Layout:
             return tensor.reshape(-1, 1, n_features)
         return tensor.reshape(n, -1, *tensor.shape[2:])
 
-    def _may_be_time_first(self, tensor: torch.Tensor) -> bool:
+    def _may_be_time_first(self, tensor: Tensor) -> bool:
         return tensor.ndim > 2 and tensor.shape[1] in (self._n_examples, self._n_rows)
 
-    def _padding_at(self, site: Site) -> torch.Tensor | None:
+    def _padding_at(self, site: Site) -> Tensor | None:
         if not self._has_decoder or "decoder" not in site.name.split("."):
             return self._padding
         is_cross = site.role in ("k", "v", "kv") and any(name in site.name for name in _CROSS_ATTENTION)
@@ -113,22 +113,22 @@ class Layout:
 
 def n_rows(batch: Batch) -> int:
     """Rows of tokens in the batch: B, or B C for `input_ids` (B, C, T)."""
-    ids: torch.Tensor | None = batch.get("input_ids")
+    ids: Tensor | None = batch.get("input_ids")
     return len(batch["labels"]) if ids is None or ids.ndim < 2 else ids[..., 0].numel()
 
 
-def _encoder_mask(batch: Batch) -> torch.Tensor | None:
+def _encoder_mask(batch: Batch) -> Tensor | None:
     """Non-zero at the tokens that the model sees, shape (B, T) or (B, C, T)."""
-    mask: torch.Tensor | None = batch.get("attention_mask")
-    ids: torch.Tensor | None = batch.get("input_ids")
+    mask: Tensor | None = batch.get("attention_mask")
+    ids: Tensor | None = batch.get("input_ids")
     is_of_tokens = mask is not None and (mask.ndim == 2 if ids is None else mask.shape == ids.shape)
     return mask if is_of_tokens else None
 
 
-def _decoder_mask(batch: Batch) -> torch.Tensor | None:
+def _decoder_mask(batch: Batch) -> Tensor | None:
     """Non-zero at the tokens that the decoder sees, shape (B, T)."""
-    mask: torch.Tensor | None = batch.get("decoder_attention_mask")
-    labels: torch.Tensor = batch["labels"]
+    mask: Tensor | None = batch.get("decoder_attention_mask")
+    labels: Tensor = batch["labels"]
     if mask is not None:
         return mask
     if labels.ndim != 2:
@@ -137,7 +137,7 @@ def _decoder_mask(batch: Batch) -> torch.Tensor | None:
     return is_label.flip(1).cumsum(dim=1).flip(1) > 0
 
 
-def _padding(mask: torch.Tensor | None) -> torch.Tensor | None:
+def _padding(mask: Tensor | None) -> Tensor | None:
     """True at padding, shape (B, T) or (B, C T); None where there is none."""
     if mask is None:
         return None
@@ -152,7 +152,7 @@ def split_in_half(batch: Mapping[str, Any]) -> tuple[Batch, Batch]:
 
     def part(rows: slice) -> Batch:
         return {
-            name: value[rows] if isinstance(value, torch.Tensor) and len(value) == n_examples else value
+            name: value[rows] if isinstance(value, Tensor) and len(value) == n_examples else value
             for name, value in batch.items()
         }
 

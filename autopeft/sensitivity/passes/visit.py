@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.extension import Batch, Reducer, Task
 from autopeft.model import SavedBytes
@@ -18,7 +18,7 @@ from autopeft.records import Site
 from autopeft.sensitivity.passes.labels import example_weights
 from autopeft.sensitivity.passes.layout import Layout, n_rows, split_in_half
 
-Pair = tuple[torch.Tensor, torch.Tensor]  # a site's inputs and the gradient of its outputs
+Pair = tuple[Tensor, Tensor]  # a site's inputs and the gradient of its outputs
 Seen = tuple[int, str, int]  # which reducer has seen which site, and which call of it
 
 
@@ -91,9 +91,7 @@ class Visit:
                     self._join_calls(site, pairs)
         return value
 
-    def _on_call(
-        self, site: Site, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _on_call(self, site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
         """Hand over the input, and wait for the output's gradient."""
         if not self._is_listening:
             return None
@@ -115,7 +113,7 @@ class Visit:
         output.register_hook(partial(self._on_gradient, site, [inputs]))  # type: ignore[no-untyped-call]
         return output
 
-    def _on_gradient(self, site: Site, held: list[torch.Tensor], gradient: torch.Tensor) -> None:
+    def _on_gradient(self, site: Site, held: list[Tensor], gradient: Tensor) -> None:
         # `held` is emptied, so that the input is freed although the hook lives on.
         pair = self._layout.inputs(held.pop(), site), self._layout.gradient(gradient, site)
         self._waiting[site].append(pair)
@@ -137,7 +135,7 @@ class Visit:
         along = 0 if is_routed else 1
         self._reduce(site, module, torch.cat(inputs, along), torch.cat(gradients, along))
 
-    def _reduce(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _reduce(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         self.reached.add(site.name)
         self._give(self._of_gradients, site, module, (inputs, gradient))
 
@@ -161,7 +159,7 @@ def find_time_first_sites(scored: ScoredModel, batch: Batch) -> frozenset[str]:
         example = split_in_half(example)[0]
     rows, names = n_rows(example), set[str]()
 
-    def look(site: Site, module: nn.Module, inputs: torch.Tensor, output: torch.Tensor) -> None:
+    def look(site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         if inputs.ndim > 2 and inputs.shape[1] == rows != len(inputs):
             names.add(site.name)
 
@@ -172,13 +170,13 @@ def find_time_first_sites(scored: ScoredModel, batch: Batch) -> frozenset[str]:
 
 @contextlib.contextmanager
 def _watching(
-    scored: ScoredModel, on_call: Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | None]
+    scored: ScoredModel, on_call: Callable[[Site, nn.Module, Tensor, Tensor], Tensor | None]
 ) -> Iterator[None]:
     """Call `on_call` with the input and output of each call of a site; it may give another output."""
 
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, site: Site
-    ) -> torch.Tensor | None:
+    ) -> Tensor | None:
         inputs = args[0] if args else next(iter(kwargs.values()))
         return on_call(site, module, inputs, output) if _fits(site, inputs, output) else None
 
@@ -193,7 +191,7 @@ def _watching(
 
 def _fits(site: Site, inputs: Any, output: Any) -> bool:
     """Whether a call's input and output have the site's numbers of features, as their last dimension."""
-    if not isinstance(inputs, torch.Tensor) or not isinstance(output, torch.Tensor):
+    if not isinstance(inputs, Tensor) or not isinstance(output, Tensor):
         return False
     has_features = inputs.shape[-1] == site.in_features and output.shape[-1] == site.out_features
     return inputs.ndim > 1 and has_features and output.is_floating_point()
@@ -201,7 +199,7 @@ def _fits(site: Site, inputs: Any, output: Any) -> bool:
 
 @contextlib.contextmanager
 def _gradient_of(
-    model: nn.Module, site: Site, reduce: Callable[[Site, nn.Module, torch.Tensor, torch.Tensor], None]
+    model: nn.Module, site: Site, reduce: Callable[[Site, nn.Module, Tensor, Tensor], None]
 ) -> Iterator[None]:
     """Let the parameter of a site have a gradient, which `reduce` gets and which is then dropped."""
     holder, _, name = site.name.rpartition(".")
@@ -211,7 +209,7 @@ def _gradient_of(
         yield
         return
 
-    def take(weight: torch.Tensor) -> None:
+    def take(weight: Tensor) -> None:
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
         reduce(site, module, weight.detach(), gradient.detach().float())

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.data import ReadRows
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, Target, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.padding import without_labels
+from autopeft.tasks.parts.padding import Rows, without_labels
 from autopeft.tasks.parts.targets import require_kind, require_metric
 
 if TYPE_CHECKING:
@@ -29,21 +28,20 @@ _UNEVEN = 10
 class LabelledTask:
     """A task learned from the logits (B, C) of a model's head.
 
-    `encode` makes the features of rows, `collate_inputs` a batch of them from examples, the padding token's
-    id and the tokenizer or image processor. `kinds` are the kinds of `Target` that the task learns.
+    `encode` makes examples of rows, and `collate_inputs` the features of a batch from examples and the
+    padding token's id. `kinds` are the kinds of `Target` that the task learns.
     """
 
     name: str
     read_rows: ReadRows
     auto_class: str
-    encode: Callable[[Sequence[Sequence[Any]], Sequence[Any], Any, int], Encoded]
-    collate_inputs: Callable[[Sequence[Example], int, Any], Batch]
+    encode: Callable[[Rows, Sequence[Any], Any, int], Encoded]
+    collate_inputs: Callable[[Sequence[Example], int], Batch]
     peft_task_type: str | None = None
     kinds: tuple[str, ...] = ("class", "classes", "number")
     target: Target = field(default_factory=Target)
     chosen_metric: str | None = None
     notes: tuple[str, ...] = ()
-    tokenizer: Any = field(default=None, repr=False, compare=False)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -60,41 +58,45 @@ class LabelledTask:
     @property
     def greater_is_better(self) -> bool:
         """As for the metric."""
-        return _metric(self.metric).greater_is_better
+        return self._metric.greater_is_better
 
     @property
     def is_share(self) -> bool:
         """As for the metric."""
-        return _metric(self.metric).is_share
+        return self._metric.is_share
 
     @property
     def score_span(self) -> float | None:
         """As for the metric."""
-        return _metric(self.metric).score_span
+        return self._metric.score_span
+
+    @property
+    def _metric(self) -> Metric:
+        metric: Metric = discover("autopeft.metrics")[self.metric]
+        return metric
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
         """The task for a dataset; its metric is the user's, else the default of its target."""
         require_kind(self.name, target, self.kinds)
-        task = replace(self, target=target, tokenizer=tokenizer, chosen_metric=spec.metric, notes=())
+        task = replace(self, target=target, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
             require_metric(f"{self.name} ({target.kind})", spec.metric, task.metrics)
-        elif _is_uneven(target):
-            metrics = discover("autopeft.metrics").values()
-            uneven_metric = next(metric.name for metric in metrics if "uneven" in metric.default_for)
-            note = _uneven_note(target, uneven_metric, instead_of=task.metric)
-            task = replace(task, chosen_metric=uneven_metric, notes=(note,))
-        return task
+            return task
+        metrics = discover("autopeft.metrics").values()
+        for_uneven = next(metric.name for metric in metrics if "uneven" in metric.default_for)
+        note = _uneven_note(target, for_uneven, instead_of=task.metric)
+        return replace(task, chosen_metric=for_uneven, notes=(note,)) if note else task
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch: features, and `labels` (B,), or (B, C) for several labels per example."""
-        features = self.collate_inputs(examples, pad_token_id, self.tokenizer)
-        return {**features, "labels": _label_tensor(self.target, labels)}
+        labels_of_batch = _label_tensor(self.target, labels)
+        return {**self.collate_inputs(examples, pad_token_id), "labels": labels_of_batch}
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the examples' losses, shape ()."""
         return _losses(self.target, _logits(model, batch), batch["labels"]).mean()
 
-    def draw_labels(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    def draw_labels(self, logits: Tensor, generator: torch.Generator) -> Tensor | None:
         """Several labels (B, C) of 0 and 1, drawn independently; numbers (B,) around the prediction.
 
         Up to a constant, the squared error is twice the -log p of a normal distribution with train's
@@ -110,36 +112,29 @@ class LabelledTask:
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example, without gradients."""
-        losses: list[torch.Tensor] = []
-        guesses: list[torch.Tensor] = []
-        truth: list[torch.Tensor] = []
         with torch.inference_mode():
-            for batch in batches:
-                logits = _logits(model, batch)
-                guesses.append(_guesses(self.target, logits))
-                truth.append(batch["labels"])
-                losses.append(_losses(self.target, logits, truth[-1]))
-        guessed = torch.cat(guesses).cpu().numpy().astype(float)
-        loss = float(torch.cat(losses).double().mean())
-        if not np.isfinite(guessed).all():  # the run diverged, and the loss is not finite either
+            rows = [self._evaluate_batch(model, batch) for batch in batches]
+        truth, guesses, losses = (torch.cat(column).cpu().double() for column in zip(*rows, strict=True))
+        loss = float(losses.mean())
+        if not guesses.isfinite().all():  # the run diverged, and the loss is not finite either
             nan = float("nan")
-            return Evaluation(metric=nan, loss=loss, example_scores=(nan,) * len(guessed))
-        value, scores = _metric(self.metric).score(torch.cat(truth).cpu().numpy().astype(float), guessed)
+            return Evaluation(metric=nan, loss=loss, example_scores=(nan,) * len(guesses))
+        value, scores = self._metric.score(truth.numpy(), guesses.numpy())
         return Evaluation(metric=value, loss=loss, example_scores=scores)
 
-
-def _metric(name: str) -> Metric:
-    metric: Metric = discover("autopeft.metrics")[name]
-    return metric
-
-
-def _is_uneven(target: Target) -> bool:
-    counts = target.counts if target.kind == "class" else ()
-    return bool(counts) and max(counts) >= _UNEVEN * max(1, min(counts))
+    def _evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Truth, guesses and losses of a batch's examples."""
+        logits, truth = _logits(model, batch), batch["labels"]
+        return truth, _guesses(self.target, logits), _losses(self.target, logits, truth)
 
 
-def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str:
+def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str | None:
+    """Why the metric was chosen for uneven classes; None where the target is not uneven."""
+    if target.kind != "class" or not target.counts:
+        return None
     most, least = max(target.counts), min(target.counts)
+    if most < _UNEVEN * max(1, least):
+        return None
     names = [target.names[target.counts.index(count)] for count in (most, least)]
     return (
         f"The labels are uneven ({names[0]} {most}, {names[1]} {least} in train), so the metric is {metric}; "
@@ -147,13 +142,13 @@ def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str:
     )
 
 
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, C) in fp32, whatever the model computes in."""
-    logits: torch.Tensor = model(**without_labels(batch)).logits
+    logits: Tensor = model(**without_labels(batch)).logits
     return logits.float()
 
 
-def _label_tensor(target: Target, labels: Sequence[Any]) -> torch.Tensor:
+def _label_tensor(target: Target, labels: Sequence[Any]) -> Tensor:
     """Classes (B,), int64; numbers (B,); several labels (B, C) of 0 and 1."""
     if target.kind == "number":
         return torch.tensor(labels, dtype=torch.float32)
@@ -165,7 +160,7 @@ def _label_tensor(target: Target, labels: Sequence[Any]) -> torch.Tensor:
     return several
 
 
-def _losses(target: Target, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:
     """Each example's loss, shape (B,): cross-entropy in nats, its mean over several labels, or squared error.
 
     The squared error is divided by train's variance: predicting the mean costs about 1.
@@ -177,7 +172,7 @@ def _losses(target: Target, logits: torch.Tensor, labels: torch.Tensor) -> torch
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
 
 
-def _guesses(target: Target, logits: torch.Tensor) -> torch.Tensor:
+def _guesses(target: Target, logits: Tensor) -> Tensor:
     """The predicted classes (B,), labels (B, C) of 0 and 1, or numbers (B,)."""
     if target.kind == "number":
         return logits[:, 0]

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autopeft.extension import Batch, Example
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+Rows = Sequence[Sequence[Any]]  # per row what its example is made of, as the task's `read_rows` has it
 
 
 def split_rows(encoded: Mapping[str, Sequence[Any]]) -> tuple[Example, ...]:
@@ -17,7 +19,7 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> tuple[Example, ...]:
     return tuple(dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True))
 
 
-def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
     """Shape (B, T) with T the longest row, int64."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.long)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.answers import compile_pattern, find_answer, require_answers, true_completions
-from autopeft.tasks.parts.padding import IGNORED, pad, pad_features
+from autopeft.tasks.parts.padding import IGNORED, Rows, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
 
@@ -42,7 +42,7 @@ class WritingTask:
     kinds: tuple[str, ...]
     target: Target
     encode_texts: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
-    predict: Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+    predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
     read_rows: ReadRows = read_language
     notes: tuple[str, ...] = ()
@@ -87,9 +87,7 @@ class WritingTask:
         compile_pattern(spec.answer_pattern)
         return task
 
-    def encode(
-        self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
-    ) -> Encoded:
+    def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Token features and labels of at most `max_length` tokens each."""
         if self.metric == EXACT_MATCH:
             require_answers(labels, compile_pattern(self.spec.answer_pattern))
@@ -100,7 +98,7 @@ class WritingTask:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
         return mean_token_loss(*self.predict(model, batch))
 

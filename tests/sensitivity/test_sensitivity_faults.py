@@ -1,0 +1,88 @@
+"""Bad input to a pass, and what the pass leaves of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys.bases import state_of
+from toys.sensitivity import SCORES, FirstLayerLoss, measured_sites, run_scores, values_by_site
+
+from autopeft.errors import DataError, SpecError
+
+LOOKING = [name for name in SCORES if SCORES[name].labels != "none"]
+
+
+class FaultyLoss:
+    """A task whose second loss raises an error or is multiplied by a factor."""
+
+    peft_task_type = "SEQ_CLS"
+
+    def __init__(self, task, *, error=None, factor=1.0):
+        self._task, self._error, self._factor, self._n_calls = task, error, factor, 0
+
+    def loss(self, model, batch):
+        self._n_calls += 1
+        if self._n_calls == 2 and self._error:
+            raise self._error
+        return self._task.loss(model, batch) * (self._factor if self._n_calls == 2 else 1.0)
+
+
+@pytest.mark.parametrize("names", [LOOKING, ["activation"]], ids=["all", "forward only"])
+def test_model_is_left_as_found_after_an_error(make_base, task, make_batch, names):
+    base = make_base("bert")
+    base.module.train()
+    base.module.bert.pooler.eval()
+    base.module.bert.pooler.dense.weight.requires_grad_(True)
+    before, digest = state_of(base.module), base.sha256()
+    faulty = FaultyLoss(task, error=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        run_scores(names, base, [make_batch(seed=i) for i in range(3)], task=faulty)
+    assert (state_of(base.module), base.sha256()) == (before, digest)
+
+
+def test_loss_that_is_not_finite_names_the_batch(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(3)]
+    with pytest.raises(DataError, match=r"loss of batch 2 \(6 examples\) is nan.*Check the texts"):
+        run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=float("nan")))
+
+
+def test_weight_that_is_not_finite_is_named(make_base, task, make_batch):
+    base = make_base("bert")
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    with torch.no_grad():
+        base.module.get_parameter(name)[0, 0] = float("nan")
+    with pytest.raises(DataError, match=rf"loss of batch 1 \(6 examples\) is nan.*{name} of the base model"):
+        run_scores(["fisher"], base, [make_batch(), make_batch()], task=task)
+
+
+def test_score_that_is_not_finite_names_the_site(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(3)]
+    with pytest.raises(SpecError, match=r"score fisher is (inf|nan) at bert\..*fp32"):
+        run_scores(["fisher"], bert, batches, task=FaultyLoss(task, factor=1e30))
+
+
+def test_sites_without_a_gradient_path_are_listed_and_score_0(bert, make_batch):
+    batches = [make_batch(), make_batch()]
+    seen = run_scores(["fisher", "activation"], bert, batches, task=FirstLayerLoss())
+    names = [site.name for site in measured_sites(bert)]
+    beyond = {name for name in names if ".layer.1." in name or "pooler" in name}
+    assert set(seen.unreachable) == beyond
+    values = values_by_site(bert, seen.scores[0])
+    assert all((values[name] == 0) == (name in beyond) for name in names)
+
+
+def test_labels_that_are_no_classes_cannot_be_sampled(make_base):
+    class Regression:
+        peft_task_type = "SEQ_CLS"
+
+        def loss(self, model, batch):
+            logits = model(input_ids=batch["input_ids"]).logits
+            return (logits[:, 0] - batch["labels"]).square().mean()
+
+    batch = {"input_ids": torch.randint(4, 9, (4, 5)), "labels": torch.rand(4)}
+    with pytest.raises(
+        SpecError, match=r"draws a class per label.*the task has no `draw_labels`; use the score fisher"
+    ):
+        run_scores(["fisher_sampled"], make_base("bert"), [batch, batch], task=Regression())
+    seen = run_scores(["fisher"], make_base("bert"), [batch, batch], task=Regression())
+    assert seen.n_examples == 8

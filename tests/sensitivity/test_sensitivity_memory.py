@@ -1,0 +1,130 @@
+"""A pass where memory runs out, and the bytes that it counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys.sensitivity import ModelLoss, measured_sites, run_scores, score_by_site, values_by_site
+
+from autopeft.errors import SpecError
+
+NAMES = ["fisher", "lora_fisher", "spectrum", "activation"]
+
+
+class LimitedLoss:
+    """A task that holds at most so many examples at once, as a small memory would."""
+
+    peft_task_type = "SEQ_CLS"
+
+    def __init__(self, task, *, max_examples):
+        self._task, self._max_examples = task, max_examples
+
+    def loss(self, model, batch):
+        if len(batch["labels"]) > self._max_examples:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self._task.loss(model, batch)
+
+
+class _Exhausted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+class LimitedBackward:
+    """Lets memory run out in the backward pass, between a BERT's second layer and its first."""
+
+    def __init__(self, base, *, max_examples):
+        self._layer = base.module.bert.encoder.layer[0]
+        self._max_examples, self.n_stopped = max_examples, 0
+
+    def __enter__(self):
+        self._hook = self._layer.register_forward_hook(self._watch)
+        return self
+
+    def __exit__(self, *error):
+        self._hook.remove()
+
+    def _watch(self, module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if len(hidden) > self._max_examples and hidden.requires_grad:
+            self.n_stopped += 1
+            return _Exhausted.apply(hidden) if hidden is output else (_Exhausted.apply(hidden), *output[1:])
+        return None
+
+
+def assert_same_values(scores, others):
+    for first, second in zip(scores, others, strict=True):
+        assert first.values == pytest.approx(second.values, rel=1e-4)
+
+
+def test_batch_that_does_not_fit_is_seen_in_parts(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    seen = run_scores(NAMES, bert, batches, task=LimitedLoss(task, max_examples=2))
+    assert seen.n_examples == 12
+    assert [note for note in seen.notes if "Memory" in note] == [
+        "Memory ran out at 6 examples at once; went on with 3.",
+        "Memory ran out at 3 examples at once; went on with 2.",
+    ]
+    assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
+
+
+def test_what_was_counted_before_memory_ran_out_is_not_counted_again(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    with LimitedBackward(bert, max_examples=3) as limited:
+        scores = run_scores(NAMES, bert, batches, task=task).scores
+    assert limited.n_stopped == 1
+    assert_same_values(scores, run_scores(NAMES, bert, batches, task=task).scores)
+
+
+def test_experts_whose_gradient_does_not_fit_are_left_out(make_base, batch_for):
+    base = make_base("moe-lm")
+    batch, experts = batch_for(base), [site.name for site in base.sites if site.kind == "parameter"]
+
+    class NoWeightGradients:
+        peft_task_type = "CAUSAL_LM"
+
+        def loss(self, model, batch):
+            if any(parameter.requires_grad for parameter in model.parameters()):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return model(**batch).loss
+
+    seen = run_scores(["fisher"], base, [batch, batch], task=NoWeightGradients())
+    assert seen.unreachable == tuple(experts)
+    assert seen.notes[-1] == "Memory ran out at one example: experts in one parameter score 0."
+    whole = score_by_site("fisher", base, [batch, batch], task=ModelLoss("CAUSAL_LM"))
+    expected = whole | dict.fromkeys(experts, 0.0)
+    assert values_by_site(base, seen.scores[0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_one_example_that_does_not_fit_is_an_error(bert, task, make_batch):
+    with pytest.raises(SpecError, match=r"One example of batch 1 does not fit.*lower --max-length"):
+        run_scores(["fisher"], bert, [make_batch(2), make_batch(2)], task=LimitedLoss(task, max_examples=0))
+
+
+def test_held_bytes_are_counted_and_time_is_told(bert, task, make_batch):
+    seen = run_scores(["fisher"], bert, [make_batch(seed=i) for i in range(2)], task=task)
+    n_tokens = make_batch(seed=0)["input_ids"].numel()
+    n_inputs = 4 * n_tokens * 16  # of the smallest inputs, in bytes; two layers hold more than four such each
+    assert seen.peak_bytes > 8 * n_inputs
+    assert seen.seconds > 0
+    assert run_scores(["uniform"], bert, [], task=task).peak_bytes == 0
+
+
+def test_what_a_score_gathers_counts_as_memory(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    fisher, spectrum = (
+        run_scores([name], bert, batches, task=task).peak_bytes for name in ("fisher", "spectrum")
+    )
+    numbers = 0  # such small maps are summed up whole; a norm's weight and bias too, all once for each half
+    for site in bert.sites:
+        if site.kind == "norm":
+            numbers += 2 * site.out_features
+        elif site.kind == "linear":
+            numbers += site.in_features * site.out_features
+    sums_of_fisher = 2 * 8 * len(measured_sites(bert))
+    assert spectrum - fisher == 2 * 4 * numbers - sums_of_fisher

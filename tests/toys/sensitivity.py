@@ -1,0 +1,129 @@
+"""Scores of toys beside brute force: gradients by plain autograd, of one example at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from autopeft.extension import discover
+from autopeft.sensitivity import MEASURED_KINDS, measure
+
+SCORES = discover("autopeft.sensitivity")
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """A task whose loss is the one that the model itself gives for its labels."""
+
+    peft_task_type: str = "SEQ_CLS"
+
+    def loss(self, model, batch):
+        return model(**batch).loss
+
+
+class FirstLayerLoss:
+    """A task whose loss no layer of a BERT but the first can change."""
+
+    peft_task_type = "SEQ_CLS"
+
+    def loss(self, model, batch):
+        features = {name: value for name, value in batch.items() if name != "labels"}
+        return model(**features, output_hidden_states=True).hidden_states[1].square().mean()
+
+
+def measured_sites(base):
+    """The sites that scores look at: those with a weight of their own."""
+    return [site for site in base.sites if site.kind in MEASURED_KINDS]
+
+
+def run_scores(names, base, batches, *, task, seed=0, **settings):
+    """What the pass says of a base model, for scores by name."""
+    parts = [SCORES[name] for name in names]
+    return measure(parts, base.module, batches, base.sites, task=task, seed=seed, **settings)
+
+
+def values_by_site(base, scores):
+    """Site name -> value, of the sites that scores look at."""
+    return {
+        site.name: value
+        for site, value in zip(base.sites, scores.values, strict=True)
+        if site.kind in MEASURED_KINDS
+    }
+
+
+def score_by_site(name, base, batches, *, task, **settings):
+    """The values of one score by site."""
+    return values_by_site(base, run_scores([name], base, batches, task=task, **settings).scores[0])
+
+
+def weights_of(base):
+    """Site name -> its weight, of a norm with its bias; of experts the parameter that holds them."""
+    weights = {}
+    for site in measured_sites(base):
+        if site.kind == "parameter":
+            weights[site.name] = [base.module.get_parameter(site.name)]
+        else:
+            module = base.module.get_submodule(site.name)
+            has_bias = site.kind == "norm" and site.has_bias
+            weights[site.name] = [module.weight, module.bias] if has_bias else [module.weight]
+    return weights
+
+
+def biases_of(base):
+    """Site name -> its bias, of the sites that have one."""
+    sites = [site for site in measured_sites(base) if site.has_bias]
+    return {site.name: [base.module.get_submodule(site.name).bias] for site in sites}
+
+
+def gradients_of(parameters, loss):
+    """Site name -> gradients of its parameters, by autograd of what the function `loss` gives."""
+    flat = [parameter for of_site in parameters.values() for parameter in of_site]
+    if not flat:
+        return {}
+    for parameter in flat:
+        parameter.requires_grad_(True)
+    gradients = iter(torch.autograd.grad(loss(), flat, materialize_grads=True))
+    for parameter in flat:
+        parameter.requires_grad_(False)
+    return {name: [next(gradients) for _ in of_site] for name, of_site in parameters.items()}
+
+
+def squares_of(parameters, loss):
+    """Site name -> summed squared gradients."""
+    gradients = gradients_of(parameters, loss)
+    return {
+        name: math.fsum(float(gradient.square().sum()) for gradient in of_site)
+        for name, of_site in gradients.items()
+    }
+
+
+def examples_of(batch):
+    """Each example as a batch of its own, cut to its longest row."""
+    for row in range(len(batch["labels"])):
+        example = {name: value[row : row + 1] for name, value in batch.items()}
+        if "attention_mask" in example and example["labels"].ndim == 1:
+            longest = int(example["attention_mask"].sum(dim=-1).max())
+            example |= {name: value[..., :longest] for name, value in example.items() if name != "labels"}
+        yield example
+
+
+def mean_of(dictionaries, weights=None):
+    """The mean of dictionaries of numbers with the same keys, weighted."""
+    weights = weights or [1] * len(dictionaries)
+    return {
+        name: math.fsum(w * d[name] for w, d in zip(weights, dictionaries, strict=True)) / sum(weights)
+        for name in dictionaries[0]
+    }
+
+
+def mean_squares(parameters, base, task, batches):
+    """Site name -> summed squared gradients of an example, the mean over the examples of some batches."""
+    return mean_of(
+        [
+            squares_of(parameters, lambda example=example: task.loss(base.module, example))
+            for batch in batches
+            for example in examples_of(batch)
+        ]
+    )
