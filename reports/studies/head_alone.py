@@ -1,10 +1,11 @@
-"""Which learning rate suits the head alone, in full and after short runs, on features that never change.
+"""The best learning rate of the head alone, after full and after short runs, on features that never change.
 
     python reports/studies/head_alone.py DATA [DATA ...]
 
-The demo model's pooled output is found once for each text; a linear map on it is trained by AdamW with a
-linear warm-up and decay, as the head of a plan is, with 5 seeds. Prints the mean loss and the mean metric
-(accuracy, or Pearson's r where labels are numbers) on the search split for every rate and length.
+The demo model's pooled output is computed once for each text. A linear map on this output is trained like
+the head of a plan, by AdamW with a linear warm-up and decay, with 5 seeds. Prints the mean loss and the
+mean metric (accuracy, or Pearson's r where labels are numbers) on the search split for every rate and
+length.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SEEDS, BATCH = range(5), 32
 
 
 def pooled(base: BaseModel, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
-    """What the classifier is given, shape (texts, features)."""
-    found: dict[int, torch.Tensor] = {}
+    """The inputs of the classifier, shape (texts, features)."""
+    features: dict[int, torch.Tensor] = {}
     order = sorted(range(len(texts)), key=lambda i: len(" ".join(texts[i])))
     with torch.inference_mode():
         for start in range(0, len(order), 64):
@@ -38,8 +39,8 @@ def pooled(base: BaseModel, texts: Sequence[tuple[str, ...]]) -> torch.Tensor:
             encoded = base.tokenizer(
                 *columns, truncation=True, max_length=128, padding=True, return_tensors="pt"
             )
-            found.update(zip(chosen, base.module.base_model(**encoded).pooler_output, strict=True))
-    return torch.stack([found[i] for i in range(len(texts))])
+            features.update(zip(chosen, base.module.base_model(**encoded).pooler_output, strict=True))
+    return torch.stack([features[i] for i in range(len(texts))])
 
 
 def trained(

@@ -1,9 +1,9 @@
-"""What the learning rate of the task head does to the comparison of methods.
+"""How the learning rate of the task head changes the comparison of methods.
 
     python reports/studies/head_learning_rate.py DATA [STEPS]
 
 Trains uniform LoRA (0.5 % of MiniLM-L6) and IA3 on all linear maps, with the head at several
-rates, and prints the metric and the loss on the confirm split; one seed, so read it coarsely.
+rates, and prints the metric and the loss on the confirm split. One seed, so the numbers are coarse.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ARMS = (("lora", 4e-3), ("lora", 8e-3), ("lora", 1.6e-2), ("ia3", 3e-2))
 
 
 def main(source: str, steps: int) -> None:
+    """Print metric and loss for each plan and each rate of the head."""
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
     _, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
@@ -36,7 +37,7 @@ def main(source: str, steps: int) -> None:
     for method, rate in ARMS:
         plan = plan_of(Policy(method=method, learning_rate=rate), context)
         for label, head_rate in (("adapters'", rate), ("4e-2", 4e-2), ("2.6e-2", 2.6e-2), ("1e-2", 1e-2)):
-            scaled = {name: own * head_rate / head.output for name, own in head.by_name.items()}
+            scaled = {name: rate * head_rate / head.output for name, rate in head.by_name.items()}
             vars(prepared.bench)["head_rates"] = HeadRates(by_name=scaled, output=head_rate)
             seen = prepared.bench.measure(plan, fidelity)
             print(f"{method:<5} {rate:.1e}  head {label:<9}  {seen.metric}  {seen.loss}", flush=True)

@@ -1,10 +1,11 @@
-"""How far the head's outputs may move at a step, on any model and task: uniform LoRA.
+"""How far the head's outputs may move in one step: uniform LoRA on any model and task.
 
     python reports/studies/head_moves.py STEPS RATE,RATE,... FIELD=VALUE ...
 
-FIELD=VALUE are settings, such as task.name=image-classification model.id=PATH data.source=PATH. Prints the
-RMS of what the head's last layer is given, and for each learning rate of LoRA and each move (the head's rate
-× inputs × RMS; the first is 10 / inputs, whatever the RMS) loss and metric on the search split, two seeds.
+FIELD=VALUE are settings, such as task.name=image-classification model.id=PATH data.source=PATH. A move is
+the head's learning rate × its inputs × their RMS. Prints the RMS of the inputs of the head's last layer;
+then, for each learning rate of LoRA and each move, loss and metric on the search split of two seeds. The
+first move is that of the rate 10 / inputs, whatever the RMS.
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
     context = AllocationContext(
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
     )
-    found = bench.head_rates
+    usual_rates = bench.head_rates
     n_inputs = prepared.base.module.get_submodule(prepared.base.output_layer).in_features
-    rms = head._MOVE / (found.output * n_inputs)
+    rms = head._MOVE / (usual_rates.output * n_inputs)
     print(f"{n_inputs} inputs, RMS {rms:.3f}")
     for rate in rates:
         plan = plan_of(Policy(method="lora", learning_rate=rate), context)
         for move in (10 * rms, *MOVES):
             head_rate = move / (n_inputs * rms)
-            scaled = {name: own * head_rate / found.output for name, own in found.by_name.items()}
+            scaled = {
+                name: usual * head_rate / usual_rates.output for name, usual in usual_rates.by_name.items()
+            }
             vars(bench)["head_rates"] = HeadRates(by_name=scaled, output=head_rate)
-            told = []
+            cells = []
             for seed in SEEDS:
                 seen = bench.measure(
                     plan,
@@ -57,10 +60,10 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
                         seed=seed,
                     ),
                 )
-                told.append(
+                cells.append(
                     f"{seen.loss:.3f}, {seen.metric:.3f}" if seen.loss is not None else str(seen.error)
                 )
-            print(f"| {rate:.1e} | {move:.2f} | {head_rate:.2e} | " + " | ".join(told) + " |", flush=True)
+            print(f"| {rate:.1e} | {move:.2f} | {head_rate:.2e} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

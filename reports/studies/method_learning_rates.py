@@ -2,10 +2,10 @@
 
     python reports/studies/method_learning_rates.py OUT.csv [STEPS]
 
-One plan of each method on all the sites that it fits, as large as 0.5 % of MiniLM-L6 allows, at
-five rates from a third of the range's lower end to three times its upper end; 3,000 review sentences,
-the search split, one seed. What is in OUT.csv already is not measured again. Coarse: a range is sound
-where the best rate lies inside it.
+One plan of each method on all the sites that it fits, as large as 0.5 % of MiniLM-L6 allows, at five rates
+from a third of the range's lower end to three times its upper end. The data are 3,000 review sentences;
+metric and loss are of the search split, one seed. Rows that OUT.csv holds are not measured again. A range
+is sound where the best rate lies inside it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def rates(low: float, high: float) -> list[float]:
 
 
 def main(out: Path, steps: int) -> None:
+    """Measure every method at every rate that the file lacks."""
     prepared = prepare(RunSpec())
     _, available = parse_budget(prepared)
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)

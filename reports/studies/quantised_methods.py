@@ -1,10 +1,10 @@
-"""Which methods compute the same on bitsandbytes' maps as on plain ones that hold the same weights.
+"""Which methods give the same outputs on bitsandbytes' maps as on plain maps with the same weights.
 
     pip install bitsandbytes && python reports/studies/quantised_methods.py
 
-A toy Llama in 4 and in 8 bits beside its dequantised twin: every method on all maps and norms, its
-numbers moved at random, one forward and one backward pass. Printed is how far the outputs are apart,
-as a share of what the adapters change; some thousandths are the quantised kernels' own rounding.
+A toy Llama in 4 and in 8 bits beside its dequantised twin. Every method is put on all maps and norms with
+random weights, for one forward and one backward pass. Prints the distance of the two outputs as a share of
+what the adapters change; some thousandths come from the rounding of the quantised kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INPUTS = {"input_ids": torch.arange(1, 33).reshape(4, 8), "attention_mask": torc
 
 
 def twins(*, n_bits: int) -> tuple[nn.Module, nn.Module]:
-    """The same model in few bits, and with the weights that these stand for."""
+    """The same model in few bits, and with the dequantised weights."""
     torch.manual_seed(0)
     size = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = transformers.LlamaConfig(**size, vocab_size=64, num_hidden_layers=2, pad_token_id=0)
@@ -61,7 +61,7 @@ def pack(layer: nn.Linear, *, n_bits: int) -> tuple[nn.Module, torch.Tensor]:
 
 
 def outputs(module: nn.Module, method: Method) -> torch.Tensor | None:
-    """Logits with a method on every site that it fits but for being quantised; None where there is none."""
+    """Logits with a method on every site whose unquantised twin it fits; None where there is no such site."""
     base = BaseModel(module, None, name="toy", untrained=frozenset())
     sites = [replace(site, quantised=False) for site in base.sites if site.kind != "model"]
     adapters, cost = [], 0

@@ -1,9 +1,9 @@
-"""Does the best learning rate move with the rank, and under which scale does it stay?
+"""How the best learning rate depends on the rank, under three rules for the scale.
 
     python reports/studies/rank_and_rate.py OUT.csv STEPS DATA
 
-LoRA of one rank on all linear maps of MiniLM-L6, whatever it costs, at rates a factor of two apart and three
-scale rules: constant (2), rsLoRA (4 / sqrt(r)) and classic (8 / r, alpha fixed); they agree at rank 4.
+LoRA of one rank on all linear maps of MiniLM-L6, without a budget, at rates a factor of two apart. The
+scale is constant (2), rsLoRA's (4 / sqrt(r)) or classic (8 / r, alpha fixed); the three agree at rank 4.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main(out: Path, steps: int, source: str) -> None:
                 if (rank, scale(rank), rate) in seen:
                     continue
                 seen.add((rank, scale(rank), rate))
-                found = prepared.bench.measure(replace(plan, learning_rate=rate), fidelity)
-                row = (Path(source).name, rank, rule, f"{rate:g}", found.loss, found.metric)
+                measurement = prepared.bench.measure(replace(plan, learning_rate=rate), fidelity)
+                row = (Path(source).name, rank, rule, f"{rate:g}", measurement.loss, measurement.metric)
                 with out.open("a", newline="", encoding="utf-8") as file:
                     csv.writer(file).writerow(row)
 

@@ -1,13 +1,13 @@
-"""What a search is worth on the test split, measured by a training loop that shares nothing with the search's.
+"""The gain of a search on the test split, measured by a training loop that shares no code with the search.
 
     python reports/studies/real_gains.py OUT_DIR EPOCHS MAX_EXAMPLES BUDGET,BUDGET,... DATA [DATA ...]
     python reports/studies/real_gains.py --summary OUT_DIR
 
-Each search runs at the default settings, without its own confirmation. Then winner, smallest plan and baseline
-are trained in full with five fresh seeds by the loop below: batches of like length in random order, AdamW, linear decay,
-numbers in units of their spread; judged on the test file, which no search has read, by the metric that the search was asked for (accuracy, or
-macro-F1 where labels are uneven, or Pearson's r), computed by scikit-learn and scipy. What is in OUT_DIR
-already is not run again.
+Each search runs at the default settings, without a confirmation. Then the best plan, the smallest plan and
+the baseline are trained in full with five fresh seeds by the loop below: batches of similar length in
+random order, AdamW, linear decay, number labels in units of their spread. They are scored on the test
+file, which no search has read, by the metric of the search (accuracy, macro-F1 where labels are uneven, or
+Pearson's r), computed by scikit-learn and scipy. Results that OUT_DIR holds are not computed again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Silence:
 
 
 def searched(spec: RunSpec, out: Path) -> SearchResult:
-    """The result of a search, run now or found."""
+    """The result of a search, run now or read from the folder."""
     if (out / "result.json").is_file():
         return RunDir.open(out).load_result()
     resume = out.is_dir()
@@ -76,7 +76,7 @@ def searched(spec: RunSpec, out: Path) -> SearchResult:
 def trained_predictions(
     plan: Plan, base: BaseModel, data: LabelledData, *, epochs: float, batch_size: int, seed: int
 ) -> np.ndarray:
-    """What a full training run of this loop says of the test split: a class or a number per row."""
+    """Predictions for the test split after a full training run: a class or a number per row."""
     is_number = data.target.kind == "number"
     mean, spread = (np.mean(data.train.labels), np.std(data.train.labels)) if is_number else (0, 1)
     stack = compile_plan(plan, discover("autopeft.methods"))
@@ -92,7 +92,7 @@ def trained_predictions(
                 head.append(parameter)
             else:
                 pairs = zip(stack.names, stack.configs, strict=False)
-                of = next((config for own, config in pairs if f".{own}" in name), None)
+                of = next((config for site, config in pairs if f".{site}" in name), None)
                 method = {"ln_tuning": "ln_tuning"}.get(
                     of.peft_type.value.lower(), of.peft_type.value.lower()
                 )
@@ -126,14 +126,14 @@ def trained_predictions(
             schedule.step()
             optimizer.zero_grad()
         model.eval()
-        found = np.zeros(len(data.test.labels))
-        order = sorted(range(len(found)), key=lambda i: len(data.test.inputs[i][0]))
+        predicted = np.zeros(len(data.test.labels))
+        order = sorted(range(len(predicted)), key=lambda i: len(data.test.inputs[i][0]))
         with torch.inference_mode():
             for start in range(0, len(order), 64):
                 chosen = order[start : start + 64]
                 logits = model(**tokens(base, [data.test.inputs[i] for i in chosen])).logits
-                found[chosen] = (logits[:, 0] if is_number else logits.argmax(-1)).numpy()
-    return found * spread + mean
+                predicted[chosen] = (logits[:, 0] if is_number else logits.argmax(-1)).numpy()
+    return predicted * spread + mean
 
 
 def epoch(data: LabelledData, *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
@@ -147,12 +147,14 @@ def epoch(data: LabelledData, *, batch_size: int, rng: np.random.Generator) -> l
     return [whole[i] for i in rng.permutation(len(whole))]
 
 
-def scored(metric: str, truth: np.ndarray, found: np.ndarray) -> tuple[float, float | str]:
+def scored(metric: str, truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float | str]:
     """The metric of the search, and the accuracy of classes."""
     if metric == "pearson":
-        return float(stats.pearsonr(truth, found).statistic), ""
-    accuracy = float(accuracy_score(truth, found))
-    return (float(f1_score(truth, found, average="macro")) if metric == "macro-f1" else accuracy), accuracy
+        return float(stats.pearsonr(truth, predicted).statistic), ""
+    accuracy = float(accuracy_score(truth, predicted))
+    return (
+        float(f1_score(truth, predicted, average="macro")) if metric == "macro-f1" else accuracy
+    ), accuracy
 
 
 def tokens(base: BaseModel, texts: list[tuple[str, ...]]) -> dict[str, torch.Tensor]:
@@ -181,7 +183,7 @@ def rows_of(spec: RunSpec, out: Path, done: set[tuple[str, ...]]) -> Iterator[tu
                     auto_class="AutoModelForSequenceClassification",
                     label_names=data.label_names,
                 )
-            found = trained_predictions(
+            predicted = trained_predictions(
                 plan,
                 base,
                 data,
@@ -190,10 +192,10 @@ def rows_of(spec: RunSpec, out: Path, done: set[tuple[str, ...]]) -> Iterator[tu
                 seed=seed,
             )
             metric = result.setting.metric
-            score, accuracy = scored(metric, np.array(data.test.labels), found)
+            score, accuracy = scored(metric, np.array(data.test.labels), predicted)
             rate, cost = f"{plan.learning_rate:.3g}", f"{result.cost.full_runs:.2f}"
-            told = (name, budget, plan_name, plan.trainable_params, rate, seed)
-            yield (*told, metric, f"{score:.5f}", accuracy and f"{accuracy:.5f}", cost, arm)
+            known = (name, budget, plan_name, plan.trainable_params, rate, seed)
+            yield (*known, metric, f"{score:.5f}", accuracy and f"{accuracy:.5f}", cost, arm)
         if same != plan_name and (name, budget, plan_name, f"= {same}") not in done:
             yield (name, budget, plan_name, plan.trainable_params, "", f"= {same}", "", "", "", "", arm)
 
@@ -225,22 +227,22 @@ def main(out: Path, epochs: float, max_examples: int, budgets: list[str], source
 
 
 def summary(out: Path) -> None:
-    """Winner and smallest plan against the baseline, paired by seed, with Holm's correction over the table."""
-    found: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    told: dict[tuple[str, str, str], dict[str, str]] = {}
+    """Best and smallest plan against the baseline, paired by seed, with Holm's correction over the table."""
+    by_cell: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    first_rows: dict[tuple[str, str, str], dict[str, str]] = {}
     with (out / "gains.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            told.setdefault((row["data"], row["budget"], row["plan"]), row)
+            first_rows.setdefault((row["data"], row["budget"], row["plan"]), row)
             if row["seed"].startswith("= "):
-                same = found[row["data"], row["budget"]][row["seed"][2:]]
-                found[row["data"], row["budget"]][row["plan"]] = same
+                same = by_cell[row["data"], row["budget"]][row["seed"][2:]]
+                by_cell[row["data"], row["budget"]][row["plan"]] = same
             else:
-                found[row["data"], row["budget"]][row["plan"]][row["seed"]] = float(row["score"])
+                by_cell[row["data"], row["budget"]][row["plan"]][row["seed"]] = float(row["score"])
     cells = []
-    for (data, budget), plans in sorted(found.items()):
+    for (data, budget), plans in sorted(by_cell.items()):
         for name in ("best", "smallest"):
-            own, base = plans[name], plans["baseline"]
-            gaps = np.array([100 * (own[seed] - base[seed]) for seed in own if seed in base])
+            scores, base = plans[name], plans["baseline"]
+            gaps = np.array([100 * (scores[seed] - base[seed]) for seed in scores if seed in base])
             p = float(stats.ttest_1samp(gaps, 0).pvalue) if gaps.any() and len(gaps) > 1 else 1.0
             cells.append((data, budget, name, plans, gaps, p))
     order = sorted(range(len(cells)), key=lambda i: cells[i][5])
@@ -249,7 +251,8 @@ def summary(out: Path) -> None:
         worst = max(worst, min(1.0, cells[index][5] * (len(cells) - place)))
         holm[index] = worst
     print(
-        "| data | budget | plan | arm | parameters | baseline's | metric | score | gain (95 % interval) | Holm p | search R |"
+        "| data | budget | plan | arm | parameters | baseline's | metric | score | gain (95 % interval) "
+        "| Holm p | search R |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for index, (data, budget, name, plans, gaps, _) in enumerate(cells):
@@ -257,13 +260,18 @@ def summary(out: Path) -> None:
         if len(gaps) > 1:
             half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
         mean = 100 * sum(plans[name].values()) / max(1, len(plans[name]))
-        row, base = told[data, budget, name], told[data, budget, "baseline"]
+        row, base = first_rows[data, budget, name], first_rows[data, budget, "baseline"]
         cost = next(
-            (r["search_r"] for (d, b, _), r in told.items() if (d, b) == (data, budget) and r["search_r"]), ""
+            (
+                r["search_r"]
+                for (d, b, _), r in first_rows.items()
+                if (d, b) == (data, budget) and r["search_r"]
+            ),
+            "",
         )
         print(
             f"| {data} | {budget} | {name} | {row['arm']} | {row['params']} | {base['params']} "
-            f"| {row['metric'] or told[data, budget, 'best']['metric']} | {mean:.1f} "
+            f"| {row['metric'] or first_rows[data, budget, 'best']['metric']} | {mean:.1f} "
             f"| {gaps.mean():+.1f} ({gaps.mean() - half:+.1f} to {gaps.mean() + half:+.1f}) "
             f"| {holm[index]:.2f} | {cost} |"
         )
@@ -275,7 +283,8 @@ def summary(out: Path) -> None:
     )
     low, high = pooled.mean() - half, pooled.mean() + half
     print(
-        f"\nPooled over {len(pooled)} cells: best less baseline {pooled.mean():+.2f} ({low:+.2f} to {high:+.2f}) points."
+        f"\nPooled over {len(pooled)} cells: best less baseline {pooled.mean():+.2f} "
+        f"({low:+.2f} to {high:+.2f}) points."
     )
 
 

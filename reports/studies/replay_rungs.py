@@ -3,10 +3,10 @@
     python reports/studies/replay_rungs.py [CURVES.jsonl] [N_HALVES]
 
 The file holds the 63 runs of peft's method comparison on MetaMathQA with Llama-3.2-3B (July 2026): the
-train loss of 20 windows of 250 steps, and the accuracy on GSM8K's test split in the end. A run "measured"
-at a rung is looked up there instead of trained; what decides is `autopeft.engine.climb`, the same code as in
-a search. A policy sees one half of the table, drawn at random, and may spend 5, 10 or 15 % of what training
-all of that half takes. Its regret is what its choice lacks of the half's best final accuracy, in points.
+train loss of 20 windows of 250 steps, and the final accuracy on GSM8K's test split. A run is not trained
+at a rung: its loss is looked up in the file. `autopeft.engine.climb` decides, as in a search. A policy
+sees a random half of the runs and may spend 5, 10 or 15 % of the cost of training that whole half. Its
+regret is the half's best final accuracy less that of the chosen run, in points.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COSTS = (0.05, 0.10, 0.15)
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One published run: loss by window, and what it came to."""
+    """One published run: its loss by window and its final accuracy."""
 
     plan: Plan
     losses: tuple[float, ...]
@@ -75,7 +75,7 @@ class Replay:
     """Measures by looking up; counts the steps that a resumed run would add."""
 
     def __init__(self, curves: Sequence[Curve]) -> None:
-        """Nothing is trained yet."""
+        """A replay in which nothing is measured yet."""
         self.curves = {curve.plan: curve for curve in curves}
         self.trained: dict[Plan, int] = {}
 
@@ -95,15 +95,15 @@ class Replay:
 
     @property
     def cost(self) -> float:
-        """Share of what training all takes."""
+        """Cost so far, as a share of training every run in full."""
         return sum(self.trained.values()) / (FULL * len(self.curves))
 
 
 def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
-    """The engine's rungs, as wide and long as `stretched` makes them at that cost.
+    """The engine's rungs, as wide and long as `stretched` makes them for the cost.
 
-    The first rung takes all, or as many as two thirds of the cost pay. The table has no baseline, no head
-    alone and no budget, so that the sentinel is all that goes on beside the best.
+    The first rung takes all runs, or as many as two thirds of the cost pay for. The file has no baseline,
+    no head alone and no budget, so only the random sentinel is promoted beside the best.
     """
     budget = cost * len(curves)
     n_first = min(len(curves), int(budget / 1.5 * FULL / WINDOW))
@@ -148,8 +148,8 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
 def halving(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
     """Plain halving: 250, 500, 1,000, then all 5,000 steps; of 63 it keeps 16, 6 and 3.
 
-    In proportion for another number of runs, of which it takes as many as the cost pays; where that leaves
-    something over, more of them are trained in full.
+    For another number of runs the widths are in proportion. It takes as many runs as the cost pays for,
+    and trains more of them in full where cost is left.
     """
     budget = cost * FULL * len(curves)
 
@@ -169,14 +169,14 @@ def halving(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> t
 
 
 def random_search(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
-    """As many full trainings as the cost pays, the best of them by its loss in the end."""
+    """As many full runs as the cost pays for; the best is the one with the lowest final loss."""
     n = max(1, int(cost * len(curves)))
     taken = [curves[i] for i in rng.permutation(len(curves))[:n]]
     return min(taken, key=lambda c: c.loss(FULL)), n / len(curves)
 
 
 def top_k(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
-    """One rung of 250 steps, then the best of it in full, as many as the cost pays (one at least)."""
+    """One rung of 250 steps, then its best in full: as many as the cost pays for, at least one."""
     budget = cost * FULL * len(curves)
     n = min(len(curves), max(1, int((budget - (FULL - WINDOW)) // WINDOW)))
     taken = sorted((curves[i] for i in rng.permutation(len(curves))[:n]), key=lambda c: c.loss(WINDOW))
@@ -187,7 +187,7 @@ def top_k(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tup
 def hyperband(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
     """Optuna's HyperbandPruner over random runs, until the cost is spent; the best by its last loss.
 
-    Of those that went furthest: the loss of a run that was pruned early is no rival to that of a long one.
+    Only runs that were trained longest are compared, since a run that was pruned early has a higher loss.
     """
     seed = int(rng.integers(2**31))
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=FULL // WINDOW, reduction_factor=3)
@@ -227,14 +227,14 @@ POLICIES: dict[str, Policy] = {
 
 def regrets(curves: Sequence[Curve], cost: float, n_halves: int) -> dict[str, list[tuple[float, float]]]:
     """Regret in points and share of the cost of each policy on each half."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
+    by_policy: dict[str, list[tuple[float, float]]] = {name: [] for name in POLICIES}
     for seed in range(n_halves):
         half = [curves[i] for i in np.random.default_rng(seed).permutation(len(curves))[: len(curves) // 2]]
         best = max(curve.accuracy for curve in half)
         for name, policy in POLICIES.items():
             chosen, spent = policy(half, cost, np.random.default_rng([seed, 1]))
-            found[name].append((100 * (best - chosen.accuracy), spent))
-    return found
+            by_policy[name].append((100 * (best - chosen.accuracy), spent))
+    return by_policy
 
 
 def main(path: Path, n_halves: int) -> None:
@@ -245,16 +245,16 @@ def main(path: Path, n_halves: int) -> None:
     print(f"{len(curves)} runs, {n_halves} random halves; regret in points, with 95 % intervals")
     print("| cost | policy | spent | mean regret | ours minus it |\n| --- | --- | --- | --- | --- |")
     for cost in COSTS:
-        found = regrets(curves, cost, n_halves)
-        for name, rows in found.items():
+        by_policy = regrets(curves, cost, n_halves)
+        for name, rows in by_policy.items():
             regret, spent = (np.array(column) for column in zip(*rows, strict=True))
-            difference = np.array([row[0] for row in found["ours"]]) - regret
-            told = ""
+            difference = np.array([row[0] for row in by_policy["ours"]]) - regret
+            interval = ""
             if name != "ours":
                 half = stats.t.ppf(0.975, n_halves - 1) * difference.std(ddof=1) / math.sqrt(n_halves)
                 low, high = difference.mean() - half, difference.mean() + half
-                told = f"{difference.mean():+.2f} ({low:+.2f} to {high:+.2f})"
-            print(f"| {cost:.0%} | {name} | {spent.mean():.1%} | {regret.mean():.2f} | {told} |")
+                interval = f"{difference.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+            print(f"| {cost:.0%} | {name} | {spent.mean():.1%} | {regret.mean():.2f} | {interval} |")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Which learning-rate schedule lets a short rung rank plans as their full runs do?
+"""Which learning-rate schedule makes a short rung rank plans as their full runs do.
 
     python reports/studies/rung_schedules.py OUT.csv N_PLANS DATA [DATA ...]
 
-Random policies of the default space at 0.5 % of MiniLM-L6, each trained in full (two epochs) on fresh seeds
-and judged on the confirm split; and as rungs of a sixth and of two fifths of that length on the search
-split, under four schedules:
+Random policies of the default space at 0.5 % of MiniLM-L6. Each is trained in full (two epochs) on fresh
+seeds and scored on the confirm split. Each is also trained as rungs of a sixth and of two fifths of that
+length and scored on the search split, under four schedules:
 
-- restart: decayed to 0 at the first rung and taken up again with a new warm-up, as the project does it;
-- branch: a constant trunk and a decay over the last quarter, which can be paused and taken up again;
-- cut: the schedule of the full run, stopped short, which can be paused too;
-- anneal: a short run of its own, decayed to 0, which cannot.
+- restart: decayed to 0 at the first rung and resumed with a new warm-up, as in a search;
+- branch: a constant rate and a decay over the last quarter; it can be paused and resumed before the decay;
+- cut: the schedule of the full run, stopped early; it can be paused too;
+- anneal: a short run that decays to 0; it cannot be resumed.
 
-What is in OUT.csv already is not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs' losses
-with the full runs' losses and metrics, and the learning rates that each would choose.
+Rows that OUT.csv holds are not measured again. `--summary OUT.csv` prints Spearman's rho of the rungs'
+losses with the full runs' losses and metrics, and the learning rates that each would choose.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def schedules(full_steps: int) -> dict[str, Callable[[int], Any]]:
 
 def plans(prepared, n: int) -> list[tuple[str, Plan]]:
     """Random policies of the default space with their arms."""
-    asked = space.load("default", known_methods=prepared.methods)
+    search_space = space.load("default", known_methods=prepared.methods)
     parsed, available = parse_budget(prepared)
-    found = sensitivity(prepared, ["gradient"], max_examples=128)
-    scores = dict(zip((s.name for s in prepared.base.sites), found.scores[0].values, strict=True))
-    feasible, context = fit_to_budget(prepared, asked, parsed=parsed, available=available)
+    sensitivities = sensitivity(prepared, ["gradient"], max_examples=128)
+    scores = dict(zip((s.name for s in prepared.base.sites), sensitivities.scores[0].values, strict=True))
+    feasible, context = fit_to_budget(prepared, search_space, parsed=parsed, available=available)
     context = context.with_scores(scores, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
     policies = [space.suggest(study.ask(), feasible, prepared.methods) for _ in range(n)]
@@ -95,11 +95,13 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
     """One row for each run that is not done yet."""
     prepared = prepare(RunSpec(data=DataSpec(source=source), task=TaskSpec(epochs=2.0)))
     full, size = prepared.full_steps, prepared.bench.batch_size
-    asked = [("full", full, "confirm", seed, rate_schedule) for seed in FULL_SEEDS]
+    runs = [("full", full, "confirm", seed, rate_schedule) for seed in FULL_SEEDS]
     for share in (1 / 6, 2 / 5):
-        asked += [(name, round(share * full), "search", 0, own) for name, own in schedules(full).items()]
+        runs += [
+            (name, round(share * full), "search", 0, schedule) for name, schedule in schedules(full).items()
+        ]
     for arm, plan in plans(prepared, n_plans):
-        for name, steps, split, seed, schedule in asked:
+        for name, steps, split, seed, schedule in runs:
             key = (Path(source).name, plan.digest, name, str(steps), str(seed))
             if key in done:
                 continue
@@ -113,8 +115,8 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
             patch = {"rate_schedule": lambda n, rung_steps, schedule=schedule: schedule(n)}
             with mock.patch.multiple(bench, **patch):
                 seen = prepared.bench.measure(plan, fidelity)
-            told = (arm, f"{plan.learning_rate:g}", plan.trainable_params)
-            yield (*key[:2], *told, *key[2:], 9.0 if seen.loss is None else seen.loss, seen.metric)
+            about_plan = (arm, f"{plan.learning_rate:g}", plan.trainable_params)
+            yield (*key[:2], *about_plan, *key[2:], 9.0 if seen.loss is None else seen.loss, seen.metric)
 
 
 def summary(out: Path) -> None:
@@ -133,11 +135,11 @@ def summary(out: Path) -> None:
         both = [plan for plan in losses if len(full[data, plan]) == len(FULL_SEEDS)]
         loss = [sum(loss for loss, _ in full[data, plan]) / len(FULL_SEEDS) for plan in both]
         error = [-sum(metric for _, metric in full[data, plan]) / len(FULL_SEEDS) for plan in both]
-        own = [losses[plan] for plan in both]
+        rung_losses = [losses[plan] for plan in both]
         if len(both) > 2:
             best = min(both, key=lambda plan: losses[plan])
             gap = max(-e for e in error) + error[both.index(best)]
-            with_loss, with_metric = rank_correlation(own, loss), rank_correlation(own, error)
+            with_loss, with_metric = rank_correlation(rung_losses, loss), rank_correlation(rung_losses, error)
             print(
                 f"| {data} | {steps} | {schedule} | {len(both)} | {with_loss:.2f} | {with_metric:.2f} "
                 f"| {rates[best]} | {100 * gap:.1f} |"

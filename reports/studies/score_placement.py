@@ -1,11 +1,12 @@
-"""Does a score find better sites and ranks for LoRA than none? Greedy by score, uniform and random.
+"""Whether a score gives LoRA better sites and ranks than none: greedy by score, uniform and random ranks.
 
     python reports/studies/score_placement.py OUT.csv STEPS ARM,ARM,... DATA [DATA ...]
 
-LoRA plans by the allocator at 0.02 %, 0.1 % and 0.5 % of MiniLM-L6: even ranks, ranks by a score per
-parameter (exponent 1), by the spectrum, and by random numbers. Each takes the best of the same
-rates on the search split with one seed, then three fresh seeds on the confirm split. What is in
-OUT.csv already is not measured again. `--summary OUT.csv` prints the table of differences.
+The allocator makes LoRA plans at 0.02 %, 0.1 % and 0.5 % of MiniLM-L6: even ranks, ranks by a score per
+parameter (exponent 1), by the spectrum, and by random numbers. Each plan gets the best of the same
+learning rates by the search split of one seed; it is then trained with three fresh seeds and scored on the
+confirm split. Rows that OUT.csv holds are not measured again. `--summary OUT.csv` prints the table of
+differences.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def rows(
     """One row for each run that is not done yet."""
     name = Path(source).name
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
-    found = sensitivity(prepared, list(SCORES))
+    measured = sensitivity(prepared, list(SCORES))
     sites = [site.name for site in prepared.base.sites]
-    values = {score.name: dict(zip(sites, score.values, strict=True)) for score in found.scores}
+    values = {score.name: dict(zip(sites, score.values, strict=True)) for score in measured.scores}
     values["uniform"] = dict.fromkeys(sites, 1.0)
-    spectrum = next(score for score in found.scores if score.name == "spectrum")
+    spectrum = next(score for score in measured.scores if score.name == "spectrum")
     profiles = dict(zip(sites, spectrum.profiles, strict=True))
     for budget in BUDGETS:
         most = parse(budget, base_params=prepared.base.base_params).max_trainable_params
@@ -99,16 +100,16 @@ done_loss: dict[tuple[str, ...], float] = {}
 
 def summary(out: Path) -> None:
     """Mean difference to uniform over the fresh seeds, with a 95 % t interval over pairs of seeds."""
-    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    by_cell: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     with out.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["stage"] == "fresh":
-                found[row["data"], row["budget"], row["arm"]][row["seed"]] = float(row["metric"] or "nan")
-    for (data, budget, arm), own in sorted(found.items()):
-        mean = sum(own.values()) / len(own)
+                by_cell[row["data"], row["budget"], row["arm"]][row["seed"]] = float(row["metric"] or "nan")
+    for (data, budget, arm), metrics in sorted(by_cell.items()):
+        mean = sum(metrics.values()) / len(metrics)
         line = f"| {data} | {budget} | {arm} | {100 * mean:.1f} |"
-        even = found[data, budget, "uniform"]
-        both = [own[seed] - even[seed] for seed in own if seed in even]
+        even = by_cell[data, budget, "uniform"]
+        both = [metrics[seed] - even[seed] for seed in metrics if seed in even]
         if arm != "uniform" and len(both) > 1:
             low, high = stats.t.interval(
                 0.95, len(both) - 1, loc=sum(both) / len(both), scale=stats.sem(both)
@@ -120,6 +121,7 @@ def summary(out: Path) -> None:
 
 
 def main(out: Path, steps: int, wanted: list[str], sources: list[str]) -> None:
+    """Measure every arm that the file lacks."""
     done: set[tuple[str, ...]] = set()
     if out.exists():
         with out.open(encoding="utf-8") as file:

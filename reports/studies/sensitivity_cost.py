@@ -1,14 +1,14 @@
-"""What the sensitivity scores cost beside LoRA training: time and peak memory, side by side in one run.
+"""Time and peak memory of the sensitivity scores, measured beside LoRA training in one run.
 
     python reports/studies/sensitivity_cost.py [ROUNDS] [EXAMPLES_PER_ROUND] [LENGTH,LENGTH,...]
 
 MiniLM-L6, random tokens of length 32 and 128 without padding, batches of 16. The yardstick is the forward
-and backward pass (no optimizer) of LoRA, rank 8, at every linear map over the same examples, without dropout
-(with it LoRA is slower). Everything is timed in turn in each of 16 rounds, over 32 of the 512 examples, in an
-order that moves on by one from round to round (what has no target in three rounds alone); the table gives
-medians over rounds of the ratio to LoRA in the same round, by the clock and by CPU time (which other work on
-the machine disturbs less). The peak is that of the allocator over two
-rounds, without the base model's weights; *told* is what a score tells of itself.
+and backward pass (no optimizer) of LoRA, rank 8, at every linear map over the same examples, without
+dropout (with it LoRA is slower). All passes are timed one after the other in each of 16 rounds, over 32 of
+the 512 examples; the order shifts by one from round to round. Passes without a target are timed in three
+rounds only. The table gives medians over rounds of the ratio to LoRA in the same round, by the clock and
+by CPU time, which other work on the machine disturbs less. The peak is the allocator's over two rounds,
+without the base model's weights; *reported* is what the score reports as its peak.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def lora_timer(example: Batch) -> Timed:
 
 
 def score_timer(base: BaseModel, names: tuple[str, ...]) -> Timed:
-    """The pass of some scores together; bytes are those that it tells."""
+    """The pass of some scores together; bytes are those that it reports."""
     parts = [discover("autopeft.sensitivity")[name] for name in names]
     task = discover("autopeft.tasks")["text-classification"]
 
@@ -115,30 +115,33 @@ def table(length: int, *, n_rounds: int, n_examples: int) -> None:
     timers |= {names: score_timer(base, names) for names in ASKED}
     seen: dict[tuple[str, ...], dict[int, tuple[float, float]]] = {names: {} for names in timers}
     peaks = {names: peak_of(timer, rounds[0] + rounds[1]) for names, timer in timers.items()}
-    told: dict[tuple[str, ...], int] = {}
+    reported_bytes: dict[tuple[str, ...], int] = {}
     for index, batches in enumerate(rounds):
         order = [*timers][index % len(timers) :] + [*timers][: index % len(timers)]
         for names in order:
             if index < N_WITHOUT_TARGET or names in TARGETS or names == ("LoRA",):
                 gc.collect()
                 started = time.perf_counter(), time.process_time()
-                told[names] = timers[names](batches)
+                reported_bytes[names] = timers[names](batches)
                 seen[names][index] = (time.perf_counter() - started[0], time.process_time() - started[1])
     n_threads = torch.get_num_threads()
     print(f"\n{n_rounds} rounds of {n_examples} examples of {length} tokens, {n_threads} threads")
     print(
-        "| what | seconds a round | × LoRA (quartiles) | in CPU seconds | MB at the peak | × LoRA | MB told |"
+        "| what | seconds a round | × LoRA (quartiles) | in CPU seconds "
+        "| MB at the peak | × LoRA | MB reported |"
     )
     print("|---|---|---|---|---|---|---|")
-    for names, own in seen.items():
-        wall, cpu = ([pair[which] / seen["LoRA",][i][which] for i, pair in own.items()] for which in (0, 1))
+    for names, timings in seen.items():
+        wall, cpu = (
+            [pair[which] / seen["LoRA",][i][which] for i, pair in timings.items()] for which in (0, 1)
+        )
         low, middle, high = quantiles(wall, n=4)
         most = [f", target {most}" for most in TARGETS.get(names, ())] or ["", ""]
         print(
-            f"| {' + '.join(names)} | {median(s for s, _ in own.values()):.2f} | "
+            f"| {' + '.join(names)} | {median(s for s, _ in timings.values()):.2f} | "
             f"{middle:.2f} ({low:.2f} to {high:.2f}){most[0]} | {median(cpu):.2f} | "
             f"{peaks[names] / 1e6:.0f} | {peaks[names] / peaks['LoRA',]:.2f}{most[1]} | "
-            f"{told[names] / 1e6:.0f} |",
+            f"{reported_bytes[names] / 1e6:.0f} |",
             flush=True,
         )
 

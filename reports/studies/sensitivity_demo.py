@@ -1,11 +1,11 @@
-"""What the sensitivity costs on the demo, in R, and how soon the halves of the examples agree.
+"""Cost of the sensitivity on the demo in R, and how many examples two halves need to agree.
 
     python reports/studies/sensitivity_demo.py [ROUNDS] [SAMPLES]
 
-First the share of R: in each of 7 rounds the default analysis (`gradient,fisher`, and as many examples as it
-takes by itself) and 11 of the 110 steps of the baseline's full run are timed one after the other; the whole
-pass counts, the steps are scaled up. Then Spearman's rho between the halves of 64, 128, 256 and 512 examples
-for each score that looks at examples: the mean over 5 samples of the train split, and the least.
+First the cost: each of 7 rounds times the default analysis (`gradient,fisher`, stopped by its own rule)
+and then 11 of the 110 steps of the baseline's full run. The whole analysis counts; the steps are scaled up
+to R. Then Spearman's rho between the halves of 64, 128, 256 and 512 examples for each score that looks at
+examples: the mean over 5 samples of the train split, and the least.
 """
 
 from __future__ import annotations
@@ -51,17 +51,20 @@ def share_of_full_run(prepared: Prepared, *, n_rounds: int) -> None:
     )
     rounds: list[tuple[Sensitivity, float]] = []
     for _ in range(n_rounds + 1):
-        found = sensitivity(prepared, DEFAULT)
+        analysis = sensitivity(prepared, DEFAULT)
         seconds = bench.measure(plan, fidelity).train_seconds
-        rounds.append((found, prepared.full_steps * seconds / N_STEPS))
+        rounds.append((analysis, prepared.full_steps * seconds / N_STEPS))
     del rounds[0]  # warming up
-    shares = [found.seconds / full_run for found, full_run in rounds]
+    shares = [analysis.seconds / full_run for analysis, full_run in rounds]
     low, middle, high = quantiles(shares, n=4)
-    found = rounds[0][0]
-    agreements = ", ".join(f"{score.name} {score.split_half:.3f}" for score in found.scores)
-    print(f"default analysis: {found.n_examples} of {found.n_asked} examples, halves agree by {agreements}")
+    analysis = rounds[0][0]
+    agreements = ", ".join(f"{score.name} {score.split_half:.3f}" for score in analysis.scores)
     print(
-        f"{median(found.seconds for found, _ in rounds):.2f} s, R = {median(r for _, r in rounds):.1f} s: "
+        f"default analysis: {analysis.n_examples} of {analysis.n_asked} examples, "
+        f"halves agree by {agreements}"
+    )
+    print(
+        f"{median(timed.seconds for timed, _ in rounds):.2f} s, R = {median(r for _, r in rounds):.1f} s: "
         f"{middle:.3f} R (quartiles {low:.3f} to {high:.3f} over {n_rounds} rounds)"
     )
 
@@ -81,8 +84,8 @@ def halves_table(prepared: Prepared, *, n_samples: int) -> None:
                 assert score.split_half is not None
                 agreements.setdefault((score.name, size), []).append(score.split_half)
     for name in names:
-        found = (agreements[name, size] for size in SIZES)
-        cells = [f"{sum(own) / len(own):.3f} ({min(own):.3f})" for own in found]
+        columns = (agreements[name, size] for size in SIZES)
+        cells = [f"{sum(rhos) / len(rhos):.3f} ({min(rhos):.3f})" for rhos in columns]
         print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CODE = "autopeft tests scripts reports/studies cli.py"
 
 
 @pytest.mark.parametrize(
     "command",
-    ["ruff format --check autopeft tests scripts cli.py", "ruff check autopeft tests scripts cli.py", "mypy"],
+    [f"ruff format --check {CODE}", f"ruff check {CODE}", "mypy"],
 )
 def test_gate_passes(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True)
