@@ -5,8 +5,10 @@ Everything is built offline and seeded.
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +18,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base, toy_config
+from toys.counting import tiny_config
+from toys.exports import trained
 from toys.words import CONTEXT, LABEL_NAMES, SPECIAL, VOCABULARY, toy_rows
 
 from autopeft.adapters import compile_plan
+from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
 from autopeft.train import Bench, EncodedSplit
@@ -198,3 +203,34 @@ def data_dir(tmp_path_factory):
                 (text, LABEL_NAMES[label]) for text, label in zip(texts[rows], labels[rows], strict=True)
             )
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """The folder of a tiny Llama's config, without weights."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_config().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_with_weights(tmp_path_factory, make_base, tokenizer):
+    """A tiny Llama in memory, and the folder that holds the same."""
+    folder = tmp_path_factory.mktemp("llama")
+    base = make_base("llama-lm")
+    base.module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return base, folder
+
+
+@pytest.fixture
+def trained_adapter(llama_with_weights, make_plan, tmp_path):
+    """A function: method -> a trained toy on the disk, made for the Llama on the disk."""
+
+    def make(method="lora", **choices):
+        base, model_dir = copy.deepcopy(llama_with_weights[0]), llama_with_weights[1]
+        toy = trained(base, make_plan(base, method, **choices), tmp_path / "adapter")
+        write_adapter(replace(toy.source, base_model=str(model_dir)), tmp_path / "native")
+        return replace(toy, folder=tmp_path / "native")
+
+    return make

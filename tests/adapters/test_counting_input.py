@@ -20,13 +20,6 @@ from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, T
 from autopeft.store import write_plan
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tiny_config().save_pretrained(folder)
-    return folder
-
-
 def run(*arguments: object):
     return CliRunner().invoke(app, ["count", *map(str, arguments)])
 
@@ -77,8 +70,8 @@ def refused(result, code: int, *words: str) -> None:
         ("[" * 100_000, 2, ("cannot be read",)),
     ],
 )
-def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, words, tiny, tmp_path):
-    refused(run(write_config(tmp_path, content), "--model", tiny), code, *words)
+def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, words, tiny_llama, tmp_path):
+    refused(run(write_config(tmp_path, content), "--model", tiny_llama), code, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
 
 
@@ -90,10 +83,10 @@ def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, w
         (["absent"], ("absent", "cannot be read")),
     ],
 )
-def test_order_that_lists_no_adapters_is_refused(order, words, tiny, tmp_path):
+def test_order_that_lists_no_adapters_is_refused(order, words, tiny_llama, tmp_path):
     write_config(tmp_path / "lora", LORA)
     (tmp_path / "order.json").write_text(json.dumps(order), encoding="utf-8")
-    refused(run(tmp_path, "--model", tiny), 2, *words)
+    refused(run(tmp_path, "--model", tiny_llama), 2, *words)
 
 
 @pytest.mark.parametrize(
@@ -104,25 +97,30 @@ def test_order_that_lists_no_adapters_is_refused(order, words, tiny, tmp_path):
         {"peft_type": "BOFT", "target_modules": ["q_proj"]},
     ],
 )
-def test_two_methods_on_one_site_are_refused_and_the_site_is_named(other, tiny, tmp_path):
+def test_two_methods_on_one_site_are_refused_and_the_site_is_named(other, tiny_llama, tmp_path):
     write_config(tmp_path / "a", LORA)
     write_config(tmp_path / "b", other)
     (tmp_path / "order.json").write_text('["a", "b"]', encoding="utf-8")
-    refused(run(tmp_path, "--model", tiny), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
+    refused(
+        run(tmp_path, "--model", tiny_llama),
+        3,
+        "model.layers.0.self_attn.q_proj",
+        "one site takes one method",
+    )
 
 
-def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny, tmp_path):
+def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny_llama, tmp_path):
     adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=1)
     plan = Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=64)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     document = PlanDocument(plan=plan, model=ModelSpec(), data=DataSpec(), task=TaskSpec(), **sizes)
     write_plan(tmp_path / "plan.yaml", document)
-    refused(run(tmp_path / "plan.yaml", "--model", tiny), 3, "has no site", adapter.site)
+    refused(run(tmp_path / "plan.yaml", "--model", tiny_llama), 3, "has no site", adapter.site)
 
 
-def test_file_that_is_not_there_is_named_once(tiny, tmp_path):
+def test_file_that_is_not_there_is_named_once(tiny_llama, tmp_path):
     path = tmp_path / "no" / "adapter_config.json"
-    refused(run(path, "--model", tiny), 2, f"error: {path} cannot be read")
+    refused(run(path, "--model", tiny_llama), 2, f"error: {path} cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,7 @@ def test_config_that_names_no_model_asks_for_one(tmp_path):
     refused(run(write_config(tmp_path, LORA)), 2, "--model")
 
 
-def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
+def test_what_matches_nothing_or_says_too_much_is_noted(tiny_llama, tmp_path):
     content = {
         **LORA,
         "target_modules": ["q_proj", "k_proj", "v_prj"],
@@ -158,7 +156,7 @@ def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
         "from_the_future": 1,
         "peft_version": "9.0.0",
     }
-    answer = json.loads(run(write_config(tmp_path, content), "--model", tiny, "--json").stdout)
+    answer = json.loads(run(write_config(tmp_path, content), "--model", tiny_llama, "--json").stdout)
     notes = "\n".join(answer["notes"])
     wanted = (
         "v_prj; nearest: v_proj",
@@ -171,11 +169,11 @@ def test_what_matches_nothing_or_says_too_much_is_noted(tiny, tmp_path):
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
 
 
-def test_config_that_fits_has_no_notes(tiny, tmp_path):
+def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):
     content = {**LORA, "task_type": "SEQ_CLS", "rank_pattern": {"q_proj": 2}, "layers_to_transform": [1]}
-    assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
+    assert count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes == ()
     content["modules_to_save"] = ["classifier", "score"]  # what peft writes of any classifier
-    assert count(write_config(tmp_path, content), model_id=str(tiny)).notes == ()
+    assert count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes == ()
 
 
 def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp_path):
@@ -208,9 +206,9 @@ def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp
     assert [int(word) for word in done.stdout.split()] == wanted
 
 
-def test_markdown_has_tables_that_a_page_can_show(tiny, tmp_path):
+def test_markdown_has_tables_that_a_page_can_show(tiny_llama, tmp_path):
     content = {**LORA, "rank_pattern": {"layers.0.self_attn.q_proj": 2}}
-    lines = run(write_config(tmp_path, content), "--model", tiny, "--markdown").stdout.splitlines()
+    lines = run(write_config(tmp_path, content), "--model", tiny_llama, "--markdown").stdout.splitlines()
     assert "| role | sites | rank | parameters | share |" in lines
     assert "| q | 2 | 2-4 | 384 | 50.0 % |" in lines
     widths = {line.count("|") for line in lines if line.startswith("| ") and "each" not in line}

@@ -100,7 +100,7 @@ def test_what_stays_beside_the_weights_is_refused_by_name(method, make_base, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def told(folder):
+def conversion_of(folder):
     return json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
 
 
@@ -109,8 +109,8 @@ def test_lora_converts_to_itself(architecture, make_base, make_plan, tmp_path):
     base = make_base(architecture)
     toy = trained(base, make_plan(base, "lora", rank=3), tmp_path / "weights")
     CONVERTED.export(replace(toy.source, rank=3), tmp_path / "out")
-    assert told(tmp_path / "out")["relative_error"] < 1e-5
-    assert {site["rank"] for site in told(tmp_path / "out")["sites"].values()} == {3}
+    assert conversion_of(tmp_path / "out")["relative_error"] < 1e-5
+    assert {site["rank"] for site in conversion_of(tmp_path / "out")["sites"].values()} == {3}
     for reader in (vllm, llama_cpp):
         torch.testing.assert_close(served(toy.raw, tmp_path / "out", reader), toy.logits, rtol=0, atol=1e-4)
 
@@ -121,7 +121,7 @@ def test_any_change_of_linear_maps_is_served_exactly_at_full_energy(names, make_
     toy = trained(base, of_methods(base, make_plan, *names), tmp_path / "weights")
     CONVERTED.export(replace(toy.source, energy=1.0), tmp_path / "out")
     torch.testing.assert_close(served(toy.raw, tmp_path / "out", vllm), toy.logits, rtol=0, atol=1e-3)
-    assert told(tmp_path / "out")["relative_error"] < 1e-4
+    assert conversion_of(tmp_path / "out")["relative_error"] < 1e-4
 
 
 def test_dora_is_served_through_a_conversion(make_base, make_plan, tmp_path):
@@ -136,7 +136,7 @@ def changes(toy):
     merged = peft.PeftModel.from_pretrained(copy.deepcopy(toy.raw), toy.folder).merge_and_unload()
     before = {name: module.weight for name, module in toy.raw.named_modules() if hasattr(module, "weight")}
     after = dict(merged.named_modules())
-    pairs = {name: (after[name].weight - own).detach().double().numpy() for name, own in before.items()}
+    pairs = {name: (after[name].weight - weight).detach().double().numpy() for name, weight in before.items()}
     return {name: change for name, change in pairs.items() if change.any()}
 
 
@@ -145,7 +145,7 @@ def test_ranks_and_errors_are_those_of_the_singular_values(bound, make_base, mak
     base = make_base("llama-lm")
     toy = trained(base, make_plan(base, "ia3"), tmp_path / "weights")
     CONVERTED.export(replace(toy.source, **bound), tmp_path / "out")
-    seen, lost, whole = told(tmp_path / "out"), 0.0, 0.0
+    seen, lost, whole = conversion_of(tmp_path / "out"), 0.0, 0.0
     expected = changes(toy)
     assert set(seen["sites"]) == set(expected)
     for site, change in expected.items():
@@ -156,14 +156,14 @@ def test_ranks_and_errors_are_those_of_the_singular_values(bound, make_base, mak
         assert seen["sites"][site]["relative_error"] == pytest.approx((1 - kept[rank - 1]) ** 0.5, abs=1e-5)
         lost, whole = lost + squares[rank:].sum(), whole + squares.sum()
     assert seen["relative_error"] == pytest.approx((lost / whole) ** 0.5, abs=1e-5)
-    assert read_config(tmp_path / "out")["r"] == max(own["rank"] for own in seen["sites"].values())
+    assert read_config(tmp_path / "out")["r"] == max(site["rank"] for site in seen["sites"].values())
 
 
 def test_notes_tell_the_error_in_total_and_the_worst_site(make_base, make_plan, tmp_path):
     base = make_base("llama-lm")
     toy = trained(base, make_plan(base, "oft"), tmp_path / "weights")
     note, *_ = CONVERTED.export(replace(toy.source, rank=1), tmp_path / "out")
-    seen = told(tmp_path / "out")
+    seen = conversion_of(tmp_path / "out")
     worst = max(seen["sites"], key=lambda site: seen["sites"][site]["relative_error"])
     assert f"{seen['relative_error']:.2e} in total" in note
     assert worst in note

@@ -23,10 +23,8 @@ BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseE
 
 # Files of tests that are still too long. None may be added.
 LONG_TESTS = {
-    "tests/adapters/test_counting.py",
     "tests/api/test_api.py",
     "tests/model/test_quantising.py",
-    "tests/pipeline/test_exports_command.py",
     "tests/space/test_space.py",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import transformers
@@ -30,3 +31,17 @@ def write_config(folder: Path, content: object) -> Path:
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def tensor_bytes(folder: Path) -> int:
+    """What all files of tensors in a folder hold beyond their headers."""
+    total = 0
+    for file in folder.rglob("*.safetensors"):
+        content = file.read_bytes()
+        (header,) = struct.unpack("<Q", content[:8])
+        total += len(content) - 8 - header
+    return total
+
+
+def n_trained(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""Trained toys to export, and readers of LoRA written after the servers' own rules, without `peft`."""
+"""Trained toys, the command `export`, and readers of LoRA that follow the servers' rules without `peft`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 from autopeft.adapters import compile_plan
+from autopeft.cli.app import app
 from autopeft.exports import read_weights
 from autopeft.extension import ExportSource, discover
 from autopeft.model import save_weights
@@ -22,6 +24,23 @@ METHODS = discover("autopeft.methods")
 PEFT_TASKS = {"llama-lm": "CAUSAL_LM", "gpt2-lm": "CAUSAL_LM", "t5-lm": "SEQ_2_SEQ_LM"}
 TOKENS = torch.tensor([[5, 9, 14, 20, 7, 11], [6, 4, 25, 30, 8, 13]])  # none of them pads
 LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
+
+
+def export(*arguments):
+    return CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
+
+
+def refused(result, code, *words):
+    assert result.exit_code == code, result.output
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in result.output
+    assert [word for word in words if word not in error] == []
+
+
+def answer(*arguments):
+    result = export(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ def trained(base, plan, folder, *, seed=0):
         base_model="toy/model",
         task_type=task_of(base),
         head=base.head_names,
-        weights=tuple(read_weights(own) for own in folders),
+        weights=tuple(map(read_weights, folders)),
         base=copy.deepcopy(raw),
         tokenizer=base.tokenizer,
         learning_rate=1e-3,
@@ -85,12 +104,12 @@ def read_config(folder):
 
 def halves(folder):
     """Site -> A and B, from the tensors' names."""
-    found = defaultdict(dict)
+    by_site = defaultdict(dict)
     for key, tensor in load_file(folder / "adapter_model.safetensors").items():
         match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", key)
         if match:
-            found[match[1]][match[2]] = tensor
-    return {site: (pair["A"], pair["B"]) for site, pair in found.items()}
+            by_site[match[1]][match[2]] = tensor
+    return {site: (pair["A"], pair["B"]) for site, pair in by_site.items()}
 
 
 def vllm(folder):

@@ -44,34 +44,34 @@ def saved(config, folder):
 
 def layers(model, base):
     """Module -> rank, scale and trainable numbers of what peft attached, the task head apart."""
-    found = {}
+    attached = {}
     for name, layer in model.get_base_model().named_modules():
         is_head = name.split(".")[0] in ("classifier", "score", "pre_classifier")
         if isinstance(layer, BaseTunerLayer) and not name.endswith(".base_layer") and not is_head:
             ranks = getattr(layer, "r", None) or {"": 0}
             scales = getattr(layer, "scaling", None) or {"": 1.0}
             count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-            found[name] = (*(ranks.values() if isinstance(ranks, dict) else [0]), *scales.values(), count)
-    return found
+            attached[name] = (*(ranks.values() if isinstance(ranks, dict) else [0]), *scales.values(), count)
+    return attached
 
 
 def check_same(architecture, config, folder):
     """The plan of a config attaches what the config does on a model of its own."""
     base = BASES[architecture]
     path = saved(config, folder)
-    found = plan_of_configs(path, base, METHODS)
-    assert found.plan.learning_rate == 0.0
-    own = model_toys.build(architecture, "SEQ_CLS")
+    user_plan = plan_of_configs(path, base, METHODS)
+    assert user_plan.plan.learning_rate == 0.0
+    other = model_toys.build(architecture, "SEQ_CLS")
     config = peft.PeftConfig.from_pretrained(str(folder))
     config.task_type, config.modules_to_save = "SEQ_CLS", list(base.head_names)
     config.inference_mode = False
-    expected = layers(peft.get_peft_model(own.module, config), own)
-    compiled = compile_plan(found.plan, METHODS).configs
-    with base.attached(compiled, plan=found.plan, task_type="SEQ_CLS", seed=0) as model:
+    expected = layers(peft.get_peft_model(other.module, config), other)
+    compiled = compile_plan(user_plan.plan, METHODS).configs
+    with base.attached(compiled, plan=user_plan.plan, task_type="SEQ_CLS", seed=0) as model:
         attached = layers(model, base)
     assert {name: pytest.approx(numbers, rel=1e-9) for name, numbers in expected.items()} == attached
-    assert found.plan.trainable_params == sum(numbers[-1] for numbers in expected.values())
-    return found
+    assert user_plan.plan.trainable_params == sum(numbers[-1] for numbers in expected.values())
+    return user_plan
 
 
 @st.composite
@@ -104,14 +104,14 @@ def lora_configs(draw):
 @given(lora_configs())
 def test_any_lora_config_attaches_the_same_as_its_plan(tmp_path_factory, drawn):
     architecture, config = drawn
-    own = model_toys.skeleton(architecture, "SEQ_CLS").module
+    module = model_toys.skeleton(architecture, "SEQ_CLS").module
     try:
-        peft.get_peft_model(own, LoraConfig(**{**config.to_dict(), "task_type": None}))
+        peft.get_peft_model(module, LoraConfig(**{**config.to_dict(), "task_type": None}))
     except ValueError:
         assume(False)  # everything is excluded, and peft refuses it
-    found = check_same(architecture, config, tmp_path_factory.mktemp("config"))
-    assert any("lora_dropout" in note for note in found.notes) == bool(config.lora_dropout)
-    assert {adapter.method for adapter in found.plan.adapters} == {"lora"}
+    user_plan = check_same(architecture, config, tmp_path_factory.mktemp("config"))
+    assert any("lora_dropout" in note for note in user_plan.notes) == bool(config.lora_dropout)
+    assert {adapter.method for adapter in user_plan.plan.adapters} == {"lora"}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -135,8 +135,8 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
     [(PromptTuningConfig, "bert", "SEQ_CLS"), (PrefixTuningConfig, "llama", "CAUSAL_LM")],
 )
 def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, tmp_path):
-    own = model_toys.build(architecture, task).module
-    model = peft.get_peft_model(own, kind(num_virtual_tokens=3, task_type=task))
+    module = model_toys.build(architecture, task).module
+    model = peft.get_peft_model(module, kind(num_virtual_tokens=3, task_type=task))
     path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
     plan = plan_of_configs(path, model_toys.build(architecture, task), METHODS).plan
     expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
@@ -253,8 +253,8 @@ def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     (tmp_path / where).parent.mkdir(exist_ok=True)
     write_plan(tmp_path / where, document(base, plan))
     saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
-    found = read_user_plan(tmp_path, base, METHODS)
-    assert found.plan == plan
+    user_plan = read_user_plan(tmp_path, base, METHODS)
+    assert user_plan.plan == plan
 
 
 def test_a_plan_of_another_model_is_refused_and_told_what_maps_it(tmp_path):

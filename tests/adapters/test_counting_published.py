@@ -1,0 +1,102 @@
+"""`count` against 63 published runs of `peft`'s method comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+from toys.counting import write_config
+
+from autopeft import model
+from autopeft.cli.counts import count_text
+from autopeft.pipeline import Count, count
+from autopeft.records import ModelSpec
+
+PUBLISHED = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "counts" / "peft_method_comparison.jsonl").read_text().splitlines()
+]
+# What a config alone cannot say. The test fails where one of these has come to agree.
+EXCEPTIONS = {
+    "full-finetuning--llama-3.2-3B-lr_0.00001": "no config: every parameter of the base model was trained",
+    "lora--llama-3.2-3B-rank32-lorafa": "LoRA-FA's optimizer held A still; the config is that of plain LoRA",
+}
+SMALLER_FILES = {
+    "adalora--llama-3.2-3B-rank32": "pruned from rank 64 to 32, module by module, before it was saved",
+    "osf--llama-3.2-3B-rank128": "saved in bfloat16 by an older peft, now in float32",
+}
+
+
+@pytest.fixture(scope="session")
+def llama_3b(tmp_path_factory) -> Path:
+    """The config of Llama-3.2-3B, without weights."""
+    folder = tmp_path_factory.mktemp("models") / "llama-3.2-3b"
+    transformers.LlamaConfig(
+        num_hidden_layers=28,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=128256,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def counts_of_published(llama_3b, tmp_path_factory) -> dict[str, Count]:
+    folder = tmp_path_factory.mktemp("published")
+    return {
+        run["name"]: count(write_config(folder / run["name"], run["peft_config"]), model_id=str(llama_3b))
+        for run in PUBLISHED
+        if run["peft_config"]
+    }
+
+
+def test_published_runs_are_counted_exactly_but_for_two(counts_of_published):
+    published = {run["name"]: run["trainable_params"] for run in PUBLISHED}
+    assert len(published) == 63
+    agreeing = {
+        name for name, counted in counts_of_published.items() if counted.trainable_params == published[name]
+    }
+    assert set(published) - agreeing == set(EXCEPTIONS)
+    assert not any(counted.head_params for counted in counts_of_published.values())
+
+
+def test_what_differs_from_the_published_runs_does_so_by_its_reason(counts_of_published, llama_3b):
+    published = {run["name"]: run["trainable_params"] for run in PUBLISHED}
+    full, lora_fa = EXCEPTIONS
+    base = model.load_skeleton(ModelSpec(id=str(llama_3b)), auto_class="AutoModelForCausalLM")
+    assert base.base_params == published[full]
+    frozen = 28 * 2 * 32 * 3072  # A of rank 32 at q and v, both of 3072 inputs
+    assert counts_of_published[lora_fa].trainable_params - frozen == published[lora_fa]
+
+
+def test_published_files_are_the_counted_tensors_and_a_header(counts_of_published):
+    published = {run["name"]: run["file_bytes"] for run in PUBLISHED}
+    headers = {name: published[name] - counted.adapter_bytes for name, counted in counts_of_published.items()}
+    odd = {name for name, n in headers.items() if not 64 < n < max(60_000, published[name] // 100)}
+    assert odd == set(SMALLER_FILES)
+    assert all(headers[name] < -published[name] // 2 for name in odd)
+
+
+def test_parts_of_a_count_add_up(counts_of_published):
+    for counted in counts_of_published.values():
+        assert counted.trainable_params == sum(counted.by_role.values()) == sum(counted.by_layer.values())
+        assert set(counted.sites) == set(counted.by_role) >= set(counted.ranks)
+
+
+def test_table_is_narrow_folds_equal_layers_and_names_roles(counts_of_published):
+    text = count_text(counts_of_published["lora--llama-3.2-3B-rank32"])
+    rows = [line.split() for line in text.splitlines()]
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert "\x1b" not in text
+    assert ["q", "28", "32", "5,505,024", "60.0", "%"] in rows
+    assert ["0-27", "327,680", "9,175,040", "100.0", "%"] in rows
+    assert "9,175,040 trainable parameters (0.2856 %)" in text
+    assert "36.7 MB" in text

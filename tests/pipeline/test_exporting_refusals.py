@@ -1,0 +1,202 @@
+"""`autopeft export` on folders as they lie on the disk: what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from toys.exports import answer, export, refused, served, vllm
+
+
+def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir, tmp_path):
+    module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir)
+    model = peft.get_peft_model(module, peft.LoraConfig(target_modules=["query"]))
+    model.peft_config["default"].task_type = "SEQ_CLS"
+    model.save_pretrained(tmp_path / "adapter")
+    flags = ("--adapter", tmp_path / "adapter", "--model", model_dir, "--to", "merged")
+    refused(export(*flags, "--out", tmp_path / "out"), 2, "nor the adapter has weights for classifier.bias")
+    assert not (tmp_path / "out").exists()
+
+
+def test_place_that_cannot_be_written_is_named(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    refused(
+        export("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "file" / "out"),
+        2,
+        "pass another --out",
+    )
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def as_pickle(toy):
+    """The same adapter as older versions of `peft` wrote it."""
+    weights = load_file(toy.folder / "adapter_model.safetensors")
+    (toy.folder / "adapter_model.safetensors").unlink()
+    torch.save(weights, toy.folder / "adapter_model.bin")
+
+
+def test_pickle_is_read_only_where_that_is_asked_for(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    as_pickle(toy)
+    flags = ("--adapter", toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
+    refused(export(*flags), 2, "adapter_model.bin is a pickle", "--allow-pickle")
+    answer(*flags, "--allow-pickle")
+    torch.testing.assert_close(served(toy.raw, tmp_path / "out", vllm), toy.logits, rtol=0, atol=1e-5)
+
+
+class Harmful:
+    """An object whose pickle runs code when read."""
+
+    def __reduce__(self):
+        return (open, ("/nonexistent/harm", "w"))
+
+
+@pytest.mark.parametrize("content", [{"a": Harmful()}, [1, 2], {"a": 3}])
+def test_pickle_of_anything_but_tensors_is_refused(content, trained_adapter, tmp_path):
+    toy = trained_adapter()
+    as_pickle(toy)
+    torch.save(content, toy.folder / "adapter_model.bin")
+    flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out", "--allow-pickle")
+    refused(export(*flags), 2, "adapter_model.bin")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_damaged_weights_are_refused_in_a_sentence(damage, trained_adapter, tmp_path):
+    toy = trained_adapter()
+    file = toy.folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
+    refused(
+        export("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out"),
+        2,
+        "is damaged",
+        file.name,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def rewrite(toy, **fields):
+    """The adapter's config with other values."""
+    file = toy.folder / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) | fields
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_tensors(toy, change):
+    file = toy.folder / "adapter_model.safetensors"
+    save_file({key: tensor.clone() for key, tensor in change(load_file(file)).items()}, file)
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: {key: t * float("nan") for key, t in tensors.items()}, ("not finite", "lora_A")),
+        (lambda tensors: {}, ("holds no tensors",)),
+        (
+            lambda tensors: {key: t for key, t in tensors.items() if "lora_A" in key},
+            ("hold nothing as", "lora_B"),
+        ),
+        (lambda tensors: {key: t[:1] for key, t in tensors.items()}, ("hold 1 × ", "lora_A", "asks for")),
+        (
+            lambda tensors: {key.replace(".0.", ".7."): t for key, t in tensors.items()},
+            ("layers.0.", "hold nothing"),
+        ),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to, trained_adapter, tmp_path):
+    toy = trained_adapter()
+    write_tensors(toy, change)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), 2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["native", "uniform-lora", "merged", "axolotl", "trl"])
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "nearest: ", "q_proj")),
+        ({"r": 33, "rank_pattern": {}}, 3, ("rank 33", "16 × 16", "at most 16")),
+        ({"r": "four"}, 2, ("r is 'four'", "a whole number")),
+        ({"peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
+    ],
+)
+def test_config_that_does_not_fit_its_base_model_is_refused(
+    fields, code, words, to, trained_adapter, tmp_path
+):
+    toy = trained_adapter()
+    rewrite(toy, **fields)
+    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), code, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapter_of_another_architecture_is_refused(trained_adapter, model_dir, tmp_path):
+    toy = trained_adapter()
+    flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags, "--model", model_dir), 3, str(model_dir), "which the model lacks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_methods_on_one_site_are_refused(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    for name in ("a", "b"):
+        shutil.copytree(toy.folder, tmp_path / "mix" / name)
+    (tmp_path / "mix" / "order.json").write_text('["a", "b"]', encoding="utf-8")
+    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enough(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    rewrite(toy, base_model_name_or_path="somebody/somewhere")
+    report = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    assert report["notes"] == ["not checked against somebody/somewhere, whose config is not at hand"]
+
+
+def test_folder_with_files_is_left_alone(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    refused(export("--adapter", toy.folder, "--to", "native", "--out", toy.folder), 2, "not empty", "--out")
+    assert sorted(p.name for p in toy.folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--to", "uniformlora", "--adapter", "A"), ("uniform-lora", "known:")),
+        (("--to", "native"), ("neither of --run and --adapter", "pass one")),
+        (("--to", "native", "--run", "A", "--adapter", "A"), ("both of --run and --adapter",)),
+        (("--to", "native", "--adapter", "A"), ("holds neither adapter_config.json nor order.json",)),
+        (("--to", "merged", "--adapter", "A", "--rank", "3"), ("--rank is for --to converted-lora",)),
+        (("--to", "converted-lora", "--adapter", "A", "--rank", "0"), ("at least 1",)),
+        (("--to", "converted-lora", "--adapter", "A", "--energy", "1.5"), ("at most 1",)),
+        (("--to", "converted-lora", "--adapter", "A", "--energy", "nan"), ("at most 1",)),
+        (("--to", "converted-lora", "--adapter", "A", "--energy", "0.5", "--rank", "2"), ("pass one",)),
+    ],
+)
+def test_flags_that_say_nothing_usable_are_a_usage_error(flags, words, tmp_path):
+    (tmp_path / "A").mkdir()
+    placed = [tmp_path / flag if flag == "A" else flag for flag in flags]
+    refused(export(*placed, "--out", tmp_path / "out"), 2, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["A"]
+
+
+def test_base_model_that_is_not_there_or_not_named_is_said(trained_adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    toy = trained_adapter()
+    flags = ("--adapter", toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
+    refused(export(*flags, "--model", tmp_path / "no-model"), 2, "no-model")
+    file = toy.folder / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    refused(export(*flags), 2, "which base model it is for; pass --model")
+    assert not (tmp_path / "out").exists()
