@@ -2,7 +2,8 @@
 
 **What is guaranteed.** If best and baseline are equally good in truth, `better` or `worse` is said in at
 most 5 % of confirmations (2.5 % each). This holds for every share of seeds and examples in the noise,
-however many looks were taken, and whatever ended the confirmation.
+however many looks were taken, and whatever ended the confirmation. It was simulated for normal, log-normal
+and 0/1 scores, 20 to 1000 examples, 2 to 10 seeds.
 
 **Why no textbook bound fits.** Group sequential bounds assume that information grows with the number k of
 seeds. Here the mean after k seeds has variance w + v / k: the part w of the examples remains when seeds are
@@ -49,7 +50,7 @@ _G = {
     10: (0.665, 0.585, 0.48, 0.29),
 }
 _MIN_CHANCE = 0.05  # of a decision by the planned seeds, below which more seeds are futile; chosen by hand
-_VARIANCE_QUANTILE = (
+_VARIANCE_LEVEL = (
     0.9  # futility assumes a seeds' variance that is smaller with this confidence; chosen by hand
 )
 
@@ -103,10 +104,11 @@ def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
 def _chance(squares: MeanSquares, design: Design) -> Floats:
     """Conditional power: chance that the planned seeds decide, if the true mean is the present one.
 
-    Optimistic on purpose: a low estimate of the seeds' variance and the unadjusted bound are assumed.
+    Optimistic on purpose: the lower confidence bound of the seeds' variance and unadjusted bounds are
+    assumed.
     """
     now, last, n = squares.n_seeds, design.planned_seeds, squares.n_examples
-    factor = (now - 1) / float(stats.chi2.ppf(_VARIANCE_QUANTILE, now - 1))
+    factor = (now - 1) / float(stats.chi2.ppf(_VARIANCE_LEVEL, now - 1))
     at_end = MeanSquares(
         mean=squares.mean,
         seed=squares.seed * factor,

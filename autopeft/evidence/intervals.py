@@ -42,7 +42,10 @@ class Interval:
 def paired_interval(
     best: npt.ArrayLike, baseline: npt.ArrayLike, *, level: float = 0.95, span: float | None = 1.0
 ) -> Interval:
-    """Paired t interval of the mean of `best - baseline` over seeds and examples (see `half_width`).
+    """Paired t interval of the mean of `best - baseline` over seeds and examples.
+
+    It may be trusted from two seeds on (coverage: see `half_width`), if the examples are independent of each
+    other, and so are the seeds. For two seeds it is wide.
 
     Equal scores on a small split must not pass for certainty. So bounded scores get four pseudo-examples of
     half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +span,
@@ -114,7 +117,7 @@ def divergence_chance(n_diverged: int, n_seeds: int) -> tuple[float, float]:
     """Clopper-Pearson 95 % interval of the chance that a run diverges, in [0, 1].
 
     No interval of a mean knows of a failure that no seed showed. After 0 of 3 diverged runs the chance may
-    still be 71 %, after 0 of 10 still 31 %.
+    still be 71 %, after 0 of 10 still 31 %. The interval is exact for every number of seeds, at least 95 %.
 
     Source:
         Clopper & Pearson 1934, Biometrika 26:404 (exact binomial interval).

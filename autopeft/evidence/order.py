@@ -12,7 +12,7 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
     """Spearman's rho of two lists of equal length, in [-1, 1]; ties share their mean rank.
 
     Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
-    than 3 pairs remain, or one side is constant and so has no order to compare.
+    than 3 pairs remain, or one side is constant and so has no order to compare. Below 10 pairs it is a hint.
 
     Example:
         >>> rank_correlation([0.1, 0.2, 0.3, float("nan")], [1.0, 2.0, 3.0, 0.0])

@@ -30,13 +30,11 @@ DARK = (
     ("#7db4e6", "#0b1b2c"),
     ("#c3e0fa", "#0b1b2c"),
 )
-_LIGHT_PAGE = {"page": "#fbfbf9", "ink": "#1b2128", "soft": "#59636f", "line": "#dfe3e6"}
-_DARK_PAGE = {"page": "#13161a", "ink": "#e7eaee", "soft": "#a0abb7", "line": "#2e353d"}
 # Sizes in pixels, chosen by hand.
 _ROW, _GAP, _LABEL, _MARGIN, _HEAD, _FOOT = 22, 3, 62, 24, 52, 58
 _MIN_CELL, _MAX_CELL, _LETTER = 46, 92, 7
 _WIDEST = 1180  # a panel that would reach further starts a new line
-_MIN_WIDTH = 660  # of the legend
+_MIN_WIDTH = 660  # what the legend needs
 SEEN_ENOUGH = 0.95  # rank correlation of two halves of the examples above which more examples change little
 
 
@@ -61,9 +59,7 @@ def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str)
         margin=_MARGIN,
         row=_ROW,
         light=LIGHT,
-        light_page=_LIGHT_PAGE,
         dark=DARK,
-        dark_page=_DARK_PAGE,
     )
 
 

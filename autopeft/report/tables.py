@@ -179,13 +179,12 @@ def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -
     """The numbers of the record called `name`, else of one with an equal plan: those are confirmed once."""
     named = [record for record in records if record.name == name]
     equal = [record for record in records if record.plan == getattr(result, name)]
-    for record in (*named, *equal):
-        return {
-            "metric_mean": record.metric_mean,
-            "metric_std_error": record.metric_std_error,
-            "seeds": list(record.seeds),
-        }
-    return {"metric_mean": None, "metric_std_error": None, "seeds": []}
+    record = next(iter(named + equal), None)
+    return {
+        "metric_mean": record and record.metric_mean,
+        "metric_std_error": record and record.metric_std_error,
+        "seeds": list(record.seeds) if record else [],
+    }
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
