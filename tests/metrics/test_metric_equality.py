@@ -95,14 +95,14 @@ def longer(batch, length, *, pad):
 
 def saved(toy):
     """(logits, labels) of each example alone, in double precision."""
-    found = []
+    pairs = []
     with torch.no_grad():
         for batch in toy.batches(1):
             features = {name: value for name, value in batch.items() if name != "labels"}
             needs_labels = toy.task.peft_task_type == "SEQ_2_SEQ_LM"
             logits = toy.module(**(batch if needs_labels else features)).logits
-            found.append((logits[0].double(), batch["labels"][0]))
-    return found
+            pairs.append((logits[0].double(), batch["labels"][0]))
+    return pairs
 
 
 def with_module(toy, n_outputs):
@@ -175,11 +175,11 @@ def of_texts(name, metric, tokenizer):
     toy.task = TASKS[name].fitted(
         TaskSpec(metric=metric, max_new_tokens=MAX_NEW), Target(kind="completion"), tokenizer
     )
-    said = [greedy(toy, ids) for ids in prompts(toy)]
-    # Half of the answers are what the model says, so that some are right and some are not.
+    written = [greedy(toy, ids) for ids in prompts(toy)]
+    # Half of the true answers are what the model writes, so that some are right and some are not.
     toy.labels = [
-        own if row % 2 and own else label
-        for row, (own, label) in enumerate(zip(said, toy.labels, strict=True))
+        text if row % 2 and text else label
+        for row, (text, label) in enumerate(zip(written, toy.labels, strict=True))
     ]
     losses, hits = [], []
     for logits, labels in saved(toy):
@@ -188,7 +188,7 @@ def of_texts(name, metric, tokenizer):
         counts = labels != IGNORED
         losses += (-logits.log_softmax(-1)[counts, labels[counts]]).tolist()
         hits += (logits.argmax(-1)[counts] == labels[counts]).tolist()
-    right = [own == label for own, label in zip(said, toy.labels, strict=True)]
+    right = [text == label for text, label in zip(written, toy.labels, strict=True)]
     assert 0 < np.mean(right) < 1
     loss = math.fsum(losses) / len(losses)
     values = {"loss": loss, "perplexity": np.exp(loss), "token-accuracy": np.mean(hits)}

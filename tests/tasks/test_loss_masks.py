@@ -18,16 +18,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from toys.bases import toy_base, toy_config
+from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
 from autopeft.extension import Target, discover
 from autopeft.records import TaskSpec
 
 TASKS = discover("autopeft.tasks")
-TEMPLATE = (
-    "{% for m in messages %}{{ 'day ' if m.role == 'user' else 'time ' }}{{ m.content }} [SEP] {% endfor %}"
-    "{% if add_generation_prompt %}time {% endif %}"
-)
 IGNORED = -100
 
 
@@ -68,23 +65,16 @@ def made(task, rows, labels, tokenizer, module):
     return Case(task, module.requires_grad_(True).eval(), batch)
 
 
-def words_of(tokenizer):
-    own = copy.deepcopy(tokenizer)
-    own.eos_token = "[SEP]"
-    own.backend_tokenizer.post_processor = None
-    return own
-
-
 def completion(tokenizer, architecture):
     texts, _ = toy_rows(4, seed=2)
     task = TASKS["text-generation"].fitted(TaskSpec(), Target(kind="completion"))
     rows, answers = [(" ".join(t.split()[:2]),) for t in texts], [" ".join(t.split()[2:]) for t in texts]
-    return made(task, rows, answers, words_of(tokenizer), toy_base(architecture).module)
+    return made(task, rows, answers, with_end_of_text(tokenizer), toy_base(architecture).module)
 
 
 def chat(tokenizer, architecture):
-    own = words_of(tokenizer)
-    own.chat_template = TEMPLATE
+    tokenizer = with_end_of_text(tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
     texts, _ = toy_rows(4, seed=2)
     task = TASKS["text-generation"].fitted(TaskSpec(), Target(kind="chat"))
     turns = [
@@ -96,7 +86,9 @@ def chat(tokenizer, architecture):
         for t in texts
     ]
     answers = ["bad", "fine plot", "lovely food on day", "dull"]
-    return made(task, [(json.dumps(row),) for row in turns], answers, own, toy_base(architecture).module)
+    return made(
+        task, [(json.dumps(row),) for row in turns], answers, tokenizer, toy_base(architecture).module
+    )
 
 
 def translation(tokenizer, architecture):
@@ -109,17 +101,17 @@ def translation(tokenizer, architecture):
 def tags(tokenizer, architecture):
     """Words in two pieces each, of which the first has the label."""
     pieces = {piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "new", "##port", "big", "##ger", "is"])}
-    own = transformers.PreTrainedTokenizerFast(
+    pieces_tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordPiece(pieces, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
-    own.backend_tokenizer.pre_tokenizer = Whitespace()
+    pieces_tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
     task = TASKS["token-classification"].fitted(TaskSpec(), Target(kind="tags", names=("B-x", "O")))
     rows = [(("newport", "is", "bigger"),), (("newport",),), (("bigger", "newport", "is", "newport"),)]
     config = toy_config(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = transformers.AutoModelForTokenClassification.from_config(config)
-    return made(task, rows, [(0, 1, 1), (0,), (1, 0, 1, 0)], own, module)
+    return made(task, rows, [(0, 1, 1), (0,), (1, 0, 1, 0)], pieces_tokenizer, module)
 
 
 CASES = {
@@ -210,6 +202,6 @@ def test_a_tokenizer_that_pads_on_the_left_changes_no_batch(tokenizer):
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     for make, architecture in CASES.values():
-        first, second = (make(own, architecture).batch for own in (tokenizer, left))
+        first, second = (make(padding, architecture).batch for padding in (tokenizer, left))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert (second["attention_mask"].diff(dim=1) <= 0).all()

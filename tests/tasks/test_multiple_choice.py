@@ -116,10 +116,10 @@ def test_letters_that_are_also_texts_of_choices_are_letters(tmp_path):
 
 def test_labels_that_a_record_gives_its_choices_are_read_as_its_own(tmp_path):
     """Of some questions ARC numbers the choices from 1."""
-    keys = [list("ABC") if i % 2 else list("123") for i in range(60)]
+    keys_of_rows = [list("ABC") if i % 2 else list("123") for i in range(60)]
     rows = [
-        {"question": f"q{i}", "choices": {"text": ["x", "y", "z"], "label": own}, "answerKey": own[i % 3]}
-        for i, own in enumerate(keys)
+        {"question": f"q{i}", "choices": {"text": ["x", "y", "z"], "label": keys}, "answerKey": keys[i % 3]}
+        for i, keys in enumerate(keys_of_rows)
     ]
     assert by_question(read(tmp_path / "a.jsonl", rows)) == {f"q{i}": i % 3 for i in range(60)}
 
@@ -178,8 +178,8 @@ def test_scores_are_those_of_each_choice_beside_its_question(tokenizer):
     for question, *choices in toy.inputs:
         pairs = [tokenizer(question, choice) for choice in choices]
         with torch.no_grad():
-            own = [toy.module(input_ids=torch.tensor([[pair["input_ids"]]])).logits.item() for pair in pairs]
-        scores.append(own)
+            logits = [toy.module(input_ids=torch.tensor([[pair["input_ids"]]])).logits for pair in pairs]
+        scores.append([score.item() for score in logits])
     seen = toy.task.evaluate(toy.module, iter(toy.batches(6)))
     chances = torch.tensor(scores).double().softmax(-1).numpy()
     assert seen.metric == pytest.approx(accuracy_score(toy.labels, np.argmax(scores, axis=1)))

@@ -30,7 +30,7 @@ def completions(texts):
 def tagged(texts):
     words = [text.split() for text in texts]
     tags = [["B-long" if len(word) > 4 else "O" for word in row] for row in words]
-    return [{"tokens": row, "tags": own} for row, own in zip(words, tags, strict=True)]
+    return [{"tokens": row, "tags": row_tags} for row, row_tags in zip(words, tags, strict=True)]
 
 
 CASES = {

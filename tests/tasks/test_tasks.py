@@ -94,10 +94,10 @@ def test_scores_stay_within_their_span(toy):
 
 @by_task
 def test_neither_batch_size_nor_padding_changes_what_is_measured(toy):
-    one, many = (toy.task.evaluate(toy.module, iter(toy.batches(n))) for n in (1, 100))
-    assert many.loss == pytest.approx(one.loss, abs=1e-6)
-    assert many.metric == pytest.approx(one.metric, abs=1e-6)
-    np.testing.assert_allclose(many.example_scores, one.example_scores, atol=1e-5)
+    singly, together = (toy.task.evaluate(toy.module, iter(toy.batches(n))) for n in (1, 100))
+    assert together.loss == pytest.approx(singly.loss, abs=1e-6)
+    assert together.metric == pytest.approx(singly.metric, abs=1e-6)
+    np.testing.assert_allclose(together.example_scores, singly.example_scores, atol=1e-5)
 
 
 @by_task
@@ -138,12 +138,12 @@ def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fide
 
 def test_neither_architecture_nor_padding_changes_what_is_measured(task, base, rows):
     examples, labels = rows(task)
-    one, all_at_once = (
+    singly, together = (
         task.evaluate(base.module, iter(batches_of(task, examples, labels, n))) for n in (1, 20)
     )
     assert len({len(example["input_ids"]) for example in examples}) > 3  # some rows were padded
-    assert all_at_once.loss == pytest.approx(one.loss, abs=1e-6)
-    assert all_at_once.example_scores == one.example_scores
+    assert together.loss == pytest.approx(singly.loss, abs=1e-6)
+    assert together.example_scores == singly.example_scores
 
 
 def test_loss_over_a_batch_is_the_mean_over_its_examples(task, base, rows):

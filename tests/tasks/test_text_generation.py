@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from toys.bases import toy_base
+from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
 from autopeft import model
@@ -23,20 +23,13 @@ from autopeft.records import DataSpec, ModelSpec, TaskSpec
 from autopeft.tasks.parts.token_metrics import TokenCounts
 
 PART = discover("autopeft.tasks")["text-generation"]
-TEMPLATE = (
-    "{% for m in messages %}{{ 'day ' if m.role == 'user' else 'time ' }}{{ m.content }} [SEP] {% endfor %}"
-    "{% if add_generation_prompt %}time {% endif %}"
-)
 COMPLETION = Target(kind="completion")
 
 
 @pytest.fixture
 def words(tokenizer):
     """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
-    own = copy.deepcopy(tokenizer)
-    own.eos_token = "[SEP]"
-    own.backend_tokenizer.post_processor = None
-    return own
+    return with_end_of_text(tokenizer)
 
 
 @pytest.fixture
@@ -75,7 +68,7 @@ def test_tokens_that_a_tokenizer_puts_after_every_text_do_not_stand_before_the_c
 
 
 def test_chat_template_frames_prompts_and_chats_alike(words):
-    words.chat_template = TEMPLATE
+    words.chat_template = CHAT_TEMPLATE
     _, plain = completions(words, ["the food"], ["good"])
     turns = json.dumps([{"role": "user", "content": "the food"}])
     _, chat = completions(words, [turns], ["good"], target=Target(kind="chat"))
@@ -87,7 +80,7 @@ def test_chat_template_frames_prompts_and_chats_alike(words):
 def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(words):
     with pytest.raises(DataError, match="has no chat template; use an instruct model"):
         completions(words, ["[]"], ["good"], target=Target(kind="chat"))
-    words.chat_template = TEMPLATE.replace("'time '", "'it '")
+    words.chat_template = CHAT_TEMPLATE.replace("'time '", "'it '")
     with pytest.raises(DataError, match="writes a prompt differently once it is answered"):
         completions(words, ["the food"], ["good"])
 
@@ -186,9 +179,9 @@ def evaluated(words, module, batch_size, **spec):
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity", "token-accuracy", "exact-match"])
 def test_batch_size_and_padding_change_no_metric(words, llama, metric):
-    one, many = (evaluated(words, llama, n, metric=metric, max_new_tokens=4) for n in (1, 20))
-    assert many.metric == pytest.approx(one.metric, abs=1e-6, rel=1e-6)
-    np.testing.assert_allclose(many.example_scores, one.example_scores, atol=1e-4)
+    singly, together = (evaluated(words, llama, n, metric=metric, max_new_tokens=4) for n in (1, 20))
+    assert together.metric == pytest.approx(singly.metric, abs=1e-6, rel=1e-6)
+    np.testing.assert_allclose(together.example_scores, singly.example_scores, atol=1e-4)
 
 
 def test_perplexity_is_the_exponential_of_the_loss_and_accuracy_counts_tokens(words, llama):
@@ -239,10 +232,10 @@ class Echo(nn.Module):
     [(None, [0.0, 0.0, 1.0]), ("good|bad", [1.0, 0.0, 1.0]), ("(film|plot) is", [1.0, 1.0, 1.0])],
 )
 def test_answers_are_compared_by_the_pattern(words, pattern, right):
-    said = "the film is good"
-    answers = ["and film is good", "the film is bad", said]
+    generated = "the film is good"
+    answers = ["and film is good", "the film is bad", generated]
     task, made = completions(words, ["of"] * 3, answers, metric="exact-match", answer_pattern=pattern)
-    seen = task.evaluate(Echo(words(said)["input_ids"]), iter([batch_of(task, made)]))
+    seen = task.evaluate(Echo(words(generated)["input_ids"]), iter([batch_of(task, made)]))
     assert list(seen.example_scores) == right
     assert (seen.metric, task.score_span, task.greater_is_better) == (
         pytest.approx(np.mean(right)),

@@ -50,8 +50,8 @@ class Saved(nn.Module):
     def forward(self, input_ids, **others):
         logits = torch.zeros(*input_ids.shape, len(NAMES))
         for row, ids in enumerate(input_ids):
-            own = torch.tensor(self.guesses[int(ids[0])])
-            logits[row, : len(own)] = nn.functional.one_hot(own, len(NAMES)).float()
+            guesses = torch.tensor(self.guesses[int(ids[0])])
+            logits[row, : len(guesses)] = nn.functional.one_hot(guesses, len(NAMES)).float()
         return SimpleNamespace(logits=logits)
 
 
@@ -84,10 +84,10 @@ def seqeval(truth, guesses, average="micro"):
 @pytest.mark.parametrize("seed", range(4))
 def test_entity_f1_is_that_of_seqeval_at_every_batch_size(metric, average, seed):
     truth, guesses = drawn_tags(seed)
-    one, many = (measured(truth, guesses, metric=metric, batch_size=n) for n in (1, 30))
-    assert one.metric == pytest.approx(seqeval(truth, guesses, average), abs=1e-9)
-    assert many == one
-    assert np.mean(one.example_scores) == pytest.approx(one.metric, abs=1e-9)
+    singly, together = (measured(truth, guesses, metric=metric, batch_size=n) for n in (1, 30))
+    assert singly.metric == pytest.approx(seqeval(truth, guesses, average), abs=1e-9)
+    assert together == singly
+    assert np.mean(singly.example_scores) == pytest.approx(singly.metric, abs=1e-9)
 
 
 def test_scores_are_the_jackknife_of_seqeval():
@@ -103,10 +103,10 @@ def test_entities_of_bilou_tags_are_those_counted_by_hand():
     names = ("O", "B-a", "I-a", "L-a", "U-a")
     truth = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a L-a O"]
     guesses = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a I-a L-a"]
-    rows, said = ([[names.index(tag) for tag in row.split()] for row in rows] for rows in (truth, guesses))
+    rows, guessed = ([[names.index(tag) for tag in row.split()] for row in rows] for rows in (truth, guesses))
     task = PART.fitted(TaskSpec(), Target(kind="tags", names=names))
     examples = [{"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(rows)]
-    seen = task.evaluate(Saved(said), iter([task.collate(examples, rows, 0)]))
+    seen = task.evaluate(Saved(guessed), iter([task.collate(examples, rows, 0)]))
     assert seen.metric == pytest.approx(2 * 4 / (5 + 5))  # 4 right of 5 true and 5 guessed
 
 

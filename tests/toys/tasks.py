@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from toys.bases import toy_config
 from toys.words import CONTEXT, toy_rows
 
 N = 20
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ 'day ' if m.role == 'user' else 'time ' }}{{ m.content }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}time {% endif %}"
+)
 
 
 @dataclass
@@ -42,6 +47,14 @@ class Toy:
             self.task.collate(made.examples[i : i + size], made.labels[i : i + size], pad)
             for i in range(0, n, size)
         ]
+
+
+def with_end_of_text(tokenizer):
+    """A copy of the toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.backend_tokenizer.post_processor = None
+    return tokenizer
 
 
 def _texts():
