@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Reducer(Protocol):
     """Gathers one score over a stream of batches; the counts of two reducers can be added."""
 
-    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def update(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         """Count one batch at one site.
 
         A batch is counted as a whole: where this raises, nothing of the batch may have been counted. Neither

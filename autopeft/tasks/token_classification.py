@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
-from autopeft.metrics import Scored, f1_of_counts, pseudo_values, ratio_scores
+from autopeft.metrics import Scored, f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.padding import IGNORED, Rows, pad, pad_features, split_rows, without_labels
 from autopeft.tasks.parts.targets import require_kind, require_metric
-from autopeft.tasks.parts.token_metrics import mean_token_loss, token_losses
+from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
 _BILOU_TO_IOBES = str.maketrans("LU", "ES")
-_ENTITY_F1, _ENTITY_MACRO_F1, _TOKEN_ACCURACY = "entity-f1", "entity-macro-f1", "token-accuracy"
+_ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
 
 Tags = Sequence[Sequence[int]]  # of each example, the tag of each token that counts
 Entities = set[tuple[str, int, int]]  # type, first token, last token
@@ -42,7 +42,7 @@ class TokenClassification:
     name: str = "token-classification"
     read_rows: ReadRows = read_tokens
     metric: str = _ENTITY_F1
-    metrics: tuple[str, ...] = (_ENTITY_F1, _ENTITY_MACRO_F1, _TOKEN_ACCURACY)
+    metrics: tuple[str, ...] = (_ENTITY_F1, _ENTITY_MACRO_F1, TOKEN_ACCURACY)
     greater_is_better: bool = True
     is_share: bool = True
     score_span: float | None = None
@@ -55,12 +55,12 @@ class TokenClassification:
         """The task for a dataset; tags that name no entities (parts of speech) are judged by accuracy."""
         require_kind(self.name, target, ("tags",))
         odd = next((name for name in target.names if not _ENTITY_TAG.fullmatch(name)), None)
-        metric = spec.metric or (_ENTITY_F1 if odd is None else _TOKEN_ACCURACY)
+        metric = spec.metric or (_ENTITY_F1 if odd is None else TOKEN_ACCURACY)
         require_metric(self.name, metric, self.metrics)
-        if metric != _TOKEN_ACCURACY and odd is not None:
+        if metric != TOKEN_ACCURACY and odd is not None:
             raise DataError(
                 f"{metric} needs tags such as B-place, I-place and O, but there is {odd!r}; "
-                f"set --metric {_TOKEN_ACCURACY}."
+                f"set --metric {TOKEN_ACCURACY}."
             )
         return replace(self, target=target, metric=metric)
 
@@ -96,28 +96,22 @@ class TokenClassification:
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over tokens, and one score per example, without gradients."""
-        losses: list[float] = []
+        counts = TokenCounts()
         truth: list[list[int]] = []
         guesses: list[list[int]] = []
         with torch.inference_mode():
             for batch in batches:
                 logits, labels = _logits(model, batch), batch["labels"]
-                losses += token_losses(logits, labels).double().sum(dim=1).tolist()
+                counts.add(logits, labels)
                 for row, tags in zip(logits.argmax(dim=-1), labels, strict=True):
                     truth.append(tags[tags != IGNORED].tolist())
                     guesses.append(row[tags != IGNORED].tolist())
-        loss = sum(losses) / max(1, sum(map(len, truth)))
-        metric, scores = self._score(truth, guesses)
-        return Evaluation(metric=metric, loss=loss, example_scores=scores)
+        if self.metric == TOKEN_ACCURACY:
+            return counts.evaluation(self.metric)
+        metric, scores = self._score_entities(truth, guesses)
+        return Evaluation(metric=metric, loss=counts.mean_loss, example_scores=scores)
 
-    def _score(self, truth: Tags, guesses: Tags) -> Scored:
-        if self.metric == _TOKEN_ACCURACY:
-            hits = [
-                sum(true == guess for true, guess in zip(*rows, strict=True))
-                for rows in zip(truth, guesses, strict=True)
-            ]
-            lengths = [len(row) for row in truth]
-            return sum(hits) / sum(lengths), ratio_scores(hits, lengths)
+    def _score_entities(self, truth: Tags, guesses: Tags) -> Scored:
         counts = self._count_entities(truth, guesses)
         if self.metric == _ENTITY_F1:
             counts = counts.sum(axis=1, keepdims=True)
@@ -126,9 +120,7 @@ class TokenClassification:
 
     def _count_entities(self, truth: Tags, guesses: Tags) -> Any:
         """Right, true and guessed entities, shape (N, types, 3), over the types that occur anywhere."""
-        pairs = [
-            (self._entities(true), self._entities(guess)) for true, guess in zip(truth, guesses, strict=True)
-        ]
+        pairs = [[self._entities(tags) for tags in rows] for rows in zip(truth, guesses, strict=True)]
         types = sorted({kind for pair in pairs for entities in pair for kind, _, _ in entities}) or [""]
         counts = np.zeros((len(pairs), len(types), 3))
         for row, (true, guessed) in enumerate(pairs):

@@ -31,7 +31,7 @@ def fed(name, site, x, delta, *, n_batches=4, seed=0):
     """The score's reducer after it has seen the tokens in some batches of one example each."""
     reducer = SCORES[name].reducer([site], seed=seed)
     for rows, gradients in zip(x.tensor_split(n_batches), delta.tensor_split(n_batches), strict=True):
-        reducer.see(site, torch.nn.Identity(), rows[None], gradients[None])
+        reducer.update(site, torch.nn.Identity(), rows[None], gradients[None])
     return reducer
 
 

@@ -43,7 +43,7 @@ class Sums:
         self._projections = projections
         self._sums: dict[str, Tensors] = {}
 
-    def see(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         """Count one batch at one site."""
         term = self._term(site, module, inputs, gradient)
         if term is not None:
@@ -75,7 +75,7 @@ class FixedValues:
     def __init__(self, values: dict[str, float]) -> None:
         self._values = values
 
-    def see(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         """Count nothing."""
 
     def add(self, other: Any) -> None:

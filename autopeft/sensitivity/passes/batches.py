@@ -48,17 +48,14 @@ class BatchRunner:
     def run(self, batch: Batch, *, index: int) -> None:
         """All passes over one batch; `index` decides its half and its drawn labels."""
         for labels in self.passes:
-            if labels == "sampled":
-                logits = _predictions(self._scored, batch)
-                task = self._scored.task
-                drawn = with_drawn_labels(batch, logits, task=task, seed=self._seed, index=index)
-                self._run_pass(labels, drawn, index=index)
-            else:
-                self._run_pass(labels, batch, index=index)
+            self._run_pass(labels, batch, index=index)
         self._halves.count(index % 2, len(batch["labels"]))
 
     def _run_pass(self, labels: str, batch: Batch, *, index: int) -> None:
         """One pass over one batch, in parts where it does not fit into memory."""
+        if labels == "sampled":
+            logits, task = _predictions(self._scored, batch), self._scored.task
+            batch = with_drawn_labels(batch, logits, task=task, seed=self._seed, index=index)
         of_inputs, of_gradients = self._reducers(labels, index % 2)
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
@@ -120,8 +117,9 @@ class BatchRunner:
             return
         kept = tuple(site for site in self._scored.sites if site.kind != "parameter")
         if len(kept) == len(self._scored.sites):
+            reason = str(error).strip().splitlines()[0]
             raise SpecError(
-                f"One example of batch {index + 1} does not fit into memory ({_first_line(error)}); "
+                f"One example of batch {index + 1} does not fit into memory ({reason}); "
                 "lower --max-length, or use a smaller base model."
             ) from error
         self.dropped = frozenset(site.name for site in self._scored.sites) - {site.name for site in kept}
@@ -131,10 +129,9 @@ class BatchRunner:
     def _counter(self, part: Batch) -> SavedBytes | None:
         """A counter of saved bytes for the largest part so far, on the CPU; else None."""
         size = sum(value.numel() for value in part.values() if isinstance(value, Tensor))
-        if size <= self._largest or part["labels"].is_cuda:
-            return None
-        self._largest = size
-        return SavedBytes()
+        is_largest = size > self._largest and not part["labels"].is_cuda
+        self._largest = size if is_largest else self._largest
+        return SavedBytes() if is_largest else None
 
 
 def _predictions(scored: ScoredModel, batch: Batch) -> Tensor:
@@ -159,7 +156,3 @@ def _remedy(model: nn.Module) -> str:
     if broken:
         return f"{broken[0]} of the base model is not finite; download the weights again."
     return "Check the texts and labels of that batch; the weights are finite."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

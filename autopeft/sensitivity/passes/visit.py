@@ -147,7 +147,7 @@ class Visit:
             for reducer in reducers:
                 key = (id(reducer), site.name, call)
                 if key not in self._seen_before:
-                    reducer.see(site, module, *pair)
+                    reducer.update(site, module, *pair)
                     self.seen.add(key)
         self._is_listening = True
 

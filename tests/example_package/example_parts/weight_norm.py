@@ -18,7 +18,7 @@ class Norms:
     def __init__(self) -> None:
         self.found: dict[str, float] = {}
 
-    def see(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+    def update(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         weight = getattr(module, "weight", None)
         if weight is not None:
             self.found[site.name] = float(weight.detach().double().square().sum())
