@@ -24,10 +24,8 @@ from autopeft.records import (
     search_words,
     train_words,
 )
-from autopeft.space import Policy
+from autopeft.space import BASELINE_METHOD, Policy
 from autopeft.store import write_plan, write_text
-
-_GREEDY_METHOD = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +123,15 @@ def suggest_plan(
         SiteError: LoRA fits no site.
     """
     spec = prepared.spec
-    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(_GREEDY_METHOD,))
+    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
     parsed, available = parse_budget(prepared)
     feasible, context = fit_to_budget(prepared, lora_space, parsed=parsed, available=available)
-    low, high = space.learning_rates(feasible, _GREEDY_METHOD, prepared.methods)
+    low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
     policy = Policy(
-        method=_GREEDY_METHOD,
+        method=BASELINE_METHOD,
         exponent=1.0,
         ranks_by="spectrum" if profiles else "score",
-        max_rank=feasible.methods[_GREEDY_METHOD].max_rank,
+        max_rank=feasible.methods[BASELINE_METHOD].max_rank,
         learning_rate=math.sqrt(low * high),
     )
     return plan_document(prepared, space.plan_of(policy, context.with_scores(scores, profiles or {})))
