@@ -24,11 +24,7 @@ ALLOWED = (
     ("records/spec.py", "text-classification gradient serial", "defaults of settings have to name a part"),
     ("api.py", "gradient fisher", "the default of an argument has to name parts"),
     ("records/spec.py", "random", "a sampler and a strategy"),
-    (
-        "records/results.py",
-        "spectrum",
-        "the score whose profiles are energies, and ranks_by of a space's file",
-    ),
+    ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
     ("engine/", "random", "a sampler, a strategy and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
     ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),
@@ -37,7 +33,6 @@ ALLOWED = (
     ("space/baselines.py", "lora ia3 bitfit ln_tuning", "the baseline and other arms that people write"),
     ("pipeline/problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
     ("pipeline/", "spectrum", "a word of `ranks_by`, and the score that it asks for"),
-    ("report/tables.py", "spectrum", "the score whose profiles are energies"),
     ("exports/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )
