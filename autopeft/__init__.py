@@ -1,4 +1,4 @@
-"""autopeft: what to adapt, with which PEFT method and rank, under a budget, and what it is worth."""
+"""autopeft finds what to adapt under a budget: which modules, which PEFT method, which rank, at what gain."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
     "search",
 ]
 
-# Where each name lives. Imported when asked for: torch, transformers and peft take seconds.
-_HOMES = {
+# The module of each name. It is imported at the first use: torch, transformers and peft take seconds.
+_MODULES = {
     **dict.fromkeys(("analyze", "apply", "load_plan", "save", "search"), "autopeft.api"),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
@@ -36,9 +36,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

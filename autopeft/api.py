@@ -1,7 +1,7 @@
 """What `import autopeft` offers to Python: search, analyze, load_plan, apply and save.
 
-Settings have the names of the command line's flags (`max_steps=50` is `--max-steps 50`), or their dotted
-ones (`**{"data.label_kind": "classes"}`). Environment variables are not read here.
+A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
+(`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
 """
 
 from __future__ import annotations
@@ -37,25 +37,33 @@ def search(
     resume: bool = False,
     **settings: Any,
 ) -> SearchResult:
-    """The best plan under a budget with its evidence, as `autopeft search` finds it.
+    """The best plan under a budget with its evidence: what `autopeft search` writes, as a record.
 
-    The run's folder is `result.spec.output.out`. A model in memory comes back as it was. The README has an
-    example under "From Python".
+    The README has an example under "From Python".
 
     Args:
-        spec: Settings as a record, or the YAML file that holds them (`run.yaml`); the arguments win over it.
-        model: Hub id or directory; or a transformers model in memory, with the task's head.
-        data: As `--data`; or a `datasets.Dataset` or `DatasetDict`.
-        tokenizer: Of a model in memory; of one for images its image processor.
-        resume: Continue the run in `out`; pass what was in memory again.
+        spec: Settings as a record, or the YAML file that holds them (`run.yaml`). Arguments win over it.
+        model: Hub id, directory, or a transformers model with the task's head. A model that is passed as an
+            object is unchanged afterwards.
+        data: A dataset as `--data` takes it, or a `datasets.Dataset` or `DatasetDict`.
+        tokenizer: The tokenizer of a model object; for a vision model its image processor.
+        resume: Continue the run in `out`. Model and data that were objects are passed again.
         **settings: Any other setting of a search, by the name of its flag.
 
+    Returns:
+        All plans with their measurements, the best plan, its confirmation and the verdict. The folder of the
+        run is `result.spec.output.out`.
+
     Raises:
-        AutopeftError: See `autopeft.errors`; one sentence each.
+        UnknownNameError: No setting, method, task or other part has this name.
+        DataError, ModelError: The dataset or the model cannot be used.
+        SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
+        AutopeftError: Any other fault; `autopeft.errors` draws them all.
     """
-    asked, given, memory = _asked(spec, settings, model=model, data=data, tokenizer=tokenizer)
+    request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+    progress = _LogProgress()
     with _lent(memory):
-        result, path = pipeline.search(asked, given=given, resume=resume, progress=_Logged(), memory=memory)
+        result, path = pipeline.search(request, given=given, resume=resume, progress=progress, memory=memory)
     output = result.spec.output.model_copy(update={"out": str(path)})
     return replace(result, spec=result.spec.model_copy(update={"output": output}))
 
@@ -70,25 +78,28 @@ def analyze(
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
 ) -> Analysis:
-    """The sensitivity of every site and the plan that it suggests, as `autopeft analyze`; nothing is trained.
+    """The sensitivity of every site, and the plan that it suggests; nothing is trained.
+
+    `spec`, `model`, `data` and `tokenizer` are those of `search`.
 
     Args:
-        spec: As for `search`.
-        model: As for `search`.
-        data: As for `search`.
-        tokenizer: As for `search`.
+        spec: Settings as a record or a YAML file.
+        model: Hub id, directory or model object.
+        data: Dataset by name or as an object.
+        tokenizer: The tokenizer of a model object.
         scores: Names of scores; the first one makes the suggestion.
-        **settings: As for `search`, and `max_examples`, how many to look at, at most. `out` is a folder for
-            sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
+        **settings: As for `search`, with two differences. `max_examples` is the number of examples to score,
+            at most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without `out`
+            nothing is written.
 
     Raises:
-        AutopeftError: See `autopeft.errors`.
+        AutopeftError: As for `search`.
     """
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
-    asked, given, memory = _asked(spec, settings, model=model, data=data, tokenizer=tokenizer)
+    request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
     with _lent(memory):
         return pipeline.analyze(
-            asked,
+            request,
             scores=[scores] if isinstance(scores, str) else list(scores),
             given=given,
             max_examples=max_examples,
@@ -98,16 +109,18 @@ def analyze(
 
 
 def load_plan(path: str | Path) -> PlanDocument:
-    """The plan in `plan.yaml`, or in a run's folder, and what it remembers; its `plan` is the plan.
+    """The plan in a `plan.yaml` or a run's folder, with the model, data and task that it was made for.
+
+    The plan itself is the document's `plan`.
 
     Raises:
-        SpecError: No such file, or no plan in it.
+        SpecError: The file is missing, or holds no plan.
 
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from autopeft.records import DataSpec, ModelSpec, Plan, TaskSpec
         >>> from autopeft.store import write_plan
-        >>> made = PlanDocument(
+        >>> document = PlanDocument(
         ...     plan=Plan(adapters=(), learning_rate=0.1, trainable_params=0),
         ...     model=ModelSpec(id="bert-base-uncased"),
         ...     data=DataSpec(),
@@ -118,14 +131,14 @@ def load_plan(path: str | Path) -> PlanDocument:
         ...     seed=0,
         ... )
         >>> with TemporaryDirectory() as folder:
-        ...     write_plan(f"{folder}/plan.yaml", made)
-        ...     load_plan(folder) == made
+        ...     write_plan(f"{folder}/plan.yaml", document)
+        ...     load_plan(folder) == document
         True
     """
     return read_plan(path)
 
 
-def _asked(
+def _resolve(
     spec: RunSpec | str | Path | None,
     settings: Mapping[str, Any],
     *,
@@ -133,36 +146,37 @@ def _asked(
     data: Any,
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """The settings, those of them that were given, and what is in memory."""
+    """The settings, the names of those that the user gave, and the model and data that are objects."""
     arguments = by_dotted_name(settings)
-    is_module, is_name = isinstance(model, nn.Module), data is None or isinstance(data, str | Path)
+    is_module = isinstance(model, nn.Module)
+    data_has_name = data is None or isinstance(data, str | Path)
     if model is not None and not is_module and not isinstance(model, str | Path):
         raise ModelError(
             f"The model is a {type(model).__name__}; pass a transformers model, a hub id or a directory."
         )
     if tokenizer is not None and not is_module:
         raise ModelError(
-            "tokenizer= goes with a model in memory; a named model brings its own, leave it out."
+            "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
         )
     arguments["model.id"] = IN_MEMORY if is_module else model
-    arguments["data.source"] = data if is_name else IN_MEMORY
+    arguments["data.source"] = data if data_has_name else IN_MEMORY
     memory = InMemory(
         model=model if isinstance(model, nn.Module) else None,
         tokenizer=tokenizer,
-        data=None if is_name else data,
+        data=None if data_has_name else data,
     )
-    asked, given = resolve_settings(
+    request, given = resolve_settings(
         config=None if spec is None or isinstance(spec, RunSpec) else Path(spec),
         env={},
         flags={**_fields(spec), **{name: value for name, value in arguments.items() if value is not None}},
         assignments=(),
         origin="argument",
     )
-    return asked, given, memory
+    return request, given, memory
 
 
 def _fields(spec: RunSpec | str | Path | None) -> dict[str, Any]:
-    """Dotted name -> value of what was set in a record."""
+    """Dotted name -> value of the settings that a record sets."""
     if not isinstance(spec, RunSpec):
         return {}
     topics = spec.model_dump(exclude_unset=True)
@@ -171,6 +185,7 @@ def _fields(spec: RunSpec | str | Path | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _lent(memory: InMemory) -> Iterator[None]:
+    """Restore a model object at the end of the block."""
     if memory.model is None:
         yield
         return
@@ -179,14 +194,14 @@ def _lent(memory: InMemory) -> Iterator[None]:
         yield
 
 
-class _Logged:
-    """Progress as notes of the log, at the level INFO."""
+class _LogProgress:
+    """Progress as messages of the log, at the level INFO."""
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Say what begins."""
+        """Log the start of a phase."""
         log.info("%s: %d measurements", name, n_measurements)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Say what came of one."""
-        said = f"loss {measurement.loss:.4f}" if measurement.loss is not None else measurement.error
-        log.info("%s, %d parameters: %s", arm, measurement.plan.trainable_params, said)
+        """Log a finished measurement."""
+        outcome = f"loss {measurement.loss:.4f}" if measurement.loss is not None else measurement.error
+        log.info("%s, %d parameters: %s", arm, measurement.plan.trainable_params, outcome)

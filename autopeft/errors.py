@@ -1,14 +1,14 @@
 """The errors that autopeft raises, drawn as a tree.
 
-AutopeftError                 exit 1   something of ours went wrong
-├── SpecError                 exit 2   what the user asked for cannot be read or does not fit together
-│   ├── UnknownNameError      exit 2   a name that no part, setting or column has
+AutopeftError                 exit 1   any fault that autopeft foresees
+├── SpecError                 exit 2   settings or files that cannot be read or do not fit together
+│   ├── UnknownNameError      exit 2   no part, setting or column has this name
 │   ├── DataError             exit 2   the dataset cannot be used as it is
 │   ├── ModelError            exit 2   the base model cannot be loaded or is not the expected one
 │   └── RunDirError           exit 2   the run directory is taken, locked or incomplete
 ├── SiteError                 exit 3   nothing to adapt, or an adapter that does not fit its site
 ├── BudgetError               exit 4   no plan fits the budget
-├── TrainingError             exit 1   a training run failed where it must not
+├── TrainingError             exit 1   a training run failed that the command needs
 └── StoppedError              exit 75  stopped before a verdict; `--resume` continues
 
 A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
@@ -27,25 +27,25 @@ class AutopeftError(Exception):
 
 
 class SpecError(AutopeftError):
-    """What the user asked for cannot be read or does not fit together."""
+    """Settings or files that cannot be read or do not fit together."""
 
     exit_code = 2
 
 
 class UnknownNameError(SpecError):
-    """A name that is not known; the message lists the known ones and the nearest."""
+    """A name that does not exist; the message lists the known names and suggests the nearest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        """Word the message from what was asked and what exists.
+        """Compose the message.
 
         Args:
-            kind: What the name stands for, as a noun ("method", "setting").
-            name: The name seen.
-            known: All names that would have been accepted.
+            kind: The noun for what has the name, such as "method" or "setting".
+            name: The name that does not exist.
+            known: All names that exist.
         """
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-        # Swapped letters are the commonest slip: `lroa` is lora before it is loha or road.
+        # Swapped letters are the commonest slip: `lroa` suggests lora before loha or road.
         near = sorted(close, key=lambda known: sorted(known) != sorted(name.lower()))
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(names) if names else "none"
@@ -77,7 +77,7 @@ class BudgetError(AutopeftError):
 
 
 class TrainingError(AutopeftError):
-    """A training run failed where a failure cannot be worked around."""
+    """A training run failed without which the command cannot continue."""
 
 
 class StoppedError(AutopeftError):

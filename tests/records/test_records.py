@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from autopeft import records
 from autopeft.records import (
+    SETTINGS,
+    SHORT_NAMES,
     Adapter,
     Measurement,
     Plan,
@@ -22,6 +24,7 @@ from autopeft.records import (
     from_json,
     to_json,
 )
+from autopeft.records.settings import Group
 
 PLAN = Plan(
     adapters=(Adapter(method="lora", site="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),
@@ -213,3 +216,20 @@ def test_a_setting_out_of_range_is_refused(topic: str, field: str, value: object
 def test_a_topic_cannot_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         RunSpec().search.trials = 3
+
+
+# How settings are declared.
+
+
+def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
+    for field in SETTINGS.values():
+        assert field.help and field.help[-1] != ".", field.name
+        assert field.group in get_args(Group), field.name
+    assert len({field.short for field in SETTINGS.values() if field.short}) == len(SHORT_NAMES)
+    assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)
+
+
+def test_help_names_choices_and_default() -> None:
+    assert SHORT_NAMES["strategy"].text.endswith(": halving, topk or random. Default halving.")
+    assert SHORT_NAMES["trials"].text == "Proposals to measure. Default 24 (demo: 12)."
+    assert SHORT_NAMES["max_rank"].text == "Largest rank of any adapter."

@@ -23,7 +23,6 @@ BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseE
 
 # Files of tests that are still too long. None may be added.
 LONG_TESTS = {
-    "tests/api/test_api.py",
     "tests/model/test_quantising.py",
     "tests/space/test_space.py",
 }

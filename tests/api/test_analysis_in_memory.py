@@ -1,0 +1,71 @@
+"""An analysis of a model and a dataset that are objects."""
+
+from __future__ import annotations
+
+import copy
+
+import datasets
+import pytest
+import transformers
+from toys.memory import RECORDING, toy_dataset
+from toys.specs import run_spec
+from toys.words import LABEL_NAMES
+
+import autopeft
+from autopeft import pipeline
+from autopeft.records import IN_MEMORY
+
+
+def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tmp_path):
+    data, out = toy_dataset(), tmp_path / "analysis"
+    settings = {"budget": "5%", "seed": 3, "label_column": "label", "text_column": ["text"]}
+    analysis = autopeft.analyze(
+        model=module, data=data, tokenizer=tokenizer, scores="uniform", max_steps=4, out=out, **settings
+    )
+    assert IN_MEMORY not in analysis.search_command
+    names = {"model": module, "data": data, "tokenizer": tokenizer}
+    again = eval(analysis.search_command, RECORDING | names)
+    assert again == {**names, **settings}
+    head = (out / "suggestion.yaml").read_text(encoding="utf-8").split("schema_version")[0]
+    assert "autopeft.apply(autopeft.load_plan('suggestion.yaml'), model)" in head
+    assert f"# Look for more: {analysis.search_command}\n" in head
+    assert IN_MEMORY not in head and "autopeft train" not in head
+
+
+def test_an_analysis_of_a_named_model_with_data_in_memory_names_the_model(model_dir):
+    analysis = autopeft.analyze(
+        model=model_dir, data=toy_dataset(), scores="uniform", budget="5%", max_steps=4
+    )
+    assert analysis.search_command == f"autopeft.search(model={str(model_dir)!r}, data=data, budget='5%')"
+
+
+def test_tokenizer_without_padding_is_left_as_it_is(make_base, tokenizer):
+    unpadded = copy.deepcopy(tokenizer)
+    unpadded.pad_token, unpadded.eos_token = None, "[SEP]"
+    module = make_base("gpt2").module
+    pad = module.config.pad_token_id
+    analysis = autopeft.analyze(
+        model=module, data=toy_dataset(), tokenizer=unpadded, scores="uniform", budget="5%", max_steps=4
+    )
+    assert (unpadded.pad_token, module.config.pad_token_id) == (None, pad)
+    assert {score.name for score in analysis.scores} == {"uniform"}
+
+
+def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir):
+    read = pipeline.analyze(run_spec(model_dir, data_dir), scores=["activation"], max_examples=32)
+    module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    module.config.id2label = dict(enumerate(LABEL_NAMES))
+    data = datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_csv(str(data_dir / f"{name}.csv"))
+            for name in ("train", "validation", "test")
+        }
+    )
+    analysis = autopeft.analyze(
+        model=module, data=data, tokenizer=tokenizer, scores=["activation"], max_examples=32
+    )
+    assert analysis.scores[0].n_examples == read.scores[0].n_examples == 32
+    by_name = dict(zip([s.name for s in read.sites], read.scores[0].values, strict=True))
+    for site, value in zip(analysis.sites, analysis.scores[0].values, strict=True):
+        if site.name in by_name:
+            assert value == pytest.approx(by_name[site.name], rel=1e-5)

@@ -1,0 +1,59 @@
+"""Settings as arguments of Python: the same names, units and errors as the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import autopeft
+from autopeft import api
+from autopeft.cli.app import app
+from autopeft.errors import UnknownNameError
+from autopeft.records import SHORT_NAMES, RunSpec
+
+
+def test_flags_of_the_command_line_and_arguments_are_one_table():
+    (search,) = (c.callback for c in app.registered_commands if c.callback.__name__ == "search")
+    flags = set(search.__annotations__)
+    not_settings = {"resume", "config", "assignments", "dry_run", "as_json", "quiet"}
+    assert flags - not_settings == set(SHORT_NAMES)
+
+
+def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
+    record = RunSpec.model_validate({"model": {"id": "m"}, "search": {"trials": 5}})
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {id: m}\nsearch: {trials: 5}\n", encoding="utf-8")
+    nothing = {"model": None, "data": None, "tokenizer": None}
+    requests = [
+        api._resolve(record, {}, **nothing),
+        api._resolve(file, {}, **nothing),
+        api._resolve(None, {"trials": 5}, **{**nothing, "model": "m"}),
+        api._resolve(record, {"search.trials": 5}, **nothing),
+    ]
+    assert {(spec.model.id, spec.search.trials, given) for spec, given, _ in requests} == {
+        ("m", 5, frozenset({"model.id", "search.trials"}))
+    }
+
+
+def test_units_are_read_as_on_the_command_line():
+    settings = {"max_time": "2m", "max_peak_memory": "1KiB", "budget": 300}
+    spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
+    assert spec.search.max_time_seconds == 120
+    assert spec.limits.max_peak_bytes == 1024
+    assert spec.budget.requested == "300"
+
+
+def test_unknown_argument_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"setting named 'trails'.*Did you mean 'trials'\?"):
+        autopeft.search(trails=3)
+
+
+def test_names_are_there_and_heavy_ones_come_late():
+    assert set(autopeft.__all__) <= set(dir(autopeft))
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        autopeft.serch  # noqa: B018
+    code = "import autopeft, sys; autopeft.RunSpec, autopeft.AutopeftError; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,187 @@
+"""A search of a model and a dataset that are objects: the same results, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from toys.bases import state_of
+from toys.memory import RECORDING, SMALL, same_weights, toy_dataset, weights_of
+from toys.specs import run_spec
+from typer.testing import CliRunner
+
+import autopeft
+from autopeft import pipeline
+from autopeft.cli.app import app
+from autopeft.cli.progress import Silent
+from autopeft.errors import (
+    AutopeftError,
+    DataError,
+    ModelError,
+    RunDirError,
+)
+from autopeft.records import IN_MEMORY
+from autopeft.store import RunDir
+
+
+def thrice():
+    rows = toy_dataset().to_dict()
+    return datasets.Dataset.from_dict({**rows, "label": [("a", "b", "c")[i % 3] for i in range(120)]})
+
+
+def test_module_in_memory_comes_back_as_it_was(run):
+    module, (weights, state, config), _, _ = run
+    assert same_weights(weights, weights_of(module))
+    assert vars(state_of(module)) == vars(state)
+    assert module.config.to_dict() == config
+
+
+def test_a_search_in_memory_is_the_search_of_the_same_rows_on_the_disk(run, tokenizer, tmp_path):
+    module, _, result, data = run
+    module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    for name, table in data.items():
+        table.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    named = autopeft.search(model=tmp_path / "model", data=tmp_path / "data", out=tmp_path / "run", **SMALL)
+    assert named.setting.data_fingerprint == result.setting.data_fingerprint
+    assert [(m.plan, m.loss, m.metric) for m in named.measurements] == [
+        (m.plan, m.loss, m.metric) for m in result.measurements
+    ]
+
+
+def test_the_run_says_that_model_and_data_were_in_memory(run):
+    _, _, result, _ = run
+    out = Path(result.spec.output.out)
+    spec = RunDir.open(out).read_spec()
+    assert (spec.model.id, spec.data.source) == (IN_MEMORY, IN_MEMORY)
+    assert autopeft.load_plan(out).model.id == IN_MEMORY
+    assert json.loads((out / "result.json").read_text())["base_model"] == "BertForSequenceClassification"
+    assert "in memory" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_path):
+    stream = toy_dataset().to_iterable_dataset()
+    with pytest.raises(
+        DataError, match=r"is a stream of unknown length; limit the rows to read by max_examples"
+    ):
+        autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "no", **SMALL)
+    bounded = {**SMALL, "max_examples": 60, "confirm": "none", "trials": 2, "max_steps": 2}
+    result = autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "run", **bounded)
+    assert result.setting.splits.train + result.setting.splits.search == 60
+
+
+def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer):
+    module, _, result, data = run
+    again = autopeft.search(
+        model=module, data=data, tokenizer=tokenizer, out=result.spec.output.out, resume=True, trials=7
+    )
+    assert len(again.proposals) > len(result.proposals)
+    assert again.measurements[:3] == result.measurements[:3]
+
+
+def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run):
+    _, _, result, _ = run
+    out = Path(result.spec.output.out)
+    before = (out / "result.json").read_bytes()
+    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
+        pipeline.search(run_spec(out=out), resume=True, progress=Silent())
+    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
+        pipeline.train_plan(out)
+    with pytest.raises(ModelError, match=r"model of this run was in memory .* --model"):
+        pipeline.count(out / "best" / "plan.yaml")
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_files_and_refusals_of_a_run_in_memory_say_what_to_do_in_python(run, tmp_path):
+    module, _, result, _ = run
+    out = Path(result.spec.output.out)
+    files = {"run.yaml": out / "run.yaml", "plan.yaml": out / "best" / "plan.yaml"}
+    for name, path in files.items():
+        head = path.read_text(encoding="utf-8").split("schema_version")[0].split("model:")[0]
+        assert "autopeft search" not in head and "autopeft train" not in head, name
+    assert "autopeft.search('run.yaml', model=model, tokenizer=tokenizer, data=data)" in (
+        files["run.yaml"].read_text(encoding="utf-8")
+    )
+    line = next(s for s in files["plan.yaml"].read_text(encoding="utf-8").splitlines() if "Train it" in s)
+    path = str(files["plan.yaml"])
+    applied = eval(
+        line.removeprefix("# Train it: ").replace("plan.yaml", path),
+        {"autopeft": autopeft, "model": copy.deepcopy(module)},
+    )
+    assert sum(p.numel() for p in applied.parameters() if p.requires_grad) > result.best.trainable_params
+    rendered = CliRunner().invoke(app, ["report", str(out)])
+    assert rendered.exit_code == 0, rendered.output
+    assert f"train it in full: autopeft.apply(autopeft.load_plan({path!r}), model)" in rendered.stdout
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(out, unfinished)
+    (unfinished / "state" / "search_result.json").unlink()
+    with pytest.raises(RunDirError) as caught:
+        RunDir.open(unfinished).load_result()
+    arguments = eval(str(caught.value).split("`")[1], RECORDING | {"model": 1, "tokenizer": 2, "data": 3})
+    assert arguments == {"model": 1, "tokenizer": 2, "data": 3, "out": str(unfinished), "resume": True}
+
+
+def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp_path):
+    from peft import PeftModel
+
+    _, _, result, _ = run
+    document = autopeft.load_plan(result.spec.output.out)
+    assert document.plan == result.best
+    model = autopeft.apply(document, make_base("bert").module, seed=5)
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(make_base("bert").module, tmp_path / "adapter")
+    saved = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert saved and all(torch.equal(dict(again.named_parameters())[name], p) for name, p in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda module, search: search.update(tokenizer=None),
+            "its tokenizer is not; pass it as tokenizer=",
+        ),
+        (lambda module, search: module.half(), "weights in float16.*model.float"),
+        (
+            lambda module, search: search.update(model=module.bert),
+            "is a BertModel; the task needs one of Auto",
+        ),
+        (
+            lambda module, search: search.update(model=torch.nn.Linear(2, 2)),
+            "is a Linear; pass a transformers",
+        ),
+        (lambda module, search: search.update(model=3), "is a int; pass a transformers"),
+        (
+            lambda module, search: search.update(data=thrice()),
+            r"has 2 outputs, the data has 3 labels; load it with num_labels=3\.",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_in_memory_is_refused(module, tokenizer, tmp_path, change, message):
+    arguments = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer}
+    change(module, arguments)
+    weights, state = weights_of(module), state_of(module)
+    with pytest.raises(AutopeftError, match=message):
+        autopeft.search(**arguments, out=tmp_path / "run", **SMALL)
+    assert same_weights(weights, weights_of(module))
+    assert vars(state_of(module)) == vars(state)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("data", [[1, 2], datasets.DatasetDict()])
+def test_data_of_another_kind_is_refused(module, tokenizer, tmp_path, data):
+    with pytest.raises(DataError, match=r"data in memory is a .*; pass a datasets\.Dataset"):
+        autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)
+
+
+def test_fault_of_a_dataset_in_memory_does_not_speak_of_files_of_ours(module, tokenizer, tmp_path):
+    data = datasets.DatasetDict(test=toy_dataset())
+    with pytest.raises(DataError) as caught:
+        autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)
+    assert "autopeft-" not in str(caught.value)
