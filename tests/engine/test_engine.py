@@ -46,7 +46,7 @@ def usual() -> Run:
 
 def of_the_study(proposals):
     """What the search proposed; twins and further learning rates stand beside it."""
-    return [own for own in proposals if own.source not in ("twin", "evened", "retuned")]
+    return [proposal for proposal in proposals if proposal.source not in ("twin", "evened", "retuned")]
 
 
 def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
@@ -107,7 +107,7 @@ def test_baselines_and_head_get_as_many_learning_rates(trials: int, max_params: 
 
 def only_ia3_below(max_params: int) -> Space:
     """The toy space, less what no budget below 16 parameters can pay."""
-    methods = {name: own for name, own in SPACE.methods.items() if max_params >= 16 or name == "ia3"}
+    methods = {name: part for name, part in SPACE.methods.items() if max_params >= 16 or name == "ia3"}
     return SPACE.model_copy(update={"methods": methods})
 
 
@@ -128,11 +128,11 @@ def test_a_fixed_share_of_the_sampled_proposals_is_random(share: float) -> None:
 
 
 def test_equal_plans_are_measured_once() -> None:
-    one = MethodSpace(learning_rate=(0.01, 0.01))
-    found = run(levels(), space=Space(about="one policy", methods={"ia3": one}))
-    plans = Counter(proposal.plan for proposal in found.outcome.proposals)
+    policies = MethodSpace(learning_rate=(0.01, 0.01))
+    search = run(levels(), space=Space(about="one policy", methods={"ia3": policies}))
+    plans = Counter(proposal.plan for proposal in search.outcome.proposals)
     assert max(plans.values()) > 5
-    assert max(Counter(found.world.calls).values()) == 1
+    assert max(Counter(search.world.calls).values()) == 1
 
 
 def test_the_greedy_plan_takes_the_best_rate_of_the_baseline() -> None:
@@ -198,10 +198,10 @@ def test_the_plan_with_the_best_truth_is_found(seed: int) -> None:
 
 @pytest.mark.parametrize("truth", [levels(), levels(lora=0.8)])
 def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality) -> None:
-    found = run(truth)
-    by_loss = sorted(found.at("search", 3), key=lambda m: m.loss or math.inf)
-    proposed = {proposal.plan for proposal in of_the_study(found.outcome.proposals)}
-    twins = {own.plan for own in found.outcome.proposals if own.source == "twin"}
+    search = run(truth)
+    by_loss = sorted(search.at("search", 3), key=lambda m: m.loss or math.inf)
+    proposed = {proposal.plan for proposal in of_the_study(search.outcome.proposals)}
+    twins = {proposal.plan for proposal in search.outcome.proposals if proposal.source == "twin"}
     by_loss = [m for m in by_loss if m.plan in proposed or m.plan not in twins]
     ours = [m.plan for m in by_loss if m.plan.adapters and not is_baseline(m.plan)]
     baselines = [m.plan for m in by_loss if is_baseline(m.plan)]
@@ -209,12 +209,12 @@ def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality
     small = [plan for plan in ours if plan.trainable_params <= ROOMY / 4]
     best = [p for i, p in enumerate(ours) if all(q.adapters != p.adapters for q in ours[:i])][:3]
     expected = {*best, baselines[0], heads[0], small[0]}
-    retuned = {p.plan for p in found.outcome.proposals if p.source == "retuned"}
-    promoted = {m.plan for m in found.at("search", 12)} - retuned
+    retuned = {p.plan for p in search.outcome.proposals if p.source == "retuned"}
+    promoted = {m.plan for m in search.at("search", 12)} - retuned
     assert expected < promoted
     assert len(promoted - expected) == 1 and promoted - expected < set(ours)
-    assert found.outcome.proxy.n_plans == len(promoted)
-    assert found.outcome.proxy.rank_correlation == pytest.approx(1.0)  # the truth ranks alike at both
+    assert search.outcome.proxy.n_plans == len(promoted)
+    assert search.outcome.proxy.rank_correlation == pytest.approx(1.0)  # the truth ranks alike at both
 
 
 # Memory.
@@ -222,16 +222,16 @@ def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality
 
 def test_every_new_measurement_is_recorded_and_shown_in_order() -> None:
     measured = list(usual().outcome.measurements)
-    assert usual().records == measured == [m for m, _ in usual().told.shown]
+    assert usual().records == measured == [m for m, _ in usual().display.shown]
     kinds = Counter((m.fidelity.split, m.fidelity.train_steps) for m in measured)
     steps = {
         "rung 2": ("search", 12),
         "confirmation": ("confirm", 30),
         "test": ("test", 30),
     }
-    phases = dict(usual().told.phases)
-    n_evened = sum(own.source == "evened" for own in usual().outcome.proposals)
-    n_retuned = sum(own.source == "retuned" for own in usual().outcome.proposals)
+    phases = dict(usual().display.phases)
+    n_evened = sum(proposal.source == "evened" for proposal in usual().outcome.proposals)
+    n_retuned = sum(proposal.source == "retuned" for proposal in usual().outcome.proposals)
     assert phases.pop("rung 1") + phases.pop("twins") + n_evened == kinds["search", 3]
     phases["rung 2"] += n_retuned
     assert phases.pop("rates") <= 2
@@ -242,10 +242,10 @@ def test_every_new_measurement_is_recorded_and_shown_in_order() -> None:
 def test_a_stopped_search_continues_to_the_same_outcome(n_known: int) -> None:
     before = usual().outcome.measurements
     known = {(m.plan, m.fidelity): m for m in before[:n_known]}
-    found = run(levels(), known=known)
-    assert found.outcome == usual().outcome
-    assert found.records == list(before[n_known:])
-    assert len(found.world.calls) == len(before[n_known:])
+    search = run(levels(), known=known)
+    assert search.outcome == usual().outcome
+    assert search.records == list(before[n_known:])
+    assert len(search.world.calls) == len(before[n_known:])
 
 
 # Time.
@@ -253,16 +253,16 @@ def test_a_stopped_search_continues_to_the_same_outcome(n_known: int) -> None:
 
 @pytest.mark.parametrize("limit_seconds", [230, 260, 300, 350])
 def test_a_search_that_is_cut_short_still_ends_with_a_verdict_in_time(limit_seconds: float) -> None:
-    found = run(levels(), trials=60, limit_seconds=limit_seconds)
-    assert 7 <= len(found.outcome.proposals) < 60
-    assert found.outcome.verdict.label != "none"
-    assert found.world.seconds <= limit_seconds
+    search = run(levels(), trials=60, limit_seconds=limit_seconds)
+    assert 7 <= len(search.outcome.proposals) < 60
+    assert search.outcome.verdict.label != "none"
+    assert search.world.seconds <= limit_seconds
 
 
 @pytest.mark.parametrize("limit_seconds", [170, 200])
 def test_a_tight_limit_is_overrun_by_one_pair_of_confirming_runs_at_most(limit_seconds: float) -> None:
-    found = run(levels(), trials=60, limit_seconds=limit_seconds)
-    assert limit_seconds < found.world.seconds <= limit_seconds + 2 * 30
+    search = run(levels(), trials=60, limit_seconds=limit_seconds)
+    assert limit_seconds < search.world.seconds <= limit_seconds + 2 * 30
 
 
 @pytest.mark.parametrize("limit_seconds", [1, 100])

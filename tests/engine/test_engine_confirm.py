@@ -48,9 +48,9 @@ def diverging_on(*seeds: int) -> Quality:
 
 @pytest.mark.parametrize(("seed", "seeds"), [(0, 2), (0, 3), (2, 3)])
 def test_all_plans_are_confirmed_on_the_same_fresh_seeds(seed: int, seeds: int) -> None:
-    found = run(levels(), seed=seed, seeds=seeds)
-    assert {m.fidelity.seed for m in found.at("search")} == {seed}
-    fresh = {confirmation.seeds for confirmation in found.outcome.confirmations}
+    search = run(levels(), seed=seed, seeds=seeds)
+    assert {m.fidelity.seed for m in search.at("search")} == {seed}
+    fresh = {confirmation.seeds for confirmation in search.outcome.confirmations}
     assert len(fresh) == 1
     assert len(set(*fresh)) == seeds and seed not in set(*fresh)
 
@@ -135,10 +135,10 @@ def test_a_diverged_seed_counts_as_wrong_on_every_example(lost: tuple[int, ...],
 
 
 def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split() -> None:
-    found = run(levels(), confirm="none")
-    assert found.outcome.verdict.label == "none"
-    assert (found.outcome.confirmations, found.outcome.test) == ((), ())
-    assert {m.fidelity.split for m in found.outcome.measurements} == {"search"}
+    search = run(levels(), confirm="none")
+    assert search.outcome.verdict.label == "none"
+    assert (search.outcome.confirmations, search.outcome.test) == ((), ())
+    assert {m.fidelity.split for m in search.outcome.measurements} == {"search"}
 
 
 def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
@@ -152,9 +152,9 @@ def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
 # The smallest plan.
 
 
-def smallest_by_hand(found: Run) -> int:
+def smallest_by_hand(search: Run) -> int:
     """Fewest parameters, half of the best's at most, within a point and two standard errors at rung 2."""
-    second = found.at("search", 12)
+    second = search.at("search", 12)
     best = min(second, key=lambda m: m.loss or math.inf)
     p, n = best.metric or 0.0, best.fidelity.eval_examples
     # The binomial variance with half a pseudo-example each of two zeros and two ones, over n.
@@ -170,9 +170,9 @@ def smallest_by_hand(found: Run) -> int:
     [levels(), levels(ia3=0.9), levels(lora=0.705), levels(head=0.7), levels(head=0.6), levels(head=0.58)],
 )
 def test_the_smallest_plan_has_the_fewest_parameters_within_the_margin(truth: Quality) -> None:
-    found = run(truth)
-    assert found.outcome.smallest.trainable_params == smallest_by_hand(found)
-    assert found.outcome.smallest.trainable_params <= found.outcome.best.trainable_params
+    search = run(truth)
+    assert search.outcome.smallest.trainable_params == smallest_by_hand(search)
+    assert search.outcome.smallest.trainable_params <= search.outcome.best.trainable_params
 
 
 @pytest.mark.parametrize(("n_confirm", "standing"), [(400, "proven"), (40, "unproven")])
@@ -218,35 +218,35 @@ def test_the_test_split_is_read_once_and_after_all_confirmations() -> None:
 
 @pytest.mark.parametrize("is_smallest_another", [False, True])
 def test_the_test_split_is_read_for_best_smallest_and_baseline_alone(is_smallest_another: bool) -> None:
-    found = run(head_as_good_as_lora if is_smallest_another else levels(head=0.95))
-    outcome = found.outcome
+    search = run(head_as_good_as_lora if is_smallest_another else levels(head=0.95))
+    outcome = search.outcome
     plans, seeds = (outcome.best, outcome.smallest, outcome.baseline), outcome.confirmations[0].seeds
     assert (outcome.best != outcome.smallest) == is_smallest_another
-    assert {(m.plan, m.fidelity.seed) for m in found.at("test")} == {(p, s) for p in plans for s in seeds}
+    assert {(m.plan, m.fidelity.seed) for m in search.at("test")} == {(p, s) for p in plans for s in seeds}
     assert list(by_name(outcome.test)) == ["best", "smallest", "baseline"]
     assert {c.split for c in outcome.test} == {"test"}
 
 
 def test_a_diverged_seed_has_no_weights_to_test_and_counts_as_wrong_there_too() -> None:
-    found = run(diverging_on(2), seeds=3)
-    tested = by_name(found.outcome.test)["best"]
+    search = run(diverging_on(2), seeds=3)
+    tested = by_name(search.outcome.test)["best"]
     assert tested.seeds == (1, 2, 3)
     assert tested.metrics[1] == 0.0 < min(tested.metrics[0], tested.metrics[2])
-    assert all(m.status is Status.COMPLETE for m in found.at("test"))
+    assert all(m.status is Status.COMPLETE for m in search.at("test"))
 
 
 def test_a_user_without_a_test_split_gets_no_test_numbers() -> None:
-    found = run(levels(), n_test=0)
-    assert found.outcome.test == () and not found.at("test")
-    assert found.outcome.verdict.label == "better"
+    search = run(levels(), n_test=0)
+    assert search.outcome.test == () and not search.at("test")
+    assert search.outcome.verdict.label == "better"
 
 
 @pytest.mark.parametrize(
-    ("span", "asked", "expected"),
+    ("span", "margin", "expected"),
     [(1.0, None, 0.01), (None, None, 0.005), (None, 0.02, 0.02), (1.0, 0.03, 0.03)],
 )
-def test_margin_is_a_point_or_a_percent_of_the_baselines_loss(span, asked, expected) -> None:
+def test_margin_is_a_point_or_a_percent_of_the_baselines_loss(span, margin, expected) -> None:
     world = World(quality=levels(lora=0.5, ia3=0.9), counts_errors=True)
-    outcome = run(world, greater_is_better=False, score_span=span, margin=asked).outcome
+    outcome = run(world, greater_is_better=False, score_span=span, margin=margin).outcome
     # LoRA gets 48 to 50 of 100 examples wrong, by its learning rate.
     assert outcome.verdict.margin == pytest.approx(expected, rel=0.05)

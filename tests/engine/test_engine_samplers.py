@@ -65,7 +65,7 @@ def test_a_sampler_proposes_from_a_space_with_arms_and_mixes_and_repeats_itself(
 def test_a_model_of_the_trials_finds_better_ones_than_chance(kind: str, n_seeds: int) -> None:
     modelled, chance = (
         statistics.fmean(
-            loss(own) for seed in range(n) for own in run(name, LORA, n=20, seed=seed, every=6)[1][10:]
+            loss(policy) for seed in range(n) for policy in run(name, LORA, n=20, seed=seed, every=6)[1][10:]
         )
         for name, n in ((kind, n_seeds), ("random", 20))
     )
@@ -139,7 +139,7 @@ def test_an_unknown_sampler_is_refused() -> None:
 # Quasi-random points.
 
 
-def asked(seed: int, n: int, ask: Callable[[optuna.Trial], list[float]]) -> list[list[float]]:
+def points_of(seed: int, n: int, ask: Callable[[optuna.Trial], list[float]]) -> list[list[float]]:
     study = optuna.create_study()
     points = []
     for number in range(n):
@@ -158,7 +158,7 @@ def three_numbers(trial: optuna.Trial) -> list[float]:
 @given(st.integers(0, 2**32 - 1))
 def test_points_are_those_of_a_sobol_sequence(seed: int) -> None:
     expected = qmc.Sobol(d=128, scramble=True, rng=seed).random(8)[:, :3]
-    assert asked(seed, 8, three_numbers) == expected.tolist()
+    assert points_of(seed, 8, three_numbers) == expected.tolist()
 
 
 @settings(max_examples=5, deadline=None)
@@ -168,9 +168,9 @@ def test_choices_and_the_numbers_below_each_are_spread_evenly(seed: int) -> None
         arm = trial.suggest_categorical("arm", [0, 1])
         return [float(arm), trial.suggest_float(f"{arm}.rate", 1e-4, 1e-2, log=True)]
 
-    points = asked(seed, 32, ask)
+    points = points_of(seed, 32, ask)
     for arm in (0, 1):  # 16 each, and half of them in each decade: a net in base 2
-        rates = [rate for own, rate in points if own == arm]
+        rates = [rate for choice, rate in points if choice == arm]
         assert len(rates) == 16 and sum(rate < 1e-3 for rate in rates) == 8
 
 
@@ -178,7 +178,7 @@ def test_whole_numbers_and_steps_are_as_likely_as_each_other() -> None:
     def ask(trial: optuna.Trial) -> list[float]:
         return [trial.suggest_int("n", 1, 4), trial.suggest_float("x", 0.5, 2.0, step=0.5)]
 
-    points = asked(0, 64, ask)
+    points = points_of(0, 64, ask)
     for column, values in enumerate(([1, 2, 3, 4], [0.5, 1.0, 1.5, 2.0])):
         counts = {value: sum(point[column] == value for point in points) for value in values}
         assert counts == dict.fromkeys(values, 16)

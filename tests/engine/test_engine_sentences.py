@@ -1,4 +1,4 @@
-"""What is told beside the verdict: the winner's curse, the equals of the best, the worst seed."""
+"""Findings beside the verdict: the winner's curse, plans as good as the best, the worst seed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def luck(plan: Plan, fidelity: Fidelity) -> float:
     return levels(ia3=0.9 if fidelity.split == "search" else 0.8)(plan, fidelity)
 
 
-def told(outcome, start: str) -> str:
-    (sentence,) = [own for own in outcome.sentences if own.startswith(start)]
+def sentence_of(outcome, start: str) -> str:
+    (sentence,) = [text for text in outcome.sentences if text.startswith(start)]
     return sentence
 
 
 def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
     outcome = run(luck, seeds=3, n_confirm=400).outcome
     assert method_of(outcome.best) == "ia3"
-    sentence = told(outcome, "The search promised")
+    sentence = sentence_of(outcome, "The search promised")
     promised, confirmed = (float(x) for x in re.findall(r"[+-]\d+\.\d", sentence)[:2])
     named = {c.name: c.metric_mean for c in outcome.confirmations}
     assert abs(confirmed - 100 * (named["best"] - named["baseline"])) < 0.06
@@ -31,9 +31,9 @@ def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
     assert "optimism" in sentence
 
 
-def test_worst_seed_is_told_with_what_few_seeds_leave_open() -> None:
+def test_worst_seed_comes_with_the_chance_of_divergence() -> None:
     outcome = run(levels(ia3=0.9), seeds=3).outcome
-    sentence = told(outcome, "The worst seed of the best plan")
+    sentence = sentence_of(outcome, "The worst seed of the best plan")
     (best,) = [c for c in outcome.confirmations if c.name == "best"]
     assert f"{min(best.metrics):.4f}" in sentence
     # None of n diverged: the 95 % bound solves (1 - p)**n = 0.025.
@@ -42,17 +42,17 @@ def test_worst_seed_is_told_with_what_few_seeds_leave_open() -> None:
     assert abs(bound - stats.beta.ppf(0.975, 1, len(best.seeds))) < 1e-12
 
 
-def test_plans_as_good_as_the_best_are_told_with_the_smallest() -> None:
+def test_plans_as_good_as_the_best_are_listed_with_the_smallest() -> None:
     def truth(plan: Plan, fidelity: Fidelity) -> float:
         return 0.8 if method_of(plan) != "head" else 0.7999
 
     outcome = run(truth, n_confirm=400).outcome
-    sentence = told(outcome, "Proven to lose less than the margin")
+    sentence = sentence_of(outcome, "Proven to lose less than the margin")
     # All tables are alike, so that every plan is within the margin; the head alone is the smallest.
     assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
     nothing_near = run(levels(ia3=0.9), seeds=3).outcome
-    assert told(nothing_near, "No other of the 4 confirmed plans")
+    assert sentence_of(nothing_near, "No other of the 4 confirmed plans")
 
 
-def test_without_confirmation_nothing_is_told() -> None:
+def test_without_confirmation_there_are_no_findings() -> None:
     assert run(levels(), confirm="none").outcome.sentences == ()

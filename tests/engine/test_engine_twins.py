@@ -45,8 +45,8 @@ def test_a_policy_uses_the_score_where_ranks_or_layers_follow_it(change, expecte
 
 
 def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_null() -> None:
-    found = run(by_score)
-    pair = found.outcome.score_pairs[0]
+    search = run(by_score)
+    pair = search.outcome.score_pairs[0]
     assert pair.arm.startswith("greedy")
     policy = replace(LORA, learning_rate=pair.learning_rate)
     plans = {
@@ -54,19 +54,19 @@ def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_
         "uniform": plan_of(replace(policy, exponent=0.0), context(ROOMY)),
         "parameters": plan_of(policy, replace(context(ROOMY), scores=PARAMETERS)),
     }
-    losses = {m.plan: m.loss for m in found.at("search", 3)}
+    losses = {m.plan: m.loss for m in search.at("search", 3)}
     assert {name: getattr(pair, name) for name in plans} == {n: losses[p] for n, p in plans.items()}
     assert plans["uniform"] in baseline_plans()
     assert pair.with_score < pair.uniform  # the truth of this world
 
 
 def test_twins_share_everything_but_their_ranks_and_are_not_promoted() -> None:
-    found = run(by_score)
-    twins = [proposal for proposal in found.outcome.proposals if proposal.source == "twin"]
-    assert twins and len(found.outcome.score_pairs) <= MAX_PAIRS
-    rates = {pair.learning_rate for pair in found.outcome.score_pairs}
+    search = run(by_score)
+    twins = [proposal for proposal in search.outcome.proposals if proposal.source == "twin"]
+    assert twins and len(search.outcome.score_pairs) <= MAX_PAIRS
+    rates = {pair.learning_rate for pair in search.outcome.score_pairs}
     assert {proposal.plan.learning_rate for proposal in twins} <= rates
-    promoted = {m.plan for m in found.at("search", 12)}
+    promoted = {m.plan for m in search.at("search", 12)}
     assert not promoted & {proposal.plan for proposal in twins}
     for proposal in twins:
         assert proposal.plan.trainable_params <= ROOMY
@@ -82,6 +82,6 @@ def test_twins_are_left_out_where_time_is_short() -> None:
     ample = run(levels())
     assert ample.outcome.score_pairs
     short = run(levels(), limit_seconds=200)
-    n_twins = [sum(p.source == "twin" for p in own.outcome.proposals) for own in (ample, short)]
+    n_twins = [sum(p.source == "twin" for p in search.outcome.proposals) for search in (ample, short)]
     assert n_twins[1] <= n_twins[0]
     assert len(short.outcome.confirmations) >= 2

@@ -24,7 +24,6 @@ BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseE
 # Files of tests that are still too long. None may be added.
 LONG_TESTS = {
     "tests/model/test_quantising.py",
-    "tests/space/test_space.py",
 }
 
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

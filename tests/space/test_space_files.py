@@ -1,4 +1,4 @@
-"""The files of search spaces; `test_space` has what policies and plans are made of them."""
+"""The files of search spaces: what is read, what is refused, and which part a filter keeps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_eight_spaces_are_shipped() -> None:
 def test_autopeft_has_the_sizes_and_layers_of_the_paper() -> None:
     space = load("autopeft_tacl", known_methods=METHODS)
     assert learning_rates(space, "serial+parallel+prefix", METHODS) == (1e-4, 1e-4)
-    serial, parallel, _ = (own for _, own in space.parts("serial+parallel+prefix"))
+    serial, parallel, _ = (part for _, part in space.parts("serial+parallel+prefix"))
     # The hidden size over 2**k for k from 0 to 10; over 1,024 nothing is left of 768.
     assert sorted(serial.size, reverse=True) == [768 // 2**k for k in range(11)]
     assert (serial.size, serial.depth_parts) == (parallel.size, 12)

@@ -44,10 +44,10 @@ def test_a_step_time_drops_the_methods_that_declare_more() -> None:
 
 
 def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -> None:
-    found = limited(MIXED, LimitSpec(max_rank=8), METHODS)
-    assert found.methods["lora"].size == (4,)
-    assert found.methods["bottleneck"].max_rank == 8
-    assert [part.max_rank for part in found.mixes["merging"]] == [8, 8]
+    kept = limited(MIXED, LimitSpec(max_rank=8), METHODS)
+    assert kept.methods["lora"].size == (4,)
+    assert kept.methods["bottleneck"].max_rank == 8
+    assert [part.max_rank for part in kept.mixes["merging"]] == [8, 8]
     assert "lora" not in limited(MIXED, LimitSpec(max_rank=3), METHODS).methods
     floored = Space(about="", methods={"lora": MethodSpace(min_rank=4), "ia3": MethodSpace()})
     assert limited(floored, LimitSpec(max_rank=3), METHODS).arms == ("ia3",)
@@ -55,7 +55,7 @@ def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -
 
 def test_limits_that_leave_nothing_are_refused_by_name() -> None:
     space = Space(about="", methods={"bottleneck": MethodSpace()})
-    with pytest.raises(SpecError, match=r"limits max_rank 4, mergeable True; raise or drop one"):
+    with pytest.raises(SpecError, match=r"limits mergeable True, max_rank 4; raise or drop one"):
         limited(space, LimitSpec(mergeable=True, max_rank=4), METHODS)
 
 
@@ -64,23 +64,23 @@ def test_a_violation_is_above_0_exactly_where_a_limit_is_broken(
     limit: int, used: int, allowed: float, taken: float
 ) -> None:
     limits = LimitSpec(max_peak_bytes=limit, max_adapter_bytes=limit, max_step_time=allowed)
-    found = violations(
+    excess = violations(
         limits, peak_bytes=used, seconds_per_step=taken, lora_seconds_per_step=1.0, adapter_bytes=2 * limit
     )
-    assert (found["max_peak_bytes"] > 0) == (used > limit)
-    assert (found["max_step_time"] > 0) == (taken > allowed)
-    assert found["max_adapter_bytes"] == 1.0  # twice the limit is 100 % over
+    assert (excess["max_peak_bytes"] > 0) == (used > limit)
+    assert (excess["max_step_time"] > 0) == (taken > allowed)
+    assert excess["max_adapter_bytes"] == 1.0  # twice the limit is 100 % over
 
 
 def test_a_limit_that_is_not_set_has_no_violation_and_optuna_takes_the_others() -> None:
     limits = LimitSpec(max_peak_bytes=100)
-    found = violations(
+    excess = violations(
         limits, peak_bytes=120, seconds_per_step=9.0, lora_seconds_per_step=1.0, adapter_bytes=10**9
     )
-    assert found == {"max_peak_bytes": pytest.approx(0.2)}
+    assert excess == {"max_peak_bytes": pytest.approx(0.2)}
     study = optuna.create_study()
     trial = study.ask()
-    for name, value in found.items():
+    for name, value in excess.items():
         trial.set_constraint(name, value)
     study.tell(trial, 1.0)
     with pytest.raises(ValueError, match="feasible"):

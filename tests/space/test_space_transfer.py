@@ -34,20 +34,20 @@ def site(name: str, layer: int | None, role: str, widths: tuple[int, int]) -> Si
 def model(
     n_layers: int, *, prefix: str = "h", roles: Mapping[str, tuple[int, int]] = ROLES
 ) -> tuple[Site, ...]:
-    found = [site("pooler", None, "dense", (8, 8))]
+    sites = [site("pooler", None, "dense", (8, 8))]
     for layer in range(n_layers):
-        found += [site(f"{prefix}.{layer}.{role}", layer, role, widths) for role, widths in roles.items()]
-        found += [site(f"{prefix}.{layer}.norm{i}", layer, "norm", (8, 8)) for i in (1, 2)]
-    return tuple(found)
+        sites += [site(f"{prefix}.{layer}.{role}", layer, role, widths) for role, widths in roles.items()]
+        sites += [site(f"{prefix}.{layer}.norm{i}", layer, "norm", (8, 8)) for i in (1, 2)]
+    return tuple(sites)
 
 
 def context(sites: tuple[Site, ...], max_params: int) -> AllocationContext:
-    scores = {own.name: 1.0 + index % 3 for index, own in enumerate(sites)}
+    scores = {entry.name: 1.0 + index % 3 for index, entry in enumerate(sites)}
     return AllocationContext(sites=sites, scores=scores, methods=METHODS, max_params=max_params)
 
 
 def plan(adapters: tuple[Adapter, ...], sites: tuple[Site, ...]) -> Plan:
-    by_name = {own.name: own for own in sites}
+    by_name = {entry.name: entry for entry in sites}
     costs = [METHODS[a.method].cost(by_name[a.site], a.rank, dict(a.options)) for a in adapters]
     return Plan(adapters=adapters, learning_rate=1e-3, trainable_params=sum(costs))
 
@@ -75,20 +75,20 @@ def policies(draw: st.DrawFn) -> Policy:
 @given(policies(), st.integers(200, 4000))
 def test_the_same_model_and_budget_give_the_same_plan(policy: Policy, budget: int) -> None:
     sites = model(4)
-    own = plan_of(policy, context(sites, budget))
-    found = transfer(own, sites, context(sites, budget), source_budget=budget)
-    assert (found.plan, found.lost) == (own, ())
+    source = plan_of(policy, context(sites, budget))
+    moved = transfer(source, sites, context(sites, budget), source_budget=budget)
+    assert (moved.plan, moved.lost) == (source, ())
 
 
 @settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(200, 4000))
 def test_the_same_shapes_under_other_names_get_the_same_ranks_and_scales(policy: Policy, budget: int) -> None:
     there, here = model(4), model(4, prefix="layers")
-    own = plan_of(policy, context(there, budget))
-    found = transfer(own, there, context(here, own.trainable_params)).plan
-    renamed = {replace(a, site=a.site.replace("h.", "layers.")) for a in own.adapters}
-    assert set(found.adapters) == renamed
-    assert found.trainable_params == own.trainable_params
+    source = plan_of(policy, context(there, budget))
+    moved = transfer(source, there, context(here, source.trainable_params)).plan
+    renamed = {replace(a, site=a.site.replace("h.", "layers.")) for a in source.adapters}
+    assert set(moved.adapters) == renamed
+    assert moved.trainable_params == source.trainable_params
 
 
 @settings(max_examples=80, deadline=None)
@@ -97,59 +97,59 @@ def test_a_transferred_plan_is_within_the_budget_and_its_sites_have_the_old_role
     policy: Policy, before: int, now: int, n_layers: int
 ) -> None:
     there, here = model(4), model(n_layers)
-    own = plan_of(policy, context(there, before))
-    found = transfer(own, there, context(here, now)).plan
+    source = plan_of(policy, context(there, before))
+    moved = transfer(source, there, context(here, now)).plan
     roles = {s.name: s.role for s in (*there, *here)}
-    allowed = {(a.method, roles[a.site]) for a in own.adapters}
-    assert {(a.method, roles[a.site]) for a in found.adapters} <= allowed
-    assert plan(found.adapters, here).trainable_params == found.trainable_params <= now
-    assert transfer(own, there, context(here, now)).plan == found
+    allowed = {(a.method, roles[a.site]) for a in source.adapters}
+    assert {(a.method, roles[a.site]) for a in moved.adapters} <= allowed
+    assert plan(moved.adapters, here).trainable_params == moved.trainable_params <= now
+    assert transfer(source, there, context(here, now)).plan == moved
 
 
 def test_twice_the_layers_take_after_the_same_relative_depth() -> None:
     there, here = model(2), model(4)
-    own = plan((lora("h.0.q", 1), lora("h.1.q", 3)), there)
-    found = transfer(own, there, context(here, 2 * own.trainable_params))
-    assert {a.site: a.rank for a in found.plan.adapters} == {"h.0.q": 1, "h.1.q": 1, "h.2.q": 3, "h.3.q": 3}
-    assert found.lost == ()
+    source = plan((lora("h.0.q", 1), lora("h.1.q", 3)), there)
+    moved = transfer(source, there, context(here, 2 * source.trainable_params))
+    assert {a.site: a.rank for a in moved.plan.adapters} == {"h.0.q": 1, "h.1.q": 1, "h.2.q": 3, "h.3.q": 3}
+    assert moved.lost == ()
 
 
 def test_half_of_the_layers_say_what_they_passed_over() -> None:
     there, here = model(4), model(2)
-    own = plan(tuple(lora(f"h.{i}.q", 2) for i in range(4)), there)
-    found = transfer(own, there, context(here, own.trainable_params // 2))
-    assert {a.site: a.rank for a in found.plan.adapters} == {"h.0.q": 2, "h.1.q": 2}
-    assert found.lost == ("2 of 4 adapters at the role q",)
+    source = plan(tuple(lora(f"h.{i}.q", 2) for i in range(4)), there)
+    moved = transfer(source, there, context(here, source.trainable_params // 2))
+    assert {a.site: a.rank for a in moved.plan.adapters} == {"h.0.q": 2, "h.1.q": 2}
+    assert moved.lost == ("2 of 4 adapters at the role q",)
 
 
 def test_ranks_keep_their_proportions_under_a_larger_budget() -> None:
     sites = model(2)
-    own = plan((lora("h.0.q", 1), lora("h.1.q", 2)), sites)
-    found = transfer(own, sites, context(sites, 2 * own.trainable_params)).plan
-    assert [a.rank for a in found.adapters] == [2, 4]
+    source = plan((lora("h.0.q", 1), lora("h.1.q", 2)), sites)
+    moved = transfer(source, sites, context(sites, 2 * source.trainable_params)).plan
+    assert [a.rank for a in moved.adapters] == [2, 4]
 
 
 def test_a_plan_that_left_half_of_its_budget_leaves_half() -> None:
     sites = model(2)
-    own = plan((lora("h.0.q", 1), lora("h.1.q", 2)), sites)
-    found = transfer(own, sites, context(sites, 4 * 48), source_budget=2 * own.trainable_params).plan
-    assert own.trainable_params == 48
-    assert found.trainable_params == 2 * 48
+    source = plan((lora("h.0.q", 1), lora("h.1.q", 2)), sites)
+    moved = transfer(source, sites, context(sites, 4 * 48), source_budget=2 * source.trainable_params).plan
+    assert source.trainable_params == 48
+    assert moved.trainable_params == 2 * 48
 
 
 def test_a_second_norm_takes_after_the_second() -> None:
     there, here = model(2), model(2, prefix="x")
-    own = plan((Adapter(method="ln_tuning", site="h.0.norm2"),), there)
-    found = transfer(own, there, context(here, 100)).plan
-    assert [a.site for a in found.adapters] == ["x.0.norm2"]
+    source = plan((Adapter(method="ln_tuning", site="h.0.norm2"),), there)
+    moved = transfer(source, there, context(here, 100)).plan
+    assert [a.site for a in moved.adapters] == ["x.0.norm2"]
 
 
 def test_fused_maps_take_after_the_separate_ones_and_the_other_way_round() -> None:
     fused, apart = model(2, roles={"qkv": (8, 24)}), model(2)
-    own = plan((lora("h.0.q", 1), lora("h.0.v", 2)), apart)
-    found = transfer(own, apart, context(fused, 2 * 32)).plan
-    assert {a.site: a.rank for a in found.adapters} == {"h.0.qkv": 2}
-    back = transfer(found, fused, context(apart, 4 * 16)).plan
+    source = plan((lora("h.0.q", 1), lora("h.0.v", 2)), apart)
+    moved = transfer(source, apart, context(fused, 2 * 32)).plan
+    assert {a.site: a.rank for a in moved.adapters} == {"h.0.qkv": 2}
+    back = transfer(moved, fused, context(apart, 4 * 16)).plan
     assert {a.site: a.rank for a in back.adapters} == {"h.0.q": 2, "h.0.v": 2}
 
 
@@ -165,14 +165,14 @@ def test_fused_maps_take_after_the_separate_ones_and_the_other_way_round() -> No
 def test_the_scale_follows_its_rule(options: dict[str, str], scale: float | None, expected: str) -> None:
     sites = model(2)
     scales = [METHODS["lora"].scale(rank, **options) if scale is None else scale for rank in (1, 2)]
-    own = plan(
+    source = plan(
         tuple(replace(lora(f"h.{i}.q", i + 1), scale=scales[i]) for i in range(2)),
         sites,
     )
-    found = transfer(own, sites, context(sites, 4 * own.trainable_params)).plan
-    assert [a.rank for a in found.adapters] == [4, 8]
+    moved = transfer(source, sites, context(sites, 4 * source.trainable_params)).plan
+    assert [a.rank for a in moved.adapters] == [4, 8]
     # 4 / sqrt(r) by rsLoRA, alpha a whole number; 2 whatever the rank; a scale of one's own stays.
-    assert [a.scale for a in found.adapters] == {
+    assert [a.scale for a in moved.adapters] == {
         "rslora": [2.0, 11 / 8],
         "constant": [2.0, 2.0],
         "own": [0.5, 0.5],
@@ -181,40 +181,40 @@ def test_the_scale_follows_its_rule(options: dict[str, str], scale: float | None
 
 def test_a_method_that_does_not_fit_and_roles_that_are_not_there_are_told() -> None:
     there = model(2)
-    here = tuple(replace(own, has_bias=False) for own in model(2, roles={"q": (8, 8)}))
-    own = plan(
+    here = tuple(replace(bare, has_bias=False) for bare in model(2, roles={"q": (8, 8)}))
+    source = plan(
         (Adapter(method="bitfit", site="h.0.v"), Adapter(method="bitfit", site="h.0.q"), lora("h.1.q", 1)),
         there,
     )
-    found = transfer(own, there, context(here, 500))
-    assert {a.site for a in found.plan.adapters} == {"h.1.q"}
-    assert found.lost[0].startswith("bitfit at the role q (there is no bias to train): 1 site")
-    assert "1 of 1 adapters at the role v" in found.lost
+    moved = transfer(source, there, context(here, 500))
+    assert {a.site for a in moved.plan.adapters} == {"h.1.q"}
+    assert moved.lost[0].startswith("bitfit at the role q (there is no bias to train): 1 site")
+    assert "1 of 1 adapters at the role v" in moved.lost
 
 
 def test_what_the_budget_does_not_pay_is_told() -> None:
     sites = model(2)
-    own = plan((lora("h.0.q", 1), lora("h.1.q", 1)), sites)
-    found = transfer(own, sites, context(sites, 31))
-    assert found.lost == ("1 site of the role q, which the budget does not pay",)
+    source = plan((lora("h.0.q", 1), lora("h.1.q", 1)), sites)
+    moved = transfer(source, sites, context(sites, 31))
+    assert moved.lost == ("1 site of the role q, which the budget does not pay",)
 
 
 def test_a_cap_on_ranks_holds_on_the_same_model_too() -> None:
     sites = model(2)
-    own = plan((lora("h.0.q", 1), lora("h.1.q", 6)), sites)
-    found = transfer(own, sites, context(sites, own.trainable_params), max_rank=4).plan
-    assert [a.rank for a in found.adapters] == [3, 4]
+    source = plan((lora("h.0.q", 1), lora("h.1.q", 6)), sites)
+    moved = transfer(source, sites, context(sites, source.trainable_params), max_rank=4).plan
+    assert [a.rank for a in moved.adapters] == [3, 4]
 
 
 def test_a_plan_of_which_nothing_maps_is_refused() -> None:
     there, here = model(2), model(2, roles={"q": (8, 8)})
-    own = plan((lora("h.0.up", 1),), there)
+    source = plan((lora("h.0.up", 1),), there)
     with pytest.raises(SpecError, match="cannot be mapped: no site here has the role"):
-        transfer(own, there, context(here, 500))
+        transfer(source, there, context(here, 500))
     with pytest.raises(SpecError, match="cannot be mapped: no adapter of it fits the budget"):
-        transfer(own, there, context(there, 10))
+        transfer(source, there, context(there, 10))
 
 
 def test_the_head_alone_stays_the_head_alone() -> None:
-    own = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
-    assert transfer(own, model(2), context(model(3), 100)).plan == own
+    source = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
+    assert transfer(source, model(2), context(model(3), 100)).plan == source

@@ -62,14 +62,14 @@ def context(max_params: int) -> AllocationContext:
 
 def baseline_plans(max_params: int = ROOMY) -> list[Plan]:
     """The baselines at each of three learning rates."""
-    rates, own = spread(*METHODS["lora"].learning_rate_range, 3), context(max_params)
-    found = baseline_policies(own, learning_rate=1.0).values()
-    return [plan_of(replace(policy, learning_rate=rate), own) for policy in found for rate in rates]
+    rates, allocation = spread(*METHODS["lora"].learning_rate_range, 3), context(max_params)
+    policies = baseline_policies(allocation, learning_rate=1.0).values()
+    return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
 
 
 def is_baseline(plan: Plan, max_params: int = ROOMY) -> bool:
     """Whether a plan is a baseline at whichever learning rate."""
-    return plan.adapters in [own.adapters for own in baseline_plans(max_params)]
+    return plan.adapters in [baseline.adapters for baseline in baseline_plans(max_params)]
 
 
 def method_of(plan: Plan) -> str:
@@ -105,22 +105,22 @@ class World:
         quality, n = self.quality(plan, fidelity), fidelity.eval_examples
         seconds = 0.0 if fidelity.split == "test" else float(fidelity.train_steps)
         self.seconds += seconds
-        told: dict[str, Any] = {
+        common: dict[str, Any] = {
             "plan": plan,
             "fidelity": fidelity,
             "train_seconds": seconds,
             "trained_steps": int(seconds),
         }
         if quality is None:
-            return Measurement(status=self.failure, error=self.error, **told)
+            return Measurement(status=self.failure, error=self.error, **common)
         scores = tuple(float((i < round(quality * n)) != self.counts_errors) for i in range(n))
         loss = 2 - quality + 1 / fidelity.train_steps
         metric = sum(scores) / n
-        return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **told)
+        return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **common)
 
 
 @dataclass
-class Told:
+class Display:
     """A display that remembers."""
 
     phases: dict[str, int] = field(default_factory=dict)
@@ -214,7 +214,7 @@ class Run:
 
     outcome: Outcome
     world: World
-    told: Told
+    display: Display
     records: list[Measurement]
 
     def at(self, split: str, steps: int | None = None) -> list[Measurement]:
@@ -234,15 +234,15 @@ def run(
 ) -> Run:
     """Search in a world, or in one with that truth; `settings` are those of `problem`."""
     world = world if isinstance(world, World) else World(quality=world)
-    told, records = Told(), []
+    display, records = Display(), []
     ledger = Ledger(
         executor=executor or Serial(),
         measure=world.measure,
-        progress=told,
+        progress=display,
         known=known or {},
         record=records.append,
         clock=lambda: world.seconds,
         limit_seconds=limit_seconds,
     )
     outcome = engine.search(problem(**settings), ledger, storage=storage or InMemoryStorage())
-    return Run(outcome, world, told, records)
+    return Run(outcome, world, display, records)

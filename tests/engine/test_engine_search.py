@@ -1,4 +1,4 @@
-"""The race of the engine: rivals of the user, small steps, rates, cost, strategies, fronts, limits."""
+"""What a search proposes and promotes: plans of the user, small steps, rates, cost, fronts, limits."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def given_plan(max_params=ROOMY, rate=0.0):
 
 
 @pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
-def test_users_plan_races_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
+def test_users_plan_is_tried_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
     plan = given_plan(rate=rate)
     outcome = run(levels(), trials=30, user_plans=((YOURS, plan),)).outcome
-    own = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
-    assert {p.adapters for p in own} == {plan.adapters}
-    assert len({p.learning_rate for p in own}) == n_rates
-    assert not rate or rate in {p.learning_rate for p in own}
+    plans = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
+    assert {p.adapters for p in plans} == {plan.adapters}
+    assert len({p.learning_rate for p in plans}) == n_rates
+    assert not rate or rate in {p.learning_rate for p in plans}
     (confirmed,) = [c for c in outcome.confirmations if c.name == "given: yours"]
     assert confirmed.plan.adapters == plan.adapters
 
@@ -83,26 +83,28 @@ def test_refined_proposals_change_a_rate_or_move_ranks_at_equal_cost():
     assert len(refined) >= 3
     others = [p.plan for p in outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
     for plan in refined:
-        siblings = [own for own in others if own != plan and own.trainable_params == plan.trainable_params]
-        same_adapters = any(own.adapters == plan.adapters for own in siblings)
+        siblings = [
+            other for other in others if other != plan and other.trainable_params == plan.trainable_params
+        ]
+        same_adapters = any(other.adapters == plan.adapters for other in siblings)
         one_move = any(
-            own.learning_rate == plan.learning_rate and n_changed(own, plan) == 2 for own in siblings
+            other.learning_rate == plan.learning_rate and n_changed(other, plan) == 2 for other in siblings
         )
         assert same_adapters or one_move
 
 
 def n_changed(a: Plan, b: Plan) -> int:
-    first, second = ({own.site: own.rank for own in plan.adapters} for plan in (a, b))
+    first, second = ({adapter.site: adapter.rank for adapter in plan.adapters} for plan in (a, b))
     return sum(first.get(site) != second.get(site) for site in {*first, *second})
 
 
 def test_ranks_move_to_where_the_score_is_high_and_never_to_a_known_plan():
-    own = context(ROOMY)
-    plan = plan_of(Policy(method="lora", learning_rate=1e-2), own)
+    allocation = context(ROOMY)
+    plan = plan_of(Policy(method="lora", learning_rate=1e-2), allocation)
     seen = [plan]
-    while (moved := moved_ranks(plan, own, known=seen)) is not None:
+    while (moved := moved_ranks(plan, allocation, known=seen)) is not None:
         assert moved not in seen
-        assert moved.trainable_params == plan.trainable_params == params_of(moved.adapters, own)
+        assert moved.trainable_params == plan.trainable_params == params_of(moved.adapters, allocation)
         assert n_changed(moved, plan) == 2
         seen.append(moved)
     ranks = {a.site: a.rank for a in plan.adapters}
@@ -116,7 +118,10 @@ def test_ranks_move_to_where_the_score_is_high_and_never_to_a_known_plan():
     ]
     assert len(seen) - 1 == len(moves)
     first = {a.site: a.rank - ranks[a.site] for a in seen[1].adapters}
-    assert own.scores[max(first, key=lambda s: first[s])] >= own.scores[min(first, key=lambda s: first[s])]
+    assert (
+        allocation.scores[max(first, key=lambda s: first[s])]
+        >= allocation.scores[min(first, key=lambda s: first[s])]
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,8 +143,8 @@ def test_baseline_gets_as_many_rates_as_the_arm_with_the_most():
     rates: dict[Arm, set[float]] = {}
     for proposal in by_source(outcome, "enqueued", "sampler", "random", "refined", "evened"):
         rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
-    most = max(len(own) for arm, own in rates.items() if arm.kind in ("usual", "sampled"))
-    baseline = next(own for arm, own in rates.items() if arm.kind == "baseline")
+    most = max(len(tried) for arm, tried in rates.items() if arm.kind in ("usual", "sampled"))
+    baseline = next(tried for arm, tried in rates.items() if arm.kind == "baseline")
     assert len(baseline) >= min(most, 5) > 3
 
 
@@ -150,15 +155,15 @@ def test_incumbent_and_baseline_try_lower_rates_at_the_last_rung():
         level = {"head": 0.3, "lora": 0.5, "ia3": 0.7}[method_of(plan)]
         return level + tilt * (1 + plan.learning_rate)
 
-    found = run(truth)
-    outcome = found.outcome
+    search = run(truth)
+    outcome = search.outcome
     retuned = [p.plan for p in by_source(outcome, "retuned")]
     assert {is_baseline(plan) for plan in retuned} == {True, False}
-    promoted = {m.plan for m in found.at("search", 12)} - set(retuned)
+    promoted = {m.plan for m in search.at("search", 12)} - set(retuned)
     for plan in (outcome.best, outcome.baseline):
         assert plan in retuned
-        higher = [own for own in promoted if own.adapters == plan.adapters]
-        assert plan.learning_rate < min(own.learning_rate for own in higher)
+        higher = [other for other in promoted if other.adapters == plan.adapters]
+        assert plan.learning_rate < min(other.learning_rate for other in higher)
 
 
 # What it costs.
@@ -169,13 +174,15 @@ def schedule(full_steps, **settings):
     return Schedule(rung_steps=rungs(full_steps), full_steps=full_steps, **{**fields, **settings})
 
 
-def most_spent(own: Schedule, n_first: int) -> float:
+def most_spent(rung_schedule: Schedule, n_first: int) -> float:
     """Every rung full, by hand."""
-    spent = n_first * own.rung_cost(0) + 2 * own.rung_cost(own.last, is_new=True)
-    for index in range(1, own.last + 1):
-        new = own.rung_steps[index] - own.rung_steps[index - 1]
-        examples = own.rung(index, seed=0).eval_examples
-        spent += own.n_promoted(index) * (new + 0.5 * examples / 32) / own.full_steps
+    spent = n_first * rung_schedule.rung_cost(0) + 2 * rung_schedule.rung_cost(
+        rung_schedule.last, is_new=True
+    )
+    for index in range(1, rung_schedule.last + 1):
+        new = rung_schedule.rung_steps[index] - rung_schedule.rung_steps[index - 1]
+        examples = rung_schedule.rung(index, seed=0).eval_examples
+        spent += rung_schedule.n_promoted(index) * (new + 0.5 * examples / 32) / rung_schedule.full_steps
     return spent
 
 
@@ -183,40 +190,42 @@ def most_spent(own: Schedule, n_first: int) -> float:
 @given(st.integers(40, 20_000), st.integers(4, 80), st.floats(0.5, 40))
 def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_cost):
     plain = schedule(full_steps)
-    own = stretched(plain, n_first=n_first, max_cost=max_cost)
-    assert own.rung_steps[0] == plain.rung_steps[0] and own.last <= 2
+    longest = stretched(plain, n_first=n_first, max_cost=max_cost)
+    assert longest.rung_steps[0] == plain.rung_steps[0] and longest.last <= 2
     if most_spent(plain, n_first) > max_cost:
-        assert own.rung_steps == plain.rung_steps
+        assert longest.rung_steps == plain.rung_steps
         return
-    assert most_spent(own, n_first) <= max_cost + 1e-9
-    longer = replace(own, rung_steps=(*own.rung_steps[:-1], own.rung_steps[-1] + 1))
-    is_longest = own.rung_steps[-1] >= round(0.7 * full_steps)
-    is_at_a_step = own.rung_steps[-1] + 1 >= 3.5 * own.rung_steps[0] and own.last == 1
+    assert most_spent(longest, n_first) <= max_cost + 1e-9
+    longer = replace(longest, rung_steps=(*longest.rung_steps[:-1], longest.rung_steps[-1] + 1))
+    is_longest = longest.rung_steps[-1] >= round(0.7 * full_steps)
+    is_at_a_step = longest.rung_steps[-1] + 1 >= 3.5 * longest.rung_steps[0] and longest.last == 1
     assert is_longest or is_at_a_step or most_spent(longer, n_first) > max_cost
 
 
 @pytest.mark.parametrize("max_cost", [4.0, 6.0])
 def test_sampling_stops_where_the_cost_limit_would_be_passed(max_cost):
-    found = run(levels(), trials=200, max_cost=max_cost, confirm="none")
-    own = problem().schedule
-    spent = sum(own.cost_of(m) for m in found.at("search"))
-    assert 8 <= len(by_source(found.outcome, "enqueued", "sampler", "random", "refined")) < 200
+    search = run(levels(), trials=200, max_cost=max_cost, confirm="none")
+    rung_schedule = problem().schedule
+    spent = sum(rung_schedule.cost_of(m) for m in search.at("search"))
+    assert 8 <= len(by_source(search.outcome, "enqueued", "sampler", "random", "refined")) < 200
     # The queue is measured whatever it costs; further rates and twins are a few runs of the first rung.
-    assert spent <= max(max_cost, later_cost(own) + 100 * own.rung_cost(0)) + 12 * own.rung_cost(0)
+    assert spent <= max(
+        max_cost, later_cost(rung_schedule) + 100 * rung_schedule.rung_cost(0)
+    ) + 12 * rung_schedule.rung_cost(0)
 
 
 @pytest.mark.parametrize("trials", [16, 24, 40])
 def test_at_least_half_of_the_cost_goes_to_sampled_policies(trials):
-    found = run(levels(), trials=trials, confirm="none")
-    own, outcome = problem().schedule, found.outcome
+    search = run(levels(), trials=trials, confirm="none")
+    rung_schedule, outcome = problem().schedule, search.outcome
     source = {p.plan: p for p in reversed(outcome.proposals)}
     arms = {p.arm: p.source for p in reversed(outcome.proposals)}
     cost: Counter[bool] = Counter()
-    for m in found.at("search"):
+    for m in search.at("search"):
         proposal = source[m.plan]
         kind = arms[proposal.arm] if proposal.source == "retuned" else proposal.source
         if kind != "twin":
-            cost[kind in ("sampler", "random", "refined")] += own.cost_of(m)
+            cost[kind in ("sampler", "random", "refined")] += rung_schedule.cost_of(m)
     assert cost[True] >= 0.5 * (cost[True] + cost[False])
 
 
@@ -240,9 +249,9 @@ def test_badly_ranking_rungs_widen_the_next():
         return 1.2 - level if fidelity.train_steps == 6 and method_of(plan) != "head" else level
 
     def n_last(quality):
-        found = run(quality, rung_steps=(3, 6, 12), trials=24, confirm="none")
-        retuned = {p.plan for p in by_source(found.outcome, "retuned")}
-        return len({m.plan for m in found.at("search", 12)} - retuned)
+        search = run(quality, rung_steps=(3, 6, 12), trials=24, confirm="none")
+        retuned = {p.plan for p in by_source(search.outcome, "retuned")}
+        return len({m.plan for m in search.at("search", 12)} - retuned)
 
     assert n_last(truth) > n_last(levels(lora=0.6))
 
@@ -265,16 +274,18 @@ def test_confirmation_stops_once_the_interval_decides():
 def test_sampling_stops_once_nothing_better_comes(patience):
     """Where all IA3 is worse than LoRA by far, only a better rate of LoRA counts, and that ends soon."""
     truth = levels(lora=0.9, ia3=0.2)
-    found = run(truth, trials=60, patience=patience, confirm="none")
-    loss = {m.plan: m.loss for m in found.at("search", 3)}
-    asked = [p for p in found.outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
-    best = min(loss[p.plan] for p in asked)
-    last = next(i for i, p in enumerate(asked) if loss[p.plan] == best)
-    idle = [p for p in asked[last + 1 :] if p.source != "enqueued"]
-    assert len(asked) < 60
+    search = run(truth, trials=60, patience=patience, confirm="none")
+    loss = {m.plan: m.loss for m in search.at("search", 3)}
+    proposed = [
+        p for p in search.outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")
+    ]
+    best = min(loss[p.plan] for p in proposed)
+    last = next(i for i, p in enumerate(proposed) if loss[p.plan] == best)
+    idle = [p for p in proposed[last + 1 :] if p.source != "enqueued"]
+    assert len(proposed) < 60
     assert patience <= len(idle) < patience + 4  # asked for in waves of four
     whole = run(truth, trials=60, confirm="none").outcome
-    assert [p.plan for p in whole.proposals[: len(asked)]] == [p.plan for p in asked]
+    assert [p.plan for p in whole.proposals[: len(proposed)]] == [p.plan for p in proposed]
 
 
 # Fronts and limits.
@@ -317,8 +328,8 @@ def test_incumbent_is_chosen_by_the_metric_where_it_can_tell_and_else_by_the_los
 
     class Sure(World):
         def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-            found = super().measure(plan, fidelity)
-            return replace(found, loss=found.loss - (1.0 if method_of(plan) == "ia3" else 0.0))
+            measurement = super().measure(plan, fidelity)
+            return replace(measurement, loss=measurement.loss - (1.0 if method_of(plan) == "ia3" else 0.0))
 
     outcome = run(Sure(quality=levels(lora=0.7, ia3=ia3)), confirm="none").outcome
     assert method_of(outcome.best) == winner

@@ -1,0 +1,169 @@
+"""Plans of policies: ranks that the budget pays."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from toys.space import DORA, METHODS, context, policies, prices, recount, sites
+
+from autopeft.records import Site
+from autopeft.space import Policy, plan_of, select_sites
+
+
+@settings(max_examples=120, deadline=None)
+@given(policies(), st.integers(24, 6000))
+def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int) -> None:
+    plan = plan_of(policy, context(budget))
+    assert recount(plan) == plan.trainable_params <= budget
+    assert plan.adapters  # the cheapest site of every method here costs 24 at most
+    assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
+
+
+@settings(max_examples=120, deadline=None)
+@given(policies(), st.integers(24, 6000))
+def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
+    allocation, plan = context(budget), plan_of(policy, context(budget))
+    allowed = math.floor(Fraction(repr(policy.budget_share)) * budget)
+    left = allowed - plan.trainable_params
+    granted = {adapter.site: adapter for adapter in plan.adapters}
+    claimed: dict[str, tuple[Policy, Site]] = {}
+    for part in (policy, *policy.beside):
+        for site in select_sites(part, allocation, METHODS[part.method]):
+            if prices(part, site):
+                claimed.setdefault(site.name, (part, site))
+    assume(
+        any(min(prices(part, site).values()) <= allowed for part, site in claimed.values())
+    )  # else widened
+    assert granted.keys() <= claimed.keys()
+    for name, (part, site) in claimed.items():
+        rank = (granted[name].rank or 1) if name in granted else 0  # 0 where a method has no rank
+        dearer = [price for other, price in sorted(prices(part, site).items()) if other > rank]
+        assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
+
+
+@settings(max_examples=80, deadline=None)
+@given(policies(), st.integers(24, 4000), st.integers(0, 600))
+def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
+    whole = replace(policy, budget_share=1.0)
+    poor, rich = (plan_of(whole, context(size)) for size in (budget, budget + more))
+    assert recount(poor) <= recount(rich)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policies(), st.integers(24, 4000), st.randoms(use_true_random=False))
+def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
+    policy: Policy, budget: int, chance: random.Random
+) -> None:
+    allocation = context(budget)
+    shuffled = replace(allocation, sites=tuple(chance.sample(allocation.sites, len(allocation.sites))))
+    assert plan_of(policy, allocation) == plan_of(policy, allocation) == plan_of(policy, shuffled)
+
+
+def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() -> None:
+    mix = Policy(
+        method="lora",
+        placement="attention",
+        learning_rate=2e-3,
+        beside=(Policy(method="ia3", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
+    )
+    plan = plan_of(mix, context())
+    methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}
+    assert methods == {
+        **{role: {"lora"} for role in ("q", "k", "v", "o")},
+        **{role: {"ia3"} for role in ("up", "down", "dense")},
+        "norm": {"ln_tuning"},
+    }
+    middle = {name: math.sqrt(math.prod(METHODS[name].learning_rate_range)) for name in METHODS}
+    for adapter in plan.adapters:
+        expected = middle[adapter.method] / middle["lora"]
+        assert adapter.rate_factor == pytest.approx(expected, rel=5e-3)
+    assert str(mix.arm) == "lora/attention & ia3/all & ln_tuning/all"
+
+
+def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> None:
+    energies = {
+        site.name: (2.0, 2.0) if site.layer == 1 and site.role == "q" else (1.0, 0.1) for site in sites()
+    }
+    allocation = replace(context(7 * 16), profiles=energies)
+    policy = Policy(method="lora", placement="q+v", ranks_by="spectrum", exponent=2.0, learning_rate=1e-3)
+    ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, allocation).adapters}
+    # q of layer 1 twice at 2.0, then five of the other seven sites once at 1.0, the later first.
+    assert ranks["h.1.q"] == 2 and sorted(ranks.values()) == [1, 1, 1, 1, 1, 2]
+    scored = plan_of(replace(policy, ranks_by="score"), allocation)
+    assert scored == plan_of(replace(policy, ranks_by="score"), replace(allocation, profiles={}))
+
+
+def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
+    # Rank 1 at up costs 40 and 72 with DoRA; at q 16 and 24.
+    policy = Policy(method="lora", placement="mlp", layer_share=0.25, options=DORA, learning_rate=1e-3)
+    all_roles, no_dora = plan_of(policy, context(30)), plan_of(policy, context(20))
+    assert [(dict(a.options), a.rank) for a in all_roles.adapters] == [({"dora": True}, 1)]
+    assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
+
+
+def test_exponent_zero_ignores_the_scores() -> None:
+    policy, other = Policy(method="lora", learning_rate=1e-3), {site.name: 0.0 for site in sites()}
+    assert plan_of(policy, context()) == plan_of(policy, context(scores=other))
+
+
+@pytest.mark.parametrize(
+    ("exponent", "ranks"),
+    # 12 ranks for weights 1 : 3**e : 1 : 1; a rank caps at 8, the width, and ties go to the later layer.
+    [(0.0, [3, 3, 3, 3]), (1.0, [2, 6, 2, 2]), (2.0, [1, 8, 1, 2])],
+)
+def test_a_larger_exponent_moves_ranks_to_where_the_score_is_high(exponent: float, ranks: list[int]) -> None:
+    allocation = context(12 * 16, scores={site.name: 3.0 if site.layer == 1 else 1.0 for site in sites()})
+    policy = Policy(method="lora", placement="q", exponent=exponent, learning_rate=1e-3)
+    assert [adapter.rank for adapter in plan_of(policy, allocation).adapters] == ranks
+
+
+def test_a_score_counts_per_trained_parameter() -> None:
+    as_dear_as_good = {site.name: site.in_features + site.out_features for site in sites()}
+    policy = Policy(method="lora", learning_rate=1e-3)
+    bent = plan_of(replace(policy, exponent=3.0), context(scores=as_dear_as_good))
+    assert bent == plan_of(policy, context())
+
+
+@pytest.mark.parametrize("rule", ["constant", "rslora"])
+def test_a_scale_rule_gives_whole_alphas_of_its_power_of_the_rank(rule: str) -> None:
+    policy = Policy(method="lora", exponent=1.0, options=(("scale_rule", rule),), learning_rate=1e-3)
+    adapters = plan_of(policy, context()).adapters
+    assert len({a.rank for a in adapters}) > 1
+    for adapter in adapters:
+        alpha = adapter.scale * adapter.rank
+        expected = {"constant": 2.0 * adapter.rank, "rslora": 4.0 * adapter.rank**0.5}[rule]
+        assert alpha == pytest.approx(round(alpha)) and abs(alpha - expected) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("floor", "cap", "ranks"), [(1, 8, [3, 4]), (4, 8, [7]), (1, 2, [2, 2]), (3, 3, [3, 3])]
+)
+def test_a_floor_gives_a_site_nothing_rather_than_less(floor: int, cap: int, ranks: list[int]) -> None:
+    # Seven ranks of 16 parameters for q of two layers; from a floor of 4 on, the later alone.
+    allocation = context(7 * 16)
+    policy = Policy(
+        method="lora", placement="q", layer_share=0.5, min_rank=floor, max_rank=cap, learning_rate=1e-3
+    )
+    assert [adapter.rank for adapter in plan_of(policy, allocation).adapters] == ranks
+
+
+def test_a_floor_above_every_rank_of_all_sites_is_dropped_with_the_options() -> None:
+    policy = Policy(method="lora", placement="q", min_rank=9, options=DORA, learning_rate=1e-3)
+    plan = plan_of(policy, context())
+    assert plan.adapters and not any(adapter.options for adapter in plan.adapters)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 100), st.integers(16, 4000))
+def test_a_budget_share_is_the_budget_of_that_size(percent: int, budget: int) -> None:
+    policy = Policy(method="lora", learning_rate=1e-3)
+    part = plan_of(replace(policy, budget_share=percent / 100), context(budget))
+    share = percent * budget // 100  # exact in integers: 29 % of 100 is 29
+    expected = context(share if share >= 16 else budget)  # too little for one site: all of it
+    assert part == plan_of(policy, expected)

@@ -1,0 +1,117 @@
+"""Which sites a policy selects, the baselines, and the methods that fit a budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from toys.space import DEFAULT, METHODS, RANK_ONE, WIDTHS, context, linear, sites
+
+from autopeft.space import (
+    AllocationContext,
+    MethodSpace,
+    Policy,
+    Space,
+    baseline_policies,
+    cheapest,
+    feasible,
+    plan_of,
+    select_sites,
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "by", "layers"),
+    [
+        (1.0, "last", {0, 1, 2, 3}),
+        (0.5, "last", {2, 3}),
+        (0.25, "last", {3}),
+        (0.01, "last", {3}),
+        (0.5, "first", {0, 1}),
+        (0.5, "middle", {1, 2}),
+        (0.25, "middle", {1}),
+        (0.5, "score", {0, 2}),
+        (0.25, "1001", {0, 3}),  # parts of the depth, whatever the share
+        (0.25, "01", {2, 3}),
+        (0.25, "01000010", {3}),  # layer i of 4 lies in part 2 i of 8: part 1 holds none
+        (0.25, "0000", set()),
+        (0.25, "score", {2}),
+    ],
+)
+def test_a_share_keeps_the_layers_that_are_asked_for(share: float, by: str, layers: set[int]) -> None:
+    by_layer = {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0, None: 0.0}
+    allocation = context(scores={site.name: by_layer[site.layer] for site in sites()})
+    policy = Policy(method="lora", placement="q+v", layer_share=share, layers_by=by, learning_rate=1e-3)
+    selected = select_sites(policy, allocation, METHODS["lora"])
+    assert [site.name for site in selected] == [f"h.{i}.{role}" for i in sorted(layers) for role in "qv"]
+
+
+@pytest.mark.parametrize(
+    ("method", "placement", "roles"),
+    [
+        ("lora", "all", {*WIDTHS, "dense"}),
+        ("lora", "attention", {"q", "k", "v", "o"}),
+        ("bitfit", "mlp", {"up", "down"}),
+        ("ia3", "attention+down", {"q", "k", "v", "o", "down"}),
+        ("ln_tuning", "all", {"norm"}),
+    ],
+)
+def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str]) -> None:
+    policy = Policy(method=method, placement=placement, learning_rate=1e-3)
+    assert {site.role for site in select_sites(policy, context(), METHODS[method])} == roles
+
+
+@pytest.mark.parametrize(
+    ("budget", "shares"),
+    [
+        (RANK_ONE, {"all linear maps": 1.0}),
+        (RANK_ONE - 1, {"all linear maps of the last layers": 0.75, "q and v of the last layers": 1.0}),
+        (160, {"all linear maps of the last layers": 0.25, "q and v of the last layers": 1.0}),
+        (159, {"q and v of the last layers": 1.0}),
+        (127, {"q and v of the last layers": 0.75}),
+        (32, {"q and v of the last layers": 0.25}),
+        (31, {"what fits": 1.0}),
+    ],
+)
+def test_baselines_narrow_as_the_budget_does(budget: int, shares: dict[str, float]) -> None:
+    baselines = baseline_policies(context(budget), learning_rate=1e-3)
+    assert {name.removeprefix("LoRA on "): policy.layer_share for name, policy in baselines.items()} == shares
+    for name, policy in baselines.items():
+        assert policy.placement == ("q+v" if "q and v" in name else "all")
+        n_sites = len(select_sites(policy, context(budget), METHODS["lora"])) if budget >= 32 else 1
+        assert len(plan_of(policy, context(budget)).adapters) == n_sites
+
+
+def test_a_fused_projection_stands_for_q_and_v() -> None:
+    fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
+    scores = {site.name: 1.0 for site in fused}
+    allocation = AllocationContext(sites=fused, scores=scores, methods=METHODS, max_params=70)
+    baselines = baseline_policies(allocation, learning_rate=1e-3)
+    assert {policy.placement for policy in baselines.values()} == {"all", "qkv"}
+
+
+def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
+    assert cheapest(DEFAULT, context()) == {
+        **{"lora": 16, "ia3": 8, "bitfit": 8, "ln_tuning": 16},
+        "lora+ia3+norms": 16 + 8 + 16,
+    }
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept"),
+    [(16, {"lora", "ia3", "bitfit", "ln_tuning"}), (15, {"ia3", "bitfit"}), (7, set())],
+)
+def test_methods_that_do_not_fit_the_budget_are_dropped(budget: int, kept: set[str]) -> None:
+    assert set(feasible(DEFAULT, context(budget)).arms) == kept
+
+
+def test_a_mix_is_dropped_where_one_part_of_it_fits_no_site() -> None:
+    assert "lora+ia3+norms" in feasible(DEFAULT, context(40)).arms
+    allocation = replace(context(40), sites=tuple(site for site in sites() if site.kind != "norm"))
+    assert list(feasible(DEFAULT, allocation).mixes) == []
+
+
+def test_methods_without_a_site_are_dropped() -> None:
+    space = Space(about="norms", methods={"ln_tuning": MethodSpace(), "lora": MethodSpace()})
+    allocation = replace(context(), sites=tuple(site for site in sites() if site.kind != "norm"))
+    assert list(feasible(space, allocation).methods) == ["lora"]
