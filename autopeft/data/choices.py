@@ -134,14 +134,10 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
     """
     for question in questions:
         if None in question.row.inputs or not question.choices:
-            raise DataError(
-                f"The question or a choice is missing in {question.where}; complete or drop the row."
-            )
+            raise DataError(f"The question or a choice is missing in {question.where}; complete or drop it.")
     counts = {len(question.choices) for question in questions}
     if len(counts) != 1:
-        raise DataError(
-            f"The rows have from {min(counts)} to {max(counts)} choices; give all rows the same number."
-        )
+        raise DataError(f"The rows have {min(counts)} to {max(counts)} choices; give all the same number.")
     n_choices = counts.pop()
     if n_choices < 2:
         raise DataError("Each row has one choice; at least 2 are needed.")

@@ -75,11 +75,8 @@ def is_numeric(cells: Sequence[str | None]) -> bool:
 def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, Any]]:
     """Each row as strings, with the cell of its time; a missing cell is None.
 
-    Args:
-        part: train, confirm or test; the last two may lack the label.
-        table: A table that a source gave.
-        columns: The columns to read.
-        kind: The target's kind. A cell may hold a list of labels if it is None or `classes`.
+    Confirm and test may lack the label. A cell may hold a list of labels if the target's `kind` is None or
+    `classes`.
 
     Raises:
         DataError: A column is missing, or holds lists where one value is needed.
@@ -103,11 +100,7 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 
 
 def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:
-    """The cells of a column; None for each row where a table lacks a column that is not needed.
-
-    Raises:
-        DataError: The table lacks a column that is needed.
-    """
+    """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
     if name in table.column_names:
         cells: Sequence[Any] = table[name]
         return cells
@@ -169,7 +162,7 @@ def as_string(cell: Any, column: str) -> str | None:
 
 
 def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> list[Row]:
-    """The rows of train by ascending time if there is a time column; all others in their own order.
+    """The rows of train by ascending time if there is a time column; all others in the order of the table.
 
     Raises:
         DataError: A time is missing or cannot be read.

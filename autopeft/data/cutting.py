@@ -24,9 +24,8 @@ _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
 def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     """Keep each input in its most precious part only, and once in train; returns how many rows were removed.
 
-    The parts are changed. Where inputs may repeat (a prompt with several answers), train keeps rows whose
-    labels differ. A continuous text keeps all rows, since it may repeat itself. The user's own test and
-    confirm may repeat an example within themselves.
+    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ. A
+    continuous text keeps all rows. The user's test and confirm may repeat an example within themselves.
     """
     if uncut.target.kind == "stream":
         return 0
@@ -73,13 +72,7 @@ class Cutter:
     seed: int
 
     def cut(self, rows: list[Row], n_out: int, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
-        """The rows that stay and those that are cut out, in the order of `rows`.
-
-        Args:
-            rows: The rows of train.
-            n_out: How many to cut out; whole groups may give fewer or more.
-            name: Of the cut, for messages and the note.
-            notes: Gets a note on the size and kind of the cut.
+        """The rows that stay and those that are cut out, about `n_out`, in the order of `rows`.
 
         Raises:
             DataError: No group can be cut out, or a label would be missing among the rows that stay.
@@ -207,9 +200,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:
-            notes.append(
-                f"Kept the last {max_examples} of {len(train)} train rows, by max_examples {max_examples}."
-            )
+            notes.append(f"Kept the last {max_examples} of {len(train)} train rows, as max_examples says.")
             train = train[-max_examples:]
         else:
             surplus = f"surplus to max_examples {max_examples}"

@@ -124,9 +124,7 @@ def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
 def _table_of(folder: Path) -> Any:
     files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise DataError(
-            f"The folder {folder} holds no image in a folder of its class ({', '.join(SUFFIXES)})."
-        )
+        raise DataError(f"{folder} holds no image in a folder of its class ({', '.join(SUFFIXES)}).")
     labels = [file.relative_to(folder).parts[0] for file in files]
     return datasets.Dataset.from_dict({_FILE: [str(file.resolve()) for file in files], _LABEL: labels})
 

@@ -136,13 +136,7 @@ def with_labels(
 ) -> list[Entry]:
     """The rows that have a label; empty where confirm or test have no labels.
 
-    Args:
-        part: train, confirm or test.
-        rows: Tuples that start with a `Row`.
-        column: The label column.
-        known: The labels of train.
-        kind: The target's kind.
-        notes: Gets a note on each drop.
+    Each of `rows` starts with a `Row`; `known` are the labels of train, `kind` is the target's.
 
     Raises:
         DataError: No row of train has a label.
@@ -193,9 +187,7 @@ def _classes(parts: Parts, kind: str, column: str, *, declared: Sequence[str], n
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
-        raise DataError(
-            f"Label column {column} has only {list(names)} in train; at least 2 labels are needed."
-        )
+        raise DataError(f"Label column {column} has only {list(names)} in train; at least 2 are needed.")
     for part, rows in parts.items():
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
             raise DataError(f"The {part} part has label {unknown[0]!r}, which train lacks; drop or add it.")

@@ -15,16 +15,10 @@ from autopeft.errors import DataError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
-# Usual column names, the most telling first: prompt and completion.
+# Usual column names, the most telling first: a prompt and its completion.
 PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("question", "answer"),
-    ("source", "target"),
-    ("input", "output"),
-    ("document", "summary"),
+    "prompt+completion prompt+response instruction+output instruction+response question+answer source+target"
+    " input+output document+summary"
 )
 CHAT_NAMES = "messages conversation conversations chat"
 TEXT_NAMES = "text content document body story article"
@@ -93,7 +87,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
     by_lower = {name.lower(): name for name in names}
-    pairs = [(by_lower.get(p), by_lower.get(c)) for p, c in PAIRS]
+    pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
@@ -138,9 +132,7 @@ def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | Non
     messages = [_message(turn) for turn in turns]
     faulty = next((m for m in messages if not (m["role"] and isinstance(m["content"], str))), None)
     if faulty is not None:
-        raise DataError(
-            f"Row {index + 1} of {part} holds {str(faulty)[:60]}; a message has role and content."
-        )
+        raise DataError(f"Row {index + 1} of {part} holds {str(faulty)[:60]}; it needs role and content.")
     last = messages[-1]
     if last["role"] != "assistant" or len(messages) < 2:
         raise DataError(

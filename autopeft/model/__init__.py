@@ -18,7 +18,7 @@ from autopeft.model.attaching import (
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
-from autopeft.model.in_memory import from_memory, name_of, note_flags, require_plain, restoring, source_of
+from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load
 from autopeft.model.locating import DEMO_NAME, commit_of, resolve
@@ -57,11 +57,11 @@ __all__ = [
     "load",
     "load_skeleton",
     "load_weights",
+    "loaded_from",
     "map_shape",
     "merge",
     "modules_kept_whole",
     "n_virtual_tokens",
-    "name_of",
     "note_flags",
     "plain_weight",
     "put_on",
@@ -71,6 +71,5 @@ __all__ = [
     "restoring",
     "save_weights",
     "set_initial_directions",
-    "source_of",
     "unquantised_modules",
 ]

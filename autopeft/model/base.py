@@ -72,7 +72,7 @@ class BaseModel:
 
     @property
     def n_bits(self) -> int:
-        """4 or 8 if bitsandbytes quantised any map to that many bits, else 0."""
+        """4 or 8 if bitsandbytes quantised any linear map to that many bits, else 0."""
         return max(map(n_bits, self.module.modules()))
 
     @property
@@ -123,12 +123,7 @@ class BaseModel:
         """
         snapshot = Snapshot(self.module)
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
-                self._initialise_head(model)
-            self._check(model, plan)
-            yield model
+            yield self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
         finally:
             snapshot.restore()
 
@@ -156,16 +151,24 @@ class BaseModel:
         """
         snapshot = Snapshot(self.module)
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
-            self._check(model, plan)
+            model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=False)
             if weights is not None:
                 require_weights(model, weights)
                 load_weights(model, attached_names(model), weights)
         except BaseException:
             snapshot.restore()
             raise
+        return model
+
+    def _attach(
+        self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
+    ) -> PeftModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
+            if draws_head:
+                self._initialise_head(model)
+        self._check(model, plan)
         return model
 
     def scale_output_to(self, *, mean: float, std: float) -> None:

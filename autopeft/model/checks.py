@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ from autopeft.model.base import BaseModel
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sites import TASK_MODELS
 
+log = logging.getLogger(__name__)
 
-def require_words(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer without words or padding.
 
-    Where the tokenizer's files are missing, transformers makes one to which every word is unknown.
+def usable_tokenizer(tokenizer: Any, name: str) -> Any:
+    """The tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
+
+    Raises:
+        ModelError: It can pad with no token, or knows no words: transformers makes such a tokenizer where
+            the tokenizer's files are missing.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
@@ -27,6 +33,11 @@ def require_words(tokenizer: Any, name: str) -> None:
             f"The tokenizer of {name} has neither a padding nor an end-of-text token; "
             "name one as pad_token in its tokenizer_config.json."
         )
+    if tokenizer.pad_token_id is None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token
+        log.info("%s has no padding token; its end-of-text token pads.", name)
+    return tokenizer
 
 
 def require_causal(module: Any, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -15,10 +14,9 @@ from torch import nn
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import require_causal, require_sites, require_words
+from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.shapes import n_bits
-from autopeft.records import IN_MEMORY
 
 _CAUSAL, _IMAGES = "AutoModelForCausalLM", "AutoModelForImageClassification"
 _CHOICE = "AutoModelForMultipleChoice"  # its heads have 1 output, however many choices there are
@@ -43,13 +41,16 @@ def from_memory(
         SiteError: The model has no linear map or norm to adapt.
     """
     require_plain(module)
-    name = name_of(module)
+    name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
-    padding_tokenizer = _with_padding(tokenizer, name, reads_images=auto_class == _IMAGES)
-    pad_token_id = getattr(padding_tokenizer, "pad_token_id", None)
-    if pad_token_id is not None:
-        cast(Any, module).config.pad_token_id = pad_token_id
-    base = BaseModel(module, padding_tokenizer, name=name, untrained=frozenset())
+    reads_images = auto_class == _IMAGES
+    if tokenizer is None:
+        kind = "image processor" if reads_images else "tokenizer"
+        raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
+    if not reads_images:
+        tokenizer = usable_tokenizer(tokenizer, name)
+        cast(Any, module).config.pad_token_id = tokenizer.pad_token_id
+    base = BaseModel(module, tokenizer, name=name, untrained=frozenset())
     if auto_class == _CAUSAL:
         require_causal(module, name)
     require_sites(base)
@@ -90,14 +91,9 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
     return restore
 
 
-def name_of(module: nn.Module) -> str:
-    """Where a module was loaded from, else the name of its class."""
-    return str(getattr(getattr(module, "config", None), "_name_or_path", "") or type(module).__name__)
-
-
-def source_of(module: nn.Module) -> str:
-    """Where a module was loaded from, else the word for a model in memory."""
-    return str(getattr(getattr(module, "config", None), "_name_or_path", "") or IN_MEMORY)
+def loaded_from(module: nn.Module) -> str:
+    """The hub id or path that a module was loaded from; blank if it was not loaded."""
+    return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
 def require_plain(module: nn.Module) -> None:
@@ -149,19 +145,3 @@ def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]
             ", ".join(model_labels),
             ", ".join(label_names),
         )
-
-
-def _with_padding(tokenizer: Any, name: str, *, reads_images: bool) -> Any:
-    """The tokenizer if it has a padding token, else a copy with one."""
-    if tokenizer is None:
-        kind = "image processor" if reads_images else "tokenizer"
-        raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
-    if reads_images:
-        return tokenizer
-    require_words(tokenizer, name)
-    if tokenizer.pad_token_id is not None:
-        return tokenizer
-    padding_tokenizer = copy.deepcopy(tokenizer)
-    padding_tokenizer.pad_token = padding_tokenizer.eos_token
-    log.info("%s has no padding token; its end-of-text token pads.", name)
-    return padding_tokenizer

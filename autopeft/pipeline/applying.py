@@ -55,7 +55,8 @@ def apply(
         # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
         whole = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
-        base = BaseModel(module, None, name=model.name_of(module), untrained=untrained)
+        name = model.loaded_from(module) or type(module).__name__
+        base = BaseModel(module, None, name=name, untrained=untrained)
         check_plan(chosen, base, methods)
         configs = compile_plan(chosen, methods).configs
         attached = base.attach_for_good(

@@ -182,7 +182,9 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
     return Setting(
         base_model=prepared.base.name,
         base_model_source=(
-            model.source_of(prepared.base.module) if named.id == IN_MEMORY else model.resolve(named)[0]
+            (model.loaded_from(prepared.base.module) or IN_MEMORY)
+            if named.id == IN_MEMORY
+            else model.resolve(named)[0]
         ),
         model_type=prepared.base.model_type,
         data=loaded.name,

@@ -53,7 +53,7 @@ def test_choices_may_stand_in_columns_or_in_a_record(tmp_path):
     [
         ({"answer": "maybe"}, "The label 'maybe' of row 61 of train names none of its 3 choices"),
         ({"answer": 3}, "The label '3' of row 61 of train names none"),
-        ({"choices": ["yes", "no"]}, "The rows have from 2 to 3 choices; give all rows the same number"),
+        ({"choices": ["yes", "no"]}, "The rows have 2 to 3 choices; give all the same number"),
         ({"question": " "}, "The question or a choice is missing in row 61 of train; complete"),
         ({"choices": ["yes", None, "so"]}, "The question or a choice is missing in row 61 of train"),
         ({"answer": 1}, "The label '1' of row 61 of train names none of its 3 choices, read as letters"),
