@@ -9,8 +9,9 @@ from pathlib import Path
 
 import peft
 import torch
-from peft import PeftType
+from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from autopeft.adapters.reading import ConfigFile
 from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names
@@ -20,40 +21,49 @@ from autopeft.model import BaseModel
 
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
-
+# What `peft` and torch raise of a config that does not fit.
 _PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error)
 
 
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
-    """A base model without weights with the configs on it.
+    """A base model without weights with configs on it, in the order in which they are attached.
 
     Args:
-        files: The configs, in the order in which they are attached.
+        files: The configs; left as they are.
         base: A skeleton; changed in place.
-        path: Where the configs were read, for the message.
+        path: Where the configs were read, for messages.
 
     Raises:
         SiteError: Sites that the model lacks, two adapters at one site, a rank above a map's size, or
             what `peft` says of a config that it cannot attach.
     """
-    modules = [name for name, _ in base.module.named_modules() if name]
-    sites = [site.name for site in base.sites if site.kind != "model"]
     for file in files:
-        require_match(file, modules, sites, where=f"{path} and {base.name}")
-    with in_a_sentence(path, base.name):
-        attached = attach_without_weights(base.module, [file.config for file in files])
-    refuse_overlap(attached, path=path)
+        require_match(file, base, path=path)
+    attached = attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
     _refuse_ranks(attached, path=path)
+    return attached
+
+
+def attach_one_each(
+    module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
+) -> Attached:
+    """The same for configs alone, whose names and ranks are not looked at: one adapter at each site."""
+    with in_a_sentence(path, base_name):
+        attached = attach_without_weights(module, configs)
+    for name, layer in attached.layers():
+        below = layer.base_layer
+        held = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
+        if len(held) > 1:
+            raise SiteError(
+                f"{path} puts {' and '.join(sorted(held))} on the site {name!r}; "
+                "one site takes one method: narrow the target_modules of one of them."
+            )
     return attached
 
 
 @contextlib.contextmanager
 def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
-    """Turn what `peft` says of a config that does not fit into one sentence.
-
-    Raises:
-        SiteError: With peft's own reason.
-    """
+    """Turn what `peft` says of a config that does not fit into a SiteError of one sentence."""
     try:
         yield
     except _PEFT_ERRORS as error:
@@ -65,41 +75,23 @@ def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
         ) from error
 
 
-def refuse_overlap(attached: Attached, *, path: Path) -> None:
-    """Refuse two adapters at one site.
-
-    Raises:
-        SiteError: The message names the first such site.
-    """
-    for name, layer in attached.layers():
-        below = layer.base_layer
-        held = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
-        if len(held) > 1:
-            raise SiteError(
-                f"{path} puts {' and '.join(sorted(held))} on the site {name!r}; "
-                "one site takes one method: narrow the target_modules of one of them."
-            )
-
-
-def refuse_weights(
-    attached: Attached, weights: Mapping[str, Mapping[str, torch.Tensor]], *, path: Path
-) -> None:
+def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tensor]], *, path: Path) -> None:
     """Refuse tensors of LoRA that are not those of its config: others, too few, or of another shape.
 
     Args:
         attached: The configs on a skeleton.
-        weights: The tensors of each adapter by its name. Those of other types than LoRA, which `peft` saves
+        weights: The tensors of each config, or nothing. Those of other types than LoRA, which `peft` saves
             in more than one way, are left to what reads them.
         path: Where the weights were read, for the message.
 
     Raises:
         SpecError: With the first tensor that is odd.
     """
-    for name, (holder, config) in attached.configs().items():
-        if config.peft_type != PeftType.LORA or name not in weights:
+    for (name, (holder, config)), tensors in zip(attached.configs().items(), weights, strict=False):
+        if config.peft_type != PeftType.LORA:
             continue
         state = peft.get_peft_model_state_dict(holder, adapter_name=name, save_embedding_layers=False)
-        expected, seen = _lora_shapes(state), _lora_shapes(weights[name])
+        expected, seen = _lora_shapes(state), _lora_shapes(tensors)
         for key in sorted(expected.keys() | seen.keys()):
             if expected.get(key) != seen.get(key):
                 raise SpecError(

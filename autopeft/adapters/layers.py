@@ -14,8 +14,7 @@ from peft import PeftConfig
 from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
-from autopeft.adapters.fitting import in_a_sentence, refuse_overlap
-from autopeft.adapters.skeleton import attach_without_weights
+from autopeft.adapters.fitting import attach_one_each
 from autopeft.model import BaseModel, conv1d_to_linear
 
 
@@ -73,9 +72,8 @@ def attached_layers(
         config.task_type = None
         if hasattr(config, "modules_to_save"):
             config.modules_to_save = None
-    with in_a_sentence(path, base.name):
-        attached = attach_without_weights(module.requires_grad_(False).eval(), copies)
-    refuse_overlap(attached, path=path)
+    module.requires_grad_(False).eval()
+    attached = attach_one_each(module, copies, base_name=base.name, path=path)
     layers = {}
     for name, layer in attached.layers():
         is_parameter = isinstance(layer, ParamWrapper)

@@ -108,7 +108,7 @@ class _Meaning:
 
 
 def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -> _Meaning:
-    require_match(file, _modules(base), [s.name for s in base.sites], where=f"{path} and {base.name}")
+    require_match(file, base, path=path)
     config: Any = file.config
     try:
         choices = method.read_choices(config)
@@ -175,7 +175,8 @@ def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[s
     if file.config.target_modules == "all-linear":  # of which peft itself leaves the last map out
         inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
     notes = [f"{', '.join(inside)} lies in the task head, which every plan trains whole."] if inside else []
-    lost = unmatched(file, targeted, modules=_modules(base))
+    modules = [name for name, _ in base.module.named_modules() if name]
+    lost = unmatched(file, targeted, modules=modules)
     return notes + [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names
 
 
@@ -191,7 +192,3 @@ def _require_same(meaning: _Meaning, base: BaseModel, *, path: Path) -> None:
                 f"{path} means {describe_layer(layer)} at {name}, a plan {repeated}; it cannot be measured "
                 "as it is."
             )
-
-
-def _modules(base: BaseModel) -> list[str]:
-    return [name for name, _ in base.module.named_modules() if name]

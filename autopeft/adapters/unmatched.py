@@ -5,26 +5,27 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SiteError
+from autopeft.model import BaseModel
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
 _MAX_CHARACTERS = 80  # of a pattern that names every site one by one; chosen by hand
 _HEADS = ("classifier", "score")  # peft writes both into every config of a classifier
 
 
-def require_match(file: ConfigFile, modules: Sequence[str], sites: Sequence[str], *, where: str) -> None:
-    """Refuse a config whose targets are no modules of the model at all.
+def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
+    """Refuse a config whose targets are no modules of the base model at all.
 
     Args:
         file: The config.
-        modules: Every module of the model.
-        sites: Those of them that can take adapters.
-        where: Which config and which model, for the message.
+        base: Without adapters.
+        path: Where the config was read, for the message.
 
     Raises:
         SiteError: With the nearest names there are.
@@ -35,13 +36,13 @@ def require_match(file: ConfigFile, modules: Sequence[str], sites: Sequence[str]
     if not entries or any(entry in _ALL for entry in entries) or file.content.get("target_parameters"):
         return
     matches = _matches_pattern if is_regex else _matches_ending
-    if any(matches(entry, name) for entry in entries for name in modules):
+    if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
         return
-    known = list(dict.fromkeys(map(_last, sites)))
+    known = list(dict.fromkeys(_last(site.name) for site in base.sites if site.kind != "model"))
     hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
     raise SiteError(
-        f"{where} do not fit: it adapts {_short(', '.join(entries))}, which the model lacks{hint}; "
-        "use the base model that it was made for."
+        f"{path} and {base.name} do not fit: it adapts {_short(', '.join(entries))}, which the model lacks"
+        f"{hint}; use the base model that it was made for."
     )
 
 

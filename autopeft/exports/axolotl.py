@@ -54,7 +54,6 @@ class Axolotl:
 
     name: str = "axolotl"
     summary: str = "YAML for axolotl: LoRA with ranks per module, whole alphas"
-    needs_weights: bool = False
     needs_base: str = "none"
     bounds: tuple[str, ...] = ()
 

@@ -43,7 +43,6 @@ class ConvertedLora:
 
     name: str = "converted-lora"
     summary: str = "any change of linear maps as the nearest LoRA (SVD), its error told; --rank or --energy"
-    needs_weights: bool = True
     needs_base: str = "weights"
     bounds: tuple[str, ...] = ("rank", "energy")
 

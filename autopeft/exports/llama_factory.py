@@ -52,7 +52,6 @@ class LlamaFactory:
 
     name: str = "llama-factory"
     summary: str = "YAML for LLaMA-Factory: LoRA of one rank and one whole alpha"
-    needs_weights: bool = False
     needs_base: str = "shapes"
     bounds: tuple[str, ...] = ()
 

@@ -18,7 +18,6 @@ class Merged:
 
     name: str = "merged"
     summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
-    needs_weights: bool = True
     needs_base: str = "weights"
     bounds: tuple[str, ...] = ()
 

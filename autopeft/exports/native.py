@@ -15,7 +15,6 @@ class Native:
 
     name: str = "native"
     summary: str = "adapter_config.json for peft; one folder per config where a plan mixes methods"
-    needs_weights: bool = False
     needs_base: str = "none"
     bounds: tuple[str, ...] = ()
 

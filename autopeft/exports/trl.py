@@ -53,7 +53,6 @@ class Trl:
 
     name: str = "trl"
     summary: str = "Python for TRL's SFTTrainer: any one peft config of a language model"
-    needs_weights: bool = False
     needs_base: str = "none"
     bounds: tuple[str, ...] = ()
 

@@ -34,7 +34,6 @@ class UniformLora:
 
     name: str = "uniform-lora"
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
-    needs_weights: bool = True
     needs_base: str = "shapes"
     bounds: tuple[str, ...] = ()
 

@@ -50,14 +50,12 @@ class Exporter(Protocol):
     Attributes:
         name: What the command line calls it, such as `native`.
         summary: What is written and who reads it, in one phrase.
-        needs_weights: Whether it exports trained plans alone.
         needs_base: What it needs of the base model: `none`, `shapes` (meta tensors suffice) or `weights`.
         bounds: Which of the source's `rank` and `energy` it obeys.
     """
 
     name: str
     summary: str
-    needs_weights: bool
     needs_base: str
     bounds: tuple[str, ...]
 

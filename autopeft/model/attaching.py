@@ -55,8 +55,8 @@ def put_on(
     """A model with configs on it: the first by `get_peft_model`, others injected, a prompt around all.
 
     Args:
-        module: The base model; changed in place.
-        configs: At least one, in the order in which they are attached, a prompt last.
+        module: As for `attach`.
+        configs: As for `attach`, but at least one; task and head are those that they name.
         names: What to call each config's adapter inside the model.
         making: Gives the context in which a config's tensors are made.
 
@@ -89,15 +89,10 @@ def for_task(
     task_type: str | None,
     head_names: Sequence[str],
 ) -> list[PeftConfig]:
-    """Copies of configs with the task and its head in the one that does the forward.
+    """Copies of configs, as `attach` takes them, with the task and its head in the one that does the forward.
 
-    No configs become one that adapts no module, for the head alone.
-
-    Args:
-        configs: In the order in which they are attached.
-        module: The base model, on which patterns are spelled out; None leaves them.
-        task_type: As for `attach`.
-        head_names: As for `attach`.
+    No configs become one that adapts no module, for the head alone. Patterns that `peft` would widen are
+    spelled out on the base model, where it is known.
     """
     copies = [copy.deepcopy(config) for config in configs] or [head_only_config()]
     if module is not None:
@@ -116,8 +111,8 @@ def forward_config(configs: Sequence[PeftConfig]) -> PeftConfig:
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """What a plan's configs are called inside the model: `default` alone, else `ia3_0`, `lora_1` and so on.
 
-    `peft` saves `default` in the folder itself and any other name in a folder of that name.
-    It warns of a name that is contained in a tuner's prefix, hence the number.
+    `peft` saves `default` in the folder itself and any other name in a folder of that name. The number is
+    there as `peft` warns of a name that is contained in a tuner's prefix.
     """
     if len(configs) <= 1:
         return ("default",)

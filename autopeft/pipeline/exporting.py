@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -79,15 +79,13 @@ def export(request: ExportRequest) -> Export:
 
 def _check(request: ExportRequest, exporter: Exporter) -> None:
     if (request.run is None) == (request.adapter is None):
-        given = "neither" if request.run is None else "both"
-        raise SpecError(f"{given} of --run and --adapter is given; pass one of them.")
+        number = "neither" if request.run is None else "both"
+        raise SpecError(f"{number} of --run and --adapter is given; pass one of them.")
     used = [name for name in ("rank", "energy") if getattr(request, name) is not None]
-    for bound in used:
-        if bound not in exporter.bounds:
-            obeying = [part.name for part in discover("autopeft.exports").values() if bound in part.bounds]
-            raise SpecError(
-                f"--{bound} is for --to {' or '.join(obeying)}, not for {request.to}; leave it out."
-            )
+    odd = [name for name in used if name not in exporter.bounds]
+    if odd:
+        obeying = [part.name for part in discover("autopeft.exports").values() if odd[0] in part.bounds]
+        raise SpecError(f"--{odd[0]} is for --to {' or '.join(obeying)}, not for {request.to}; leave it out.")
     if len(used) == 2:
         raise SpecError("Both --rank and --energy are given; each of them decides the rank, pass one.")
     if request.rank is not None and request.rank < 1:
@@ -98,23 +96,20 @@ def _check(request: ExportRequest, exporter: Exporter) -> None:
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
     """The folder of the adapter, of trained weights where there are some, and the plan beside it."""
-    if request.run is not None:
-        run = RunDir.open(request.run)
-        best = run.best
-        if not (best / "plan.yaml").is_file():
-            raise RunDirError(
-                f"{request.run} has no best plan yet; go on with: {resume_words(run.read_spec(), run.path)}"
+    if request.adapter is not None:
+        known = ("adapter_config.json", "order.json")
+        if not any((request.adapter / name).is_file() for name in known):
+            raise SpecError(
+                f"{request.adapter} holds neither {' nor '.join(known)}; pass a folder that peft wrote."
             )
-        folder = best / "weights" if (best / "weights").is_dir() else best / "adapters"
-        return folder, read_plan(best)
-    assert request.adapter is not None
-    known = ("adapter_config.json", "order.json")
-    if not any((request.adapter / name).is_file() for name in known):
-        raise SpecError(
-            f"{request.adapter} holds neither {' nor '.join(known)}; pass a folder that peft wrote."
-        )
-    plan = request.adapter / "plan.yaml"
-    return request.adapter, read_plan(plan) if plan.is_file() else None
+        plan = request.adapter / "plan.yaml"
+        return request.adapter, read_plan(plan) if plan.is_file() else None
+    run = RunDir.open(cast(Path, request.run))
+    if not (run.best / "plan.yaml").is_file():
+        words = resume_words(run.read_spec(), run.path)
+        raise RunDirError(f"{request.run} has no best plan yet; go on with: {words}")
+    weights = run.best / "weights"
+    return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)
 
 
 def _read(
@@ -148,13 +143,9 @@ def _read(
 def _check_fit(
     files: Sequence[ConfigFile], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
 ) -> list[str]:
-    """Refuse configs that do not fit their base model; a note where its config is not at hand.
+    """Refuse configs and weights that do not fit their base model; a note where its config is not at hand.
 
     A format that needs nothing of the base model is no reason to ask the network.
-
-    Raises:
-        SiteError: See `attach_fitting`.
-        SpecError: The weights are not those of the configs.
     """
     here_only = needs_base == "none"
     try:
@@ -167,8 +158,7 @@ def _check_fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how it is attached
         attached = adapters.attach_fitting(files, base, path=folder)
-        names = model.adapter_names(source.configs)
-        adapters.refuse_weights(attached, dict(zip(names, source.weights, strict=False)), path=folder)
+        adapters.refuse_weights(attached, source.weights, path=folder)
     return []
 
 
@@ -178,19 +168,12 @@ def _with_base(
     """The source with as much of its base model as the exporter needs.
 
     A plan that was trained on a quantised model gets the weights that its bits stand for.
-
-    Raises:
-        SpecError: Neither the base model nor the adapter has weights for some module.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
-    base = model.load(
-        spec,
-        auto_class=type(skeleton).__name__,
-        label_names=_label_names(skeleton, source, run),
-        needs_tokenizer=False,
-    )
+    names, auto_class = _label_names(skeleton, source, run), type(skeleton).__name__
+    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False)
     lacking = exports.lacking_weights(base.untrained, source)
     if lacking:
         raise SpecError(
@@ -211,5 +194,4 @@ def _label_names(skeleton: nn.Module, source: ExportSource, run: Path | None) ->
     n_labels = exports.n_trained_labels(source, skeleton)
     if n_labels is not None:
         return tuple(f"LABEL_{index}" for index in range(n_labels))
-    named: Mapping[int, str] = cast(Any, skeleton).config.id2label
-    return tuple(named.values())
+    return tuple(cast(Any, skeleton).config.id2label.values())

@@ -16,7 +16,6 @@ class Table:
 
     name: str = "table"
     summary: str = "a text table of the configs"
-    needs_weights: bool = False
     needs_base: str = "none"
     bounds: tuple[str, ...] = ()
 
