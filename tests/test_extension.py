@@ -1,19 +1,26 @@
-"""Parts are found by their file alone or by an entry point; unknown names are answered with the known."""
+"""Parts are found by file or by entry point; an unknown name is answered with the known ones."""
 
 from __future__ import annotations
 
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Catalogue, Executor, Exporter, Method, Score, Task, discover
+from autopeft.extension import Catalogue, Executor, Exporter, Method, Metric, Score, Task, discover
 
 PART = "from types import SimpleNamespace\nPART = SimpleNamespace(name={name!r})\n"
-FOLDERS = {"methods": Method, "tasks": Task, "sensitivity": Score, "executors": Executor, "exports": Exporter}
+FOLDERS = {
+    "methods": Method,
+    "metrics": Metric,
+    "tasks": Task,
+    "sensitivity": Score,
+    "executors": Executor,
+    "exports": Exporter,
+}
 
 
 @pytest.fixture
 def make_folder(tmp_path, monkeypatch):
-    """A function: package name and its files -> an importable package, its own for every test."""
+    """A function: package name and its files -> an importable package; each test has its own folder."""
 
     def make(package, files):
         folder = tmp_path / package
@@ -27,13 +34,13 @@ def make_folder(tmp_path, monkeypatch):
 
 
 def publish(folder, group, module):
-    """What an installer leaves of a package that offers one part in a group."""
-    info = folder / "other_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
+    """Write the files that an installer leaves of a package with one part in a group."""
+    metadata = folder / "other_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n", encoding="utf-8"
     )
-    (info / "entry_points.txt").write_text(f"[{group}]\nany = {module}:PART\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\nany = {module}:PART\n", encoding="utf-8")
 
 
 def test_part_is_found_by_its_file_alone(make_folder):
@@ -118,5 +125,5 @@ def test_every_part_meets_its_protocol_and_is_known_by_its_name(folder):
         assert part.name == name
 
 
-def test_what_lacks_a_member_does_not_meet_a_protocol():
+def test_object_that_lacks_a_member_does_not_meet_a_protocol():
     assert not isinstance(Catalogue("toy", {}), Method)

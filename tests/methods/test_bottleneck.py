@@ -71,8 +71,8 @@ def test_peft_counts_the_same():
     model = build("bert")
     sites = adapted_sites(model, mode="serial")
     (config,) = PART.configs(adapters_at(sites, ranks=(5,)))
-    told, _ = get_peft_model(model, config).get_nb_trainable_parameters()
-    assert told == len(sites) * (2 * WIDTH * 5 + 5 + WIDTH)
+    n_trainable, _ = get_peft_model(model, config).get_nb_trainable_parameters()
+    assert n_trainable == len(sites) * (2 * WIDTH * 5 + 5 + WIDTH)
 
 
 @every_toy
@@ -86,7 +86,7 @@ def test_adapters_start_as_the_identity_to_the_last_bit(toy):
 
 @pytest.mark.parametrize("toy", ["bert", "gpt2"])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swish"])
-def test_serial_adapter_gives_what_its_map_gives_and_an_mlp_of_it(toy, activation):
+def test_serial_adapter_adds_an_mlp_of_its_maps_output_to_that_output(toy, activation):
     model = build(toy)
     (config,) = PART.configs(adapters_at(adapted_sites(model, mode="serial"), activation=activation))
     stir(inject(model, config))
@@ -145,9 +145,10 @@ def test_another_adapter_may_wrap_the_first_map_too():
     model = build("bert")
     parallel = BottleneckConfig(mode="parallel", r=3, target_modules=r".*intermediate\.dense")
     lora = LoraConfig(r=2, target_modules=r".*intermediate\.dense", init_lora_weights=False)
-    one, other = (stir(inject(build("bert"), *order)) for order in ([parallel, lora], [lora, parallel]))
-    torch.testing.assert_close(output(one), output(other))
-    assert not torch.allclose(output(one), output(model), atol=0.1)
+    orders = ([parallel, lora], [lora, parallel])
+    first, second = (output(stir(inject(build("bert"), *order))) for order in orders)
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, output(model), atol=0.1)
 
 
 def test_two_adapters_of_one_site_are_both_used_where_both_are_active():
@@ -306,7 +307,7 @@ def test_unknown_activation_is_answered_with_the_known_ones():
     assert set(PART.choices["activation"]) <= set(ACTIVATIONS)
 
 
-def test_each_mode_and_activation_gets_a_config_of_its_own():
+def test_each_mode_and_activation_gets_its_own_config():
     sites = adapted_sites(build("bert"))
     adapters = adapters_at(sites[:3]) + adapters_at(sites[3:], activation="gelu")
     kinds = [(config.mode, config.activation) for config in PART.configs(adapters)]

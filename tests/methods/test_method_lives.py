@@ -34,8 +34,8 @@ def cases():
     for architecture in EVERY_ARCHITECTURE:
         for name, method in METHODS.items():
             if any(method.refusal(site) is None for site in sites_of(architecture)):
-                for into, found in zip((larger, smallest), variants(method), strict=True):
-                    for settings in found:
+                for into, settings_of_size in zip((larger, smallest), variants(method), strict=True):
+                    for settings in settings_of_size:
                         words = [architecture, name, *(f"{key}={value}" for key, value in settings.items())]
                         into.append(pytest.param((architecture, name, settings), id="-".join(words)))
     return larger, smallest

@@ -44,8 +44,7 @@ def test_learning_rates_are_an_ascending_range(name):
 @by_method
 def test_servers_are_known_and_those_of_lora_alone(name):
     method = METHODS[name]
-    told = method.servers({})
-    assert set(told) == ({"vllm", "tgi", "llama.cpp"} if name == "lora" else set())
+    assert set(method.servers({})) == ({"vllm", "tgi", "llama.cpp"} if name == "lora" else set())
     if name == "lora":
         assert method.servers({"dora": True}) == ()
 
@@ -86,8 +85,8 @@ def test_method_leaves_alone_what_it_does_not_know(name):
 
 
 def test_bitfit_leaves_out_maps_without_a_bias_and_keys_whose_bias_softmax_ignores():
-    found = {site.role for site in toy_sites("bert") if METHODS["bitfit"].refusal(site) is None}
-    assert found == {"q", "v", "o", "up", "down", "dense", "norm"}
+    roles = {site.role for site in toy_sites("bert") if METHODS["bitfit"].refusal(site) is None}
+    assert roles == {"q", "v", "o", "up", "down", "dense", "norm"}
     assert not fits(METHODS["bitfit"], "llama")
 
 

@@ -131,8 +131,8 @@ def test_cost_is_what_peft_attaches_and_everything_trained_gets_a_gradient(archi
     before = logits(base.module, inputs)
     _, lent = lend(base, plan, task_type)
     with lent as model:
-        told, _ = model.get_nb_trainable_parameters()
-        assert told - base.head_params == n_trainable(model) - base.head_params == plan.trainable_params
+        by_peft, _ = model.get_nb_trainable_parameters()
+        assert by_peft - base.head_params == n_trainable(model) - base.head_params == plan.trainable_params
         assert not torch.allclose(logits(model, inputs), before, atol=1e-4)  # it reaches the model
         largest = train(model.eval(), inputs)
         assert {n: g for n, g in largest.items() if not g > 0} == {}
