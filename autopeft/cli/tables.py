@@ -14,7 +14,7 @@ from autopeft.report import did_it_help, forgetting_line
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
-    from autopeft.records import SearchResult
+    from autopeft.records import Confirmation, Plan, SearchResult
 
 
 def console() -> Console:
@@ -58,43 +58,53 @@ def print_result(result: SearchResult, path: Path) -> None:
 
 def _print_front(result: SearchResult, out: Console, path: Path) -> None:
     """Print the Pareto front of loss and parameters, as the search measured it."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for header in ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)"):
-        table.add_column(header, justify="right")
+    rows = []
     for measurement in result.front:
-        plan, metric = measurement.plan, measurement.metric
-        shown = "" if metric is None else f"{metric:.4f}"
-        row = (f"{plan.trainable_params:,}", f"{plan.learning_rate:.1e}", f"{measurement.loss:.4f}", shown)
-        table.add_row(*row)
+        metric = "" if measurement.metric is None else f"{measurement.metric:.4f}"
+        rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", metric))
     out.print(f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}")
-    out.print(table)
+    out.print(
+        _table(("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)"), rows)
+    )
 
 
 def _confirmed_table(result: SearchResult) -> Table:
     """One row per confirmed plan, with the test split where it was read."""
-    tested = {record.name: record for record in result.test}
+    test = {record.name: _mean_and_error(record) for record in result.test}
+    rows = [
+        (record.name, *_size_and_rate(record.plan), _mean_and_error(record), test.get(record.name, ""))
+        for record in result.confirmations
+    ]
+    return _table(("plan", "parameters", "learning rate", f"{result.setting.metric} (confirm)", "test"), rows)
+
+
+def _size_and_rate(plan: Plan) -> tuple[str, str]:
+    return f"{plan.trainable_params:,}", f"{plan.learning_rate:.1e}"
+
+
+def _mean_and_error(record: Confirmation) -> str:
+    return f"{record.metric_mean:.4f} ± {record.metric_std_error:.4f}"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table without lines: the names of plans to the left, numbers to the right."""
     table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("plan")
-    for header in ("parameters", "learning rate", f"{result.setting.metric} (confirm)", "test"):
-        table.add_column(header, justify="right")
-    for record in result.confirmations:
-        test = tested.get(record.name)
-        table.add_row(
-            record.name,
-            f"{record.plan.trainable_params:,}",
-            f"{record.plan.learning_rate:.1e}",
-            f"{record.metric_mean:.4f} ± {record.metric_std_error:.4f}",
-            "" if test is None else f"{test.metric_mean:.4f} ± {test.metric_std_error:.4f}",
-        )
+    for header in headers:
+        table.add_column(header, justify="left" if header == "plan" else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def print_preview(preview: Preview) -> None:
     """Print what a search would do."""
-    out = console()
     first, *others = map(str, preview.rung_steps)
     above = f", the best go on to {' and '.join(others)}" if others else ""
-    out.print(
+    text = preview.forgetting
+    general = (
+        f"forgetting    {text.n_blocks} blocks of {text.block_tokens} tokens of {text.name}\n" if text else ""
+    )
+    console().print(
         f"budget        {preview.max_trainable_params:,} of {preview.base_params:,} parameters, "
         f"head {preview.head_params:,} beside it\n"
         f"sites         {preview.n_sites}\n"
@@ -102,16 +112,9 @@ def print_preview(preview: Preview) -> None:
         f"search        {preview.trials} trials of {first} steps{above}; about {preview.search_cost:.1f} R\n"
         f"full run      {preview.full_run_steps} steps\n"
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
-        f"{_general_line(preview)}"
+        f"{general}"
         "Nothing was trained and nothing was written."
     )
-
-
-def _general_line(preview: Preview) -> str:
-    text = preview.forgetting
-    if text is None:
-        return ""
-    return f"forgetting    {text.n_blocks} blocks of {text.block_tokens} tokens of {text.name}\n"
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -123,7 +123,7 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
     """Measurements of a stopped run; a confirmation is used only where its weights still exist."""
     known = {}
-    for measurement in run.load_measurements().values():
+    for measurement in run.measurements.load():
         plan, fidelity = measurement.plan, measurement.fidelity
         needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
         if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
@@ -134,4 +134,4 @@ def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
 def record(run: RunDir, measurement: Measurement) -> None:
     """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
     if measurement.status is not Status.FAIL:
-        run.append_measurement(measurement)
+        run.measurements.append(measurement)

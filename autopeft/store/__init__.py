@@ -1,13 +1,14 @@
-"""The run directory and the files in it: strict YAML, atomic writes, lock, study, recovery.
+"""The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
-Inside the folder each file imports only from those before it: files → yaml → settings, plan → run_dir.
+Inside the folder each file imports only from those before it:
+files, yaml → settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
 
 from autopeft.store.files import sha256_of, write_text
 from autopeft.store.plan import read_plan, write_plan
-from autopeft.store.run_dir import RunDir, measurement_key
+from autopeft.store.run_dir import RunDir
 from autopeft.store.settings import by_dotted_name, parse_bytes, parse_duration, resolve_settings
 from autopeft.store.yaml import faults_of, load_value, parse_yaml, read_yaml, validate, write_yaml_text
 
@@ -16,7 +17,6 @@ __all__ = [
     "by_dotted_name",
     "faults_of",
     "load_value",
-    "measurement_key",
     "parse_bytes",
     "parse_duration",
     "parse_yaml",

@@ -11,11 +11,11 @@ from autopeft.errors import RunDirError
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replaces a file in one step: after a crash it holds the old text or the new, never half.
+    """Replace a file in one step: after a crash it holds the old text or the new, never half.
 
     Args:
-        path: File to write, in UTF-8; folders above it are made.
-        text: All that the file shall hold.
+        path: File to write, in UTF-8; missing folders are made.
+        text: The whole content of the file.
 
     Raises:
         RunDirError: The file cannot be written (no permission, disk full, a file where a folder should be).
@@ -55,7 +55,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder, and does not need to
+    if os.name != "posix":  # Windows cannot open a folder, and needs no sync of it
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""`plan.yaml`: a plan and what it takes to repeat it, for people to read and edit."""
+"""`plan.yaml`: a plan and everything to train it again, for people to read and edit."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
 # Train it: {train}
-# scale is alpha / r; rank 0 means that the method has none; the counts are in parameters;
-# an adapter with a rate_factor trains at so many times the learning rate.
+# scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
+# An adapter trains at rate_factor times the learning rate, 1 where it has none.
 """
 
 _Count = Annotated[int, Field(ge=0)]
@@ -72,7 +72,7 @@ class _PlanFile(_Strict):
 
 
 def write_plan(path: Path | str, document: PlanDocument) -> None:
-    """Writes `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written."""
+    """Write `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written."""
     plan = document.plan
     content = {
         "schema_version": 1,
@@ -104,8 +104,8 @@ def read_plan(path: Path | str) -> PlanDocument:
     content = read_yaml(path)
     version = content.get("schema_version")
     if version != 1 or isinstance(version, bool):
-        found = "no schema_version" if version is None else f"schema_version {version!r}"
-        raise SpecError(f"{path} has {found}; this autopeft reads schema_version 1.")
+        seen = "no schema_version" if version is None else f"schema_version {version!r}"
+        raise SpecError(f"{path} has {seen}; this autopeft reads schema_version 1.")
     read = validate(_PlanFile, content, source=str(path))
     twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
     if twice:

@@ -1,7 +1,7 @@
-"""YAML as people expect it: YAML 1.2 numbers, `no` is a word, and no key stands twice.
+"""YAML as people expect it: the numbers of YAML 1.2, `no` is a word, and no key is there twice.
 
 PyYAML follows YAML 1.1: it reads `1e-4` as text, `no` as false, `12:30` as 750, and takes
-the last of two equal keys in silence. Each has cost somebody a learning rate.
+the last of two equal keys silently. Each of these can change a learning rate unseen.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
 
 def load_value(text: str, *, source: str) -> Any:
-    """Whatever one YAML document stands for; raises SpecError as `parse_yaml` does."""
+    """The value of one YAML document, of any type; raises SpecError as `parse_yaml` does."""
     try:
         loader = _Loader(text)
         loader.name = source
@@ -87,7 +87,7 @@ def load_value(text: str, *, source: str) -> Any:
 def write_yaml_text(content: Any) -> str:
     """YAML text of plain content, keys in the order given, that `parse_yaml` reads back exactly.
 
-    Text that YAML 1.1 would misread is quoted too, so that other readers agree.
+    Text that YAML 1.1 would misread is quoted too, so that other readers read the same.
     """
     text: str = yaml.dump(
         content,
@@ -101,7 +101,7 @@ def write_yaml_text(content: Any) -> str:
 
 
 def validate(kind: type[Model], content: Any, *, source: str) -> Model:
-    """The pydantic model that content stands for, types not bent (`"3"` is no number).
+    """The pydantic model with this content; types are strict (`"3"` is no number).
 
     Raises:
         UnknownNameError: A key that the model does not have.
@@ -116,13 +116,13 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
-    """Dotted name of each value that pydantic refused, and what is wrong with it.
+    """Dotted name and fault of each value that pydantic refused.
 
-    Example of a fault: `("search.trials", "is 0; it should be greater than or equal to 1")`.
+    Such as `("search.trials", "is 0; it should be greater than or equal to 1")`.
     """
     faults: dict[str, str] = {}
     for details in error.errors(include_url=False):
-        # One member of a union after the other is refused: the first tells enough.
+        # pydantic names one fault per member of a union; the first suffices.
         name = ".".join(str(part) for part in details["loc"] if part not in _UNION_MEMBERS)
         if details["type"] == "missing":
             fault = "is missing"
@@ -173,7 +173,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.tag is not None:
-            # A few lines of nested aliases stand for gigabytes; a tag makes objects.
+            # A few lines of nested aliases can expand to gigabytes, and a tag can make objects.
             line = event.start_mark.line + 1
             raise SpecError(
                 f"{self.name}, line {line}: aliases (`*x`) and tags (`!x`) are not read; write the value."
@@ -188,7 +188,7 @@ class _Loader(yaml.SafeLoader):
                 raise SpecError(f"{self.name}, line {line}: a key is a list or mapping; it should be a word.")
             key = self.construct_object(key_node)
             if key in seen:
-                raise SpecError(f"{self.name}, line {line}: the key {key!r} stands twice; keep one of them.")
+                raise SpecError(f"{self.name}, line {line}: the key {key!r} is given twice; keep one.")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

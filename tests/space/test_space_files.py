@@ -98,7 +98,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
     ("methods", "complaint"),
     [
         ("  lora: {placements: [all]}\n", "methods.lora.placements.*Did you mean 'methods.lora.placement'"),
-        ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' stands twice"),
+        ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' is given twice"),
         ("  lara: {}\n", "no method named 'lara'; known: bitfit, .*Did you mean 'lora'"),
         ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
         ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),

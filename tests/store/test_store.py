@@ -53,7 +53,7 @@ def test_a_scalar_is_what_yaml_1_2_says(text, value):
 def test_a_key_that_stands_twice_is_refused_with_file_key_and_line(tmp_path):
     path = tmp_path / "conf.yaml"
     path.write_text("search:\n  trials: 1\n  trials: 2\n")
-    with pytest.raises(SpecError, match=r"conf\.yaml, line 3: the key 'trials' stands twice"):
+    with pytest.raises(SpecError, match=r"conf\.yaml, line 3: the key 'trials' is given twice"):
         read_yaml(path)
 
 

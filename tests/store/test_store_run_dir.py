@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.store import RunDir, measurement_key, resolve_settings
+from autopeft.store import RunDir, resolve_settings
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
@@ -38,7 +39,7 @@ def measured(seed: int, **changes) -> Measurement:
 
 
 def seeds_in(run: RunDir) -> list[int]:
-    return [measurement.fidelity.seed for measurement in run.load_measurements().values()]
+    return [measurement.fidelity.seed for measurement in run.measurements.load()]
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_run_with_a_measurement_or_a_resumed_one_is_kept(run):
     with RunDir.create(run.path, resume=True) as again:
         again.discard()
     assert (run.path / "run.yaml").exists()
-    run.append_measurement(measured(1))
+    run.measurements.append(measured(1))
     run.discard()
     assert seeds_in(run) == [1]
 
@@ -153,36 +154,37 @@ def test_measurements_come_back_by_plan_and_fidelity(run):
     good = measured(1)
     diverged = measured(2, status=Status.DIVERGED, loss=math.inf, error="diverged")
     for measurement in (good, diverged):
-        run.append_measurement(measurement)
-    key = measurement_key(good.plan, good.fidelity)
-    assert RunDir.open(run.path).load_measurements()[key] == good
-    assert list(run.load_measurements().values()) == [good, diverged]
+        run.measurements.append(measurement)
+    assert RunDir.open(run.path).measurements.load() == run.measurements.load() == (good, diverged)
 
 
-def test_keys_differ_by_plan_and_by_fidelity():
-    other = Plan(adapters=(), learning_rate=0.002, trainable_params=0)
-    fidelities = [measured(seed).fidelity for seed in (1, 2)]
-    assert len({measurement_key(plan, fidelity) for plan in (PLAN, other) for fidelity in fidelities}) == 4
+def test_the_last_measurement_of_each_plan_and_fidelity_is_kept(run):
+    other = replace(PLAN, learning_rate=0.002)
+    measurements = [replace(measured(seed), plan=plan) for plan in (PLAN, other) for seed in (1, 2)]
+    again = replace(measurements[0], loss=0.25)
+    for measurement in (*measurements, again):
+        run.measurements.append(measurement)
+    assert run.measurements.load() == (again, *measurements[1:])
 
 
 @pytest.mark.parametrize("cut", [1, 20, 200])
 def test_a_torn_last_line_costs_that_line_only(run, caplog, cut):
     for seed in (1, 2):
-        run.append_measurement(measured(seed))
+        run.measurements.append(measured(seed))
     log = run.state / "measurements.jsonl"
     os.truncate(log, log.stat().st_size - cut)
     run.close()
     with RunDir.create(run.path, resume=True) as again, caplog.at_level(logging.WARNING):
         assert seeds_in(again) == [1]
         assert "line 2 is damaged" in caplog.text
-        again.append_measurement(measured(3))
+        again.measurements.append(measured(3))
         assert seeds_in(again) == [1, 3]
 
 
 @pytest.mark.parametrize("damage", [b"\x00", b"\r", b"9"])
 def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
     for seed in (1, 2, 3):
-        run.append_measurement(measured(seed))
+        run.measurements.append(measured(seed))
     log = run.state / "measurements.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"2.1", b"2." + damage)
@@ -192,7 +194,7 @@ def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
 
 
 def test_every_line_of_the_log_is_json(run):
-    run.append_measurement(measured(1))
+    run.measurements.append(measured(1))
     line = json.loads((run.state / "measurements.jsonl").read_text())
     assert line["measurement"]["fidelity"]["seed"] == 1
 
