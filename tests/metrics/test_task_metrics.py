@@ -89,7 +89,7 @@ def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
 
 
 def test_macro_f1_takes_few_times_as_long_as_one_call_of_scikit_learn():
-    """Leaving out each of the 2,000 rows by a call of its own took 4.8 s."""
+    """Leaving out each of the 2,000 rows by one call each took 4.8 s."""
     rng = np.random.default_rng(5)
     truth, guesses = rng.integers(0, 150, (2, 2000)).astype(float)
     start = time.process_time()
@@ -193,7 +193,7 @@ def test_unknown_metric_and_unfit_target_are_refused():
         PART.fitted(TaskSpec(), Target(kind="tags", names=("a", "b")))
 
 
-def test_texts_that_are_cut_are_told(tokenizer):
+def test_texts_that_are_cut_are_noted(tokenizer):
     made = PART.encode([["good " * n] for n in (3, 9, 12)], [0, 1, 0], tokenizer, 8)
     assert made.notes == ("2 of 3 texts were cut to 8 tokens; the longest has 14.",)
     assert PART.encode([["good"]], [0], tokenizer, 8).notes == ()

@@ -73,7 +73,7 @@ def test_fisher_of_multiple_choice_is_that_of_single_examples(architecture, shap
         assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_choices_are_told_apart_where_the_batch_is_seen_in_halves():
+def test_choices_are_kept_apart_where_the_batch_is_halved():
     base, batch = toy("bert", "AutoModelForMultipleChoice"), questions(12, 2, 6)  # T as many as each half
     assert_is_brute_force(base, CHOICE, batch, [batch], rel=1e-4)
 

@@ -106,7 +106,7 @@ def test_one_example_that_does_not_fit_is_an_error(bert, task, make_batch):
         run_scores(["fisher"], bert, [make_batch(2), make_batch(2)], task=LimitedLoss(task, max_examples=0))
 
 
-def test_held_bytes_are_counted_and_time_is_told(bert, task, make_batch):
+def test_held_bytes_are_counted_and_time_is_measured(bert, task, make_batch):
     seen = run_scores(["fisher"], bert, [make_batch(seed=i) for i in range(2)], task=task)
     n_tokens = make_batch(seed=0)["input_ids"].numel()
     n_inputs = 4 * n_tokens * 16  # of the smallest inputs, in bytes; two layers hold more than four such each

@@ -1,4 +1,4 @@
-"""What is not to be learned moves nothing: labels of prompts and padding, and the ids at padding, perturbed.
+"""Labels of prompts and padding, and the ids at padding, change neither loss nor gradients.
 
 `by_hand` is the loss over what counts alone, from all log-probabilities, a mask of ones and zeros, and drawn
 numbers in place of every label and id that must not matter.
@@ -137,7 +137,7 @@ def drawn(like, seed, highest):
 
 
 def by_hand(case, seed):
-    """The loss, with drawn ids at padding and drawn labels wherever nothing is learned."""
+    """The loss by hand, with random ids at padding and random labels wherever nothing is learned."""
     labels, n_ids = case.batch["labels"], case.module.get_input_embeddings().num_embeddings
     ids = torch.where(case.is_padding, drawn(case.batch["input_ids"], seed, n_ids), case.batch["input_ids"])
     features = {"input_ids": ids, "attention_mask": case.batch["attention_mask"]}
@@ -165,7 +165,7 @@ def test_labels_of_prompt_and_padding_and_ids_at_padding_move_neither_loss_nor_g
 
 
 def test_no_gradient_begins_where_nothing_is_learned(case):
-    """Predictions of labels that count have a gradient, all others none: no label there can move it."""
+    """Predictions of labels that count have a gradient, all others have none."""
     seen = []
 
     def keep(_, __, output):
@@ -198,7 +198,7 @@ def test_ids_of_the_prompt_do_move_it_and_so_would_its_labels(case):
 
 
 def test_a_tokenizer_that_pads_on_the_left_changes_no_batch(tokenizer):
-    """Batches are padded on the right whatever the tokenizer would do: masks and labels stand as they did."""
+    """Batches are padded on the right whatever the tokenizer's side is."""
     left = copy.deepcopy(tokenizer)
     left.padding_side = "left"
     for make, architecture in CASES.values():

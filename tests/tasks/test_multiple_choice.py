@@ -30,7 +30,7 @@ def rows_of(right, n=60, **more):
 
 
 @pytest.mark.parametrize("right", [1, "1", "B", "b", "no"])
-def test_the_right_choice_is_told_by_number_letter_or_text(tmp_path, right):
+def test_the_right_choice_is_a_number_a_letter_or_a_text(tmp_path, right):
     data = read(tmp_path / "a.jsonl", rows_of(right))
     assert set(data.train.labels) == {1}
     assert data.train.inputs[0][1:] == ("yes", "no", "so")
@@ -98,7 +98,7 @@ def test_answer_of_a_csv_file_as_mmlu_has_it_is_an_index_with_a_note(tmp_path):
 
 
 def test_one_reading_holds_for_the_whole_column_and_every_part(tmp_path):
-    """All of train could be indices; the 7 of test says that the labels are texts."""
+    """All labels of train could be indices; the 7 in test shows that they are texts."""
     (tmp_path / "set").mkdir()
     for part, answers in {"train": ["2", "1", "0"] * 20, "test": ["7"]}.items():
         rows = [row | {"question": f"{part} {i}"} for i, row in enumerate(mmlu(answers, choices="7201"))]
@@ -115,7 +115,7 @@ def test_letters_that_are_also_texts_of_choices_are_letters(tmp_path):
 
 
 def test_labels_that_a_record_gives_its_choices_are_read_as_its_own(tmp_path):
-    """Of some questions ARC numbers the choices from 1."""
+    """ARC numbers the choices of some questions from 1."""
     keys_of_rows = [list("ABC") if i % 2 else list("123") for i in range(60)]
     rows = [
         {"question": f"q{i}", "choices": {"text": ["x", "y", "z"], "label": keys}, "answerKey": keys[i % 3]}

@@ -26,7 +26,7 @@ by_task = pytest.mark.parametrize("part", TASKS.values(), ids=TASKS)
 
 
 class Oracle(nn.Module):
-    """Says what it was told, row by row, whatever it is shown."""
+    """Gives fixed logits, row by row, whatever its input is."""
 
     def __init__(self, logits):
         super().__init__()

@@ -68,14 +68,14 @@ def test_generated_answers_are_the_greedy_ones(toy, tokenizer):
         assert made[row] == tokenizer.decode(written, skip_special_tokens=True)
 
 
-def test_what_is_cut_is_told(toy):
+def test_what_is_cut_is_noted(toy):
     made = toy.encoded(max_length=4)
     assert {len(example["input_ids"]) for example in made.examples} == {4}
     assert made.notes == ("20 of 20 prompts and 6 completions were cut to 4 tokens.",)
 
 
 def test_virtual_tokens_leave_the_metric_alone(toy, make_plan, attach):
-    """A prompt of P-tuning stands before the encoder's input; the completion's predictions are as many."""
+    """P-tuning puts tokens before the encoder's input; the completion still has one prediction per token."""
     base = toy_base("t5-lm")
     (batch,) = toy.batches(4)[:1]
     with attach(base, make_plan(base, "prompt_tuning")) as model:

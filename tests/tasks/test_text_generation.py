@@ -334,7 +334,7 @@ def test_text_files_are_one_text_cut_at_its_end(tmp_path):
         read(tmp_path / "blank.txt")
 
 
-def test_several_files_are_told_by_their_names(tmp_path):
+def test_files_are_assigned_to_splits_by_their_names(tmp_path):
     first, second = (
         write(tmp_path / f"train_{i}.jsonl", [{"text": f"{i} {j}"} for j in range(40)]) for i in "ab"
     )
@@ -371,7 +371,7 @@ def test_decoder_without_padding_token_is_padded_with_its_end(tmp_path, words, c
 
 
 def test_loss_over_many_words_is_that_of_double_precision():
-    """Of as many words as a real tokenizer has; torch's sum over a strided axis is off by 5e-5 there."""
+    """At the vocabulary of a real tokenizer, torch's sum over a strided axis is off by 5e-5."""
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 20, 49_152, generator=draw)
     labels = torch.randint(49_152, (2, 20), generator=draw)

@@ -99,7 +99,7 @@ def test_scores_are_the_jackknife_of_seqeval():
 
 
 def test_entities_of_bilou_tags_are_those_counted_by_hand():
-    """Side by side in the truth: two of one token, then two of two; a third of three. One end is missed."""
+    """Entities of one, two and three tokens stand side by side; one end is guessed wrong."""
     names = ("O", "B-a", "I-a", "L-a", "U-a")
     truth = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a L-a O"]
     guesses = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a I-a L-a"]
@@ -128,7 +128,7 @@ def test_tags_lie_on_the_first_piece_of_each_word(pieces):
     assert made.notes == ()
 
 
-def test_tags_that_were_cut_off_are_told(pieces):
+def test_tags_that_were_cut_off_are_noted(pieces):
     made = PART.encode([[("newport", "is", "bigger", "york")]], [(1, 4, 4, 1)], pieces, 5)
     assert made.labels == ([-100, 1, -100, 4, -100],)
     assert made.notes[0].startswith("2 of 4 tags count neither in training nor in the metric")

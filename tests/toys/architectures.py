@@ -82,7 +82,7 @@ AUTO = {
 
 
 def build(architecture, task_type):
-    """A seeded toy as a base model; on the device that is the default one."""
+    """A seeded toy as a base model, on torch's default device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = CONFIGS[architecture]()
@@ -100,7 +100,7 @@ def build(architecture, task_type):
 
 
 def skeleton(architecture, task_type):
-    """The same without weights."""
+    """A toy as a base model without weights."""
     with torch.device("meta"):
         return build(architecture, task_type)
 
@@ -114,7 +114,7 @@ def make_inputs(task_type, *, n=3, length=7, seed=0):
 
 
 def train(model, inputs, *, steps=3):
-    """A few steps; the largest absolute gradient that each trained tensor has seen."""
+    """Name -> largest absolute gradient of each trained tensor over a few steps of training."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
     largest = dict.fromkeys(parameters, 0.0)
@@ -129,7 +129,7 @@ def train(model, inputs, *, steps=3):
 
 @torch.no_grad()
 def logits(model, inputs):
-    """Of the model in eval mode, the text's own positions alone."""
+    """Logits of the model in eval mode, at the positions of the text alone."""
     n_labels = inputs["labels"].shape[-1]
     out = model.eval()(**inputs).logits
     return out[:, -n_labels:] if out.ndim == 3 else out
