@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.answers import generate_greedily
 from autopeft.tasks.parts.language_rows import encode_blocks, encode_completions
-from autopeft.tasks.parts.padding import IGNORED, without_labels
+from autopeft.tasks.parts.padding import IGNORED, pad, without_labels
 from autopeft.tasks.parts.writing import WITH_PROMPT, WritingTask
 
 
@@ -38,21 +37,17 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
         ids[: int((labels != IGNORED).int().argmax())].tolist()
         for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
     ]
-    longest = max(map(len, prompts))
     pad_id = int(tokenizer.pad_token_id or 0)
-    gaps = [longest - len(prompt) for prompt in prompts]  # padding goes to the left of what is continued
-    ids = [[pad_id] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
-    mask = [[0] * gap + [1] * len(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-    device = batch["input_ids"].device
+    # Reversed twice: prompts are padded on the left, since they are continued on the right.
+    ids = pad([prompt[::-1] for prompt in prompts], pad_id).flip(1)
+    mask = pad([[1] * len(prompt) for prompt in prompts], 0).flip(1)
+    device, longest = batch["input_ids"].device, ids.shape[1]
     n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
     n_free = n_positions - longest if isinstance(n_positions, int) else max_new_tokens
     return generate_greedily(
         model,
         tokenizer,
-        {
-            "input_ids": torch.tensor(ids, device=device),
-            "attention_mask": torch.tensor(mask, device=device),
-        },
+        {"input_ids": ids.to(device), "attention_mask": mask.to(device)},
         n_skipped=longest,
         max_new_tokens=max(1, min(max_new_tokens, n_free)),
         pad_token_id=pad_id,

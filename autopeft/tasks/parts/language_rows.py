@@ -72,17 +72,16 @@ def encode_completions(
     longest = max((len(prompt) + len(completion) for prompt, completion in pairs), default=0)
     cut_pairs = [_cut_pair(prompt, completion, max_length) for prompt, completion in pairs]
     n_rows = len(pairs)
-    n_prompts, n_completions = (
-        sum(len(cut[side]) < len(pair[side]) for cut, pair in zip(cut_pairs, pairs, strict=True))
-        for side in (0, 1)
-    )
+    both = list(zip(pairs, cut_pairs, strict=True))
+    n_prompts = sum(len(cut) < len(prompt) for (prompt, _), (cut, _) in both)
+    n_completions = sum(len(cut) < len(completion) for (_, completion), (_, cut) in both)
     if 2 * n_prompts > n_rows:
         raise DataError(
             f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
             f"the longest example has {longest}: raise --max-length, or shorten the prompts."
         )
-    losses = {"prompts lost their beginning": n_prompts, "completions their end": n_completions}
-    phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in losses.items() if n]
+    cuts = {"prompts lost their beginning": n_prompts, "completions their end": n_completions}
+    phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {longest}."
     return Encoded(
         examples=tuple(_example([*prompt, *completion]) for prompt, completion in cut_pairs),
