@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -159,8 +159,9 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
             95 % interval; one number, or one per table.
     """
     n_seeds, n_cells = squares.n_seeds, squares.n_seeds * squares.n_examples
-    by_seed = stats.t.isf(np.asarray(tail) / 2, n_seeds - 1)
-    by_example = stats.t.isf(np.asarray(tail) / 2, squares.n_examples - 1)
+    # The same numbers as `stats.t.isf` gives, twenty times as fast; simulations call this for each table.
+    by_seed = -special.stdtrit(n_seeds - 1, np.asarray(tail) / 2)
+    by_example = -special.stdtrit(squares.n_examples - 1, np.asarray(tail) / 2)
     seed_share = 1 - squares.example_share
     factor = by_example + (by_seed - by_example) * seed_share ** min((n_seeds - 1) / 2, 1.5)
     half = np.maximum(factor * np.sqrt(squares.seed + squares.excess), by_example * np.sqrt(squares.example))

@@ -82,7 +82,7 @@ def test_one_seed_gives_the_error_over_examples() -> None:
     assert (mean, std_error) == pytest.approx((losses.mean(), stats.sem(losses[0])))
 
 
-def test_both_components_add_up_in_the_standard_error() -> None:
+def test_variances_of_seeds_and_examples_add_up_in_the_standard_error() -> None:
     # Additive table, no residual: Var = var(rows) / S + var(columns) / N.
     rows, columns = np.array([0.0, 2.0, 5.0]), np.array([1.0, 0.0, 4.0, -2.0])
     _, std_error = mean_and_std_error(rows[:, None] + columns, span=None)
@@ -288,7 +288,7 @@ def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: lis
     assert rank_correlation(a, b) is None
 
 
-def test_what_a_user_can_get_wrong_is_refused() -> None:
+def test_scores_and_margins_that_allow_no_interval_are_refused() -> None:
     single, many = np.ones((2, 1)), np.ones((2, 9))
     with pytest.raises(SpecError, match="has 1 examples and an interval needs at least 2"):
         paired_interval(single, single)

@@ -37,7 +37,7 @@ def test_a_best_plan_alone_has_nothing_to_compare() -> None:
     assert plans_within_margin(plans(0.0), best="a", margin=0.05, span=None) == ()
 
 
-def test_one_claim_is_the_one_sided_bound_and_holm_shares_it_among_more() -> None:
+def test_one_plan_is_tested_at_5_percent_and_holm_divides_it_among_more() -> None:
     tables = plans(0.0, 0.0, 0.0, 0.4, spread=0.5)
     two = plans_within_margin({name: tables[name] for name in "ab"}, best="a", margin=0.3, span=None)
     bound = paired_interval(tables["b"], tables["a"], level=0.90, span=None).low

@@ -1,4 +1,4 @@
-"""Looks seed by seed: what is held by simulation, what is exact, and how label and interval agree."""
+"""Looks after every seed: error rates by simulation, exact results, agreement of label and interval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unadjusted(tables: Floats) -> tuple[Floats, Floats, Floats]:
     return label, low, high
 
 
-# What is held, by simulation. The same seeds show that looking without paying for it is wrong.
+# Guarantees, by simulation. The same draws show that looks without adjustment err more often.
 
 
 @pytest.mark.parametrize(("n_seeds", "n_runs"), [(4, 4000), (6, 4000), (10, 600)])
@@ -79,7 +79,7 @@ def test_the_plain_mean_is_biased_where_the_adjusted_one_is_not() -> None:
     assert abs(adjusted.mean()) < 3 * adjusted.std() / math.sqrt(800)
 
 
-def test_best_of_four_is_called_better_no_more_often_where_it_was_paid_for() -> None:
+def test_best_of_four_is_called_better_no_more_often_where_alpha_was_divided() -> None:
     draw = np.random.default_rng(0).standard_normal
     baseline, any_better = draw((2000, 5, 1)), np.zeros((2, 2000), dtype=bool)
     for _ in range(4):
@@ -91,7 +91,7 @@ def test_best_of_four_is_called_better_no_more_often_where_it_was_paid_for() -> 
     assert any_better[1].mean() >= 0.05
 
 
-# What is exact.
+# Exact results.
 
 
 def test_the_unbiased_mean_is_exactly_that_over_all_draws_of_seeds() -> None:
@@ -160,7 +160,7 @@ def test_a_confirmation_that_ends_early_may_be_judged_as_if_it_was_planned_so() 
             assert more.tail(squares, 0.05) <= less.tail(squares, 0.05)
 
 
-# Labels and intervals agree.
+# Agreement of labels and intervals.
 
 
 @st.composite
@@ -222,7 +222,7 @@ def test_a_clear_gain_stops_at_three_seeds_and_later_seeds_change_nothing() -> N
     assert [(seen.n_seeds, seen.label) for seen in looks[3:]] == [(3, "better"), (3, "better")]
 
 
-def test_seeds_that_scatter_are_all_used() -> None:
+def test_all_planned_seeds_are_used_where_they_scatter() -> None:
     gains = [1.0, -0.2, 0.4, 0.6, 0.1]
     looks = [look(*pair_of(gains[:k]), planned_seeds=5, margin=0.01, span=None) for k in range(1, 6)]
     assert [seen.reason for seen in looks] == ["", "", "", "", "planned"]
@@ -262,7 +262,7 @@ def test_more_plans_compared_ask_for_a_wider_interval() -> None:
     assert single.interval.high < four.interval.high
 
 
-# Words.
+# Verdicts in words, and refusals.
 
 
 def test_verdict_of_an_early_stop_names_its_seeds() -> None:

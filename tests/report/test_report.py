@@ -77,7 +77,7 @@ def _one_plan(result):
     return replace(result, best=BASELINE, smallest=BASELINE, confirmations=only, test=only)
 
 
-def test_result_json_has_the_keys_that_the_design_fixes(result):
+def test_result_json_has_the_documented_keys(result):
     answer = report.result_json(result, "complete")
     keys = "schema_version status base_model task metric greater_is_better budget best baseline verdict test"
     assert {*keys.split(), "proxy", "sensitivity", "cost", "environment"} <= answer.keys()
@@ -133,7 +133,7 @@ def test_sensitivity_csv_has_one_column_per_score(result):
     assert table.layer.isna().sum() == 1
 
 
-def test_effective_rank_of_a_spectrum_stands_beside_it(result):
+def test_effective_rank_of_a_spectrum_is_a_column_beside_it(result):
     matrices = [
         np.random.default_rng(n).normal(size=(6, 9)) @ np.diag(np.arange(9.0) ** n) for n in (0, 1, 3)
     ]

@@ -38,7 +38,7 @@ def pairs_of(gains, *, loss=0.5, parameters=None, random=None):
 CLEAR = (0.02, 0.03, 0.05, 0.04, 0.025, 0.035, 0.045, 0.01)
 
 
-def test_without_pairs_nothing_is_said(result):
+def test_without_pairs_there_is_no_answer(result):
     answer = did_it_help(result)
     assert (answer.helped, answer.against, answer.single_sites) == (None, (), None)
     assert "not measured" in answer.sentence
@@ -75,7 +75,7 @@ def test_a_clear_gain_that_no_null_shares_helped(result):
     )
 
 
-def test_a_gain_that_a_null_shares_is_no_merit(result):
+def test_a_gain_that_a_null_has_too_proves_no_help(result):
     answer = did_it_help(replace(result, score_pairs=pairs_of(CLEAR, parameters=0.51, random=0.499)))
     assert answer.helped is None and "not random" in answer.sentence
 
@@ -105,7 +105,7 @@ def test_equal_twins_are_ties_and_missing_ones_no_pairs(result):
     assert answer.helped is False and "0 of 6 (6 tied) pairs" in answer.sentence
 
 
-def test_a_null_is_not_held_against_itself(result):
+def test_a_null_is_not_compared_with_itself(result):
     def by(score):
         search = result.spec.search.model_copy(update={"score": score})
         spec = result.spec.model_copy(update={"search": search})
@@ -155,6 +155,6 @@ def test_result_json_and_both_reports_say_it(result):
         assert "seen enough: 0.97 between two halves of 128 examples" in text
 
 
-def test_pairs_travel_with_the_result(result):
+def test_pairs_are_stored_with_the_result(result):
     helped = replace(result, score_pairs=pairs_of((0.1, None)))
     assert rec.from_json(rec.SearchResult, rec.to_json(helped)).score_pairs == helped.score_pairs
