@@ -73,13 +73,9 @@ def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationCont
     bounds: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size] or [
         (part.min_rank, part.max_rank)
     ]
-    costs = []
-    for site in context.sites:
-        if method.refusal(site) is None:
-            options = method.options(site, **chosen)
-            allowed = [allowed_ranks(method, site, options, bound, context) for bound in bounds]
-            costs += [method.cost(site, ranks[0], options) for ranks in allowed if ranks]
-    return min(costs, default=None)
+    fitting = [site for site in context.sites if method.refusal(site) is None]
+    places = [place_at(site, method, chosen, bound, context) for site in fitting for bound in bounds]
+    return min((place.cost(place.ranks[0]) for place in places if place), default=None)
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
@@ -113,79 +109,31 @@ def _with_parts(policy: Policy, **changes: object) -> Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A site, the part of a policy that wants an adapter there, and the ranks that it allows."""
+class Place:
+    """A site with a method and its options there, and the ranks that an adapter may have."""
 
     site: Site
-    policy: Policy
     method: Method
     options: Options
     ranks: Sequence[int]
 
     def cost(self, rank: int) -> int:
+        """Trainable parameters of an adapter of this rank."""
         return self.method.cost(self.site, rank, dict(self.options))
 
-    def adapter(self, rank: int, *, lead: Method) -> Adapter:
-        is_lead = self.method.name == lead.name
-        return Adapter(
-            method=self.method.name,
-            site=self.site.name,
-            rank=rank if self.method.ranked else 0,
-            scale=self.method.scale(rank, **dict(self.policy.options)),
-            options=self.options,
-            rate_factor=1.0 if is_lead else rate_factor(self.method, lead),
-        )
 
-
-def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    places = _places(policy, context)
-    claims = [
-        Claim(
-            site=name,
-            weight=_weight(place, context),
-            ranks=place.ranks,
-            cost=place.cost,
-            gains=context.profiles.get(name, ()) if place.policy.ranks_by == "spectrum" else None,
-        )
-        for name, place in places.items()
-    ]
-    # The decimal number as written: 0.29 of 100 is 29, though the binary number is a little less.
-    ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
-    lead = context.methods[policy.method]
-    return tuple(places[name].adapter(rank, lead=lead) for name, rank in ranks.items())
-
-
-def _places(policy: Policy, context: AllocationContext) -> dict[str, _Place]:
-    """Site name -> the first part of the policy that may have an adapter there; one prompt in all."""
-    places: dict[str, _Place] = {}
-    for part in (policy, *policy.beside):
-        for site in select_sites(part, context, context.methods[part.method]):
-            has_prompt = any(place.site.kind == "model" for place in places.values())
-            place = None if has_prompt and site.kind == "model" else _place(part, site, context)
-            if place is not None:
-                places.setdefault(site.name, place)
-    return places
-
-
-def _place(policy: Policy, site: Site, context: AllocationContext) -> _Place | None:
-    """The place of a policy at a site; None where it allows no rank."""
-    method = context.methods[policy.method]
-    options = method.options(site, **dict(policy.options))
-    ranks = allowed_ranks(method, site, options, (policy.min_rank, policy.max_rank), context)
-    if not ranks:
-        return None
-    listed = tuple(sorted(options.items()))
-    return _Place(site=site, policy=policy, method=method, options=listed, ranks=ranks)
-
-
-def allowed_ranks(
-    method: Method,
+def place_at(
     site: Site,
-    options: Mapping[str, OptionValue],
+    method: Method,
+    chosen: Mapping[str, OptionValue],
     bounds: tuple[int | None, int | None],
     context: AllocationContext,
-) -> Sequence[int]:
-    """The ranks of a method at a site within a floor and a cap, and the room for virtual tokens."""
+) -> Place | None:
+    """The place of a method at a site, its ranks within a floor and a cap; None where no rank is left.
+
+    A prompt has no more ranks than there is room for virtual tokens.
+    """
+    options = method.options(site, **chosen)
     ranks = method.ranks(site, options)
     if method.ranked:
         lowest, highest = bounds
@@ -193,14 +141,60 @@ def allowed_ranks(
         ranks = ranks if lowest is None else ranks[bisect_left(ranks, lowest) :]
     if site.kind == "model" and context.max_virtual_tokens is not None:
         ranks = ranks[: bisect_right(ranks, context.max_virtual_tokens)]
-    return ranks
+    if not ranks:
+        return None
+    return Place(site=site, method=method, options=tuple(sorted(options.items())), ranks=ranks)
 
 
-def _weight(place: _Place, context: AllocationContext) -> float:
+def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
+    places = _places(policy, context)
+    claims = [
+        Claim(
+            site=name,
+            weight=_weight(place, part, context),
+            ranks=place.ranks,
+            cost=place.cost,
+            gains=context.profiles.get(name, ()) if part.ranks_by == "spectrum" else None,
+        )
+        for name, (place, part) in places.items()
+    ]
+    # The decimal number as written: 0.29 of 100 is 29, though the binary number is a little less.
+    ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
+    lead = context.methods[policy.method]
+    return tuple(_adapter(*places[name], rank, lead=lead) for name, rank in ranks.items())
+
+
+def _places(policy: Policy, context: AllocationContext) -> dict[str, tuple[Place, Policy]]:
+    """Site name -> its place and the first part of the policy that may have it; one prompt in all."""
+    places: dict[str, tuple[Place, Policy]] = {}
+    has_prompt = False
+    for part in (policy, *policy.beside):
+        method, bounds = context.methods[part.method], (part.min_rank, part.max_rank)
+        for site in select_sites(part, context, method):
+            is_prompt = site.kind == "model"
+            place = place_at(site, method, dict(part.options), bounds, context)
+            if place is not None and not (is_prompt and has_prompt):
+                places.setdefault(site.name, (place, part))
+                has_prompt = has_prompt or is_prompt
+    return places
+
+
+def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
+    method = place.method
+    return Adapter(
+        method=method.name,
+        site=place.site.name,
+        rank=rank if method.ranked else 0,
+        scale=method.scale(rank, **dict(part.options)),
+        options=place.options,
+        rate_factor=1.0 if method.name == lead.name else rate_factor(method, lead),
+    )
+
+
+def _weight(place: Place, part: Policy, context: AllocationContext) -> float:
     """Score per trained parameter to the power of the exponent; 1 everywhere for even ranks."""
-    score = context.scores[place.site.name]
-    exponent = 0.0 if place.policy.ranks_by == "uniform" else place.policy.exponent
-    return float((score / place.cost(place.ranks[0])) ** exponent)
+    exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
+    return float((context.scores[place.site.name] / place.cost(place.ranks[0])) ** exponent)
 
 
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:

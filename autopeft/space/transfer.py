@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from autopeft.budget import Claim, allocate
 from autopeft.errors import SpecError
 from autopeft.extension import Method
-from autopeft.records import Adapter, Options, Plan, Site
-from autopeft.space.layout import AllocationContext, allowed_ranks, params_of
+from autopeft.records import Adapter, Plan, Site
+from autopeft.space.layout import AllocationContext, Place, params_of, place_at
 
 # Some models fuse maps that others keep apart: which roles stand for a role that the source lacks.
 _KIN: Mapping[str, Sequence[str]] = {
@@ -104,30 +104,27 @@ def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max
 class _Pair:
     """A site of this run, and the source adapter that it is mapped from."""
 
-    site: Site
+    place: Place
     source: Adapter
-    method: Method
-    options: Options
-    ranks: Sequence[int]
+
+    @property
+    def site(self) -> Site:
+        return self.place.site
 
     def claim(self, *, largest: int) -> Claim:
         """Weighed by the source's rank; an adapter without a rank, being cheap, weighs as the largest."""
-        return Claim(
-            site=self.site.name,
-            weight=(self.source.rank or largest) / self.ranks[0],
-            ranks=self.ranks,
-            cost=lambda rank: self.method.cost(self.site, rank, dict(self.options)),
-        )
+        weight = (self.source.rank or largest) / self.place.ranks[0]
+        return Claim(site=self.site.name, weight=weight, ranks=self.place.ranks, cost=self.place.cost)
 
     def adapter(self, rank: int, rules: Mapping[str, str | None]) -> Adapter:
-        rule = rules[self.method.name]
-        scale = self.source.scale if rule is None else self.method.scale(rank, scale_rule=rule)
+        method = self.place.method
+        rule = rules[method.name]
         return replace(
             self.source,
             site=self.site.name,
-            rank=rank if self.method.ranked else 0,
-            scale=scale,
-            options=self.options,
+            rank=rank if method.ranked else 0,
+            scale=self.source.scale if rule is None else method.scale(rank, scale_rule=rule),
+            options=self.place.options,
         )
 
 
@@ -201,12 +198,8 @@ def _pair(site: Site, source: Adapter, context: AllocationContext, max_rank: int
     if refusal is not None:
         return refusal
     chosen = {name: value for name, value in source.options if name in method.choices}
-    options = method.options(site, **chosen)
-    ranks = allowed_ranks(method, site, options, (None, max_rank), context)
-    if not ranks:
-        return "no rank of it is allowed"
-    listed = tuple(sorted(options.items()))
-    return _Pair(site=site, source=source, method=method, options=listed, ranks=ranks)
+    place = place_at(site, method, chosen, (None, max_rank), context)
+    return "no rank of it is allowed" if place is None else _Pair(place=place, source=source)
 
 
 def _scale_rule(method: Method, plan: Plan) -> str | None:
