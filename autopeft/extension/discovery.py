@@ -15,7 +15,7 @@ Part = TypeVar("Part")
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):
-    """Parts by name; an unknown name is answered with the known ones and the nearest."""
+    """Parts by name, names ascending; an unknown name is answered with the known ones and the nearest."""
 
     def __init__(self, kind: str, parts: Mapping[str, Part]) -> None:
         """Hold `parts`; `kind` is the noun used in the error."""
@@ -23,21 +23,17 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
         self._parts = dict(sorted(parts.items()))
 
     def __getitem__(self, name: str) -> Part:
-        """The part of that name."""
         if name not in self._parts:
             raise UnknownNameError(self._kind, name, self._parts)
         return self._parts[name]
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a part of that name."""
         return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
-        """Names, sorted."""
         return iter(self._parts)
 
     def __len__(self) -> int:
-        """How many parts there are."""
         return len(self._parts)
 
 

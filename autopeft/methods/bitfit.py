@@ -48,7 +48,7 @@ PART = PeftMethod(
     "5.5e-3, chance at 2.2e-2 (reports/LOG.md, 2026-11-25)",
     step_time=0.94,
     refusal=_refusal,
-    options=lambda site, /, **choices: {} if site.kind == "linear" else {"tuner": BIAS_TUNER},
+    options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": BIAS_TUNER},
     cost=lambda site, rank, options: site.out_features,
     configs=_configs,
     readable_type="BEFT",

@@ -35,7 +35,7 @@ def _refusal(site: Site) -> str | None:
     return only_maps(site)
 
 
-def _options(site: Site, /, **choices: OptionValue) -> Options:
+def _options(site: Site, **choices: OptionValue) -> Options:
     """`mode`, which follows from the site, and `activation`."""
     activation = choices.get("activation", "relu")
     if activation not in ACTIVATIONS:

@@ -42,7 +42,7 @@ PART = PeftMethod(
     "best of five at 0.33 (reports/LOG.md, 2026-11-25)",
     step_time=1.24,
     refusal=only_plain_linear,
-    options=lambda site, /, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size
+    options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size
     ranks=_ranks,
     cost=lambda site, rank, options: rank * site.in_features * site.out_features // _gcd(site),
     configs=_configs,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, by_pattern, only_plain_linear, pattern_of, up_to_smaller_side
+from autopeft.methods.parts import PeftMethod, by_pattern, only_plain_linear, pattern_of
 from autopeft.records import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -41,7 +41,7 @@ PART = PeftMethod(
     "good from 1e-4 to 3e-2, best of five at 7.2e-3 (reports/LOG.md, 2026-11-25)",
     step_time=1.12,
     refusal=only_plain_linear,
-    ranks=up_to_smaller_side,
+    ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features) + 1 if rank else 0,
     configs=_configs,
 )

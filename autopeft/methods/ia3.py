@@ -33,7 +33,7 @@ PART = PeftMethod(
     step_time=1.05,
     refusal=only_maps,
     # As in the paper, the factors of a feed-forward's last map sit on its inputs.
-    options=lambda site, /, **choices: {"feedforward": True} if site.role == "down" else {},
+    options=lambda site, **choices: {"feedforward": True} if site.role == "down" else {},
     cost=lambda site, rank, options: site.in_features if options.get("feedforward") else site.out_features,
     configs=_configs,
     readable_type="IA3",

@@ -19,7 +19,7 @@ from autopeft.methods.parts import PeftMethod, by_pattern, grouped, only_maps, s
 from autopeft.records import Adapter, OptionValue, Site
 
 
-def _options(site: Site, /, **choices: OptionValue) -> Options:
+def _options(site: Site, **choices: OptionValue) -> Options:
     """`dora` and `init` where chosen, neither for experts; the scale holds its rule already.
 
     A quantised map has no orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
@@ -33,7 +33,7 @@ def _options(site: Site, /, **choices: OptionValue) -> Options:
     return options
 
 
-def _scale(rank: int, /, **choices: OptionValue) -> float:
+def _scale(rank: int, **choices: OptionValue) -> float:
     """About 4 / sqrt(r) by rsLoRA (arXiv:2312.03732), or a constant 2, the habit of alpha = 2 r.
 
     Alpha is the nearest whole number, since axolotl and LLaMA-Factory read no others.

@@ -50,7 +50,7 @@ PART = PeftMethod(
     choices={"encoder_hidden_size": (128, 32, 512)},
     refusal=only_model_site("prompt", "inputs"),
     # `token_dim` is the width of an embedding, which `peft` cannot always guess.
-    options=lambda site, /, **choices: {
+    options=lambda site, **choices: {
         "encoder_hidden_size": choices.get("encoder_hidden_size", 128),
         "token_dim": site.in_features,
     },

@@ -55,7 +55,7 @@ PART = PeftMethod(
     choices={"init": tuple(_INITS)},
     refusal=only_model_site("prompt", "inputs"),
     # `token_dim` is the width of an embedding, which `peft` cannot always guess.
-    options=lambda site, /, **choices: {
+    options=lambda site, **choices: {
         "init": choices.get("init", "vocabulary"),
         "token_dim": site.in_features,
     },

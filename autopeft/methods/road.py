@@ -28,7 +28,7 @@ def _refusal(site: Site) -> str | None:
     return only_linear(site)
 
 
-def _options(site: Site, /, **choices: OptionValue) -> Options:
+def _options(site: Site, **choices: OptionValue) -> Options:
     """`variant`, and `group_size`: the outputs that are paired within, at most 64 as in `peft`."""
     sizes = range(2, _LARGEST_GROUP + 1, 2)
     largest = max(size for size in sizes if site.out_features % size == 0)

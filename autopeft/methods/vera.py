@@ -33,7 +33,7 @@ PART = PeftMethod(
     step_time=1.07,
     choices={"r": (64, 256)},
     refusal=only_maps,
-    options=lambda site, /, **choices: {"r": choices.get("r", 64)},
+    options=lambda site, **choices: {"r": choices.get("r", 64)},
     cost=lambda site, rank, options: int(options["r"]) + site.out_features,
     configs=_configs,
 )

@@ -28,6 +28,16 @@ def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[
     return sorted(groups.items())
 
 
+def doublings(limit: int) -> tuple[int, ...]:
+    """1, 2, 4, … up to a limit: few ranks, where each rank in use needs a config of its own.
+
+    Example:
+        >>> doublings(12)
+        (1, 2, 4, 8)
+    """
+    return tuple(2**power for power in range(max(1, limit).bit_length()))
+
+
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
     """`Method.configs` for a `peft` config that holds one rank.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from peft import PeftConfig
 
@@ -14,36 +13,12 @@ from autopeft.records import Adapter, OptionValue, Site
 COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
 
-class SiteOptions(Protocol):
-    """The type of `Method.options`, which `Callable` cannot spell for its keywords."""
-
-    def __call__(self, site: Site, /, **choices: OptionValue) -> Options:
-        """Options at a site."""
-
-
-class RankScale(Protocol):
-    """The type of `Method.scale`."""
-
-    def __call__(self, rank: int, /, **choices: OptionValue) -> float:
-        """Alpha / r of a rank."""
-
-
 def no_rank(site: Site, options: Options) -> Sequence[int]:
     """One step, which takes the method at a site or leaves it."""
     return (1,)
 
 
-def no_options(site: Site, /, **choices: OptionValue) -> Options:
-    """No options, whatever is chosen."""
-    return {}
-
-
-def no_scale(rank: int, /, **choices: OptionValue) -> float:
-    """1, which leaves an update as it is."""
-    return 1.0
-
-
-def double_scale(rank: int, /, **choices: OptionValue) -> float:
+def double_scale(rank: int, **choices: OptionValue) -> float:
     """2, the habit of the LoRA community (alpha = 2 r)."""
     return 2.0
 
@@ -54,26 +29,8 @@ class PeftMethod:
 
     Only what differs from the commonest method has to be said: by default a method starts as the identity,
     merges, shares no state among sites, and has no options, no scale and no servers that read it.
-    `ranks` makes it a ranked one. `short` is the word for narrow cells where `label` is too long.
-
-    Example:
-        >>> from peft import HiraConfig
-        >>> from autopeft.methods.parts import doublings, one_config_per_rank, only_maps
-        >>> hira = PeftMethod(
-        ...     name="hira",
-        ...     label="HiRA",
-        ...     summary="elementwise product of the frozen weight and a low-rank matrix",
-        ...     formula="r (n + m)",
-        ...     learning_rate_range=(5e-3, 8e-2),
-        ...     learning_rate_source="best of five on MiniLM-L6",
-        ...     step_time=1.37,
-        ...     refusal=only_maps,
-        ...     ranks=lambda site, options: doublings(min(site.in_features, site.out_features)),
-        ...     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
-        ...     configs=one_config_per_rank(lambda rank, sites: HiraConfig(r=rank, target_modules=sites)),
-        ... )
-        >>> hira.ranked, hira.short_label
-        (True, 'HiRA')
+    `ranks` makes it a ranked one. `short` is the word for narrow cells where `label` is too long. A short
+    example is `autopeft/methods/hira.py`.
     """
 
     name: str
@@ -93,8 +50,8 @@ class PeftMethod:
     cost: Callable[[Site, int, Options], int]
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
     ranks: Callable[[Site, Options], Sequence[int]] = no_rank
-    options: SiteOptions = no_options
-    scale: RankScale = no_scale
+    options: Callable[..., Options] = lambda site, **choices: {}
+    scale: Callable[..., float] = lambda rank, **choices: 1.0
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
     readable_type: str | None = None
     read_choices: Callable[[PeftConfig], Options] = lambda config: {}
