@@ -32,6 +32,12 @@ def test_it_meets_the_protocol(name):
     assert metric.kinds and {*metric.kinds} <= {"class", "classes", "number", "choice"}
 
 
+@pytest.mark.parametrize("kind", ["class", "uneven", "classes", "number", "choice"])
+def test_every_kind_of_target_has_one_default_metric(kind):
+    (default,) = [metric for metric in METRICS.values() if kind in metric.default_for]
+    assert kind.replace("uneven", "class") in default.kinds
+
+
 @by_metric
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 40))
@@ -45,6 +51,7 @@ def test_scores_have_the_metric_as_their_mean_and_follow_their_rows(name, seed, 
         moved, moved_scores = metric.score(truth[order], guesses[order])
         assert moved == pytest.approx(value, abs=1e-9)
         assert moved_scores == pytest.approx(np.array(scores)[order], abs=1e-7)
+        assert not metric.is_share or 0 <= value <= 1
         if metric.score_span is not None:
             assert np.ptp(scores) <= metric.score_span
 
