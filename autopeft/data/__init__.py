@@ -7,18 +7,16 @@ rows → sources → columns → labels → tokens, language, images, choices, c
 from __future__ import annotations
 
 from autopeft.data.choices import read_choices
-from autopeft.data.general_text import GeneralRows, read_general
+from autopeft.data.general_text import read_general
 from autopeft.data.images import ImageFile, read_images
 from autopeft.data.labels import read_texts
 from autopeft.data.language import read_language
 from autopeft.data.loading import load
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
-from autopeft.data.sources import SAMPLE, first_rows
+from autopeft.data.sources import first_rows
 from autopeft.data.tokens import read_tokens
 
 __all__ = [
-    "SAMPLE",
-    "GeneralRows",
     "ImageFile",
     "LabelledData",
     "ReadRows",

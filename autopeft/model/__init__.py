@@ -24,17 +24,15 @@ from autopeft.model.loading import load
 from autopeft.model.locating import DEMO_NAME, commit_of, resolve
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
 from autopeft.model.quiet import quiet_libraries
-from autopeft.model.roles import FAMILIES, ROLE_GROUPS, known_role
+from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import list_sites
 from autopeft.model.skeleton import load_skeleton
-from autopeft.model.virtual import n_virtual_tokens
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 
 __all__ = [
     "DEMO_NAME",
-    "FAMILIES",
     "ROLE_GROUPS",
     "BaseModel",
     "SavedBytes",
@@ -61,7 +59,6 @@ __all__ = [
     "map_shape",
     "merge",
     "modules_kept_whole",
-    "n_virtual_tokens",
     "note_flags",
     "plain_weight",
     "put_on",

@@ -113,9 +113,8 @@ class BaseModel:
 
         Args:
             configs: The plan's adapters as `peft` configs; empty for the head alone.
-            plan: The plan of the configs; its count is checked against what `peft` attached.
-            task_type: `peft`'s word for the task, such as `SEQ_CLS`, which makes `peft` keep the head. None
-                for a task that `peft` does not know.
+            plan: Its count is checked against what `peft` attached.
+            task_type: `peft`'s word for the task, such as `SEQ_CLS`; None for a task that it does not know.
             seed: Decides the first values of the adapters and of the head.
 
         Raises:

@@ -18,16 +18,9 @@ class Snapshot:
         self._root = root
         modules = list(root.modules())
         self._modes = [(module, module.training) for module in modules]
-        self._contents = [
-            (content, dict(content))
-            for module in modules
-            for content in (
-                module._modules,
-                module._parameters,
-                module._forward_pre_hooks,
-                module._forward_hooks,
-            )
-        ]
+        names = ("_modules", "_parameters", "_forward_pre_hooks", "_forward_hooks")
+        contents = [getattr(module, name) for module in modules for name in names]
+        self._contents = [(content, dict(content)) for content in contents]
         plain = (parameter for parameter in root.parameters() if type(parameter) is nn.Parameter)
         self._tensors = [(parameter, parameter.data) for parameter in plain]  # no copies
         self._attributes = set(vars(root))
@@ -36,7 +29,7 @@ class Snapshot:
         """Put `root` back; its parameters are frozen and have no gradient afterwards."""
         for content, before in self._contents:
             content.clear()
-            content.update(before)  # type: ignore[arg-type]
+            content.update(before)
         for module, is_training in self._modes:
             module.training = is_training
         for parameter, tensor in self._tensors:

@@ -18,18 +18,16 @@ encoding, rate_schedule, rates → pausing → loop → bench.
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
-from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, epoch_batches
-from autopeft.train.rate_schedule import RateSchedule, full_run_steps, rate_schedule
+from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits
+from autopeft.train.rate_schedule import full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
 __all__ = [
     "SCHEDULE",
     "Bench",
     "EncodedSplit",
-    "RateSchedule",
     "encode_split",
     "encode_splits",
-    "epoch_batches",
     "full_run_steps",
     "rate_schedule",
 ]

@@ -16,7 +16,8 @@ from autopeft.extension import Method
 from autopeft.methods.p_tuning import PART as P_TUNING
 from autopeft.methods.prefix_tuning import PART as PREFIX_TUNING
 from autopeft.methods.prompt_tuning import PART as PROMPT_TUNING
-from autopeft.model import adapter_names, load_weights, n_virtual_tokens, save_weights
+from autopeft.model import adapter_names, load_weights, save_weights
+from autopeft.model.virtual import n_virtual_tokens
 from autopeft.records import Adapter, Plan, Site
 
 METHODS = {method.name: method for method in (P_TUNING, PREFIX_TUNING, PROMPT_TUNING)}

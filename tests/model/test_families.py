@@ -13,8 +13,8 @@ from toys.families import FAMILIES, build
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.extension import discover
-from autopeft.model import FAMILIES as TABLES
 from autopeft.model import BaseModel
+from autopeft.model.roles import FAMILIES as TABLES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),

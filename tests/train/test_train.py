@@ -18,7 +18,8 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.model import SavedBytes
 from autopeft.records import Status
-from autopeft.train import epoch_batches, full_run_steps, rate_schedule
+from autopeft.train import full_run_steps, rate_schedule
+from autopeft.train.encoding import epoch_batches
 from autopeft.train.rates import parameter_groups
 
 
