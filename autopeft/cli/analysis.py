@@ -15,7 +15,7 @@ from autopeft.cli.counts import size
 from autopeft.cli.heat_map import blocks_for, heat_lines
 from autopeft.cli.tables import console
 from autopeft.extension import discover
-from autopeft.records import Site, SiteScores, to_json, train_words
+from autopeft.records import Site, SiteScores, to_json, train_command
 from autopeft.report import effective_ranks, seen_enough
 from autopeft.report.heat import SEEN_ENOUGH
 from autopeft.report.words import duration, percent, plan_words, rate
@@ -146,7 +146,7 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
         f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
     )
     if analysis.files:
-        command = train_words(Path(analysis.files[-1]), analysis.spec.model, analysis.spec.data)
+        command = train_command(Path(analysis.files[-1]), analysis.spec.model, analysis.spec.data)
         yield f"test it: {command}"
     yield f"look for more: {analysis.search_command}"
 

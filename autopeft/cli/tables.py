@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from autopeft.records import train_words
+from autopeft.records import train_command
 from autopeft.report import did_it_help, forgetting_line
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
-    command = train_words(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
+    command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
     out.print(f"train it in full: {command}", markup=False)
 
 

@@ -21,8 +21,8 @@ from autopeft.records import (
     Sensitivity,
     Site,
     SiteScores,
-    search_words,
-    train_words,
+    search_command,
+    train_command,
 )
 from autopeft.space import BASELINE_METHOD, Policy
 from autopeft.store import write_plan, write_text
@@ -53,7 +53,7 @@ class Analysis:
     @property
     def search_command(self) -> str:
         """A command (or Python code, for objects in memory) that starts a search with the same settings."""
-        return search_words(self.spec)
+        return search_command(self.spec)
 
 
 def analyze(
@@ -151,7 +151,7 @@ def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
 
 def _header(analysis: Analysis) -> str:
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
-    test = train_words(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
+    test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
     by = "what each rank adds" if analysis.scores[0].profiles else "score"
     return (
         f"# UNTESTED: laid out by the score {analysis.scores[0].name} alone; nothing was trained.\n"

@@ -17,7 +17,7 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.records import ModelSpec, PlanDocument, resume_words
+from autopeft.records import ModelSpec, PlanDocument, resume_command
 from autopeft.store import RunDir, read_plan
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
         return request.adapter, read_plan(plan) if plan.is_file() else None
     run = RunDir.open(cast(Path, request.run))
     if not (run.best / "plan.yaml").is_file():
-        words = resume_words(run.read_spec(), run.path)
+        words = resume_command(run.read_spec(), run.path)
         raise RunDirError(f"{request.run} has no best plan yet; go on with: {words}")
     weights = run.best / "weights"
     return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)

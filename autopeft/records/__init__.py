@@ -9,7 +9,7 @@ version, text, settings → spec → commands, plans → results.
 
 from __future__ import annotations
 
-from autopeft.records.commands import repeat_words, resume_words, search_words, train_words
+from autopeft.records.commands import repeat_command, resume_command, search_command, train_command
 from autopeft.records.plans import (
     Adapter,
     Budget,
@@ -115,9 +115,9 @@ __all__ = [
     "Verdict",
     "digest_of",
     "from_json",
-    "repeat_words",
-    "resume_words",
-    "search_words",
+    "repeat_command",
+    "resume_command",
+    "search_command",
     "to_json",
-    "train_words",
+    "train_command",
 ]

@@ -11,14 +11,14 @@ from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, R
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 
 
-def search_words(spec: RunSpec) -> str:
+def search_command(spec: RunSpec) -> str:
     """The search with the same model, data, task, budget and seed.
 
     Example:
         >>> from autopeft.records.spec import BudgetSpec
-        >>> search_words(RunSpec(model=ModelSpec(id="m"), budget=BudgetSpec(requested="1%")))
+        >>> search_command(RunSpec(model=ModelSpec(id="m"), budget=BudgetSpec(requested="1%")))
         'autopeft search --model m --budget 1%'
-        >>> search_words(RunSpec(model=ModelSpec(id=IN_MEMORY), budget=BudgetSpec(requested="1%")))
+        >>> search_command(RunSpec(model=ModelSpec(id=IN_MEMORY), budget=BudgetSpec(requested="1%")))
         "autopeft.search(model=model, tokenizer=tokenizer, budget='1%')"
     """
     values = {}
@@ -37,21 +37,21 @@ def search_words(spec: RunSpec) -> str:
     return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
 
 
-def repeat_words(spec: RunSpec) -> str:
+def repeat_command(spec: RunSpec) -> str:
     """The search that repeats a run from its `run.yaml`."""
     if _is_in_memory(spec.model, spec.data):
         return f"autopeft.search('run.yaml', {_objects(spec.model, spec.data)})"
     return "autopeft search --config run.yaml"
 
 
-def resume_words(spec: RunSpec, out: Path) -> str:
+def resume_command(spec: RunSpec, out: Path) -> str:
     """The search that continues the run in a folder."""
     if _is_in_memory(spec.model, spec.data):
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     return f"autopeft search --resume --out {shlex.quote(str(out))}"
 
 
-def train_words(plan: Path, model: ModelSpec, data: DataSpec) -> str:
+def train_command(plan: Path, model: ModelSpec, data: DataSpec) -> str:
     """The training of the plan in a file; for a model or data in memory, the plan on a model to train."""
     if _is_in_memory(model, data):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"

@@ -19,7 +19,7 @@ from autopeft.records import (
     PlanDocument,
     TaskSpec,
     to_json,
-    train_words,
+    train_command,
 )
 from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
@@ -86,7 +86,7 @@ def write_plan(path: Path | str, document: PlanDocument) -> None:
         "head_params": document.head_params,
         "adapters": [_entry(adapter) for adapter in plan.adapters],
     }
-    train = train_words(Path("plan.yaml"), document.model, document.data)
+    train = train_command(Path("plan.yaml"), document.model, document.data)
     write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
 
 

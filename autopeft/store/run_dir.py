@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from autopeft.errors import RunDirError
-from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_words, resume_words, to_json
+from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_command, resume_command, to_json
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.measurement_log import MeasurementLog
 from autopeft.store.study import STUDY_FILES, close_study, open_study
@@ -153,7 +153,7 @@ class RunDir:
         """Write `run.yaml`: all resolved settings but the folder of the output."""
         content = to_json(spec)
         del content["output"]
-        header = _SPEC_HEADER.format(repeat=repeat_words(spec))
+        header = _SPEC_HEADER.format(repeat=repeat_command(spec))
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 
     def read_spec(self) -> RunSpec:
@@ -196,7 +196,7 @@ class RunDir:
         except FileNotFoundError as error:
             raise RunDirError(
                 f"{self.path} has no result: the run has not finished; go on with "
-                f"`{resume_words(self.read_spec(), self.path)}`."
+                f"`{resume_command(self.read_spec(), self.path)}`."
             ) from error
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self._result_path} cannot be read; remove it and resume the run.") from error

@@ -1,6 +1,6 @@
-"""Models and rows that do not fit, by the public way: a sentence names the fault, or a cure is told.
+"""Models and rows that do not fit: one sentence names the fault, or the log says how it was mended.
 
-`autopeft.analyze` prepares what a search would; the command line says the same sentences with an exit code.
+`autopeft.analyze` prepares the same things as a search. The command line prints the same sentences.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def module(task, n_outputs=2):
 
 
 @pytest.fixture
-def ask(tokenizer, caplog):
+def analyze(tokenizer, caplog):
     """A function: task, data and what differs -> the analysis, and what was logged on the way."""
 
-    def ask(task, data, *, score="uniform", **other):
-        asked = {"model": module(task), "tokenizer": tokenizer} | other
-        if isinstance(asked["model"], str):
-            del asked["tokenizer"]
+    def analyze(task, data, *, score="uniform", **other):
+        arguments = {"model": module(task), "tokenizer": tokenizer} | other
+        if isinstance(arguments["model"], str):
+            del arguments["tokenizer"]
         with caplog.at_level(logging.INFO):
-            found = autopeft.analyze(
-                data=data, task=task, scores=score, budget="30%", max_steps=4, batch_size=8, **asked
+            analysis = autopeft.analyze(
+                data=data, task=task, scores=score, budget="30%", max_steps=4, batch_size=8, **arguments
             )
-        return found, caplog.text
+        return analysis, caplog.text
 
-    return ask
+    return analyze
 
 
 def parquet(path, columns, features, **other):
@@ -90,15 +90,15 @@ def changed(cells, row, value):
 # Labels.
 
 
-def test_label_of_the_test_part_that_train_lacks(ask):
+def test_label_of_the_test_part_that_train_lacks(analyze):
     train = datasets.Dataset.from_dict({"text": TEXTS, "label": [LABEL_NAMES[i] for i in LABELS]})
     test = datasets.Dataset.from_dict({"text": ["so so"] * 3, "label": ["neg", "odd", "pos"]})
     with pytest.raises(DataError, match="The test part has label 'odd', which train lacks; drop or add it"):
-        ask("text-classification", datasets.DatasetDict(train=train, test=test))
+        analyze("text-classification", datasets.DatasetDict(train=train, test=test))
 
 
 @pytest.mark.parametrize("code", [2, 7, -3])
-def test_code_of_a_label_that_the_column_does_not_declare(ask, tmp_path, code):
+def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, code):
     features = {"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)}
     file = parquet(
         tmp_path / "a.parquet", {"text": TEXTS, "label": LABELS}, features, label=changed(LABELS, 3, code)
@@ -106,18 +106,18 @@ def test_code_of_a_label_that_the_column_does_not_declare(ask, tmp_path, code):
     with pytest.raises(
         DataError, match=rf"label {code} in row 4 of train is none of the 2 .* label declares \(neg, pos\)"
     ):
-        ask("text-classification", file)
+        analyze("text-classification", file)
 
 
-def test_rows_whose_label_is_minus_one_have_none_and_it_is_told(ask):
+def test_rows_whose_label_is_minus_one_have_none_and_it_is_logged(analyze):
     features = datasets.Features({"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)})
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed(LABELS, 3, -1)}, features=features)
-    _, told = ask("text-classification", data)
-    assert "Dropped 1 train rows without a label." in told
+    _, log = analyze("text-classification", data)
+    assert "Dropped 1 train rows without a label." in log
 
 
 @pytest.mark.parametrize("code", [-1, -100, 2, 7])
-def test_code_of_a_tag_that_the_column_does_not_declare(ask, tmp_path, code):
+def test_code_of_a_tag_that_the_column_does_not_declare(analyze, tmp_path, code):
     tags = [[len(word) % 2 for word in row] for row in WORDS]
     kind = datasets.Sequence(datasets.ClassLabel(names=["B-x", "O"]))
     bad = changed(tags, 3, changed(tags[3], 1, code))
@@ -126,37 +126,39 @@ def test_code_of_a_tag_that_the_column_does_not_declare(ask, tmp_path, code):
     with pytest.raises(
         DataError, match=rf"label {code} in row 4 of train is none of the 2 .* tags declares \(B-x, O\)"
     ):
-        ask("token-classification", file)
+        analyze("token-classification", file)
 
 
-def test_right_answer_that_is_none_of_the_choices(ask):
+def test_right_answer_that_is_none_of_the_choices(analyze):
     rows = [{"question": text, "choices": ["good", "bad"], "answer": i % 2} for i, text in enumerate(TEXTS)]
     rows[5]["answer"] = 2
     with pytest.raises(DataError, match="label '2' of row 6 of train names none of its 2 choices"):
-        ask("multiple-choice", datasets.Dataset.from_list(rows))
+        analyze("multiple-choice", datasets.Dataset.from_list(rows))
 
 
-def test_token_and_tag_lists_of_different_length(ask):
+def test_token_and_tag_lists_of_different_length(analyze):
     tags = [["B-x" if len(word) % 2 else "O" for word in row] for row in WORDS]
     data = datasets.Dataset.from_dict({"tokens": WORDS, "tags": changed(tags, 3, tags[3][1:])})
     with pytest.raises(DataError, match=r"Row 4 of train has \d+ tokens and \d+ tags .* one tag for each"):
-        ask("token-classification", data)
+        analyze("token-classification", data)
 
 
 @pytest.mark.parametrize("bad", [math.nan, None])
-def test_missing_numbers_are_dropped_and_it_is_told(ask, bad):
+def test_missing_numbers_are_dropped_and_it_is_logged(analyze, bad):
     numbers = changed([i / 7 for i in range(N)], 5, bad)
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": numbers})
-    found, told = ask("text-classification", data, score="fisher", model=module("text-classification", 1))
-    assert "Dropped 1 train rows without a label." in told
-    assert all(np.isfinite(found.scores[0].values))
+    analysis, log = analyze(
+        "text-classification", data, score="fisher", model=module("text-classification", 1)
+    )
+    assert "Dropped 1 train rows without a label." in log
+    assert all(np.isfinite(analysis.scores[0].values))
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf])
-def test_infinite_numbers_are_refused(ask, bad):
+def test_infinite_numbers_are_refused(analyze, bad):
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed([i / 7 for i in range(N)], 5, bad)})
     with pytest.raises(DataError, match=rf"label holds '{bad}' in row 6, the others are numbers; write"):
-        ask("text-classification", data, model=module("text-classification", 1))
+        analyze("text-classification", data, model=module("text-classification", 1))
 
 
 # Images.
@@ -178,7 +180,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(ask, tmp_path, broken):
+def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(analyze, tmp_path, broken):
     contents = changed([picture(i) for i in range(N)], 7, BROKEN[broken](picture(7)))
     rows = [
         {"image": {"bytes": c, "path": f"p{i}.png"}, "label": "ab"[i % 2]} for i, c in enumerate(contents)
@@ -187,7 +189,7 @@ def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(ask
     with pytest.raises(
         DataError, match=r"The image p7\.png does not open \(.*\); replace it or drop"
     ) as caught:
-        ask(
+        analyze(
             "image-classification",
             datasets.Dataset.from_list(rows, features=features),
             tokenizer=image_processor(),
@@ -199,20 +201,22 @@ def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(ask
         file.write_bytes(content)
     module("image-classification").save_pretrained(tmp_path / "model")
     image_processor().save_pretrained(tmp_path / "model")
-    asked = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--task", "image-classification"]
-    done = CliRunner().invoke(app, ["analyze", *map(str, asked), "--budget", "30%", "--scores", "uniform"])
+    arguments = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--task", "image-classification"]
+    done = CliRunner().invoke(
+        app, ["analyze", *map(str, arguments), "--budget", "30%", "--scores", "uniform"]
+    )
     assert done.exit_code == DataError.exit_code
     assert f"error: The image {tmp_path / 'data' / 'b' / 'p7.png'} does not open (" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_image_whose_file_is_gone_is_named(ask, tmp_path):
+def test_image_whose_file_is_gone_is_named(analyze, tmp_path):
     rows = [{"image": {"bytes": picture(i), "path": None}, "label": "ab"[i % 2]} for i in range(N)]
     rows[7]["image"] = {"bytes": None, "path": str(tmp_path / "p7.png")}
     features = datasets.Features({"image": datasets.Image(), "label": STRING})
     data = datasets.Dataset.from_list(rows, features=features)
     with pytest.raises(DataError, match=r"The data in memory names .*p7\.png, which does not exist; correct"):
-        ask("image-classification", data, tokenizer=image_processor())
+        analyze("image-classification", data, tokenizer=image_processor())
 
 
 # Texts that are too long.
@@ -223,7 +227,7 @@ def longer(n_long):
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "pattern"),
     [
         ("text-generation", rf"train: \d+ of \d+ prompts lost their beginning: .* at most {CONTEXT} tokens"),
         (
@@ -232,25 +236,25 @@ def longer(n_long):
         ),
     ],
 )
-def test_prompts_longer_than_the_context_are_cut_and_told(ask, task, said):
+def test_prompts_longer_than_the_context_are_cut_and_logged(analyze, task, pattern):
     rows = [{"prompt": text, "completion": "good film"} for text in longer(20)]
-    found, told = ask(task, datasets.Dataset.from_list(rows), score="fisher", max_length=4 * CONTEXT)
-    assert [line for line in told.splitlines() if re.search(said, line)]
-    assert all(np.isfinite(found.scores[0].values))
+    analysis, log = analyze(task, datasets.Dataset.from_list(rows), score="fisher", max_length=4 * CONTEXT)
+    assert [line for line in log.splitlines() if re.search(pattern, line)]
+    assert all(np.isfinite(analysis.scores[0].values))
 
 
-def test_prompts_of_which_most_are_longer_than_the_context_are_refused(ask):
+def test_prompts_of_which_most_are_longer_than_the_context_are_refused(analyze):
     rows = [{"prompt": text, "completion": "good film"} for text in longer(N)]
     with pytest.raises(
         DataError, match=rf"\d+ of \d+ prompts do not fit into {CONTEXT} tokens .* shorten the prompts"
     ):
-        ask("text-generation", datasets.Dataset.from_list(rows), max_length=4 * CONTEXT)
+        analyze("text-generation", datasets.Dataset.from_list(rows), max_length=4 * CONTEXT)
 
 
-def test_texts_longer_than_the_context_are_cut_and_told(ask):
+def test_texts_longer_than_the_context_are_cut_and_logged(analyze):
     data = datasets.Dataset.from_dict({"text": longer(20), "label": [LABEL_NAMES[i] for i in LABELS]})
-    _, told = ask("text-classification", data, score="fisher", max_length=4 * CONTEXT)
-    assert f"texts were cut to {CONTEXT} tokens; the longest has" in told
+    _, log = analyze("text-classification", data, score="fisher", max_length=4 * CONTEXT)
+    assert f"texts were cut to {CONTEXT} tokens; the longest has" in log
 
 
 # Tokenizers.
@@ -260,40 +264,40 @@ def labelled(texts=TEXTS):
     return datasets.Dataset.from_dict({"text": texts, "label": [LABEL_NAMES[i] for i in LABELS]})
 
 
-def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_with_it(ask, tokenizer):
-    own = copy.deepcopy(tokenizer)
-    own.pad_token = None
+def test_tokenizer_without_padding_and_end_is_refused_and_one_with_an_end_pads_with_it(analyze, tokenizer):
+    changed_tokenizer = copy.deepcopy(tokenizer)
+    changed_tokenizer.pad_token = None
     with pytest.raises(ModelError, match="has neither a padding nor an end-of-text token; name one as pad"):
-        ask("text-classification", labelled(), tokenizer=own)
-    own.eos_token = "[SEP]"
-    first, told = ask("text-classification", labelled(), tokenizer=own, score="fisher")
-    assert "has no padding token; its end-of-text token pads." in told
-    second, _ = ask("text-classification", labelled(), score="fisher")  # what pads does not matter
+        analyze("text-classification", labelled(), tokenizer=changed_tokenizer)
+    changed_tokenizer.eos_token = "[SEP]"
+    first, log = analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
+    assert "has no padding token; its end-of-text token pads." in log
+    second, _ = analyze("text-classification", labelled(), score="fisher")  # what pads does not matter
     assert first.scores[0].values == pytest.approx(second.scores[0].values, rel=1e-3, abs=1e-9)
 
 
-def test_padding_token_that_the_model_does_not_know(ask, tokenizer):
-    own = copy.deepcopy(tokenizer)
-    own.add_special_tokens({"pad_token": "[NEW]"})
+def test_padding_token_that_the_model_does_not_know(analyze, tokenizer):
+    changed_tokenizer = copy.deepcopy(tokenizer)
+    changed_tokenizer.add_special_tokens({"pad_token": "[NEW]"})
     with pytest.raises(ModelError, match=r"pads with token 34, the model knows 34; name one of its own"):
-        ask("text-classification", labelled(), tokenizer=own, score="fisher")
+        analyze("text-classification", labelled(), tokenizer=changed_tokenizer, score="fisher")
 
 
 @pytest.mark.parametrize("task", ["text-classification", "text-generation", "text2text-generation"])
-def test_words_that_the_model_does_not_know(ask, tokenizer, task):
+def test_words_that_the_model_does_not_know(analyze, tokenizer, task):
     """A token beyond the embeddings in one row of a split, not even in the longest one."""
-    own = copy.deepcopy(tokenizer)
-    own.add_tokens(["newword"])
+    changed_tokenizer = copy.deepcopy(tokenizer)
+    changed_tokenizer.add_tokens(["newword"])
     data = labelled(changed(TEXTS, 50, "newword"))
     if task != "text-classification":
         rows = [{"prompt": text, "completion": "good film on day"} for text in TEXTS]
         data = datasets.Dataset.from_list(changed(rows, 50, {"prompt": "a", "completion": "newword"}))
     with pytest.raises(ModelError, match="gives token 34, the model knows 34; put the tokenizer and the we"):
-        ask(task, data, tokenizer=own)
+        analyze(task, data, tokenizer=changed_tokenizer)
 
 
 @pytest.mark.parametrize("task", ["text-classification", "text-generation"])
-def test_weights_with_another_vocabulary_than_the_config_are_refused(ask, tokenizer, tmp_path, task):
+def test_weights_with_another_vocabulary_than_the_config_are_refused(analyze, tokenizer, tmp_path, task):
     """transformers would leave the embeddings at random, and every number would be that of noise."""
     module(task).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -301,14 +305,16 @@ def test_weights_with_another_vocabulary_than_the_config_are_refused(ask, tokeni
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 9}))
     data = labelled() if task == "text-classification" else datasets.Dataset.from_dict({"text": TEXTS})
     with pytest.raises(ModelError, match=r"with the shape \(34, 16\), its config\.json describes \(43, 16\)"):
-        ask(task, data, model=str(tmp_path))
+        analyze(task, data, model=str(tmp_path))
 
 
 # Heads of another size.
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "image-classification"])
-def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(ask, tokenizer, tmp_path, task):
+def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(
+    analyze, tokenizer, tmp_path, task
+):
     tags = [["B-x" if len(word) % 2 else "O" for word in row] for row in WORDS]
     rows = [{"image": {"bytes": picture(i), "path": None}, "label": "ab"[i % 2]} for i in range(N)]
     features = datasets.Features({"image": datasets.Image(), "label": STRING})
@@ -321,9 +327,9 @@ def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(ask,
     wide = module(task, 5)
     wide.save_pretrained(tmp_path)
     reader.save_pretrained(tmp_path)
-    found, told = ask(task, data, model=str(tmp_path), score="fisher")
-    assert "has a head of 5 outputs and 2 are needed; a fresh head takes its place." in told
+    analysis, log = analyze(task, data, model=str(tmp_path), score="fisher")
+    assert "has a head of 5 outputs and 2 are needed; a fresh head takes its place." in log
     n_head = sum(p.numel() for name, p in module(task).named_parameters() if name.startswith("classifier"))
-    assert found.suggestion.head_params == n_head
+    assert analysis.suggestion.head_params == n_head
     with pytest.raises(ModelError, match="has 5 outputs, the data has 2 labels; load it with num_labels=2"):
-        ask(task, data, model=wide, tokenizer=reader)
+        analyze(task, data, model=wide, tokenizer=reader)

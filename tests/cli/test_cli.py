@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toys.specs import run_spec
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
 from autopeft.extension import discover
-from autopeft.records import Adapter, ModelSpec, Plan, PlanDocument, RunSpec
+from autopeft.records import Adapter, Plan, PlanDocument
 from autopeft.store import write_plan
 
 
@@ -137,8 +138,8 @@ def test_unknown_option_is_a_usage_error() -> None:
 def test_search_answers_one_json_object_and_nothing_else(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    asked = ("--budget", "5%", "--trials", 3, "--strategy", "topk", "--confirm", "none")
-    result = search(model_dir, data_dir, tmp_path / "run", *asked, "--json")
+    flags = ("--budget", "5%", "--trials", 3, "--strategy", "topk", "--confirm", "none")
+    result = search(model_dir, data_dir, tmp_path / "run", *flags, "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     assert answer["verdict"]["label"] == "none"
@@ -151,8 +152,8 @@ def test_search_answers_one_json_object_and_nothing_else(
 def test_time_that_ends_before_a_verdict_exits_75_and_resume_ends_it(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    asked = ("--budget", "5%", "--trials", 3, "--confirm-seeds", 2)
-    refused(search(model_dir, data_dir, tmp_path / "run", *asked, "--max-time", "0.001s"), 75, "--resume")
+    flags = ("--budget", "5%", "--trials", 3, "--confirm-seeds", 2)
+    refused(search(model_dir, data_dir, tmp_path / "run", *flags, "--max-time", "0.001s"), 75, "--resume")
     again = run("search", "--resume", "--out", tmp_path / "run", "--max-time", "1h")
     assert again.exit_code == 0, again.output
 
@@ -173,8 +174,8 @@ def test_one_method_is_described_with_its_sources_in_80_columns(name) -> None:
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split()).replace("- ", "-")
     assert words.startswith(f"{name}: {method.label}")
-    for said in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
-        assert " ".join(said.split()).replace("- ", "-") in words
+    for fact in (method.formula, method.learning_rate_source, method.step_time_source, method.summary):
+        assert " ".join(fact.split()).replace("- ", "-") in words
     assert json.loads(run("methods", name, "--json").stdout)[name]["servers"] == list(method.servers({}))
 
 
@@ -203,7 +204,7 @@ def test_plan_edited_into_nonsense_is_refused_before_any_work(
 ) -> None:
     adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
     plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))  # type: ignore[arg-type]
-    spec = RunSpec(model=ModelSpec(id=str(model_dir)))
+    spec = run_spec(model_dir)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     document = PlanDocument(plan=plan, model=spec.model, data=spec.data, task=spec.task, **sizes)  # type: ignore[arg-type]
     write_plan(tmp_path / "plan.yaml", document)
@@ -250,8 +251,8 @@ def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(
 ) -> None:
     (tmp_path / "adapter.new").mkdir()
     (tmp_path / "adapter.new" / "mine.txt").write_text("mine", encoding="utf-8")
-    asked = ("--budget", "5%", "--trials", 1, "--confirm", "none")
-    assert search(model_dir, data_dir, tmp_path / "run", *asked).exit_code == 0
+    flags = ("--budget", "5%", "--trials", 1, "--confirm", "none")
+    assert search(model_dir, data_dir, tmp_path / "run", *flags).exit_code == 0
     train = ("train", "--plan", tmp_path / "run", "--out", tmp_path / "adapter")
     refused(run(*train, "--seed", -1), 2, "seed is -1")
     assert run(*train).exit_code == 0

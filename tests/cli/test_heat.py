@@ -25,14 +25,14 @@ def site(name, layer, role, kind="linear"):
 
 def stack(n_layers, roles, *, outside=True):
     """Sites of a model: every role in each layer, a pooler, and the model as a whole."""
-    found = [site(f"h.{layer}.{role}", layer, role) for layer in range(n_layers) for role in roles]
+    sites = [site(f"h.{layer}.{role}", layer, role) for layer in range(n_layers) for role in roles]
     beside = [site("pooler.dense", None, "dense"), site("inputs", None, "inputs", kind="model")]
-    return (*found, *(beside if outside else ()))
+    return (*sites, *(beside if outside else ()))
 
 
 def score_of(sites, *, name="fisher", **fields):
     """The values 1, 2, 3 … in the order of the sites, and 0 for the model as a whole."""
-    values = (0.0 if one.kind == "model" else n + 1.0 for n, one in enumerate(sites))
+    values = (0.0 if site.kind == "model" else n + 1.0 for n, site in enumerate(sites))
     return SiteScores(name=name, values=tuple(values), **fields)
 
 
@@ -97,7 +97,7 @@ def test_a_site_outside_the_layers_does_not_dwarf_them():
 
 
 @pytest.mark.parametrize(
-    ("rho", "n", "told"),
+    ("rho", "n", "sentence"),
     [
         (0.972, 128, "seen enough: 0.97 between two halves of 128 examples"),
         (0.9499, 128, "not enough: 0.94 between two halves of 128 examples; pass --max-examples 256"),
@@ -112,10 +112,10 @@ def test_a_site_outside_the_layers_does_not_dwarf_them():
         (None, 0, "needs no examples"),
     ],
 )
-def test_one_sentence_says_whether_enough_was_seen(rho, n, told):
+def test_one_sentence_says_whether_enough_was_seen(rho, n, sentence):
     score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
-    assert analysis._enough(score, n_train=1000) == told
-    assert told.startswith(seen_enough(score))
+    assert analysis._enough(score, n_train=1000) == sentence
+    assert sentence.startswith(seen_enough(score))
 
 
 @pytest.mark.parametrize(("n_layers", "roles"), [(2, ("q", "v")), (32, LLAMA)])
@@ -124,9 +124,9 @@ def test_svg_parses_and_holds_the_value_of_every_site_in_a_title(n_layers, roles
     scores = (score_of(sites, name="gradient"), score_of(sites, name="a<b"))
     root = ElementTree.fromstring(heat_svg(sites, scores, title='tiny "<&>" on data'))
     titles = [title.text for title in root.iter(f"{SVG}title")]
-    for one, value in zip(sites, scores[0].values, strict=True):
-        expected = 0 if one.kind == "model" else len(scores)
-        assert titles.count(f"{one.name}: {value:.3g}") == expected
+    for site, value in zip(sites, scores[0].values, strict=True):
+        expected = 0 if site.kind == "model" else len(scores)
+        assert titles.count(f"{site.name}: {value:.3g}") == expected
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     assert {*roles, "outside", *map(str, range(n_layers))} <= set(texts)
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= set(

@@ -42,7 +42,7 @@ def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
 
 
 def drawn(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of a type: finite numbers, short tuples; what the user asked stays at its defaults."""
+    """Values of a type: finite numbers, short tuples; settings keep their defaults."""
     parts = get_args(hint)
     if hint is float:
         return st.floats(allow_nan=False, allow_infinity=False)
@@ -163,9 +163,9 @@ def test_a_record_cannot_change(kind: type[Any], data: st.DataObject) -> None:
 @settings(max_examples=50, deadline=None)
 @given(records_of(Measurement))
 def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
-    found = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
+    counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}
     again = through_text(measurement)
-    assert (found[again.plan, again.fidelity], found[again]) == (1, 2)
+    assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
 
 
 @every_kind
@@ -174,7 +174,7 @@ def test_a_record_takes_keywords_alone(kind: type[Any]) -> None:
         kind(None)
 
 
-# What the user asked.
+# The settings of a run.
 
 
 @pytest.mark.parametrize("topic", RunSpec.model_fields)

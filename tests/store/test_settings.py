@@ -54,12 +54,12 @@ def test_a_variable_with_an_underscore_in_its_field_is_read():
     ("text", "value"), [("113000", "113000"), ("300k", "300k"), ("0.5%", "0.5%"), ("'1.2M'", "1.2M")]
 )
 def test_a_budget_stays_as_written_from_any_source(tmp_path, text, value):
-    found = [
+    resolved = [
         settings(f"budget: {{requested: {text}}}", folder=tmp_path),
         settings(env={"AUTOPEFT_BUDGET_REQUESTED": text}),
         settings(assign=[f"budget.requested={text}"]),
     ]
-    assert [spec.budget.requested for spec, _ in found] == [value] * 3
+    assert [spec.budget.requested for spec, _ in resolved] == [value] * 3
 
 
 @pytest.mark.parametrize(("number", "value"), [(113000, "113000"), (3e5, "300000"), (0.5, "0.5")])
