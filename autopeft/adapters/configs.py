@@ -82,17 +82,12 @@ def auto_class_of(configs: Sequence[PeftConfig]) -> str | None:
 
 
 def base_model_of(configs: Sequence[PeftConfig], *, path: Path) -> ModelSpec:
-    """The base model that configs were made for.
-
-    Args:
-        configs: The first that names a base model decides.
-        path: Where the configs were read, for the message.
+    """The base model that the first config with a name of one was made for.
 
     Raises:
-        SpecError: None of the configs names one.
+        SpecError: None of the configs, which were read from `path`, names one.
     """
-    names = [(config.base_model_name_or_path, config.revision) for config in configs]
-    for name, revision in names:
-        if name and isinstance(name, str):
-            return ModelSpec(id=name, revision=revision)
+    for config in configs:
+        if config.base_model_name_or_path and isinstance(config.base_model_name_or_path, str):
+            return ModelSpec(id=config.base_model_name_or_path, revision=config.revision)
     raise SpecError(f"{path} does not say which base model it is for; pass --model.")

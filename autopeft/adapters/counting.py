@@ -46,13 +46,7 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
 def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Count:
     """The count of adapter configs, with notes of what in them means nothing or stays open.
 
-    Args:
-        files: In the order in which they are attached.
-        base: A skeleton; changed in place.
-        path: Where the configs were read, for messages.
-
-    Raises:
-        SiteError: See `attach_fitting`.
+    Arguments and errors are those of `attach_fitting`.
     """
     modules = [name for name, _ in base.module.named_modules() if name]
     attached = attach_fitting(files, base, path=path)

@@ -19,10 +19,7 @@ from autopeft.model import map_shape
 
 Layers = dict[str, nn.Module]
 
-_STAND_IN_FIELDS = (
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    "modules_to_save",
-)
+_TARGETS = "target_modules exclude_modules layers_to_transform layers_pattern modules_to_save".split()
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,16 @@ def stand_in(config: Any) -> LoraConfig:
         r=1,
         bias="lora_only" if bias.endswith("_only") else bias,
         task_type=config.task_type,
-        **{field: getattr(config, field, None) for field in _STAND_IN_FIELDS},
+        **{field: getattr(config, field, None) for field in _TARGETS},
     )
 
 
 def apply_formula(config: PeftConfig, layers: Iterable[tuple[str, BaseTunerLayer]], *, adapter: str) -> int:
-    """Give the stand-in's layers as many numbers as the config would train.
+    """Give the layers of a stand-in as many numbers as the config would train.
 
     Args:
-        config: What the stand-in stands for.
-        layers: Those of the stand-in, by their names in the base model; changed in place.
+        config: What the adapter of this name stands in for.
+        layers: Those that hold the stand-in, by their names in the base model; changed in place.
         adapter: The stand-in's name in the model.
 
     Returns:

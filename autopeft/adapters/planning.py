@@ -67,12 +67,7 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
 
 
 def plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    """The plan that adapter configs mean on a base model, without a learning rate.
-
-    Args:
-        path: An adapter_config.json, its folder, or a folder of several with their order.json.
-        base: Left as it is.
-        methods: By name.
+    """The plan that adapter configs alone mean on a base model, without a learning rate.
 
     Raises:
         SpecError: Unreadable, or a config says what a plan cannot.
@@ -84,7 +79,7 @@ def plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) 
     meanings: list[_Meaning] = []
     notes: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what peft warns of when it attaches is told as notes
+        warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         for file, method in files:
             meanings.append(_meaning(file, base, method, path=path))
             notes += [*unknown_keys(file), *dropout_notes(file), *_notes(file, meanings[-1].targeted, base)]
@@ -183,7 +178,7 @@ def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[s
 def _require_same(meaning: _Meaning, base: BaseModel, *, path: Path) -> None:
     """Refuse a config that the plan's own configs do not repeat, module by module."""
     if not meaning.layers:
-        return  # of a prompt every field is read or refused
+        return  # a prompt, whose every field is read or refused, or nothing but the head
     planned = attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
     for name, layer in meaning.layers.items():
         if not layer.is_same(planned.get(name)):

@@ -28,16 +28,7 @@ _READ_ELSEWHERE = frozenset(f"{_FROM_LAYERS} {_FROM_MODEL} {_FROM_METHOD}".split
 
 
 def method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -> Method:
-    """The method whose plans can hold every setting of a config.
-
-    Args:
-        file: The config.
-        methods: By name.
-        path: Where the config was read, for the message.
-
-    Raises:
-        SpecError: No method's plans can hold every setting of the type.
-    """
+    """The method whose plans can hold every setting of a config; SpecError where there is none."""
     by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
     if type_name(file.config) not in by_type:
         raise SpecError(
@@ -49,11 +40,6 @@ def method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -
 
 def require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     """Refuse a config with settings that a plan would lose, or with modules that it trains whole.
-
-    Args:
-        file: The config.
-        base: Its task head is trained whole by every plan.
-        path: Where the config was read, for the message.
 
     Raises:
         SpecError: The first such setting or module.

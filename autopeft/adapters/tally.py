@@ -21,18 +21,17 @@ from autopeft.records import Site
 _DEPTH = re.compile(r"\.(\d+)\.")
 _OUTSIDE, _SHARED = "outside", "shared"
 # Names under which peft keeps what it trains inside a module that is no linear map or norm.
-_WRAPPED = (
-    *("modules_to_save", "token_adapter", "trainable_tokens", "lora_", "adaption_", "base_layer"),
-    "original_module",
+_WRAPPED = tuple(
+    "modules_to_save token_adapter trainable_tokens lora_ adaption_ base_layer original_module".split()
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Trainable parameters of a plan, the task head apart; `by_role` and `by_layer` each add up to it.
+    """Trainable parameters of a plan, without the task head; `by_role` and `by_layer` each add up to them.
 
-    `sites` says per role at how many places, `ranks` from which to which rank, where there is one;
-    `adapter_bytes` is what the tensors in the files of `save_pretrained` take, head included.
+    `sites` counts the places of each role. `ranks` has the lowest and the highest rank of each role with
+    ranks. `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
     """
 
     base_model: str
@@ -55,7 +54,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where a trained tensor lies and how many numbers it has; `head` says that it is the task head's."""
+    """Where a trained tensor lies, how many numbers it has, and whether it is part of the task head."""
 
     names: frozenset[str]
     role: str
@@ -125,7 +124,7 @@ def _places(adapted: PeftModel, base: BaseModel) -> list[_Place]:
 
 
 def _joined(places: Sequence[_Place]) -> _Place:
-    """One place for a tensor that several modules hold; what they differ in is `shared`."""
+    """One place for a tensor that several modules hold; its role or layer is `shared` where they differ."""
     roles, layers = {place.role for place in places}, {place.layer for place in places}
     return _Place(
         names=frozenset[str]().union(*(place.names for place in places)),
@@ -168,7 +167,7 @@ def _beside(adapted: PeftModel, name: str) -> _Place:
 
 
 def _saved_bytes(attached: Attached) -> int:
-    """What the tensors take that `save_pretrained` would write."""
+    """The size of the tensors that `save_pretrained` would write."""
     total = 0
     for name, (holder, config) in attached.configs().items():
         config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary

@@ -20,12 +20,7 @@ _HEADS = ("classifier", "score")  # peft writes both into every config of a clas
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Refuse a config whose targets are no modules of the base model at all.
-
-    Args:
-        file: The config.
-        base: Without adapters.
-        path: Where the config was read, for the message.
+    """Refuse a config whose targets are no modules of a base model without adapters.
 
     Raises:
         SiteError: With the nearest names there are.

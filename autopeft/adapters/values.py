@@ -17,25 +17,17 @@ from peft import PeftConfig
 
 # Declared as whole numbers by `peft`, which computes with any.
 _FRACTIONS = ("alpha", "lambda")
-_NOUNS = {
-    "number": "a number",
-    "whole": "a whole number",
-    "text": "a string",
-    "list": "a list",
-    "object": "an object",
-    "truth": "true or false",
-    "null": "null",
-}
+_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT = "a number", "a whole number", "a string", "a list", "an object"
+_TRUTH, _NULL = "true or false", "null"
+_NOUNS = (_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT, _TRUTH, _NULL)  # in the order in which a message names them
 _KINDS: Mapping[Any, tuple[str, ...]] = {
-    bool: ("truth",),  # before int, of which it is a subclass
-    int: ("whole",),
-    float: ("number", "whole"),
-    str: ("text",),
-    list: ("list",),
-    set: ("list",),
-    tuple: ("list",),
-    dict: ("object",),
-    type(None): ("null",),
+    bool: (_TRUTH,),  # before int, of which it is a subclass
+    int: (_WHOLE,),
+    float: (_NUMBER, _WHOLE),
+    str: (_TEXT,),
+    **dict.fromkeys((list, set, tuple), (_LIST,)),
+    dict: (_OBJECT,),
+    type(None): (_NULL,),
 }
 
 
@@ -54,9 +46,9 @@ def faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[s
 
 def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
     kind = _kind_of(value)
-    if allowed is not None and kind not in allowed and not (kind == "null" and "whole" not in allowed):
-        hidden = {"null", "whole"} if "number" in allowed else {"null"}
-        nouns = [noun for kind, noun in _NOUNS.items() if kind in allowed - hidden]
+    if allowed is not None and kind not in allowed and not (kind == _NULL and _WHOLE not in allowed):
+        hidden = {_NULL, _WHOLE} if _NUMBER in allowed else {_NULL}
+        nouns = [noun for noun in _NOUNS if noun in allowed - hidden]
         return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
     entries = value if isinstance(value, list) and name.endswith("_modules") else ()
     odd = [entry for entry in entries if not isinstance(entry, str)]
@@ -64,7 +56,7 @@ def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
         return f"{name} lists {odd[0]!r}, it should list strings"
     pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
     for key, number in pattern.items():
-        if _kind_of(number) not in ("number", "whole", "list"):  # AdaLoRA lists what it has kept
+        if _kind_of(number) not in (_NUMBER, _WHOLE, _LIST):  # AdaLoRA lists what it has kept
             return f"{name} gives {number!r} to {key}, it should give a number"
     return ""
 
@@ -72,10 +64,10 @@ def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
 def _allowed(name: str, hint: Any) -> frozenset[str] | None:
     """The kinds of values that a declaration takes; None where it may take anything."""
     if name == "modules_to_save":  # declared as text too by some, and read letter by letter
-        return frozenset({"list", "null"})
+        return frozenset({_LIST, _NULL})
     kinds = _kinds(hint)
-    if kinds is not None and "whole" in kinds and any(word in name for word in _FRACTIONS):
-        return kinds | {"number"}
+    if kinds is not None and _WHOLE in kinds and any(word in name for word in _FRACTIONS):
+        return kinds | {_NUMBER}
     return kinds
 
 
@@ -89,10 +81,10 @@ def _kinds(hint: Any) -> frozenset[str] | None:
     plain = origin or hint
     if plain in _KINDS:
         return frozenset(_KINDS[plain])
-    return frozenset({"text"}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
+    return frozenset({_TEXT}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
 
 
 def _kind_of(value: Any) -> str:
     if isinstance(value, float):
-        return "number"
+        return _NUMBER
     return next(kinds[0] for kind, kinds in _KINDS.items() if isinstance(value, kind))

@@ -42,12 +42,12 @@ class ConvertedLora:
     """Changes of linear maps as LoRA of `rank`, or of the least rank that keeps `energy` at each site."""
 
     name: str = "converted-lora"
-    summary: str = "any change of linear maps as the nearest LoRA (SVD), its error told; --rank or --energy"
+    summary: str = "any change of linear maps as the nearest LoRA (SVD), with its error; --rank or --energy"
     needs_base: str = "weights"
     bounds: tuple[str, ...] = ("rank", "energy")
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """What trains anything but linear maps: norms, biases, prompts, modules of its own."""
+        """Adapters of anything but linear maps: norms, biases, prompts, added modules."""
         types = type_counts(source.configs)
         return (
             *adapts_nothing(source.configs),
@@ -117,7 +117,7 @@ def _changes(
 def _nearest(
     change: torch.Tensor, *, rank: int | None, energy: float
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], dict[str, float]]:
-    """A and B of the best approximation, and what it costs: its rank and its relative error."""
+    """A and B of the best approximation, and its rank and relative error."""
     left, values, right = torch.linalg.svd(change, full_matrices=False)
     floor = float(values[0]) * max(change.shape) * torch.finfo(values.dtype).eps
     most = max(1, int((values > floor).sum()))

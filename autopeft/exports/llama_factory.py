@@ -64,7 +64,7 @@ class LlamaFactory:
         known = (*_LORA_KEYS, *_NAMED, "rank_pattern", "alpha_pattern", "fan_in_fan_out")
         problems += [*lora_problems([config], known=known), *whole_alphas(config)]
         if getattr(config, "init_lora_weights", True) is not True:
-            problems.append("it starts LoRA its own way, and the config names another")
+            problems.append("it chooses the first values of LoRA itself, and the config names others")
         for name in ("rank", "alpha"):
             if getattr(config, f"{name}_pattern"):
                 problems.append(f"it has one {name} for all modules, and the plan's differ")

@@ -1,4 +1,4 @@
-"""Merged: a model of its own with the plan in its weights, for everything that reads transformers."""
+"""Merged: a whole model with the plan in its weights, for everything that reads transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Merged:
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """What stays beside the weights, and first values that rewrote the base model."""
+        """Adapters that stay beside the weights, first values that rewrite the base model, no weights."""
         return (*unmergeable(source.configs), *rewrites_base(source.configs), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Trl:
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """A mix of methods, another task than language modelling, a config that cannot be written as code."""
+        """No adapter, a mix, another task than language modelling, a config that code cannot hold."""
         if adapts_nothing(source.configs):
             return adapts_nothing(source.configs)
         problems = [*recipe_problems(source)]

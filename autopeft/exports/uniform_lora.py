@@ -38,7 +38,7 @@ class UniformLora:
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """Anything that is not plain LoRA; DoRA's magnitudes among them."""
+        """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
         problems = not_lora(source.configs) or lora_problems(source.configs, known=_FOLDED)
         return (*problems, *trained_whole(source), *untrained(source))
 

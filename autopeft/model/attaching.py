@@ -52,11 +52,13 @@ def put_on(
     names: Sequence[str],
     making: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> PeftModel:
-    """A model with configs on it: the first by `get_peft_model`, others injected, a prompt around all.
+    """A model with one or more configs on it, which name their task and head themselves.
+
+    The first config goes through `get_peft_model`, others are injected, a prompt is wrapped around all.
 
     Args:
         module: As for `attach`.
-        configs: As for `attach`, but at least one; task and head are those that they name.
+        configs: As for `attach`.
         names: What to call each config's adapter inside the model.
         making: Gives the context in which a config's tensors are made.
 

@@ -45,12 +45,12 @@ def model_sites(module: nn.Module, sites: Sequence[Site]) -> tuple[Site, ...]:
 
 
 def n_virtual_tokens(adapters: Sequence[Adapter]) -> int:
-    """Positions that the adapters take from the text: the ranks of those at the sites of the whole model."""
+    """Positions that virtual tokens take from the text: the ranks of adapters at `inputs` and `cache`."""
     return sum(adapter.rank for adapter in adapters if adapter.site in ("inputs", "cache"))
 
 
 def n_positions(module: nn.Module) -> int | None:
-    """How many tokens a model has positions for; None where they are not counted (T5, ALiBi)."""
+    """How many tokens a model has positions for; None where there is no limit (T5, ALiBi)."""
     config = cast(Any, module.config).get_text_config()
     names = ("max_position_embeddings", "max_encoder_position_embeddings")  # the second is LED's
     limits = (getattr(config, name, None) for name in names)
@@ -106,8 +106,8 @@ def _peft_finds_embeddings(module: PreTrainedModel) -> bool:
 def _numbers_per_token(module: PreTrainedModel, sites: Sequence[Site]) -> int:
     """Keys and values of all layers, as `peft` counts them; 0 where the model's maps say otherwise.
 
-    That leaves out layers without attention of their own (Jamba), with compressed keys (DeepSeek) or of
-    different width (Gemma 4), which share one cache there.
+    It is 0 where some layers have no attention (Jamba), compressed keys (DeepSeek) or another width
+    (Gemma 4): the prefix that `peft` makes does not fit their cache.
     """
     config: Any = module.config.get_text_config()
     n_heads, n_layers = (getattr(config, name, 0) for name in ("num_attention_heads", "num_hidden_layers"))

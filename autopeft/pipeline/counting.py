@@ -30,7 +30,7 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
     """
     discover("autopeft.methods")  # some teach `peft` their types
     with model.quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what `peft` warns of when it attaches is told as notes
+        warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         if adapters.is_adapter(path):
             return _count_configs(path, model_id=model_id, revision=revision)
         return _count_plan(path, model_id=model_id, revision=revision)

@@ -41,7 +41,9 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # somebody else has put something there
             for folder in made:
                 folder.rmdir()
-        if isinstance(error, OSError | SafetensorError):  # safetensors says a full disk its own way
+        if isinstance(
+            error, OSError | SafetensorError
+        ):  # safetensors has an error of its own for a full disk
             reason = getattr(error, "strerror", None) or error
             raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
         raise

@@ -1,4 +1,4 @@
-"""What a format cannot hold of a plan, as phrases, and the refusal made of them."""
+"""Problems of a plan that a format cannot hold, as phrases, and the refusal made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter's configs, ready to be written, and its tensors told apart by name."""
+"""An adapter's configs, ready to be written, and its tensors by their names."""
 
 from __future__ import annotations
 

@@ -24,14 +24,10 @@ _log = logging.getLogger(__name__)
 def read_all_weights(
     files: Sequence[ConfigFile], *, allow_pickle: bool = False
 ) -> tuple[dict[str, torch.Tensor], ...]:
-    """The tensors beside each config, by name; nothing where no config has any.
-
-    Args:
-        files: The configs, whose folders are read.
-        allow_pickle: See `read_weights`.
+    """The tensors beside each config, by name, as `read_weights` reads them; nothing where no config has any.
 
     Raises:
-        SpecError: Some folders have weights and others none, a file has no tensors, or see `read_weights`.
+        SpecError: Some folders have weights and others none, or a file has no tensors.
     """
     weights = [read_weights(file.folder, allow_pickle=allow_pickle) for file in files]
     lacking = [file.folder for file, tensors in zip(files, weights, strict=True) if tensors is None]
