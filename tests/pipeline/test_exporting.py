@@ -13,7 +13,9 @@ import transformers
 from safetensors.torch import load_file
 from toys.counting import tiny_config
 from toys.exports import answer, export, logits_of, refused, served, shake, trained, vllm
+from typer.testing import CliRunner
 
+from autopeft.cli.app import app
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import ModelSpec, PlanDocument, RunSpec
@@ -199,6 +201,8 @@ def test_reader_of_a_tuner_of_ours_is_told_what_to_import(trained_adapter, tmp_p
     assert any("import autopeft.methods.parts.bottleneck_tuner" in note for note in report["notes"])
 
 
-def test_every_format_is_named_by_the_help():
+def test_every_format_is_listed_by_the_command_that_the_help_names():
     text = " ".join(export("--help").stdout.replace("│", " ").split())
-    assert [name for name in discover("autopeft.exports") if name not in text] == []
+    assert "`autopeft formats` lists them" in text
+    listed = CliRunner().invoke(app, ["formats"]).stdout
+    assert [name for name in discover("autopeft.exports") if name not in listed] == []
