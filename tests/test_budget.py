@@ -75,7 +75,7 @@ def test_every_written_form_is_read(requested: str, params: int) -> None:
         "٣%",
     ],
 )
-def test_what_is_no_amount_is_refused_with_the_allowed_forms(requested: str) -> None:
+def test_a_text_that_is_no_amount_is_refused_with_the_allowed_forms(requested: str) -> None:
     with pytest.raises(
         SpecError, match=r"cannot be read; write .* 0\.5%, or a number such as 300k"
     ) as caught:
@@ -84,7 +84,7 @@ def test_what_is_no_amount_is_refused_with_the_allowed_forms(requested: str) -> 
 
 
 @pytest.mark.parametrize("requested", ["0,5%", "1,2M", "1,", "1__000", "1,0000", "0,500k", "1,234_567"])
-def test_a_comma_that_parts_no_thousands_is_not_read_over(requested: str) -> None:
+def test_a_comma_that_separates_no_thousands_is_refused(requested: str) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         parse(requested, base_params=BASE_PARAMS)
 
@@ -117,7 +117,7 @@ def test_an_impossible_budget_names_the_cheapest_plan() -> None:
         require_affordable({"lora": 768, "ia3": 384, "zeta": 384}, budget=budget, available=300)
 
 
-def test_what_the_head_takes_of_the_budget_is_told() -> None:
+def test_a_refusal_names_what_the_head_leaves_of_the_budget() -> None:
     budget = Budget(max_trainable_params=3000, base_params=BASE_PARAMS, requested="3k")
     with pytest.raises(BudgetError, match=r"allows 3,000 trainable parameters, of which 0 for adapters"):
         require_affordable({"ia3": 384}, budget=budget, available=-70)

@@ -76,7 +76,9 @@ def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], bu
 
 @quickly
 @given(claim_lists(), st.integers(0, 2000), st.integers(0, 500))
-def test_what_is_spent_never_falls_when_the_budget_rises(claims: list[Claim], budget: int, more: int) -> None:
+def test_the_cost_of_the_ranks_never_falls_when_the_budget_rises(
+    claims: list[Claim], budget: int, more: int
+) -> None:
     poor, rich = (allocate(claims, max_params=amount) for amount in (budget, budget + more))
     assert spent(claims, poor) <= spent(claims, rich)
 

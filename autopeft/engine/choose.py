@@ -6,19 +6,17 @@ import logging
 from dataclasses import replace
 
 from autopeft.engine.front import is_allowed
-from autopeft.engine.ledger import Ledger, MeasureExtra, first_error, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, MeasureExtra, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error
-from autopeft.records import Measurement, Plan
+from autopeft.records import Plan
 
 _SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 _MARGIN = 0.01  # one point, or one percent of a loss
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
-
-Measured = dict[Plan, Measurement]
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ TIME_IS_UP = (
 )
 
 Measure = Callable[[Plan, Fidelity], Measurement]
+Measured = dict[Plan, Measurement]  # at one fidelity
 Key = tuple[Plan, Fidelity]
 
 
@@ -112,7 +113,7 @@ class Ledger:
         arm = str(self.arms.get(key[0], ""))
         self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
-    def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
+    def at(self, fidelity: Fidelity) -> Measured:
         """The measurements of this run at one fidelity."""
         return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
 

@@ -6,19 +6,17 @@ import logging
 from collections.abc import Sequence
 
 from autopeft.engine.front import front, is_allowed, thinned
-from autopeft.engine.ledger import Ledger, first_error, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.stopping import WAVE
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
 from autopeft.records import Adapter, Measurement, Plan
 
-_WAVE = 4  # plans between two looks at the clock; fixed, so that the number of workers changes nothing
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
 LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
-
-Measured = dict[Plan, Measurement]
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +43,8 @@ def _measure_rung(
     ledger.progress.phase(f"rung {index + 1}", len(plans))
     ledger.plan_ahead(fidelity, n_measurements=len(plans))
     measured: Measured = {}
-    for start in range(0, len(plans), _WAVE):
-        wave = plans[start : start + _WAVE]
+    for start in range(0, len(plans), WAVE):
+        wave = plans[start : start + WAVE]
         seconds = len(wave) * ledger.estimate(fidelity, new_steps=schedule.new_steps(index))
         if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem)):
             log.warning("Time is short: %d of %d plans reach rung %d.", start, len(plans), index + 1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optuna.trial import Trial
 
-from autopeft.engine.ledger import Ledger, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
@@ -15,15 +15,15 @@ from autopeft.engine.refine import even_out, refined_plan
 from autopeft.engine.sources import sampler_for, source_of
 from autopeft.engine.stopping import WAVE, may_go_on
 from autopeft.engine.telling import StudyLog
-from autopeft.records import Arm, Measurement, Plan, Proposal
+from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 
 
-def measure_first_rung(problem: SearchProblem, ledger: Ledger, log: StudyLog) -> dict[Plan, Measurement]:
+def measure_first_rung(problem: SearchProblem, ledger: Ledger, log: StudyLog) -> Measured:
     """Every plan of the first rung with its measurement: the queue, then sampled plans, then more rates."""
     queue, n_trials = enqueued(problem), problem.n_proposals
     ledger.progress.phase("rung 1", n_trials)
-    measured: dict[Plan, Measurement] = {}
+    measured: Measured = {}
     for start in range(0, n_trials, WAVE):
         if start >= len(queue) and not may_go_on(problem, ledger, log.proposals):
             break

@@ -6,17 +6,15 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from autopeft.engine.ledger import Ledger, MeasureExtra, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, MeasureExtra, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.rates import next_rate
 from autopeft.engine.stopping import has_time
-from autopeft.records import Adapter, Arm, Measurement, Plan
+from autopeft.records import Adapter, Arm, Plan
 from autopeft.space import AllocationContext
 
 _MAX_EVENED = 5  # learning rates of the baseline at most, however many another arm has
-
-Measured = dict[Plan, Measurement]
 
 
 def refined_plan(problem: SearchProblem, ledger: Ledger, *, n_before: int) -> tuple[Arm, Plan] | None:

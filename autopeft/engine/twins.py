@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from autopeft.engine.ledger import Ledger, MeasureExtra
+from autopeft.engine.ledger import Ledger, Measured, MeasureExtra
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.stopping import has_time
 from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Measurement, Plan, Proposal, ScorePair
@@ -28,7 +28,7 @@ def measure_twins(
     problem: SearchProblem,
     ledger: Ledger,
     proposed: Iterable[tuple[Proposal, Policy | None]],
-    first: Mapping[Plan, Measurement],
+    first: Measured,
     measure_extra: MeasureExtra,
 ) -> tuple[ScorePair, ...]:
     """Measure twins of the greedy plan and of the first sampled proposals that used the score.
@@ -66,7 +66,7 @@ def measure_twins(
 def _scored(
     problem: SearchProblem,
     proposed: Iterable[tuple[Proposal, Policy | None]],
-    first: Mapping[Plan, Measurement],
+    first: Measured,
 ) -> list[_Scored]:
     """The greedy plan and the first sampled ones whose ranks or layers the score has changed."""
     scored: dict[Plan, _Scored] = {}
@@ -92,7 +92,7 @@ def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:
     return plan_of(policy, replace(problem.context, scores=problem.null_scores[null]))
 
 
-def _pair(scored: _Scored, measured: Mapping[Plan, Measurement], *, worst: float) -> ScorePair:
+def _pair(scored: _Scored, measured: Measured, *, worst: float) -> ScorePair:
     losses = {null: _loss(measured[plan], worst) for null, plan in scored.twins.items() if plan in measured}
     return ScorePair(
         arm=str(scored.proposal.arm),

@@ -141,7 +141,7 @@ def test_the_greedy_plan_takes_the_best_rate_of_the_baseline() -> None:
     assert greedy.plan.learning_rate == max(plan.learning_rate for plan in baseline_plans())
 
 
-def test_a_diverged_plan_never_wins_and_is_told_as_worse_than_all() -> None:
+def test_a_diverged_plan_never_wins_and_has_a_worse_loss_than_all_in_the_study() -> None:
     storage = InMemoryStorage()
     outcome = run(ia3_fails, storage=storage).outcome
     study = optuna.load_study(study_name="autopeft", storage=storage)
@@ -172,7 +172,7 @@ def test_a_plan_that_failed_otherwise_is_a_failed_trial() -> None:
 
 
 @pytest.mark.parametrize("error", ["The loss diverged at step 3", "out of memory"])
-def test_a_search_where_nothing_works_tells_the_first_error(error: str) -> None:
+def test_a_search_where_nothing_works_ends_with_the_first_error(error: str) -> None:
     with pytest.raises(
         TrainingError, match=rf"None of 1\d plans could be trained; the first error was: {error}"
     ):

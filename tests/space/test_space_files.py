@@ -33,7 +33,7 @@ def read(tmp_path: Path, methods: str, *, more: str = "", only: tuple[str, ...] 
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_shipped_space_loads_and_tells_what_it_is_about(name: str) -> None:
+def test_every_shipped_space_loads_and_has_a_description(name: str) -> None:
     space = load(name, known_methods=METHODS)
     assert space.about and set(space.methods) <= set(METHODS)
 

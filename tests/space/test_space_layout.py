@@ -49,7 +49,7 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
 
 @settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(24, 4000), st.integers(0, 600))
-def test_what_a_plan_spends_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
+def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
     whole = replace(policy, budget_share=1.0)
     poor, rich = (plan_of(whole, context(size)) for size in (budget, budget + more))
     assert recount(poor) <= recount(rich)
