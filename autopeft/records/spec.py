@@ -27,7 +27,7 @@ class ModelSpec(Topic):
     )
     revision: str | None = setting(None, "Revision of the hub model", "Machine")
     quantize: Literal["none", "4bit", "8bit"] = setting(
-        "none", "Bits of the base model's linear maps; needs the extra `quantize`", "Machine"
+        "none", "Load linear maps of the base model in few bits (needs the extra quantize)", "Machine"
     )
 
 
@@ -58,7 +58,9 @@ class DataSpec(Topic):
     group_column: str | None = setting(
         None, "Rows with equal values in this column stay in one split", "Data"
     )
-    time_column: str | None = setting(None, "Cut the latest rows by this column out of train", "Data")
+    time_column: str | None = setting(
+        None, "Column with the time of a row; the held-out rows are the latest of train", "Data"
+    )
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     streaming: bool = setting(
         False, "Read only the first rows of a hub dataset, as many as --max-examples asks for", "Data"
@@ -92,7 +94,10 @@ class BudgetSpec(Topic):
     """How many parameters may be trained, as the user wrote it."""
 
     requested: str = setting(
-        "0.5%", "Trainable parameters, at most: 0.5%, 300k, 1.2M or 113000", "Options", short="budget"
+        "0.5%",
+        "Trainable parameters, at most: 0.5% of the base model, 300k, 1.2M or 113000",
+        "Options",
+        short="budget",
     )
     count_head: bool = setting(False, "Count the task head's parameters too", "Options")
 
@@ -128,7 +133,7 @@ class SearchSpec(Extent):
     strategy: Literal["halving", "topk", "random"] = setting(
         "halving", "How proposals are promoted to longer runs", "Search"
     )
-    objective: Literal["score", "params", "pareto"] = setting("score", "What makes a plan the best", "Search")
+    objective: Literal["score", "params", "pareto"] = setting("score", "What the search optimizes", "Search")
     warm_start: str | None = setting(
         None, "plan.yaml or run to start from, of any model or dataset", "Search", min_length=1
     )
@@ -201,7 +206,7 @@ class ForgettingSpec(Topic):
 
     source: str | None = setting(
         None,
-        "Plain text, given as --data is: measure how far adaptation forgets it",
+        "Plain text, named as --data is; measures how far adaptation forgets it",
         "Options",
         short="forgetting",
         min_length=1,
@@ -221,7 +226,7 @@ class ExecutionSpec(Topic):
     bfloat16 wherever torch's autocast does.
     """
 
-    executor: str = setting("serial", "How measurements run", "Machine")
+    executor: str = setting("serial", "Way to run measurements", "Machine")
     workers: int = setting(1, "Measurements at the same time, where the executor can", "Machine", ge=1)
     device: str | None = setting(
         None,
