@@ -87,7 +87,6 @@ def analyze(
     if out is not None:
         refuse_files(out)
     prepared = prepare(with_demo_settings(spec, given), memory=memory)
-    parsed, _ = parse_budget(prepared)
     sites = prepared.base.sites
     site_names = [site.name for site in sites]
     suggest_plan(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
@@ -102,7 +101,7 @@ def analyze(
         n_train=len(prepared.bench.splits["train"].labels),
         sites=sites,
         sensitivity=scored,
-        budget=parsed,
+        budget=parse_budget(prepared),
         suggestion=suggest_plan(prepared, by_site, profiles),
     )
     return analysis if out is None else replace(analysis, files=_write(analysis, out))
@@ -124,8 +123,7 @@ def suggest_plan(
     """
     spec = prepared.spec
     lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
-    parsed, available = parse_budget(prepared)
-    feasible, context = fit_to_budget(prepared, lora_space, parsed=parsed, available=available)
+    feasible, context = fit_to_budget(prepared, lora_space)
     low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
     policy = Policy(
         method=BASELINE_METHOD,

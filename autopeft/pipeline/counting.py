@@ -21,14 +21,14 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
 
     Args:
         path: plan.yaml, a run directory, an adapter_config.json, or a folder of these.
-        model_id: Hub id or directory that holds `config.json`; None takes the one that `path` names.
-        revision: Of the hub's model.
+        model_id: Hub id, or directory with a `config.json`; None takes the base model that `path` names.
+        revision: Revision of the hub model.
 
     Raises:
-        SpecError: Nothing readable there, or no model to count on.
+        SpecError: `path` cannot be read, or no base model is named.
         SiteError: The config does not fit the model.
     """
-    discover("autopeft.methods")  # some teach `peft` their types
+    discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         if adapters.is_adapter(path):
@@ -57,7 +57,7 @@ def _count_configs(path: Path, *, model_id: str | None, revision: str | None) ->
 
 
 def _model_spec(named: ModelSpec, *, model_id: str | None, revision: str | None) -> ModelSpec:
-    """The base model that is named, unless another is asked for; quantised as it says."""
+    """The named base model; `model_id` and `revision` replace its id and revision, not its quantisation."""
     if model_id is None:
         return named.model_copy(update={"revision": revision or named.revision})
     return named.model_copy(update={"id": model_id, "revision": revision})

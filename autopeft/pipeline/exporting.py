@@ -1,4 +1,4 @@
-"""`export`: a plan or a trained adapter in a format that others read."""
+"""`export`: write a plan or a trained adapter in a format that other tools read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What a user asks of an export: the source, one of `run` and `adapter`, the format, the folder.
+    """What to export: exactly one of `run` and `adapter`, in the format `to`, into the folder `out`.
 
-    `model_id` stands in for the base model that the source names.
+    `model_id` replaces the base model that the run or the adapter names.
     """
 
     to: str
@@ -42,7 +42,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written: the format, the folder, its files, and what their reader has to know."""
+    """A written export: format, folder, files, and notes for whoever loads them."""
 
     format: str
     out: str
@@ -51,18 +51,18 @@ class Export:
 
 
 def export(request: ExportRequest) -> Export:
-    """Write a plan or a trained adapter in a format that others read, whole or not at all.
+    """Write a plan or a trained adapter in a format that other tools read, whole or not at all.
 
     Raises:
-        UnknownNameError: No such format.
-        SpecError: Nothing readable there, or the format cannot hold it.
+        UnknownNameError: The format does not exist.
+        SpecError: The adapter cannot be read, or the format cannot hold it.
         RunDirError: The folder to write to holds files, or the run has not finished.
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
     _check(request, exporter)
     exports.refuse_files(request.out)
-    discover("autopeft.methods")  # some teach `peft` their types
+    discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
         folder, document = _locate(request)
         files = adapters.read_configs(folder)
@@ -72,7 +72,7 @@ def export(request: ExportRequest) -> Export:
             notes += _check_fit(files, source, spec, folder=folder, needs_base=exporter.needs_base)
             if exporter.needs_base != "none":
                 source = _with_base(source, spec, exporter=exporter, run=request.run)
-        notes = [*exporter.export(source, request.out), *notes]  # which raises the problems
+        notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
     written = sorted(str(path.relative_to(request.out)) for path in request.out.rglob("*") if path.is_file())
     return Export(format=exporter.name, out=str(request.out), files=tuple(written), notes=tuple(notes))
 
@@ -95,7 +95,7 @@ def _check(request: ExportRequest, exporter: Exporter) -> None:
 
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
-    """The folder of the adapter, of trained weights where there are some, and the plan beside it."""
+    """The folder to export (trained weights, else configs alone), and the plan beside it, if there is one."""
     if request.adapter is not None:
         known = ("adapter_config.json", "order.json")
         if not any((request.adapter / name).is_file() for name in known):
@@ -115,7 +115,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
 def _read(
     files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest
 ) -> tuple[ExportSource, ModelSpec]:
-    """The configs with their weights, and which base model they are for."""
+    """The configs with their weights, and the base model that they adapt."""
     for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
         log.warning("%s", note)
     configs = tuple(file.config for file in files)
@@ -143,9 +143,9 @@ def _read(
 def _check_fit(
     files: Sequence[ConfigFile], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
 ) -> list[str]:
-    """Refuse configs and weights that do not fit their base model; a note where its config is not at hand.
+    """Raise where configs or weights do not fit the base model; a note where the model's config is missing.
 
-    A format that needs nothing of the base model is no reason to ask the network.
+    The config is downloaded only for formats that need the base model.
     """
     here_only = needs_base == "none"
     try:
@@ -156,7 +156,7 @@ def _check_fit(
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how it is attached
+        warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only
         attached = adapters.attach_fitting(files, base, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
     return []
@@ -167,7 +167,7 @@ def _with_base(
 ) -> ExportSource:
     """The source with as much of its base model as the exporter needs.
 
-    A plan that was trained on a quantised model gets the weights that its bits stand for.
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if exporter.needs_base == "shapes":
@@ -178,16 +178,16 @@ def _with_base(
     if lacking:
         raise SpecError(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
-            "random; pass --model with the one that it was trained on."
+            "random; pass --model with the base model that the adapter was trained on."
         )
     model.dequantise(base.module)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 
 def _label_names(skeleton: nn.Module, source: ExportSource, run: Path | None) -> tuple[str, ...]:
-    """The labels that the run knew; else as many as the trained head has; else the base model's own."""
+    """Labels of the run; else numbered ones, as many as the trained head has; else the base model's."""
     if run is not None:
-        with contextlib.suppress(RunDirError):  # the head says how many there are
+        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
             names = RunDir.open(run).load_result().setting.label_names
             if names:
                 return tuple(names)

@@ -136,23 +136,23 @@ def _pinned(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"model": spec.model.model_copy(update={"revision": commit})})
 
 
-def parse_budget(prepared: Prepared) -> tuple[Budget, int]:
-    """The budget, and the parameters left for adapters (`--count-head` takes the task head off)."""
-    spec = prepared.spec.budget
-    parsed = budget.parse(spec.requested, base_params=prepared.base.base_params)
-    available = parsed.max_trainable_params - (prepared.base.head_params if spec.count_head else 0)
-    return parsed, available
+def parse_budget(prepared: Prepared) -> Budget:
+    """The requested budget in parameters."""
+    return budget.parse(prepared.spec.budget.requested, base_params=prepared.base.base_params)
 
 
-def fit_to_budget(
-    prepared: Prepared, requested: Space, *, parsed: Budget, available: int
-) -> tuple[Space, AllocationContext]:
+def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
     """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
+
+    With `--count-head` the task head takes its part of the budget.
 
     Raises:
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
+    parsed = parse_budget(prepared)
+    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
+    available = parsed.max_trainable_params - head_params
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     allowed = prepared.base.max_tokens()
     longest = max(max(split.lengths) for split in prepared.bench.splits.values())
@@ -175,7 +175,7 @@ def fit_to_budget(
     return feasible, context
 
 
-def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
+def setting_of(prepared: Prepared) -> Setting:
     """Model, data, task, budget and splits of the run, for its report."""
     loaded, named = prepared.data, prepared.spec.model
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
@@ -192,7 +192,7 @@ def setting_of(prepared: Prepared, parsed: Budget) -> Setting:
         metric=prepared.task.metric,
         greater_is_better=prepared.task.greater_is_better,
         metric_is_share=prepared.task.is_share,
-        budget=parsed,
+        budget=parse_budget(prepared),
         head_params=prepared.base.head_params,
         splits=SplitSizes(
             train=sizes["train"],

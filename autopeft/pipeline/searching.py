@@ -98,14 +98,13 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     requested = requested_space(spec)
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
-    parsed, available = parse_budget(prepared)
-    feasible, context = fit_to_budget(prepared, requested, parsed=parsed, available=available)
+    feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     return Preview(
-        max_trainable_params=parsed.max_trainable_params,
-        base_params=parsed.base_params,
+        max_trainable_params=parse_budget(prepared).max_trainable_params,
+        base_params=prepared.base.base_params,
         head_params=prepared.base.head_params,
         n_sites=len(prepared.base.sites),
         methods=feasible.arms,
@@ -130,8 +129,7 @@ def _search_in(
     run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
 ) -> SearchResult:
     spec = prepared.spec
-    parsed, available = parse_budget(prepared)
-    feasible, context = fit_to_budget(prepared, requested, parsed=parsed, available=available)
+    feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     first_trials = note_start(run, prepared)
     run.write_spec(spec)
@@ -160,18 +158,9 @@ def _search_in(
     forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     result = SearchResult(
         spec=spec,
-        setting=setting_of(prepared, parsed),
+        setting=setting_of(prepared),
         sites=prepared.base.sites,
         scores=scores,
-        proposals=outcome.proposals,
-        measurements=outcome.measurements,
-        best=outcome.best,
-        smallest=outcome.smallest,
-        baseline=outcome.baseline,
-        confirmations=outcome.confirmations,
-        test=outcome.test,
-        verdict=outcome.verdict,
-        proxy=outcome.proxy,
         cost=engine.search_cost(
             outcome.measurements,
             outcome.proposals,
@@ -180,10 +169,8 @@ def _search_in(
             scoring_seconds=scoring_seconds,
         ),
         environment=environment(prepared.base, dtype=spec.execution.dtype),
-        score_pairs=outcome.score_pairs,
-        front=outcome.front,
-        sentences=outcome.sentences,
         forgetting=forgetting,
+        **vars(outcome),
     )
     write_best(run, prepared, result)
     run.save_result(result)

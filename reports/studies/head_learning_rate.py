@@ -21,7 +21,7 @@ ARMS = (("lora", 4e-3), ("lora", 8e-3), ("lora", 1.6e-2), ("ia3", 3e-2))
 def main(source: str, steps: int) -> None:
     """Print metric and loss for each plan and each rate of the head."""
     prepared = prepare(RunSpec(data=DataSpec(source=source)))
-    _, available = parse_budget(prepared)
+    available = parse_budget(prepared).max_trainable_params
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     context = AllocationContext(
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available

@@ -31,7 +31,7 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
         topic, field = name.split(".")
         topics.setdefault(topic, {})[field] = value
     prepared = prepare(RunSpec.model_validate(topics))
-    bench, (_, available) = prepared.bench, parse_budget(prepared)
+    bench, available = prepared.bench, parse_budget(prepared).max_trainable_params
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     context = AllocationContext(
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available

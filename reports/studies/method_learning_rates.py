@@ -32,7 +32,7 @@ def rates(low: float, high: float) -> list[float]:
 def main(out: Path, steps: int) -> None:
     """Measure every method at every rate that the file lacks."""
     prepared = prepare(RunSpec())
-    _, available = parse_budget(prepared)
+    available = parse_budget(prepared).max_trainable_params
     uniform = dict.fromkeys((site.name for site in prepared.base.sites), 1.0)
     context = AllocationContext(
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available

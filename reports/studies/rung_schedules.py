@@ -30,7 +30,7 @@ import optuna
 
 from autopeft import space
 from autopeft.evidence import rank_correlation
-from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare
+from autopeft.pipeline.prepare import fit_to_budget, prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.train import bench, rate_schedule
@@ -81,10 +81,9 @@ def schedules(full_steps: int) -> dict[str, Callable[[int], Any]]:
 def plans(prepared, n: int) -> list[tuple[str, Plan]]:
     """Random policies of the default space with their arms."""
     search_space = space.load("default", known_methods=prepared.methods)
-    parsed, available = parse_budget(prepared)
     sensitivities = sensitivity(prepared, ["gradient"], max_examples=128)
     scores = dict(zip((s.name for s in prepared.base.sites), sensitivities.scores[0].values, strict=True))
-    feasible, context = fit_to_budget(prepared, search_space, parsed=parsed, available=available)
+    feasible, context = fit_to_budget(prepared, search_space)
     context = context.with_scores(scores, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
     policies = [space.suggest(study.ask(), feasible, prepared.methods) for _ in range(n)]

@@ -46,7 +46,7 @@ def test_counts_and_sites_are_those_of_the_model_before(architecture, bits, save
 @by_bits
 def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_path):
     budgets = [
-        parse_budget(prepare(search_spec(word, model_dir, data_dir, tmp_path / word)))[0]
+        parse_budget(prepare(search_spec(word, model_dir, data_dir, tmp_path / word)))
         for word in ("none", bits)
     ]
     assert budgets[0] == budgets[1]
