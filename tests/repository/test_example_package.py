@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,39 +33,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """What a fresh interpreter says that has this checkout, and the example where `site` has it."""
+def python(site: Path | None, code: str, *arguments: object) -> str:
+    """What code prints in a fresh interpreter that has this checkout, and the example where `site` has it."""
     paths = [str(folder) for folder in (site, ROOT, ROOT / "tests") if folder is not None]
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
     )
-
-
-def autopeft(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return python(site, "-m", "autopeft", *arguments)
-
-
-def answer(site: Path, *arguments: object) -> Any:
-    done = autopeft(site, *arguments, "--json")
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
-@pytest.fixture(scope="module")
-def run(site: Path, model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("example") / "run"
-    parts = ("--task", "confident-classification", "--score", "weight_norm", "--executor", "thread")
-    small = ("--budget", "3%", "--max-steps", 8, "--batch-size", 8, "--trials", 4, "--confirm-seeds", 2)
-    where = ("--model", model_dir, "--data", data_dir, "--space", EXAMPLE / "space.yaml", "--out", out)
-    answer(site, "search", *where, *parts, *small)
-    return out
+# Each command line in turn, in one process: a process of its own costs seconds of imports.
+COMMANDS = """
+import json, sys
+from typer.testing import CliRunner
+from autopeft.cli.app import app
+done = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in done]))
+"""
 
 
 KNOWN = """
-import json
 from autopeft.extension import discover
 from repository.readme_tables import method_table
 folders = ("methods", "sensitivity", "metrics", "tasks", "executors", "exports")
@@ -74,10 +65,48 @@ print(json.dumps({"names": names, "table": method_table()}))
 """
 
 
-def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(site: Path) -> None:
-    done = python(site, "-c", KNOWN)
-    assert done.returncode == 0, done.stderr
-    known = json.loads(done.stdout)
+def words_of(commands: Iterable[tuple[object, ...]]) -> str:
+    return json.dumps([[str(word) for word in command] for command in commands])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("example")
+
+
+@pytest.fixture(scope="module")
+def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[str, str]:
+    """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
+    data = ("--model", model_dir, "--data", data_dir)
+    parts = ("--task", "confident-classification", "--score", "weight_norm", "--executor", "thread")
+    small = ("--batch-size", 8, "--confirm-seeds", 2)
+    commands = {
+        "analyze": (*data, "--budget", "5%", "--scores", "weight_norm", "--max-examples", 32),
+        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 4),
+        "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--trials", 2, "--metric", "kappa"),
+        "export": ("--run", folder / "search", "--to", "table"),
+    }
+    commands["search"] += ("--space", EXAMPLE / "space.yaml")
+    lines = [
+        ("search" if name == "kappa" else name, *words, "--out", folder / name, "--json")
+        for name, words in commands.items()
+    ]
+    lines += [("count", folder / "search", "--json"), ("methods", "query_lora")]
+    answers, known = python(site, COMMANDS + KNOWN, words_of(lines)).splitlines()[-2:]
+    done = json.loads(answers)
+    assert [(code, errors) for code, _, errors in done if code] == []
+    named = zip((*commands, "count", "methods"), (output for _, output, _ in done), strict=True)
+    return {"known": known, **dict(named)}
+
+
+@pytest.fixture(scope="module")
+def run(outputs: dict[str, str], folder: Path) -> Path:
+    """The folder of a search with the example's task, method, score, metric and executor."""
+    return folder / "search"
+
+
+def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(outputs: dict[str, str]) -> None:
+    known = json.loads(outputs["known"])
     assert {folder: set(names) & EXAMPLE_PARTS for folder, names in known["names"].items()} == {
         "methods": {"query_lora"},
         "sensitivity": {"weight_norm"},
@@ -87,16 +116,14 @@ def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(site: 
         "exports": {"table"},
     }
     assert "| `query_lora` | query LoRA | LoRA at query maps |" in known["table"]
-    assert autopeft(site, "methods", "query_lora").stdout.startswith("query_lora: query LoRA\n")
+    assert outputs["methods"].startswith("query_lora: query LoRA\n")
 
 
 def test_score_from_outside_gives_the_norms_of_the_weights(
-    site: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+    outputs: dict[str, str], folder: Path, model_dir: Path
 ) -> None:
-    where = ("--model", model_dir, "--data", data_dir, "--budget", "5%", "--out", tmp_path / "out")
-    answer(site, "analyze", *where, "--scores", "weight_norm", "--max-examples", 32)
     weights = load_file(model_dir / "model.safetensors")
-    with (tmp_path / "out" / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
+    with (folder / "analyze" / "sensitivity.csv").open(encoding="utf-8", newline="") as stream:
         norms = {
             row["site"].removeprefix("bert."): float(row["weight_norm"]) for row in csv.DictReader(stream)
         }
@@ -148,26 +175,26 @@ def test_metric_of_a_task_from_outside_is_the_mean_probability_of_the_right_clas
 
 
 def test_metric_from_outside_judges_a_task_of_autopeft(
-    site: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+    outputs: dict[str, str], folder: Path, model_dir: Path, data_dir: Path
 ) -> None:
-    where = ("--model", model_dir, "--data", data_dir, "--out", tmp_path / "run", "--budget", "5%")
-    small = ("--max-steps", 30, "--batch-size", 8, "--trials", 2, "--confirm-seeds", 2)
-    assert answer(site, "search", *where, *small, "--metric", "kappa")["metric"] == "kappa"
-    likelihoods, truth = probabilities(tmp_path / "run", model_dir, data_dir)
+    assert json.loads(outputs["kappa"])["metric"] == "kappa"
+    likelihoods, truth = probabilities(folder / "kappa", model_dir, data_dir)
     kappa = cohen_kappa_score(truth, likelihoods.argmax(-1).tolist())
     assert kappa > 0
-    assert kappa == pytest.approx(saved_metric(tmp_path / "run"), abs=1e-9)
+    assert kappa == pytest.approx(saved_metric(folder / "kappa"), abs=1e-9)
 
 
-def test_plan_of_a_method_from_outside_is_counted_and_exported(site: Path, run: Path, tmp_path: Path) -> None:
+def test_plan_of_a_method_from_outside_is_counted_and_exported(
+    outputs: dict[str, str], run: Path, folder: Path
+) -> None:
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
-    assert answer(site, "count", run)["trainable_params"] == plan["trainable_params"]
-    answer(site, "export", "--run", run, "--to", "table", "--out", tmp_path / "table")
-    assert len((tmp_path / "table" / "table.txt").read_text(encoding="utf-8").splitlines()) >= 1
+    assert json.loads(outputs["count"])["trainable_params"] == plan["trainable_params"]
+    assert len((folder / "export" / "table.txt").read_text(encoding="utf-8").splitlines()) >= 1
 
 
 def test_without_the_package_its_names_are_unknown(model_dir: Path, data_dir: Path) -> None:
-    where = ("--model", model_dir, "--data", data_dir)
-    refused = autopeft(None, "analyze", *where, "--scores", "weight_norm")
-    assert refused.returncode == 2
-    assert "There is no score named 'weight_norm'" in refused.stderr
+    data = ("--model", model_dir, "--data", data_dir)
+    refused = python(None, COMMANDS, words_of([("analyze", *data, "--scores", "weight_norm")]))
+    [(code, _, errors)] = json.loads(refused.splitlines()[-1])
+    assert code == 2
+    assert "There is no score named 'weight_norm'" in errors

@@ -21,11 +21,6 @@ WIDE_RECORDS = ("SearchResult", "Setting", "Method", "PeftMethod")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib.
 BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseException")}
 
-# Files of tests that are still too long. None may be added.
-LONG_TESTS = {
-    "tests/model/test_quantising.py",
-}
-
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
@@ -100,7 +95,7 @@ def test_records_have_at_most_12_fields(path):
 
 def test_test_files_have_at_most_400_lines():
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in TEST_FILES}
-    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES and name not in LONG_TESTS} == {}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
 
 
 def test_bodies_of_tests_and_toys_have_at_most_60_lines():
