@@ -35,13 +35,16 @@ class _Question(NamedTuple):
     """
 
     row: Row
-    time: Any
     where: str
     keys: tuple[str, ...]
 
     @property
     def choices(self) -> tuple[Any, ...]:
         return self.row.inputs[1:]
+
+    @property
+    def label(self) -> Any:
+        return self.row.label
 
 
 # Four readings of a label. The first one that fits every row is used for the whole column, since single rows
@@ -50,7 +53,7 @@ _TEXTS = "texts of choices"
 _READINGS: Mapping[str, Callable[[_Question], Sequence[str]]] = {
     "names beside the choices": lambda question: question.keys,
     "numbers from 0": lambda question: [str(index) for index in range(len(question.choices))],
-    "letters": lambda question: LETTERS if question.row.label.isupper() else LETTERS.lower(),
+    "letters": lambda question: LETTERS if question.label.isupper() else LETTERS.lower(),
     _TEXTS: lambda question: [text.strip() for text in question.choices],
 }
 
@@ -70,7 +73,7 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
         part: [question for table in part_tables for question in _questions(part, table, columns)]
         for part, part_tables in tables.items()
     }
-    known = {question.row.label for question in raw["train"]}
+    known = {question.label for question in raw["train"]}
     usable = {
         part: with_labels(part, questions, columns.label, known=known, kind="choice", notes=notes)
         for part, questions in raw.items()
@@ -80,7 +83,7 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
     right = iter(_right_choices(every, columns.label, notes))
     parts: Parts = {}
     for part, questions in usable.items():
-        rows = [(question.row._replace(label=names[next(right)]), question.time) for question in questions]
+        rows = [question.row._replace(label=names[next(right)]) for question in questions]
         parts[part] = in_order(part, rows, columns.time)
     return columns.uncut(name, parts, Target(kind="choice", names=names))
 
@@ -107,8 +110,8 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
     for index, (question, label, group, time, *offered) in enumerate(cells):
         texts, keys = _offered(offered[0]) if len(offered) == 1 else (_strings(offered), ())
         text = as_string(question, columns.inputs[0])
-        row = Row((text, *texts), as_label(label, columns.label), group)
-        rows.append(_Question(row, time, f"row {index + 1} of {part}", keys))
+        row = Row((text, *texts), as_label(label, columns.label), group, time)
+        rows.append(_Question(row, f"row {index + 1} of {part}", keys))
     return rows
 
 
@@ -158,7 +161,7 @@ def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]
     if len(right) < len(questions):
         question = questions[indices[best].index(None)]
         raise DataError(
-            f"The label {question.row.label!r} of {question.where} names none of its "
+            f"The label {question.label!r} of {question.where} names none of its "
             f"{len(question.choices)} choices, read as {best}; write numbers from 0, letters from A, or the "
             "choices themselves, alike in every row."
         )
@@ -171,4 +174,4 @@ def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]
 
 def _index(question: _Question, reading: str) -> int | None:
     names = list(_READINGS[reading](question))[: len(question.choices)]
-    return names.index(question.row.label) if question.row.label in names else None
+    return names.index(question.label) if question.label in names else None

@@ -72,8 +72,8 @@ def is_numeric(cells: Sequence[str | None]) -> bool:
     return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
 
 
-def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[tuple[Row, Any]]:
-    """Each row as strings, with the cell of its time; a missing cell is None.
+def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
+    """Each row as strings; a missing cell is None.
 
     Confirm and test may lack the label. A cell may hold a list of labels if the target's `kind` is None or
     `classes`.
@@ -84,10 +84,8 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
     labels = _labels(part, table, columns.label, kind)
     groups, times = groups_and_times(part, table, columns)
-    return [
-        (Row(tuple(cells), label, group), time)
-        for *cells, label, group, time in zip(*inputs, labels, groups, times, strict=True)
-    ]
+    cells = zip(*inputs, labels, groups, times, strict=True)
+    return [Row(tuple(texts), label, group, time) for *texts, label, group, time in cells]
 
 
 def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
@@ -161,15 +159,15 @@ def as_string(cell: Any, column: str) -> str | None:
     return None if is_missing or not str(cell).strip() else str(cell)
 
 
-def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> list[Row]:
+def in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
     """The rows of train by ascending time if there is a time column; all others in the order of the table.
 
     Raises:
         DataError: A time is missing or cannot be read.
     """
     if column is None or part != "train":
-        return [row for row, _ in rows]
-    times = [time for _, time in rows]
+        return rows
+    times = [row.time for row in rows]
     missing = [index for index, time in enumerate(times) if as_string(time, column) is None]
     if missing:
         raise DataError(f"Row {missing[0] + 1} has no time in column {column}; fill it in or drop the row.")
@@ -178,7 +176,7 @@ def in_order(part: str, rows: Sequence[tuple[Row, Any]], column: str | None) -> 
         order = sorted(range(len(rows)), key=lambda i: keys[i])
     except (TypeError, ValueError) as error:
         raise DataError(f"Column {column} holds a time that cannot be read: {error}. Repair it.") from error
-    return [rows[i][0] for i in order]
+    return [rows[i] for i in order]
 
 
 def _comparable(times: Sequence[Any]) -> Sequence[Any]:

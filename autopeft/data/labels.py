@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from autopeft.data.columns import (
     NUMBER,
@@ -33,7 +33,6 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
-Entry = TypeVar("Entry", bound=tuple[Any, ...])
 MAX_LEVELS = 10  # with more distinct numbers, some of them fractions, labels are a regression target; by hand
 
 
@@ -56,8 +55,8 @@ def labelled(
         part: [row for table in part_tables for row in rows_of(part, table, columns, kind=spec.label_kind)]
         for part, part_tables in tables.items()
     }
-    kind = spec.label_kind or _kind([row.label for row, _ in raw["train"]])
-    known = {label for row, _ in raw["train"] for label in names_in(row.label)}
+    kind = spec.label_kind or _kind([row.label for row in raw["train"]])
+    known = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     for part, rows in raw.items():
         with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
@@ -115,11 +114,9 @@ def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
     return strings if len(strings) == 1 else []
 
 
-def _with_text(
-    part: str, rows: Sequence[tuple[Row, Any]], columns: Columns, notes: list[str]
-) -> list[tuple[Row, Any]]:
+def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str]) -> list[Row]:
     """The rows in which no input is missing."""
-    complete = [entry for entry in rows if None not in entry[0].inputs]
+    complete = [row for row in rows if None not in row.inputs]
     n_blank = len(rows) - len(complete)
     if 2 * n_blank > len(rows):
         raise DataError(
@@ -132,20 +129,20 @@ def _with_text(
 
 
 def with_labels(
-    part: str, rows: Sequence[Entry], column: str, *, known: Collection[str], kind: str, notes: list[str]
-) -> list[Entry]:
+    part: str, rows: Sequence[Any], column: str, *, known: Collection[str], kind: str, notes: list[str]
+) -> list[Any]:
     """The rows that have a label; empty where confirm or test have no labels.
 
-    Each of `rows` starts with a `Row`; `known` are the labels of train, `kind` is the target's.
+    `rows` are of any type with a label; `known` are the labels of train, `kind` is the target's.
 
     Raises:
         DataError: No row of train has a label.
     """
-    labels = {entry[0].label for entry in rows}
+    labels = {row.label for row in rows}
     # Test splits on the hub often hide their labels by writing -1 throughout.
     hides_labels = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
     missing = {None, "-1"} if hides_labels else {None}
-    kept = [entry for entry in rows if entry[0].label not in missing]
+    kept = [row for row in rows if row.label not in missing]
     if not kept and part == "train":
         raise DataError(f"None of the {len(rows)} {part} rows has a {column}; training needs labels.")
     if not kept:

@@ -13,12 +13,14 @@ from autopeft.records import DataSpec
 class Row(NamedTuple):
     """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
-    Rows of one `group` stay in one split; a row with group None is on its own.
+    Rows of one `group` stay in one split; a row with group None is on its own. `time` is the cell of the
+    time column, None without such a column.
     """
 
     inputs: tuple[Any, ...]
     label: Any
     group: str | None = None
+    time: Any = None
 
 
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows

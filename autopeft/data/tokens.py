@@ -42,7 +42,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     parts: Parts = {}
     for part, part_tables in tables.items():
         rows = [row for part_table in part_tables for row in _rows(part, part_table, columns)]
-        kept = [entry for entry in rows if entry[0].inputs[0]]
+        kept = [row for row in rows if row.inputs[0]]
         if len(kept) < len(rows):
             notes.append(f"Dropped {len(rows) - len(kept)} {part} rows without tokens.")
         parts[part] = in_order(part, kept, columns.time)
@@ -59,8 +59,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     return columns.uncut(name, parts, target)
 
 
-def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, Any]]:
-    """Each row with the cell of its time."""
+def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     (tokens,) = columns.inputs
     declared = declared_names(table, columns.label)
     rows = []
@@ -83,7 +82,7 @@ def _rows(part: str, table: Any, columns: Columns) -> list[tuple[Row, Any]]:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        rows.append((Row((words,), tags, group), time))
+        rows.append(Row((words,), tags, group, time))
     return rows
 
 
