@@ -126,10 +126,11 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
                 f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; "
                 "a plan adapts linear maps, norms and experts."
             )
-    adapters = [
-        _adapter(method, site, layer.rank, layer.scale, {**choices, **({"dora": True} if layer.dora else {})})
-        for site, layer in ((site, layers[name]) for name, site in sites.items() if name in layers)
-    ]
+    adapters = []
+    for name in (name for name in sites if name in layers):  # in the model's order
+        layer = layers[name]
+        options = {**choices, "dora": True} if layer.dora else choices
+        adapters.append(_adapter(method, sites[name], layer.rank, layer.scale, options))
     return _Meaning(method=method, adapters=tuple(adapters), layers=layers, targeted=targeted)
 
 
