@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from autopeft.cli import lists
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.lists import print_json
 from autopeft.records import VERSION
 
 app = typer.Typer(
@@ -70,7 +71,7 @@ def search(
         if dry_run:
             preview = pipeline.preview(spec, given=given, resume=resume)
             if as_json:
-                _print_json(dataclasses.asdict(preview))
+                print_json(dataclasses.asdict(preview))
             else:
                 tables.print_preview(preview)
             return
@@ -80,7 +81,7 @@ def search(
         finally:
             progress.close()
         if as_json:
-            _print_json({**report.result_json(result, "complete"), "run": str(path)})
+            print_json({**report.result_json(result, "complete"), "run": str(path)})
         else:
             tables.print_result(result, path)
 
@@ -125,7 +126,7 @@ def analyze(
         names = [name.strip() for name in scores.split(",")]
         analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
-            _print_json(printed.analysis_json(analysis))
+            print_json(printed.analysis_json(analysis))
         else:
             printed.print_analysis(analysis)
 
@@ -145,7 +146,7 @@ def count(
 
         counted = pipeline.count(path, model_id=model, revision=revision)
         if as_json:
-            _print_json({**dataclasses.asdict(counted), "percent": counted.percent})
+            print_json({**dataclasses.asdict(counted), "percent": counted.percent})
         else:
             print(count_text(counted, markdown=markdown))
 
@@ -190,7 +191,7 @@ def train(
         if as_json:
             answer = {"metric": measurement.metric, "loss": measurement.loss, "out": str(trained.folder)}
             forgot = {} if forgetting is None else {"forgetting": reports.forgetting_json(forgetting)}
-            _print_json({**answer, **forgot})
+            print_json({**answer, **forgot})
         else:
             print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
             if forgetting is not None:
@@ -241,7 +242,7 @@ def export(
         )
         written = pipeline.export(request)
         if as_json:
-            _print_json(dataclasses.asdict(written))
+            print_json(dataclasses.asdict(written))
             return
         print(f"{written.format} {written.out}: {', '.join(written.files)}")
         for note in written.notes:
@@ -261,63 +262,10 @@ def report(
 
         result = pipeline.render(run)
         if as_json:
-            _print_json({**reports.result_json(result, "complete"), "run": str(run)})
+            print_json({**reports.result_json(result, "complete"), "run": str(run)})
         else:
             tables.print_result(result, run)
 
 
-@app.command()
-def methods(
-    name: Annotated[
-        str | None, typer.Argument(help="Describe this method in full, with its sources.")
-    ] = None,
-    as_json: opt.Json = False,
-) -> None:
-    """List the PEFT methods, or describe one."""
-    with exit_codes(quiet=as_json):
-        from autopeft.cli import method_texts, tables
-        from autopeft.extension import discover
-
-        known = discover("autopeft.methods")
-        shown = list(known.values()) if name is None else [known[name]]
-        if as_json:
-            _print_json({method.name: method_texts.method_json(method) for method in shown})
-        elif name is None:
-            tables.print_rows(method_texts.METHOD_COLUMNS, method_texts.method_rows(shown))
-        else:
-            print(method_texts.method_text(shown[0]))
-
-
-@app.command()
-def formats(as_json: opt.Json = False) -> None:
-    """List the formats that `export` writes."""
-    with exit_codes(quiet=as_json):
-        from autopeft.cli import tables
-        from autopeft.extension import discover
-
-        rows = [(exporter.name, exporter.summary) for exporter in discover("autopeft.exports").values()]
-        if as_json:
-            _print_json(dict(rows))
-        else:
-            tables.print_rows(("format", "what it is"), rows)
-
-
-@app.command()
-def spaces(as_json: opt.Json = False) -> None:
-    """List the search spaces that come with autopeft."""
-    with exit_codes(quiet=as_json):
-        from autopeft import space as search_space
-        from autopeft.cli import tables
-        from autopeft.extension import discover
-
-        known = discover("autopeft.methods")
-        loaded = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
-        if as_json:
-            _print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
-        else:
-            rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
-            tables.print_rows(("space", "about", "methods and mixes"), rows)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, allow_nan=False))
+for _command in (lists.methods, lists.formats, lists.spaces):
+    app.command()(_command)
