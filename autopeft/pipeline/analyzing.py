@@ -112,14 +112,7 @@ def suggest_plan(
 ) -> PlanDocument:
     """The greedy plan of a search: LoRA ranks by score per parameter, at the middle of LoRA's learning rates.
 
-    Args:
-        prepared: The run.
-        scores: Site name -> score, >= 0.
-        profiles: Site name -> what each further rank adds; where present, they decide the ranks.
-
-    Raises:
-        BudgetError: The budget does not even pay for rank 1 at one site.
-        SiteError: LoRA fits no site.
+    Where there are `profiles` (site name -> what each further rank adds), they decide the ranks.
     """
     spec = prepared.spec
     lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
@@ -136,7 +129,6 @@ def suggest_plan(
 
 
 def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
-    """Write the three files of an analysis; returns their paths."""
     title = f"{analysis.base_model} on {analysis.data}"
     write_text(out / "sensitivity.csv", report.sensitivity_csv(analysis.sites, analysis.scores))
     write_text(out / "heat.svg", report.heat_svg(analysis.sites, analysis.scores, title=title))

@@ -42,11 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def check_forgetting(spec: RunSpec) -> None:
-    """Check, before anything is loaded, that forgetting can be measured where it is requested.
-
-    Raises:
-        SpecError: The task is not for causal language models, or nothing will be confirmed.
-    """
+    """Raise SpecError, before anything is loaded, where forgetting is requested and cannot be measured."""
     if spec.forgetting.source is None:
         return
     task: Task = discover("autopeft.tasks")[spec.task.name]

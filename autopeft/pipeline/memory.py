@@ -35,11 +35,7 @@ NAMED = InMemory()  # the settings name both model and dataset
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    """The splits of the dataset that the settings name, or of the dataset in memory.
-
-    Raises:
-        DataError: As for `data.load`; or a run is resumed whose dataset was in memory.
-    """
+    """The splits of the dataset that the settings name, or of the dataset in memory; raises DataError."""
     if memory.data is not None:
         return _from_memory(spec, read_rows, memory.data)
     if spec.data.source == IN_MEMORY:
@@ -51,11 +47,7 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
-    """The base model that the settings name, or the model in memory.
-
-    Raises:
-        ModelError, SiteError: As for `model.load` and `model.from_memory`.
-    """
+    """The base model that the settings name, or the model in memory; raises ModelError or SiteError."""
     names = loaded.label_names
     if memory.model is None:
         execution = spec.execution

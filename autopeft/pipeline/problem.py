@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 def requested_space(spec: RunSpec) -> space.Space:
     """The search space, reduced to what methods, servers, limits and the objective allow.
 
-    Raises:
-        SpecError: No arm of the space is left, or the sampler cannot sample from the space.
+    Raises SpecError where no arm is left, or where the sampler cannot sample from the space.
     """
     methods = discover("autopeft.methods")
     requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
@@ -86,11 +85,7 @@ def search_problem(
 
 
 def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:
-    """The plans of `--baseline` and `--warm-start` with their arms; learning rate 0 where a file has none.
-
-    Raises:
-        SpecError, SiteError, ModelError: A plan cannot be used on this run's base model.
-    """
+    """The plans of `--baseline` and `--warm-start` with their arms; learning rate 0 where a file has none."""
     search = prepared.spec.search
     plans: list[tuple[Arm, Plan]] = []
     if search.baseline is not None:

@@ -31,12 +31,7 @@ _EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     """The stored settings of the run in `requested.output.out`, with the user's larger limits.
 
-    Args:
-        requested: The settings of the resuming command.
-        given: Dotted names of the settings that the user gave.
-
-    Raises:
-        SpecError: No run directory was named, or a setting differs that only a new run can change.
+    Raises SpecError where a setting in `given` (dotted names) differs that only a new run can change.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -81,13 +76,9 @@ def _cost(limit: object) -> float:
 
 
 def note_start(run: RunDir, prepared: Prepared) -> int:
-    """Store fingerprints of data, weights and versions; on resume, compare them with the stored ones.
+    """Store fingerprints of data, weights and versions, and raise RunDirError on resume where one differs.
 
-    Returns:
-        The number of trials that the run started with.
-
-    Raises:
-        RunDirError: Data, weights or versions differ from those of the resumed run.
+    Returns the number of trials that the run started with.
     """
     path = run.state / "start.json"
     now = {

@@ -32,13 +32,8 @@ def sensitivity(
     """Scores of every site on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
-    examples. It stops early once two halves of the examples rank the sites alike.
-
-    Args:
-        prepared: The run.
-        names: Names of scores.
-        max_examples: Number of examples, whatever they cost.
-        enough: Rank correlation between the halves at which to stop; a value above 1 never stops early.
+    examples. It stops early once two halves of the examples rank the sites alike (rank correlation of at
+    least `enough`; a value above 1 never stops early).
 
     Raises:
         UnknownNameError: A score does not exist.
