@@ -33,7 +33,7 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
-MAX_LEVELS = 10  # with more distinct numbers, some of them fractions, labels are a regression target; by hand
+MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
 
 
 def read_texts(spec: DataSpec, notes: list[str]) -> UncutRows:

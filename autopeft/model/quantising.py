@@ -123,7 +123,10 @@ def _restore_scales(layer: Any, inputs: Any) -> None:
 
 @contextlib.contextmanager
 def rows_independent(module: nn.Module) -> Iterator[None]:
-    """A context in which 8-bit maps round each row by itself; else an outlier in one row changes all."""
+    """A context in which 8-bit maps round each row by itself.
+
+    Otherwise an outlier in one row changes how bitsandbytes rounds all rows.
+    """
     states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
     thresholds = [state.threshold for state in states]
     for state in states:
