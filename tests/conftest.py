@@ -28,6 +28,7 @@ from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
 from autopeft.train import Bench, EncodedSplit
 
+collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of this name cannot be collected
 # Tiny models gain nothing from a second thread and wait long for one on a busy machine. The variable is for
 # the processes that tests start.
 torch.set_num_threads(1)
