@@ -24,8 +24,7 @@ def baseline_policies(
     queries = "q+v" if any(site.role == "q" for site in context.sites) else "qkv"
     policies = {}
     for label, placement in (("all linear maps", "all"), ("q and v", queries)):
-        policy = _last_layers(replace(uniform, placement=placement), context)
-        if policy is not None:
+        if policy := _last_layers(replace(uniform, placement=placement), context):
             policies[f"LoRA on {label} of the last layers"] = policy
     return policies or {"LoRA on what fits": uniform}
 

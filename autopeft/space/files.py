@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 from autopeft.errors import SpecError, UnknownNameError
@@ -14,7 +15,7 @@ from autopeft.store import read_yaml, validate
 
 
 def _folder() -> Path:
-    """The folder of the search spaces: inside an installed package, or beside it in a checkout."""
+    """Inside an installed package, or beside it in a checkout."""
     packaged = Path(str(resources.files("autopeft"))) / "search_spaces"
     return packaged if packaged.is_dir() else packaged.parent.parent / "search_spaces"
 
@@ -29,8 +30,8 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
     Args:
         name: One of `names()`, or the path of a YAML file.
-        known_methods: Every method there is.
-        only: Methods to keep, and the mixes of these alone; empty keeps all of the space.
+        known_methods: Every method there is; a name that it lacks raises `UnknownNameError`.
+        only: Methods to keep, with the mixes of these alone; empty keeps all of the space.
 
     Raises:
         UnknownNameError: No such space, method, option or key.
@@ -39,17 +40,14 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     if not is_path and name not in names():
         raise UnknownNameError("search space", name, names())
-    path = Path(name) if is_path else _folder() / f"{name}.yaml"
-    source = str(path) if is_path else f"search space {name}"
-    space = validate(Space, read_yaml(path), source=source)
-    for method in only:
-        known_methods[method]  # raises UnknownNameError, with the known names
+    source = name if is_path else f"search space {name}"
+    space = validate(Space, read_yaml(Path(name) if is_path else _folder() / f"{name}.yaml"), source=source)
     _check(space, known_methods, source=source)
     methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
-    held = {method for methods in methods_of.values() for method in methods}
+    in_space = set().union(*methods_of.values())
     for method in only:
-        if method not in held:
-            listed = ", ".join(sorted(held))
+        if known_methods[method].name not in in_space:
+            listed = ", ".join(sorted(in_space))
             raise SpecError(f"The search space {name!r} has no method {method!r}; it holds {listed}.")
     return space.only(arm for arm in space.arms if not only or methods_of[arm] <= set(only))
 
@@ -71,9 +69,8 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
 
 def _check_names(method: Method, part: MethodSpace, *, source: str) -> None:
     """Roles and options must exist."""
-    groups = [role for group in ROLE_GROUPS.values() for role in group]
-    roles = {"all", "dense", "norm", *ROLE_GROUPS, *groups}
-    for role in (role for placement in part.placement for role in placement.split("+")):
+    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
+    for role in "+".join(part.placement).split("+"):
         if role not in roles:
             raise UnknownNameError(f"role or role group ({source})", role, roles)
     for option, values in part.options.items():

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
 from autopeft.records import Adapter, Options, OptionValue, Plan, Site
-from autopeft.space.policies import Policy, rate_factor
+from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 
 
@@ -19,13 +20,9 @@ from autopeft.space.spaces import MethodSpace, Space
 class AllocationContext:
     """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
 
-    Attributes:
-        sites: Every site that may take an adapter.
-        scores: Site name -> importance, >= 0.
-        methods: Every method there is, by name.
-        max_params: Trainable parameters that the adapters may have.
-        max_virtual_tokens: Virtual tokens for which there is room beside the longest text; None for no limit.
-        profiles: Site name -> what each further rank adds, for policies with `ranks_by` spectrum.
+    `scores` and `profiles` map a site's name to its importance, >= 0, and to what each further rank adds, for
+    policies with `ranks_by` spectrum. `max_params` bounds the trainable parameters of the adapters,
+    `max_virtual_tokens` those of a prompt: the room beside the longest text, None for no limit.
     """
 
     sites: tuple[Site, ...]
@@ -44,8 +41,7 @@ class AllocationContext:
 
 def feasible(space: Space, context: AllocationContext) -> Space:
     """The space without the methods and mixes that fit no site, or whose smallest plan is too dear."""
-    costs = cheapest(space, context)
-    return space.only(arm for arm, cost in costs.items() if cost <= context.max_params)
+    return space.only(a for a, cost in cheapest(space, context).items() if cost <= context.max_params)
 
 
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
@@ -55,24 +51,22 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
     """
     smallest = {}
     for arm in space.arms:
-        parts = [
-            (_cheapest_adapter(context.methods[name], part, context), part.may_be_absent)
-            for name, part in space.parts(arm)
-        ]
-        needed = [cost for cost, may_be_absent in parts if not may_be_absent]
-        optional = [cost for cost, may_be_absent in parts if may_be_absent and cost is not None]
-        paid = [cost for cost in needed if cost is not None]
-        if len(paid) == len(needed) and (paid or optional):
-            smallest[arm] = sum(paid) or min(optional)
+        needed: list[int | None] = []
+        optional: list[int | None] = []
+        for name, part in space.parts(arm):
+            cost = _cheapest_adapter(context.methods[name], part, context)
+            (optional if part.may_be_absent else needed).append(cost)
+        affordable = [cost for cost in optional if cost is not None]
+        if None not in needed and bool(needed or affordable):
+            smallest[arm] = sum(cost or 0 for cost in needed) or min(affordable)
     return smallest
 
 
 def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationContext) -> int | None:
     """Cost of the part's first options at its cheapest site; None where they fit nowhere."""
     chosen = {name: values[0] for name, values in part.options.items()}
-    bounds: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size] or [
-        (part.min_rank, part.max_rank)
-    ]
+    sizes: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size]
+    bounds = sizes or [(part.min_rank, part.max_rank)]
     fitting = [site for site in context.sites if method.refusal(site) is None]
     places = [place_at(site, method, chosen, bound, context) for site in fitting for bound in bounds]
     return min((place.cost(place.ranks[0]) for place in places if place), default=None)
@@ -89,11 +83,8 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     adapters: tuple[Adapter, ...] = ()
     for attempt in (policy, wider, plainer, replace(plainer, budget_share=1.0)):
         adapters = adapters or _allocate(attempt, context)
-    return Plan(
-        adapters=adapters,
-        learning_rate=policy.learning_rate,
-        trainable_params=params_of(adapters, context),
-    )
+    n_params = params_of(adapters, context)
+    return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
@@ -103,7 +94,6 @@ def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
 
 
 def _with_parts(policy: Policy, **changes: object) -> Policy:
-    """The policy with the same changes to each of its parts."""
     beside = tuple(replace(part, **changes) for part in policy.beside)  # type: ignore[arg-type]
     return replace(policy, beside=beside, **changes)  # type: ignore[arg-type]
 
@@ -129,9 +119,9 @@ def place_at(
     bounds: tuple[int | None, int | None],
     context: AllocationContext,
 ) -> Place | None:
-    """The place of a method at a site, its ranks within a floor and a cap; None where no rank is left.
+    """The place of a method at a site, its ranks within bounds and a prompt's within the room for tokens.
 
-    A prompt has no more ranks than there is room for virtual tokens.
+    None where no rank is left.
     """
     options = method.options(site, **chosen)
     ranks = method.ranks(site, options)
@@ -148,16 +138,7 @@ def place_at(
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
     places = _places(policy, context)
-    claims = [
-        Claim(
-            site=name,
-            weight=_weight(place, part, context),
-            ranks=place.ranks,
-            cost=place.cost,
-            gains=context.profiles.get(name, ()) if part.ranks_by == "spectrum" else None,
-        )
-        for name, (place, part) in places.items()
-    ]
+    claims = [_claim(place, part, context) for place, part in places.values()]
     # The decimal number as written: 0.29 of 100 is 29, though the binary number is a little less.
     ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
     lead = context.methods[policy.method]
@@ -179,22 +160,23 @@ def _places(policy: Policy, context: AllocationContext) -> dict[str, tuple[Place
     return places
 
 
+def _claim(place: Place, part: Policy, context: AllocationContext) -> Claim:
+    """Weighed by the score per parameter to the power of the exponent: 1 everywhere for even ranks."""
+    site, exponent = place.site.name, 0.0 if part.ranks_by == "uniform" else part.exponent
+    weight = float((context.scores[site] / place.cost(place.ranks[0])) ** exponent)
+    gains = context.profiles.get(site, ()) if part.ranks_by == "spectrum" else None
+    return Claim(site=site, weight=weight, ranks=place.ranks, cost=place.cost, gains=gains)
+
+
 def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
-    method = place.method
     return Adapter(
-        method=method.name,
+        method=part.method,
         site=place.site.name,
-        rank=rank if method.ranked else 0,
-        scale=method.scale(rank, **dict(part.options)),
+        rank=rank if place.method.ranked else 0,
+        scale=place.method.scale(rank, **dict(part.options)),
         options=place.options,
-        rate_factor=1.0 if method.name == lead.name else rate_factor(method, lead),
+        rate_factor=rate_factor(place.method, lead),
     )
-
-
-def _weight(place: Place, part: Policy, context: AllocationContext) -> float:
-    """Score per trained parameter to the power of the exponent; 1 everywhere for even ranks."""
-    exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
-    return float((context.scores[place.site.name] / place.cost(place.ranks[0])) ** exponent)
 
 
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
@@ -203,9 +185,9 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
     Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last,
     the first or the middle layers, or those with the largest score over the candidate sites.
     """
-    fitting = [
-        site for site in context.sites if method.refusal(site) is None and _has_role(site, policy.placement)
-    ]
+    roles = {role for part in policy.placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
+    candidates = [site for site in context.sites if policy.placement == "all" or site.role in roles]
+    fitting = [site for site in candidates if method.refusal(site) is None]
     kept = {None, *_kept_layers(policy, fitting, context)}
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
 
@@ -224,10 +206,3 @@ def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationCon
         total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
         layers.sort(key=lambda layer: (total[layer], layer))
     return layers[-n_kept:]
-
-
-def _has_role(site: Site, placement: str) -> bool:
-    if placement == "all":
-        return True
-    roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
-    return site.role in roles

@@ -53,15 +53,11 @@ def _capped(part: MethodSpace, cap: int) -> MethodSpace | None:
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
     """The part of a space that some servers read, by an exact export of the trained adapter.
 
-    A method loses the options that they do not read. A mix with such an option is dropped.
-
-    Args:
-        space: Any search space.
-        servers: Some of `SERVERS`.
-        methods: Every method there is.
+    A method loses the options that some of the `SERVERS` given do not read. A mix with such an option is
+    dropped.
 
     Raises:
-        SpecError: Nothing of the space is read by all of them.
+        SpecError: Nothing of the space is read by all servers.
     """
 
     def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
@@ -97,14 +93,9 @@ def violations(
 ) -> dict[str, float]:
     """Limit -> by how much a measured plan breaks it: at most 0 within the limit, 1.0 at twice the limit.
 
-    One scale for all limits, as Optuna's `Trial.set_constraint` takes it.
-
-    Args:
-        limits: Those that are None are left out.
-        peak_bytes: Of one training run.
-        seconds_per_step: Of the plan.
-        lora_seconds_per_step: Of plain LoRA at the same sites and on the same machine, > 0.
-        adapter_bytes: Of the adapter's file.
+    One scale for all limits, as Optuna's `Trial.set_constraint` takes it; limits that are None are left out.
+    `peak_bytes` are those of one training run, `adapter_bytes` those of the adapter's file.
+    `lora_seconds_per_step`, > 0, is for plain LoRA at the same sites and on the same machine.
 
     Example:
         >>> violations(

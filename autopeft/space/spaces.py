@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -23,23 +23,15 @@ Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1)]]
 
 
 class MethodSpace(BaseModel):
-    """The choices within one method; a field that is left out has one choice.
+    """The choices within one method; a field that is left out has one choice, None being the method's.
 
-    Attributes:
-        placement: `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`).
-        layer_share: Range of the share of layers that are kept.
-        layers_by: Which layers a share keeps: last, first, middle or the best-scored ones. `any` turns each
-            of `depth_parts` equal parts of the depth on or off; `lead` copies the first part of the mix.
-        depth_parts: Number of parts for `any`.
-        exponent: Range of the power of the score; 0 gives even ranks.
-        ranks_by: Ranks are even (`uniform`), follow the score to the power of the exponent (`score`), or the
-            spectrum of the gradient (`spectrum`).
-        options: Option of the method -> its choices.
-        min_rank: Smallest rank; a site gets no adapter rather than a smaller one. None for the method's.
-        max_rank: Largest rank; None for the method's.
-        size: Choices of one rank for every site; 0 leaves the method out.
-        budget_share: Range of the share of the budget that the whole plan may spend.
-        learning_rate: Range of learning rates; None for the method's.
+    `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
+    keeps the last, first, middle or best-scored layers, as `layers_by` says; there `any` turns each of
+    `depth_parts` equal parts of the depth on or off, and `lead` copies the first part of the mix. Ranks are
+    even (`uniform`), follow the score to the power of the exponent (`score`; 0 gives even ranks), or the
+    spectrum of the gradient (`spectrum`). A site gets no adapter rather than one below `min_rank`. `size`
+    lists single ranks for every site, of which 0 leaves the method out. `budget_share` is that of the whole
+    plan.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,27 +91,26 @@ class Space(BaseModel):
 
     def sharing(self, low: float) -> Space:
         """The same space whose plans may also spend less of the budget, from the share `low` on."""
-        bounds = {"budget_share": (low, 1.0)}
-        methods = {name: part.model_copy(update=bounds) for name, part in self.methods.items()}
-        mixes = {
-            name: (first.model_copy(update=bounds), *others) for name, (first, *others) in self.mixes.items()
-        }
+        share = {"budget_share": (low, 1.0)}
+        methods = {name: part.model_copy(update=share) for name, part in self.methods.items()}
+        mixes = {mix: (first.model_copy(update=share), *rest) for mix, (first, *rest) in self.mixes.items()}
         return self.model_copy(update={"methods": methods, "mixes": mixes})
 
     def only(self, arms: Iterable[str]) -> Space:
         """The same space with fewer methods and mixes."""
         kept = set(arms)
-        methods = {name: part for name, part in self.methods.items() if name in kept}
-        mixes = {name: parts for name, parts in self.mixes.items() if name in kept}
-        return self.model_copy(update={"methods": methods, "mixes": mixes})
+        return self._with({arm: [part for _, part in self.parts(arm)] for arm in self.arms if arm in kept})
 
     def narrowed(self, narrow: Callable[[str, MethodSpace], MethodSpace | None]) -> Space:
         """The space with each part narrowed; None drops a method, or every mix that has such a part.
 
         `narrow` takes the name of a method and its choices, and returns choices of the same type.
         """
-        parts = {arm: [narrow(method, part) for method, part in self.parts(arm)] for arm in self.arms}
-        kept = {arm: parts[arm] for arm in self.arms if None not in parts[arm]}
-        methods = {arm: kept[arm][0] for arm in self.methods if arm in kept}
-        mixes = {arm: tuple(kept[arm]) for arm in self.mixes if arm in kept}
+        narrowed = {arm: [narrow(method, part) for method, part in self.parts(arm)] for arm in self.arms}
+        return self._with({arm: parts for arm, parts in narrowed.items() if None not in parts})
+
+    def _with(self, parts: Mapping[str, Sequence[MethodSpace | None]]) -> Space:
+        """The space with the methods and mixes of these names alone, each with these parts."""
+        methods = {arm: parts[arm][0] for arm in self.methods if arm in parts}
+        mixes = {arm: tuple(parts[arm]) for arm in self.mixes if arm in parts}
         return self.model_copy(update={"methods": methods, "mixes": mixes})

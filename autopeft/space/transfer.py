@@ -31,7 +31,7 @@ _SPENDS_IT = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """A plan on new context, and as phrases what of the old one is not in it."""
+    """A plan on new sites; `lost` says in phrases which adapters of the source have no successor."""
 
     plan: Plan
     lost: tuple[str, ...] = ()
@@ -61,39 +61,35 @@ def transfer(
     Raises:
         SpecError: No adapter of the plan maps to a site, or none is affordable.
     """
-    held = {adapter.site: adapter for adapter in plan.adapters}
-    is_same = _shapes(source_sites) == _shapes(context.sites)
-    if is_same and _fits(plan, context, source_budget, max_rank):
+    shapes, source_shapes = (
+        {(site.name, site.in_features, site.out_features) for site in sites}
+        for sites in (context.sites, source_sites)
+    )
+    if shapes == source_shapes and _fits(plan, context, source_budget, max_rank):
         return Transferred(plan=plan)
-    pairs, refused = _pairs(source_sites, held, context, max_rank)
-    rules = {name: _scale_rule(context.methods[name], plan) for name in {a.method for a in plan.adapters}}
+    pairs, refused = _pairs(source_sites, plan, context, max_rank)
     allowed = context.max_params
     if source_budget is not None and plan.trainable_params < source_budget:
         allowed = allowed * plan.trainable_params // source_budget
-    largest = max((pair.source.rank for pair in pairs), default=1)
-    ranks = allocate([pair.claim(largest=max(1, largest)) for pair in pairs], max_params=allowed)
-    by_site = {pair.site.name: pair for pair in pairs}
-    adapters = tuple(by_site[name].adapter(rank, rules) for name, rank in ranks.items())
-    if plan.adapters and not adapters:
-        reason = (
-            "no adapter of it fits the budget" if pairs else "no site here has the role of one of its sites"
-        )
+    largest = max((pair.source.rank for pair in pairs), default=0) or 1
+    ranks = allocate([pair.claim(largest=largest) for pair in pairs], max_params=allowed)
+    if plan.adapters and not ranks:
+        reason = "no site here has the role of one of its sites"
+        reason = "no adapter of it fits the budget" if pairs else reason
         raise SpecError(f"The plan {plan.digest} cannot be mapped: {reason}; start without it.")
+    by_site = {pair.place.site.name: pair for pair in pairs}
+    rules = {name: _scale_rule(context.methods[name], plan) for name in {a.method for a in plan.adapters}}
+    adapters = tuple(by_site[name].adapter(rank, rules) for name, rank in ranks.items())
     return Transferred(
         plan=replace(plan, adapters=adapters, trainable_params=params_of(adapters, context)),
-        lost=(*refused, *_unused(source_sites, held, pairs), *_unpaid(pairs, ranks)),
+        lost=(*refused, *_unused(source_sites, plan, pairs), *_unpaid(pairs, ranks)),
     )
-
-
-def _shapes(sites: Sequence[Site]) -> set[tuple[str, int, int]]:
-    return {(site.name, site.in_features, site.out_features) for site in sites}
 
 
 def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max_rank: int | None) -> bool:
     """Whether a plan of the same model may stay as it is."""
-    if plan.trainable_params > context.max_params:
-        return False
-    if max_rank is not None and any(adapter.rank > max_rank for adapter in plan.adapters):
+    is_too_large = plan.trainable_params > context.max_params
+    if is_too_large or (max_rank is not None and any(a.rank > max_rank for a in plan.adapters)):
         return False
     if source_budget is not None:
         return source_budget == context.max_params
@@ -102,26 +98,23 @@ def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A site of this run, and the source adapter that it is mapped from."""
+    """A place at a site of this run, and the source adapter that is mapped to it."""
 
     place: Place
     source: Adapter
 
-    @property
-    def site(self) -> Site:
-        return self.place.site
-
     def claim(self, *, largest: int) -> Claim:
         """Weighed by the source's rank; an adapter without a rank, being cheap, weighs as the largest."""
-        weight = (self.source.rank or largest) / self.place.ranks[0]
-        return Claim(site=self.site.name, weight=weight, ranks=self.place.ranks, cost=self.place.cost)
+        place = self.place
+        weight = (self.source.rank or largest) / place.ranks[0]
+        return Claim(site=place.site.name, weight=weight, ranks=place.ranks, cost=place.cost)
 
     def adapter(self, rank: int, rules: Mapping[str, str | None]) -> Adapter:
         method = self.place.method
         rule = rules[method.name]
         return replace(
             self.source,
-            site=self.site.name,
+            site=self.place.site.name,
             rank=rank if method.ranked else 0,
             scale=self.source.scale if rule is None else method.scale(rank, scale_rule=rule),
             options=self.place.options,
@@ -129,39 +122,47 @@ class _Pair:
 
 
 def _pairs(
-    source_sites: Sequence[Site],
-    held: Mapping[str, Adapter],
-    context: AllocationContext,
-    max_rank: int | None,
+    source_sites: Sequence[Site], plan: Plan, context: AllocationContext, max_rank: int | None
 ) -> tuple[list[_Pair], list[str]]:
-    """The sites that take an adapter, and as phrases where a method does not fit."""
+    """The sites that take an adapter, and phrases that say where a method does not fit."""
+    held = {adapter.site: adapter for adapter in plan.adapters}
     sources, targets = _by_role(source_sites), _by_role(context.sites)
     pairs: list[_Pair] = []
     refused: Counter[str] = Counter()
     for role, placed in targets.items():
         kin = [other for other in ((role,) if role in sources else _KIN.get(role, ())) if other in sources]
         for target in placed:
-            models = [_nearest(sources[other], target) for other in kin]
-            adapters = [held[model.name] for model in models if model and model.name in held]
+            nearest = [_nearest(sources[other], target) for other in kin]
+            adapters = [held[site.name] for site in nearest if site and site.name in held]
             if not adapters:
                 continue
             # Of several maps that are fused here, the one with the largest rank; the first on ties.
             source = max(adapters, key=lambda adapter: adapter.rank)
-            pair = _pair(target.site, source, context, max_rank)
-            if isinstance(pair, _Pair):
-                pairs.append(pair)
+            place = _place(target.site, source, context, max_rank)
+            if isinstance(place, Place):
+                pairs.append(_Pair(place=place, source=source))
             else:
-                refused[f"{source.method} at the role {role} ({pair})"] += 1
+                refused[f"{source.method} at the role {role} ({place})"] += 1
     return pairs, [f"{phrase}: {_n_sites(n)}" for phrase, n in refused.items()]
+
+
+def _place(site: Site, source: Adapter, context: AllocationContext, max_rank: int | None) -> Place | str:
+    """The place of the source's method, or a phrase why the method does not fit."""
+    method = context.methods[source.method]
+    refusal = method.refusal(site)
+    if refusal is not None:
+        return refusal
+    chosen = {name: value for name, value in source.options if name in method.choices}
+    return place_at(site, method, chosen, (None, max_rank), context) or "no rank of it is allowed"
 
 
 @dataclass(frozen=True)
 class _Placed:
-    """A site with its relative depth in (0, 1), None outside the stack, and its place in the layer."""
+    """A site with its relative depth in (0, 1), None outside the stack, and its index in layer and role."""
 
     site: Site
     depth: float | None
-    place: int
+    index: int
 
 
 def _by_role(sites: Sequence[Site]) -> dict[str, list[_Placed]]:
@@ -176,30 +177,17 @@ def _by_role(sites: Sequence[Site]) -> dict[str, list[_Placed]]:
 
 
 def _nearest(sources: Sequence[_Placed], target: _Placed) -> Site | None:
-    """The source at the nearest relative depth, then at the nearest place in its layer; the later on ties.
+    """The source at the nearest relative depth, of equally near ones the deeper, then the nearest index.
 
     Sites outside the stack are compared with each other alone; None where there is none to compare.
     """
 
     def distance(source: _Placed) -> tuple[float, int, int]:
-        gap = 0.0
-        if source.depth is not None and target.depth is not None:
-            gap = round(abs(source.depth - target.depth), 9)
-        return gap, -(source.site.layer or 0), abs(source.place - target.place)
+        gap = round(abs((source.depth or 0) - (target.depth or 0)), 9)
+        return gap, -(source.site.layer or 0), abs(source.index - target.index)
 
     alike = [source for source in sources if (source.depth is None) == (target.depth is None)]
     return min(alike, key=distance).site if alike else None
-
-
-def _pair(site: Site, source: Adapter, context: AllocationContext, max_rank: int | None) -> _Pair | str:
-    """The pair, or a phrase why the method does not fit."""
-    method = context.methods[source.method]
-    refusal = method.refusal(site)
-    if refusal is not None:
-        return refusal
-    chosen = {name: value for name, value in source.options if name in method.choices}
-    place = place_at(site, method, chosen, (None, max_rank), context)
-    return "no rank of it is allowed" if place is None else _Pair(place=place, source=source)
 
 
 def _scale_rule(method: Method, plan: Plan) -> str | None:
@@ -211,23 +199,19 @@ def _scale_rule(method: Method, plan: Plan) -> str | None:
     return None
 
 
-def _unused(
-    source_sites: Sequence[Site], held: Mapping[str, Adapter], pairs: Sequence[_Pair]
-) -> tuple[str, ...]:
-    """Phrases for the source adapters that no site is mapped from, by role."""
-    used = {pair.source.site for pair in pairs}
+def _unused(source_sites: Sequence[Site], plan: Plan, pairs: Sequence[_Pair]) -> list[str]:
+    """Phrases for the source adapters that are mapped to no site, by role."""
     roles = {site.name: site.role for site in source_sites}
-    adapted = Counter(roles.get(name, "unknown") for name in held)
-    unused = Counter(roles.get(name, "unknown") for name in held if name not in used)
-    return tuple(f"{n} of {adapted[role]} adapters at the role {role}" for role, n in sorted(unused.items()))
+    used = {pair.source.site for pair in pairs}
+    adapted = Counter(roles.get(adapter.site, "unknown") for adapter in plan.adapters)
+    unused = Counter(roles.get(a.site, "unknown") for a in plan.adapters if a.site not in used)
+    return [f"{n} of {adapted[role]} adapters at the role {role}" for role, n in sorted(unused.items())]
 
 
-def _unpaid(pairs: Sequence[_Pair], ranks: Mapping[str, int]) -> tuple[str, ...]:
+def _unpaid(pairs: Sequence[_Pair], ranks: Mapping[str, int]) -> list[str]:
     """Phrases for the mapped sites that the budget does not pay, by role."""
-    roles = Counter(pair.site.role for pair in pairs if pair.site.name not in ranks)
-    return tuple(
-        f"{_n_sites(n)} of the role {role}, which the budget does not pay" for role, n in roles.items()
-    )
+    roles = Counter(pair.place.site.role for pair in pairs if pair.place.site.name not in ranks)
+    return [f"{_n_sites(n)} of the role {role}, which the budget does not pay" for role, n in roles.items()]
 
 
 def _n_sites(n: int) -> str:
