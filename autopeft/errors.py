@@ -52,6 +52,11 @@ class UnknownNameError(SpecError):
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
 
 
+def first_line_of(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if the message is blank."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class DataError(SpecError):
     """The dataset cannot be used as it is."""
 

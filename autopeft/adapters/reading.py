@@ -13,7 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.configs import type_name
 from autopeft.adapters.values import faults
-from autopeft.errors import SpecError, UnknownNameError
+from autopeft.errors import SpecError, UnknownNameError, first_line_of
 
 _WRITTEN_BY_PEFT = "it must be the adapter_config.json that peft wrote"
 _CONFIG, _ORDER, _PLANS = "adapter_config.json", "order.json", ("plan.yaml", "best/plan.yaml")
@@ -114,7 +114,7 @@ def _read_config(folder: Path) -> ConfigFile:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line_of(error).rstrip(".")
         raise SpecError(f"{file} is no config that peft {peft.__version__} reads: {reason}.") from error
     config.inference_mode = False
     return ConfigFile(folder=folder, config=config, content=content)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, first_line_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
@@ -148,7 +148,7 @@ def _find_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line_of(error).rstrip(".")
         raise ModelError(
             f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
         ) from error

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, first_line_of
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
@@ -85,7 +85,7 @@ def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
 
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence."""
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first_line = first_line_of(error)
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     is_local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long

@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, first_line_of
 from autopeft.model.shapes import is_quantised, map_shape, n_bits, plain_weight
 from autopeft.records import QUANTISED
 
@@ -181,7 +181,7 @@ def _find_fault(layer: nn.Module, n_in: int) -> str | None:
             if not worst <= _TOLERANCE:  # true for NaN as well
                 return f"off by {worst:.0%} of the largest possible"
     except (RuntimeError, AssertionError, ValueError, NotImplementedError, TypeError) as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return first_line_of(error).rstrip(".")
     finally:
         layer.train(was_training)
     return None

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft.errors import RunDirError
+from autopeft.errors import RunDirError, first_line_of
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -31,9 +31,8 @@ def open_study(path: Path) -> RDBStorage:
         options = {"creator": lambda: _connect(path, journal_mode="WAL")}
         return RDBStorage("sqlite:///study.sqlite", engine_kwargs=options)
     except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
-        reason = str(error).splitlines()[0]
         raise RunDirError(
-            f"{path} cannot be opened as an Optuna study: {reason}. Pass another --out."
+            f"{path} cannot be opened as an Optuna study: {first_line_of(error)}. Pass another --out."
         ) from error
 
 

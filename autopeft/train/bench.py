@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SiteError, TrainingError
+from autopeft.errors import SiteError, TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
@@ -45,11 +45,10 @@ log = logging.getLogger(__name__)
 class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
-    `keep_weights` gives the folder for a plan's weights, written by a confirmation and read for the test
-    split; None keeps none. `paused` gives the folder for the state of a plan's rungs, from which the next
-    rung resumes; None trains every rung from the start. `rung_steps` are those of the search. With `dtype`
-    bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is
-    the task of the split of that name, or None without such a split.
+    `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
+    the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, from which the
+    next rung resumes; None trains every rung from the start. With `dtype` bfloat16 forward passes run under
+    autocast; weights, gradients and AdamW stay in float32. `general` is the task of the split of that name.
     """
 
     base: BaseModel
@@ -84,7 +83,7 @@ class Bench:
                 plan=plan,
                 fidelity=fidelity,
                 status=Status.DIVERGED if isinstance(error, DivergedError) else Status.FAIL,
-                error=f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}",
+                error=f"{type(error).__name__}: {first_line_of(error)}",
                 train_seconds=time.perf_counter() - started,
             )
         if self.base_sha256 and self.base.sha256() != self.base_sha256:
@@ -207,8 +206,7 @@ class Bench:
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """A seeded random sample of the train split, in batches sorted by length."""
         lengths = self.splits["train"].lengths
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(len(lengths))[:n_examples].tolist()
+        chosen = np.random.default_rng(seed).permutation(len(lengths))[:n_examples].tolist()
         chosen.sort(key=lambda i: lengths[i])
         return [self._batch("train", chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size)]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from autopeft.data import LabelledData, Split
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, first_line_of
 from autopeft.extension import Example, Task
 from autopeft.model import BaseModel
 
@@ -39,10 +39,7 @@ class EncodedSplit:
 
         They are drawn at random, since the rows of a file are often sorted by label.
         """
-        n_rows = len(self.examples)
-        if n_examples >= n_rows:
-            return list(range(n_rows))
-        order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(n_rows).tolist()
+        order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(len(self.examples)).tolist()
         return sorted(order[:n_examples])
 
 
@@ -55,11 +52,7 @@ def rows_of_tokens(example: Example) -> list[list[int]]:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int
 ) -> dict[str, EncodedSplit]:
-    """Every non-empty split of a dataset by name, encoded by `encode_split`.
-
-    Raises:
-        ModelError: The model cannot take the longest example of train.
-    """
+    """The non-empty splits of a dataset by name; raises ModelError if the model cannot take a train row."""
     encoded = {
         split.name: encode_split(split, base=base, task=task, max_length=max_length)
         for split in (data.train, data.search, data.confirm, data.test)
@@ -70,11 +63,7 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) -> EncodedSplit:
-    """One split as features of at most `max_length` tokens; what is cut off is logged.
-
-    Raises:
-        ModelError: The tokenizer gives tokens that the model lacks.
-    """
+    """One split in at most `max_length` tokens; raises ModelError for tokens that the model lacks."""
     tokenizer_limit = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
     longest = min(max_length, int(tokenizer_limit or 10**9), base.max_tokens() or 10**9)
     encoded = task.encode(split.inputs, split.labels, base.tokenizer, longest)
@@ -94,10 +83,9 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         with torch.no_grad():
             task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         raise ModelError(
-            f"{base.name} cannot take an example of {task.name} ({shapes}): {reason.rstrip('.')}; use a base "
+            f"{base.name} cannot take an example of {task.name} ({shapes}): {first_line_of(error).rstrip('.')}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
 

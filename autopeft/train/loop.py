@@ -57,16 +57,10 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train the parameters that require a gradient, from the start or from where the run was paused.
+    """Train a model's parameter groups from the start, or from where the run was paused.
 
-    Args:
-        model: With adapters and head attached; trained in place.
-        groups: Parameter groups with the peak learning rate of each.
-        run: The data, the loss and the schedule.
-        device: Where the model lies.
-
-    Raises:
-        DivergedError: The loss was not finite.
+    The `lr` of a group is its peak. Raises DivergedError for a loss that is not finite. If the disk does not
+    keep the state of a paused run, its next rung starts anew, with the same numbers.
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
@@ -83,7 +77,11 @@ def train(
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
             position = _step(model, optimizer, run, position)
         if run.paused is not None:
-            _pause(run.paused, replace(position, ends=run.schedule.ends), model, optimizer, device)
+            try:
+                position = replace(position, ends=run.schedule.ends)
+                pause(run.paused, position, model, optimizer, device=device)
+            except (OSError, SafetensorError) as error:
+                log.warning("The state of a paused run was not kept, its next rung starts anew: %s", error)
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
         seconds=time.perf_counter() - started,
@@ -109,13 +107,3 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return Position(step=step + 1, widest_tokens=max(width, position.widest_tokens), saved_bytes=saved_bytes)
-
-
-def _pause(
-    folder: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> None:
-    """Keep the state if the disk allows it; without it the next rung starts anew, with the same numbers."""
-    try:
-        pause(folder, position, model, optimizer, device=device)
-    except (OSError, SafetensorError) as error:
-        log.warning("The state of a paused run was not kept, its next rung starts anew: %s", error)

@@ -9,7 +9,6 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,11 +36,16 @@ class Position:
 
 
 def pause(
-    folder: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, *, device: Any
+    folder: Path,
+    position: Position,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    device: torch.device,
 ) -> None:
     """Write the state of a run to a folder, in full or not at all; an earlier state is replaced."""
     tensors = {"rng": torch.random.get_rng_state()}
-    if torch.device(device).type == "cuda":
+    if device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     for name, parameter in _trained_parameters(model).items():
         tensors[f"value.{name}"] = parameter.detach().contiguous()
@@ -51,20 +55,23 @@ def pause(
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    # save_file refuses tied or viewed tensors, hence the copies.
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}  # save_file refuses tied tensors
     save_file(copies, fresh / _FILE, metadata={"position": json.dumps(asdict(position))})
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
 def resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, schedule: RateSchedule, device: Any
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: RateSchedule,
+    device: torch.device,
 ) -> Position:
-    """Restore a paused run that is the beginning of this schedule; returns its position, or step 0.
+    """Restore a paused run that is the beginning of this schedule; returns its position.
 
-    A state is ignored if it is missing, damaged, of other parameters, of another schedule or too far on. The
-    run starts anew then, which takes longer and gives the same numbers.
+    It is step 0 if the state is missing, damaged, of other parameters, of another schedule or too far on.
     """
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
@@ -83,14 +90,11 @@ def resume(
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"value.{name}"])
             if f"step.{name}" in tensors:
-                moments = {moment: tensors[f"{moment}.{name}"] for moment in _MOMENTS}
+                state = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
                 # AdamW keeps its step count on the CPU; its moments lie with the parameter.
-                optimizer.state[parameter] = {
-                    moment: tensor if moment == "step" else tensor.to(parameter.device)
-                    for moment, tensor in moments.items()
-                }
+                optimizer.state[parameter] = {**state, "step": tensors[f"step.{name}"]}
     torch.random.set_rng_state(tensors["rng"])
-    if "rng.cuda" in tensors and torch.device(device).type == "cuda":
+    if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
     return position
 

@@ -26,7 +26,7 @@ _MOVE_BELOW = 0.4
 # The range of moves to try where the head alone is trained: on five datasets 3.4 was best of 0.17 to 16.
 _MOVES_ALONE = (0.9, 14.0)
 _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evaluation than in training
-_KEPT = "modules_to_save"
+
 
 SCHEDULE = (
     "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1; "
@@ -46,14 +46,10 @@ class HeadRates:
     output: float = 1.0
 
     def alone(self) -> tuple[float, float]:
-        """The range of rates of the last layer to try where the head alone is trained.
-
-        A model without a head, such as a language model, trains nothing then; its one rate has no meaning.
-        """
+        """The range of rates of the last layer to try where the head alone is trained; 1 without one."""
         if not self.by_name:
             return 1.0, 1.0
-        low, high = (self.output * move / _MOVE for move in _MOVES_ALONE)
-        return low, high
+        return self.output * _MOVES_ALONE[0] / _MOVE, self.output * _MOVES_ALONE[1] / _MOVE
 
 
 def head_maps(base: BaseModel) -> list[str]:
@@ -64,10 +60,9 @@ def head_maps(base: BaseModel) -> list[str]:
 def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
     """The rates of the task head, from the root mean square (RMS) of the inputs of its linear maps.
 
-    The weight of the output layer gets 0.66 / (inputs × RMS), of a linear map below it 0.4 / (inputs × RMS).
-    The RMS counts as 1 if it is missing or infinite, and as 0.01 at least. A bias gets at most 0.66 or 0.4.
-    Rates of an output layer that predicts numbers are multiplied by their spread. Other parameters, such as
-    those of norms, get 1 / their last size.
+    A weight gets move / (inputs × RMS), a bias at most the move. The RMS counts as 1 if it is missing or
+    infinite. Rates of an output layer that predicts numbers are multiplied by their spread. Other parameters,
+    such as those of norms, get 1 / their last size.
     """
     rates = {}
     for name, module in _head_modules(base):
@@ -114,7 +109,7 @@ def parameter_groups(
 
 def _head_name(name: str, head_parameters: Mapping[str, float]) -> str | None:
     """The base model's name of a parameter in `peft`'s trained copy of the head; None for an adapter's."""
-    before, is_copy, after = name.partition(f".{_KEPT}.")
+    before, is_copy, after = name.partition(".modules_to_save.")
     if not is_copy:
         return None
     path = [*before.split("."), *after.split(".")[1:]]  # without the name of the adapter

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopeft.errors import DataError, SpecError
+from autopeft.errors import DataError, SpecError, first_line_of
 from autopeft.extension import Batch, Reducer
 from autopeft.model import SavedBytes
 from autopeft.sensitivity.passes.halves import SplitHalves
@@ -117,7 +117,7 @@ class BatchRunner:
             return
         kept = tuple(site for site in self._scored.sites if site.kind != "parameter")
         if len(kept) == len(self._scored.sites):
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line_of(error)
             raise SpecError(
                 f"One example of batch {index + 1} does not fit into memory ({reason}); "
                 "lower --max-length, or use a smaller base model."
