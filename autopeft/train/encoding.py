@@ -83,9 +83,10 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         with torch.no_grad():
             task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        reason = first_line_of(error).rstrip(".")
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         raise ModelError(
-            f"{base.name} cannot take an example of {task.name} ({shapes}): {first_line_of(error).rstrip('.')}; use a base "
+            f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
 
