@@ -4,14 +4,13 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers → problem, cost → ranking, ledger, queue, sources → front, stopping → refine,
-telling → propose, twins, promote → choose, judge → confirm → sentences.
+schedule, rates, samplers → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
+twins, promote, judge → propose, choose, confirm → sentences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import optuna
@@ -22,7 +21,7 @@ from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, finalist
 from autopeft.engine.cost import search_cost
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, summaries
-from autopeft.engine.ledger import Ledger, Progress
+from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
@@ -31,11 +30,10 @@ from autopeft.engine.schedule import Schedule, later_cost, n_first, rungs, stret
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_pairs
-from autopeft.records import NULL_SCORES, Confirmation, Measurement, Plan, Proposal, Proxy, ScorePair, Verdict
+from autopeft.records import NULL_SCORES, Outcome, Proxy
 
 __all__ = [
     "Ledger",
-    "Outcome",
     "Progress",
     "Schedule",
     "SearchProblem",
@@ -50,34 +48,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The answer of the engine, before it is put together with the setting of the run.
-
-    `front` holds the plans at the last rung that no other beats on both loss and parameters;
-    `sentences` are findings beside the verdict.
-    """
-
-    proposals: tuple[Proposal, ...]
-    measurements: tuple[Measurement, ...]
-    best: Plan
-    smallest: Plan
-    baseline: Plan
-    confirmations: tuple[Confirmation, ...]
-    test: tuple[Confirmation, ...]
-    verdict: Verdict
-    proxy: Proxy
-    score_pairs: tuple[ScorePair, ...]
-    front: tuple[Measurement, ...] = ()
-    sentences: tuple[str, ...] = ()
-
-
 def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
     """Propose, promote, confirm, judge.
 
     Args:
         problem: What to search among, and how to compare.
-        ledger: Measures and remembers; holds every measurement afterwards.
+        ledger: Holds every measurement afterwards.
         storage: Where the Optuna study goes; must hold no study named `autopeft`.
 
     Raises:
@@ -86,24 +62,21 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     """
     _plan_ahead(problem, ledger)
     study = optuna.create_study(study_name="autopeft", storage=storage, direction="minimize")
-    log = StudyLog(problem=problem, ledger=ledger, study=study)
-    first = measure_first_rung(problem, ledger, log)
-    proposed = tuple(zip(log.proposals, log.policies, strict=True))
-    score_pairs = measure_twins(problem, ledger, proposed, first, log.measure_extra)
+    study_log = StudyLog(problem=problem, ledger=ledger, study=study)
+    first = measure_first_rung(study_log)
+    score_pairs = measure_twins(study_log, first)
     by_rung = climb(problem, ledger, first)
     problem = with_margin(problem, ledger, by_rung[-1])
-    by_rung[-1] = retune(problem, ledger, by_rung[-1], log.measure_extra)
-    best, baseline, smallest = choose(problem, ledger, by_rung[-1])
-    named = finalists(problem, ledger, (best, baseline, smallest))
+    by_rung[-1] = retune(problem, study_log, by_rung[-1])
+    named = finalists(problem, ledger, choose(problem, ledger, by_rung[-1]))
     confirmed = confirm(problem, ledger, named)
     tested = read_test(problem, ledger, confirmed, named.chief)
-    verdict = judge(problem, confirmed, best=best, baseline=baseline, smallest=smallest)
+    chosen = {"best": named.best, "baseline": named.baseline, "smallest": named.smallest}
+    verdict = judge(problem, confirmed, **chosen)
     return Outcome(
-        proposals=tuple(log.proposals),
+        proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),
-        best=best,
-        smallest=smallest,
-        baseline=baseline,
+        **chosen,
         confirmations=summaries(problem, confirmed, named.named),
         test=summaries(problem, tested, named.named),
         verdict=verdict,
@@ -116,13 +89,12 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     )
 
 
-def _proxy(problem: SearchProblem, by_rung: Sequence[Mapping[Plan, Measurement]]) -> Proxy:
+def _proxy(problem: SearchProblem, by_rung: Sequence[Measured]) -> Proxy:
     """How alike neighbouring rungs rank the plans that they share."""
-    pairs = list(pairwise(by_rung))
-    rhos = tuple(correlation(dict(before), dict(after)) for before, after in pairs)
+    rhos = tuple(correlation(before, after) for before, after in pairwise(by_rung))
     return Proxy(
         rank_correlation=rhos[0] if rhos else None,
-        n_plans=sum(plan in by_rung[0] for plan in by_rung[1]) if pairs else 0,
+        n_plans=sum(plan in by_rung[0] for plan in by_rung[1]) if rhos else 0,
         rung_steps=problem.schedule.rung_steps,
         rank_correlations=rhos,
     )

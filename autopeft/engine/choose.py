@@ -6,9 +6,10 @@ import logging
 from dataclasses import replace
 
 from autopeft.engine.front import is_allowed
-from autopeft.engine.ledger import Ledger, Measured, MeasureExtra, first_error, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
+from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error
 from autopeft.records import Plan
@@ -57,7 +58,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
             f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
         )
     if not baselines:
-        failed = {m.plan: m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)}
+        failed = [m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = first_by_metric(problem, ranked)
     _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
@@ -72,16 +73,15 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     return incumbent.plan, first_by_metric(problem, baselines).plan, smallest.plan
 
 
-def retune(problem: SearchProblem, ledger: Ledger, last: Measured, measure_extra: MeasureExtra) -> Measured:
-    """The incumbent and the baseline at lower rates, as long as that helps; both get the same tries.
+def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measured:
+    """The last rung, with incumbent and baseline at lower rates too, as long as that helps.
 
-    Short runs prefer higher learning rates than full ones do, and a rung of a tenth of a run still does.
-
-    Returns:
-        The last rung with the plans that were added.
+    Both get the same tries. Short runs prefer higher learning rates than full ones do, and a rung of a tenth
+    of a run still does.
     """
     if not problem.schedule.last:
         return last
+    ledger = study_log.ledger
     incumbent, baseline, _ = choose(problem, ledger, last)
     finalists = list(dict.fromkeys([incumbent, baseline]))
     ledger.progress.phase("rates", len(finalists))
@@ -91,10 +91,14 @@ def retune(problem: SearchProblem, ledger: Ledger, last: Measured, measure_extra
     for plan in finalists:
         for _ in range(n_times):
             lower = _at_lower_rate(plan, problem, measured)
-            if lower is None or not _has_time(problem, ledger, plan):
+            if lower is None:
+                break
+            seconds, reserve = ledger.estimate(fidelity), ledger.confirm_reserve(problem)
+            if not ledger.has_time_for(seconds=seconds, reserve=reserve):
+                log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
                 break
             arm = ledger.arms[plan]
-            measured[lower] = measure_extra(arm, lower, source="retuned", fidelity=fidelity)
+            measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
     ledger.release({*measured} - {*last})
     return measured
 
@@ -108,11 +112,3 @@ def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured) -> Pl
     if is_known or rate < problem.rate_range(plan)[0] / _LOWER:
         return None
     return replace(best, learning_rate=rate)
-
-
-def _has_time(problem: SearchProblem, ledger: Ledger, plan: Plan) -> bool:
-    seconds = ledger.estimate(problem.rung(problem.schedule.last))
-    is_enough = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
-    if not is_enough:
-        log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
-    return is_enough

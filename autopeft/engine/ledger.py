@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +25,6 @@ TIME_IS_UP = (
     "continue with --resume and a larger --max-time."
 )
 
-Measure = Callable[[Plan, Fidelity], Measurement]
 Measured = dict[Plan, Measurement]  # at one fidelity
 Key = tuple[Plan, Fidelity]
 
@@ -40,33 +39,23 @@ class Progress(Protocol):
         """A measurement is in; `seconds_left` estimates the rest of the run, None before it can."""
 
 
-class MeasureExtra(Protocol):
-    """Measures a plan that is no sampled proposal, and adds it to proposals and study."""
-
-    def __call__(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
-        """The measurement of the plan; `source` says why it was proposed (see `Proposal`)."""
-
-
 @dataclass(kw_only=True)
 class Ledger:
     """Measures through an executor, keeps measurements in the order of the requests, and estimates time.
 
+    `clock` gives seconds from any fixed moment, and `started` is its reading when the run began.
+
     Attributes:
-        executor: Runs the measurements.
-        measure: Trains and evaluates one plan.
-        progress: The display.
         known: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search goes on.
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
-        clock: Seconds from any fixed moment.
-        started: Reading of the clock when the run began.
         limit_seconds: Time that the run may take; None for no limit.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
     """
 
     executor: Executor
-    measure: Measure
+    measure: Callable[[Plan, Fidelity], Measurement]
     progress: Progress
     known: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
@@ -102,15 +91,15 @@ class Ledger:
 
     def _take(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, record it if it is new, and show it."""
+        measurement = pending[key].result() if key in pending else self.known[key]
         if key in pending:
-            measurement = pending[key].result()
             self.record(measurement)
             self._note_speed(measurement)
-        else:
-            measurement = self.known[key]
         self.measured[key] = measurement
-        self._count_down(key[1])
-        arm = str(self.arms.get(key[0], ""))
+        plan, fidelity = key
+        planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))
+        self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
+        arm = str(self.arms.get(plan, ""))
         self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
 
     def at(self, fidelity: Fidelity) -> Measured:
@@ -150,41 +139,33 @@ class Ledger:
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""
-        test, general = (
-            self.estimate(problem.schedule.fidelity(split, seed=0)) for split in ("test", "general")
-        )
+        fidelities = (problem.schedule.fidelity(split, seed=0) for split in ("test", "general"))
+        test, general = map(self.estimate, fidelities)
         n_runs = n_plans * problem.spec.confirm.seeds
         # The base model is evaluated on the general text too.
         return n_runs * (test + general) + general + _RESERVE_SECONDS
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""
-        if self.limit_seconds is None:
-            return True
-        return self.clock() - self.started + seconds + reserve <= self.limit_seconds
+        limit = math.inf if self.limit_seconds is None else self.limit_seconds
+        return self.clock() - self.started + seconds + reserve <= limit
 
     def require_time(self) -> None:
         """Raise StoppedError where the time limit has passed; all measurements are kept."""
-        if self.limit_seconds is not None and self.clock() - self.started > self.limit_seconds:
+        if not self.has_time_for(seconds=0.0, reserve=0.0):
             raise StoppedError(TIME_IS_UP)
 
     def _note_speed(self, measurement: Measurement) -> None:
-        fidelity = measurement.fidelity
         if measurement.status is not Status.COMPLETE:
             return
-        self._seconds_per_example.append(measurement.eval_seconds / fidelity.eval_examples)
+        self._seconds_per_example.append(measurement.eval_seconds / measurement.fidelity.eval_examples)
         if measurement.plan.adapters and measurement.trained_steps:
             self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
 
-    def _count_down(self, fidelity: Fidelity) -> None:
-        planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))
-        self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
-
     def _seconds_left(self) -> float | None:
         """Estimate for all planned measurements; None before anything was timed."""
-        if not self._seconds_per_step:
-            return None
-        return math.fsum(n_left * self.estimate(fidelity) for fidelity, n_left in self._planned.values())
+        seconds = math.fsum(n_left * self.estimate(fidelity) for fidelity, n_left in self._planned.values())
+        return seconds if self._seconds_per_step else None
 
 
 def _kind(fidelity: Fidelity) -> tuple[str, int]:
@@ -203,6 +184,6 @@ def is_baseline(plan: Plan, problem: SearchProblem, ledger: Ledger) -> bool:
     return arm is not None and arm.kind == "baseline"
 
 
-def first_error(measurements: Mapping[Plan, Measurement]) -> str:
+def first_error(measurements: Iterable[Measurement]) -> str:
     """The first error message among some measurements."""
-    return next((m.error for m in measurements.values() if m.error), "no error was given")
+    return next((m.error for m in measurements if m.error), "no error was given")

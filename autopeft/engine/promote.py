@@ -75,9 +75,8 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     rung = len(rungs) - 1
     ranked = ranked_by_loss(rungs[-1].values())
     if not ranked:
-        raise TrainingError(
-            f"None of {len(rungs[-1])} plans could be trained; the first error was: {first_error(rungs[-1])}"
-        )
+        error = first_error(rungs[-1].values())
+        raise TrainingError(f"None of {len(rungs[-1])} plans could be trained; the first error was: {error}")
     baselines = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger)]
     rivals = [
         m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(problem, ledger, m)

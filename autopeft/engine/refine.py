@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from autopeft.engine.ledger import Ledger, Measured, MeasureExtra, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.rates import next_rate
 from autopeft.engine.stopping import has_time
+from autopeft.engine.telling import StudyLog
 from autopeft.records import Adapter, Arm, Plan
 from autopeft.space import AllocationContext
 
@@ -24,58 +25,49 @@ def refined_plan(problem: SearchProblem, ledger: Ledger, *, n_before: int) -> tu
     others the ranks.
     """
     measured = ledger.at(problem.rung(0))
-    ranked = ranked_by_loss(measured.values())
-    rivals = [m.plan for m in ranked if m.plan.adapters and not is_baseline(m.plan, problem, ledger)]
-    if not rivals:
+    ranked = (m.plan for m in ranked_by_loss(measured.values()))
+    rivals = (plan for plan in ranked if plan.adapters and not is_baseline(plan, problem, ledger))
+    best = next(rivals, None)
+    if best is None:
         return None
-    best = rivals[0]
-    rate = next_rate(rates_tried(best, measured), problem.rate_range(best))
-    at_next_rate = None if rate is None else replace(best, learning_rate=rate)
+    at_next_rate = _at_next_rate(best, problem, measured)
     moved = moved_ranks(best, problem.context, known=set(measured))
     steps = [at_next_rate, moved] if n_before % 2 == 0 else [moved, at_next_rate]
     new = (step for step in steps if step is not None and step not in measured)
     return next(((ledger.arms[best], step) for step in new), None)
 
 
-def rates_tried(plan: Plan, measured: Measured) -> dict[float, float]:
-    """Learning rate -> loss of the plans with the same adapters; inf where there is no loss."""
+def _at_next_rate(
+    plan: Plan, problem: SearchProblem, measured: Measured, most: float = math.inf
+) -> Plan | None:
+    """The plan at the next learning rate to try; None where there is none, or where `most` are tried."""
     same = [m for m in measured.values() if m.plan.adapters == plan.adapters]
-    return {m.plan.learning_rate: math.inf if m.loss is None else m.loss for m in same}
+    losses = {m.plan.learning_rate: math.inf if m.loss is None else m.loss for m in same}
+    rate = next_rate(losses, problem.rate_range(plan)) if len(losses) < most else None
+    return None if rate is None else replace(plan, learning_rate=rate)
 
 
-def even_out(
-    problem: SearchProblem, ledger: Ledger, first: Measured, measure_extra: MeasureExtra
-) -> Measured:
-    """As many learning rates for the baseline as the arm with the most has, each next to the best.
-
-    Returns:
-        The plans that were measured for it at the first rung.
-    """
-    most = _most_rates(ledger, first)
-    extra: Measured = {}
-    while problem.has_baseline:
-        baselines = [m for m in (first | extra).values() if is_baseline(m.plan, problem, ledger)]
-        ranked = ranked_by_loss(baselines)
-        if not ranked or not has_time(problem, ledger):
-            break
-        best = ranked[0].plan
-        tried = rates_tried(best, ledger.at(problem.rung(0)))
-        rate = next_rate(tried, problem.rate_range(best))
-        if rate is None or len(tried) >= min(most, _MAX_EVENED):
-            break
-        plan = replace(best, learning_rate=rate)
-        arm = ledger.arms[best]
-        extra[plan] = measure_extra(arm, plan, source="evened", fidelity=problem.rung(0))
-    return extra
-
-
-def _most_rates(ledger: Ledger, first: Measured) -> int:
-    """The largest number of learning rates of an arm that the sampler can propose."""
-    rates: dict[Arm, set[float]] = {}
+def even_out(study_log: StudyLog, first: Measured) -> Measured:
+    """The first rung, with as many learning rates for the baseline as the arm with the most has."""
+    problem, ledger = study_log.problem, study_log.ledger
+    rates: dict[Arm, set[float]] = {}  # of the arms that the sampler can propose
     for plan in first:
-        rates.setdefault(ledger.arms[plan], set()).add(plan.learning_rate)
-    fixed = ("head", "baseline", "greedy")
-    return max((len(tried) for arm, tried in rates.items() if arm.kind not in fixed), default=0)
+        if ledger.arms[plan].kind not in ("head", "baseline", "greedy"):
+            rates.setdefault(ledger.arms[plan], set()).add(plan.learning_rate)
+    most = min(_MAX_EVENED, max(map(len, rates.values()), default=0))
+    measured = dict(first)
+    while problem.has_baseline:
+        baselines = ranked_by_loss(m for m in measured.values() if is_baseline(m.plan, problem, ledger))
+        if not baselines or not has_time(problem, ledger):
+            break
+        best = baselines[0].plan
+        at_next_rate = _at_next_rate(best, problem, ledger.at(problem.rung(0)), most)
+        if at_next_rate is None:
+            break
+        measured[at_next_rate] = study_log.measure_extra(
+            ledger.arms[best], at_next_rate, source="evened", fidelity=problem.rung(0)
+        )
+    return measured
 
 
 def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Plan]) -> Plan | None:
@@ -85,7 +77,7 @@ def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Pla
     such move gives a known plan.
     """
     for donor, receiver in _moves(plan, context):
-        changed = {adapter.site: adapter for adapter in (donor, receiver)}
+        changed = {donor.site: donor, receiver.site: receiver}
         adapters = tuple(changed.get(adapter.site, adapter) for adapter in plan.adapters)
         moved = replace(plan, adapters=adapters)
         if moved not in known:

@@ -53,16 +53,15 @@ class StudyLog:
             self.study.tell(trial, state=TrialState.FAIL)
 
     def measure_extra(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
-        """Measure a plan that is no sampled proposal, and add it as a finished trial."""
+        """Measure a plan that is no sampled proposal, and add it as a finished trial.
+
+        `source` says why the plan was proposed (see `Proposal`).
+        """
         proposal = self._append(arm, plan, source=source, policy=None)
         (measurement,) = self.ledger.measure_all([(plan, fidelity)])
-        self.study.add_trial(
-            create_trial(
-                value=measurement.loss,
-                state=TrialState.FAIL if measurement.loss is None else TrialState.COMPLETE,
-                user_attrs=_attributes(proposal),
-            )
-        )
+        state = TrialState.FAIL if measurement.loss is None else TrialState.COMPLETE
+        trial = create_trial(value=measurement.loss, state=state, user_attrs=_attributes(proposal))
+        self.study.add_trial(trial)
         return measurement
 
     def _append(self, arm: Arm, plan: Plan, *, source: str, policy: Policy | None) -> Proposal:
@@ -75,10 +74,5 @@ class StudyLog:
 
 def _attributes(proposal: Proposal) -> dict[str, str | int]:
     """User attributes of a trial."""
-    plan = proposal.plan
-    return {
-        "arm": str(proposal.arm),
-        "source": proposal.source,
-        "plan": plan.digest,
-        "trainable_params": plan.trainable_params,
-    }
+    arm, source, plan = str(proposal.arm), proposal.source, proposal.plan
+    return {"arm": arm, "source": source, "plan": plan.digest, "trainable_params": plan.trainable_params}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopeft.engine.ledger import Ledger, Measured, MeasureExtra
+from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.stopping import has_time
-from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Measurement, Plan, Proposal, ScorePair
+from autopeft.engine.telling import StudyLog
+from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 
 MAX_PAIRS = 6  # as many as a test needs (see `report.helped`); each takes a run of the first rung
@@ -17,20 +18,13 @@ _TRIALS_PER_PAIR = 4  # with fewer, twins that are too few to decide would crowd
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """A proposal that used the score, its measurement, and its twins by the name of the null score."""
+    """A proposal that used the score, and its twins by the name of the null score."""
 
     proposal: Proposal
-    measurement: Measurement
     twins: Mapping[str, Plan]
 
 
-def measure_twins(
-    problem: SearchProblem,
-    ledger: Ledger,
-    proposed: Iterable[tuple[Proposal, Policy | None]],
-    first: Measured,
-    measure_extra: MeasureExtra,
-) -> tuple[ScorePair, ...]:
+def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]:
     """Measure twins of the greedy plan and of the first sampled proposals that used the score.
 
     A twin has the same method, options, learning rate, steps and seed, and as many layers. Another score
@@ -43,7 +37,8 @@ def measure_twins(
     Returns:
         One pair for each such proposal. A twin that diverged counts with the worst loss of the run.
     """
-    scored = _scored(problem, proposed, first)
+    problem, ledger = study_log.problem, study_log.ledger
+    scored = _scored(study_log, first)
     new = {plan for entry in scored for plan in entry.twins.values()} - set(first)
     ledger.progress.phase("twins", len(new))
     ledger.plan_ahead(problem.rung(0), n_measurements=len(new))
@@ -57,28 +52,27 @@ def measure_twins(
         for null, plan in entry.twins.items():
             if plan not in measured:
                 twin_arm = replace(arm, label=f"{arm.label}, scored {null}")
-                measured[plan] = measure_extra(twin_arm, plan, source="twin", fidelity=problem.rung(0))
+                measured[plan] = study_log.measure_extra(
+                    twin_arm, plan, source="twin", fidelity=problem.rung(0)
+                )
         pairs.append(_pair(entry, measured, worst=ledger.worst_loss()))
     ledger.release(new)
     return tuple(pairs)
 
 
-def _scored(
-    problem: SearchProblem,
-    proposed: Iterable[tuple[Proposal, Policy | None]],
-    first: Measured,
-) -> list[_Scored]:
+def _scored(study_log: StudyLog, first: Measured) -> list[_Scored]:
     """The greedy plan and the first sampled ones whose ranks or layers the score has changed."""
     scored: dict[Plan, _Scored] = {}
+    proposed = zip(study_log.proposals, study_log.policies, strict=True)
     for proposal, policy in sorted(proposed, key=lambda entry: entry[0].arm.kind != "greedy"):  # stable
         plan = proposal.plan
         if plan not in first or plan in scored or policy is None or not policy.uses_score:
             continue
         nulls = NULL_SCORES[:1] if scored else NULL_SCORES
-        twins = {null: _twin(policy, null, problem) for null in nulls}
+        twins = {null: _twin(policy, null, study_log.problem) for null in nulls}
         if twins[NULL_SCORES[0]] != plan:
-            scored[plan] = _Scored(proposal=proposal, measurement=first[plan], twins=twins)
-    return list(scored.values())[: n_pairs(problem)]
+            scored[plan] = _Scored(proposal=proposal, twins=twins)
+    return list(scored.values())[: n_pairs(study_log.problem)]
 
 
 def n_pairs(problem: SearchProblem) -> int:
@@ -93,14 +87,10 @@ def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:
 
 
 def _pair(scored: _Scored, measured: Measured, *, worst: float) -> ScorePair:
-    losses = {null: _loss(measured[plan], worst) for null, plan in scored.twins.items() if plan in measured}
+    plans = {"with_score": scored.proposal.plan, **scored.twins}
+    losses = {name: measured[plan].loss for name, plan in plans.items()}
     return ScorePair(
         arm=str(scored.proposal.arm),
         learning_rate=scored.proposal.plan.learning_rate,
-        with_score=_loss(scored.measurement, worst),
-        **losses,
+        **{name: worst if loss is None else loss for name, loss in losses.items()},
     )
-
-
-def _loss(measurement: Measurement, worst: float) -> float:
-    return worst if measurement.loss is None else measurement.loss

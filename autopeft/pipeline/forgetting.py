@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from autopeft import train
 from autopeft.data import LabelledData, Split, read_general
-from autopeft.engine import Ledger, Outcome, Schedule
+from autopeft.engine import Ledger, Schedule
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, Task, discover
 from autopeft.pipeline.prepare import Prepared
@@ -27,6 +27,7 @@ from autopeft.records import (
     GeneralLoss,
     GeneralText,
     Measurement,
+    Outcome,
     Plan,
     RunSpec,
     Status,

@@ -257,17 +257,13 @@ class Forgetting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """All that the report needs. `confirmations` and `test` are empty where there were none.
+class Outcome:
+    """What the engine finds. `confirmations` and `test` are empty where there were none.
 
-    `front` holds the measured plans that no other beats on both loss and parameters; `sentences` are
-    findings beside the verdict. `forgetting` is None where it was not requested, or not measured.
+    `front` holds the plans at the last rung that no other beats on both loss and parameters; `sentences` are
+    findings beside the verdict.
     """
 
-    spec: RunSpec
-    setting: Setting
-    sites: tuple[Site, ...]
-    scores: tuple[SiteScores, ...]
     proposals: tuple[Proposal, ...]
     measurements: tuple[Measurement, ...]
     best: Plan
@@ -277,9 +273,19 @@ class SearchResult:
     test: tuple[Confirmation, ...]
     verdict: Verdict
     proxy: Proxy
-    cost: Cost
-    environment: dict[str, str] = field(default_factory=dict)
     score_pairs: tuple[ScorePair, ...] = ()
     front: tuple[Measurement, ...] = ()
     sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Outcome):
+    """All that the report needs. `forgetting` is None where it was not requested, or not measured."""
+
+    spec: RunSpec
+    setting: Setting
+    sites: tuple[Site, ...]
+    scores: tuple[SiteScores, ...]
+    cost: Cost
+    environment: dict[str, str] = field(default_factory=dict)
     forgetting: Forgetting | None = None

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(PACKAGE.rglob("*.py"))
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 400, 60, 7, 12
-# `SearchResult` gathers all that the report needs and `Setting` all that it says of the run; both are
-# only read, never built by hand outside the pipeline. `RunSpec` nests its topics and needs no exemption.
+# `Setting` gathers all that the report says of the run; it is only read, never built by hand outside the
+# pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
-WIDE_RECORDS = ("SearchResult", "Setting", "Method", "PeftMethod")
+WIDE_RECORDS = ("Setting", "Method", "PeftMethod")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib.
 BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseException")}
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
-from autopeft.engine import Ledger, Outcome, Schedule, SearchProblem
+from autopeft.engine import Ledger, Schedule, SearchProblem
 from autopeft.engine.rates import spread
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
@@ -21,6 +21,7 @@ from autopeft.records import (
     Fidelity,
     LimitSpec,
     Measurement,
+    Outcome,
     Plan,
     RunSpec,
     SearchSpec,
