@@ -11,7 +11,7 @@ from autopeft.records import Adapter, Plan, Site
 
 
 def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
-    """Refuse a plan that was edited into what cannot be attached.
+    """Refuse a plan that cannot be attached to the base model, as after an edit of its file.
 
     Raises:
         UnknownNameError: A method, or a value of an option, that does not exist.
@@ -40,8 +40,7 @@ def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
     options = dict(adapter.options)
     choices = {name: value for name, value in options.items() if name in method.choices}
     for name, value in choices.items():
-        allowed = method.choices[name]
-        if value not in allowed:
+        if value not in (allowed := method.choices[name]):
             raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
     expected = dict(method.options(site, **choices))
     if options != expected:

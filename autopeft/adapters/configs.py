@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ def type_name(config: PeftConfig) -> str:
 
 def type_counts(configs: Sequence[PeftConfig]) -> dict[str, int]:
     """How many configs there are of each `peft_type`, by its name."""
-    names = [type_name(config) for config in configs]
-    return {name: names.count(name) for name in dict.fromkeys(names)}
+    return Counter(map(type_name, configs))
 
 
 def task_name(config: PeftConfig) -> str | None:
@@ -71,14 +71,13 @@ def changed_fields(config: PeftConfig) -> dict[str, Any]:
 
 
 def auto_class_of(configs: Sequence[PeftConfig]) -> str | None:
-    """The class of transformers to build: by the task, else the class that `peft` saw.
+    """The class of transformers to build, by the configs' task, else the class that `peft` wrote.
 
     None leaves the class to the base model's own config.
     """
-    tasks = map(task_name, configs)
-    by_task = [_AUTO_CLASSES[task] for task in tasks if task in _AUTO_CLASSES]
-    seen = [(config.auto_mapping or {}).get("base_model_class") for config in configs]
-    return next((name for name in (*by_task, *seen) if name and hasattr(transformers, name)), None)
+    by_task = [_AUTO_CLASSES.get(task_name(config) or "") for config in configs]
+    written = [(config.auto_mapping or {}).get("base_model_class") for config in configs]
+    return next((name for name in (*by_task, *written) if name and hasattr(transformers, name)), None)
 
 
 def base_model_of(configs: Sequence[PeftConfig], *, path: Path) -> ModelSpec:

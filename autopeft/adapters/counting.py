@@ -8,7 +8,7 @@ from pathlib import Path
 from autopeft.adapters.configs import type_name
 from autopeft.adapters.fitting import attach_fitting, in_a_sentence
 from autopeft.adapters.reading import ConfigFile, unknown_keys
-from autopeft.adapters.skeleton import attach_without_weights, remarks, targets
+from autopeft.adapters.skeleton import attach_without_weights, held_names, remarks
 from autopeft.adapters.stack import compile_plan
 from autopeft.adapters.tally import Count, tally
 from autopeft.adapters.unmatched import unmatched
@@ -19,10 +19,10 @@ from autopeft.records import Plan
 
 
 def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:
-    """The count of a plan that fits a base model, its task head apart.
+    """The count of a plan on a base model, its task head apart.
 
     Args:
-        plan: Checked by `check_plan`.
+        plan: Passes `check_plan`.
         base: A skeleton; changed in place.
         methods: By name.
         task_type: `peft`'s word for the task; None where it has none.
@@ -51,9 +51,9 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     modules = [name for name, _ in base.module.named_modules() if name]
     attached = attach_fitting(files, base, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))
-    taken, notes = targets(attached), []
+    notes = []
     for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
-        notes += [*unknown_keys(file), *unmatched(file, taken.get(name, ()), modules=modules)]
-        notes += remarks(file.config)
+        targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
+        notes += [*unknown_keys(file), *unmatched(file, targeted, modules=modules), *remarks(file.config)]
     with in_a_sentence(path, base.name):
         return tally(attached, base, methods=methods, notes=notes)

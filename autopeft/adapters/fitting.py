@@ -26,7 +26,7 @@ _PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, I
 
 
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
-    """A base model without weights with configs on it, in the order in which they are attached.
+    """A base model with adapter configs on it, in their order.
 
     Args:
         files: The configs; left as they are.
@@ -47,15 +47,15 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
 def attach_one_each(
     module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
 ) -> Attached:
-    """The same for configs alone, whose names and ranks are not looked at: one adapter at each site."""
+    """A model without weights with configs on it; SiteError where they do not fit or two adapt one site."""
     with in_a_sentence(path, base_name):
         attached = attach_without_weights(module, configs)
     for name, layer in attached.layers():
         below = layer.base_layer
-        held = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
-        if len(held) > 1:
+        names = held_names(layer) | (held_names(below) if isinstance(below, BaseTunerLayer) else set())
+        if len(names) > 1:
             raise SiteError(
-                f"{path} puts {' and '.join(sorted(held))} on the site {name!r}; "
+                f"{path} puts {' and '.join(sorted(names))} on the site {name!r}; "
                 "one site takes one method: narrow the target_modules of one of them."
             )
     return attached
@@ -80,12 +80,12 @@ def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tens
 
     Args:
         attached: The configs on a skeleton.
-        weights: The tensors of each config, or nothing. Those of other types than LoRA, which `peft` saves
-            in more than one way, are left to what reads them.
+        weights: The tensors of each config, or nothing. Those of types other than LoRA are not checked, as
+            `peft` saves them in more than one way.
         path: Where the weights were read, for the message.
 
     Raises:
-        SpecError: With the first tensor that is odd.
+        SpecError: Names the first such tensor.
     """
     for (name, (holder, config)), tensors in zip(attached.configs().items(), weights, strict=False):
         if config.peft_type != PeftType.LORA:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,20 +25,16 @@ class AttachedLayer:
     `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
     """
 
-    kind: str
+    kind: str = field(compare=False)
     rank: int
-    scale: float | None
+    scale: float | None = field(compare=False)
     dora: bool
     on_inputs: bool
     params: int
 
     def is_same(self, other: AttachedLayer | None) -> bool:
         """Whether another layer trains the same numbers in the same way; scales up to rounding."""
-        if other is None:
-            return False
-        names = ("rank", "dora", "on_inputs", "params")
-        alike = all(getattr(self, name) == getattr(other, name) for name in names)
-        return alike and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
+        return other == self and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
 
 
 def describe_layer(layer: AttachedLayer | None) -> str:
@@ -55,13 +51,10 @@ def attached_layers(
 ) -> dict[str, AttachedLayer]:
     """What `peft` makes of configs on a copy of the base model without weights, by module.
 
-    Args:
-        configs: Left as they are; modules that they train whole, such as the task head, are left out.
-        base: Left as it is.
-        path: Of the configs, for messages.
+    Modules that the configs train whole, such as the task head, are left out. The arguments stay as they are.
 
     Raises:
-        SiteError: The configs do not fit the base model, or two adapt one site.
+        SiteError: The configs, which were read from `path`, do not fit, or two adapt one site.
     """
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
@@ -74,16 +67,7 @@ def attached_layers(
             config.modules_to_save = None
     module.requires_grad_(False).eval()
     attached = attach_one_each(module, copies, base_name=base.name, path=path)
-    layers = {}
-    for name, layer in attached.layers():
-        is_parameter = isinstance(layer, ParamWrapper)
-        if is_parameter or not name.endswith(".base_layer"):
-            module_name = name
-            while module_name.endswith(".base_layer"):
-                module_name = module_name.removesuffix(".base_layer")
-            full_name = f"{module_name}.{layer.parameter_name}" if is_parameter else module_name
-            layers[full_name] = _attached_layer(layer)
-    return layers
+    return {target: _attached_layer(layer) for target, layer in attached.targets()}
 
 
 def _attached_layer(layer: Any) -> AttachedLayer:

@@ -15,8 +15,8 @@ from autopeft.adapters.configs import type_name
 from autopeft.adapters.values import faults
 from autopeft.errors import SpecError, UnknownNameError, first_line_of
 
-_WRITTEN_BY_PEFT = "it must be the adapter_config.json that peft wrote"
-_CONFIG, _ORDER, _PLANS = "adapter_config.json", "order.json", ("plan.yaml", "best/plan.yaml")
+_CONFIG, _ORDER = "adapter_config.json", "order.json"
+_WRITTEN_BY_PEFT = f"it must be the {_CONFIG} that peft wrote"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ConfigFile:
 
 def holds_plan(path: Path) -> bool:
     """Whether a folder holds a plan, by itself or as a run's best."""
-    return any((path / name).is_file() for name in _PLANS)
+    return (path / "plan.yaml").is_file() or (path / "best/plan.yaml").is_file()
 
 
 def is_adapter(path: Path) -> bool:
@@ -52,7 +52,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_configs(path: Path) -> list[ConfigFile]:
-    """The configs of an adapter, in the order in which they are attached; a prompt, which wraps all, last.
+    """The configs of an adapter, in the order in which they are attached; a prompt comes last.
 
     Args:
         path: An adapter_config.json, its folder, or a folder with an order.json of several.
@@ -88,10 +88,10 @@ def _config_folders(path: Path) -> list[Path]:
     if not (path / _ORDER).is_file():
         return [path]
     order = _read_json(path / _ORDER)
-    if not isinstance(order, list) or not order or not all(isinstance(name, str) for name in order):
-        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list the folders beside it.")
-    if len(set(order)) < len(order):
-        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list each folder once.")
+    is_list = isinstance(order, list) and order and all(isinstance(name, str) for name in order)
+    if not is_list or len(set(order)) < len(order):
+        expected = "each folder once" if is_list else "the folders beside it"
+        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
     return [path / name for name in order]
 
 

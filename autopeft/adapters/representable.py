@@ -13,18 +13,15 @@ from autopeft.errors import SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel
 
-# Fields that a plan need not repeat: the attached layers show them, the base model decides them, or the
-# method reads them itself.
-_FROM_LAYERS = (
+# Fields that a plan need not repeat: the attached layers show them (the first two lines), the base model
+# decides them (the next two), or the method reads them itself (the last).
+_READ_ELSEWHERE = frozenset(
     "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
-    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out"
-)
-_FROM_MODEL = (
+    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out "
     "token_dim num_layers num_attention_heads num_transformer_submodules num_virtual_tokens "
-    "tokenizer_name_or_path encoder_hidden_size modules_to_save ensure_weight_tying"
+    "tokenizer_name_or_path encoder_hidden_size modules_to_save ensure_weight_tying "
+    "prompt_tuning_init init_lora_weights eva_config".split()
 )
-_FROM_METHOD = "prompt_tuning_init init_lora_weights eva_config"
-_READ_ELSEWHERE = frozenset(f"{_FROM_LAYERS} {_FROM_MODEL} {_FROM_METHOD}".split())
 
 
 def method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -> Method:
@@ -39,11 +36,7 @@ def method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -
 
 
 def require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Refuse a config with settings that a plan would lose, or with modules that it trains whole.
-
-    Raises:
-        SpecError: The first such setting or module.
-    """
+    """Refuse, by a SpecError, settings that a plan would lose and modules outside the head trained whole."""
     modules = [name for name, _ in base.module.named_modules()]
     for ending in getattr(file.config, "modules_to_save", None) or ():
         named = [name for name in modules if name == ending or name.endswith(f".{ending}")]

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -23,10 +24,7 @@ from autopeft.model import adapter_names, attached_names, holder_of, put_on
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
-    """A model without weights, with adapters on it.
-
-    `beside_bytes` are saved with the adapters and are no tensors of the model.
-    """
+    """A model without weights, with adapters on it; `beside_bytes` are saved and are no tensors of it."""
 
     model: PeftModel
     beside_bytes: int = 0
@@ -40,6 +38,17 @@ class Attached:
         """The layers that hold adapters, by their names in the base model."""
         return _tuner_layers(self.model.get_base_model())
 
+    def targets(self) -> Iterator[tuple[str, BaseTunerLayer]]:
+        """The outermost layer at each module, by the module's name, and at each parameter inside modules."""
+        for name, layer in self.layers():
+            module_name = name.replace(
+                ".base_layer", ""
+            )  # parameters of one module are wrapped in each other
+            if isinstance(layer, ParamWrapper):
+                yield f"{module_name}.{layer.parameter_name}", layer
+            elif not name.endswith(".base_layer"):
+                yield name, layer
+
     def ranks(self) -> dict[str, dict[str, int]]:
         """The rank of each adapter at each layer that has one, by the layer's name."""
         return {
@@ -50,11 +59,7 @@ class Attached:
 
 
 def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> Attached:
-    """A model without weights with configs on it.
-
-    Args:
-        module: On the meta device; changed in place.
-        configs: In the order in which they are attached, a prompt last; left as they are.
+    """The configs, in their order, on a model on the meta device, which is changed in place.
 
     Raises:
         SiteError: More than one prompt.
@@ -81,18 +86,6 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
-def targets(attached: Attached) -> dict[str, list[str]]:
-    """The modules, and the parameters inside modules, that each adapter took, by the adapter's name."""
-    taken: dict[str, list[str]] = {}
-    for name, layer in attached.layers():
-        parameter = getattr(layer, "parameter_name", None)  # several of one module are wrapped in each other
-        if parameter or not name.endswith(".base_layer"):
-            target = f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
-            for adapter in held_names(layer):
-                taken.setdefault(adapter, []).append(target)
-    return taken
-
-
 def remarks(config: Any) -> list[str]:
     """Notes of what a config leaves open, or what training makes of the count."""
     kind = config.peft_type
@@ -112,14 +105,9 @@ def _tuner_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
     return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer))
 
 
-@contextlib.contextmanager
-def _without_memory(config: PeftConfig) -> Iterator[None]:
-    """New tensors are made on the meta device; UniLoRA draws its indices, then counts them."""
-    if config.peft_type == PeftType.UNILORA:
-        yield
-    else:
-        with torch.device("meta"):
-            yield
+def _without_memory(config: PeftConfig) -> contextlib.AbstractContextManager[object]:
+    """Tensors are made on the meta device, but for UniLoRA, which draws its indices and counts them."""
+    return contextlib.nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta")
 
 
 def _forgo_initial_values(config: Any) -> None:
@@ -136,14 +124,10 @@ def _prune(config: Any, module: nn.Module, adapter: str) -> None:
     """Cut AdaLoRA's layers to the ranks that training has left, as `peft` does when it loads them."""
     for key, kept in (config.rank_pattern or {}).items():
         layer = cast(Any, module.get_submodule(key.split(".lora_E")[0]))
-        n_kept = sum(kept)
-        layer.r[adapter] = n_kept
-        for factor, shape in (
-            (layer.lora_E, (n_kept, 1)),
-            (layer.lora_A, (n_kept, layer.in_features)),
-            (layer.lora_B, (layer.out_features, n_kept)),
-        ):
-            factor[adapter] = nn.Parameter(torch.empty(shape, device="meta"))
+        layer.r[adapter] = rank = sum(kept)
+        layer.lora_E[adapter] = nn.Parameter(torch.empty(rank, 1, device="meta"))
+        layer.lora_A[adapter] = nn.Parameter(torch.empty(rank, layer.in_features, device="meta"))
+        layer.lora_B[adapter] = nn.Parameter(torch.empty(layer.out_features, rank, device="meta"))
     config.rank_pattern = None  # else the state would be cut once more
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from peft import PeftConfig
 
-# Declared as whole numbers by `peft`, which computes with any.
-_FRACTIONS = ("alpha", "lambda")
 _NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT = "a number", "a whole number", "a string", "a list", "an object"
 _TRUTH, _NULL = "true or false", "null"
 _NOUNS = (_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT, _TRUTH, _NULL)  # in the order in which a message names them
@@ -32,28 +30,27 @@ _KINDS: Mapping[Any, tuple[str, ...]] = {
 
 
 def faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
-    """A phrase for each field of a config whose value is of a kind that `peft` cannot use.
+    """A phrase for each field of a file's content whose value is of a kind that `peft` cannot use.
 
-    Args:
-        content: Of the file.
-        config_class: What `peft` reads it into; fields that it lacks are left alone.
+    Fields that the config's class lacks are passed over.
     """
     hints = typing.get_type_hints(config_class)
     names = [field.name for field in dataclasses.fields(config_class) if field.name in content]
-    phrases = [_fault(name, content[name], _allowed(name, hints[name])) for name in names]
+    phrases = (_fault(name, content[name], _allowed(name, hints[name])) for name in names)
     return [phrase for phrase in phrases if phrase]
 
 
 def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
+    """A phrase for one field; empty where its value is allowed. Only whole numbers must not be null."""
     kind = _kind_of(value)
     if allowed is not None and kind not in allowed and not (kind == _NULL and _WHOLE not in allowed):
         hidden = {_NULL, _WHOLE} if _NUMBER in allowed else {_NULL}
         nouns = [noun for noun in _NOUNS if noun in allowed - hidden]
         return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
     entries = value if isinstance(value, list) and name.endswith("_modules") else ()
-    odd = [entry for entry in entries if not isinstance(entry, str)]
-    if odd:
-        return f"{name} lists {odd[0]!r}, it should list strings"
+    for entry in entries:
+        if not isinstance(entry, str):
+            return f"{name} lists {entry!r}, it should list strings"
     pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
     for key, number in pattern.items():
         if _kind_of(number) not in (_NUMBER, _WHOLE, _LIST):  # AdaLoRA lists what it has kept
@@ -66,8 +63,8 @@ def _allowed(name: str, hint: Any) -> frozenset[str] | None:
     if name == "modules_to_save":  # declared as text too by some, and read letter by letter
         return frozenset({_LIST, _NULL})
     kinds = _kinds(hint)
-    if kinds is not None and _WHOLE in kinds and any(word in name for word in _FRACTIONS):
-        return kinds | {_NUMBER}
+    if kinds and _WHOLE in kinds and ("alpha" in name or "lambda" in name):
+        return kinds | {_NUMBER}  # `peft` declares whole numbers and computes with any
     return kinds
 
 
@@ -85,6 +82,4 @@ def _kinds(hint: Any) -> frozenset[str] | None:
 
 
 def _kind_of(value: Any) -> str:
-    if isinstance(value, float):
-        return _NUMBER
     return next(kinds[0] for kind, kinds in _KINDS.items() if isinstance(value, kind))
