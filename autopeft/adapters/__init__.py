@@ -20,7 +20,7 @@ from autopeft.adapters.configs import (
 )
 from autopeft.adapters.counting import count_configs, count_plan
 from autopeft.adapters.fitting import attach_fitting, refuse_weights
-from autopeft.adapters.planning import UserPlan, plan_of_configs, read_user_plan
+from autopeft.adapters.planning import UserPlan, read_user_plan
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
 from autopeft.adapters.tally import Count
@@ -41,7 +41,6 @@ __all__ = [
     "count_configs",
     "count_plan",
     "is_adapter",
-    "plan_of_configs",
     "rate_factor",
     "read_configs",
     "read_user_plan",

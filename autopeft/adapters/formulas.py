@@ -6,6 +6,7 @@ that `peft` chooses the modules, and gets as many numbers as a formula says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -48,18 +49,10 @@ def stand_in(config: Any) -> LoraConfig:
 
 
 def apply_formula(config: PeftConfig, layers: Iterable[tuple[str, BaseTunerLayer]], *, adapter: str) -> int:
-    """Give the layers of a stand-in as many numbers as the config would train.
+    """Give a stand-in as many numbers as its config would train; returns the bytes saved beside them.
 
-    Args:
-        config: What the adapter of this name stands in for.
-        layers: Those that hold the stand-in, by their names in the base model; changed in place.
-        adapter: The stand-in's name in the model.
-
-    Returns:
-        The bytes that are saved beside the trained numbers.
-
-    Raises:
-        ValueError: A layer that the type does not take, or sizes that do not go together.
+    The layers hold the stand-in under the name `adapter`; they come by their names in the base model and are
+    changed in place. A ValueError says which layer the type does not take, or which sizes do not go together.
     """
     formula = _FORMULAS[config.peft_type]
     wrapped: Layers = {}
@@ -99,9 +92,8 @@ def _frod_beside_bytes(config: Any, layers: Layers) -> int:
     """Per kind of module one projection like the weights, the sparse indices and the shape in int64."""
     if not config.save_projection:
         return 0
-    kinds = {_frod_kind(name): layer for name, layer in layers.items()}
     total = 0
-    for layer in kinds.values():
+    for layer in {_frod_kind(name): layer for name, layer in layers.items()}.values():
         n_in, _ = _sizes(layer)
         total += cast(Any, layer).weight.itemsize * n_in * n_in + 16 * _frod_sparse(config, n_in) + 16
     return total
@@ -121,23 +113,20 @@ def _adamss(config: Any, layer: nn.Module) -> int:
     K-means of the weights decides which outputs share a part. Where each part holds at least s of them, as
     it nearly always does, the count is the same.
     """
-    _, n_out = _sizes(layer)
-    parts = min(config.num_subspaces, n_out)
-    return int(config.subspace_rank * (parts * _adamss_directions(config, layer) + n_out))
+    (_, n_out), (n_directions, _) = _sizes(layer), _adamss_directions(config, layer)
+    return int(config.subspace_rank * (min(config.num_subspaces, n_out) * n_directions + n_out))
 
 
-def _adamss_directions(config: Any, layer: nn.Module) -> int:
-    return min(int(config.r), _adamss_width(layer), _sizes(layer)[1])
-
-
-def _adamss_width(layer: nn.Module) -> int:
-    """The inputs of a map and its bias."""
-    return _sizes(layer)[0] + (getattr(layer, "bias", None) is not None)
+def _adamss_directions(config: Any, layer: nn.Module) -> tuple[int, int]:
+    """The shape of the frozen directions: their number, and the inputs of the map with its bias."""
+    n_in, n_out = _sizes(layer)
+    width = n_in + (getattr(layer, "bias", None) is not None)
+    return min(int(config.r), width, n_out), width
 
 
 def _adamss_beside_bytes(config: Any, layers: Layers) -> int:
-    """The frozen directions in fp32, in the space of the inputs and the bias."""
-    return sum(4 * _adamss_width(layer) * _adamss_directions(config, layer) for layer in layers.values())
+    """The frozen directions in fp32."""
+    return sum(4 * math.prod(_adamss_directions(config, layer)) for layer in layers.values())
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int]:

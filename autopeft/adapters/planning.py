@@ -30,17 +30,14 @@ from autopeft.store import read_plan
 
 @dataclass(frozen=True, kw_only=True)
 class UserPlan:
-    """A user's plan on the base model at hand; its learning rate is 0 where the file has none.
-
-    `notes` say which parts of the file have no effect here.
-    """
+    """A user's plan on a base model; `notes` say which parts of the user's file have no effect there."""
 
     plan: Plan
     notes: tuple[str, ...] = ()
 
 
 def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    """The plan that a user's file means on a base model.
+    """The plan that a user's file means on a base model; its learning rate is 0 where the file has none.
 
     Args:
         path: plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several
@@ -52,8 +49,8 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
         SpecError: Unreadable, or the file says what a plan cannot.
         SiteError: Made for another base model.
     """
-    if is_adapter(path) and not (path.is_dir() and holds_plan(path)):
-        return plan_of_configs(path, base, methods)
+    if is_adapter(path) and not holds_plan(path):
+        return _plan_of_configs(path, base, methods)
     document = read_plan(path)
     try:
         check_plan(document.plan, base, methods)
@@ -66,13 +63,7 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
     return UserPlan(plan=document.plan)
 
 
-def plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    """The plan that adapter configs alone mean on a base model, without a learning rate.
-
-    Raises:
-        SpecError: Unreadable, or a config says what a plan cannot.
-        SiteError: A config does not fit the base model.
-    """
+def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
     files = [(file, method_for(file, methods, path=path)) for file in read_configs(path)]
     for file, _ in files:
         require_representable(file, base, path=path)
@@ -91,9 +82,9 @@ def plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) 
 
 @dataclass(frozen=True, kw_only=True)
 class _Meaning:
-    """What one config means: what `peft` attaches, by module, and the adapters that say the same.
+    """What `peft` attaches for one config, by module, and the adapters that say the same.
 
-    `targeted` names all modules that it adapts, those in the task head too. A prompt has no layers.
+    A prompt has no layers. `targeted` names all modules that the config adapts, those in the task head too.
     """
 
     method: Method
@@ -109,29 +100,28 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
         choices = method.read_choices(config)
     except SpecError as error:
         raise SpecError(f"{path} cannot become a plan: {error}") from error
-    sites = {site.name: site for site in base.sites}
     if config.is_prompt_learning:
-        fitting = [site for site in base.sites if method.refusal(site) is None]
-        if not fitting:
+        site = next((site for site in base.sites if method.refusal(site) is None), None)
+        if site is None:
             raise SiteError(f"{path} has virtual tokens, which {base.name} does not take.")
-        rank = config.num_virtual_tokens
-        prompt = _adapter(method, fitting[0], rank, method.scale(rank, **choices), choices)
+        prompt = _adapter(method, site, choices, rank=config.num_virtual_tokens, scale=None)
         return _Meaning(method=method, adapters=(prompt,), layers={}, targeted=())
-    layers = attached_layers([config], base, path=path)
-    targeted = tuple(layers)
-    layers = {name: layer for name, layer in layers.items() if not in_head(name, base)}
+    targeted = attached_layers([config], base, path=path)
+    layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
+    known_sites = {site.name for site in base.sites}
     for name, layer in layers.items():
-        if name not in sites:
+        if name not in known_sites:
             raise SpecError(
                 f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; "
                 "a plan adapts linear maps, norms and experts."
             )
     adapters = []
-    for name in (name for name in sites if name in layers):  # in the model's order
-        layer = layers[name]
-        options = {**choices, "dora": True} if layer.dora else choices
-        adapters.append(_adapter(method, sites[name], layer.rank, layer.scale, options))
-    return _Meaning(method=method, adapters=tuple(adapters), layers=layers, targeted=targeted)
+    for site in base.sites:
+        if site.name in layers:
+            layer = layers[site.name]
+            options = {**choices, "dora": True} if layer.dora else choices
+            adapters.append(_adapter(method, site, options, rank=layer.rank, scale=layer.scale))
+    return _Meaning(method=method, adapters=tuple(adapters), layers=layers, targeted=tuple(targeted))
 
 
 def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
@@ -152,8 +142,9 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
 
 
 def _adapter(
-    method: Method, site: Site, rank: int, scale: float | None, choices: Mapping[str, OptionValue]
+    method: Method, site: Site, choices: Mapping[str, OptionValue], *, rank: int, scale: float | None
 ) -> Adapter:
+    """An adapter with all options; its scale is the method's for that rank where `scale` is None."""
     return Adapter(
         method=method.name,
         site=site.name,
@@ -183,8 +174,7 @@ def _require_same(meaning: _Meaning, base: BaseModel, *, path: Path) -> None:
     planned = attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
     for name, layer in meaning.layers.items():
         if not layer.is_same(planned.get(name)):
-            repeated = describe_layer(planned.get(name))
             raise SpecError(
-                f"{path} means {describe_layer(layer)} at {name}, a plan {repeated}; it cannot be measured "
-                "as it is."
+                f"{path} means {describe_layer(layer)} at {name}, "
+                f"a plan {describe_layer(planned.get(name))}; it cannot be measured as it is."
             )

@@ -34,9 +34,7 @@ class Stack:
 def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
     """The stack of `peft` configs that says the same as a plan.
 
-    Args:
-        plan: Its adapters are grouped by method and rate factor, in the order of the methods' names.
-        methods: By name; each writes the configs of its adapters.
+    Each method, in the order of their names, writes the configs of its adapters of one rate factor.
     """
     groups: dict[tuple[str, float], list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import peft
@@ -14,6 +15,7 @@ from peft import PeftModel, PeftType
 from torch.overrides import TorchFunctionMode
 
 from autopeft.adapters.fitting import wasteful_ranks
+from autopeft.adapters.representable import in_head
 from autopeft.adapters.skeleton import Attached
 from autopeft.model import BaseModel, known_role
 from autopeft.records import Site
@@ -52,44 +54,41 @@ class Count:
         return 100 * self.trainable_params / self.base_params
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Place:
-    """Where a trained tensor lies, how many numbers it has, and whether it is part of the task head."""
+    """Where a trained tensor lies: the sites or modules that hold it, and whether all are in the head."""
 
     names: frozenset[str]
     role: str
     layer: str
     head: bool
-    params: int = 0
 
 
-def tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str] = ()) -> Count:
-    """Count what requires a gradient, each tensor by the site that holds it.
+def tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
+    """Count what requires a gradient in a base model with adapters on it, without weights.
 
-    Args:
-        attached: The base model with adapters on it; meta tensors are fine.
-        base: Gives the sites, the head and the size.
-        methods: What to call the adapters.
-        notes: What the user should know.
+    `base` gives the sites, the head and the size; `methods` and `notes` go into the count.
     """
-    places = _places(attached.model, base)
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
     names: dict[str, set[str]] = defaultdict(set)
-    for place in places:
-        if not place.head:
-            by_role[place.role] += place.params
-            by_layer[place.layer] += place.params
+    head_params = 0
+    for place, n_params in _places(attached.model, base):
+        if place.head:
+            head_params += n_params
+        else:
+            by_role[place.role] += n_params
+            by_layer[place.layer] += n_params
             names[place.role].update(place.names)
     return Count(
         base_model=base.name,
         methods=tuple(methods),
         trainable_params=by_role.total(),
-        head_params=sum(place.params for place in places if place.head),
+        head_params=head_params,
         base_params=base.base_params,
         adapter_bytes=_saved_bytes(attached) + attached.beside_bytes,
         by_role=dict(by_role.most_common()),
-        by_layer=dict(sorted(by_layer.items(), key=lambda item: _depth(item[0]))),
+        by_layer={layer: by_layer[layer] for layer in sorted(by_layer, key=_depth)},
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
         ranks=_rank_ranges(attached, names),
         notes=(*notes, *wasteful_ranks(attached)),
@@ -98,72 +97,60 @@ def tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes:
 
 def _rank_ranges(attached: Attached, names: Mapping[str, set[str]]) -> dict[str, tuple[int, int]]:
     """The lowest and the highest rank of each role that has ranks."""
-    by_site = {site: max(held.values()) for site, held in attached.ranks().items() if held}
+    by_site = {site: max(ranks.values()) for site, ranks in attached.ranks().items() if ranks}
     by_role = {role: [by_site[site] for site in sites if site in by_site] for role, sites in names.items()}
     return {role: (min(ranks), max(ranks)) for role, ranks in by_role.items() if ranks}
 
 
 def _depth(layer: str) -> tuple[bool, int]:
-    """Layers in their order, and what lies in none of them last."""
+    """Sorts layers by number, then tensors shared between layers, then those outside of them."""
     return (False, int(layer)) if layer.isdigit() else (True, layer == _OUTSIDE)
 
 
-def _places(adapted: PeftModel, base: BaseModel) -> list[_Place]:
-    """One per trained tensor, in the order of the model."""
+def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_Place, int]]:
+    """The place and the size of each trained tensor, in the order of the model."""
     sites = {site.name: site for site in base.sites}
     names: dict[int, list[str]] = defaultdict(list)
     for name, parameter in adapted.get_base_model().named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
-    places = []
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
-            held = [_place(inside, sites, base.head_names) for inside in names[id(parameter)]]
-            place = _joined(held) if held else _beside(adapted, name)
-            places.append(replace(place, params=parameter.numel()))
-    return places
+            places = [_place(inside, sites, base) for inside in names[id(parameter)]]
+            yield _joined(places) if places else _beside(adapted, name), parameter.numel()
 
 
 def _joined(places: Sequence[_Place]) -> _Place:
     """One place for a tensor that several modules hold; its role or layer is `shared` where they differ."""
+    names = frozenset(name for place in places for name in place.names)
     roles, layers = {place.role for place in places}, {place.layer for place in places}
-    return _Place(
-        names=frozenset[str]().union(*(place.names for place in places)),
-        role=roles.pop() if len(roles) == 1 else _SHARED,
-        layer=layers.pop() if len(layers) == 1 else _SHARED,
-        head=all(place.head for place in places),
-    )
+    role = roles.pop() if len(roles) == 1 else _SHARED
+    layer = layers.pop() if len(layers) == 1 else _SHARED
+    return _Place(names, role, layer, all(place.head for place in places))
 
 
-def _place(name: str, sites: Mapping[str, Site], heads: Sequence[str]) -> _Place:
+def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _Place:
     """The site that a parameter belongs to, else the module of the base model that holds it."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
     site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
     if site is None:
-        marks = [i for i, part in enumerate(parts) if part.startswith(_WRAPPED)]
-        holder = ".".join(parts[: marks[0]] if marks else parts[:-1])
-        head = any(f"{holder}.".startswith(f"{other}.") for other in heads)
+        holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = _DEPTH.search(f".{holder}.")
-        layer = depth[1] if depth else _OUTSIDE
         role = known_role(holder) or holder.rpartition(".")[2]
-        return _Place(names=frozenset({holder}), role=role, layer=layer, head=head)
+        return _Place(frozenset({holder}), role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
-    is_whole = "modules_to_save" in parts
-    head = is_whole and bool(heads) and site.layer is None and site.kind == "linear"
+    is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
-    return _Place(names=frozenset({site.name}), role=site.role, layer=layer, head=head)
+    return _Place(frozenset({site.name}), site.role, layer, is_pooler and bool(base.head_names))
 
 
 def _beside(adapted: PeftModel, name: str) -> _Place:
-    """What stands outside the base model: a prompt, or what all sites share."""
-    kinds = {config.peft_type for config in adapted.peft_config.values()}
-    if not name.startswith("prompt_encoder"):
-        role = _SHARED
-    elif kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE}:
-        role = "prefix"
-    else:
-        role = "prompt"
-    return _Place(names=frozenset({role}), role=role, layer=_OUTSIDE, head=False)
+    """The place of a tensor outside the base model: of a prompt, or of numbers that all sites share."""
+    role = _SHARED
+    if name.startswith("prompt_encoder"):
+        kinds = {config.peft_type for config in adapted.peft_config.values()}
+        role = "prefix" if kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE} else "prompt"
+    return _Place(frozenset({role}), role, _OUTSIDE, head=False)
 
 
 def _saved_bytes(attached: Attached) -> int:
@@ -185,5 +172,4 @@ class _StayOnMeta(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """The tensor itself in place of a copy on the CPU; all else as usual."""
         return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))

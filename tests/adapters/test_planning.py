@@ -13,7 +13,7 @@ from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig, PrefixTuning
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys import architectures as model_toys
 
-from autopeft.adapters import compile_plan, plan_of_configs, read_user_plan
+from autopeft.adapters import compile_plan, read_user_plan
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import discover
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
@@ -59,7 +59,7 @@ def check_same(architecture, config, folder):
     """The plan of a config attaches what the config does on a model of its own."""
     base = BASES[architecture]
     path = saved(config, folder)
-    user_plan = plan_of_configs(path, base, METHODS)
+    user_plan = read_user_plan(path, base, METHODS)
     assert user_plan.plan.learning_rate == 0.0
     other = model_toys.build(architecture, "SEQ_CLS")
     config = peft.PeftConfig.from_pretrained(str(folder))
@@ -138,7 +138,7 @@ def test_virtual_tokens_cost_what_peft_makes_of_them(kind, architecture, task, t
     module = model_toys.build(architecture, task).module
     model = peft.get_peft_model(module, kind(num_virtual_tokens=3, task_type=task))
     path = saved(model.peft_config["default"], tmp_path)  # with what peft has read off the model
-    plan = plan_of_configs(path, model_toys.build(architecture, task), METHODS).plan
+    plan = read_user_plan(path, model_toys.build(architecture, task), METHODS).plan
     expected = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "prompt" in n)
     assert plan.trainable_params == expected
     assert [adapter.rank for adapter in plan.adapters] == [3]
@@ -149,7 +149,7 @@ def test_several_configs_in_their_order_are_one_plan(tmp_path):
     saved(LoraConfig(r=2, target_modules=["query"]), tmp_path / "first")
     saved(IA3Config(target_modules=["key"], feedforward_modules=[]), tmp_path / "second")
     (tmp_path / "order.json").write_text(json.dumps(names))
-    plan = plan_of_configs(tmp_path, base, METHODS).plan
+    plan = read_user_plan(tmp_path, base, METHODS).plan
     assert {(a.method, a.site.rpartition(".")[2]) for a in plan.adapters} == {
         ("lora", "query"),
         ("ia3", "key"),
@@ -209,18 +209,18 @@ TOKENS |= {"num_transformer_submodules": 1}
 )
 def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
     with pytest.raises((SpecError, SiteError), match=complaint) as caught:
-        plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS)
+        read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS)
     assert "\n" not in str(caught.value)
 
 
 def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
     config = LoraConfig(**LORA, task_type="SEQ_CLS", modules_to_save=["classifier", "score"])
-    assert plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
+    assert read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
 
 
 def test_names_that_stand_for_nothing_and_targets_in_the_head_are_told(tmp_path):
     config = LoraConfig(r=2, target_modules=["query", "nowhere", "classifier"])
-    first, second = plan_of_configs(saved(config, tmp_path), BASES["bert"], METHODS).notes
+    first, second = read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS).notes
     assert "classifier lies in the task head" in first and "nowhere" in second
 
 
