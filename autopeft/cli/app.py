@@ -250,10 +250,7 @@ def export(
 
 
 @app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
-    as_json: opt.Json = False,
-) -> None:
+def report(run: Annotated[Path, typer.Argument(help="Run directory.")], as_json: opt.Json = False) -> None:
     """Render the report of a finished run again."""
     with exit_codes(quiet=as_json):
         from autopeft import pipeline

@@ -15,14 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
 Group = Literal[
-    "Options",
-    "Data",
-    "Full run",
-    "Search",
-    "Limits beside the budget",
-    "Confirmation",
-    "Machine",
-    "Run",
+    "Options", "Data", "Full run", "Search", "Limits beside the budget", "Confirmation", "Machine", "Run"
 ]
 # How the flag is typed: once, once per item of a list, or as a path. Lists are typed by comma otherwise.
 Form = Literal["single", "repeated", "path"]

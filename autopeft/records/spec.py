@@ -45,11 +45,7 @@ class DataSpec(Topic):
         min_length=1,
     )
     text_columns: tuple[str, ...] = setting(
-        (),
-        "Column with the text; two for a pair of texts",
-        "Data",
-        short="text_column",
-        form="repeated",
+        (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
     )
     label_column: str | None = setting(None, "Column with the label", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(

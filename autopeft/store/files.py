@@ -13,9 +13,7 @@ from autopeft.errors import RunDirError
 def write_text(path: Path | str, text: str) -> None:
     """Replace a file in one step: after a crash it holds the old text or the new, never half.
 
-    Args:
-        path: File to write, in UTF-8; missing folders are made.
-        text: The whole content of the file.
+    The text is written in UTF-8, and missing folders are made.
 
     Raises:
         RunDirError: The file cannot be written (no permission, disk full, a file where a folder should be).

@@ -8,19 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from autopeft import records
 from autopeft.errors import SpecError
-from autopeft.records import (
-    MAX_SEED,
-    Adapter,
-    DataSpec,
-    ModelSpec,
-    OptionValue,
-    Plan,
-    PlanDocument,
-    TaskSpec,
-    to_json,
-    train_command,
-)
 from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 
@@ -52,7 +41,7 @@ class _AdapterEntry(_Strict):
     method: _Word
     rank: _Count = 0
     scale: _Finite = 1.0
-    options: dict[str, OptionValue] = {}
+    options: dict[str, records.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
 
@@ -61,24 +50,26 @@ class _PlanFile(_Strict):
 
     schema_version: Literal[1]
     base_model: _BaseModelEntry
-    data: DataSpec
-    task: TaskSpec
+    data: records.DataSpec
+    task: records.TaskSpec
     learning_rate: Annotated[_Finite, Field(gt=0)]
     schedule: _Word
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    seed: Annotated[int, Field(ge=0, le=records.MAX_SEED)]
     trainable_params: _Count
     head_params: _Count
     adapters: tuple[_AdapterEntry, ...]
 
 
-def write_plan(path: Path | str, document: PlanDocument) -> None:
+def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     """Write `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written."""
-    plan = document.plan
+    plan, model = document.plan, document.model
+    quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
+    base_model = {"id": model.id, "revision": model.revision, **quantised}
     content = {
         "schema_version": 1,
-        "base_model": {**_base_model(document.model), "base_params": document.base_params},
-        "data": to_json(document.data),
-        "task": to_json(document.task),
+        "base_model": {**base_model, "base_params": document.base_params},
+        "data": records.to_json(document.data),
+        "task": records.to_json(document.task),
         "learning_rate": float(plan.learning_rate),
         "schedule": document.schedule,
         "seed": document.seed,
@@ -86,11 +77,11 @@ def write_plan(path: Path | str, document: PlanDocument) -> None:
         "head_params": document.head_params,
         "adapters": [_entry(adapter) for adapter in plan.adapters],
     }
-    train = train_command(Path("plan.yaml"), document.model, document.data)
+    train = records.train_command(Path("plan.yaml"), model, document.data)
     write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
 
 
-def read_plan(path: Path | str) -> PlanDocument:
+def read_plan(path: Path | str) -> records.PlanDocument:
     """The plan in a file that `write_plan` wrote or a person edited.
 
     Args:
@@ -110,13 +101,14 @@ def read_plan(path: Path | str) -> PlanDocument:
     twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a site takes one.")
-    return PlanDocument(
-        plan=Plan(
-            adapters=tuple(_adapter(entry) for entry in read.adapters),
-            learning_rate=read.learning_rate,
-            trainable_params=read.trainable_params,
+    adapters = tuple(
+        records.Adapter(**{**dict(entry), "options": tuple(entry.options.items())}) for entry in read.adapters
+    )
+    return records.PlanDocument(
+        plan=records.Plan(
+            adapters=adapters, learning_rate=read.learning_rate, trainable_params=read.trainable_params
         ),
-        model=ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
+        model=records.ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
         data=read.data,
         task=read.task,
         base_params=read.base_model.base_params,
@@ -137,29 +129,9 @@ def _plan_file(path: Path) -> Path:
     )
 
 
-def _base_model(spec: ModelSpec) -> dict[str, str | None]:
-    quantised = {} if spec.quantize == "none" else {"quantize": spec.quantize}
-    return {"id": spec.id, "revision": spec.revision, **quantised}
-
-
-def _entry(adapter: Adapter) -> Inline:
-    factor = {} if adapter.rate_factor == 1.0 else {"rate_factor": float(adapter.rate_factor)}
-    return Inline(
-        site=adapter.site,
-        method=adapter.method,
-        rank=adapter.rank,
-        scale=float(adapter.scale),
-        options=Inline(adapter.options),
-        **factor,
-    )
-
-
-def _adapter(entry: _AdapterEntry) -> Adapter:
-    return Adapter(
-        method=entry.method,
-        site=entry.site,
-        rank=entry.rank,
-        scale=entry.scale,
-        options=tuple(entry.options.items()),
-        rate_factor=entry.rate_factor,
-    )
+def _entry(adapter: records.Adapter) -> Inline:
+    line = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
+    line["options"] = Inline(adapter.options)
+    if adapter.rate_factor != 1.0:
+        line["rate_factor"] = float(adapter.rate_factor)
+    return line

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -18,15 +19,16 @@ from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec
 from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, load_value, read_yaml
 
+_PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Entry:
-    """A value that the user gave for a setting; `origin` says where, `is_text` that it is not parsed yet."""
+    """A value that the user gave for a setting; `origin` names the place, `is_text`: not parsed yet."""
 
     name: str
     value: Any
@@ -45,7 +47,7 @@ def resolve_settings(
     """The settings of a run, and the names of those that the user gave.
 
     Args:
-        config: YAML file, nested by topic (`search: {trials: 30}`).
+        config: YAML file, nested by topic (`search: {trials: 30}`), or None.
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of the command line's flags; None means not given.
         assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
@@ -58,13 +60,19 @@ def resolve_settings(
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
         SpecError: Values of the wrong type or out of range; all are named with their place.
     """
-    sources = (
-        _from_file(config),
-        _from_environment(env),
-        _from_assignments(assignments),
-        _from_flags(flags, origin),
-    )
-    entries = {entry.name: entry for source in sources for entry in source}
+    entries = {
+        entry.name: entry
+        for entry in chain(
+            _from_file(config) if config else (),
+            _from_environment(env),
+            _from_assignments(assignments),
+            (
+                _Entry(_known(name, origin), value, origin)
+                for name, value in flags.items()
+                if value is not None
+            ),
+        )
+    }
     content: dict[str, dict[str, Any]] = {}
     faults = []
     for name, entry in entries.items():
@@ -95,12 +103,11 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
         >>> by_dotted_name({"trials": 30, "search.score": "snr"})
         {'search.trials': 30, 'search.score': 'snr'}
     """
+    dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
     for name in settings:
-        if name not in SHORT_NAMES and name not in SETTINGS:
-            raise UnknownNameError("setting", name, SHORT_NAMES)
-    return {
-        SHORT_NAMES[name].name if name in SHORT_NAMES else name: value for name, value in settings.items()
-    }
+        if name not in dotted:
+            raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
+    return {dotted[name]: value for name, value in settings.items()}
 
 
 def parse_duration(text: str) -> float:
@@ -131,8 +138,7 @@ def parse_bytes(text: str) -> int:
     match = _BYTES.fullmatch(text.strip().lower())
     n_bytes = 0
     if match is not None:
-        thousands = "kmgt".index(match[2]) + 1 if match[2] else 0
-        n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** thousands)
+        n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
     if n_bytes < 1:
         raise SpecError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes).")
     return n_bytes
@@ -140,13 +146,11 @@ def parse_bytes(text: str) -> int:
 
 def _known(name: str, origin: str) -> str:
     if name not in SETTINGS:
-        raise UnknownNameError(f"setting ({origin})", name, SETTINGS)
+        raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
     return name
 
 
-def _from_file(path: Path | None) -> Iterator[_Entry]:
-    if path is None:
-        return
+def _from_file(path: Path) -> Iterator[_Entry]:
     for topic, fields in read_yaml(path).items():
         if topic in RunSpec.model_fields and fields is None:
             continue  # a topic with everything below it commented out
@@ -157,18 +161,15 @@ def _from_file(path: Path | None) -> Iterator[_Entry]:
                 f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
             )
         for field, value in fields.items():
-            name = _known(f"{topic}.{field}", str(path))
-            yield _Entry(name=name, value=value, origin=str(path))
+            yield _Entry(_known(f"{topic}.{field}", str(path)), value, str(path))
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[_Entry]:
-    for variable in sorted(env):
-        if not variable.startswith("AUTOPEFT_"):
-            continue
+    for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
-            raise UnknownNameError("environment variable", variable, _VARIABLES)
+            raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
         if env[variable].strip():
-            yield _Entry(name=_VARIABLES[variable], value=env[variable], origin=variable, is_text=True)
+            yield _Entry(_VARIABLES[variable], env[variable], variable, is_text=True)
 
 
 def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
@@ -176,13 +177,7 @@ def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        yield _Entry(name=_known(name.strip(), "--set"), value=value, origin="--set", is_text=True)
-
-
-def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
-    for name, value in flags.items():
-        if value is not None:
-            yield _Entry(name=_known(name, origin), value=value, origin=origin)
+        yield _Entry(_known(name.strip(), "--set"), value, "--set", is_text=True)
 
 
 def _value(entry: _Entry) -> Any:

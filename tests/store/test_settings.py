@@ -102,9 +102,13 @@ def test_a_topic_with_nothing_below_it_gives_nothing(tmp_path):
     ("file", "near"),
     [
         ("search: {trails: 3}", "conf.yaml.* named 'search.trails'.*Did you mean 'search.trials'"),
+        (
+            "search: {trails: 3}",
+            r"known: (search\.\w+, ){7}search\.\w+ and \d+ more; docs/settings.md lists all",
+        ),
         ("serach: {trials: 3}", "conf.yaml.* named 'serach.trials'.*Did you mean 'search.trials'"),
         ("trials: 3", "conf.yaml.* named 'trials'.*Did you mean 'search.trials'"),
-        ("3: 3", "conf.yaml.* named '3'; known: budget.count_head"),
+        ("3: 3", "conf.yaml.* named '3'; known: task.name, .* more; docs/settings.md lists all"),
     ],
 )
 def test_an_unknown_setting_in_a_file_names_the_file_and_the_nearest(tmp_path, file, near):
