@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, quiet, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising,
+locating, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising,
 weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
@@ -20,10 +20,9 @@ from autopeft.model.attaching import (
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
-from autopeft.model.loading import load
+from autopeft.model.loading import load, quiet_libraries
 from autopeft.model.locating import DEMO_NAME, commit_of, resolve
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
-from autopeft.model.quiet import quiet_libraries
 from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight

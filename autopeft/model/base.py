@@ -62,7 +62,8 @@ class BaseModel:
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
         self._n_positions = n_positions(module)
-        self._log_unreachable()
+        if names := unreachable_weights(module, self.sites, exclude=self.head_names):
+            log.info("%s holds weights at which no method of autopeft fits: %s.", name, ", ".join(names))
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -137,12 +138,8 @@ class BaseModel:
     ) -> PeftModel:
         """The base model with a plan's adapters, to keep; its head has the values of the base model.
 
-        Args:
-            configs: As for `attached`.
-            plan: As for `attached`.
-            task_type: As for `attached`.
-            seed: Decides the first values of the adapters.
-            weights: Folder from which adapters and head are read.
+        Adapters and head are read from the folder `weights`, if it is set; other arguments are as for
+        `attached`.
 
         Raises:
             SiteError: `peft` attached another number of parameters than the plan has.
@@ -171,11 +168,10 @@ class BaseModel:
         return model
 
     def scale_output_to(self, *, mean: float, std: float) -> None:
-        """Let a head that predicts numbers start at their mean and spread.
+        """Let a head that predicts numbers start at their mean, with weights multiplied by their spread.
 
-        The output layer's first bias becomes the mean, and its first weights are multiplied by `std`. Where
-        the checkpoint lacks this layer, the base model's is scaled too, since the sensitivity is measured
-        through it.
+        An output layer that the checkpoint lacks is scaled in the base model too, since the sensitivity is
+        measured through it.
         """
         self.output_scale, self.output_shift = std, mean
         if self.output_layer is not None and f"{self.output_layer}.weight" in self.untrained:
@@ -186,31 +182,22 @@ class BaseModel:
 
     def _find_output_layer(self, head: Sequence[str]) -> str | None:
         """The head's last linear map with one output per label, or else its last linear map."""
-        maps = [
-            (f"{name}.{inner}" if inner else name, layer.out_features)
-            for name in head
-            for inner, layer in self.module.get_submodule(name).named_modules()
-            if isinstance(layer, nn.Linear)
-        ]
+        layers = [entry for h in head for entry in self.module.get_submodule(h).named_modules(prefix=h)]
+        maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
         n_labels = getattr(self.module.config, "num_labels", None)
-        fitting = [name for name, n_outputs in maps if n_outputs == n_labels]
-        return next(reversed(fitting or [name for name, _ in maps]), None)
+        fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
+        return next(reversed(fitting or list(maps)), None)
 
     def _initialise_head(self, model: PeftModel) -> None:
-        """Draw the trained copy of the head; the head of the base model stays as it is.
-
-        Layers of the head that the checkpoint holds (ModernBERT's pooling layer, say) keep their weights,
-        but the output layer is drawn for every seed.
-        """
+        """Draw the output layer of the head's trained copy, and those layers that the checkpoint lacks."""
         for name, wrapper in model.get_base_model().named_modules():
-            if not isinstance(wrapper, ModulesToSaveWrapper):
-                continue
-            trained = next(iter(wrapper.modules_to_save.values()))
-            for inner, layer in trained.named_modules():
-                full_name = ".".join(part for part in (name, inner) if part)
-                is_output = full_name == self.output_layer
-                if isinstance(layer, nn.Linear) and (is_output or f"{full_name}.weight" in self.untrained):
-                    self._draw(layer, is_output=is_output)
+            if isinstance(wrapper, ModulesToSaveWrapper):
+                trained = next(iter(wrapper.modules_to_save.values()))
+                for full_name, layer in trained.named_modules(prefix=name):
+                    is_output = full_name == self.output_layer
+                    is_drawn = is_output or f"{full_name}.weight" in self.untrained
+                    if isinstance(layer, nn.Linear) and is_drawn:
+                        self._draw(layer, is_output=is_output)
 
     def _draw(self, layer: nn.Linear, *, is_output: bool) -> None:
         """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled."""
@@ -218,11 +205,6 @@ class BaseModel:
         nn.init.normal_(layer.weight, std=std * (self.output_scale if is_output else 1.0))
         if layer.bias is not None:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
-
-    def _log_unreachable(self) -> None:
-        names = unreachable_weights(self.module, self.sites, exclude=self.head_names)
-        if names:
-            log.info("%s holds weights at which no method of autopeft fits: %s.", self.name, ", ".join(names))
 
     def _check(self, model: PeftModel, plan: Plan) -> None:
         """Refuse a plan whose count is not that of `peft`, or that leaves no place for a text."""
@@ -236,11 +218,7 @@ class BaseModel:
 
 
 def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
-    """Refuse adapters at sites that the base model lacks, or two at one site.
-
-    Raises:
-        SiteError: The message names the site and the nearest ones that exist.
-    """
+    """Raise a SiteError for adapters at sites that the base model lacks, or for two at one site."""
     known_sites = {site.name for site in base.sites}
     taken: set[str] = set()
     for adapter in adapters:

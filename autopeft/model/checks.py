@@ -19,9 +19,8 @@ log = logging.getLogger(__name__)
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
     """The tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
 
-    Raises:
-        ModelError: It can pad with no token, or knows no words: transformers makes such a tokenizer where
-            the tokenizer's files are missing.
+    Raises a ModelError if no token can pad, or if the tokenizer knows no words: transformers makes such a
+    tokenizer where the tokenizer's files are missing.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
@@ -55,11 +54,9 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_sites(base: BaseModel) -> None:
-    """Refuse a model with nothing to adapt, or with a task head that cannot be trained safely.
+    """Raise a ModelError or SiteError for a model without sites, or with an unsafe head.
 
-    Raises:
-        ModelError: The weights fit none of the modules.
-        SiteError: The model has no site, or a head that autopeft or `peft` cannot tell apart.
+    `peft` finds the modules to save by the end of their names, so that it may take other modules for a head.
     """
     if not base.sites and base.untrained:
         raise ModelError(
@@ -71,14 +68,6 @@ def require_sites(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
-    _require_head(base)
-
-
-def _require_head(base: BaseModel) -> None:
-    """Refuse a task model without a known head, or whose head `peft` would take for other modules too.
-
-    `peft` finds the modules to save by the end of their names.
-    """
     kind = type(base.module).__name__
     if kind.endswith(TASK_MODELS) and not base.head_names:
         raise SiteError(
@@ -86,8 +75,7 @@ def _require_head(base: BaseModel) -> None:
             "nothing would learn the labels; use another model."
         )
     inside = tuple(f"{head}." for head in base.head_names)
-    names = [name for name, _ in base.module.named_modules()]
-    outside = [name for name in names if not f"{name}.".startswith(inside)]
+    outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:
         twins = [name for name in outside if name.endswith(head)]
         if twins:

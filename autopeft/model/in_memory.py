@@ -18,9 +18,6 @@ from autopeft.model.checks import require_causal, require_sites, usable_tokenize
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.shapes import n_bits
 
-_CAUSAL, _IMAGES = "AutoModelForCausalLM", "AutoModelForImageClassification"
-_CHOICE = "AutoModelForMultipleChoice"  # its heads have 1 output, however many choices there are
-
 log = logging.getLogger(__name__)
 
 
@@ -31,19 +28,18 @@ def from_memory(
 
     Args:
         module: A transformers model with the task's head, of as many outputs as there are labels.
-        tokenizer: Its tokenizer, or its processor of images; not changed.
+        tokenizer: Its tokenizer or image processor; not changed.
         auto_class: Name of the transformers class that the task would load.
         label_names: The labels of the task, in order; empty for a language model.
 
     Raises:
-        ModelError: The module has no config, another head, adapters or numbers other than float32, or the
-            tokenizer is missing.
+        ModelError: `require_plain` refuses the module, it has another head, or the tokenizer is missing.
         SiteError: The model has no linear map or norm to adapt.
     """
     require_plain(module)
     name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
-    reads_images = auto_class == _IMAGES
+    reads_images = auto_class == "AutoModelForImageClassification"
     if tokenizer is None:
         kind = "image processor" if reads_images else "tokenizer"
         raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
@@ -51,7 +47,7 @@ def from_memory(
         tokenizer = usable_tokenizer(tokenizer, name)
         cast(Any, module).config.pad_token_id = tokenizer.pad_token_id
     base = BaseModel(module, tokenizer, name=name, untrained=frozenset())
-    if auto_class == _CAUSAL:
+    if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     require_sites(base)
     return base
@@ -75,7 +71,8 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
     """A function that puts back the flags, gradients and padding token that a module has now."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
-    config = vars(cast(Any, module).config).copy()
+    config = vars(cast(Any, module).config)
+    padding = {name: config[name] for name in ("pad_token_id",) if name in config}
 
     def restore() -> None:
         for child, training in modes:
@@ -83,10 +80,8 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
         for parameter, requires_grad, gradient in flags:
             parameter.requires_grad = requires_grad
             parameter.grad = gradient
-        if "pad_token_id" in config:
-            cast(Any, module).config.pad_token_id = config["pad_token_id"]
-        else:
-            vars(cast(Any, module).config).pop("pad_token_id", None)
+        config.pop("pad_token_id", None)
+        config.update(padding)
 
     return restore
 
@@ -97,11 +92,10 @@ def loaded_from(module: nn.Module) -> str:
 
 
 def require_plain(module: nn.Module) -> None:
-    """Refuse a module that cannot be adapted as it is.
+    """Raise a ModelError for a module that cannot be adapted as it is.
 
-    Raises:
-        ModelError: It is no transformers model, holds adapters already, has floats other than float32
-            outside bitsandbytes maps, or has no weights.
+    It is no transformers model, holds adapters already, has floats other than float32 outside bitsandbytes
+    maps, or has no weights.
     """
     kind = type(module).__name__
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
@@ -125,12 +119,12 @@ def require_plain(module: nn.Module) -> None:
 
 def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:
     kind, config = type(module), cast(Any, module).config
-    mapping = getattr(getattr(transformers, auto_class), "_model_mapping", {})
-    task_classes = mapping.get(type(config), ())
+    task_classes = getattr(getattr(transformers, auto_class), "_model_mapping", {}).get(type(config), ())
     is_custom = not kind.__module__.startswith("transformers.")  # may fit; the first forward shows it
     if task_classes and not is_custom and not issubclass(kind, task_classes):
         raise ModelError(f"The model in memory is a {kind.__name__}; the task needs one of {auto_class}.")
-    if not label_names or auto_class == _CHOICE:
+    # The heads for multiple choice have 1 output, however many choices there are.
+    if not label_names or auto_class == "AutoModelForMultipleChoice":
         return
     n_outputs = int(getattr(config, "num_labels", 0))
     if n_outputs != len(label_names):
@@ -140,8 +134,5 @@ def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]
         )
     model_labels = [str((config.id2label or {}).get(index, "")) for index in range(n_outputs)]
     if model_labels != list(label_names) and set(model_labels) == set(label_names):
-        log.warning(
-            "The model in memory orders its labels %s, this run %s: trained heads have the run's order.",
-            ", ".join(model_labels),
-            ", ".join(label_names),
-        )
+        text = "The model in memory orders its labels %s, this run %s: trained heads have the run's order."
+        log.warning(text, ", ".join(model_labels), ", ".join(label_names))

@@ -58,11 +58,8 @@ def input_rms(
 ) -> dict[str, float]:
     """Name -> root mean square of the inputs of a linear map, padding left out.
 
-    Args:
-        module: The base model, in eval mode; left as found.
-        batches: What `call` gets; `attention_mask` (B, T) marks padding.
-        names: The linear maps. Those that no batch reaches are missing in the result.
-        call: Runs the model on a batch, such as the task's loss.
+    A map that no batch reaches is missing in the result. `call` runs the model on a batch, such as the task's
+    loss; `attention_mask` (B, T) marks padding.
     """
     sums: dict[str, tuple[float, int]] = {}
 
@@ -86,7 +83,10 @@ def _watch(
     mask: torch.Tensor | None = None
 
     def hook(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        add(name, _unpadded(inputs[0], mask).float())
+        rows = inputs[0]
+        if mask is not None and rows.shape[:-1] == mask.shape:
+            rows = rows[mask.bool()]
+        add(name, rows.reshape(-1, rows.shape[-1]).float())
 
     handles = [module.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in names]
     try:
@@ -99,22 +99,15 @@ def _watch(
             handle.remove()
 
 
-def _unpadded(inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The inputs of tokens that are not padding, shape (N, in_features)."""
-    if mask is not None and inputs.shape[:-1] == mask.shape:
-        return inputs[mask.bool()]
-    return inputs.reshape(-1, inputs.shape[-1])
-
-
 def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading eigenvectors of a symmetric matrix as rows, shape (rank, n); largest entry positive."""
     n_inputs = len(square)
     if n_inputs <= _EXACT_INPUTS:
         rows = torch.linalg.eigh(square.double()).eigenvectors.flip(-1).T[:rank].float()
     else:
+        n_kept = min(n_inputs, rank + _OVERSAMPLING)
         with torch.random.fork_rng(devices=[square.device] if square.is_cuda else []):
             torch.manual_seed(0)
-            n_kept = min(n_inputs, rank + _OVERSAMPLING)
             rows = torch.svd_lowrank(square, q=n_kept, niter=_ITERATIONS)[0].T[:rank]
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
     return cast(torch.Tensor, rows * largest.sign())
@@ -123,6 +116,5 @@ def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
 def set_initial_directions(model: PeftModel, directions: Mapping[str, torch.Tensor]) -> None:
     """Set LoRA's A at each site to the given rows; the output stays, since B starts at zero."""
     for site, rows in directions.items():
-        layer = cast(Any, model.get_base_model().get_submodule(site))
-        for down in layer.lora_A.values():
+        for down in cast(Any, model.get_base_model().get_submodule(site)).lora_A.values():
             down.weight.data.copy_(rows)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +25,6 @@ from autopeft.model.quantising import (
 from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
 from autopeft.records import ModelSpec
-
-_IMAGES, _CAUSAL = "AutoModelForImageClassification", "AutoModelForCausalLM"
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +62,30 @@ def load(
     stop_mutation(module)
     if spec.quantize != "none":
         require_working_kernels(module.requires_grad_(False), name)
-    tokenizer = _processor(spec, source, name, reads_images=auto_class == _IMAGES, is_needed=needs_tokenizer)
+    reads_images = auto_class == "AutoModelForImageClassification"
+    tokenizer = _processor(spec, source, name, reads_images=reads_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
-    if auto_class == _CAUSAL:
+    if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint))
     require_sites(base)
     _report_untrained(base)
     return base
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the progress bars and load reports of transformers; its errors are still printed."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
 
 
 def _read(
@@ -119,9 +132,8 @@ def _read_quantised(
     skeleton = load_skeleton(spec, auto_class=auto_class)
     existing = getattr(skeleton.module.config, "quantization_config", None)
     if existing is not None:
-        is_mapping = isinstance(existing, dict)
-        method = existing.get("quant_method") if is_mapping else getattr(existing, "quant_method", None)
-        method = getattr(method, "value", method)
+        settings = existing if isinstance(existing, dict) else vars(existing)
+        method = getattr(settings.get("quant_method"), "value", settings.get("quant_method"))
         raise ModelError(f"{skeleton.name} is quantised already ({method}); leave --quantize out.")
     skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
     while True:
@@ -149,9 +161,8 @@ def _find_device(name: str | None) -> torch.device:
         torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = first_line_of(error).rstrip(".")
-        raise ModelError(
-            f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
-        ) from error
+        text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
+        raise ModelError(text) from error
     return device
 
 
@@ -174,10 +185,7 @@ def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, i
 def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
     """Warn that a head of another size is replaced; refuse weights of other shapes anywhere else.
 
-    Args:
-        module: The model, in which such weights are random.
-        name: Of the model, for messages.
-        mismatched: Parameter name, its shape in the checkpoint and its shape in the model.
+    Each mismatch is a parameter's name, its shape in the checkpoint and its shape in the model.
     """
     head = tuple(f"{child}." for child in head_names(module))
     for key, stored, built in sorted(mismatched):
@@ -186,18 +194,15 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
                 f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
                 f"{tuple(built)}; put the config.json and the weights of one model together."
             )
-    outputs = [(stored, built) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
+    outputs = [(stored[0], built[0]) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
     if outputs:
-        (n_stored, *_), (n_needed, *_) = outputs[-1]
         text = "%s has a head of %d outputs and %d are needed; a fresh head takes its place."
-        log.warning(text, name, n_stored, n_needed)
+        log.warning(text, name, *outputs[-1])
 
 
 def _report_untrained(base: BaseModel) -> None:
     """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
-    trained = [name for name in base.head_names if "." in name]
-    if trained:
+    if trained := [name for name in base.head_names if "." in name]:
         log.info("%s lacks weights for %s; all plans train them.", base.name, ", ".join(trained))
-    untouched = sorted(key for key in base.untrained if not key.startswith(base.head_names))
-    if untouched:
+    if untouched := sorted(key for key in base.untrained if not key.startswith(base.head_names)):
         log.warning("%s lacks weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))

@@ -48,13 +48,9 @@ def require_quantiser(bits: str, device: torch.device) -> None:
 def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
     """The `transformers` config that quantises all linear maps except the skipped modules.
 
-    Without skipped modules `transformers` would quantise a new task head too. The checkpoint has no weights
-    for it, and it would be left without any (transformers 5.24).
-
-    Args:
-        bits: `4bit` (NF4, scales quantised once more) or `8bit` (LLM.int8).
-        skipped: Names of modules that stay as they are, with all modules inside them.
-        dtype: In what 4-bit maps are multiplied: float32 or bfloat16.
+    Without skipped modules `transformers` 5.24 would quantise a new task head too, and leave it without
+    weights, as the checkpoint has none for it. `bits` are `4bit` (NF4, scales quantised once more) or `8bit`
+    (LLM.int8); 4-bit maps are multiplied in `dtype`.
     """
     compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
     return transformers.BitsAndBytesConfig(
@@ -93,10 +89,8 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
       hook restores them.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
-    states = [
-        (layer, getattr(layer, _REPACKS, None), None if layer.bias is None else layer.bias.data)
-        for layer in maps
-    ]
+    biases = [None if layer.bias is None else layer.bias.data for layer in maps]
+    states = [(layer, getattr(layer, _REPACKS, None), bias) for layer, bias in zip(maps, biases, strict=True)]
     hooks = [layer.register_forward_pre_hook(_restore_scales) for layer in maps if n_bits(layer) == 8]
     for layer, repacks, bias in states:
         if repacks is not None:
@@ -123,36 +117,25 @@ def _restore_scales(layer: Any, inputs: Any) -> None:
 
 @contextlib.contextmanager
 def rows_independent(module: nn.Module) -> Iterator[None]:
-    """A context in which 8-bit maps round each row by itself.
-
-    Otherwise an outlier in one row changes how bitsandbytes rounds all rows.
-    """
-    states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
-    thresholds = [state.threshold for state in states]
-    for state in states:
+    """A context in which 8-bit maps round each row by itself, whatever outliers other rows have."""
+    maps = [cast(Any, child) for child in module.modules() if n_bits(child) == 8]
+    thresholds = [(layer.state, layer.state.threshold) for layer in maps]
+    for state, _ in thresholds:
         state.threshold = 0.0
     try:
         yield
     finally:
-        for state, threshold in zip(states, thresholds, strict=True):
+        for state, threshold in thresholds:
             state.threshold = threshold
 
 
 def require_working_kernels(module: nn.Module, name: str) -> None:
-    """Refuse a model with a map that bitsandbytes computes wrong or not at all; tries one of each shape.
-
-    Raises:
-        ModelError: A map fails (the message has its sizes and the reason), or the model has no quantised map.
-    """
+    """Raise a ModelError if bitsandbytes computes a map wrong or not at all; tries one map of each shape."""
     maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := map_shape(child))]
     if not maps:
         raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
-    first_of_shape: dict[tuple[str, int, int], nn.Module] = {}
-    for shape, child in maps:
-        first_of_shape.setdefault(shape, child)
-    for (_, n_in, n_out), child in first_of_shape.items():
-        fault = _find_fault(child, n_in)
-        if fault is not None:
+    for (_, n_in, n_out), child in dict(maps).items():
+        if fault := _find_fault(child, n_in):
             raise ModelError(
                 f"{name} has maps of {n_in} inputs and {n_out} outputs, which bitsandbytes cannot compute in "
                 f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 _IN_LAYER = re.compile(r"\.\d+\.")
 
 # One table per family: end of a module's name -> its role. The longest end that fits decides.
-_BERT = {"query": "q", "key": "k", "value": "v", "attention.output.dense": "o"}
-_BERT |= {"intermediate.dense": "up", "output.dense": "down"}
+_DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
+_BERT = {"query": "q", "key": "k", "value": "v", **_DEBERTA}
 _SPLIT = {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
 _LLAMA = {**_SPLIT, "o_proj": "o", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 _LLAMA |= {"gate_up_proj": "gate_up", "mlp.gate": "router", "mlp.router": "router"}
@@ -17,7 +17,6 @@ _FUSED = {"query_key_value": "qkv", "attention.dense": "o", "self_attention.dens
 _FUSED |= {"dense_h_to_4h": "up", "dense_4h_to_h": "down"}
 _BART = {**_SPLIT, "out_proj": "o", "fc1": "up", "fc2": "down"}
 _VIT = {**_SPLIT, "o_proj": "o", "fc1": "up", "fc2": "down"}
-_DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
 _SINGLE_FAMILIES: Mapping[str, Mapping[str, str]] = {
     "distilbert": {"q_lin": "q", "k_lin": "k", "v_lin": "v", "out_lin": "o", "lin1": "up", "lin2": "down"},
     "albert": {**_BERT, "attention.dense": "o", "ffn": "up", "ffn_output": "down"},
@@ -53,21 +52,18 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
 }
 
 # Usual ends of names: the last part, or the last two parts where several roles share the last one.
-_ROLE_ENDINGS: Mapping[str, Sequence[str]] = {
-    role: endings.split()
-    for role, endings in {
-        "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj",
-        "k": "key k_proj k_lin key_proj k",
-        "v": "value v_proj v_lin value_proj v",
-        "kv": "kv_a_proj_with_mqa kv_b_proj",
-        "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
-        "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense",
-        "gate": "gate_proj wi_0 w1",
-        "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in",
-        "gate_up": "gate_up_proj Wi",
-        "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out",
-        "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
-    }.items()
+_ROLE_ENDINGS: Mapping[str, str] = {
+    "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj",
+    "k": "key k_proj k_lin key_proj k",
+    "v": "value v_proj v_lin value_proj v",
+    "kv": "kv_a_proj_with_mqa kv_b_proj",
+    "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
+    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense",
+    "gate": "gate_proj wi_0 w1",
+    "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in",
+    "gate_up": "gate_up_proj Wi",
+    "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out",
+    "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
 }
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "o"),
@@ -78,11 +74,7 @@ ROLE_GROUPS: Mapping[str, Sequence[str]] = {
 def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
     """The role of a linear map, such as `q` or `up`; `dense` where neither name nor shape tells it.
 
-    Args:
-        name: Its name in the model.
-        n_in: Number of inputs.
-        n_out: Number of outputs.
-        family: The `model_type` of the model's config. Without a table for it, name and shape decide.
+    `family` is the `model_type` of the model's config. Without a table for it, name and shape decide.
 
     Example:
         >>> role_of("model.layers.0.self_attn.dense", 16, 16, family="phi")
@@ -112,7 +104,7 @@ def known_role(name: str) -> str | None:
     parts = name.split(".")
     ends = {parts[-1], ".".join(parts[-2:])}
     for role, endings in _ROLE_ENDINGS.items():
-        if ends.intersection(endings):
+        if ends.intersection(endings.split()):
             return role
     if name.endswith("output.dense"):
         return "o" if "attention" in name else "down"

@@ -12,9 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 # Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")
-
 _BITS = {"Params4bit": 4, "Int8Params": 8}  # bitsandbytes' parameter classes
-
 _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -27,9 +25,9 @@ def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
         n_in, n_out = module.weight.shape
         return "conv1d", n_in, n_out
     if isinstance(module, nn.Linear) or any(hasattr(module, name) for name in _PACKED):
-        features = getattr(module, "in_features", None), getattr(module, "out_features", None)
-        if all(isinstance(n, int) for n in features):
-            return "linear", cast(int, features[0]), cast(int, features[1])
+        n_in, n_out = (getattr(module, name, None) for name in ("in_features", "out_features"))
+        if isinstance(n_in, int) and isinstance(n_out, int):
+            return "linear", n_in, n_out
     return None
 
 
@@ -69,7 +67,9 @@ def n_params(module: nn.Module) -> int:
             sizes[id(child)] = n_in * n_out + (n_out if has_bias else 0)
         else:
             for parameter in child.parameters(recurse=False):
-                sizes[id(parameter)] = _numel(parameter)
+                # bitsandbytes packs experts in one parameter without a layer, and notes their shape here.
+                shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+                sizes[id(parameter)] = parameter.numel() if shape is None else math.prod(shape)
     return sum(sizes.values())
 
 
@@ -86,10 +86,3 @@ def _is_packed(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     n_stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
     return n_stored != shape[1] * shape[2]
-
-
-def _numel(parameter: torch.Tensor) -> int:
-    """By the shape that bitsandbytes notes for experts in one parameter, which it packs without a layer."""
-    state = cast(Any, getattr(parameter, "quant_state", None))
-    shape = getattr(state, "shape", None)
-    return parameter.numel() if shape is None else math.prod(shape)

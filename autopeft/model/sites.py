@@ -111,14 +111,13 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
 
 def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
     """The site of a linear map or norm; None for any other module."""
-    shape = map_shape(module)
-    if shape is not None:
-        kind, n_in, n_out = shape
-    elif "norm" in type(module).__name__.lower() and getattr(getattr(module, "weight", None), "ndim", 0) == 1:
-        kind, n_in = "norm", cast(torch.Tensor, module.weight).numel()
-        n_out = n_in
-    else:
+    shape, weight = map_shape(module), getattr(module, "weight", None)
+    if shape is None and "norm" in type(module).__name__.lower() and getattr(weight, "ndim", 0) == 1:
+        n_scales = cast(torch.Tensor, weight).numel()
+        shape = "norm", n_scales, n_scales
+    if shape is None:
         return None
+    kind, n_in, n_out = shape
     return Site(
         name=name,
         layer=_layer(name),
@@ -191,10 +190,10 @@ def _layer(name: str) -> int | None:
 def _with_depths(sites: Sequence[Site]) -> tuple[Site, ...]:
     """Sites in which the layers of a decoder are numbered on from those of the encoder beside it."""
     encoder = [site.layer for site in sites if "encoder" in site.name.split(".") and site.layer is not None]
-    offset = max(encoder) + 1 if encoder else 0
-    return tuple(
-        site
-        if site.layer is None or "decoder" not in site.name.split(".") or not offset
-        else replace(site, layer=site.layer + offset)
-        for site in sites
-    )
+    offset = max(encoder, default=-1) + 1
+
+    def moved(site: Site) -> Site:
+        is_decoder = "decoder" in site.name.split(".")
+        return site if site.layer is None or not is_decoder else replace(site, layer=site.layer + offset)
+
+    return tuple(map(moved, sites))

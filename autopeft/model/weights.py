@@ -14,8 +14,6 @@ from torch import nn
 from autopeft.errors import SpecError, TrainingError
 from autopeft.model.attaching import attached_names, holder_of
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-
 
 def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Write the adapters and the head of a trained plan to a folder.
@@ -25,22 +23,18 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """
     for name in names:
         # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
-        holder_of(model, name).save_pretrained(
-            str(folder), selected_adapters=[name], save_embedding_layers=False
-        )
+        holder = holder_of(model, name)
+        holder.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
 
 
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Load what `save_weights` wrote into a model with the same plan attached.
+    """Load what `save_weights` wrote into a model with the same plan; raises TrainingError without a file.
 
     For P-tuning `peft` saves the outputs of the prompt encoder and not the encoder: a model with loaded
     prompts can be evaluated, but not trained further.
-
-    Raises:
-        TrainingError: A file is missing.
     """
     for name in names:
         path = _weights_path(folder, name, names)
@@ -53,19 +47,14 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 
 
 def require_weights(model: PeftModel, folder: Path) -> None:
-    """Refuse a folder that does not hold exactly the tensors of a model's adapters and head.
-
-    Raises:
-        SpecError: A file is missing, or its tensors differ from the adapter's in name or shape.
-    """
+    """Raise a SpecError if a folder does not hold exactly the tensors of a model's adapters and head."""
     names = attached_names(model)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():
             raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
-        state = get_peft_model_state_dict(
-            holder_of(model, name), adapter_name=name, save_embedding_layers=False
-        )
+        holder = holder_of(model, name)
+        state = get_peft_model_state_dict(holder, adapter_name=name, save_embedding_layers=False)
         expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
         stored = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
         odd = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))
@@ -78,14 +67,14 @@ def require_weights(model: PeftModel, folder: Path) -> None:
 
 
 def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:
-    return folder / name / WEIGHTS_FILE if len(names) > 1 else folder / WEIGHTS_FILE
+    return (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:
     """Names of the modules that were trained whole (`modules_to_save`), by the configs in a folder."""
-    configs = [path for path in (folder, *folder.glob("*")) if (path / "adapter_config.json").is_file()]
-    contents = [json.loads((path / "adapter_config.json").read_bytes()) for path in configs]
-    return frozenset(name for config in contents for name in config.get("modules_to_save") or ())
+    files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
+    configs = [json.loads(file.read_bytes()) for file in files]
+    return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:
