@@ -13,9 +13,7 @@ from collections.abc import Sequence
 
 from peft import BeftConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, sites_pattern
-from autopeft.methods.parts.bias_tuner import NAME as BIAS_TUNER
-from autopeft.methods.parts.bias_tuner import BiasConfig
+from autopeft.methods.parts import PeftMethod, bias_tuner, sites_pattern
 from autopeft.records import Adapter, Site
 
 
@@ -31,9 +29,10 @@ def _refusal(site: Site) -> str | None:
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     """One config for each tuner in use."""
-    sites: dict[type[PeftConfig], list[str]] = {BeftConfig: [], BiasConfig: []}
+    sites: dict[type[PeftConfig], list[str]] = {BeftConfig: [], bias_tuner.BiasConfig: []}
     for adapter in adapters:
-        sites[BiasConfig if "tuner" in dict(adapter.options) else BeftConfig].append(adapter.site)
+        has_tuner = "tuner" in dict(adapter.options)
+        sites[bias_tuner.BiasConfig if has_tuner else BeftConfig].append(adapter.site)
     return tuple(kind(target_modules=sites_pattern(names)) for kind, names in sites.items() if names)
 
 
@@ -48,7 +47,7 @@ PART = PeftMethod(
     "5.5e-3, chance at 2.2e-2 (reports/LOG.md, 2026-11-25)",
     step_time=0.94,
     refusal=_refusal,
-    options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": BIAS_TUNER},
+    options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": bias_tuner.NAME},
     cost=lambda site, rank, options: site.out_features,
     configs=_configs,
     readable_type="BEFT",

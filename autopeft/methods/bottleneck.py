@@ -12,6 +12,7 @@ and norms are not trained along.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from peft import PeftConfig
 
@@ -27,29 +28,23 @@ _SERIAL_ROLES = ("o", "down")
 
 def _refusal(site: Site) -> str | None:
     """All but linear maps that end a sub-layer, or begin the feed-forward of a layer."""
-    roles = (*_SERIAL_ROLES, *FIRST_ROLES)
-    if site.role not in roles:
-        return only_maps(site) or f"takes the roles {', '.join(roles)}"
+    if site.role not in (*_SERIAL_ROLES, *FIRST_ROLES):
+        return only_maps(site) or f"takes the roles {', '.join((*_SERIAL_ROLES, *FIRST_ROLES))}"
     if site.role in FIRST_ROLES and site.layer is None:
         return "beside a feed-forward it needs the last map of that, and this is in no layer"
     return only_maps(site)
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """`mode`, which follows from the site, and `activation`."""
     activation = choices.get("activation", "relu")
     if activation not in ACTIVATIONS:
         raise UnknownNameError("bottleneck activation", str(activation), ACTIVATIONS)
-    return {"mode": _mode(site), "activation": activation}
-
-
-def _mode(site: Site) -> str:
-    return "parallel" if site.role in FIRST_ROLES else "serial"
+    return {"mode": "parallel" if site.role in FIRST_ROLES else "serial", "activation": activation}
 
 
 def _width(site: Site) -> int:
     """A parallel adapter lies between the inputs of a sub-layer and its outputs, which are as many."""
-    return site.in_features if _mode(site) == "parallel" else site.out_features
+    return site.in_features if site.role in FIRST_ROLES else site.out_features
 
 
 def _cost(site: Site, rank: int, options: Options) -> int:
@@ -59,29 +54,25 @@ def _cost(site: Site, rank: int, options: Options) -> int:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each mode and activation in use."""
-
-    def mode_and_activation(adapter: Adapter) -> tuple[str, str]:
-        options = dict(adapter.options)
-        return str(options["mode"]), str(options["activation"])
-
-    return tuple(_config(group, *key) for key, group in grouped(adapters, mode_and_activation))
-
-
-def _config(adapters: Sequence[Adapter], mode: str, activation: str) -> BottleneckConfig:
-    """Hidden sizes and scales by pattern; a serial adapter is a residual, so its scale is 1."""
-    rank, rank_pattern = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-    scales = {adapter.site: adapter.scale if mode == "parallel" else 1.0 for adapter in adapters}
-    scale, scale_pattern = by_pattern(scales)
-    return BottleneckConfig(
-        target_modules=pattern_of(adapters),
-        mode=mode,
-        activation=activation,
-        r=rank,
-        rank_pattern=rank_pattern,
-        scale=scale,
-        scale_pattern=scale_pattern,
-    )
+    """One config for each mode and activation in use; a serial adapter is a residual, so its scale is 1."""
+    configs = []
+    groups = grouped(adapters, lambda adapter: itemgetter("mode", "activation")(dict(adapter.options)))
+    for (mode, activation), group in groups:
+        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in group})
+        scale, scales = by_pattern(
+            {adapter.site: adapter.scale if mode == "parallel" else 1.0 for adapter in group}
+        )
+        config = BottleneckConfig(
+            target_modules=pattern_of(group),
+            mode=mode,
+            activation=activation,
+            r=rank,
+            rank_pattern=ranks,
+            scale=scale,
+            scale_pattern=scales,
+        )
+        configs.append(config)
+    return tuple(configs)
 
 
 PART = PeftMethod(

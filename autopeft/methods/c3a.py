@@ -11,18 +11,12 @@ from collections.abc import Sequence
 
 from peft import C3AConfig, PeftConfig
 
-from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_plain_linear, sites_pattern
 from autopeft.records import Adapter, Site
 
 
 def _gcd(site: Site) -> int:
     return math.gcd(site.in_features, site.out_features)
-
-
-def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Divisors of gcd(in, out)."""
-    return [rank for rank in range(1, _gcd(site) + 1) if _gcd(site) % rank == 0]
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -43,7 +37,7 @@ PART = PeftMethod(
     step_time=1.24,
     refusal=only_plain_linear,
     options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size
-    ranks=_ranks,
+    ranks=lambda site, options: [rank for rank in range(1, _gcd(site) + 1) if _gcd(site) % rank == 0],
     cost=lambda site, rank, options: rank * site.in_features * site.out_features // _gcd(site),
     configs=_configs,
 )

@@ -15,8 +15,6 @@ from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, by_inner_pattern, only_maps, sites_pattern
 from autopeft.records import Adapter, Site
 
-_SCALING = 150.0  # peft's default, the paper's for RoBERTa
-
 
 def _ranks(site: Site, options: Options) -> Sequence[int]:
     """Up to 64 steps of 50 frequencies (fewer in a small map); the paper takes 1,000."""
@@ -32,7 +30,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         n_frequency_pattern=others,
         target_modules=sites_pattern(frequencies),
         init_weights=True,
-        scaling=_SCALING,
+        scaling=150.0,  # peft's default, the paper's for RoBERTa
     )
     return (config,)
 

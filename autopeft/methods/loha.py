@@ -5,19 +5,9 @@ Hyeon-Woo et al. 2021 (FedPara), arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from peft import LoHaConfig
 
-from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, double_scale, lycoris_config, only_plain_linear
-from autopeft.records import Site
-
-
-def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Up to half of the smaller side, where a rank of r squared has long been full."""
-    return range(1, max(1, min(site.in_features, site.out_features) // 2) + 1)
-
+from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
 
 PART = PeftMethod(
     name="loha",
@@ -29,8 +19,9 @@ PART = PeftMethod(
     "2026-11-25); 1e-4 is too low in peft's method comparison (loss 0.905 at step 500, LoRA 0.716)",
     step_time=1.48,
     refusal=only_plain_linear,
-    ranks=_ranks,
-    scale=double_scale,
+    # Up to half of the smaller side: from its square root on, a rank of r squared is full.
+    ranks=lambda site, options: range(1, max(1, min(site.in_features, site.out_features) // 2) + 1),
+    scale=lambda rank, **choices: 2.0,  # alpha = 2 r, the habit of the LoRA community
     cost=lambda site, rank, options: 2 * rank * (site.in_features + site.out_features),
     configs=lycoris_config(LoHaConfig),
     readable_type="LOHA",

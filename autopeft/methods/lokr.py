@@ -11,27 +11,22 @@ from peft import LoKrConfig
 from peft.tuners.lokr.layer import factorization
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, double_scale, lycoris_config, only_plain_linear
+from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
 from autopeft.records import Site
 
 
-def _factors(n: int) -> tuple[int, int]:
-    """The two factors, as equal as may be, that `peft` parts a number into; the first is the smaller."""
-    smaller, larger = factorization(n)
-    return int(smaller), int(larger)
-
-
 def _cost(site: Site, rank: int, options: Options) -> int:
-    """The small factor, and two low-rank ones or, from half of the larger side on, all of the other."""
-    if rank == 0:
-        return 0
-    (a, b), (c, d) = _factors(site.out_features), _factors(site.in_features)
-    return a * c + (rank * (b + d) if 2 * rank < max(b, d) else b * d)
+    """The small matrix, and the other: as two low-rank ones or, from half of its larger side on, whole.
+
+    `factorization` gives a smaller and a larger factor of a number, as equal as can be.
+    """
+    (a, b), (c, d) = factorization(site.out_features), factorization(site.in_features)
+    return int(a * c + (rank * (b + d) if 2 * rank < max(b, d) else b * d)) if rank else 0
 
 
 def _ranks(site: Site, options: Options) -> Sequence[int]:
     """The ranks at which the second factor is low-rank and cheaper than whole; 1 where there is none."""
-    (_, b), (_, d) = _factors(site.out_features), _factors(site.in_features)
+    (_, b), (_, d) = factorization(site.out_features), factorization(site.in_features)
     useful = [r for r in range(1, (max(b, d) + 1) // 2) if r * (b + d) < b * d]
     return useful or (1,)
 
@@ -47,7 +42,7 @@ PART = PeftMethod(
     step_time=1.37,
     refusal=only_plain_linear,
     ranks=_ranks,
-    scale=double_scale,
+    scale=lambda rank, **choices: 2.0,  # alpha = 2 r, the habit of the LoRA community
     cost=_cost,
     configs=lycoris_config(LoKrConfig),
 )

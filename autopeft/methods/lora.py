@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, by_pattern, grouped, only_maps, sites_pattern, whole
+from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, grouped, only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -49,20 +49,18 @@ def _scale(rank: int, **choices: OptionValue) -> float:
 
 def _cost(site: Site, rank: int, options: Options) -> int:
     """Two factors for each expert, plus one magnitude per output with DoRA."""
-    if rank == 0:
-        return 0
-    magnitude = site.out_features if options.get("dora") else 0
+    magnitude = site.out_features if options.get("dora") and rank else 0
     return site.copies * rank * (site.in_features + site.out_features) + magnitude
 
 
 def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Up to min(in, out): beyond it a rank adds no freedom. Even ones for the orthogonal start."""
+    """Up to min(in, out), beyond which a rank adds no freedom; even ones for the orthogonal start."""
     step = 2 if options.get("init") == "orthogonal" else 1
     return range(step, min(site.in_features, site.out_features) + 1, step)
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each combination of options in use."""
+    """One config for each combination of DoRA and start in use."""
 
     def dora_and_init(adapter: Adapter) -> tuple[bool, str]:
         options = dict(adapter.options)
@@ -74,13 +72,13 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 
 
 def _config(adapters: Sequence[Adapter], dora: bool, init: str) -> LoraConfig:
-    """Ranks and alphas by pattern; alpha / r is the scale of each adapter, never left to a default.
+    """Ranks and alphas by pattern.
 
-    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and readers of
-    the file see the scale that was trained with.
+    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and alpha / r shows the reader of
+    the file the scale that was trained with.
     """
     rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-    alpha, alphas = by_pattern({adapter.site: whole(adapter.scale * adapter.rank) for adapter in adapters})
+    alpha, alphas = alphas_of(adapters)
     experts = sorted(adapter.site for adapter in adapters if dict(adapter.options).get("experts"))
     maps = [adapter.site for adapter in adapters if adapter.site not in experts]
     return LoraConfig(

@@ -5,22 +5,9 @@ Kang and Yin 2024, arXiv:2409.15371; once called Bone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from peft import MissConfig
 
-from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_linear
-from autopeft.records import Site
-
-
-def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Powers of two up to the inputs, from 2 on.
-
-    Rank 1 sees the sum of all inputs: behind a LayerNorm that is next to constant.
-    """
-    return doublings(site.in_features)[1:] or (1,)
-
 
 PART = PeftMethod(
     name="miss",
@@ -31,7 +18,8 @@ PART = PeftMethod(
     learning_rate_source="1e-4 to 2e-4 of the paper and of peft's method comparison, raised for short runs",
     step_time=0.95,
     refusal=only_linear,
-    ranks=_ranks,
+    # From 2 on, since rank 1 sees the sum of all inputs: behind a LayerNorm that is next to constant.
+    ranks=lambda site, options: doublings(site.in_features)[1:] or (1,),
     cost=lambda site, rank, options: rank * site.out_features,
     configs=one_config_per_rank(lambda rank, sites: MissConfig(r=rank, target_modules=sites)),
 )

@@ -20,19 +20,17 @@ from autopeft.records import Adapter, Site
 
 def _cost(site: Site, rank: int, options: Options) -> int:
     """What goes into the network for each token, and its maps d → h → h → d with their biases."""
-    if rank == 0:
-        return 0
     width, hidden = site.in_features, int(options["encoder_hidden_size"])
     network = (width * hidden + hidden) + (hidden * hidden + hidden) + (hidden * width + width)
-    return rank * width + network
+    return rank * width + network if rank else 0
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each adapter; a model takes one."""
-    widths = [int(dict(adapter.options)["encoder_hidden_size"]) for adapter in adapters]
     return tuple(
-        PromptEncoderConfig(encoder_hidden_size=width, **prompt_settings(adapter))
-        for width, adapter in zip(widths, adapters, strict=True)
+        PromptEncoderConfig(
+            encoder_hidden_size=dict(adapter.options)["encoder_hidden_size"], **prompt_settings(adapter)
+        )
+        for adapter in adapters
     )
 
 
@@ -49,7 +47,6 @@ PART = PeftMethod(
     step_time=0.97,
     choices={"encoder_hidden_size": (128, 32, 512)},
     refusal=only_model_site("prompt", "inputs"),
-    # `token_dim` is the width of an embedding, which `peft` cannot always guess.
     options=lambda site, **choices: {
         "encoder_hidden_size": choices.get("encoder_hidden_size", 128),
         "token_dim": site.in_features,

@@ -6,22 +6,10 @@ virtual tokens. Keys and values start at random, Normal(0, 1) as torch initialis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from peft import PeftConfig, PrefixTuningConfig
+from peft import PrefixTuningConfig
 
 from autopeft.methods.parts import COMPARISON, PeftMethod
 from autopeft.methods.parts.virtual_tokens import any_length, only_model_site
-from autopeft.records import Adapter
-
-
-def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each adapter; a model takes one. `peft` reads layers and heads off the model."""
-    return tuple(
-        PrefixTuningConfig(num_virtual_tokens=adapter.rank, num_transformer_submodules=1)
-        for adapter in adapters
-    )
-
 
 PART = PeftMethod(
     name="prefix_tuning",
@@ -38,6 +26,10 @@ PART = PeftMethod(
     refusal=only_model_site("prefix", "cache"),
     ranks=any_length,
     cost=lambda site, rank, options: rank * site.out_features,  # a key and a value in each layer
-    configs=_configs,
+    # `peft` reads the numbers of layers and heads off the model.
+    configs=lambda adapters: tuple(
+        PrefixTuningConfig(num_virtual_tokens=adapter.rank, num_transformer_submodules=1)
+        for adapter in adapters
+    ),
     readable_type="PREFIX_TUNING",
 )

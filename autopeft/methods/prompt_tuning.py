@@ -22,11 +22,11 @@ _INITS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each adapter; a model takes one."""
-    inits = [_INITS[str(dict(adapter.options)["init"])] for adapter in adapters]
     return tuple(
-        PromptTuningConfig(prompt_tuning_init=init, **prompt_settings(adapter))
-        for init, adapter in zip(inits, adapters, strict=True)
+        PromptTuningConfig(
+            prompt_tuning_init=_INITS[str(dict(adapter.options)["init"])], **prompt_settings(adapter)
+        )
+        for adapter in adapters
     )
 
 
@@ -34,10 +34,8 @@ def _read_choices(config: Any) -> Options:
     init = getattr(config.prompt_tuning_init, "value", config.prompt_tuning_init)
     names = {value: name for name, value in _INITS.items()}
     if init not in names:
-        raise SpecError(
-            f"prompt_tuning_init is {init!r}, which a plan cannot say; it can say "
-            f"{' or '.join(sorted(names))}."
-        )
+        known = " or ".join(sorted(names))
+        raise SpecError(f"prompt_tuning_init is {init!r}, which a plan cannot say; it can say {known}.")
     return {"init": names[init]}
 
 
@@ -54,11 +52,7 @@ PART = PeftMethod(
     step_time=1.52,
     choices={"init": tuple(_INITS)},
     refusal=only_model_site("prompt", "inputs"),
-    # `token_dim` is the width of an embedding, which `peft` cannot always guess.
-    options=lambda site, **choices: {
-        "init": choices.get("init", "vocabulary"),
-        "token_dim": site.in_features,
-    },
+    options=lambda site, init="vocabulary", **choices: {"init": init, "token_dim": site.in_features},
     ranks=any_length,
     cost=lambda site, rank, options: rank * site.in_features,
     configs=_configs,

@@ -6,6 +6,7 @@ Liao et al. 2024, arXiv:2409.00119; option `variant` is road_1, road_2 or road_4
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from peft import PeftConfig, RoadConfig
 
@@ -13,12 +14,7 @@ from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, grouped, only_linear, pattern_of
 from autopeft.records import Adapter, OptionValue, Site
 
-_PER_OUTPUT = {
-    "road_1": 1,
-    "road_2": 2,
-    "road_4": 4,
-}  # angle and stretch of each pair: once, twice, four times
-_LARGEST_GROUP = 64  # peft's default
+_PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # of the angle and stretch of a pair of outputs
 
 
 def _refusal(site: Site) -> str | None:
@@ -29,22 +25,17 @@ def _refusal(site: Site) -> str | None:
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """`variant`, and `group_size`: the outputs that are paired within, at most 64 as in `peft`."""
-    sizes = range(2, _LARGEST_GROUP + 1, 2)
-    largest = max(size for size in sizes if site.out_features % size == 0)
+    """`variant`, and `group_size`: the outputs that are paired within, at most 64, the default of `peft`."""
+    largest = max(size for size in range(2, 65, 2) if site.out_features % size == 0)
     return {"group_size": largest, "variant": choices.get("variant", "road_1")}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     """One config for each variant and group size in use."""
-
-    def variant_and_size(adapter: Adapter) -> tuple[str, int]:
-        options = dict(adapter.options)
-        return str(options["variant"]), int(options["group_size"])
-
+    groups = grouped(adapters, lambda adapter: itemgetter("variant", "group_size")(dict(adapter.options)))
     return tuple(
         RoadConfig(variant=variant, group_size=size, target_modules=pattern_of(group))
-        for (variant, size), group in grouped(adapters, variant_and_size)
+        for (variant, size), group in groups
     )
 
 

@@ -6,22 +6,9 @@ rank has. Their places are the same in every run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from peft import ShiraConfig
 
-from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_plain_linear
-from autopeft.records import Site
-
-_SEED = 0  # of the places of the trained weights
-
-
-def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Powers of two, as a config holds one rank, up to all weights of the map."""
-    inputs, outputs = site.in_features, site.out_features
-    return doublings(max(1, inputs * outputs // (inputs + outputs)))
-
 
 PART = PeftMethod(
     name="shira",
@@ -32,9 +19,10 @@ PART = PeftMethod(
     learning_rate_source="3e-4 in peft's method comparison (0.510, with LoRA 0.478), raised for short runs",
     step_time=1.06,
     refusal=only_plain_linear,
-    ranks=_ranks,
-    cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
-    configs=one_config_per_rank(
-        lambda rank, sites: ShiraConfig(r=rank, random_seed=_SEED, target_modules=sites)
+    # Up to all weights of the map.
+    ranks=lambda site, options: doublings(
+        site.in_features * site.out_features // (site.in_features + site.out_features)
     ),
+    cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
+    configs=one_config_per_rank(lambda rank, sites: ShiraConfig(r=rank, random_seed=0, target_modules=sites)),
 )

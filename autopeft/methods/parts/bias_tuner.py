@@ -5,17 +5,16 @@ Importing this file registers the tuner with `peft`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.methods.parts.tuners import extend_peft_type, register
+from autopeft.methods.parts.tuners import TunerLayer, extend_peft_type, register
 
 NAME = "bias_shift"
 PEFT_TYPE = extend_peft_type(NAME.upper())
@@ -36,22 +35,12 @@ class BiasConfig(PeftConfig):  # type: ignore[misc]
             self.target_modules = set(self.target_modules)
 
 
-class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class BiasLayer(nn.Module, TunerLayer):
     """A module whose output, shape (..., out_features), gets a trained vector added."""
 
     adapter_layer_names = ("bias_shift_vector",)
 
-    # Attributes of `peft`'s untyped base class; undeclared, mypy takes them for tensors, as torch has it.
-    active_adapters: list[str]
-    disable_adapters: bool
-    merged: bool
-    merged_adapters: list[str]
-    get_base_layer: Callable[[], nn.Module]
-    set_adapter: Callable[..., None]
-    _move_adapter_to_device_of_base_layer: Callable[..., None]
-
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        """Wrap a module; `update_layer` adds the adapters."""
         super().__init__()
         self.base_layer = base_layer
         self.bias_shift_vector = nn.ParameterDict()
@@ -60,8 +49,8 @@ class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def update_layer(self, adapter_name: str, config: BiasConfig) -> None:
         """Add a shift that starts at zero."""
-        bias = _bias_of(self.get_base_layer())
-        self.bias_shift_vector[adapter_name] = nn.Parameter(torch.zeros_like(bias))
+        shift = torch.zeros_like(_bias_of(self.get_base_layer()))
+        self.bias_shift_vector[adapter_name] = nn.Parameter(shift)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 

@@ -22,10 +22,7 @@ def outputs_of(
 ) -> dict[str, str]:
     """First map -> last map of its feed-forward sub-layer, by name, for every target.
 
-    Args:
-        model: A transformer, with or without tuners on it.
-        is_target: Whether a map of that name gets a parallel adapter.
-        known: Pairs that are given; their widths are checked too.
+    The model may have tuners on it. `known` holds pairs that need no search; their widths are checked too.
 
     Raises:
         SiteError: A target has no last map in its layer, several, or one of another width.
@@ -34,9 +31,8 @@ def outputs_of(
     outputs = {}
     for name, site in sites.items():
         if is_target(name):
-            last = known[name] if name in known else _last_map(site, tuple(sites.values()))
-            _check_width(site, last, sites)
-            outputs[name] = last
+            outputs[name] = known[name] if name in known else _last_map(site, tuple(sites.values()))
+            _check_width(site, outputs[name], sites)
     return outputs
 
 
@@ -89,7 +85,7 @@ def _n_shared_parts(name: str, other: str) -> int:
 
 
 def _check_width(site: Site, last: str, sites: Mapping[str, Site]) -> None:
-    """Refuse a sub-layer that gives not as many numbers as it takes: the term has the width of its input."""
+    """Refuse a sub-layer with fewer or more outputs than inputs: the term has the width of its input."""
     if last not in sites:
         raise SiteError(
             f"The term of {site.name} is to go to {last}, and the model has no linear map of that name; "

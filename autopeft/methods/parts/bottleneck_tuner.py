@@ -1,7 +1,6 @@
 """Bottleneck adapters as a tuner for `peft`, which has none.
 
-Importing this file registers the tuner: from then on `get_peft_model`, `inject_adapter_in_model`,
-`save_pretrained` and `PeftModel.from_pretrained` take a `BottleneckConfig` as any other.
+Importing this file registers the tuner: from then on `peft` attaches, saves and loads a `BottleneckConfig`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -21,15 +20,10 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.methods.parts.bottleneck_outputs import outputs_of
-from autopeft.methods.parts.tuners import extend_peft_type, register
+from autopeft.methods.parts.tuners import TunerLayer, extend_peft_type, register
 
 NAME = "bottleneck"
-MODES = ("serial", "parallel")
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "swish": F.silu,
-}
+ACTIVATIONS: dict[str, Callable[..., Any]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 PEFT_TYPE = extend_peft_type(NAME.upper())
 
 
@@ -65,7 +59,7 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         for noun, value, known in (
-            ("bottleneck mode", self.mode, MODES),
+            ("bottleneck mode", self.mode, ("serial", "parallel")),
             ("bottleneck activation", self.activation, ACTIVATIONS),
             ("bottleneck bias", self.bias, ("none", "all", f"{NAME}_only")),
         ):
@@ -76,32 +70,21 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
             raise SpecError(f"The hidden size of a bottleneck adapter is {smallest}; give it at least 1.")
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class BottleneckLayer(nn.Module, TunerLayer):
     """A linear map with bottleneck adapters behind it, or beside the sub-layer that it begins.
 
     A parallel adapter adds its term by a forward hook on the module in the place of the last map. The forward
-    of the first map sets the hook, and the hook removes itself when it fires. Therefore another adapter
-    on the last map never sees the term, whichever was attached first, and no tensor and no hook outlives a
-    forward.
+    of the first map sets the hook, which removes itself when it fires. Therefore another adapter on the last
+    map never sees the term, whichever was attached first, and no tensor and no hook outlives a forward.
     """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("r", "scaling", "activation", "outputs")
 
-    # Attributes of `peft`'s untyped base class; undeclared, mypy takes them for tensors, as torch has it.
-    active_adapters: list[str]
-    disable_adapters: bool
-    merged_adapters: list[str]
-    get_base_layer: Callable[[], nn.Module]
-    set_adapter: Callable[..., None]
-    _cast_input_dtype: Callable[..., torch.Tensor]
-    _move_adapter_to_device_of_base_layer: Callable[..., None]
-
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        """Wrap a map, or another tuner's layer around a map; `update_layer` adds the adapters."""
         super().__init__()
         self.base_layer = base_layer
-        self.in_features, self.out_features = _shape(self.get_base_layer())
+        self.in_features, self.out_features = _shape(self.get_base_layer())  # inside other tuners' layers
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.r: dict[str, int] = {}
@@ -142,11 +125,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The output of the map, shape (..., out_features), serial adapters applied."""
         self.forget()
-        y = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
-        if self.disable_adapters:
-            return y
-        result = y
-        for name in self.active_adapters:
+        y = result = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
+        for name in () if self.disable_adapters else self.active_adapters:
             if name in self.outputs:
                 self._hand_over(name, self._term(name, x))
             elif name in self.bottleneck_down:

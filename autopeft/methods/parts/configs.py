@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from peft import PeftConfig
 
-from autopeft.methods.parts.patterns import by_pattern, sites_pattern, whole
+from autopeft.methods.parts.patterns import by_pattern, pattern_of
 from autopeft.records import Adapter
 
 Key = TypeVar("Key", bound="int | tuple[Any, ...]")
 Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
-
-
-def pattern_of(adapters: Iterable[Adapter]) -> str:
-    """The pattern of the sites that have the adapters."""
-    return sites_pattern(adapter.site for adapter in adapters)
 
 
 def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[tuple[Key, list[Adapter]]]:
@@ -26,6 +22,15 @@ def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[
     for adapter in adapters:
         groups[key(adapter)].append(adapter)
     return sorted(groups.items())
+
+
+def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
+    """`by_pattern` of scale times rank.
+
+    Other tools read an alpha as a whole number, so it is an int where only rounding keeps it from one.
+    """
+    alphas = {adapter.site: adapter.scale * adapter.rank for adapter in adapters}
+    return by_pattern({s: round(a) if math.isclose(a, round(a)) else a for s, a in alphas.items()})
 
 
 def doublings(limit: int) -> tuple[int, ...]:
@@ -39,37 +44,19 @@ def doublings(limit: int) -> tuple[int, ...]:
 
 
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
-    """`Method.configs` for a `peft` config that holds one rank.
-
-    Args:
-        make: Rank and pattern of its sites -> config.
-    """
-
-    def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-        groups = grouped(adapters, lambda adapter: adapter.rank)
-        return tuple(make(rank, pattern_of(group)) for rank, group in groups)
-
-    return configs
+    """`Method.configs` for a `peft` config that holds one rank; `make` gets a rank and its sites' pattern."""
+    return lambda adapters: tuple(
+        make(rank, pattern_of(group)) for rank, group in grouped(adapters, lambda adapter: adapter.rank)
+    )
 
 
 def lycoris_config(kind: type[PeftConfig]) -> Configs:
-    """`Method.configs` for LoHa and LoKr: one config with ranks by pattern.
-
-    Alphas go by pattern too, so that each adapter has the scale that the plan gives it.
-    """
+    """`Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
 
     def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-        alpha, alphas = by_pattern(
-            {adapter.site: whole(adapter.scale * adapter.rank) for adapter in adapters}
-        )
-        config = kind(
-            r=rank,
-            alpha=alpha,
-            target_modules=pattern_of(adapters),
-            rank_pattern=ranks,
-            alpha_pattern=alphas,
-        )
-        return (config,)
+        alpha, alphas = alphas_of(adapters)
+        targets = pattern_of(adapters)
+        return (kind(r=rank, alpha=alpha, target_modules=targets, rank_pattern=ranks, alpha_pattern=alphas),)
 
     return configs

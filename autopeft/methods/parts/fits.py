@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autopeft.records import Site
 
-_SEEN = {
+_DESCRIPTIONS = {
     "norm": "this is a norm",
     "embedding": "this is an embedding",
     "parameter": "these are experts in one parameter",
@@ -14,7 +14,7 @@ _SEEN = {
 
 def only_maps(site: Site) -> str | None:
     """Linear maps in either storage order: `nn.Linear` and Conv1D."""
-    return None if site.kind in ("linear", "conv1d") else f"takes linear maps, and {_SEEN[site.kind]}"
+    return None if site.kind in ("linear", "conv1d") else f"takes linear maps, and {_DESCRIPTIONS[site.kind]}"
 
 
 def only_linear(site: Site) -> str | None:
@@ -23,10 +23,9 @@ def only_linear(site: Site) -> str | None:
 
 
 def only_plain_linear(site: Site) -> str | None:
-    """`nn.Linear` with weights as numbers, for tuners that compute with the weights as they are stored.
+    """`nn.Linear` without quantisation, for tuners that compute with the weights as they are stored.
 
-    On bitsandbytes' maps these tuners fail in peft 0.21.2, or count packed weights (reports/LOG.md,
-    2026-11-25).
+    On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
     """
     if site.quantised:
         return "computes with the weights themselves, and these are quantised"

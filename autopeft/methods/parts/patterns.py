@@ -7,13 +7,14 @@ the chosen sites (peft 0.21, MIN_TARGET_MODULES_FOR_OPTIMIZATION).
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from statistics import mode
 from typing import TypeVar
 
 from autopeft.errors import SpecError
+from autopeft.records import Adapter
 
 Value = TypeVar("Value", int, float)
 _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
@@ -32,8 +33,7 @@ def sites_pattern(names: Iterable[str]) -> str:
     layers_of: dict[tuple[str, str], set[int]] = defaultdict(set)
     alone: list[str] = []
     for name in names:
-        match = _LAYER.match(name)
-        if match:
+        if match := _LAYER.match(name):
             layers_of[match[1], match[3]].add(int(match[2]))
         else:
             alone.append(re.escape(name))
@@ -47,6 +47,11 @@ def sites_pattern(names: Iterable[str]) -> str:
     return _any(folded + sorted(alone))
 
 
+def pattern_of(adapters: Iterable[Adapter]) -> str:
+    """The pattern of the sites that have the adapters."""
+    return sites_pattern(adapter.site for adapter in adapters)
+
+
 def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
     r"""The commonest value, and anchored patterns of the sites that have another one.
 
@@ -57,12 +62,12 @@ def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
         >>> by_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
         (8, {'^h\\.0\\.v': 2})
     """
-    (default, _), *_ = Counter(sorted(values.values())).most_common(1)
+    default = mode(sorted(values.values()))
     sites_of: dict[Value, list[str]] = defaultdict(list)
     for site, value in values.items():
-        sites_of[value].append(site)
-    others = {value: sites for value, sites in sorted(sites_of.items()) if value != default}
-    return default, {f"^{sites_pattern(sites)}": value for value, sites in others.items()}
+        if value != default:
+            sites_of[value].append(site)
+    return default, {f"^{sites_pattern(sites)}": value for value, sites in sorted(sites_of.items())}
 
 
 def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
@@ -91,11 +96,6 @@ def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
         rf"(?<=^{re.escape(root)}\.){sites_pattern(inner)}": value
         for (root, value), inner in sorted(sites_of.items())
     }
-
-
-def whole(value: float) -> float:
-    """The value as an int where only rounding keeps it from one: other tools read alphas as whole numbers."""
-    return round(value) if math.isclose(value, round(value)) else value
 
 
 def _any(choices: Iterable[str]) -> str:

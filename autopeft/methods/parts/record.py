@@ -18,19 +18,13 @@ def no_rank(site: Site, options: Options) -> Sequence[int]:
     return (1,)
 
 
-def double_scale(rank: int, **choices: OptionValue) -> float:
-    """2, the habit of the LoRA community (alpha = 2 r)."""
-    return 2.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class PeftMethod:
     """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
 
-    Only what differs from the commonest method has to be said: by default a method starts as the identity,
-    merges, shares no state among sites, and has no options, no scale and no servers that read it.
-    `ranks` makes it a ranked one. `short` is the word for narrow cells where `label` is too long. A short
-    example is `autopeft/methods/hira.py`.
+    By default a method starts as the identity, merges, shares no state among sites, and has no options, no
+    scale and no servers that read it. `ranks` makes it a ranked one. `short` is the word for narrow cells
+    where `label` is too long. `autopeft/methods/hira.py` is a short example.
     """
 
     name: str
@@ -58,7 +52,7 @@ class PeftMethod:
 
     @property
     def ranked(self) -> bool:
-        """Whether the allocator gives a rank to each site."""
+        """Whether the method has ranks to choose from."""
         return self.ranks is not no_rank
 
     @property

@@ -1,11 +1,28 @@
-"""Tuners of this package among those of `peft`: a type for each, and its registration."""
+"""Tuners of this package among those of `peft`: a type for each, its registration, and typed layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import register_peft_method
+from torch import nn
+
+
+class TunerLayer(BaseTunerLayer):  # type: ignore[misc]
+    """The base class of `peft`'s layers, with types for mypy, which would take its members for tensors."""
+
+    active_adapters: list[str]
+    disable_adapters: bool
+    merged: bool
+    merged_adapters: list[str]
+    get_base_layer: Callable[[], nn.Module]
+    set_adapter: Callable[..., None]
+    _cast_input_dtype: Callable[..., torch.Tensor]
+    _move_adapter_to_device_of_base_layer: Callable[..., None]
 
 
 def extend_peft_type(name: str) -> PeftType:

@@ -8,16 +8,9 @@ from typing import Any
 from autopeft.extension import Options
 from autopeft.records import Adapter, Site
 
-MAX_TOKENS = 200  # the longest prefix in peft's method comparison; Lester et al. stop at 150
-
 
 def only_model_site(role: str, name: str) -> Callable[[Site], str | None]:
-    """The refusal of all but one site of the model as a whole.
-
-    Args:
-        role: `prompt` (before the inputs) or `prefix` (before the keys and values).
-        name: That of the site, for the message.
-    """
+    """The refusal of all sites but that of the model as a whole which has this role and name."""
 
     def refusal(site: Site) -> str | None:
         fits = site.kind == "model" and site.role == role
@@ -27,8 +20,8 @@ def only_model_site(role: str, name: str) -> Callable[[Site], str | None]:
 
 
 def any_length(site: Site, options: Options) -> range:
-    """1 to 200 virtual tokens."""
-    return range(1, MAX_TOKENS + 1)
+    """1 to 200 virtual tokens, the longest prefix in peft's method comparison; Lester et al. stop at 150."""
+    return range(1, 201)
 
 
 def prompt_settings(adapter: Adapter) -> dict[str, Any]:
@@ -36,7 +29,8 @@ def prompt_settings(adapter: Adapter) -> dict[str, Any]:
 
     One submodule also for an encoder with a decoder: the prompt stands before the encoder's inputs, and
     `peft` 0.21.2 would give the decoder another that it never uses. The numbers of layers and attention
-    heads do not matter to a prompt; `peft` asks for them where it cannot guess them.
+    heads do not matter to a prompt; `peft` asks for them, and for the width of an embedding (`token_dim`),
+    where it cannot guess them.
     """
     return {
         "num_virtual_tokens": adapter.rank,
