@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from autopeft.engine.judge import Confirmed, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.promote import user_plans_by_arm
+from autopeft.engine.promote import best_user_plans
 from autopeft.engine.ranking import by_loss
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Measurement, Plan, Status
@@ -48,68 +48,66 @@ class Finalists:
 
 def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
     """The chosen three, with the head alone and the user's plans at their best rates."""
-    best, baseline, smallest = chosen
     longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
     finished = [m for m in longest_first if m.loss is not None]
     heads = [m.plan for m in finished if not m.plan.adapters]
     others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
-    by_arm = user_plans_by_arm(problem, ledger, finished)
-    for (arm, _), plans in zip(problem.user_plans, by_arm, strict=True):
-        others += [(str(arm), plan) for plan in plans[:1]]
+    others += [(str(ledger.arms[plan]), plan) for plan in best_user_plans(problem, ledger, finished)]
+    best, baseline, smallest = chosen
     return Finalists(best=best, baseline=baseline, smallest=smallest, others=tuple(others))
 
 
 def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirmed:
     """Train plans on fresh seeds: best and baseline first, then the smallest, then the others.
 
-    Best and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
-    between them decides. The others get as many seeds as these, the same ones, so that rows pair.
-    Where time runs short a plan has fewer seeds, two at least, or is missing.
+    Best and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval between
+    them decides. The others get as many seeds, the same ones, so that rows pair. Where time runs short a plan
+    has fewer seeds, two at least, or is missing.
 
     Raises:
         StoppedError: The time was up before best and baseline had two seeds each.
-        TrainingError: A run of best or baseline failed (a full disk or memory). That says nothing
-            about its plan, while a diverged run does.
+        TrainingError: A run of best or baseline failed, which says nothing of its plan, as divergence does.
     """
     if problem.spec.confirm.fidelity == "none":
         return {}
     first = list(dict.fromkeys([named.best, named.baseline]))
-    candidates = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
-    later = [plan for plan in candidates if plan not in first]
+    others = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
+    later = [plan for plan in others if plan not in first]
     n_seeds = problem.spec.confirm.seeds
     n_seeds = n_seeds if len(first) > 1 else min(_SAME_PLAN_SEEDS, n_seeds)
-    ledger.progress.phase("confirmation", n_seeds * (len(first) + len(later)))
     n_planned = n_seeds * (len(first) + len(later))
-    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, n_planned=n_planned, is_needed=True)
+    ledger.progress.phase("confirmation", n_planned)
+    ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
+    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True)
     if len(rows) < 2:
         raise StoppedError(TIME_IS_UP)
-    confirmed = {plan: [row[place] for row in rows] for place, plan in enumerate(first)}
+    confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
     n_seeds = len(rows)
     for plan in later:
-        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, n_planned=n_seeds, is_needed=False)
+        ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
+        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)
         if len(rows) >= 2:
-            confirmed[plan] = [row[0] for row in rows]
+            confirmed[plan] = [run for (run,) in rows]
     return confirmed
 
 
 def _confirm_group(
-    problem: SearchProblem,
-    ledger: Ledger,
-    group: Sequence[Plan],
-    *,
-    n_seeds: int,
-    n_planned: int,
-    is_needed: bool,
+    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_seeds: int, is_needed: bool
 ) -> list[list[Measurement]]:
     """One row for each seed, with a measurement of every plan; it may stop early."""
-    ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
     rows: list[list[Measurement]] = []
     for index in range(n_seeds):
         if not _has_time(problem, ledger, group, may_use_reserve=is_needed and index < 2):
             break
         row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
-        if _has_failed(row, is_needed=is_needed):
-            log.warning("A confirming run of plan %s failed; it has fewer seeds.", group[0].digest)
+        failed = next((measurement for measurement in row if measurement.status is Status.FAIL), None)
+        if failed and is_needed:
+            raise TrainingError(
+                f"A confirming run of plan {failed.plan.digest} failed: {failed.error}. "
+                "What was measured is kept; mend the cause and continue with --resume."
+            )
+        if failed:
+            log.warning("A confirming run of plan %s failed; it has fewer seeds.", failed.plan.digest)
             break
         rows.append(row)
         if len(group) > 1 and look_at(problem, rows).is_decided:
@@ -127,17 +125,6 @@ def _has_time(
     return ledger.has_time_for(seconds=seconds, reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED))
 
 
-def _has_failed(row: Sequence[Measurement], *, is_needed: bool) -> bool:
-    """Whether a run of a seed failed, which a diverged one did not; raises where the verdict needs it."""
-    failed = [measurement for measurement in row if measurement.status is Status.FAIL]
-    if failed and is_needed:
-        raise TrainingError(
-            f"A confirming run of plan {failed[0].plan.digest} failed: {failed[0].error}. "
-            "What was measured is kept; mend the cause and continue with --resume."
-        )
-    return bool(failed)
-
-
 def read_test(
     problem: SearchProblem, ledger: Ledger, confirmed: Confirmed, plans: Sequence[Plan]
 ) -> Confirmed:
@@ -148,13 +135,14 @@ def read_test(
     schedule = problem.schedule
     if not schedule.n_test:
         return {}
-    rows = {plan: confirmed[plan] for plan in dict.fromkeys(plans) if plan in confirmed}
+    rows = {plan: confirmed[plan] for plan in plans if plan in confirmed}
     ledger.progress.phase("test", sum(map(len, rows.values())))
     tested: Confirmed = {plan: [] for plan in rows}
     for plan, runs in rows.items():
         for run in runs:
             fidelity = schedule.fidelity("test", seed=run.fidelity.seed)
-            diverged = replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0)
-            has_weights = run.status is Status.COMPLETE
-            tested[plan] += ledger.measure_all([(plan, fidelity)]) if has_weights else [diverged]
+            if run.status is Status.COMPLETE:
+                tested[plan] += ledger.measure_all([(plan, fidelity)])
+            else:
+                tested[plan].append(replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0))
     return tested

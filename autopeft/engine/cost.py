@@ -26,8 +26,8 @@ def search_cost(
         measurements: Every measurement of the run; at least one of the baseline is complete.
         proposals: Every trial of the study.
         baseline: The plan whose full run is R.
-        schedule: Rungs and full runs.
-        scoring_seconds: Seconds of the sensitivity pass, which counts as a part of the search.
+        schedule: Of the search.
+        scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in measurements:
@@ -46,18 +46,11 @@ def search_cost(
 
 
 def _seconds_per_step(measurements: Sequence[Measurement], baseline: Plan) -> float:
-    trained = [
-        m
-        for m in measurements
-        if m.plan == baseline and m.status is Status.COMPLETE and m.fidelity.split != "test"
-    ]
+    complete = [m for m in measurements if m.plan == baseline and m.status is Status.COMPLETE]
+    trained = [m for m in complete if m.fidelity.split != "test"]
     longest = max(m.fidelity.train_steps for m in trained)
-    rates = [
-        m.train_seconds / m.trained_steps
-        for m in trained
-        if m.fidelity.train_steps == longest and m.trained_steps
-    ]
-    return sum(rates) / len(rates)
+    runs = [m for m in trained if m.fidelity.train_steps == longest and m.trained_steps]
+    return sum(m.train_seconds / m.trained_steps for m in runs) / len(runs)
 
 
 def _sampled_share(

@@ -15,12 +15,7 @@ _BYTES = 4  # of a saved number: adapters are trained and saved in fp32
 
 
 def front(measured: Iterable[Measurement]) -> list[Measurement]:
-    """The Pareto front over parameters and loss, fewest parameters first.
-
-    Example:
-        >>> front([])
-        []
-    """
+    """The Pareto front over parameters and loss, fewest parameters first."""
     kept: list[Measurement] = []
     finished = (m for m in measured if m.loss is not None)
     for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, by_loss(m))):
@@ -58,18 +53,16 @@ def excess(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> 
 
 def is_allowed(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> bool:
     """Whether a plan keeps to budget and limits, which a plan that the user brought may break."""
-    keeps_limits = all(value <= 0 for value in excess(problem, ledger, measurement).values())
-    return keeps_limits and problem.is_affordable(measurement.plan)
+    is_affordable = measurement.plan.trainable_params <= problem.context.max_params
+    return is_affordable and all(value <= 0 for value in excess(problem, ledger, measurement).values())
 
 
 def _lora_seconds(ledger: Ledger) -> float | None:
     """Mean seconds of a step of plain LoRA; None before there was one."""
     seconds = steps = 0.0
     for measurement in ledger.measured.values():
-        adapters = measurement.plan.adapters
-        if adapters and all(
-            adapter.method == BASELINE_METHOD and not adapter.options for adapter in adapters
-        ):
+        kinds = {(adapter.method, adapter.options) for adapter in measurement.plan.adapters}
+        if kinds == {(BASELINE_METHOD, ())}:
             seconds += measurement.train_seconds
             steps += measurement.trained_steps
     return seconds / steps if steps and math.isfinite(seconds) and seconds else None

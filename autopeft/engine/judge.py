@@ -58,11 +58,9 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
         return "the best itself"
     tables = [scores_of(problem, confirmed.get(plan, [])) for plan in (smallest, best)]
     n_common = min(map(len, tables))
+    paired = [table[:n_common] for table in tables]
     is_proven = n_common >= 2 and evidence.within_margin(
-        tables[0][:n_common],
-        tables[1][:n_common],
-        margin=problem.margin,
-        span=problem.score_span,
+        *paired, margin=problem.margin, span=problem.score_span
     )
     return "proven" if is_proven else "unproven"
 

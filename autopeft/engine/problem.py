@@ -15,12 +15,8 @@ class SearchProblem:
     """The user's settings, the policies and plans to search among, and how plans are compared.
 
     Attributes:
-        spec: The user's settings.
         space: The policies that fit model and budget.
         context: Sites, methods, budget and scores, from which a policy becomes a plan.
-        schedule: Lengths of rungs and confirmations.
-        metric: Name of the metric.
-        greater_is_better: True for accuracies, false for errors and losses.
         head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
         first_trials: Trials that the run began with. The queue depends on this number and not on the trials
             of an extended run, so that an extended run begins with the same plans.
@@ -57,8 +53,7 @@ class SearchProblem:
     @property
     def n_proposals(self) -> int:
         """How many plans the first rung measures at most."""
-        search = self.spec.search
-        return n_first(self.schedule, trials=search.trials, strategy=search.strategy)
+        return n_first(self.schedule, trials=self.spec.search.trials, strategy=self.spec.search.strategy)
 
     @property
     def without_adapters(self) -> Arm:
@@ -80,15 +75,10 @@ class SearchProblem:
         """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
         return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)
 
-    def is_affordable(self, plan: Plan) -> bool:
-        """Whether a plan keeps to the budget."""
-        return plan.trainable_params <= self.context.max_params
-
     def rate_range(self, plan: Plan) -> tuple[float, float]:
         """Learning rates that may be tried with a plan: the range of its first method, or of the head."""
         if not plan.adapters:
             return self.head_rates
         # In a mix, the plan's learning rate is that of the part with the factor 1.
-        leads = [adapter.method for adapter in plan.adapters if adapter.rate_factor == 1.0]
-        lead = leads[0] if leads else plan.adapters[0].method
-        return learning_rates(self.space, lead, self.context.methods)
+        lead = next((adapter for adapter in plan.adapters if adapter.rate_factor == 1.0), plan.adapters[0])
+        return learning_rates(self.space, lead.method, self.context.methods)

@@ -15,7 +15,7 @@ from autopeft.evidence import rank_correlation
 from autopeft.records import Adapter, Measurement, Plan
 
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
-LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
+_LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measu
 def _measure_rung(
     problem: SearchProblem, ledger: Ledger, plans: Sequence[Plan], *, index: int, before: Measured
 ) -> Measured:
-    schedule, fidelity = problem.schedule, problem.rung(index)
+    fidelity = problem.rung(index)
     ledger.progress.phase(f"rung {index + 1}", len(plans))
     ledger.plan_ahead(fidelity, n_measurements=len(plans))
     measured: Measured = {}
     for start in range(0, len(plans), WAVE):
         wave = plans[start : start + WAVE]
-        seconds = len(wave) * ledger.estimate(fidelity, new_steps=schedule.new_steps(index))
+        seconds = len(wave) * ledger.estimate(fidelity, new_steps=problem.schedule.new_steps(index))
         if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem)):
             log.warning("Time is short: %d of %d plans reach rung %d.", start, len(plans), index + 1)
             break
@@ -72,7 +72,6 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     Raises:
         TrainingError: No plan of the last rung could be trained.
     """
-    rung = len(rungs) - 1
     ranked = ranked_by_loss(rungs[-1].values())
     if not ranked:
         error = first_error(rungs[-1].values())
@@ -81,21 +80,21 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     rivals = [
         m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(problem, ledger, m)
     ]
-    best = _best(problem, rivals, n=problem.schedule.n_best[min(rung, 1)] + _n_widened(rungs))
+    best = _best(problem, rivals, n=problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs))
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
-    user_plans = [plans[0] for plans in user_plans_by_arm(problem, ledger, ranked) if plans]
+    user_plans = best_user_plans(problem, ledger, ranked)
     chosen = [*baselines[:1], *best, *small[:1], *heads[:1], *user_plans]
-    rest = [m.plan for m in rivals if m.plan not in chosen] if rung == 0 else []
+    rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
 
 
 def _n_widened(rungs: Sequence[Measured]) -> int:
     """How many more plans go on because the last two rungs ranked their common plans differently."""
-    rho = correlation(rungs[-2], rungs[-1]) if len(rungs) > 1 else None
-    if rho is None or rho >= LOW_CORRELATION:
-        return 0
     last = len(rungs)
+    rho = correlation(rungs[-2], rungs[-1]) if last > 1 else None
+    if rho is None or rho >= _LOW_CORRELATION:
+        return 0
     log.warning("Spearman between rungs %d and %d is %.2f: the next one is wider.", last - 1, last, rho)
     return _N_WIDENED
 
@@ -116,8 +115,7 @@ def correlation(before: Measured, after: Measured) -> float | None:
     return rank_correlation([before[p].loss for p in shared], [after[p].loss for p in shared])
 
 
-def user_plans_by_arm(
-    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]
-) -> list[list[Plan]]:
-    """For each plan that the user brought, its learning rates in the order of `ranked`."""
-    return [[m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in problem.user_plans]
+def best_user_plans(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> list[Plan]:
+    """Each plan that the user brought, at the learning rate that comes first in `ranked`."""
+    by_arm = ([m.plan for m in ranked if ledger.arms.get(m.plan) == arm] for arm, _ in problem.user_plans)
+    return [plans[0] for plans in by_arm if plans]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from autopeft.engine.problem import SearchProblem
@@ -26,21 +25,23 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """
     trials = problem.first_trials
     room = max(int(_QUEUE_SHARE * trials), min(_LEAST_ROOM, trials // 2))
-    policies = _baselines(problem)
+    policies = _baselines(problem) if problem.has_baseline else []
     n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(policies) + len(problem.user_plans) + 1)))
     queue: list[Enqueued] = []
     for rate in spread(*_lora_rates(problem), n_rates):
         queue += [(arm, replace(policy, learning_rate=rate)) for arm, policy in policies]
     for arm, plan in problem.user_plans:
         queue += [(arm, replace(plan, learning_rate=rate)) for rate in _user_rates(plan, problem, n_rates)]
-    for rate in dict.fromkeys(spread(*problem.head_rates, n_rates)):
-        head = Plan(adapters=(), learning_rate=rate, trainable_params=0)
-        queue.append((problem.without_adapters, head))
+    head = Plan(adapters=(), learning_rate=0.0, trainable_params=0)
+    head_rates = dict.fromkeys(spread(*problem.head_rates, n_rates))
+    queue += [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates]
     if BASELINE_METHOD in problem.space.methods:
         queue += [_greedy(problem)] * max(1, min(n_rates - 1, room - len(queue)))
     for policy in usual_policies(learning_rate=1.0, max_rank=_max_rank(problem)):
         if policy.method in problem.space.methods and len(queue) + n_rates <= room:
-            queue += _at_rates(policy, problem, n_rates)
+            arm = replace(policy.arm, kind="usual")
+            bounds = learning_rates(problem.space, policy.method, problem.context.methods)
+            queue += [(arm, replace(policy, learning_rate=rate)) for rate in spread(*bounds, n_rates)]
     return tuple(queue[:trials])
 
 
@@ -55,8 +56,6 @@ def _max_rank(problem: SearchProblem) -> int | None:
 
 
 def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:
-    if not problem.has_baseline:
-        return []
     policies = baseline_policies(problem.context, learning_rate=1.0, max_rank=_max_rank(problem))
     return [(Arm(kind="baseline", label=name), policy) for name, policy in policies.items()]
 
@@ -73,10 +72,3 @@ def _greedy(problem: SearchProblem) -> Enqueued:
     (rate,) = spread(*_lora_rates(problem), 1)
     policy = Policy(method=BASELINE_METHOD, exponent=1.0, max_rank=_max_rank(problem), learning_rate=rate)
     return Arm(kind="greedy", label=f"greedy by {problem.spec.search.score}"), policy
-
-
-def _at_rates(policy: Policy, problem: SearchProblem, n_rates: int) -> Iterator[Enqueued]:
-    arm = replace(policy.arm, kind="usual")
-    bounds = learning_rates(problem.space, policy.method, problem.context.methods)
-    for rate in spread(*bounds, n_rates):
-        yield arm, replace(policy, learning_rate=rate)

@@ -9,12 +9,7 @@ _NEAR = math.log(1.1)  # two rates closer than this are not told apart by a run;
 
 
 def spread(low: float, high: float, n: int) -> tuple[float, ...]:
-    """N learning rates inside a range, evenly spaced in the logarithm, ends left out.
-
-    Example:
-        >>> [round(rate, 3) for rate in spread(0.001, 0.1, 1)]
-        [0.01]
-    """
+    """N learning rates inside a range, evenly spaced in the logarithm, ends left out."""
     step = math.log(high / low) / (n + 1)
     return tuple(low * math.exp(step * (index + 1)) for index in range(n))
 
@@ -23,11 +18,8 @@ def next_rate(losses: Mapping[float, float], bounds: tuple[float, float]) -> flo
     """The learning rate to try next: between the best rate so far and its better neighbour.
 
     Where the best rate is the lowest or the highest so far, the end of the range counts as its neighbour
-    and comes first. None where each middle would lie within a tenth of the best rate.
-
-    Args:
-        losses: Learning rate -> loss, at least one; inf where the run diverged.
-        bounds: The range of the method, ascending.
+    and comes first. None where each middle would lie within a tenth of the best rate. `losses` maps learning
+    rates to losses, inf where the run diverged; `bounds` is the range of the method, ascending.
 
     Example:
         >>> next_rate({1e-3: 0.5, 4e-3: 0.3, 1.6e-2: 0.4}, (5e-4, 3e-2))

@@ -85,7 +85,7 @@ def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Pla
     return None
 
 
-def _moves(plan: Plan, context: AllocationContext) -> Iterator[tuple[Adapter, Adapter]]:
+def _moves(plan: Plan, context: AllocationContext) -> list[tuple[Adapter, Adapter]]:
     """Adapters with a rank less and a rank more, the most promising pair first."""
     fewer = [step for adapter in plan.adapters for step in _steps(adapter, context, by=-1)]
     more = [step for adapter in plan.adapters for step in _steps(adapter, context, by=1)]
@@ -96,7 +96,7 @@ def _moves(plan: Plan, context: AllocationContext) -> Iterator[tuple[Adapter, Ad
         if price == cost and donor.site != receiver.site and donor.method == receiver.method
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1].site, pair[2].site))
-    yield from ((donor, receiver) for _, donor, receiver in pairs)
+    return [(donor, receiver) for _, donor, receiver in pairs]
 
 
 def _steps(adapter: Adapter, context: AllocationContext, *, by: int) -> Iterator[tuple[float, int, Adapter]]:

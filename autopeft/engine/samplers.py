@@ -7,12 +7,7 @@ import warnings
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study
@@ -23,19 +18,18 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import MAX_SEED
 from autopeft.space import Space
 
+Distributions = dict[str, BaseDistribution]
+
 KINDS = ("tpe", "random", "qmc", "gp")
 _N_DIMENSIONS = 128  # parameters of one proposal; twelve parts of the depth in each of five parts make 60
 
 
 def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> BaseSampler:
-    """A sampler for one trial of a study.
+    """A sampler for one trial of a study; `gp` needs a space that `check_sampler` lets pass.
 
-    Args:
-        kind: One of `KINDS`; `gp` only for a space that `check_sampler` lets pass.
-        seed: Of the whole study.
-        number: Of the trial. A fresh sampler with the same seed would repeat its points, so each trial has
-            another seed; `qmc` keeps the seed and goes on in its sequence.
-        n_startup: Finished trials before `tpe` or `gp` models anything; earlier proposals are random.
+    `seed` is that of the study, `number` that of the trial: a fresh sampler with the same seed would repeat
+    its points, so each trial has another seed; `qmc` keeps the seed and goes on in its sequence. Until
+    `n_startup` trials have finished, `tpe` and `gp` propose at random.
     """
     trial_seed = (1000 * seed + number) % (MAX_SEED + 1)
     if kind == "random":
@@ -90,12 +84,12 @@ class QuasiRandomSampler(BaseSampler):
         self._seed = seed
         self._points: dict[int, list[float]] = {}
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         """Empty: every parameter is drawn by `sample_independent`."""
         return {}
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
     ) -> dict[str, Any]:
         """Empty, as the search space."""
         return {}
@@ -141,13 +135,13 @@ class ProcessSampler(BaseSampler):
         self._seed, self._n_startup = seed, n_startup
         self._random = RandomSampler(seed=seed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         """The parameters that all finished trials with parameters share."""
         finished = [t for t in self._with_parameters(study) if t.state == TrialState.COMPLETE]
         return intersection_search_space(finished)
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
     ) -> dict[str, Any]:
         """The proposal of Optuna's process in a study that holds only trials with parameters."""
         known = [t for t in self._with_parameters(study) if search_space.keys() <= t.params.keys()]

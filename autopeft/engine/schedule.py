@@ -24,19 +24,9 @@ _EVAL_COST = 0.5
 class Schedule:
     """Lengths of rungs, full runs and confirmations in steps, and sizes of the splits in examples.
 
-    A rung continues the runs of the rung before, so that it costs only its new steps.
-
-    Attributes:
-        rung_steps: Steps of each rung, ascending.
-        full_steps: Steps of a full run.
-        confirm_steps: Steps of a confirming run.
-        batch_size: Examples of a step.
-        n_search: Examples of the search split.
-        n_confirm: Examples of the confirm split.
-        n_test: Examples of the test split; 0 for none.
-        n_general: Blocks of general text; 0 for none.
-        n_best: How many of the best plans go on from the first rung, and from the second.
-        beside: How many others go on with them at most.
+    A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
+    `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
+    many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
     """
 
     rung_steps: tuple[int, ...]
@@ -63,22 +53,19 @@ class Schedule:
     def rung(self, index: int, *, seed: int) -> Fidelity:
         """The fidelity of a rung, on the search split or a part of it."""
         n_examples = self.n_search if index == self.last else min(self.n_search, _RUNG_EXAMPLES[index])
-        steps = self.rung_steps[index]
-        return Fidelity(
-            split="search",
-            train_steps=steps,
-            train_examples=steps * self.batch_size,
-            eval_examples=n_examples,
-            seed=seed,
-        )
+        return self._fidelity("search", self.rung_steps[index], n_examples, seed)
 
     def fidelity(self, split: str, *, seed: int) -> Fidelity:
         """The fidelity of a confirming run, or of its weights on the test split or on general text."""
+        n_examples = {"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split]
+        return self._fidelity(split, self.confirm_steps, n_examples, seed)
+
+    def _fidelity(self, split: str, steps: int, eval_examples: int, seed: int) -> Fidelity:
         return Fidelity(
             split=split,
-            train_steps=self.confirm_steps,
-            train_examples=self.confirm_steps * self.batch_size,
-            eval_examples={"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split],
+            train_steps=steps,
+            train_examples=steps * self.batch_size,
+            eval_examples=eval_examples,
             seed=seed,
         )
 
@@ -92,8 +79,8 @@ class Schedule:
 
     def cost_of(self, measurement: Measurement) -> float:
         """Cost of a measurement in R; on the test split it is that of its examples alone."""
-        fidelity = measurement.fidelity
-        return self.cost(steps=measurement.trained_steps, eval_examples=fidelity.eval_examples)
+        eval_examples = measurement.fidelity.eval_examples
+        return self.cost(steps=measurement.trained_steps, eval_examples=eval_examples)
 
     def rung_cost(self, index: int, *, is_new: bool = False) -> float:
         """Cost of one plan at a rung in R, counted from the rung before, or from the start if it is new."""
@@ -110,9 +97,7 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     poem_sentiment, 71 steps in full, most plans still gave every text the most frequent label after 28; the
     plan that learned first led there and lost in full.
 
-    Args:
-        full_steps: Steps of a full run.
-        strategy: `halving`; `topk` skips what lies between first and last; `random` has the last alone.
+    The strategy `topk` skips what lies between the first and the last rung; `random` has the last alone.
 
     Example:
         >>> rungs(955), rungs(200), rungs(112), rungs(71), rungs(3)
@@ -161,7 +146,7 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: i
     Args:
         schedule: As `rungs` gives it.
         n_first: Plans at the first rung.
-        max_cost: Upper limit on the cost of the search, in R.
+        max_cost: Of the search, in R.
         n_retuned: Plans that are trained anew at the last rung.
     """
     left = max_cost - n_first * schedule.rung_cost(0)
@@ -186,8 +171,7 @@ def _above(schedule: Schedule, n_retuned: int) -> float:
 
 def _with_last(schedule: Schedule, last: int) -> Schedule:
     """The schedule with a last rung of so many steps, and a rung between where the ratio is large."""
-    first, *_, before = schedule.rung_steps
-    between = schedule.rung_steps[1:-1]
+    first, *between, before = schedule.rung_steps
     if not between and last >= _LARGE_STEP * first and last > before:
-        between = (before,)
+        between = [before]
     return replace(schedule, rung_steps=(first, *between, last))

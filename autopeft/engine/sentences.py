@@ -21,16 +21,7 @@ def sentences(
     last: Mapping[Plan, Measurement],
     verdict: Verdict,
 ) -> tuple[str, ...]:
-    """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any.
-
-    Args:
-        problem: What was searched.
-        ledger: Every measurement of the run.
-        named: The finalists.
-        confirmed: Finalist -> its confirming runs; empty without a confirmation.
-        last: The measurements of the last rung.
-        verdict: Best against baseline.
-    """
+    """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any."""
     findings = []
     ours, theirs = last.get(named.best), last.get(named.baseline)
     if ours and theirs and confirmed and named.best != named.baseline:

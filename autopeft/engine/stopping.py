@@ -29,10 +29,9 @@ def may_go_on(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Propos
 
 def has_time(problem: SearchProblem, ledger: Ledger) -> bool:
     """Whether a wave fits, with all its rungs, beside the reserve for confirming two plans."""
-    schedule = problem.schedule
     seconds = WAVE * math.fsum(
-        ledger.estimate(schedule.rung(index, seed=0), new_steps=schedule.new_steps(index))
-        for index in range(len(schedule.rung_steps))
+        ledger.estimate(problem.rung(index), new_steps=problem.schedule.new_steps(index))
+        for index in range(problem.schedule.last + 1)
     )
     is_enough = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
     if not is_enough:
