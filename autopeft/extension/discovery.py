@@ -45,9 +45,6 @@ def discover(package: str) -> Catalogue[Any]:
         package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
             Sub-folders, and files whose name starts with an underscore, hold no parts.
 
-    Returns:
-        The parts by their `name`. Asking for another name raises `UnknownNameError`.
-
     Raises:
         SpecError: Two parts have the same name.
     """

@@ -13,13 +13,12 @@ Result = TypeVar("Result")
 class Executor(Protocol):
     """A way to run measurements, with the futures of `concurrent.futures`.
 
-    `name` is what specifications call it, such as `serial`. Measurements share one base model in memory: an
-    executor that runs several at once has to give each a model of its own. `max_workers` is the largest
-    `--workers` that the executor takes; None takes any number.
+    Measurements share one base model in memory: an executor that runs several at once has to give each a
+    model of its own.
     """
 
-    name: str
-    max_workers: int | None
+    name: str  # what specifications call it, such as `serial`
+    max_workers: int | None  # the largest `--workers` that it takes; None takes any number
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A future of `fn(*args)`; `result()` raises what `fn` raised."""

@@ -15,59 +15,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
-    """A plan to export, and what is known of it; None means not known.
+    """A plan to export, and what is known of it; None means not known."""
 
-    Attributes:
-        configs: In the order in which they are attached; () for the head alone.
-        base_model: Name or folder of the base model.
-        task_type: `peft`'s word for the task.
-        head: Names of the modules that are trained whole.
-        weights: Tensors of one `adapter_model.safetensors` per config; () before training.
-        base: The base model, where the exporter's `needs_base` asks for it. An exporter that asks for its
-            weights may change them.
-        tokenizer: Of the base model.
-        learning_rate: Of the plan.
-        rank: Upper bound on the ranks of a conversion.
-        energy: Share of the update's squared norm that a conversion keeps, in (0, 1].
-    """
-
-    configs: tuple[PeftConfig, ...]
-    base_model: str
-    task_type: str | None
-    head: tuple[str, ...] = ()
+    configs: tuple[PeftConfig, ...]  # in the order in which they are attached; () for the head alone
+    base_model: str  # name or folder
+    task_type: str | None  # `peft`'s word for the task
+    head: tuple[str, ...] = ()  # names of the modules that are trained whole
+    # Tensors of one `adapter_model.safetensors` per config; () before training.
     weights: tuple[Mapping[str, torch.Tensor], ...] = ()
+    # The base model, where the exporter's `needs_base` asks for it. An exporter that asks for its weights may
+    # change them.
     base: nn.Module | None = None
     tokenizer: Any = None
     learning_rate: float | None = None
-    rank: int | None = None
-    energy: float | None = None
+    rank: int | None = None  # upper bound on the ranks of a conversion
+    energy: float | None = None  # share of the update's squared norm that a conversion keeps, in (0, 1]
 
 
 @runtime_checkable
 class Exporter(Protocol):
-    """A format that other tools read.
+    """A format that other tools read."""
 
-    Attributes:
-        name: What the command line calls it, such as `native`.
-        summary: What is written and who reads it, in one phrase.
-        needs_base: What it needs of the base model: `none`, `shapes` (meta tensors suffice) or `weights`.
-        bounds: Which of the source's `rank` and `energy` it obeys.
-    """
-
-    name: str
-    summary: str
-    needs_base: str
-    bounds: tuple[str, ...]
+    name: str  # what the command line calls it, such as `native`
+    summary: str  # what is written and who reads it, in one phrase
+    needs_base: str  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
+    bounds: tuple[str, ...]  # which of the source's `rank` and `energy` it obeys
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What the format cannot say of a plan, as phrases; () where it can say all of it."""
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the plan into a folder, whole or not at all; sentences that its reader has to know.
-
-        Args:
-            source: The plan.
-            out: A folder that is empty or does not exist.
+        """Write the plan into an empty or new folder, whole or not at all, and give notes for its reader.
 
         Raises:
             SpecError: The format cannot say it; nothing is written.

@@ -18,41 +18,26 @@ class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` configs.
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
-
-    Attributes:
-        name: What specifications and plans call it, such as `ln_tuning`.
-        label: The name as people write it, such as "norm tuning".
-        short_label: One word for the cell of a map, such as "norm".
-        summary: What is trained, in one phrase.
-        formula: Trainable parameters of a map of n inputs and m outputs at rank r, for people.
-        ranked: Whether the allocator gives a rank to each site; if not, adapters have rank 0.
-        shared: Whether the adapters of a plan hold a common state. Then a plan has one config of the method,
-            which is attached first.
-        identity_at_start: Whether untrained adapters leave the base model's outputs as they are.
-        merges: Whether trained adapters can be merged into the base model's weights.
-        learning_rate_range: Lowest and highest rate that a search tries, ascending, > 0.
-        learning_rate_source: Where the range comes from.
-        step_time: Duration of a training step relative to plain LoRA at the same sites, > 0.
-        step_time_source: Where the step time comes from.
-        choices: Option -> values that a policy may choose; the first is the default.
-        readable_type: Name in `PeftType` of the configs whose every setting a plan of this method can hold: a
-            user's config of that type becomes a plan. None where a plan would lose a setting.
     """
 
-    name: str
-    label: str
-    short_label: str
-    summary: str
-    formula: str
-    ranked: bool
+    name: str  # what specifications and plans call it, such as `ln_tuning`
+    label: str  # the name as people write it, such as "norm tuning"
+    short_label: str  # one word for the cell of a map, such as "norm"
+    summary: str  # what is trained, in one phrase
+    formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
+    ranked: bool  # whether the allocator gives a rank to each site; if not, adapters have rank 0
+    # Whether the adapters of a plan hold a common state: then the plan has one config of the method, and
+    # attaches it first.
     shared: bool
-    identity_at_start: bool
-    merges: bool
-    learning_rate_range: tuple[float, float]
-    learning_rate_source: str
-    step_time: float
-    step_time_source: str
-    choices: Mapping[str, tuple[OptionValue, ...]]
+    identity_at_start: bool  # whether untrained adapters leave the base model's outputs as they are
+    merges: bool  # whether trained adapters can be merged into the base model's weights
+    learning_rate_range: tuple[float, float]  # lowest and highest rate that a search tries, ascending, > 0
+    learning_rate_source: str  # where the range comes from
+    step_time: float  # duration of a training step relative to plain LoRA at the same sites, > 0
+    step_time_source: str  # where the step time comes from
+    choices: Mapping[str, tuple[OptionValue, ...]]  # option -> values of a policy; the first is the default
+    # Name in `PeftType` of the configs whose every setting a plan of this method can hold: a user's config of
+    # that type becomes a plan. None where a plan would lose a setting.
     readable_type: str | None
 
     def refusal(self, site: Site, /) -> str | None:

@@ -43,26 +43,14 @@ class Reducer(Protocol):
 
 @runtime_checkable
 class Score(Protocol):
-    """An importance score of sites: larger means that training the site changes more.
+    """An importance score of sites: larger means that training the site changes more."""
 
-    Attributes:
-        name: What specifications call it, such as `fisher`.
-        summary: What it says of a site, in one phrase.
-        unit: Of the values, as a phrase.
-        labels: The pass that it needs: `none` (no example is looked at), `inputs` (a forward pass), `true`
-            (forward, and backward from the loss) or `sampled` (the same, with labels drawn from the model's
-            predictions).
-    """
-
-    name: str
-    summary: str
-    unit: str
+    name: str  # what specifications call it, such as `fisher`
+    summary: str  # what it says of a site, in one phrase
+    unit: str  # of the values, as a phrase
+    # The pass that it needs: `none` (no example is read), `inputs` (a forward pass), `true` (forward, and
+    # backward from the loss) or `sampled` (the same, with labels drawn from the model's predictions).
     labels: str
 
     def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """A reducer without counts.
-
-        Args:
-            sites: Those that it will see.
-            seed: Decides every random draw of it.
-        """
+        """A reducer for these sites, without counts; the seed decides each of its random draws."""

@@ -22,53 +22,37 @@ Example = dict[str, Any]
 class Target:
     """What the labels of a dataset are.
 
-    Attributes:
-        kind: `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
-            `choice` (which of a row's answers is right). For language models, what they learn to write:
-            `completion` or `chat` (the last answer), `documents` or `stream` (all of the text; each row
-            stands alone, or goes on from the row before).
-        names: The labels in the order of the model's outputs; the column's name for a number, () for texts.
-        counts: How often the train split has each label; () where there are no names.
-        mean: Mean of the numbers in the train split; 0 for other kinds.
-        std: Standard deviation of the numbers in the train split, > 0; 1 for other kinds.
+    `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
+    `choice` (which of a row's answers is right). For language models it is what they learn to write:
+    `completion` or `chat` (the last answer), `documents` or `stream` (all of the text; each row stands alone,
+    or goes on from the row before).
     """
 
     kind: str = "class"
-    names: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
-    mean: float = 0.0
-    std: float = 1.0
+    names: tuple[str, ...] = ()  # labels in the order of the model's outputs; a number's column; () for texts
+    counts: tuple[int, ...] = ()  # how often the train split has each label; () where there are no names
+    mean: float = 0.0  # of the numbers in the train split; 0 for other kinds
+    std: float = 1.0  # standard deviation of the numbers in the train split, > 0; 1 for other kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Rows as features; a task may make more or fewer examples than there are rows (blocks of a text).
+    """Rows as features; a task may make more or fewer examples than there are rows (blocks of a text)."""
 
-    Attributes:
-        examples: One dictionary of features per example, such as `input_ids`.
-        labels: One per example, as `Task.collate` takes it.
-        notes: Sentences for the user about what was cut off.
-    """
-
-    examples: tuple[Example, ...]
-    labels: tuple[Any, ...]
-    notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...]  # a dictionary of features each, such as `input_ids`
+    labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
+    notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The quality of a model on some batches.
+    """The quality of a model on some batches."""
 
-    Attributes:
-        metric: In the unit of the task's metric.
-        loss: Mean over the examples or tokens, as the task weighs them.
-        example_scores: One per example, in the order of the batches; their mean is the metric. Where the
-            metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
-            their mean is the metric: their spread gives its variance.
-    """
-
-    metric: float
-    loss: float
+    metric: float  # in the unit of the task's metric
+    loss: float  # mean over the examples or tokens, as the task weighs them
+    # One score per example, in the order of the batches; their mean is the metric. Where the metric is no
+    # mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that their mean is the
+    # metric: their spread gives its variance.
     example_scores: tuple[float, ...]
 
 
@@ -77,40 +61,24 @@ class Task(Protocol):
     """A task type: how rows become batches, the loss, and the metric.
 
     The part itself stands for the commonest target; `fitted` gives the task for one dataset.
-
-    Attributes:
-        name: What specifications call it, such as `text-classification`.
-        read_rows: A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
-            `autopeft.data.UncutRows` of the data settings, and adds notes for the user to a list.
-        metric: The one that is measured.
-        metrics: Names of the metrics to choose from.
-        greater_is_better: True for accuracies, False for errors and losses.
-        is_share: Whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1.
-        score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds.
-        peft_task_type: Such as `SEQ_CLS`; None where `peft` has no word for the task.
-        auto_class: The class of `transformers` that loads a model with the head, such as
-            `AutoModelForSequenceClassification`.
-        notes: Decisions that the user should know, as sentences.
     """
 
-    name: str
+    name: str  # what specifications call it, such as `text-classification`
+    # A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
+    # `autopeft.data.UncutRows` of the data settings, and adds notes for the user to a list.
     read_rows: Callable[[DataSpec, list[str]], Any]
-    metric: str
-    metrics: tuple[str, ...]
-    greater_is_better: bool
-    is_share: bool
-    score_span: float | None
-    peft_task_type: str | None
+    metric: str  # the metric that is measured
+    metrics: tuple[str, ...]  # names of the metrics to choose from
+    greater_is_better: bool  # true for accuracies, false for errors and losses
+    is_share: bool  # whether the metric lies in [0, 1] and is read as percent: true for accuracies and F1
+    score_span: float | None  # width of the range of the example scores, 1 for an accuracy; None: no bounds
+    peft_task_type: str | None  # such as `SEQ_CLS`; None where `peft` has no word for the task
+    # The class of `transformers` with the task's head, such as `AutoModelForSequenceClassification`.
     auto_class: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # decisions that the user should know, as sentences
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
-        """The task for one dataset.
-
-        Args:
-            spec: The user's settings.
-            target: What the labels of the dataset are.
-            tokenizer: None where it is not loaded yet.
+        """The task for one dataset; the tokenizer is None where it is not loaded yet.
 
         Raises:
             UnknownNameError: No such metric.
@@ -130,7 +98,7 @@ class Task(Protocol):
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """One batch padded on the right: features (B, …) such as `input_ids`, and `labels` (B, …)."""
+        """A batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss of a batch, shape ()."""
@@ -160,24 +128,15 @@ class DrawsLabels(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric of labels, for the tasks that predict classes or a number.
+    """A metric of labels, for the tasks that predict classes or a number."""
 
-    Attributes:
-        name: What specifications call it, such as `accuracy`.
-        kinds: Those kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`.
-        default_for: Those kinds whose default metric it is; beside them `uneven`: one class per row
-            with very uneven counts.
-        greater_is_better: True for accuracies, False for errors.
-        is_share: Whether its values lie in [0, 1] and are read as percent: true for accuracies and F1.
-        score_span: Width of the range of its scores, 1 for an accuracy; None where they have no bounds.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
+    name: str  # what specifications call it, such as `accuracy`
+    kinds: tuple[str, ...]  # the kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`
+    # The kinds whose default metric it is; beside them `uneven`: one class per row with very uneven counts.
     default_for: tuple[str, ...]
-    greater_is_better: bool
-    is_share: bool
-    score_span: float | None
+    greater_is_better: bool  # true for accuracies, false for errors
+    is_share: bool  # whether its values lie in [0, 1] and are read as percent: true for accuracies and F1
+    score_span: float | None  # width of the range of its scores, 1 for an accuracy; None without bounds
 
     def score(
         self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /

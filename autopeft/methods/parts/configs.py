@@ -25,12 +25,12 @@ def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[
 
 
 def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
-    """`by_pattern` of scale times rank.
+    """The commonest alpha (scale times rank), and patterns of the sites that have another one.
 
-    Other tools read an alpha as a whole number, so it is an int where only rounding keeps it from one.
+    Other tools read alphas as whole numbers, so an alpha that only rounding keeps from one becomes an int.
     """
     alphas = {adapter.site: adapter.scale * adapter.rank for adapter in adapters}
-    return by_pattern({s: round(a) if math.isclose(a, round(a)) else a for s, a in alphas.items()})
+    return by_pattern({site: round(x) if math.isclose(x, round(x)) else x for site, x in alphas.items()})
 
 
 def doublings(limit: int) -> tuple[int, ...]:
