@@ -10,7 +10,7 @@ from functools import partial
 
 from sklearn.metrics import balanced_accuracy_score
 
-from autopeft.metrics.parts.confusion_cells import score_by_cells
+from autopeft.metrics.parts.example_scores import score_by_cells
 from autopeft.metrics.parts.label_metric import Floats, LabelMetric
 
 

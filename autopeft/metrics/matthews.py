@@ -4,7 +4,7 @@ from functools import partial
 
 from sklearn.metrics import matthews_corrcoef
 
-from autopeft.metrics.parts.confusion_cells import score_by_cells
+from autopeft.metrics.parts.example_scores import score_by_cells
 from autopeft.metrics.parts.label_metric import LabelMetric
 
 PART = LabelMetric(name="matthews", kinds=("class",), score=partial(score_by_cells, matthews_corrcoef))

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
+from autopeft.metrics.parts.example_scores import mean_of
+from autopeft.metrics.parts.label_metric import LabelMetric
 
 PART = LabelMetric(
     name="mean-squared-error",

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from autopeft.metrics.parts.correlations import pearson
+from autopeft.metrics.parts.example_scores import jackknife, pearson
 from autopeft.metrics.parts.label_metric import LabelMetric
-from autopeft.metrics.parts.pseudo_values import jackknife
 
 PART = LabelMetric(
     name="pearson", kinds=("number",), score=partial(jackknife, pearson), default_for=("number",)

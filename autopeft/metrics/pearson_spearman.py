@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from autopeft.metrics.parts.correlations import pearson, spearman
+from autopeft.metrics.parts.example_scores import jackknife, pearson, spearman
 from autopeft.metrics.parts.label_metric import Floats, LabelMetric
-from autopeft.metrics.parts.pseudo_values import jackknife
 
 
 def _mean_correlation(truth: Floats, guesses: Floats) -> float:

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from autopeft.metrics.parts.correlations import spearman
+from autopeft.metrics.parts.example_scores import jackknife, spearman
 from autopeft.metrics.parts.label_metric import LabelMetric
-from autopeft.metrics.parts.pseudo_values import jackknife
 
 PART = LabelMetric(name="spearman", kinds=("number",), score=partial(jackknife, spearman))

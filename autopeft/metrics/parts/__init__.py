@@ -1,5 +1,4 @@
-"""What the metrics share: their record, pseudo-values, and functions that several metrics call.
+"""What the metrics share: their record, and the functions that score examples.
 
-Inside the folder each file imports only from those before it:
-label_metric → pseudo_values, correlations → confusion_cells, f1.
+Inside the folder each file imports only from those before it: label_metric → example_scores.
 """

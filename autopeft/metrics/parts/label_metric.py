@@ -23,9 +23,3 @@ class LabelMetric:
     greater_is_better: bool = True
     is_share: bool = False
     score_span: float | None = None
-
-
-def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
-    """The metric that is the mean of its examples' scores (N,), numbers or booleans."""
-    scores = scores.astype(float)
-    return float(scores.mean()), tuple(scores.tolist())
