@@ -11,8 +11,8 @@ from torch import Tensor
 from autopeft.data import ImageFile, read_images
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Example
+from autopeft.tasks.parts.batches import Rows
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.padding import Rows
 
 _CHUNK = 64  # images that the processor gets at once; chosen by hand
 _MAX_KEPT = 2**28  # pixel values kept in memory, 1 GiB; beyond it every batch reads its images again

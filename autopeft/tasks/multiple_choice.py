@@ -10,8 +10,8 @@ from typing import Any
 
 from autopeft.data import read_choices
 from autopeft.extension import Batch, Encoded, Example, Target
+from autopeft.tasks.parts.batches import Rows, pad_features, split_rows
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.padding import Rows, pad_features, split_rows
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:

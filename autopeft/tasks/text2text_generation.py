@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.answers import generate_greedily
-from autopeft.tasks.parts.padding import split_rows, without_labels
+from autopeft.tasks.parts.batches import split_rows, without_labels
 from autopeft.tasks.parts.writing import WritingTask
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.answers import generate_greedily
+from autopeft.tasks.parts.batches import IGNORED, pad, without_labels
 from autopeft.tasks.parts.language_rows import encode_blocks, encode_completions
-from autopeft.tasks.parts.padding import IGNORED, pad, without_labels
 from autopeft.tasks.parts.writing import WITH_PROMPT, WritingTask
 
 

@@ -18,7 +18,7 @@ from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.metrics import Scored, f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.padding import IGNORED, Rows, pad, pad_features, split_rows, without_labels
+from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, pad, pad_features, split_rows
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
 
@@ -92,7 +92,7 @@ class TokenClassification:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the tokens of the batch in nats, shape ()."""
-        return mean_token_loss(_logits(model, batch), batch["labels"])
+        return mean_token_loss(logits_of(model, batch), batch["labels"])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over tokens, and one score per example, without gradients."""
@@ -101,7 +101,7 @@ class TokenClassification:
         guesses: list[list[int]] = []
         with torch.inference_mode():
             for batch in batches:
-                logits, labels = _logits(model, batch), batch["labels"]
+                logits, labels = logits_of(model, batch), batch["labels"]
                 counts.add(logits, labels)
                 for row, tags in zip(logits.argmax(dim=-1), labels, strict=True):
                     truth.append(tags[tags != IGNORED].tolist())
@@ -132,12 +132,6 @@ class TokenClassification:
     def _entities(self, tags: Sequence[int]) -> Entities:
         names = [self.target.names[tag] for tag in tags]
         return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
-
-
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, T, C) in fp32, whatever the model computes in."""
-    logits: Tensor = model(**without_labels(batch)).logits
-    return logits.float()
 
 
 def _mean_f1(counts: Any) -> Any:

@@ -11,30 +11,27 @@ from transformers import GenerationConfig
 
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch
-from autopeft.tasks.parts.padding import IGNORED
 
 
-def compile_pattern(text: str | None) -> re.Pattern[str] | None:
-    """The compiled `task.answer_pattern`; raises SpecError where it is no regular expression."""
-    if text is None:
-        return None
+def require_pattern(pattern: str | None) -> None:
+    """Raise SpecError where `task.answer_pattern` is no regular expression."""
     try:
-        return re.compile(text)
+        re.compile(pattern or "")
     except re.error as error:
         raise SpecError(
-            f"task.answer_pattern {text!r} is no regular expression ({error}); correct it or leave it out."
+            f"task.answer_pattern {pattern!r} is no regular expression ({error}); correct it or leave it out."
         ) from error
 
 
-def find_answer(text: str, pattern: re.Pattern[str] | None) -> str | None:
+def find_answer(text: str, pattern: str | None) -> str | None:
     """The first group of the first match, or the match; the whole text without a pattern; None: no match."""
     if pattern is None:
         return text.strip()
-    match = pattern.search(text)
-    return None if match is None else (match[1] if pattern.groups else match[0]).strip()
+    match = re.search(pattern, text)
+    return None if match is None else match[1 if match.re.groups else 0].strip()
 
 
-def require_answers(completions: Sequence[str], pattern: re.Pattern[str] | None) -> None:
+def require_answers(completions: Sequence[str], pattern: str | None) -> None:
     """Raise DataError where a true completion has no answer that a generated one could be compared with."""
     missing = [text for text in completions if not find_answer(text, pattern)]
     if missing:
@@ -42,12 +39,6 @@ def require_answers(completions: Sequence[str], pattern: re.Pattern[str] | None)
             f"task.answer_pattern finds no answer in {len(missing)} of {len(completions)} completions, such "
             f"as {missing[0][-60:]!r}; correct the pattern or the rows."
         )
-
-
-def true_completions(batch: Batch, tokenizer: Any) -> list[str]:
-    """The labels of a batch as texts."""
-    rows = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
-    return cast("list[str]", tokenizer.batch_decode(rows, skip_special_tokens=True))
 
 
 def generate_greedily(

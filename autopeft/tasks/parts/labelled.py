@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,8 @@ from torch import Tensor, nn
 from autopeft.data import ReadRows
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, Target, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.padding import Rows, without_labels
+from autopeft.tasks.parts.batches import Rows, logits_of
 from autopeft.tasks.parts.targets import require_kind, require_metric
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # Classes are uneven where the most frequent is this many times as frequent as the rarest. Chosen by hand:
 # poem_sentiment has 11 (always guessing the majority gives 66 % accuracy, TF-IDF 69 % with a macro-F1 of
@@ -56,26 +54,14 @@ class LabelledTask:
         return self.chosen_metric or self.metrics[0]
 
     @property
-    def greater_is_better(self) -> bool:
-        """As for the metric."""
-        return self._metric.greater_is_better
-
-    @property
-    def is_share(self) -> bool:
-        """As for the metric."""
-        return self._metric.is_share
-
-    @property
-    def score_span(self) -> float | None:
-        """As for the metric."""
-        return self._metric.score_span
-
-    @property
     def _metric(self) -> Metric:
-        metric: Metric = discover("autopeft.metrics")[self.metric]
-        return metric
+        return cast(Metric, discover("autopeft.metrics")[self.metric])
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
+    greater_is_better = property(lambda self: self._metric.greater_is_better)
+    is_share = property(lambda self: self._metric.is_share)
+    score_span = property(lambda self: self._metric.score_span)
+
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> LabelledTask:
         """The task for a dataset; its metric is the user's, else the default of its target."""
         require_kind(self.name, target, self.kinds)
         task = replace(self, target=target, chosen_metric=spec.metric, notes=())
@@ -89,12 +75,12 @@ class LabelledTask:
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch: features, and `labels` (B,), or (B, C) for several labels per example."""
-        labels_of_batch = _label_tensor(self.target, labels)
-        return {**self.collate_inputs(examples, pad_token_id), "labels": labels_of_batch}
+        features = self.collate_inputs(examples, pad_token_id)
+        return {**features, "labels": _label_tensor(self.target, labels)}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the examples' losses, shape ()."""
-        return _losses(self.target, _logits(model, batch), batch["labels"]).mean()
+        return _losses(self.target, logits_of(model, batch), batch["labels"]).mean()
 
     def draw_labels(self, logits: Tensor, generator: torch.Generator) -> Tensor | None:
         """Several labels (B, C) of 0 and 1, drawn independently; numbers (B,) around the prediction.
@@ -113,19 +99,14 @@ class LabelledTask:
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example, without gradients."""
         with torch.inference_mode():
-            rows = [self._evaluate_batch(model, batch) for batch in batches]
-        truth, guesses, losses = (torch.cat(column).cpu().double() for column in zip(*rows, strict=True))
-        loss = float(losses.mean())
+            pairs = [(logits_of(model, batch), batch["labels"]) for batch in batches]
+            logits, truth = (torch.cat(column) for column in zip(*pairs, strict=True))
+            loss = float(_losses(self.target, logits, truth).cpu().double().mean())
+            guesses = _guesses(self.target, logits)
         if not guesses.isfinite().all():  # the run diverged, and the loss is not finite either
-            nan = float("nan")
-            return Evaluation(metric=nan, loss=loss, example_scores=(nan,) * len(guesses))
-        value, scores = self._metric.score(truth.numpy(), guesses.numpy())
+            return Evaluation(metric=math.nan, loss=loss, example_scores=(math.nan,) * len(guesses))
+        value, scores = self._metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
         return Evaluation(metric=value, loss=loss, example_scores=scores)
-
-    def _evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Truth, guesses and losses of a batch's examples."""
-        logits, truth = _logits(model, batch), batch["labels"]
-        return truth, _guesses(self.target, logits), _losses(self.target, logits, truth)
 
 
 def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str | None:
@@ -140,12 +121,6 @@ def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str | None:
         f"The labels are uneven ({names[0]} {most}, {names[1]} {least} in train), so the metric is {metric}; "
         f"set --metric {instead_of} to have {instead_of}."
     )
-
-
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits (B, C) in fp32, whatever the model computes in."""
-    logits: Tensor = model(**without_labels(batch)).logits
-    return logits.float()
 
 
 def _label_tensor(target: Target, labels: Sequence[Any]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from autopeft.errors import DataError
 from autopeft.extension import Encoded, Example
-from autopeft.tasks.parts.padding import IGNORED
+from autopeft.tasks.parts.batches import IGNORED
 
 _CHUNK = 1000  # texts that the tokenizer gets at once; chosen by hand
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autopeft.extension import Evaluation
 from autopeft.metrics import Scored, ratio_scores
-from autopeft.tasks.parts.padding import IGNORED
+from autopeft.tasks.parts.batches import IGNORED
 
 EXACT_MATCH, TOKEN_ACCURACY = "exact-match", "token-accuracy"
 _LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8

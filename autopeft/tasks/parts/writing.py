@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,10 @@ from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.answers import compile_pattern, find_answer, require_answers, true_completions
-from autopeft.tasks.parts.padding import IGNORED, Rows, pad, pad_features
+from autopeft.tasks.parts.answers import find_answer, require_answers, require_pattern
+from autopeft.tasks.parts.batches import IGNORED, Rows, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
@@ -45,36 +42,21 @@ class WritingTask:
     predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
     read_rows: ReadRows = read_language
+    metrics: tuple[str, ...] = tuple(TOKEN_METRICS)  # the default first
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
     tokenizer: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """All that are computed from tokens, the default first."""
-        return tuple(TOKEN_METRICS)
 
     @property
     def metric(self) -> str:
         """The metric that the user chose, else the default."""
         return self.spec.metric or self.metrics[0]
 
-    @property
-    def greater_is_better(self) -> bool:
-        """As for the metric."""
-        return TOKEN_METRICS[self.metric].greater_is_better
+    greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
+    is_share = property(lambda self: TOKEN_METRICS[self.metric].is_share)
+    score_span = property(lambda self: TOKEN_METRICS[self.metric].score_span)
 
-    @property
-    def is_share(self) -> bool:
-        """As for the metric."""
-        return TOKEN_METRICS[self.metric].is_share
-
-    @property
-    def score_span(self) -> float | None:
-        """As for the metric."""
-        return TOKEN_METRICS[self.metric].score_span
-
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Self:
+    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> WritingTask:
         """The task for a dataset of texts and the user's settings."""
         require_kind(self.name, target, self.kinds)
         task = replace(self, spec=spec, target=target, tokenizer=tokenizer)
@@ -84,13 +66,13 @@ class WritingTask:
                 f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
                 f"{target.kind}; set --metric {self.metrics[0]}."
             )
-        compile_pattern(spec.answer_pattern)
+        require_pattern(spec.answer_pattern)
         return task
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Token features and labels of at most `max_length` tokens each."""
         if self.metric == EXACT_MATCH:
-            require_answers(labels, compile_pattern(self.spec.answer_pattern))
+            require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
         return self.encode_texts(self.target.kind, texts, labels, tokenizer, max_length)
 
@@ -114,7 +96,8 @@ class WritingTask:
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
-        pattern = compile_pattern(self.spec.answer_pattern)
         texts = self.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
-        pairs = zip(texts, true_completions(batch, self.tokenizer), strict=True)
-        return [float(find_answer(text, pattern) == find_answer(truth, pattern)) for text, truth in pairs]
+        ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
+        truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = [[find_answer(text, self.spec.answer_pattern) for text in rows] for rows in (texts, truths)]
+        return [float(answer == truth) for answer, truth in zip(*answers, strict=True)]

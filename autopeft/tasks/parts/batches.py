@@ -1,4 +1,4 @@
-"""Rows of token ids become batches, padded on the right."""
+"""Rows of token ids become batches, padded on the right; a model's logits for a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopeft.extension import Batch, Example
 
@@ -34,3 +34,9 @@ def pad_features(examples: Sequence[Example], pad_token_id: int) -> Batch:
 def without_labels(batch: Batch) -> Batch:
     """The features of a batch, which the model is called with."""
     return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B, …, C) in fp32, whatever the model computes in; the model does not see the labels."""
+    logits: Tensor = model(**without_labels(batch)).logits
+    return logits.float()
