@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.gradients import LastCallCache
-from autopeft.sensitivity.parts.reducers import Sums, Tensors
-from autopeft.sensitivity.parts.seeds import generator
-from autopeft.sensitivity.parts.singular_values import leading_values
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.gradients import cache_last_call
+from autopeft.sensitivity.parts.score import SiteScore, Sums, Tensors
+from autopeft.sensitivity.parts.sketches import generator, leading_values
 
 _PROFILE_RANKS = 16
 _VALUE_RANK = 8  # directions whose share is the score's value
@@ -34,12 +32,11 @@ class _SecondMoments:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self.projections: dict[int, Tensor] = {}
-        self._moment = LastCallCache(self._moment_of)
+        self._moment = cache_last_call(self._moment_of)
 
     def term(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensors | None:
         """C (in, in) or C Ω (in, k), and the trace of C, of one batch."""
-        moment: Tensors | None = self._moment(inputs) if site.kind in ("linear", "conv1d") else None
-        return moment
+        return self._moment(inputs) if site.kind in ("linear", "conv1d") else None
 
     def value(self, sums: Tensors, n_examples: int) -> float:
         """Share of the first 8 directions, in [0, 1]."""

@@ -12,8 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.reducers import Sums
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import SiteScore, Sums
 
 
 def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:

@@ -8,8 +8,8 @@ Source: Kirkpatrick et al. 2017, arXiv:1612.00796, with the true labels. The Fis
 `fisher_sampled`.
 """
 
-from autopeft.sensitivity.parts.fisher_terms import fisher_reducer
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.gradients import fisher_reducer
+from autopeft.sensitivity.parts.score import SiteScore
 
 PART = SiteScore(
     name="fisher",

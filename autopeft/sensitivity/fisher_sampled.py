@@ -11,8 +11,8 @@ Source: Kunstner et al. 2019, arXiv:1905.12558, on why drawn and true labels dif
 squared error as -log p of a normal distribution. That the loss keeps its factor k is ours.
 """
 
-from autopeft.sensitivity.parts.fisher_terms import fisher_reducer
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.gradients import fisher_reducer
+from autopeft.sensitivity.parts.score import SiteScore
 
 PART = SiteScore(
     name="fisher_sampled",

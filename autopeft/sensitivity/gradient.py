@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from autopeft.model import plain_weight
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import weight_gradient
-from autopeft.sensitivity.parts.reducers import Sums
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import SiteScore, Sums
 
 
 def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import weight_gradient
-from autopeft.sensitivity.parts.reducers import Sums, mean
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import SiteScore, Sums, mean
 
 
 def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.fisher_terms import norm_fisher
-from autopeft.sensitivity.parts.gradients import expert_maps, squares_of_products
-from autopeft.sensitivity.parts.reducers import Sums
-from autopeft.sensitivity.parts.seeds import generator
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.gradients import expert_maps, norm_fisher, squares_of_products
+from autopeft.sensitivity.parts.score import SiteScore, Sums
+from autopeft.sensitivity.parts.sketches import generator
 
 RANK = 8  # chosen by hand
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.reducers import FixedValues
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import FixedValues, SiteScore
 
 
 def _n_weights(site: Site) -> int:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.reducers import FixedValues
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import FixedValues, SiteScore
 
 
 def _reducer(sites: Sequence[Site], seed: int) -> FixedValues:

@@ -17,11 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.gradients import LastCallCache, norm_gradients, summed_product
-from autopeft.sensitivity.parts.reducers import Sums, Tensors
-from autopeft.sensitivity.parts.seeds import generator
-from autopeft.sensitivity.parts.singular_values import leading_values
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.gradients import cache_last_call, norm_gradients, summed_product
+from autopeft.sensitivity.parts.score import SiteScore, Sums, Tensors
+from autopeft.sensitivity.parts.sketches import generator, leading_values
 
 _PROFILE_RANKS = 16
 # Columns of Ω and rows of Ψ. Energies of real gradients fall like r^-1.4 (MiniLM-L6 on review sentences). The
@@ -36,7 +34,7 @@ class _Sketches:
         self._seed = seed
         self.projections: dict[tuple[str, int], Tensor] = {}
         # Sites of one input width share Ω, so that x Ω is computed once for q, k and v.
-        self._projected = LastCallCache(lambda inputs: inputs.flatten(0, 1) @ self._projection("in", inputs))
+        self._projected = cache_last_call(lambda x: x.flatten(0, 1) @ self._projection("in", x))
 
     def term(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensors | None:
         """One batch's part of G (out, in), or of Y (out, k) and Z (l, in)."""

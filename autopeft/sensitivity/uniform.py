@@ -1,7 +1,6 @@
 """Uniform: the same value everywhere; the null score that spreads ranks evenly."""
 
-from autopeft.sensitivity.parts.reducers import FixedValues
-from autopeft.sensitivity.parts.site_score import SiteScore
+from autopeft.sensitivity.parts.score import FixedValues, SiteScore
 
 PART = SiteScore(
     name="uniform",

@@ -41,7 +41,7 @@ def test_energies_are_within_five_percent_of_those_of_the_full_svd(shape, power)
     site = make_site(*shape)
     values, x, delta = factors(*shape, power=power)
     reducer = fed("spectrum", site, x, delta)
-    is_sketched = len(reducer._sums[site.name]) == 2
+    is_sketched = len(reducer.sums[site.name]) == 2
     assert is_sketched == (shape == (1500, 2000))
     energies = values[:16] ** 2
     assert reducer.profiles(1)[site.name] == pytest.approx(energies, rel=0.05)

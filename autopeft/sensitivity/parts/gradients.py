@@ -1,60 +1,75 @@
-"""Gradients of a layer's weights, from its input (B, T, in) and its output's gradient (B, T, out)."""
+"""Gradients of a layer's weights, and their squares, from its input (B, T, in) and gradient (B, T, out)."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.records import Site
+from autopeft.sensitivity.parts.score import Sums
+
+Result = TypeVar("Result")
 
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
 
 
-class LastCallCache:
-    """A function of one tensor that is not called again for the same tensor.
+def cache_last_call(function: Callable[[Tensor], Result]) -> Callable[[Tensor], Result]:
+    """The function, not called again for the same tensor, as q, k and v have the same input in turn.
 
-    q, k and v have the same input, one after the other. The tensor itself is not kept alive.
+    The tensor itself is not kept alive.
     """
+    last: list[tuple[weakref.ref[Tensor], Result]] = []
 
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        self._function = function
-        self._tensor: Callable[[], Tensor | None] = lambda: None
-        self._result: Any = None
+    def cached(tensor: Tensor) -> Result:
+        if not last or last[0][0]() is not tensor:
+            last[:] = [(weakref.ref(tensor), function(tensor))]
+        return last[0][1]
 
-    def __call__(self, tensor: Tensor) -> Any:
-        """The function's result."""
-        if self._tensor() is not tensor:
-            self._result = self._function(tensor)
-            self._tensor = weakref.ref(tensor)
-        return self._result
+    return cached
 
 
-class SquaredNorms:
-    """Squared norm of each example's weight gradient Gᵀ A, by the ghost identity.
+def fisher_reducer(sites: Sequence[Site], seed: int) -> Sums:
+    """Site name -> sum over weights of grad², averaged over examples, >= 0.
 
-    ‖GᵀA‖² = Σ (A Aᵀ) ∘ (G Gᵀ) costs T² (in + out) instead of T in out. Where 2 T² > in × out, the
-    per-example gradient itself is cheaper; it is computed for a block of examples at a time.
+    Experts in one parameter have no gradient per example: the squared norm of the batch's gradient counts.
+    """
+    gram_of_inputs = cache_last_call(_gram)
+
+    def term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
+        if site.kind == "parameter":
+            return gradient.square().sum()
+        if site.kind == "norm":
+            return norm_fisher(module, inputs, gradient)
+        return _squared_norms(inputs, gradient, gram_of_inputs).sum()
+
+    return Sums(term)
+
+
+def norm_fisher(module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """Sum over examples of grad² of a norm's weight and bias, shape ()."""
+    return torch.stack([g.square().sum() for g in norm_gradients(module, inputs, gradient)]).sum()
+
+
+def _squared_norms(inputs: Tensor, gradient: Tensor, gram_of_inputs: Callable[[Tensor], Tensor]) -> Tensor:
+    """Squared norm of each example's weight gradient GᵀA, shape (B,), from A (B, T, in) and G (B, T, out).
+
+    The ghost identity ‖GᵀA‖² = Σ (A Aᵀ) ∘ (G Gᵀ) costs T² (in + out) instead of T in out. Where
+    2 T² > in × out, the per-example gradient itself is cheaper.
 
     Source: Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679; the switch is that of
     Bu et al. 2022, arXiv:2205.10683.
     """
-
-    def __init__(self) -> None:
-        self._gram_of_inputs = LastCallCache(_gram)
-
-    def __call__(self, inputs: Tensor, gradient: Tensor) -> Tensor:
-        """Shape (B,), from A (B, T, in) and G (B, T, out)."""
-        n_tokens, n_in, n_out = inputs.shape[1], inputs.shape[2], gradient.shape[2]
-        if n_tokens == 1:
-            return (inputs.square().sum(dim=2) * gradient.square().sum(dim=2))[:, 0]
-        if 2 * n_tokens**2 <= n_in * n_out:
-            return _dots(self._gram_of_inputs(inputs), _gram(gradient))
-        return squares_of_products(gradient, inputs)
+    n_tokens, n_in, n_out = inputs.shape[1], inputs.shape[2], gradient.shape[2]
+    if n_tokens == 1:
+        return (inputs.square().sum(dim=2) * gradient.square().sum(dim=2))[:, 0]
+    if 2 * n_tokens**2 <= n_in * n_out:
+        return _dots(gram_of_inputs(inputs), _gram(gradient))
+    return squares_of_products(gradient, inputs)
 
 
 def _gram(rows: Tensor) -> Tensor:
@@ -86,9 +101,7 @@ def weight_gradient(site: Site, module: nn.Module, inputs: Tensor, gradient: Ten
         return gradient
     if site.kind == "norm":
         return (normalise(module, inputs) * gradient).sum(dim=(0, 1))
-    if isinstance(module, Conv1D):
-        return summed_product(inputs, gradient)
-    return summed_product(gradient, inputs)
+    return summed_product(*((inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)))
 
 
 def norm_gradients(module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:

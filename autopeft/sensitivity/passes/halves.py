@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from autopeft.errors import SpecError
 from autopeft.evidence import rank_correlation
@@ -32,8 +32,8 @@ class SplitHalves:
     @property
     def kept_bytes(self) -> int:
         """Bytes of the tensors that the reducers have kept."""
-        reducers = [reducer for half in self.reducers for reducer in half]
-        return sum(_tensor_bytes(vars(reducer)) for reducer in reducers if hasattr(reducer, "__dict__"))
+        states = [vars(reducer) for half in self.reducers for reducer in half if hasattr(reducer, "__dict__")]
+        return sum(leaf.nbytes for leaf in tree_leaves(states) if isinstance(leaf, Tensor))
 
     def count(self, half: int, n_examples: int) -> None:
         """Note that one half has seen more examples."""
@@ -60,14 +60,8 @@ class SplitHalves:
     ) -> tuple[SiteScores, ...]:
         """The scores of both halves together, in the order of `sites`; adds the halves up, so call it once.
 
-        Args:
-            sites: All sites; those without a value score 0.
-            dropped: Sites whose values do not count, as they did not fit into memory.
-            reached: Sites that have been seen; a score that lacks some of them adds a note.
-            notes: Notes are added to it.
-
-        Raises:
-            SpecError: A value is not finite, or is negative.
+        Sites that were `dropped`, as they did not fit into memory, and sites without a value score 0. A score
+        without values for some of the `reached` sites adds to `notes`.
         """
         agreements = self.agreements()
         results = []
@@ -101,14 +95,3 @@ def _require_finite(score: Score, values: dict[str, float]) -> None:
                 f"The score {score.name} is {value} at {name}; it should be finite and at least 0. Load the "
                 "model in fp32, or check its weights."
             )
-
-
-def _tensor_bytes(kept: Any) -> int:
-    """Bytes of a tensor, or of the tensors in nested collections."""
-    if isinstance(kept, Tensor):
-        return kept.nbytes
-    if isinstance(kept, dict):
-        kept = kept.values()
-    elif not isinstance(kept, tuple | list):
-        return 0
-    return sum(map(_tensor_bytes, kept))

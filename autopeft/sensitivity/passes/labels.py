@@ -7,22 +7,14 @@ from torch import Tensor
 
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, DrawsLabels, Task
-from autopeft.sensitivity.parts.seeds import generator
+from autopeft.sensitivity.parts.sketches import generator
 
 
 def with_drawn_labels(batch: Batch, logits: Tensor, *, task: Task, seed: int, index: int) -> Batch:
-    """The batch with labels drawn from the model's predictions; same seed and index, same labels.
+    """Batch number `index` with labels drawn from the model's logits (B, C) or (B, T, V).
 
-    Args:
-        batch: `labels` (B,), or (B, T) with -100 where nothing is predicted; or as the task draws them.
-        logits: Shape (B, C), or (B, T, V); those of a causal language model predict the next label.
-        task: Draws labels that are no classes, if it can (`DrawsLabels`). Its `peft_task_type` says
-            whether the model is a causal language model.
-        seed: Decides the draws.
-        index: Number of the batch, from 0.
-
-    Raises:
-        SpecError: The labels are no classes, and the task draws none.
+    The labels are classes (B,), or (B, T) with -100 where nothing is predicted. Others are drawn by the task;
+    SpecError is raised where it draws none. Logits of a causal language model predict the next label.
     """
     labels, draw = batch["labels"], generator(seed, "labels", index)
     if isinstance(task, DrawsLabels):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Batch
@@ -39,13 +38,9 @@ class Layout:
         weights: Tensor | None = None,
         time_first_sites: frozenset[str] | None = None,
     ) -> None:
-        """Read the batch.
+        """Read the batch; `weights` (B,) are factors on the gradients of its examples.
 
-        Args:
-            model: Its config says whether there is a decoder.
-            batch: With `labels` (B, …).
-            weights: Factors on the gradients of the examples, shape (B,).
-            time_first_sites: Sites whose layers see (T, B, features); None: not known yet.
+        `time_first_sites` are those whose layers see (T, B, features); None: not known yet.
         """
         self._n_examples = len(batch["labels"])
         self._n_rows = n_rows(batch)
@@ -56,8 +51,7 @@ class Layout:
         self._decoder_padding = _padding(_decoder_mask(batch)) if self._has_decoder else self._padding
         self._weights = weights
         self._time_first_sites = time_first_sites
-        self._last_input: tuple[Tensor, Tensor | None] | None = None
-        self._last_rows = torch.empty(0)
+        self._last: tuple[Tensor, Tensor | None, Tensor] | None = None  # input, padding, rows
 
     def require_clear(self, tensor: Tensor) -> None:
         """Raise AmbiguousShapeError where it must still be found out which sites are time-first."""
@@ -67,14 +61,9 @@ class Layout:
     def inputs(self, tensor: Tensor, site: Site) -> Tensor:
         """A layer's input as (B, T, in); the same tensor again for the next site with the same input."""
         padding = self._padding_at(site)
-        if (
-            self._last_input is None
-            or self._last_input[0] is not tensor
-            or self._last_input[1] is not padding
-        ):
-            self._last_rows = self._rows(tensor, site, padding)
-            self._last_input = (tensor, padding)
-        return self._last_rows
+        if self._last is None or self._last[0] is not tensor or self._last[1] is not padding:
+            self._last = tensor, padding, self._rows(tensor, site, padding)
+        return self._last[2]
 
     def gradient(self, tensor: Tensor, site: Site) -> Tensor:
         """The gradient of a layer's output as (B, T, out)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autopeft.extension import Batch, Score, Task
+from autopeft.model import note_flags
 from autopeft.records import Sensitivity, Site
 from autopeft.sensitivity.passes.batches import BatchRunner
 from autopeft.sensitivity.passes.halves import SplitHalves
@@ -57,14 +58,17 @@ def measure(
     started = time.perf_counter()
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
     halves = SplitHalves(scores, measured, seed=seed)
-    scored = ScoredModel(model=model, sites=measured, task=task)
-    runner = BatchRunner(scored, halves, seed=seed)
+    runner = BatchRunner(ScoredModel(model=model, sites=measured, task=task), halves, seed=seed)
     peak_bytes = 0
     if runner.passes:
-        with _frozen(model):
+        put_back = note_flags(model)
+        model.eval().requires_grad_(False)
+        try:
             peak_bytes = _run_until_agreement(runner, halves, batches, model, enough=enough)
-    reached, notes = runner.reached - runner.dropped, list(runner.notes)
-    results = halves.result(sites, dropped=runner.dropped, reached=reached, notes=notes)
+        finally:
+            put_back()
+    reached = runner.reached - runner.dropped
+    results = halves.result(sites, dropped=runner.dropped, reached=reached, notes=runner.notes)
     names = [site.name for site in measured] if runner.passes else []
     return Sensitivity(
         scores=results,
@@ -73,7 +77,7 @@ def measure(
         seconds=time.perf_counter() - started,
         peak_bytes=peak_bytes,
         unreachable=tuple(name for name in names if name not in reached),
-        notes=tuple(notes),
+        notes=tuple(runner.notes),
     )
 
 
@@ -97,30 +101,7 @@ def _run_until_agreement(
 def _at_least_two(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches; a single batch of more than one example comes in two halves."""
     stream = iter(batches)
-    first = next(stream, None)
-    if first is None:
-        return
-    second = next(stream, None)
-    if second is None:
-        yield from split_in_half(first) if len(first["labels"]) > 1 else [first]
-        return
-    yield first
-    yield second
-    yield from stream
-
-
-@contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode with every weight frozen, and restore modes and flags afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    first = list(itertools.islice(stream, 2))
+    if len(first) == 1 and len(first[0]["labels"]) > 1:
+        first = [*split_in_half(first[0])]
+    return itertools.chain(first, stream)

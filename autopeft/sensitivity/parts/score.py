@@ -1,0 +1,99 @@
+"""The record of an importance score; its reducers: sums over batches, and values that need no batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopeft.extension import Reducer
+from autopeft.records import Site
+
+Tensors = tuple[Tensor, ...]
+Term = Callable[[Site, nn.Module, Tensor, Tensor], "Tensor | Tensors | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteScore:
+    """A score as `extension.Score` has it; `make_reducer` gets the sites and the seed."""
+
+    name: str
+    summary: str
+    unit: str
+    labels: str
+    make_reducer: Callable[[Sequence[Site], int], Reducer]
+
+    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
+        """A fresh reducer; the same seed draws the same random matrices."""
+        return self.make_reducer(sites, seed)
+
+
+def mean(sums: Tensors, n_examples: int) -> float:
+    """The sum per example."""
+    return float(sums[0]) / n_examples
+
+
+@dataclass
+class Sums:
+    """Adds up what a function of site, module, inputs and gradient gives for each batch.
+
+    `term` gives a number, shape (), which is summed in fp64; or several tensors, summed as they are; or None
+    where the score does not measure the site. `value` and `profile` (None: no profiles) are computed from a
+    site's sums and the number of examples. `projections` are tensors that `term` keeps beside the sums; the
+    pass counts them as memory.
+    """
+
+    term: Term
+    value: Callable[[Tensors, int], float] = mean
+    profile: Callable[[Tensors, int], tuple[float, ...]] | None = None
+    projections: Mapping[Any, Tensor] | None = None
+    sums: dict[str, Tensors] = field(default_factory=dict)
+
+    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+        """Count one batch at one site."""
+        term = self.term(site, module, inputs, gradient)
+        if term is not None:
+            self._add(site.name, (term.double(),) if isinstance(term, Tensor) else term)
+
+    def add(self, other: Any) -> None:
+        """Merge another reducer's sums into these."""
+        for name, sums in other.sums.items():
+            self._add(name, sums)
+
+    def values(self, n_examples: int) -> dict[str, float]:
+        """Site name -> value."""
+        return {name: self.value(sums, n_examples) for name, sums in self.sums.items()}
+
+    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
+        """Site name -> profile."""
+        if self.profile is None:
+            return {}
+        return {name: self.profile(sums, n_examples) for name, sums in self.sums.items()}
+
+    def _add(self, name: str, terms: Tensors) -> None:
+        before = self.sums.get(name)
+        self.sums[name] = terms if before is None else tuple(map(torch.add, before, terms))
+
+
+@dataclass
+class FixedValues:
+    """Values of a score that looks at no example."""
+
+    value_by_site: dict[str, float]
+
+    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+        """Count nothing."""
+
+    def add(self, other: Any) -> None:
+        """Merge nothing."""
+
+    def values(self, n_examples: int) -> dict[str, float]:
+        """Site name -> value."""
+        return self.value_by_site
+
+    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
+        """No profiles."""
+        return {}
