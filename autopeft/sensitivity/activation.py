@@ -87,5 +87,5 @@ PART = SiteScore(
     summary=f"share of the inputs' second moment in its {_VALUE_RANK} largest directions",
     unit="share, in [0, 1]",
     labels="inputs",
-    make_reducer=_reducer,
+    reducer=_reducer,
 )

@@ -24,5 +24,5 @@ PART = SiteScore(
     summary="trace of the empirical Fisher of the biases",
     unit="(loss per unit of bias) squared",
     labels="true",
-    make_reducer=lambda sites, seed: Sums(_term),
+    reducer=lambda sites, seed: Sums(_term),
 )

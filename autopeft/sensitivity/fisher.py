@@ -16,5 +16,5 @@ PART = SiteScore(
     summary="trace of the empirical Fisher (summed squared per-example gradients)",
     unit="(loss per unit of weight) squared",
     labels="true",
-    make_reducer=fisher_reducer,
+    reducer=fisher_reducer,
 )

@@ -19,5 +19,5 @@ PART = SiteScore(
     summary="trace of the Fisher (labels drawn from the model's predictions)",
     unit="(loss per unit of weight) squared",
     labels="sampled",
-    make_reducer=fisher_reducer,
+    reducer=fisher_reducer,
 )

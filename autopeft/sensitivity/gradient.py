@@ -33,5 +33,5 @@ PART = SiteScore(
     summary="summed |weight × gradient|",
     unit="loss",
     labels="true",
-    make_reducer=lambda sites, seed: Sums(_term),
+    reducer=lambda sites, seed: Sums(_term),
 )

@@ -29,5 +29,5 @@ PART = SiteScore(
     summary="norm of the batches' gradients",
     unit="loss per unit of weight",
     labels="true",
-    make_reducer=lambda sites, seed: Sums(_term, value=lambda sums, n: math.sqrt(mean(sums, n))),
+    reducer=lambda sites, seed: Sums(_term, value=lambda sums, n: math.sqrt(mean(sums, n))),
 )

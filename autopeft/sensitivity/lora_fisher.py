@@ -54,5 +54,5 @@ PART = SiteScore(
     summary="trace of the empirical Fisher of LoRA's B at its start",
     unit="(loss per unit of weight) squared",
     labels="true",
-    make_reducer=_reducer,
+    reducer=_reducer,
 )

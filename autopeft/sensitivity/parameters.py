@@ -18,5 +18,5 @@ PART = SiteScore(
     summary="the number of weights (null)",
     unit="weights",
     labels="none",
-    make_reducer=lambda sites, seed: FixedValues({site.name: float(_n_weights(site)) for site in sites}),
+    reducer=lambda sites, seed: FixedValues({site.name: float(_n_weights(site)) for site in sites}),
 )

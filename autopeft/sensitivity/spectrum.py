@@ -43,7 +43,8 @@ class _Sketches:
         if site.kind == "norm":
             parts = norm_gradients(module, inputs, gradient)
             return (torch.cat([part.sum(dim=0) for part in parts])[None],)
-        if _is_small(site):
+        n_in, n_out = site.in_features, site.out_features
+        if n_in * n_out <= _RANGE * n_out + _CORANGE * n_in:  # the sketches would be larger than G
             return (summed_product(gradient, inputs),)
         left = gradient.flatten(0, 1)
         corange = (left @ self._projection("out", gradient)).T @ inputs.flatten(0, 1)
@@ -74,11 +75,6 @@ class _Sketches:
         return self.projections[side, size]
 
 
-def _is_small(site: Site) -> bool:
-    n_in, n_out = site.in_features, site.out_features
-    return n_in * n_out <= _RANGE * n_out + _CORANGE * n_in
-
-
 def _reducer(sites: Sequence[Site], seed: int) -> Sums:
     sketches = _Sketches(seed)
     return Sums(
@@ -91,5 +87,5 @@ PART = SiteScore(
     summary="energy of the mean gradient, and what each rank of an update holds of it",
     unit="(loss per unit of weight) squared",
     labels="true",
-    make_reducer=_reducer,
+    reducer=_reducer,
 )

@@ -7,5 +7,5 @@ PART = SiteScore(
     summary="the same everywhere (null)",
     unit="1",
     labels="none",
-    make_reducer=lambda sites, seed: FixedValues({site.name: 1.0 for site in sites}),
+    reducer=lambda sites, seed: FixedValues({site.name: 1.0 for site in sites}),
 )

@@ -22,15 +22,13 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     """`pixel_values` (channels, height, width) per image, or its file where the pixels would not fit."""
     files: list[ImageFile] = [file for (file,) in inputs]
     is_kept = _pixels(files[:1], tokenizer)[0].numel() * len(files) <= _MAX_KEPT
-    examples: list[Example] = []
-    for start in range(0, len(files), _CHUNK):
-        chunk = files[start : start + _CHUNK]
-        if is_kept:
-            examples += [{"pixel_values": pixels} for pixels in _pixels(chunk, tokenizer)]
-        else:
-            for file in chunk:
-                file.load()  # raises now, and not in the middle of a training run
-            examples += [{"file": file, "processor": tokenizer} for file in chunk]
+    if is_kept:
+        chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+        examples = [{"pixel_values": pixels} for chunk in chunks for pixels in _pixels(chunk, tokenizer)]
+    else:
+        for file in files:
+            file.load()  # raises now, and not in the middle of a training run
+        examples = [{"file": file, "processor": tokenizer} for file in files]
     return Encoded(examples=tuple(examples), labels=tuple(labels))
 
 

@@ -28,7 +28,6 @@ _BILOU_TO_IOBES = str.maketrans("LU", "ES")
 _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
 
 Tags = Sequence[Sequence[int]]  # of each example, the tag of each token that counts
-Entities = set[tuple[str, int, int]]  # type, first token, last token
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ class TokenClassification:
                     counts[row, types.index(kind), column] += n
         return counts
 
-    def _entities(self, tags: Sequence[int]) -> Entities:
+    def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
+        """Type, first token and last token of each entity."""
         names = [self.target.names[tag] for tag in tags]
         return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
 

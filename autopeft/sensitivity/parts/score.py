@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +18,13 @@ Term = Callable[[Site, nn.Module, Tensor, Tensor], "Tensor | Tensors | None"]
 
 @dataclass(frozen=True, kw_only=True)
 class SiteScore:
-    """A score as `extension.Score` has it; `make_reducer` gets the sites and the seed."""
+    """A score as `extension.Score` has it; `reducer` is called with the sites and `seed=`."""
 
     name: str
     summary: str
     unit: str
     labels: str
-    make_reducer: Callable[[Sequence[Site], int], Reducer]
-
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """A fresh reducer; the same seed draws the same random matrices."""
-        return self.make_reducer(sites, seed)
+    reducer: Callable[..., Reducer]
 
 
 def mean(sums: Tensors, n_examples: int) -> float:

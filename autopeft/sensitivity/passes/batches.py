@@ -56,21 +56,14 @@ class BatchRunner:
         if labels == "sampled":
             logits, task = _predictions(self._scored, batch), self._scored.task
             batch = with_drawn_labels(batch, logits, task=task, seed=self._seed, index=index)
-        of_inputs, of_gradients = self._reducers(labels, index % 2)
+        reducers = self._reducers(labels, index % 2)
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
             part, seen = to_do.pop()
             if self._max_examples is not None and len(part["labels"]) > self._max_examples:
                 to_do += [(half, seen) for half in split_in_half(part)[::-1]]
                 continue
-            visit = Visit(
-                self._scored,
-                part,
-                of_inputs=of_inputs,
-                of_gradients=of_gradients,
-                seen=seen,
-                counter=self._counter(part),
-            )
+            visit = Visit(self._scored, part, reducers=reducers, seen=seen, counter=self._counter(part))
             if self._succeeds(visit, part, index=index):
                 self.reached |= visit.reached
             else:
@@ -115,15 +108,16 @@ class BatchRunner:
                 f"Memory ran out at {n_examples} examples at once; went on with {self._max_examples}."
             )
             return
-        kept = tuple(site for site in self._scored.sites if site.kind != "parameter")
-        if len(kept) == len(self._scored.sites):
+        sites = self._scored.sites
+        self.dropped = frozenset(site.name for site in sites if site.kind == "parameter")
+        if not self.dropped:
             reason = first_line_of(error)
             raise SpecError(
                 f"One example of batch {index + 1} does not fit into memory ({reason}); "
                 "lower --max-length, or use a smaller base model."
             ) from error
-        self.dropped = frozenset(site.name for site in self._scored.sites) - {site.name for site in kept}
-        self._scored = replace(self._scored, sites=kept)
+        kept_sites = tuple(site for site in sites if site.kind != "parameter")
+        self._scored = replace(self._scored, sites=kept_sites)
         self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
 
     def _counter(self, part: Batch) -> SavedBytes | None:

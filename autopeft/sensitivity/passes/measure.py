@@ -40,7 +40,7 @@ def measure(
     the number of examples has doubled; the pass ends where all scores agree by `enough`.
 
     Args:
-        scores: What to measure.
+        scores: Which scores.
         model: Any mode; run in eval mode. Mode, hooks, gradients, flags and weights are left as found.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
         sites: Where; those of the kind `model` score 0.
@@ -62,7 +62,7 @@ def measure(
     peak_bytes = 0
     if runner.passes:
         put_back = note_flags(model)
-        model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False).zero_grad()
         try:
             peak_bytes = _run_until_agreement(runner, halves, batches, model, enough=enough)
         finally:

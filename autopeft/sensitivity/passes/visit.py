@@ -38,10 +38,10 @@ class ScoredModel:
 class Visit:
     """One batch's forward and backward pass.
 
-    `of_inputs` are the reducers that get each site's input alone, `of_gradients` those that get the gradient
-    too. A site that the model calls more than once in a forward pass (ALBERT's) is handed over once, its
-    calls joined along T. `seen` grows as sites are handed over: after memory ran out, the next visit of the
-    same examples starts from it and counts nothing twice.
+    The first `reducers` get each site's input alone, the second ones the gradient too. A site that the model
+    calls more than once in a forward pass (ALBERT's) is handed over once, its calls joined along T. `seen`
+    grows as sites are handed over: after memory ran out, the next visit of the same examples starts from it
+    and counts nothing twice.
     """
 
     def __init__(
@@ -49,14 +49,12 @@ class Visit:
         scored: ScoredModel,
         batch: Batch,
         *,
-        of_inputs: Sequence[Reducer],
-        of_gradients: Sequence[Reducer],
+        reducers: tuple[Sequence[Reducer], Sequence[Reducer]],
         seen: frozenset[Seen],
         counter: SavedBytes | None,
     ) -> None:
-        self._scored, self._batch = scored, batch
-        self._of_inputs, self._of_gradients = of_inputs, of_gradients
-        self._counter = counter
+        self._scored, self._batch, self._counter = scored, batch, counter
+        self._of_inputs, self._of_gradients = reducers
         weights = example_weights(batch, scored.task)
         self._layout = Layout(scored.model, batch, weights=weights, time_first_sites=scored.time_first_sites)
         self._n_calls: Counter[Site] = Counter()
@@ -68,10 +66,9 @@ class Visit:
         self.held_bytes = 0
 
     def run(self) -> float:
-        """The batch's mean loss, after a forward pass and, for `of_gradients`, a backward pass.
+        """The batch's mean loss, after a forward and, for reducers of gradients, a backward pass.
 
-        Raises:
-            AmbiguousShapeError: It must be known which sites are time-first.
+        AmbiguousShapeError is raised where it must be known which sites are time-first.
         """
         model, task = self._scored.model, self._scored.task
         with _watching(self._scored, self._on_call), contextlib.ExitStack() as gradients:
@@ -126,14 +123,11 @@ class Visit:
         if len(pairs) == 1:
             self._reduce(site, module, *pairs[0])
             return
-        inputs, gradients = zip(*pairs, strict=True)
-        is_routed = len({len(rows) for rows in inputs}) > 1
+        is_routed = len({len(inputs) for inputs, _ in pairs}) > 1
         if is_routed:
-            inputs, gradients = (
-                tuple(rows.reshape(-1, 1, rows.shape[-1]) for rows in calls) for calls in (inputs, gradients)
-            )
-        along = 0 if is_routed else 1
-        self._reduce(site, module, torch.cat(inputs, along), torch.cat(gradients, along))
+            pairs = [(x.reshape(-1, 1, x.shape[-1]), g.reshape(-1, 1, g.shape[-1])) for x, g in pairs]
+        inputs, gradient = (torch.cat(calls, 0 if is_routed else 1) for calls in zip(*pairs, strict=True))
+        self._reduce(site, module, inputs, gradient)
 
     def _reduce(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         self.reached.add(site.name)
@@ -214,7 +208,6 @@ def _gradient_of(
         assert gradient is not None
         reduce(site, module, weight.detach(), gradient.detach().float())
 
-    before, parameter.grad = parameter.grad, None
     parameter.requires_grad_(True)
     hook = parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
     try:
@@ -222,4 +215,3 @@ def _gradient_of(
     finally:
         hook.remove()
         parameter.requires_grad_(False)
-        parameter.grad = before

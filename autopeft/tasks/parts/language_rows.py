@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from autopeft.errors import DataError
@@ -64,17 +65,13 @@ def encode_completions(
             "The rows are chats, but the tokenizer of the base model has no chat template; use an instruct "
             "model, or rows with a prompt and a completion."
         )
-    encode_pair = _encode_chat if tokenizer.chat_template else _encode_plain
-    pairs = [
-        encode_pair(prompt, completion, tokenizer, is_chat=is_chat)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    longest = max((len(prompt) + len(completion) for prompt, completion in pairs), default=0)
+    encode_pair = partial(_encode_chat, is_chat=is_chat) if tokenizer.chat_template else _encode_plain
+    rows = zip(prompts, completions, strict=True)
+    pairs = [encode_pair(prompt, completion, tokenizer) for prompt, completion in rows]
     cut_pairs = [_cut_pair(prompt, completion, max_length) for prompt, completion in pairs]
-    n_rows = len(pairs)
+    n_rows, longest = len(pairs), max((len(prompt) + len(answer) for prompt, answer in pairs), default=0)
     both = list(zip(pairs, cut_pairs, strict=True))
-    n_prompts = sum(len(cut) < len(prompt) for (prompt, _), (cut, _) in both)
-    n_completions = sum(len(cut) < len(completion) for (_, completion), (_, cut) in both)
+    n_prompts, n_completions = (sum(len(cut[i]) < len(pair[i]) for pair, cut in both) for i in (0, 1))
     if 2 * n_prompts > n_rows:
         raise DataError(
             f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
@@ -113,16 +110,13 @@ def _encode_chat(
             "The chat template of the base model writes a prompt differently once it is answered, so that "
             "prompt and completion cannot be told apart; use rows with a plain text, or another base model."
         )
-    ids = [
-        tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-        for part in (before, text[len(before) :])
-    ]
+    parts = [before, text[len(before) :]]
+    ids = tokenizer(parts, add_special_tokens=False, verbose=False)["input_ids"]
     return ids[0], ids[1]
 
 
-def _encode_plain(
-    prompt: str, completion: str, tokenizer: Any, *, is_chat: bool
-) -> tuple[list[int], list[int]]:
+def _encode_plain(prompt: str, completion: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The prompt's tokens up to where the completion begins, and those of the completion with an end."""
     seam = "" if prompt[-1:].isspace() or completion[:1].isspace() else "\n"
     before = list(tokenizer(prompt + seam, verbose=False)["input_ids"])
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id}
