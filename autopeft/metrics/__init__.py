@@ -3,7 +3,14 @@
 For a metric that is no mean of examples, `jackknife` makes the scores from a plain function.
 """
 
-from autopeft.metrics.parts.example_scores import f1_of_counts, jackknife, pseudo_values, ratio_scores
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
+from autopeft.metrics.parts.label_metric import (
+    Floats,
+    LabelMetric,
+    Scored,
+    f1_of_counts,
+    jackknife,
+    pseudo_values,
+    ratio_scores,
+)
 
 __all__ = ["Floats", "LabelMetric", "Scored", "f1_of_counts", "jackknife", "pseudo_values", "ratio_scores"]

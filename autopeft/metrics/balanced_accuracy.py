@@ -10,8 +10,7 @@ from functools import partial
 
 from sklearn.metrics import balanced_accuracy_score
 
-from autopeft.metrics.parts.example_scores import score_by_cells
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, score_by_cells
 
 
 def _balanced_accuracy(truth: Floats, guesses: Floats, *, sample_weight: Floats) -> float:

@@ -1,7 +1,6 @@
 """Exact match: the share of examples all of whose labels are right."""
 
-from autopeft.metrics.parts.example_scores import mean_of
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(
     name="exact-match",

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import f1_score
 
-from autopeft.metrics.parts.example_scores import f1_of_counts, pseudo_values, score_f1_of_labels
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric, Scored
+from autopeft.metrics.parts.label_metric import (
+    Floats,
+    LabelMetric,
+    Scored,
+    f1_of_counts,
+    pseudo_values,
+    score_f1_of_labels,
+)
 
 
 def _score(truth: Floats, guesses: Floats) -> Scored:

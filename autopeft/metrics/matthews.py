@@ -4,7 +4,6 @@ from functools import partial
 
 from sklearn.metrics import matthews_corrcoef
 
-from autopeft.metrics.parts.example_scores import score_by_cells
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, score_by_cells
 
 PART = LabelMetric(name="matthews", kinds=("class",), score=partial(score_by_cells, matthews_corrcoef))

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from autopeft.metrics.parts.example_scores import mean_of
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(
     name="mean-absolute-error",

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from autopeft.metrics.parts.example_scores import score_f1_of_labels
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, score_f1_of_labels
 
 PART = LabelMetric(
     name="micro-f1",

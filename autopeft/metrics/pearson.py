@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from autopeft.metrics.parts.example_scores import jackknife, pearson
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, jackknife, pearson
 
 PART = LabelMetric(
     name="pearson", kinds=("number",), score=partial(jackknife, pearson), default_for=("number",)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from autopeft.metrics.parts.example_scores import jackknife, pearson, spearman
-from autopeft.metrics.parts.label_metric import Floats, LabelMetric
+from autopeft.metrics.parts.label_metric import Floats, LabelMetric, jackknife, pearson, spearman
 
 
 def _mean_correlation(truth: Floats, guesses: Floats) -> float:

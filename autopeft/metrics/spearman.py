@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from autopeft.metrics.parts.example_scores import jackknife, spearman
-from autopeft.metrics.parts.label_metric import LabelMetric
+from autopeft.metrics.parts.label_metric import LabelMetric, jackknife, spearman
 
 PART = LabelMetric(name="spearman", kinds=("number",), score=partial(jackknife, spearman))

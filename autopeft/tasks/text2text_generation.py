@@ -8,9 +8,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
-from autopeft.tasks.parts.answers import generate_greedily
 from autopeft.tasks.parts.batches import split_rows, without_labels
-from autopeft.tasks.parts.writing import WritingTask
+from autopeft.tasks.parts.writing import WritingTask, generate_greedily
 
 
 def _encode(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
-from autopeft.metrics import Scored, f1_of_counts, pseudo_values
+from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, pad, pad_features, split_rows
 from autopeft.tasks.parts.targets import require_kind, require_metric
@@ -26,8 +26,6 @@ _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
 _BILOU_TO_IOBES = str.maketrans("LU", "ES")
 _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
-
-Tags = Sequence[Sequence[int]]  # of each example, the tag of each token that counts
 
 
 @dataclass(frozen=True)
@@ -96,30 +94,26 @@ class TokenClassification:
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over tokens, and one score per example, without gradients."""
         counts = TokenCounts()
-        truth: list[list[int]] = []
-        guesses: list[list[int]] = []
+        rows: list[tuple[list[int], list[int]]] = []  # true and guessed tags of an example's tokens
         with torch.inference_mode():
             for batch in batches:
                 logits, labels = logits_of(model, batch), batch["labels"]
                 counts.add(logits, labels)
-                for row, tags in zip(logits.argmax(dim=-1), labels, strict=True):
-                    truth.append(tags[tags != IGNORED].tolist())
-                    guesses.append(row[tags != IGNORED].tolist())
+                for guesses, tags in zip(logits.argmax(dim=-1), labels, strict=True):
+                    is_counted = tags != IGNORED
+                    rows.append((tags[is_counted].tolist(), guesses[is_counted].tolist()))
         if self.metric == TOKEN_ACCURACY:
             return counts.evaluation(self.metric)
-        metric, scores = self._score_entities(truth, guesses)
+        entities = self._count_entities(rows)
+        if self.metric == _ENTITY_F1:
+            entities = entities.sum(axis=1, keepdims=True)
+        metric = float(_mean_f1(entities.sum(axis=0)))
+        scores = pseudo_values(metric, _mean_f1(entities.sum(axis=0) - entities))
         return Evaluation(metric=metric, loss=counts.mean_loss, example_scores=scores)
 
-    def _score_entities(self, truth: Tags, guesses: Tags) -> Scored:
-        counts = self._count_entities(truth, guesses)
-        if self.metric == _ENTITY_F1:
-            counts = counts.sum(axis=1, keepdims=True)
-        value = float(_mean_f1(counts.sum(axis=0)))
-        return value, pseudo_values(value, _mean_f1(counts.sum(axis=0) - counts))
-
-    def _count_entities(self, truth: Tags, guesses: Tags) -> Any:
+    def _count_entities(self, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
         """Right, true and guessed entities, shape (N, types, 3), over the types that occur anywhere."""
-        pairs = [[self._entities(tags) for tags in rows] for rows in zip(truth, guesses, strict=True)]
+        pairs = [[self._entities(tags) for tags in row] for row in rows]
         types = sorted({kind for pair in pairs for entities in pair for kind, _, _ in entities}) or [""]
         counts = np.zeros((len(pairs), len(types), 3))
         for row, (true, guessed) in enumerate(pairs):

@@ -1,4 +1,1 @@
-"""What the metrics share: their record, and the functions that score examples.
-
-Inside the folder each file imports only from those before it: label_metric → example_scores.
-"""
+"""What the metrics share: their record, and the functions that score examples."""

@@ -1,12 +1,23 @@
-"""The record of a metric of labels, and the types of what it is computed from."""
+"""The record of a metric of labels, and metrics with one score per example whose mean is the metric.
+
+Metrics that are no means of examples get pseudo-values: that of example i is N θ - (N - 1) θ without i, and
+their variance over N estimates that of θ. Here all are shifted by the same amount, so that their mean is θ
+itself and not its bias-corrected value.
+
+Source:
+    Tukey 1958; Efron & Stein 1981, Annals of Statistics 9:586, on the variance. The shift is ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import f1_score
 
 Floats = npt.NDArray[np.float64]
 Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example with the metric as their mean
@@ -23,3 +34,101 @@ class LabelMetric:
     greater_is_better: bool = True
     is_share: bool = False
     score_span: float | None = None
+
+
+def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
+    """The metric that is the mean of its examples' scores (N,), numbers or booleans."""
+    scores = scores.astype(float)
+    return float(scores.mean()), tuple(scores.tolist())
+
+
+def pseudo_values(metric: float, without: npt.ArrayLike) -> tuple[float, ...]:
+    """One number per example; their mean is the metric.
+
+    Args:
+        metric: Of all examples.
+        without: The metric without example i, shape (N,).
+
+    Example:
+        >>> pseudo_values(2.0, [2.5, 2.0, 1.5])  # a mean of 1, 2 and 3
+        (1.0, 2.0, 3.0)
+    """
+    left_out = np.asarray(without, dtype=float)
+    shifted = metric + (len(left_out) - 1) * (left_out.mean() - left_out)
+    return tuple(shifted.tolist())
+
+
+def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tuple[float, ...]:
+    """Scores of a ratio θ of two sums, such as a mean over tokens, by its first-order expansion.
+
+    Example i scores θ + N / Σd (n_i - θ d_i); the mean of the scores is exactly θ.
+
+    Example:
+        >>> ratio_scores([1.0, 3.0], [1, 1])
+        (1.0, 3.0)
+    """
+    n, d = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    ratio = n.sum() / d.sum()
+    return tuple((ratio + len(n) / d.sum() * (n - ratio * d)).tolist())
+
+
+def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesses: Floats) -> Scored:
+    """A metric and its pseudo-values, by leaving out each example in turn; equal examples are left out once.
+
+    Args:
+        function: Truth and guesses -> the metric.
+        truth: Shape (N,) or (N, C).
+        guesses: The same shape.
+
+    Example:
+        >>> jackknife(lambda t, g: float((t == g).mean()), np.array([0.0, 1.0]), np.array([0.0, 0.0]))
+        (0.5, (1.0, 0.0))
+    """
+    pairs = np.concatenate([truth.reshape(len(truth), -1), guesses.reshape(len(truth), -1)], axis=1)
+    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    rows = np.arange(len(truth))
+    without = np.array([function(truth[rows != i], guesses[rows != i]) for i in first])
+    value = float(function(truth, guesses))
+    return value, pseudo_values(value, without[group.reshape(-1)])
+
+
+def score_by_cells(function: Callable[..., float], truth: Floats, guesses: Floats) -> Scored:
+    """A metric of the confusion matrix of classes (N,): one example of each cell is left out.
+
+    `function` takes truth, guesses and `sample_weight`, as scikit-learn's metrics do.
+    """
+    cells, cell_of, counts = np.unique(
+        np.stack([truth, guesses]), axis=1, return_inverse=True, return_counts=True
+    )
+    value = float(function(*cells, sample_weight=counts))
+    one_less = counts - np.eye(len(counts), dtype=counts.dtype)
+    without = np.array([function(*cells, sample_weight=weights) for weights in one_less])
+    return value, pseudo_values(value, without[cell_of.reshape(-1)])
+
+
+def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Scored:
+    """Truth and guesses (N, C), 0 or 1; `average` is macro or micro; a label that never occurs has F1 0."""
+    value = float(f1_score(truth, guesses, average=average, zero_division=0.0))
+    hits, both = truth * guesses, truth + guesses
+    if average == "micro":
+        hits, both = hits.sum(axis=1, keepdims=True), both.sum(axis=1, keepdims=True)
+    without = f1_of_counts(hits.sum(axis=0) - hits, both.sum(axis=0) - both)
+    return value, pseudo_values(value, without.mean(axis=1))
+
+
+def f1_of_counts(hits: Any, both: Any) -> Floats:
+    """F1 from the number of hits and of true and guessed labels together; 0 where there are no labels."""
+    f1: Floats = np.divide(2 * hits, both, out=np.zeros(np.shape(both)), where=both > 0)
+    return f1
+
+
+def pearson(truth: Floats, guesses: Floats) -> float:
+    """Pearson's correlation of numbers, in [-1, 1]; 0 where one side is constant."""
+    if np.ptp(truth) == 0 or np.ptp(guesses) == 0:
+        return 0.0
+    return float(np.corrcoef(truth, guesses)[0, 1])
+
+
+def spearman(truth: Floats, guesses: Floats) -> float:
+    """Spearman's correlation of numbers, in [-1, 1]; 0 where one side is constant."""
+    return pearson(stats.rankdata(truth), stats.rankdata(guesses))

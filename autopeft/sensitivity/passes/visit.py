@@ -24,15 +24,12 @@ Seen = tuple[int, str, int]  # which reducer has seen which site, and which call
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredModel:
-    """A model with the sites to score, and the task that gives the loss.
-
-    `time_first_sites` names the sites whose layers see (T, B, features); None: not known yet.
-    """
+    """A model with the sites to score, and the task that gives the loss."""
 
     model: nn.Module
     sites: tuple[Site, ...]
     task: Task
-    time_first_sites: frozenset[str] | None = None
+    time_first_sites: frozenset[str] | None = None  # whose layers see (T, B, features); None: not known yet
 
 
 class Visit:
@@ -172,7 +169,11 @@ def _watching(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, site: Site
     ) -> Tensor | None:
         inputs = args[0] if args else next(iter(kwargs.values()))
-        return on_call(site, module, inputs, output) if _fits(site, inputs, output) else None
+        are_tensors = isinstance(inputs, Tensor) and isinstance(output, Tensor)
+        if not are_tensors or inputs.ndim < 2 or not output.is_floating_point():
+            return None
+        has_features = (inputs.shape[-1], output.shape[-1]) == (site.in_features, site.out_features)
+        return on_call(site, module, inputs, output) if has_features else None
 
     with contextlib.ExitStack() as hooks:
         for site in scored.sites:
@@ -181,14 +182,6 @@ def _watching(
                 handle = module.register_forward_hook(partial(hook, site=site), with_kwargs=True)
                 hooks.callback(handle.remove)
         yield
-
-
-def _fits(site: Site, inputs: Any, output: Any) -> bool:
-    """Whether a call's input and output have the site's numbers of features, as their last dimension."""
-    if not isinstance(inputs, Tensor) or not isinstance(output, Tensor):
-        return False
-    has_features = inputs.shape[-1] == site.in_features and output.shape[-1] == site.out_features
-    return inputs.ndim > 1 and has_features and output.is_floating_point()
 
 
 @contextlib.contextmanager

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from autopeft.data import ReadRows, read_language
-from autopeft.errors import DataError
+from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.answers import find_answer, require_answers, require_pattern
 from autopeft.tasks.parts.batches import IGNORED, Rows, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
@@ -42,7 +44,6 @@ class WritingTask:
     predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
     read_rows: ReadRows = read_language
-    metrics: tuple[str, ...] = tuple(TOKEN_METRICS)  # the default first
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
     tokenizer: Any = field(default=None, repr=False, compare=False)
@@ -52,6 +53,7 @@ class WritingTask:
         """The metric that the user chose, else the default."""
         return self.spec.metric or self.metrics[0]
 
+    metrics = tuple(TOKEN_METRICS)  # the default first
     greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
     is_share = property(lambda self: TOKEN_METRICS[self.metric].is_share)
     score_span = property(lambda self: TOKEN_METRICS[self.metric].score_span)
@@ -66,13 +68,13 @@ class WritingTask:
                 f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
                 f"{target.kind}; set --metric {self.metrics[0]}."
             )
-        require_pattern(spec.answer_pattern)
+        _require_pattern(spec.answer_pattern)
         return task
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Token features and labels of at most `max_length` tokens each."""
         if self.metric == EXACT_MATCH:
-            require_answers(labels, self.spec.answer_pattern)
+            _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
         return self.encode_texts(self.target.kind, texts, labels, tokenizer, max_length)
 
@@ -99,5 +101,42 @@ class WritingTask:
         texts = self.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
         ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        answers = [[find_answer(text, self.spec.answer_pattern) for text in rows] for rows in (texts, truths)]
-        return [float(answer == truth) for answer, truth in zip(*answers, strict=True)]
+        find = partial(_find_answer, pattern=self.spec.answer_pattern)
+        return [float(find(text) == find(truth)) for text, truth in zip(texts, truths, strict=True)]
+
+
+def generate_greedily(
+    model: nn.Module, tokenizer: Any, features: Batch, *, n_skipped: int = 0, **config: Any
+) -> list[str]:
+    """What `generate` writes with a config, as texts without their first `n_skipped` tokens."""
+    greedy = GenerationConfig(do_sample=False, **config)
+    ids = cast(Any, model).generate(**features, generation_config=greedy)
+    return cast("list[str]", tokenizer.batch_decode(ids[:, n_skipped:], skip_special_tokens=True))
+
+
+def _require_pattern(pattern: str | None) -> None:
+    """Raise SpecError where `task.answer_pattern` is no regular expression."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise SpecError(
+            f"task.answer_pattern {pattern!r} is no regular expression ({error}); correct it or leave it out."
+        ) from error
+
+
+def _find_answer(text: str, pattern: str | None) -> str | None:
+    """The first group of the first match, or the match; the whole text without a pattern; None: no match."""
+    if pattern is None:
+        return text.strip()
+    match = re.search(pattern, text)
+    return None if match is None else match[1 if match.re.groups else 0].strip()
+
+
+def _require_answers(completions: Sequence[str], pattern: str | None) -> None:
+    """Raise DataError where a true completion has no answer that a generated one could be compared with."""
+    missing = [text for text in completions if not _find_answer(text, pattern)]
+    if missing:
+        raise DataError(
+            f"task.answer_pattern finds no answer in {len(missing)} of {len(completions)} completions, such "
+            f"as {missing[0][-60:]!r}; correct the pattern or the rows."
+        )
