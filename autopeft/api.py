@@ -6,9 +6,9 @@ A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from autopeft import pipeline
 from autopeft.errors import ModelError
 from autopeft.model import require_plain, restoring
 from autopeft.pipeline import Analysis, InMemory, apply, save
-from autopeft.records import IN_MEMORY, Measurement, PlanDocument, RunSpec, SearchResult
-from autopeft.store import by_dotted_name, read_plan, resolve_settings
+from autopeft.records import IN_MEMORY, Measurement, RunSpec, SearchResult
+from autopeft.store import by_dotted_name, resolve_settings
+from autopeft.store import read_plan as load_plan
 
 __all__ = ["Analysis", "analyze", "apply", "load_plan", "save", "search"]
 
@@ -80,20 +81,9 @@ def analyze(
 ) -> Analysis:
     """The sensitivity of every site, and the plan that it suggests; nothing is trained.
 
-    `spec`, `model`, `data` and `tokenizer` are those of `search`.
-
-    Args:
-        spec: Settings as a record or a YAML file.
-        model: Hub id, directory or model object.
-        data: Dataset by name or as an object.
-        tokenizer: The tokenizer of a model object.
-        scores: Names of scores; the first one makes the suggestion.
-        **settings: As for `search`, with two differences. `max_examples` is the number of examples to score,
-            at most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without `out`
-            nothing is written.
-
-    Raises:
-        AutopeftError: As for `search`.
+    The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
+    scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
+    most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
     """
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
@@ -108,36 +98,6 @@ def analyze(
         )
 
 
-def load_plan(path: str | Path) -> PlanDocument:
-    """The plan in a `plan.yaml` or a run's folder, with the model, data and task that it was made for.
-
-    The plan itself is the document's `plan`.
-
-    Raises:
-        SpecError: The file is missing, or holds no plan.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from autopeft.records import DataSpec, ModelSpec, Plan, TaskSpec
-        >>> from autopeft.store import write_plan
-        >>> document = PlanDocument(
-        ...     plan=Plan(adapters=(), learning_rate=0.1, trainable_params=0),
-        ...     model=ModelSpec(id="bert-base-uncased"),
-        ...     data=DataSpec(),
-        ...     task=TaskSpec(),
-        ...     base_params=109_482_240,
-        ...     head_params=1_538,
-        ...     schedule="cosine",
-        ...     seed=0,
-        ... )
-        >>> with TemporaryDirectory() as folder:
-        ...     write_plan(f"{folder}/plan.yaml", document)
-        ...     load_plan(folder) == document
-        True
-    """
-    return read_plan(path)
-
-
 def _resolve(
     spec: RunSpec | str | Path | None,
     settings: Mapping[str, Any],
@@ -146,7 +106,7 @@ def _resolve(
     data: Any,
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """The settings, the names of those that the user gave, and the model and data that are objects."""
+    """The settings, the names of those that the user set, and the model and data that are objects."""
     arguments = by_dotted_name(settings)
     is_module = isinstance(model, nn.Module)
     data_has_name = data is None or isinstance(data, str | Path)
@@ -165,33 +125,25 @@ def _resolve(
         tokenizer=tokenizer,
         data=None if data_has_name else data,
     )
-    request, given = resolve_settings(
-        config=None if spec is None or isinstance(spec, RunSpec) else Path(spec),
-        env={},
-        flags={**_fields(spec), **{name: value for name, value in arguments.items() if value is not None}},
-        assignments=(),
-        origin="argument",
-    )
+    flags, config = {}, None
+    if isinstance(spec, RunSpec):
+        topics = spec.model_dump(exclude_unset=True)
+        flags = {
+            f"{topic}.{name}": value for topic, fields in topics.items() for name, value in fields.items()
+        }
+    elif spec is not None:
+        config = Path(spec)
+    flags |= {name: value for name, value in arguments.items() if value is not None}
+    request, given = resolve_settings(config=config, env={}, flags=flags, assignments=(), origin="argument")
     return request, given, memory
 
 
-def _fields(spec: RunSpec | str | Path | None) -> dict[str, Any]:
-    """Dotted name -> value of the settings that a record sets."""
-    if not isinstance(spec, RunSpec):
-        return {}
-    topics = spec.model_dump(exclude_unset=True)
-    return {f"{topic}.{name}": value for topic, fields in topics.items() for name, value in fields.items()}
-
-
-@contextlib.contextmanager
-def _lent(memory: InMemory) -> Iterator[None]:
-    """Restore a model object at the end of the block."""
+def _lent(memory: InMemory) -> AbstractContextManager[None]:
+    """A context that restores a model object at its end."""
     if memory.model is None:
-        yield
-        return
+        return nullcontext()
     require_plain(memory.model)
-    with restoring(memory.model):
-        yield
+    return restoring(memory.model)
 
 
 class _LogProgress:

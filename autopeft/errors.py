@@ -38,11 +38,8 @@ class UnknownNameError(SpecError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, listed_in: str = "") -> None:
         """List up to 15 known names; of more than 15, list only the 8 nearest of the same topic.
 
-        Args:
-            kind: The noun for what has the name, such as "method" or "setting".
-            name: The name that does not exist. Its topic is the part before the last dot.
-            known: All names that exist.
-            listed_in: The page or command that lists all names, for when the message does not.
+        `kind` is a noun, such as "method". The topic of a name is its part before the last dot. `listed_in`
+        is the page that lists all names.
         """
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
@@ -53,8 +50,8 @@ class UnknownNameError(SpecError):
         if len(names) > 15:  # chosen by hand: more names hide the near ones
             topic = [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]]
             nearest = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
-            place = f"; {listed_in} lists all" if listed_in else ""
-            listed = f"{', '.join(nearest)} and {len(names) - len(nearest)} more{place}"
+            listed = f"{', '.join(nearest)} and {len(names) - len(nearest)} more"
+            listed += f"; {listed_in} lists all" if listed_in else ""
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
 
 

@@ -15,12 +15,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def count_text(count: Count, *, markdown: bool = False) -> str:
-    """A count for people to read and paste, at most 80 columns wide where the model's name is short.
-
-    Args:
-        count: The count of a plan or an adapter.
-        markdown: Whether to write Markdown tables rather than aligned columns.
-    """
+    """A count in columns or Markdown tables, at most 80 characters wide where the model's name is short."""
     table = _markdown if markdown else _aligned
     strong = "**" if markdown else ""
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
@@ -52,8 +47,8 @@ def size(n_bytes: int) -> str:
     return f"{value:.1f} {_UNITS[unit]}" if unit else f"{n_bytes} B"
 
 
-def _roles(count: Count) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _roles(count: Count) -> Sequence[tuple[str, ...]]:
+    rows = []
     for role, params in count.by_role.items():
         low, high = count.ranks.get(role, (0, 0))
         rank = "" if high == 0 else f"{low}" if low == high else f"{low}-{high}"
@@ -61,9 +56,9 @@ def _roles(count: Count) -> list[tuple[str, ...]]:
     return rows
 
 
-def _layers(count: Count) -> list[tuple[str, ...]]:
+def _layers(count: Count) -> Sequence[tuple[str, ...]]:
     """Rows of layers; neighbours with equally many parameters share a row."""
-    rows: list[tuple[str, ...]] = []
+    rows = []
     numbered = [(int(layer), params) for layer, params in count.by_layer.items() if layer.isdigit()]
     runs = groupby(enumerate(numbered), key=lambda item: (item[1][0] - item[0], item[1][1]))
     for (_, each), run in runs:
@@ -81,15 +76,10 @@ def _share(params: int, count: Count) -> str:
 
 def _aligned(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Columns two spaces apart; the first is aligned to the left, the others to the right."""
-    every = [tuple(headers), *rows]
-    widths = [max(len(row[i]) for row in every) for i in range(len(headers))]
-    return [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in every
-    ]
+    every = [headers, *rows]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    form = "  ".join(f"{{:{'>' if i else '<'}{width}}}" for i, width in enumerate(widths))
+    return [form.format(*row) for row in every]
 
 
 def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

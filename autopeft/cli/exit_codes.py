@@ -15,8 +15,6 @@ import typer
 
 from autopeft.errors import AutopeftError
 
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 _STOPPED = "stopped; to continue a run that has measurements: autopeft search --resume --out FOLDER"
 
 
@@ -24,47 +22,39 @@ _STOPPED = "stopped; to continue a run that has measurements: autopeft search --
 def exit_codes(*, quiet: bool = False) -> Iterator[None]:
     """Turn an error of the block into its exit code; warnings and notes go to stderr as plain lines.
 
-    Ctrl-C exits with 130 and SIGTERM with 143; finished measurements are on the disk by then.
+    Libraries may log errors only. Ctrl-C exits with 130 and SIGTERM with 143; finished measurements are on
+    the disk by then.
     """
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
     )
-    _hush_libraries()
+    logging.getLogger("autopeft").setLevel(logging.NOTSET)
+    for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
         sys.stdout.reconfigure(errors="replace")
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
     except AutopeftError as error:
-        _print_error(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _print_error(f"error: {where}{error.strerror or error}.")
+        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
         raise typer.Exit(AutopeftError.exit_code) from error
     except KeyboardInterrupt as error:
-        _print_error(_STOPPED)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+        print(_STOPPED, file=sys.stderr)
+        raise typer.Exit(130) from error
     except SystemExit:  # from _terminated, which prints nothing: it may have interrupted a line on stderr
-        _print_error(_STOPPED)
+        print(_STOPPED, file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_TERMINATED)
-
-
-def _hush_libraries() -> None:
-    """Show only errors of the libraries, and all notes and warnings of autopeft itself."""
-    logging.getLogger("autopeft").setLevel(logging.NOTSET)
-    for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module=name)
-
-
-def _print_error(text: str) -> None:
-    print(text, file=sys.stderr)
+    raise SystemExit(143)

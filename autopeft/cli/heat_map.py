@@ -7,6 +7,7 @@ output cannot show blocks. Each shade or block stands for twice the share of the
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -36,10 +37,7 @@ class Row:
 def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCKS) -> Iterator[Text]:
     """The map of one score, the deepest layer on top, in lines of at most 80 columns.
 
-    Args:
-        sites: All sites; the model as a whole has no cell.
-        score: Values in the order of the sites.
-        blocks: Eight characters that stand beside the numbers, from little to much; empty shades the cells.
+    `blocks` are eight characters that stand beside the numbers, from little to much; empty shades the cells.
     """
     roles, rows = fold(sites, score)
     if not rows:
@@ -50,17 +48,12 @@ def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCK
     yield from (Text(line, style="bold") for line in head)
     top = _top(rows)
     for band in _bands(roles):
-        yield _line("layer", [_short(roles[column]).rjust(_width(roles[column])) for column in band])
+        yield _line("layer", [_heading(roles[column]) for column in band])
         for row in rows:
-            is_margin = row.label == _ALL
+            tops = [0.0 if _ALL in (row.label, roles[column]) else top for column in band]
             cells = [
-                _cell(
-                    row.shares[column],
-                    top=0.0 if is_margin or roles[column] == _ALL else top,
-                    width=_width(roles[column]),
-                    blocks=blocks,
-                )
-                for column in band
+                _cell(row.shares[column], top=top_here, width=_width(roles[column]), blocks=blocks)
+                for column, top_here in zip(band, tops, strict=True)
             ]
             yield _line(row.label, cells)
 
@@ -75,10 +68,9 @@ def fold(sites: Sequence[Site], score: SiteScores) -> tuple[tuple[str, ...], tup
     total = math.fsum(values.values())
     if not 0 < total < math.inf:
         return (), ()
-    by_place: dict[tuple[int | None, str], float] = {}
+    by_place: dict[tuple[int | None, str], float] = defaultdict(float)
     for site, value in values.items():
-        place = site.layer, site.role
-        by_place[place] = by_place.get(place, 0.0) + 100 * value / total
+        by_place[site.layer, site.role] += 100 * value / total
     ordered = sorted(values, key=lambda site: site.layer is None)
     roles = tuple(dict.fromkeys(site.role for site in ordered))
     layers = sorted({layer for layer, _ in by_place if layer is not None})
@@ -124,38 +116,32 @@ def _width(role: str) -> int:
     return min(_MAX_CELL, max(_MIN_CELL, len(role)))
 
 
-def _short(role: str) -> str:
-    return role if len(role) <= _MAX_CELL else role[: _MAX_CELL - 1] + "…"
+def _heading(role: str) -> str:
+    short = role if len(role) <= _MAX_CELL else role[: _MAX_CELL - 1] + "…"
+    return short.rjust(_width(role))
 
 
 def _line(label: str, cells: Sequence[str | Text]) -> Text:
-    line = Text(label.rjust(len(OUTSIDE)))
-    for cell in cells:
-        line.append(" ")
-        line.append(cell)
-    return line
+    return Text.assemble(label.rjust(len(OUTSIDE)), *(part for cell in cells for part in (" ", cell)))
 
 
 def _top(rows: Sequence[Row]) -> float:
     """The largest share in a layer, since a site outside can dwarf all layers; without layers, of all."""
-    inside = [row.shares[:-1] for row in rows if row.label not in (OUTSIDE, _ALL)]
-    shares = [share for layer_shares in inside for share in layer_shares if share is not None]
-    outside = [share for row in rows[:-1] for share in row.shares[:-1] if share is not None]
-    return max(shares, default=0.0) or max(outside)
+    shares = [(row.label, share) for row in rows[:-1] for share in row.shares[:-1] if share is not None]
+    inside = max((share for label, share in shares if label != OUTSIDE), default=0.0)
+    return inside or max(share for _, share in shares)
 
 
 def _cell(share: float | None, *, top: float, width: int, blocks: str) -> str | Text:
     """A share with its shade or block; `top` is the largest share, 0 for a margin without shade."""
     if share is None:
         return " " * width
-    digits = digits_of(top) if top and share < 99.9 else 1
-    if not blocks:
-        level = shade_of(share, top=top, n_shades=len(LIGHT)) if top else 0
-        style = f"{LIGHT[level - 1][1]} on {LIGHT[level - 1][0]}" if level else ""
-        return Text(f"{share:.{digits}f} ".rjust(width), style=style)
-    level = shade_of(share, top=top, n_shades=len(blocks)) if top else 0
-    block = blocks[level - 1] if level else " "
-    return f"{share:.{digits}f} {block}".rjust(width)
+    number = f"{share:.{digits_of(top) if top and share < 99.9 else 1}f}"
+    level = shade_of(share, top=top, n_shades=len(blocks or LIGHT)) if top else 0
+    if blocks:
+        return f"{number} {blocks[level - 1] if level else ' '}".rjust(width)
+    style = f"{LIGHT[level - 1][1]} on {LIGHT[level - 1][0]}" if level else ""
+    return Text(f"{number} ".rjust(width), style=style)
 
 
 def blocks_for(out: Console) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.extension import Method, discover
+
+_COLUMNS, _INDENT = 80, 18
 
 
 def print_json(content: Any) -> None:
@@ -16,32 +21,29 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
-def methods(
-    name: Annotated[
-        str | None, typer.Argument(help="Describe this method in full, with its sources.")
-    ] = None,
-    as_json: opt.Json = False,
-) -> None:
+_Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
+
+
+def methods(name: _Name = None, as_json: opt.Json = False) -> None:
     """List the PEFT methods, or describe one."""
     with exit_codes(quiet=as_json):
-        from autopeft.cli import method_texts, tables
-        from autopeft.extension import discover
+        from autopeft.cli import tables
 
         known = discover("autopeft.methods")
         shown = list(known.values()) if name is None else [known[name]]
         if as_json:
-            print_json({method.name: method_texts.method_json(method) for method in shown})
+            print_json({method.name: _method_json(method) for method in shown})
         elif name is None:
-            tables.print_rows(method_texts.METHOD_COLUMNS, method_texts.method_rows(shown))
+            rows = [(m.name, m.label, m.summary, _yes_or_no(m.merges), _range(m)) for m in shown]
+            tables.print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
         else:
-            print(method_texts.method_text(shown[0]))
+            print(_method_text(shown[0]))
 
 
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(quiet=as_json):
         from autopeft.cli import tables
-        from autopeft.extension import discover
 
         rows = [(exporter.name, exporter.summary) for exporter in discover("autopeft.exports").values()]
         if as_json:
@@ -55,7 +57,6 @@ def spaces(as_json: opt.Json = False) -> None:
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
         from autopeft.cli import tables
-        from autopeft.extension import discover
 
         known = discover("autopeft.methods")
         loaded = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
@@ -64,3 +65,41 @@ def spaces(as_json: opt.Json = False) -> None:
         else:
             rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
             tables.print_rows(("space", "about", "methods and mixes"), rows)
+
+
+def _method_text(method: Method) -> str:
+    """Everything about one method, at most 80 columns wide."""
+    servers = ", ".join(method.servers({}))
+    options = "; ".join(f"{name} {_values(values)}" for name, values in method.choices.items())
+    facts = {
+        "trains": method.summary,
+        "parameters": f"{method.formula}, for a map of n inputs and m outputs",
+        "ranks": "yes" if method.ranked else "none",
+        "identity at start": _yes_or_no(method.identity_at_start),
+        "merges": _yes_or_no(method.merges),
+        "read by": servers or ("peft alone; merge it to serve it" if method.merges else "peft alone"),
+        "learning rates": f"{_range(method)}: {method.learning_rate_source}",
+        "step time": f"{method.step_time:.2f}: {method.step_time_source}",
+        "options": options or "none",
+    }
+    lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
+    wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
+    return "\n".join([f"{method.name}: {method.label}", "", *(line for lines in wrapped for line in lines)])
+
+
+def _method_json(method: Method) -> dict[str, Any]:
+    """Everything about one method, for scripts."""
+    facts = {name: getattr(method, name) for name in Method.__annotations__}
+    return {**facts, "servers": list(method.servers({}))}
+
+
+def _values(values: Iterable[object]) -> str:
+    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+
+
+def _range(method: Method) -> str:
+    return "{:g} … {:g}".format(*method.learning_rate_range)
+
+
+def _yes_or_no(fact: bool) -> str:
+    return "yes" if fact else "no"

@@ -6,16 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 if TYPE_CHECKING:
     from autopeft.records import Measurement
@@ -53,8 +45,8 @@ class Lines:
         """Print one line about a measurement."""
         self.done += 1
         self.best = _lower(self.best, measurement.loss)
-        left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
         best = f"  best {self.best:.4f}" if self.best is not None else ""
+        left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
         count = f"{self.name} {self.done}/{self.total}"
         print(f"{count:<18} {describe(measurement, arm)}{best}{left}", file=sys.stderr, flush=True)
 
@@ -62,50 +54,39 @@ class Lines:
         """Nothing."""
 
 
-@dataclass
 class Live:
     """A bar per phase with the best loss so far, below a line per measurement."""
 
-    console: Console
-    _bars: Progress | None = None
-    _task: TaskID | None = None
-    _best: float | None = None
+    def __init__(self, console: Console) -> None:
+        self._bars = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description:<12}"),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[note]}"),
+            console=console,
+        )
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start the bar of a phase."""
-        bars = self._open()
-        self._best = None
-        self._task = bars.add_task(name, total=n_measurements or None, note="")
+        """Start the bar of a phase; the first phase opens the display."""
+        self._bars.start()
+        self._best: float | None = None
+        self._task = self._bars.add_task(name, total=n_measurements or None, note="")
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Advance the bar, and print one line about a measurement."""
-        bars = self._open()
         self._best = _lower(self._best, measurement.loss)
         best = f"best {self._best:.4f}" if self._best is not None else "none yet"
         left = f", {clock(seconds_left)} left" if seconds_left is not None else ""
-        if self._task is not None:
-            bars.update(self._task, advance=1, note=f"{best}{left}")
+        self._bars.update(self._task, advance=1, note=f"{best}{left}")
         # No markup: an error's text may hold brackets.
-        bars.console.print(describe(measurement, arm), style="dim", markup=False, highlight=False)
+        self._bars.console.print(describe(measurement, arm), style="dim", markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop the display; the bars stay on the screen."""
-        if self._bars is not None:
+        if self._bars.live.is_started:
             self._bars.stop()
-
-    def _open(self) -> Progress:
-        if self._bars is None:
-            self._bars = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<12}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self.console,
-            )
-            self._bars.start()
-        return self._bars
 
 
 def progress_display(*, quiet: bool) -> Silent | Lines | Live:
@@ -121,9 +102,8 @@ def describe(measurement: Measurement, arm: str) -> str:
     plan = measurement.plan
     label = arm.rpartition(": ")[2] if len(arm) > 24 else arm  # without its kind where both do not fit
     run = f"{label[:24]:<24} {plan.trainable_params:>9,} lr {plan.learning_rate:.1e}"
-    if measurement.error is not None:
-        return f"{run}  failed: {measurement.error}"
-    return f"{run}  loss {measurement.loss:.4f}"
+    outcome = f"loss {measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
+    return f"{run}  {outcome}"
 
 
 def _lower(best: float | None, loss: float | None) -> float | None:

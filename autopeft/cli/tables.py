@@ -62,10 +62,9 @@ def _print_front(result: SearchResult, out: Console, path: Path) -> None:
     for measurement in result.front:
         metric = "" if measurement.metric is None else f"{measurement.metric:.4f}"
         rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", metric))
+    headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
     out.print(f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}")
-    out.print(
-        _table(("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)"), rows)
-    )
+    out.print(_table(headers, rows))
 
 
 def _confirmed_table(result: SearchResult) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from operator import attrgetter
 from pathlib import Path
 
 from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
@@ -21,13 +22,12 @@ def search_command(spec: RunSpec) -> str:
         >>> search_command(RunSpec(model=ModelSpec(id=IN_MEMORY), budget=BudgetSpec(requested="1%")))
         "autopeft.search(model=model, tokenizer=tokenizer, budget='1%')"
     """
-    values = {}
-    for name in _PROBLEM:
-        field = SHORT_NAMES[name]
-        topic, _, key = field.name.partition(".")
-        value = getattr(getattr(spec, topic), key)
-        if value != field.default or name == "budget":
-            values[name] = value
+    values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
+    values = {
+        name: value
+        for name, value in values.items()
+        if value != SHORT_NAMES[name].default or name == "budget"
+    }
     if not _is_in_memory(spec.model, spec.data):
         words = ["autopeft search"]
         for name, value in values.items():

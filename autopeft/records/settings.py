@@ -40,13 +40,13 @@ def setting(
     """A field of a topic.
 
     Args:
-        default: The value where the user gives none.
+        default: The value where the user sets none.
         help: What the setting does, without a full stop; its choices and default are added to it.
         group: Group of the help.
-        short: Name in Python, and with hyphens that of the flag; empty is the field's name, None: no flag.
+        short: Name in Python, and with hyphens that of the flag. Empty: the field's name; None: no flag.
         form: How the flag is typed.
-        demo: The default where neither a model nor a dataset is named; None is the usual one. With these the
-            demo ends within eight minutes on two CPU cores.
+        demo: The default where neither a model nor a dataset is named; None is the usual one. With these
+            defaults the demo ends within eight minutes on two CPU cores.
         **limits: pydantic's, such as `ge=1`.
     """
     about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}

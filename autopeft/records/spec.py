@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from autopeft.records.settings import SettingField, Topic, setting, settings_of
@@ -143,57 +144,40 @@ class SearchSpec(Extent):
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 
+_limit = partial(setting, group="Limits beside the budget")
+_confirm = partial(setting, group="Confirmation")
+
+
 class LimitSpec(Topic):
     """What a plan may cost beside its parameters; None sets no limit."""
 
-    mergeable: bool = setting(False, "Only plans that merge into the base model", "Limits beside the budget")
-    max_rank: int | None = setting(None, "Largest rank of any adapter", "Limits beside the budget", ge=1)
-    max_step_time: float | None = setting(
-        None,
-        "Slowest training step, relative to plain LoRA at the same sites",
-        "Limits beside the budget",
-        gt=0,
+    mergeable: bool = _limit(False, "Only plans that merge into the base model")
+    max_rank: int | None = _limit(None, "Largest rank of any adapter", ge=1)
+    max_step_time: float | None = _limit(
+        None, "Slowest training step, relative to plain LoRA at the same sites", gt=0
     )
-    max_peak_bytes: int | None = setting(
+    max_peak_bytes: int | None = _limit(
         None,
         "Training memory beside the weights, at most, such as 2GiB or 500MB",
-        "Limits beside the budget",
         short="max_peak_memory",
         ge=1,
     )
-    max_adapter_bytes: int | None = setting(
-        None,
-        "Size of the adapter's file, at most, such as 5MB",
-        "Limits beside the budget",
-        short="max_adapter_size",
-        ge=1,
+    max_adapter_bytes: int | None = _limit(
+        None, "Size of the adapter's file, at most, such as 5MB", short="max_adapter_size", ge=1
     )
 
 
 class ConfirmSpec(Topic):
     """How the best plans are confirmed; `margin` is in units of the metric (0.01: one point of accuracy)."""
 
-    fidelity: Literal["full", "half", "none"] = setting(
-        "full",
-        "Length of the confirmation's runs, relative to a full run",
-        "Confirmation",
-        short="confirm",
-        demo="half",
+    fidelity: Literal["full", "half", "none"] = _confirm(
+        "full", "Length of the confirmation's runs, relative to a full run", short="confirm", demo="half"
     )
-    seeds: int = setting(
-        5,
-        "Fresh seeds per confirmed plan, at most",
-        "Confirmation",
-        short="confirm_seeds",
-        demo=3,
-        ge=2,
-        le=10,
+    seeds: int = _confirm(
+        5, "Fresh seeds per confirmed plan, at most", short="confirm_seeds", demo=3, ge=2, le=10
     )
-    margin: float | None = setting(
-        None,
-        "Difference of the metric that does not matter. Default: 0.01; 1 % of an unbounded metric",
-        "Confirmation",
-        gt=0,
+    margin: float | None = _confirm(
+        None, "Difference of the metric that does not matter. Default: 0.01; 1 % of an unbounded metric", gt=0
     )
 
 

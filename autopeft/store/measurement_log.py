@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,11 +26,7 @@ class MeasurementLog:
         self._ends_with_whole_line = False
 
     def append(self, measurement: Measurement) -> None:
-        """Add a measurement; it is on the disk when this returns.
-
-        Raises:
-            RunDirError: The file cannot be written.
-        """
+        """Add a measurement, which is on the disk when this returns; RunDirError where it cannot be."""
         content = to_json(measurement)
         line = json.dumps({"sha256": digest_of(content), "measurement": content}) + "\n"
         try:
@@ -48,11 +43,7 @@ class MeasurementLog:
             raise cannot_write(self._path, error) from error
 
     def load(self) -> tuple[Measurement, ...]:
-        """The last measurement of each plan and fidelity; damaged lines are skipped with a warning.
-
-        Raises:
-            RunDirError: The file cannot be read.
-        """
+        """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
         measurements = {}
         for number, (_, measurement) in enumerate(self._lines(), start=1):
             if measurement is None:
@@ -83,7 +74,7 @@ def _measurement_in(line: bytes) -> Measurement | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        content: Any = json.loads(line)
+        content = json.loads(line)
         if content["sha256"] != digest_of(content["measurement"]):
             return None
         return from_json(Measurement, content["measurement"])

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import filelock
@@ -23,10 +22,7 @@ from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-_SPEC_HEADER = """\
-# The settings of this run, as resolved from defaults, file, environment and flags.
-# Repeat it elsewhere: {repeat}
-"""
+_SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
 # Everything that a run writes before its first measurement.
 _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".lock")
 
@@ -57,10 +53,7 @@ class RunDir:
         """
         path = Path(path)
         try:
-            if resume:
-                _refuse_no_run(path)
-            else:
-                _refuse_files(path)
+            _refuse_no_run(path) if resume else _refuse_files(path)
             made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / ".lock", timeout=0)
@@ -70,13 +63,13 @@ class RunDir:
         except OSError as error:
             raise cannot_write(path, error) from error
         run = cls(path, lock=lock)
+        run._made, run._fresh = made, not resume
         try:
             if not resume:
                 _refuse_files(path)  # again, now that nobody else can write
         except BaseException:
             lock.release()
             raise
-        run._made, run._fresh = made, not resume
         return run
 
     @classmethod
@@ -92,9 +85,7 @@ class RunDir:
     def __enter__(self) -> RunDir:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -116,10 +107,7 @@ class RunDir:
         with suppress(OSError):  # the caller handles the error that matters
             for name in _EARLY_FILES:
                 target = self.path / name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                else:
-                    target.unlink(missing_ok=True)
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         self.close()
         with suppress(OSError):  # a folder with somebody else's file is not empty
             for folder in self._made:
@@ -153,7 +141,7 @@ class RunDir:
         """Write `run.yaml`: all resolved settings but the folder of the output."""
         content = to_json(spec)
         del content["output"]
-        header = _SPEC_HEADER.format(repeat=repeat_command(spec))
+        header = f"{_SPEC_HEADER}# Repeat it elsewhere: {repeat_command(spec)}\n"
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 
     def read_spec(self) -> RunSpec:
@@ -164,11 +152,8 @@ class RunDir:
     def study_storage(self, *, fresh: bool = False) -> RDBStorage:
         """Optuna's storage in `study.sqlite`, the same object until `close_study`.
 
-        Args:
-            fresh: Remove the file of an earlier study first.
-
-        Raises:
-            RunDirError: The file is no study, or cannot be written.
+        With `fresh` the file of an earlier study is removed first. Raises RunDirError where the file is no
+        study, or cannot be written.
         """
         if fresh:
             self.close_study()

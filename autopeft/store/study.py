@@ -16,11 +16,7 @@ _TIMEOUT_SECONDS = 60  # chosen by hand: a dashboard that reads may hold the fil
 
 
 def open_study(path: Path) -> RDBStorage:
-    """Optuna's storage in a file, which is made where it is missing.
-
-    Raises:
-        RunDirError: The file is no study, or cannot be written.
-    """
+    """Optuna's storage in a file, which is made where it is missing; RunDirError where it cannot be."""
     # Half a second to import, and `autopeft count` reads plans without it.
     from optuna.exceptions import OptunaError
     from optuna.storages import RDBStorage
@@ -28,8 +24,8 @@ def open_study(path: Path) -> RDBStorage:
 
     try:
         # With `creator` the URL only names the dialect, so that a path may hold `?`.
-        options = {"creator": lambda: _connect(path, journal_mode="WAL")}
-        return RDBStorage("sqlite:///study.sqlite", engine_kwargs=options)
+        creator = {"creator": lambda: _connect(path, journal_mode="WAL")}
+        return RDBStorage("sqlite:///study.sqlite", engine_kwargs=creator)
     except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
         raise RunDirError(
             f"{path} cannot be opened as an Optuna study: {first_line_of(error)}. Pass another --out."

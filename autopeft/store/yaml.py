@@ -50,11 +50,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    r"""Content of YAML text that is a mapping.
-
-    Args:
-        text: One YAML document.
-        source: Where the text comes from, for the error.
+    r"""Content of YAML text that is a mapping; `source` names the text's origin for the error.
 
     Raises:
         SpecError: The text is empty, is not YAML or no mapping, or has a key twice.
@@ -89,14 +85,8 @@ def write_yaml_text(content: Any) -> str:
 
     Text that YAML 1.1 would misread is quoted too, so that other readers read the same.
     """
-    text: str = yaml.dump(
-        content,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=sys.maxsize,
-    )
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": False}
+    text: str = yaml.dump(content, Dumper=_Dumper, width=sys.maxsize, **options)
     return text
 
 
@@ -116,31 +106,20 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
-    """Dotted name and fault of each value that pydantic refused.
-
-    Such as `("search.trials", "is 0; it should be greater than or equal to 1")`.
-    """
+    """Dotted name and fault of each refused value: `("search.trials", "is 0; it should be greater …")`."""
     faults: dict[str, str] = {}
     for details in error.errors(include_url=False):
         # pydantic names one fault per member of a union; the first suffices.
-        name = ".".join(str(part) for part in details["loc"] if part not in _UNION_MEMBERS)
-        if details["type"] == "missing":
-            fault = "is missing"
-        else:
-            fault = f"is {_shown(details['input'])}; it should {_allowed(details)}"
+        name = ".".join(str(part) for part in details["loc"] if part not in ("bool", "int", "float", "str"))
+        allowed = re.sub(r"^(Input|\w+) should ", "", details["msg"])
+        is_missing = details["type"] == "missing"
+        fault = "is missing" if is_missing else f"is {_shown(details['input'])}; it should {allowed}"
         faults.setdefault(name, fault)
     return list(faults.items())
 
 
 class Inline(dict[str, Any]):
     """A mapping that `write_yaml_text` puts on one line, `{site: h.0.q, rank: 8}`."""
-
-
-_UNION_MEMBERS = ("bool", "int", "float", "str")
-
-
-def _allowed(details: Any) -> str:
-    return re.sub(r"^(Input|\w+) should ", "", details["msg"])
 
 
 def _shown(value: Any) -> str:
@@ -158,13 +137,13 @@ def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) 
 
 
 def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:
+    """Names of the fields at a location in a model: `(adapters, 0)` is an item of its `adapters`."""
     for part in location:
         if isinstance(part, int):
             kind = get_args(kind)[0]
         else:
             kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
-    names: Iterable[str] = kind.model_fields
-    return names
+    return list(kind.model_fields)
 
 
 class _Loader(yaml.SafeLoader):
