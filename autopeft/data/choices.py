@@ -130,11 +130,7 @@ def _strings(cells: Sequence[Any]) -> tuple[str | None, ...]:
 
 
 def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
-    """Names for the choices: letters, or numbers from 1 if there are more than 26.
-
-    Raises:
-        DataError: A question or choice is missing, or rows differ in their number of choices.
-    """
+    """Names for the choices: letters, or numbers from 1 if there are more than 26."""
     for question in questions:
         if None in question.row.inputs or not question.choices:
             raise DataError(f"The question or a choice is missing in {question.where}; complete or drop it.")
@@ -144,17 +140,11 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
     n_choices = counts.pop()
     if n_choices < 2:
         raise DataError("Each row has one choice; at least 2 are needed.")
-    if n_choices <= len(LETTERS):
-        return tuple(LETTERS[:n_choices])
-    return tuple(str(index + 1) for index in range(n_choices))
+    return tuple(LETTERS[:n_choices] if n_choices <= len(LETTERS) else map(str, range(1, n_choices + 1)))
 
 
 def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]) -> list[int]:
-    """The index of the right choice in each row, by the first reading of the labels that fits every row.
-
-    Raises:
-        DataError: No reading fits; the message names a row that the best reading leaves out.
-    """
+    """The index of the right choice in each row, by the first reading of the labels that fits every row."""
     indices = {reading: [_index(question, reading) for question in questions] for reading in _READINGS}
     best = min(indices, key=lambda reading: indices[reading].count(None))  # the first of equals
     right = [index for index in indices[best] if index is not None]

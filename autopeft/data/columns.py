@@ -40,8 +40,7 @@ class Columns:
 
 def check_named(spec: DataSpec, names: Sequence[str]) -> None:
     """Refuse a column that the spec names and the train table lacks; raises UnknownNameError."""
-    named = [*spec.text_columns, spec.label_column, spec.group_column, spec.time_column]
-    for column in named:
+    for column in (*spec.text_columns, spec.label_column, spec.group_column, spec.time_column):
         if column is not None and column not in names:
             raise UnknownNameError("column", column, names)
 
@@ -53,12 +52,7 @@ def usual(names: Sequence[str], usual_names: str) -> str | None:
 
 
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
-    """The one input column that the spec names, or else the one with a usual name.
-
-    Raises:
-        DataError: There is no such column, or the spec names several; the message calls it by `content`.
-        UnknownNameError: The spec names a column that the table lacks.
-    """
+    """The one input column that the spec names, or else the one with a usual name; messages say `content`."""
     check_named(spec, names)
     column = spec.text_columns[0] if spec.text_columns else usual(names, usual_names)
     if not column or len(spec.text_columns) > 1:
@@ -73,13 +67,9 @@ def is_numeric(cells: Sequence[str | None]) -> bool:
 
 
 def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
-    """Each row as strings; a missing cell is None.
+    """Each row as strings; a missing cell is None, and confirm and test may lack the label.
 
-    Confirm and test may lack the label. A cell may hold a list of labels if the target's `kind` is None or
-    `classes`.
-
-    Raises:
-        DataError: A column is missing, or holds lists where one value is needed.
+    A cell may hold a list of labels if the target's `kind` is None or `classes`.
     """
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
     labels = _labels(part, table, columns.label, kind)
@@ -99,12 +89,10 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 
 def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:
     """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
-    if name in table.column_names:
-        cells: Sequence[Any] = table[name]
-        return cells
-    if is_needed:
+    if is_needed and name not in table.column_names:
         raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
-    return [None] * len(table)
+    cells: Sequence[Any] = table[name] if name in table.column_names else [None] * len(table)
+    return cells
 
 
 def as_label(cell: Any, column: str) -> str | None:
@@ -131,11 +119,9 @@ def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
     labels: list[Any] = []
     for index, cell in enumerate(cells_of(part, table, column, is_needed=part == "train")):
         if isinstance(cell, list) and kind in (None, "classes"):
-            names = [named(item, index) for item in cell]
-            labels.append(tuple(dict.fromkeys(name for name in names if name is not None)))
+            labels.append(tuple(dict.fromkeys(filter(None, (named(item, index) for item in cell)))))
         elif kind == "classes" and cell is not None:
-            words = [word.strip() for word in re.split("[,;|]", str(cell)) if word.strip()]
-            labels.append(tuple(dict.fromkeys(words)))
+            labels.append(tuple(dict.fromkeys(filter(None, map(str.strip, re.split("[,;|]", str(cell)))))))
         else:
             labels.append(named(cell, index))
     return labels

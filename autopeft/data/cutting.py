@@ -74,8 +74,7 @@ class Cutter:
     def cut(self, rows: list[Row], n_out: int, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
         """The rows that stay and those that are cut out, about `n_out`, in the order of `rows`.
 
-        Raises:
-            DataError: No group can be cut out, or a label would be missing among the rows that stay.
+        Raises a DataError if no group can be cut out, or a label is missing among the rows that stay.
         """
         has_groups = any(row.group is not None for row in rows)
         if self.in_order and has_groups:
@@ -89,7 +88,13 @@ class Cutter:
         far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays = [row for i, row in enumerate(rows) if i not in out]
-        self._require_labels(stays, rows, name)
+        lost = {label for row in rows for label in self._labels(row)}
+        lost -= {label for row in stays for label in self._labels(row)}
+        if lost:
+            raise DataError(
+                f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
+                "leave out data.time_column, or give the split as a file of its own."
+            )
         return stays, [row for i, row in enumerate(rows) if i in out]
 
     def _rows(self, rows: Sequence[Row], n_out: int) -> tuple[set[int], str]:
@@ -104,10 +109,7 @@ class Cutter:
             out = set(train_test_split(order, test_size=n_out, stratify=strata, random_state=seed)[1])
             if len({labels[i][0] for i in order if i not in out}) == len(counts):
                 return out, "stratified by label"
-        first: dict[str, int] = {}
-        for i in order:
-            for name in labels[i]:
-                first.setdefault(name, i)
+        first = {name: i for i in reversed(order) for name in labels[i]}
         free = sorted(set(order) - set(first.values()))  # the first row of each label stays in train
         how = "as labels are too rare or too many" if is_single else "every label stays in train"
         return set(self._rng().permutation(free)[:n_out].tolist()), f"not stratified, {how}"
@@ -137,15 +139,6 @@ class Cutter:
 
     def _labels(self, row: Row) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
-
-    def _require_labels(self, stays: Sequence[Row], rows: Sequence[Row], name: str) -> None:
-        lost = {label for row in rows for label in self._labels(row)}
-        lost -= {label for row in stays for label in self._labels(row)}
-        if lost:
-            raise DataError(
-                f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
-                "leave out data.time_column, or give the split as a file of its own."
-            )
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed % 2**32)
@@ -180,11 +173,7 @@ def _require_some(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
 
 
 def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: list[str]) -> Parts:
-    """Train, search, confirm and test; `max_examples` limits train and search together.
-
-    Raises:
-        DataError: Too few rows are left to learn from, or a split cannot be cut out.
-    """
+    """Train, search, confirm and test; `max_examples` limits train and search together."""
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed)
     train, confirm = uncut.parts["train"], uncut.parts.get("confirm", [])

@@ -68,11 +68,10 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
         reason = str(error).replace("data.config_name", "forgetting.config_name")
         raise DataError(f"The general text of --forgetting cannot be read: {reason}") from error
     if not any(text.strip() for text in texts):
-        reason = (
-            f"its {n_duplicates} texts are rows of the data" if n_duplicates else f"column {column} is blank"
-        )
+        duplicates = f"its {n_duplicates} texts are rows of the data"
         raise DataError(
-            f"There is no general text left in {spec.source}, as {reason}; give --forgetting a text of "
+            f"There is no general text left in {spec.source}, as "
+            f"{duplicates if n_duplicates else f'column {column} is blank'}; give --forgetting a text of "
             "another kind."
         )
     is_stream = column == PARAGRAPH

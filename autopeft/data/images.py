@@ -46,11 +46,7 @@ class ImageFile:
         return f"{self.member} in {self.path}" if self.member else self.path
 
     def load(self) -> Any:
-        """The image in RGB, as a `PIL.Image.Image`.
-
-        Raises:
-            DataError: The image does not open, or Pillow is not installed.
-        """
+        """The image in RGB, a `PIL.Image.Image`; a DataError if it does not open or Pillow is missing."""
         try:
             from PIL import Image, UnidentifiedImageError
         except ImportError as error:
@@ -61,17 +57,12 @@ class ImageFile:
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else error
-            raise DataError(
-                f"The image {self.name} does not open ({reason}); replace it or drop its row."
-            ) from error
+            text = f"The image {self.name} does not open ({reason}); replace it or drop its row."
+            raise DataError(text) from error
 
 
 def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows of one image with a label.
-
-    Raises:
-        DataError: There are no images or no labels, or a file is missing.
-    """
+    """Rows of one image with a label; raises DataError without images or labels, or if a file is missing."""
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
     name, tables = _tables(spec, spec.source, notes)
@@ -95,10 +86,8 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
     """The dataset's name, and the tables of each part with the folder that image paths start from."""
     if is_list(source):
         name, listed = listed_by_part(source, notes)
-        return name, {
-            part: [(read_table(file, TABLES), file.parent) for file in files]
-            for part, files in listed.items()
-        }
+        pairs = {part: [(read_table(file, TABLES), file.parent) for file in listed[part]] for part in listed}
+        return name, pairs
     path = Path(source).expanduser()
     if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
         name, tables = path.resolve().name, _class_folders(path, notes)
@@ -170,9 +159,8 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
     try:
         digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
     except OSError as error:
-        raise DataError(
-            f"The image {path} cannot be read ({error.strerror or error}); replace it or drop its row."
-        ) from error
+        text = f"The image {path} cannot be read ({error.strerror or error}); replace it or drop its row."
+        raise DataError(text) from error
     return ImageFile(digest=digest, path=path, member=member, content=content)
 
 

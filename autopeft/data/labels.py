@@ -48,8 +48,7 @@ def labelled(
 ) -> UncutRows:
     """Rows of some input columns and a label column, with their target.
 
-    Raises:
-        DataError: The labels cannot be learned from.
+    Raises a DataError if the labels cannot be learned from.
     """
     raw = {
         part: [row for table in part_tables for row in rows_of(part, table, columns, kind=spec.label_kind)]
@@ -104,14 +103,11 @@ def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
     for names in TEXT_NAMES.split():
         if all(name in by_lower for name in names.split("+")):
             return [by_lower[name] for name in names.split("+")]
-    strings = [
-        name
-        for name in by_lower.values()
-        if getattr(table.features[name], "dtype", "") in ("string", "large_string")
-        # All cells of a csv file are strings; a column of numbers is an id or a count.
-        and not is_numeric(table[:1000][name])
-    ]
-    return strings if len(strings) == 1 else []
+    dtypes = {name: getattr(table.features[name], "dtype", "") for name in by_lower.values()}
+    strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
+    # All cells of a csv file are strings; a column of numbers is an id or a count.
+    texts = [name for name in strings if not is_numeric(table[:1000][name])]
+    return texts if len(texts) == 1 else []
 
 
 def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str]) -> list[Row]:
@@ -131,12 +127,9 @@ def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str
 def with_labels(
     part: str, rows: Sequence[Any], column: str, *, known: Collection[str], kind: str, notes: list[str]
 ) -> list[Any]:
-    """The rows that have a label; empty where confirm or test have no labels.
+    """The rows that have a label; raises DataError if no row of train has one.
 
     `rows` are of any type with a label; `known` are the labels of train, `kind` is the target's.
-
-    Raises:
-        DataError: No row of train has a label.
     """
     labels = {row.label for row in rows}
     # Test splits on the hub often hide their labels by writing -1 throughout.
@@ -196,7 +189,6 @@ def _classes(parts: Parts, kind: str, column: str, *, declared: Sequence[str], n
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
     """Labels in the order of their declaration, or else sorted, numbers by value."""
     present = set(present)
-    is_numeric_label = not declared and all(NUMBER.fullmatch(label) for label in present)
-    names = [name for name in declared if name in present]
-    by_value = sorted(present, key=lambda name: (float(name) if is_numeric_label else 0.0, name))
-    return tuple(names or by_value)
+    has_numbers = not declared and all(NUMBER.fullmatch(label) for label in present)
+    by_value = sorted(present, key=lambda name: (float(name) if has_numbers else 0.0, name))
+    return tuple([name for name in declared if name in present] or by_value)

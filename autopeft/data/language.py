@@ -112,9 +112,8 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> list[
     columns = [cells_of(part, table, name) for name in names]
     if layout.kind == "stream":
         return [Row((cell,), "", None) for cell in columns[0]]
-    groups: list[str | None] = [None] * len(table)
-    if group is not None:
-        groups = [as_string(cell, group) for cell in cells_of(part, table, group, is_needed=False)]
+    group_cells = [None] * len(table) if group is None else cells_of(part, table, group, is_needed=False)
+    groups = [as_string(cell, str(group)) for cell in group_cells]
     if layout.kind == "chat":
         turns = enumerate(zip(columns[0], groups, strict=True))
         return [_chat_row(part, index, cell, row_group) for index, (cell, row_group) in turns]

@@ -86,11 +86,7 @@ def is_list(source: str | None) -> bool:
 
 
 def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
-    """The name of the files' folder, and the files of each part by the split word in their names.
-
-    Raises:
-        DataError: A file does not exist, or none is for train.
-    """
+    """The name of the files' folder, and the files of each part by the split word in their names."""
     paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
     for path in paths:
         if not path.is_file():
@@ -115,25 +111,18 @@ def _near(path: Path) -> str:
 
 
 def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
-    """Sources by the split word in their names; all are train if no name has one.
-
-    Raises:
-        DataError: Some names have a split word, but none is for train.
-    """
+    """Sources by the split word in their names; all are train if no name has one."""
+    words = {key: SPLIT_WORD.search(key.lower()) for key in sources}
     parts: dict[str, list[Any]] = {}
-    ignored = []
-    for key, content in sources.items():
-        word = SPLIT_WORD.search(key.lower())
+    for key, word in words.items():
         if word:
             part = word[1] if word[1] in ("train", "test") else "confirm"
-            parts.setdefault(part, []).append(content)
-        else:
-            ignored.append(key)
+            parts.setdefault(part, []).append(sources[key])
     if not parts:
         return {"train": list(sources.values())}
     if "train" not in parts:
         raise DataError(f"{name} has no train part, only {', '.join(sources)}; name one of them train.")
-    if ignored:
+    if ignored := [key for key, word in words.items() if not word]:
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
     return parts
 
@@ -178,9 +167,8 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
         except _FILE_ERRORS as error:
             reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            raise DataError(
-                f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
-            ) from error
+            text = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
+            raise DataError(text) from error
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -195,15 +183,12 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
-    """The splits of a hub dataset.
-
-    The hub is asked once beforehand, since `load_dataset` retries for over half a minute without network.
-    """
+    """The splits of a hub dataset."""
     if spec.streaming and spec.max_examples is None:
         raise DataError(
             f"The stream of {source} has no known end; limit the rows to read with --max-examples."
         )
-    try:
+    try:  # once beforehand, since `load_dataset` retries for over half a minute without network
         HfApi().dataset_info(source, timeout=10)
     except _HUB_ERRORS as error:
         *owner, last = source.split("/")
@@ -222,13 +207,7 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
 
 
 def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list[str]) -> dict[str, Any]:
-    """Tables of the first rows of streams, enough for `max_examples` rows of train and the cuts.
-
-    Args:
-        streams: Split name -> `IterableDataset`.
-        max_examples: How many rows to learn from.
-        notes: Gets a note on how many rows were read.
-    """
+    """Tables of the first rows of streams by split, enough for `max_examples` rows of train and the cuts."""
     n_rows = max(_STREAMED_AT_LEAST, _STREAMED_SHARE * (max_examples or 0))
     tables = {
         split: datasets.Dataset.from_list(list(stream.take(n_rows)), features=stream.features)

@@ -28,10 +28,8 @@ TAG_NAMES = "tags ner_tags labels label ner pos_tags pos slots upos"
 def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     """Rows whose input is one tuple of tokens and whose label has one tag per token.
 
-    Tokens and tags may be two lists, or two texts with blanks between.
-
-    Raises:
-        DataError: Tokens and tags differ in number, or a tag is missing.
+    Tokens and tags may be two lists, or two texts with blanks between. Raises a DataError if they differ in
+    number, or a tag is missing.
     """
     name, tables = read(spec, notes)
     table = tables["train"][0]
@@ -63,12 +61,8 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     (tokens,) = columns.inputs
     declared = declared_names(table, columns.label)
     rows = []
-    cells = zip(
-        cells_of(part, table, tokens),
-        cells_of(part, table, columns.label),
-        *groups_and_times(part, table, columns),
-        strict=True,
-    )
+    sides = (cells_of(part, table, name) for name in (tokens, columns.label))
+    cells = zip(*sides, *groups_and_times(part, table, columns), strict=True)
     for index, (token_cell, tag_cell, group, time) in enumerate(cells):
         where, words, tags = f"row {index + 1} of {part}", _list(token_cell), _list(tag_cell)
         if len(words) != len(tags):

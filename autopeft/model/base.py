@@ -20,14 +20,14 @@ from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, attached_names
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
-from autopeft.model.snapshot import Snapshot
+from autopeft.model.snapshot import note_modules
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.model.weights import load_weights, require_weights
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
 
-MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
+_MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
 
 
 class BaseModel:
@@ -45,9 +45,8 @@ class BaseModel:
             module: A transformers model with a task head.
             tokenizer: Its tokenizer or image processor, or None for a model that is only counted.
             name: What to call the model in reports.
-            untrained: Parameter names that the checkpoint lacked. Linear maps and norms among them are
-                trained and kept with the head, for every plan alike: their random values differ in every
-                process that loads the base model.
+            untrained: Names of the parameters that the checkpoint lacks. Linear maps and norms among them are
+                trained and kept with the head, as their values are random.
         """
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
@@ -90,13 +89,14 @@ class BaseModel:
         if self._n_positions is None:
             return None
         n_taken = n_virtual_tokens(plan.adapters) if plan else 0
-        if self._n_positions - n_taken < MIN_TOKENS:
+        n_left = self._n_positions - n_taken
+        if n_left < _MIN_TOKENS:
             raise SiteError(
-                f"{n_taken} virtual tokens leave {max(0, self._n_positions - n_taken)} of the "
-                f"{self._n_positions} positions of {self.name} for a text; at most "
-                f"{self._n_positions - MIN_TOKENS} can be taken, choose a smaller rank."
+                f"{n_taken} virtual tokens leave {max(0, n_left)} of the {self._n_positions} positions of "
+                f"{self.name} for a text; at most {self._n_positions - _MIN_TOKENS} can be taken, choose a "
+                "smaller rank."
             )
-        return self._n_positions - n_taken
+        return n_left
 
     def sha256(self) -> str:
         """Digest of the name and value of every parameter and buffer."""
@@ -121,11 +121,11 @@ class BaseModel:
         Raises:
             SiteError: `peft` attached another number of parameters than the plan has.
         """
-        snapshot = Snapshot(self.module)
+        restore = note_modules(self.module)
         try:
             yield self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
         finally:
-            snapshot.restore()
+            restore()
 
     def attach_for_good(
         self,
@@ -145,14 +145,14 @@ class BaseModel:
             SiteError: `peft` attached another number of parameters than the plan has.
             SpecError: The weights are not those of the plan. After either error the base model is as before.
         """
-        snapshot = Snapshot(self.module)
+        restore = note_modules(self.module)
         try:
             model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=False)
             if weights is not None:
                 require_weights(model, weights)
                 load_weights(model, attached_names(model), weights)
         except BaseException:
-            snapshot.restore()
+            restore()
             raise
         return model
 

@@ -121,7 +121,7 @@ def _read_quantised(
 ) -> tuple[Any, Mapping[str, Any]]:
     """As `_read`, quantised but for the head, the output layer and the maps that the checkpoint lacks.
 
-    Which maps the checkpoint lacks is known once it is read: a model without a pooler, say, is read twice.
+    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):

@@ -32,9 +32,7 @@ _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cac
 def resolve(spec: ModelSpec) -> tuple[str, str]:
     """Where to load a base model from, and its name for reports; without an id the demo model.
 
-    Raises:
-        ModelError: No model is named and no demo is installed, the demo file is not the published one, or
-            the settings are those of a run whose model was passed in memory.
+    Raises a ModelError if the model was in memory, or the demo is missing or not the published file.
     """
     if spec.id == IN_MEMORY:
         raise ModelError(

@@ -14,8 +14,6 @@ from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_argument
 from autopeft.model.quantising import conv1d_to_linear
 from autopeft.records import ModelSpec
 
-_GENERATIVE = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-
 
 def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
     """A base model with all modules and no weights.
@@ -34,8 +32,7 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
         config = transformers.AutoConfig.from_pretrained(**arguments, local_files_only=here_only)
         builder = _model_class(config, auto_class, name=name)
         with torch.device("meta"):
-            is_auto = hasattr(builder, "from_config")
-            module = builder.from_config(config) if is_auto else builder(config)
+            module = getattr(builder, "from_config", builder)(config)
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
     if spec.quantize != "none":
@@ -49,12 +46,10 @@ def _model_class(config: Any, auto_class: str | None, *, name: str) -> Any:
     """The class of a skeleton; of a language model the whole one that its config names.
 
     `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
-
-    Raises:
-        ModelError: transformers has no such task model for this model type.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
-    is_whole = auto_class in _GENERATIVE and architecture.endswith("ForConditionalGeneration")
+    is_generative = auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+    is_whole = is_generative and architecture.endswith("ForConditionalGeneration")
     if auto_class is None or (is_whole and hasattr(transformers, architecture)):
         return getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
     builder: Any = getattr(transformers, auto_class)

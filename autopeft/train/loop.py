@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes
@@ -64,7 +65,7 @@ def train(
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = AdamW(groups, weight_decay=0.0)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(run.seed)  # dropout
@@ -90,9 +91,7 @@ def train(
     )
 
 
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, run: TrainingRun, position: Position
-) -> Position:
+def _step(model: nn.Module, optimizer: Optimizer, run: TrainingRun, position: Position) -> Position:
     """One forward, backward and optimizer step; bytes are counted if its rows are the widest so far."""
     step, width = position.step, run.widths[position.step]
     batch = run.batch(run.rows[step])

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim import Optimizer
 
 from autopeft.train.rate_schedule import RateSchedule
 
@@ -36,12 +37,7 @@ class Position:
 
 
 def pause(
-    folder: Path,
-    position: Position,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    device: torch.device,
+    folder: Path, position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device
 ) -> None:
     """Write the state of a run to a folder, in full or not at all; an earlier state is replaced."""
     tensors = {"rng": torch.random.get_rng_state()}
@@ -62,12 +58,7 @@ def pause(
 
 
 def resume(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    schedule: RateSchedule,
-    device: torch.device,
+    folder: Path, model: nn.Module, optimizer: Optimizer, *, schedule: RateSchedule, device: torch.device
 ) -> Position:
     """Restore a paused run that is the beginning of this schedule; returns its position.
 
