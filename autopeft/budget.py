@@ -64,14 +64,11 @@ def parse(requested: str, *, base_params: int) -> Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The claim of one site on the budget.
+    """The claim of one site, by its name, on the budget.
 
-    Attributes:
-        site: Name of the site.
-        weight: Importance, >= 0; equal weights give equal ranks.
-        ranks: Ranks that may be given, ascending and >= 1.
-        cost: Maps a rank to its trainable parameters; strictly increasing.
-        gains: What rank 1, 2, … adds, non-increasing and >= 0, and 0 beyond the last; replaces the weight.
+    `weight`, >= 0, is its importance. `ranks` may be given: ascending and >= 1. `cost` maps a rank to its
+    trainable parameters, strictly increasing. `gains` replaces the weight: what rank 1, 2, … adds,
+    non-increasing and >= 0, and 0 beyond the last.
     """
 
     site: str
@@ -138,15 +135,10 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:
-    """Refuse a budget that no plan fits.
+    """Raise `BudgetError` for a budget that no plan fits, with the cheapest plan there is.
 
-    Args:
-        cheapest: Method name -> trainable parameters of its smallest plan.
-        budget: The requested budget.
-        available: Its part for adapters: less than all of it where the head is counted in.
-
-    Raises:
-        BudgetError: Every method costs more; the message names the cheapest plan there is.
+    `cheapest` maps a method to the trainable parameters of its smallest plan. `available` is the part of the
+    budget for adapters: less than all of it where the head is counted in.
     """
     name = min(cheapest, key=lambda method: (cheapest[method], method))
     if cheapest[name] <= available:

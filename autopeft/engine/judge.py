@@ -56,13 +56,14 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
     """Whether the smallest plan is proven to lose less than the margin against the best."""
     if smallest == best:
         return "the best itself"
-    tables = [scores_of(problem, confirmed.get(plan, [])) for plan in (smallest, best)]
-    n_common = min(map(len, tables))
-    paired = [table[:n_common] for table in tables]
-    is_proven = n_common >= 2 and evidence.within_margin(
-        *paired, margin=problem.margin, span=problem.score_span
+    plans = {"smallest": smallest, "best": best}
+    tables = {name: scores_of(problem, confirmed.get(plan, [])) for name, plan in plans.items()}
+    if min(map(len, tables.values())) < 2:
+        return "unproven"
+    [standing] = evidence.plans_within_margin(
+        tables, best="best", margin=problem.margin, span=problem.score_span
     )
-    return "proven" if is_proven else "unproven"
+    return "proven" if standing.is_within else "unproven"
 
 
 def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:

@@ -15,7 +15,7 @@ Inside the folder each file imports only from those before it:
 variance, order → bounds, checks, unbiased → intervals → equivalence, sequential → wording.
 """
 
-from autopeft.evidence.equivalence import Standing, plans_within_margin, within_margin
+from autopeft.evidence.equivalence import Standing, plans_within_margin
 from autopeft.evidence.intervals import Interval, divergence_chance, mean_and_std_error, paired_interval
 from autopeft.evidence.order import rank_correlation
 from autopeft.evidence.sequential import Look, look
@@ -40,5 +40,4 @@ __all__ = [
     "sequential_verdict",
     "verdict_on_same_plan",
     "verdict_without_confirmation",
-    "within_margin",
 ]

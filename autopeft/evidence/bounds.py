@@ -25,7 +25,7 @@ Source:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,17 +50,14 @@ _G = {
     10: (0.665, 0.585, 0.48, 0.29),
 }
 _MIN_CHANCE = 0.05  # of a decision by the planned seeds, below which more seeds are futile; chosen by hand
-_VARIANCE_LEVEL = (
-    0.9  # futility assumes a seeds' variance that is smaller with this confidence; chosen by hand
-)
+_VARIANCE_LEVEL = 0.9  # confidence of the bound on the seeds' variance for futility; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """How a confirmation is judged; `margin` > 0 and `span` in units of the scores.
 
-    `n_compared` plans are compared with the baseline on this split and the best of them is reported; alpha is
-    divided by it (Bonferroni).
+    `n_compared` plans are compared with the baseline and the best is reported: alpha is divided (Bonferroni).
     """
 
     planned_seeds: int
@@ -86,11 +83,8 @@ def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
     """The decision of one look at each table, all of `squares.n_seeds` seeds.
 
     BETTER or WORSE where the 95 % interval excludes 0. EQUIVALENT where the 90 % interval lies within ±
-    margin: two one-sided tests at 5 %. FUTILE where the planned seeds would hardly decide either. OPEN
-    otherwise.
-
-    Source:
-        Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657 (two one-sided tests).
+    margin: two one-sided tests at 5 % (Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657).
+    FUTILE where the planned seeds would hardly decide either. OPEN otherwise.
     """
     wide = half_width(squares, design.tail(squares, 0.05))
     narrow = half_width(squares, design.tail(squares, 0.10))
@@ -104,28 +98,19 @@ def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
 def _chance(squares: MeanSquares, design: Design) -> Floats:
     """Conditional power: chance that the planned seeds decide, if the true mean is the present one.
 
-    Optimistic on purpose: the lower confidence bound of the seeds' variance and unadjusted bounds are
-    assumed.
+    Optimistic on purpose: it takes the lower confidence bound of the seeds' variance, and unadjusted bounds.
     """
-    now, last, n = squares.n_seeds, design.planned_seeds, squares.n_examples
+    now, last = squares.n_seeds, design.planned_seeds
     factor = (now - 1) / float(stats.chi2.ppf(_VARIANCE_LEVEL, now - 1))
-    at_end = MeanSquares(
-        mean=squares.mean,
-        seed=squares.seed * factor,
-        example=squares.residual + squares.excess * last / now,
-        residual=squares.residual,
-        n_seeds=last,
-        n_examples=n,
-    )
+    example = squares.residual + squares.excess * last / now
+    at_end = replace(squares, seed=squares.seed * factor, example=example, n_seeds=last)
     wide = half_width(at_end, 0.05 / design.n_compared)
     narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
-    step = np.sqrt(squares.seed / n * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
+    step = np.sqrt(squares.seed / squares.n_examples * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
-    far = float(special.stdtrit(now - 1, 1 - _MIN_CHANCE))
     chance = np.ones_like(wide)
     # Elsewhere one bound alone is near enough. Student's t is slow, and this runs for thousands of subsets.
-    at = np.abs(squares.mean) < wide - far * step
-
+    at = np.abs(squares.mean) < wide - float(special.stdtrit(now - 1, 1 - _MIN_CHANCE)) * step
     chance[at] = _beyond(wide[at], squares.mean[at], step[at], now - 1)
     at &= narrow > 0
     chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], now - 1)

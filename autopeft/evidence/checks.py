@@ -14,9 +14,9 @@ def checked_table(scores: npt.ArrayLike) -> Floats:
     table = np.asarray(scores, dtype=np.float64)
     assert table.ndim == 2 and table.shape[0] >= 1, f"scores of shape {table.shape}, not (S, N)"
     assert np.isfinite(table).all(), "scores must be finite; give a diverged seed its worst possible scores"
-    if table.shape[1] < 2:
+    if (n_examples := table.shape[1]) < 2:
         raise SpecError(
-            f"The split for the verdict has {table.shape[1]} examples and an interval needs at least 2; "
+            f"The split for the verdict has {n_examples} examples and an interval needs at least 2; "
             "give a larger dataset or use --confirm none."
         )
     return table

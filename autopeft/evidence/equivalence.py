@@ -14,11 +14,10 @@ from autopeft.evidence.intervals import paired_interval
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How one plan compares with the best plan (see `plans_within_margin`).
+    """How one plan compares with the best plan, by a non-inferiority test.
 
     `bound` is the lower confidence bound of the plan's mean score minus that of the best, in units of the
-    scores. `is_within` says that it lies above -margin, so that the plan is proven to lose less than the
-    margin.
+    scores. `is_within` says that it lies above -margin: the plan is proven to lose less than the margin.
     """
 
     name: str
@@ -26,41 +25,14 @@ class Standing:
     is_within: bool
 
 
-def within_margin(
-    small: npt.ArrayLike, best: npt.ArrayLike, *, margin: float, span: float | None = 1.0
-) -> bool:
-    """Whether `small` is proven to lose less than `margin` against `best`: a non-inferiority test at 5 %.
-
-    Proven means that the one-sided 95 % lower bound of `small - best`, the low end of the two-sided 90 %
-    interval, is above -margin.
-
-    Args:
-        small: Scores; it, `best` and `span` are those of `paired_interval`.
-        best: Scores of the same seeds and examples.
-        margin: Largest loss that does not matter, > 0, in units of the scores.
-        span: Width of the range of the scores; None where they have no bounds.
-
-    Raises:
-        SpecError: As `paired_interval`, or a margin that is not above 0.
-
-    Source:
-        Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657 (one of the two one-sided tests).
-
-    Example:
-        >>> within_margin([[1] * 400, [1] * 400], [[1] * 400, [1] * 400], margin=0.01)
-        True
-    """
-    check_margin(margin)
-    return paired_interval(small, best, level=0.90, span=span).low > -margin
-
-
 def plans_within_margin(
     tables: Mapping[str, npt.ArrayLike], *, best: str, margin: float, span: float | None = 1.0
 ) -> tuple[Standing, ...]:
-    """Non-inferiority of several plans against the best: the chance of any wrong claim is at most 5 %.
+    """Non-inferiority of some plans against the best: the chance of any wrong claim is at most 5 %.
 
-    Testing several plans at 5 % each would err more often than that. Holm's step-down procedure divides the
-    5 % by the number of plans that are not yet proven, and repeats until a round proves no further plan.
+    A single plan is tested by its one-sided 95 % bound, the low end of the two-sided 90 % interval. Testing
+    several plans at 5 % each would err more often. So Holm's step-down procedure divides the 5 % by the
+    number of plans that are not yet proven, and repeats until a round proves no further plan.
 
     Args:
         tables: Scores by name, (S, N) each, on the same examples and the same seeds in the same order. Where
@@ -73,9 +45,10 @@ def plans_within_margin(
         One standing per plan but the best, in the order of `tables`.
 
     Raises:
-        SpecError: As `within_margin`.
+        SpecError: As `paired_interval`, or a margin that is not above 0.
 
     Source:
+        Schuirmann 1987, J. Pharmacokinetics and Biopharmaceutics 15:657 (one of the two one-sided tests);
         Holm 1979, Scandinavian Journal of Statistics 6:65.
 
     Example:

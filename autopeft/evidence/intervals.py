@@ -27,10 +27,7 @@ from autopeft.evidence.variance import (
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean with its confidence interval: `low < mean < high`, in units of the scores.
-
-    `level` is the two-sided coverage aimed at, in (0, 1). `std_error` is > 0.
-    """
+    """A mean with its confidence interval, `low < mean < high`; `level` is the two-sided coverage."""
 
     mean: float
     std_error: float
@@ -44,9 +41,7 @@ def paired_interval(
 ) -> Interval:
     """Paired t interval of the mean of `best - baseline` over seeds and examples.
 
-    It may be trusted from two seeds on (coverage: see `half_width`), if the examples are independent of each
-    other, and so are the seeds. For two seeds it is wide.
-
+    It may be trusted from two seeds on (coverage: see `half_width`), if examples and seeds are independent.
     Equal scores on a small split must not pass for certainty. So bounded scores get four pseudo-examples of
     half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +span,
     -span and 0.
@@ -55,19 +50,18 @@ def paired_interval(
         best: Scores of shape (S, N), S >= 2, N >= 2; larger is better.
         baseline: Scores of the same shape, seeds and examples.
         level: Two-sided coverage, in (0, 1).
-        span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no
-            bounds (losses). Then the standard error is at least one float32 rounding of
-            the largest score (1.2e-7 of it, or of 1).
+        span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds (losses).
 
     Returns:
-        The interval, centred on the plain mean; its width is never zero.
+        The interval, centred on the plain mean. Its width is never zero: the standard error is at least one
+        float32 rounding of the largest score (1.2e-7 of it, or of 1).
 
     Raises:
         SpecError: Fewer than 2 examples, or scores further apart than `span`.
 
     Source:
-        Width: `half_width`. Agresti & Min 2005, Statistics in Medicine 24:729; we keep
-        the plain mean as centre and N as divisor, which is slightly wider.
+        Width: `half_width`. Agresti & Min 2005, Statistics in Medicine 24:729; we keep the plain mean as
+        centre and N as divisor, which is slightly wider.
 
     Example:
         >>> same = [[1, 0, 1, 1], [1, 0, 1, 1]]
@@ -88,18 +82,9 @@ def paired_interval(
 def mean_and_std_error(scores: npt.ArrayLike, *, span: float | None = 1.0) -> tuple[float, float]:
     """Mean score of one plan and its standard error over seeds and examples.
 
-    The variance model is that of `paired_interval`. With one seed the error covers the examples alone.
-    Bounded scores, in [0, span], get two pseudo-examples of 0 and two of `span`, of half weight each.
-
-    Args:
-        scores: Shape (S, N), S >= 1, N >= 2; larger is better.
-        span: Largest possible score, > 0; None where scores have no bounds.
-
-    Returns:
-        The plain mean and a standard error > 0, both in units of the scores.
-
-    Raises:
-        SpecError: Fewer than 2 examples, or scores further apart than `span`.
+    The variance model and the errors are those of `paired_interval`. With one seed the standard error, > 0,
+    covers the examples alone. Scores in [0, span] get two pseudo-examples of 0 and two of `span`, of half
+    weight each.
 
     Example:
         >>> mean, std_error = mean_and_std_error([[1, 1, 1, 0]])
@@ -117,10 +102,8 @@ def divergence_chance(n_diverged: int, n_seeds: int) -> tuple[float, float]:
     """Clopper-Pearson 95 % interval of the chance that a run diverges, in [0, 1].
 
     No interval of a mean knows of a failure that no seed showed. After 0 of 3 diverged runs the chance may
-    still be 71 %, after 0 of 10 still 31 %. The interval is exact for every number of seeds, at least 95 %.
-
-    Source:
-        Clopper & Pearson 1934, Biometrika 26:404 (exact binomial interval).
+    still be 71 %, after 0 of 10 still 31 %. The interval covers at least 95 % for every number of seeds
+    (Clopper & Pearson 1934, Biometrika 26:404).
 
     Example:
         >>> low, high = divergence_chance(0, 10)

@@ -51,22 +51,25 @@ _INTERVALS = ("std_error", "low", "high", "low_90", "high_90")
 class Look:
     """What the scores so far say about best minus baseline; positive differences favour the best plan.
 
-    `label` is better, worse, equivalent or inconclusive. `is_decided` says that no further seed is needed,
-    and `reason` why: the label, `futile` (the planned seeds would hardly decide either), or `planned` (all
-    are there); it is empty while open. `interval` (95 %, with the unbiased mean) and `interval_90` (of the
-    equivalence test) allow for the number of looks; both are None before two seeds. `mean_difference` is
-    the plain mean. `n_seeds` counts the seeds that were used.
+    `label` is better, worse, equivalent or inconclusive. `reason` says why no further seed is needed: the
+    label, `futile` (the planned seeds would hardly decide either), or `planned` (all are there); it is empty
+    while open. `interval` (95 %, with the unbiased mean) and `interval_90` (of the equivalence test) allow
+    for the number of looks; both are None before two seeds. `mean_difference` is the plain mean.
     """
 
     n_seeds: int
     planned_seeds: int
     label: str
-    is_decided: bool
     reason: str
     mean_difference: float
     interval: Interval | None
     interval_90: tuple[float, float] | None
     margin: float
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether no further seed is needed."""
+        return self.reason != ""
 
 
 def look(
@@ -129,12 +132,9 @@ class Stops:
 
 
 def find_stops(differences: Moments, design: Design, *, floor: float = 0.0) -> Stops:
-    """Where R confirmations of S seeds each stop, if looked at after every seed.
+    """Where R confirmations stop if looked at after every seed; the moments are of tables (R, S, N).
 
-    Args:
-        differences: Moments of tables (R, S, N), S <= planned seeds.
-        design: How they are judged.
-        floor: Lower bound of the variance of a mean over the examples.
+    `floor` is a lower bound of the variance of a mean over the examples. S is at most the planned seeds.
     """
     n_runs, n_seeds = differences.rows.shape
     pseudo = pseudo_differences(design.span)
@@ -155,10 +155,9 @@ def find_stops(differences: Moments, design: Design, *, floor: float = 0.0) -> S
         squares = differences.take(here).squares(chosen, pseudo=pseudo, floor=floor)
         numbers["mean"][here] = squares.mean
         if size >= 2:
-            for name, values in zip(
-                _INTERVALS, _intervals(squares, code[here], unbiased[here], design), strict=True
-            ):
-                numbers[name][here] = values
+            values = _intervals(squares, code[here], unbiased[here], design)
+            for name, array in zip(_INTERVALS, values, strict=True):
+                numbers[name][here] = array
     return Stops(n_seeds=stopped, code=code, unbiased=unbiased, **numbers)
 
 
@@ -199,28 +198,20 @@ def _interval_95(
 def _look(stop: Stops, design: Design) -> Look:
     """The only confirmation of `stop` as a record."""
     only = {name: array[0].item() for name, array in vars(stop).items()}
-    n_seeds, code = only["n_seeds"], only["code"]
-    is_last = n_seeds == design.planned_seeds
+    n_seeds, code, low, high = (only[name] for name in ("n_seeds", "code", "low", "high"))
     label = _LABELS[code]
-    reason = "futile" if code == FUTILE else label if code != OPEN else "planned" if is_last else ""
-    interval = None
-    if n_seeds >= 2:
-        interval = Interval(
-            # The unbiased mean left the interval in no simulated confirmation; if it does, the end is taken.
-            mean=min(max(only["unbiased"], only["low"]), only["high"]),
-            std_error=only["std_error"],
-            low=only["low"],
-            high=only["high"],
-            level=0.95,
-        )
+    open_reason = "planned" if n_seeds == design.planned_seeds else ""
+    reason = {OPEN: open_reason, FUTILE: "futile"}.get(code, label)
+    # The unbiased mean left the interval in no simulated confirmation; if it does, the end is taken.
+    mean = min(max(only["unbiased"], low), high)
+    interval = Interval(mean=mean, std_error=only["std_error"], low=low, high=high, level=0.95)
     return Look(
         n_seeds=n_seeds,
         planned_seeds=design.planned_seeds,
         label=label,
-        is_decided=reason != "",
         reason=reason,
         mean_difference=only["mean"],
-        interval=interval,
+        interval=interval if n_seeds >= 2 else None,
         interval_90=(only["low_90"], only["high_90"]) if n_seeds >= 2 else None,
         margin=design.margin,
     )

@@ -32,16 +32,10 @@ def prefixes(n_seeds: int) -> npt.NDArray[np.int64]:
 def unbiased_means(
     differences: Moments, stops: npt.NDArray[np.bool_], n_seeds: npt.NDArray[np.int64], *, first_look: int
 ) -> Floats:
-    """Mean at the first look, averaged over the orders of the used seeds that stop no earlier.
+    """Mean at the first look (R,), averaged over the orders of the used seeds that stop no earlier.
 
-    Args:
-        differences: Moments of tables (R, S, N).
-        stops: Whether a look at each subset of seeds would stop, shape (R, 2**S) as `subsets`.
-        n_seeds: How many seeds each confirmation used, shape (R,).
-        first_look: Seeds at the first look; a confirmation with fewer seeds gets its plain mean.
-
-    Returns:
-        Shape (R,), in units of the scores.
+    `stops` (R, 2**S) says whether a look at each of the `subsets` of seeds would stop, `n_seeds` (R,) how
+    many each confirmation used. With fewer seeds than at the `first_look` it is the plain mean.
     """
     n_runs, most = differences.rows.shape
     masks = subsets(most)

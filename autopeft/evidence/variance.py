@@ -78,20 +78,16 @@ class Moments:
 
     def take(self, indices: npt.NDArray[np.int64]) -> Moments:
         """The moments of the tables at these indices of the batch."""
-        return replace(
-            self, centre=self.centre[indices], rows=self.rows[indices], products=self.products[indices]
-        )
+        arrays = {name: getattr(self, name)[indices] for name in ("centre", "rows", "products")}
+        return replace(self, **arrays)
 
     def squares(self, chosen: npt.ArrayLike, *, pseudo: tuple[float, ...], floor: float) -> MeanSquares:
         """Mean squares over subsets of the seeds.
 
-        Args:
-            chosen: 1 for each seed in the subset, 0 for the others: shape (S,) for one subset, whose arrays
-                have the batch's shape (...), or (M, S) for M subsets of equal size, whose arrays are (...,
-                M).
-            pseudo: Extra scores that count as half an example each, equal on all seeds (see
-                `paired_interval`).
-            floor: Lower bound of the variance of the mean over examples, >= 0.
+        `chosen` is 1 for each seed in the subset, else 0: (S,) for one subset, whose arrays have the batch's
+        shape (...), or (M, S) for M subsets of equal size, whose arrays are (..., M). `pseudo` are extra
+        scores, equal on all seeds, that count as half an example each (see `paired_interval`). `floor`, >= 0,
+        is a lower bound of the variance of the mean over examples.
         """
         picks = np.atleast_2d(np.asarray(chosen, dtype=np.float64))
         n_seeds, n = int(picks[0].sum()), self.n_examples
@@ -116,15 +112,10 @@ class Moments:
 
 def moments(tables: Floats) -> Moments:
     """The moments of tables of shape (..., S, N)."""
-    centre = tables.mean(axis=(-2, -1))
+    centre, n_examples = tables.mean(axis=(-2, -1)), tables.shape[-1]
     centred = tables - centre[..., None, None]
-    n_examples = tables.shape[-1]
-    return Moments(
-        centre=centre,
-        rows=centred.mean(axis=-1),
-        products=centred @ np.swapaxes(centred, -1, -2) / n_examples,
-        n_examples=n_examples,
-    )
+    products = centred @ np.swapaxes(centred, -1, -2) / n_examples
+    return Moments(centre=centre, rows=centred.mean(axis=-1), products=products, n_examples=n_examples)
 
 
 def pseudo_differences(span: float | None) -> tuple[float, ...]:
@@ -153,10 +144,8 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     squares (95.0 to 97.0 % for four seeds), exponents of 2 and more (94.2 % for four seeds) and
     Satterthwaite's pooled degrees of freedom (92.2 % for three seeds, 87.4 % for two).
 
-    Args:
-        squares: Of at least two seeds.
-        tail: Probability, both sides together, that the interval misses the true mean, in (0, 1): 0.05 for a
-            95 % interval; one number, or one per table.
+    `squares` are of two seeds at least. `tail` is the probability, both sides together, that the interval
+    misses the true mean: 0.05 for a 95 % interval; one number, or one per table.
     """
     n_seeds, n_cells = squares.n_seeds, squares.n_seeds * squares.n_examples
     # The same numbers as `stats.t.isf` gives, twenty times as fast; simulations call this for each table.

@@ -25,7 +25,7 @@ def sequential_verdict(
         seen: Result of `look` on two seeds or more: the look that decided, or the last one.
         metric: Name of the scores in the sentence ("accuracy", "loss").
         fidelity: Length of the confirming runs, `full` or `half`.
-        smallest_equivalent: How the smallest plan stands; copied into the verdict.
+        smallest_equivalent: As in `Verdict`.
         in_points: Whether the sentence gives scores in points (0.01), for scores in [0, 1].
         n_diverged: Seeds of the best plan that diverged; the sentence mentions them.
 
@@ -41,8 +41,8 @@ def sequential_verdict(
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
     sentence = _sentence(seen, metric=metric, length=_LENGTH[fidelity], in_points=in_points)
     if n_diverged:
-        runs = "1 seed of the best plan" if n_diverged == 1 else f"{n_diverged} seeds of the best plan"
-        sentence += f" Among them {runs} diverged, counted with the lowest score."
+        seeds = f"{n_diverged} seed{'s' if n_diverged > 1 else ''} of the best plan"
+        sentence += f" Among them {seeds} diverged, counted with the lowest score."
     return Verdict(
         label=seen.label,
         mean_difference=seen.interval.mean,
@@ -150,9 +150,8 @@ def _sentence(seen: Look, *, metric: str, length: str, in_points: bool) -> str:
     within = f"the margin of {edge:.{places}f}{' points' if in_points else ''}"
     if seen.label == "equivalent":
         return f"The best plan is equivalent to the baseline: {numbers}, which is within {within}."
-    more = (
-        "more confirm examples, not seeds," if seen.reason == "futile" else "more seeds or confirm examples"
-    )
+    is_futile = seen.reason == "futile"
+    more = "more confirm examples, not seeds," if is_futile else "more seeds or confirm examples"
     return (
         f"The best plan cannot be told apart from the baseline: {numbers}; neither a difference nor "
         f"equivalence within {within} is proven, and {more} would narrow the interval."
@@ -161,7 +160,5 @@ def _sentence(seen: Look, *, metric: str, length: str, in_points: bool) -> str:
 
 def _decimals(values: tuple[float, ...], *, least: int) -> int:
     """Decimals, `least` to 6, with which no value but 0 reads as 0."""
-    for places in range(least, 6):
-        if all(value == 0 or round(value, places) != 0 for value in values):
-            return places
-    return 6
+    enough = (n for n in range(least, 6) if all(value == 0 or round(value, n) != 0 for value in values))
+    return next(enough, 6)

@@ -43,11 +43,7 @@ __all__ = [
 def write(result: SearchResult, out: Path, *, words: PartWords, status: str = "complete") -> None:
     """Write the report and its tables into a run directory, each file atomically.
 
-    Args:
-        result: A finished or stopped search.
-        out: The run directory.
-        words: Names of methods and the class of the base model, for people.
-        status: How the run ended; anything but `complete` is shown on top of the report.
+    `status` says how the search ended; anything but `complete` is shown on top of the report.
     """
     write_text(out / "trials.csv", trials_csv(result))
     write_text(out / "sensitivity.csv", sensitivity_csv(result.sites, result.scores))

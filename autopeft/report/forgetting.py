@@ -14,15 +14,10 @@ from typing import Any
 from autopeft.records import Forgetting, GeneralLoss, to_json
 from autopeft.report.words import change
 
-_MAX_EXPONENT = 700.0  # exp of more overflows a float
-
 
 @dataclass(frozen=True, kw_only=True)
 class Forgot:
-    """One plan, under all of its names; loss and difference in nats per token, means over seeds.
-
-    `spread` is the standard deviation over seeds, None for one seed.
-    """
+    """One plan under all of its names: means over seeds, and their standard deviation (None for one seed)."""
 
     names: str
     n_seeds: int
@@ -40,10 +35,8 @@ def forgot(forgetting: Forgetting | None) -> tuple[Forgot, ...]:
     for measured in forgetting.plans:
         if measured.losses:
             names.setdefault((measured.plan, measured.seeds, measured.losses), []).append(measured.name)
-    return tuple(
-        _forgot(", ".join(plan_names), losses, forgetting.base_loss)
-        for (_, _, losses), plan_names in names.items()
-    )
+    base_loss = forgetting.base_loss
+    return tuple(_forgot(", ".join(shared), losses, base_loss) for (*_, losses), shared in names.items())
 
 
 def forgetting_line(forgetting: Forgetting) -> str:
@@ -83,16 +76,16 @@ def _numbers(measured: GeneralLoss, base_loss: float) -> dict[str, Any]:
 
 def perplexity(loss: float) -> float:
     """The exponential of a loss in nats."""
-    return math.exp(min(loss, _MAX_EXPONENT))
+    return math.exp(min(loss, 700.0))  # exp of more overflows a float
 
 
 def _forgot(names: str, losses: Sequence[float], base_loss: float) -> Forgot:
-    loss = fmean(losses)
+    loss, n_seeds = fmean(losses), len(losses)
     return Forgot(
         names=names,
-        n_seeds=len(losses),
+        n_seeds=n_seeds,
         loss=loss,
-        spread=stdev(losses) if len(losses) > 1 else None,
+        spread=stdev(losses) if n_seeds > 1 else None,
         perplexity=perplexity(loss),
         difference=loss - base_loss,
     )

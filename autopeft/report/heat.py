@@ -1,7 +1,6 @@
 """A heat map of the sensitivity as SVG, and whether enough examples were seen for it.
 
-The picture has one panel per score and no script. It follows the reader's light or dark setting and paints
-its own background, so that it can be read anywhere.
+The picture has no script, follows the reader's light or dark setting, and paints its own background.
 """
 
 from __future__ import annotations
@@ -16,19 +15,11 @@ from autopeft.report.rendering import render
 from autopeft.report.words import minus
 
 # Colours of a shade and of the text on it, from little to much; equal to those of the report's page.
-LIGHT = (
-    ("#e4eff9", "#10233a"),
-    ("#bcd7f0", "#10233a"),
-    ("#86b6e2", "#10233a"),
-    ("#2f74b5", "#ffffff"),
-    ("#0f4178", "#ffffff"),
+LIGHT = tuple(
+    zip("#e4eff9 #bcd7f0 #86b6e2 #2f74b5 #0f4178".split(), 3 * ["#10233a"] + 2 * ["#ffffff"], strict=True)
 )
-DARK = (
-    ("#1b2f45", "#f0f6fc"),
-    ("#234a70", "#f0f6fc"),
-    ("#2d6499", "#f0f6fc"),
-    ("#7db4e6", "#0b1b2c"),
-    ("#c3e0fa", "#0b1b2c"),
+DARK = tuple(
+    zip("#1b2f45 #234a70 #2d6499 #7db4e6 #c3e0fa".split(), 3 * ["#f0f6fc"] + 2 * ["#0b1b2c"], strict=True)
 )
 # Sizes in pixels, chosen by hand.
 _ROW, _GAP, _LABEL, _MARGIN, _HEAD, _FOOT = 22, 3, 62, 24, 52, 58
@@ -39,23 +30,20 @@ SEEN_ENOUGH = 0.95  # rank correlation of two halves of the examples above which
 
 
 def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
-    """The scores as panels of layer × role, the deepest layer on top, the sites' values in tooltips.
+    """One panel of layer × role per score, the deepest layer on top, the sites' values in tooltips.
 
-    Args:
-        sites: All sites; a site of kind `model` is not drawn.
-        scores: Values in the order of the sites; a score that is 0 everywhere is named, not drawn.
-        title: What was scored, such as the base model and the data.
+    A site of kind `model` is not drawn; a score that is 0 everywhere is named, not drawn. The title says what
+    was scored, such as the base model and the data.
     """
     maps = {score.name: score_map(sites, score) for score in scores}
     panels = _arrange([drawn for drawn in maps.values() if drawn is not None])
-    widths = [panel.x + panel.width + _MARGIN for panel in panels]
     return render(
         "heat.svg",
         title=title,
         panels=panels,
         empty=[name for name, drawn in maps.items() if drawn is None],
-        width=max([*widths, 2 * _MARGIN + 8 * len(title), _MIN_WIDTH]),
-        height=max([_HEAD, *(panel.y + panel.height for panel in panels)]) + _FOOT,
+        width=max([*(p.right + _MARGIN for p in panels), 2 * _MARGIN + 8 * len(title), _MIN_WIDTH]),
+        height=max([_HEAD, *(panel.bottom for panel in panels)]) + _FOOT,
         margin=_MARGIN,
         row=_ROW,
         light=LIGHT,
@@ -99,21 +87,21 @@ class _Panel:
         most = self.cell // _LETTER
         return [role if len(role) <= most else role[: most - 1] + "…" for role in self.map.roles]
 
-    @property
-    def width(self) -> int:
-        return self.left(len(self.map.roles))
-
-    @property
-    def height(self) -> int:
-        return self.top(len(self.map.rows))
-
     def left(self, column: int) -> int:
-        """Where a column begins."""
+        """Where a column begins, within the panel."""
         return _LABEL + column * (self.cell + _GAP)
 
     def top(self, row: int) -> int:
-        """Where a row begins."""
+        """Where a row begins, within the panel."""
         return _HEAD + row * (_ROW + _GAP)
+
+    @property
+    def right(self) -> int:
+        return self.x + self.left(len(self.map.roles))
+
+    @property
+    def bottom(self) -> int:
+        return self.y + self.top(len(self.map.rows))
 
 
 def _arrange(maps: Sequence[Map]) -> list[_Panel]:
@@ -122,9 +110,8 @@ def _arrange(maps: Sequence[Map]) -> list[_Panel]:
     x, y = _MARGIN, _HEAD
     for drawn in maps:
         panel = _Panel(map=drawn, x=x, y=y)
-        if x > _MARGIN and x + panel.width > _WIDEST:
-            below = max(above.y + above.height for above in panels) + 22
-            panel = replace(panel, x=_MARGIN, y=below)
+        if x > _MARGIN and panel.right > _WIDEST:
+            panel = replace(panel, x=_MARGIN, y=max(above.bottom for above in panels) + 22)
         panels.append(panel)
-        x, y = panel.x + panel.width + 30, panel.y
+        x, y = panel.right + 30, panel.y
     return panels

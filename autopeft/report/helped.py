@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from autopeft.evidence import rank_correlation
-from autopeft.records import NULL_SCORES, Measurement, ScorePair, SearchResult, Status
+from autopeft.records import NULL_SCORES, ScorePair, SearchResult, Status
 from autopeft.report.words import gain
 
 UNIFORM = NULL_SCORES[0]  # even ranks: the null that decides
@@ -26,9 +26,8 @@ _MARGIN = 0.01  # of the null's loss: a smaller gain does not matter, as for a v
 class Against:
     """The score against one null, over the `n_pairs` in which both losses are finite.
 
-    `won` counts the pairs with the lower loss under the score, `tied` those with equal losses. The 95 % t
-    interval of the mean difference and the p-value are None below `MIN_PAIRS`. `reference` is the null's
-    mean loss.
+    `won` counts the pairs with the lower loss under the score. The 95 % t interval of the mean difference and
+    the p-value are None below `MIN_PAIRS`. `reference` is the null's mean loss.
     """
 
     null: str
@@ -59,16 +58,12 @@ class Helped:
 def did_it_help(result: SearchResult) -> Helped:
     """Whether the score that ordered the sites lowered the loss in the short runs of this search."""
     score = result.spec.search.score
-    every = (_against(null, result.score_pairs) for null in NULL_SCORES if null != score)
-    against = tuple(row for row in every if row is not None)
-    helped, sentence = _answer(score, {row.null: row for row in against})
-    return Helped(
-        score=score,
-        helped=helped,
-        sentence=sentence,
-        against=against,
-        single_sites=_single_sites(result, score),
-    )
+    rows = (_against(null, result.score_pairs) for null in NULL_SCORES if null != score)
+    against = {row.null: row for row in rows if row is not None}
+    helped, sentence = _answer(score, against)
+    sites = _single_sites(result, score)
+    shown = tuple(against.values())
+    return Helped(score=score, helped=helped, sentence=sentence, against=shown, single_sites=sites)
 
 
 def sensitivity_json(result: SearchResult) -> dict[str, Any]:
@@ -76,10 +71,9 @@ def sensitivity_json(result: SearchResult) -> dict[str, Any]:
     answer = did_it_help(result)
     sites = answer.single_sites
     return {
-        **vars(answer),
-        "against": [{**vars(row)} for row in answer.against],
-        "single_sites": None if sites is None else {"rank_correlation": sites[0], "n_sites": sites[1]},
-        "pairs": [{**vars(pair)} for pair in result.score_pairs],
+        **asdict(answer),
+        "single_sites": sites and {"rank_correlation": sites[0], "n_sites": sites[1]},
+        "pairs": [asdict(pair) for pair in result.score_pairs],
         "scores": [
             {"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples} for s in result.scores
         ],
@@ -169,11 +163,12 @@ def _single_sites(result: SearchResult, score: str) -> tuple[float, int] | None:
     """Spearman's rho of score and low loss over plans of one site, for the commonest method and length."""
     groups: dict[tuple[int, str], dict[str, float]] = {}
     for run in result.measurements:
-        site = _only_site(run)
-        if site is None or run.loss is None or not math.isfinite(run.loss):
+        sites = {adapter.site for adapter in run.plan.adapters}
+        is_short_run = run.fidelity.split == "search" and run.status is Status.COMPLETE
+        if not is_short_run or len(sites) != 1 or run.loss is None or not math.isfinite(run.loss):
             continue
         losses = groups.setdefault((run.fidelity.train_steps, run.plan.adapters[0].method), {})
-        losses[site] = min(run.loss, losses.get(site, math.inf))
+        losses[min(sites)] = min(run.loss, losses.get(min(sites), math.inf))
     values = next((scores.values for scores in result.scores if scores.name == score), None)
     if not groups or values is None:
         return None
@@ -181,10 +176,3 @@ def _single_sites(result: SearchResult, score: str) -> tuple[float, int] | None:
     by_site = dict(zip((site.name for site in result.sites), values, strict=True))
     rho = rank_correlation([by_site[site] for site in losses], [-loss for loss in losses.values()])
     return None if rho is None else (rho, len(losses))
-
-
-def _only_site(run: Measurement) -> str | None:
-    """The site of a finished short run whose plan adapts a single one."""
-    sites = tuple({adapter.site for adapter in run.plan.adapters})
-    is_short_run = run.fidelity.split == "search" and run.status is Status.COMPLETE
-    return sites[0] if is_short_run and len(sites) == 1 else None

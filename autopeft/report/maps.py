@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log2
@@ -27,7 +27,7 @@ class Cell:
 class Map:
     """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
 
-    `total` is the sum of a score over the map's sites, None for ranks.
+    `total` is that of the score over all sites, None for ranks.
     """
 
     name: str
@@ -37,20 +37,14 @@ class Map:
 
 
 def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
-    """The ranks of a plan; a method without rank shows its name.
+    """The ranks of a plan; a method without rank shows its short label (see `PartWords`).
 
-    Args:
-        sites: All sites of the base model.
-        plan: Its adapters name some of them.
-        short_labels: Method -> one word for it (see `PartWords`).
-
-    Returns:
-        Columns for every role that is adapted or holds a linear map. Several sites
-        in a cell are grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
+    There are columns for every role that is adapted or holds a linear map. Several sites in a cell are
+    grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
     """
-    adapters: dict[str, list[Adapter]] = {}
+    adapters: defaultdict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
-        adapters.setdefault(adapter.site, []).append(adapter)
+        adapters[adapter.site].append(adapter)
     shown = {s.role for s in sites if s.kind in ("linear", "conv1d") or s.name in adapters}
     top = max((adapter.rank for adapter in plan.adapters), default=0)
 
@@ -123,25 +117,22 @@ def _grid(
 ) -> Map:
     places = _places(sites)
     roles = tuple(dict.fromkeys(site.role for site in sorted(sites, key=lambda site: site.layer is None)))
-    layers: list[int | None] = [*sorted({s.layer for s in sites if s.layer is not None}, reverse=True)]
-    if any(site.layer is None for site in sites):
-        layers.append(None)
     empty = Cell(text="", level=0, title="no such site")
-    rows = tuple(
-        (
-            OUTSIDE if layer is None else str(layer),
-            tuple(cell(places[layer, role]) if (layer, role) in places else empty for role in roles),
-        )
-        for layer in layers
-    )
-    return Map(name=name, roles=roles, rows=rows, total=total)
+    rows = []
+    # The sites outside all layers come last.
+    for layer in sorted({site.layer for site in sites}, key=lambda layer: -1 if layer is None else layer)[
+        ::-1
+    ]:
+        cells = (cell(places[layer, role]) if (layer, role) in places else empty for role in roles)
+        rows.append((OUTSIDE if layer is None else str(layer), tuple(cells)))
+    return Map(name=name, roles=roles, rows=tuple(rows), total=total)
 
 
 def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
     """The sites of each layer and role."""
-    places: dict[tuple[int | None, str], list[Site]] = {}
+    places: defaultdict[tuple[int | None, str], list[Site]] = defaultdict(list)
     for site in sites:
-        places.setdefault((site.layer, site.role), []).append(site)
+        places[site.layer, site.role].append(site)
     return places
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from autopeft.records import (
     PROFILE_SCORE,
     Confirmation,
-    Measurement,
     Plan,
     Proposal,
     SearchResult,
@@ -33,13 +32,8 @@ TRIAL_COLUMNS = (
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
     """The content of result.json (schema_version 1): plain values, None in place of NaN and infinity.
 
-    Args:
-        result: A finished or stopped search.
-        status: How the run ended; `complete` if nothing stopped it.
-
-    Returns:
-        The documented keys, plus `smallest`, `label_names`, `splits` and `settings`. Without
-        a confirmation the numbers of a plan are None and its seeds are empty.
+    `status` says how the run ended: `complete` if nothing stopped it. Without a confirmation the numbers of a
+    plan are None and its seeds are empty.
     """
     setting = result.setting
     content = {
@@ -59,7 +53,15 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
         "sentences": list(result.sentences),
-        "front": [_on_front(measurement) for measurement in result.front],
+        "front": [
+            {
+                "plan": run.plan.digest,
+                "trainable_params": run.plan.trainable_params,
+                "loss": run.loss,
+                "metric": run.metric,
+            }
+            for run in result.front
+        ],
         "proxy": to_json(result.proxy),
         "sensitivity": sensitivity_json(result),
         "cost": to_json(result.cost),
@@ -88,27 +90,27 @@ def trials_csv(result: SearchResult) -> str:
     """
     first = first_proposals(result)
     digests = {plan: plan.digest for plan in {run.plan for run in result.measurements}}  # slow to compute
-    rows = (
-        _trial_row(run, first.get(run.plan), digests[run.plan], result.proxy.rung_steps)
-        for run in result.measurements
-    )
+    steps, rows = result.proxy.rung_steps, []
+    for run in result.measurements:
+        plan, fidelity, proposal = run.plan, run.fidelity, first.get(run.plan)
+        rung: int | str | None = fidelity.split
+        if rung == "search":
+            rung = steps.index(fidelity.train_steps) if fidelity.train_steps in steps else None
+        row = (
+            *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
+            *(
+                digests[plan],
+                plan.trainable_params,
+                plan.learning_rate,
+                rung,
+                fidelity.seed,
+                run.status.value,
+            ),
+            *(fidelity.split, run.metric, run.loss, fidelity.train_steps, fidelity.train_examples),
+            *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
+        )
+        rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)
-
-
-def _trial_row(
-    run: Measurement, proposal: Proposal | None, digest: str, rung_steps: Sequence[int]
-) -> tuple[Any, ...]:
-    """One row of trials.csv, in the order of `TRIAL_COLUMNS`."""
-    plan, fidelity = run.plan, run.fidelity
-    rung: int | str | None = fidelity.split
-    if fidelity.split == "search":
-        rung = rung_steps.index(fidelity.train_steps) if fidelity.train_steps in rung_steps else None
-    return (
-        *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
-        *(digest, plan.trainable_params, plan.learning_rate, rung, fidelity.seed, run.status.value),
-        *(fidelity.split, run.metric, run.loss, fidelity.train_steps, fidelity.train_examples),
-        *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
-    )
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
@@ -164,22 +166,10 @@ def _baseline(result: SearchResult) -> dict[str, Any]:
     return {"name": name, **_answer(result, "baseline"), "learning_rate": result.baseline.learning_rate}
 
 
-def _on_front(measurement: Measurement) -> dict[str, Any]:
-    """A plan that no other beats on both loss and parameters, by the numbers of the search."""
-    plan = measurement.plan
-    return {
-        "plan": plan.digest,
-        "trainable_params": plan.trainable_params,
-        "loss": measurement.loss,
-        "metric": measurement.metric,
-    }
-
-
 def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -> dict[str, Any]:
     """The numbers of the record called `name`, else of one with an equal plan: those are confirmed once."""
-    named = [record for record in records if record.name == name]
-    equal = [record for record in records if record.plan == getattr(result, name)]
-    record = next(iter(named + equal), None)
+    fitting = [r for r in records if r.name == name] + [r for r in records if r.plan == getattr(result, name)]
+    record = next(iter(fitting), None)
     return {
         "metric_mean": record and record.metric_mean,
         "metric_std_error": record and record.metric_std_error,

@@ -12,11 +12,9 @@ _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an
 
 
 def python_lines(result: SearchResult, auto_class: str) -> str:
-    """Lines to paste; they expect the run's folder as the working directory.
+    """Lines to paste, with the run's folder as the working directory, after a confirmation.
 
-    Args:
-        result: Of a search with a confirmation, which leaves `best/weights`.
-        auto_class: Name of the transformers class that loads the task's base model.
+    `auto_class` names the transformers class that loads the task's base model.
     """
     setting, revision = result.setting, result.spec.model.revision
     reads_images = auto_class == _IMAGE_CLASS

@@ -15,10 +15,9 @@ MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """One confirmed plan.
+    """One confirmed plan; `marks` names the answers that it is, `worst` is the metric of its worst seed.
 
-    `marks` names the answers that it is, `worst` is the metric of its worst seed, `percent` its share of
-    the base model's parameters, `seconds` the mean time of a confirming run.
+    `percent` is its share of the base model's parameters, `seconds` the mean time of a confirming run.
     """
 
     record: Confirmation
@@ -36,16 +35,16 @@ def bars(result: SearchResult) -> tuple[tuple[str, int, float], ...]:
     """
     budget = result.setting.budget.max_trainable_params
     head = result.setting.head_params if result.spec.budget.count_head else 0
-    spent = {name: getattr(result, name).trainable_params + head for name in ANSWERS}
-    every = {"budget": budget, **spent}
-    return tuple((name, params, min(100.0, 100 * params / budget)) for name, params in every.items())
+    params = {"budget": budget}
+    params |= {name: getattr(result, name).trainable_params + head for name in ANSWERS}
+    return tuple((name, spent, min(100.0, 100 * spent / budget)) for name, spent in params.items())
 
 
 def interval(result: SearchResult) -> dict[str, float] | None:
     """The picture of the verdict: positions in percent of an axis, 50 being no difference.
 
-    Keys are `low`, `middle` and `high` of the 95 % interval, `band_low` and `band_high` of the margin. None
-    if the verdict has no interval.
+    `low`, `middle` and `high` are of the 95 % interval, `band_low` and `band_high` of the margin. None
+    without an interval.
     """
     verdict = result.verdict
     if verdict.interval_95 is None or verdict.mean_difference is None:
@@ -105,14 +104,10 @@ def smallest_words(result: SearchResult) -> tuple[str, str]:
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     """Stage, seconds, and the same in full runs (R); None in place of R if no full run was timed."""
-    cost = result.cost
-    stages = {
-        "sensitivity": cost.sensitivity_seconds,
-        "search": cost.search_seconds,
-        "confirmation": cost.confirm_seconds,
-    }
-    full = cost.full_run_seconds
-    return tuple((name, seconds, seconds / full if full > 0 else None) for name, seconds in stages.items())
+    cost, full = result.cost, result.cost.full_run_seconds
+    seconds = (cost.sensitivity_seconds, cost.search_seconds, cost.confirm_seconds)
+    stages = zip(("sensitivity", "search", "confirmation"), seconds, strict=True)
+    return tuple((name, spent, spent / full if full > 0 else None) for name, spent in stages)
 
 
 def scoring(result: SearchResult) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopeft.records import Adapter, Plan
+from autopeft.records import Plan
 
 NOTHING = "–"
 
@@ -15,10 +16,9 @@ NOTHING = "–"
 class PartWords:
     """What the parts of a search say about themselves; a report cannot import them, since they need torch.
 
-    `labels` and `short_labels` give the name of each method that people write, and one word of it that fits
-    a map's cell; a method that is missing, because it is no longer installed, keeps its own name.
-    `auto_class` names the transformers class that loads the task's base model. `metric_is_share` says
-    whether the metric lies in [0, 1] and is read as percent.
+    `labels` gives the name of each method that people write, `short_labels` one word that fits a map's cell.
+    A method that is missing, because it is no longer installed, keeps its own name. `auto_class` names the
+    transformers class that loads the task's base model. A metric that is a share is read as percent.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -31,23 +31,19 @@ def plan_words(plan: Plan, labels: Mapping[str, str]) -> str:
     """What a plan adapts, in a few words; `labels` as in `PartWords`.
 
     Example:
+        >>> from autopeft.records import Adapter
         >>> plan = Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=4),),
         ...             learning_rate=1e-3, trainable_params=512)
         >>> plan_words(plan, {"lora": "LoRA"}), plan_words(plan, {})
         ('LoRA r 4 on 1 site', 'lora r 4 on 1 site')
     """
-    groups: dict[str, list[Adapter]] = {}
-    for adapter in plan.adapters:
-        groups.setdefault(adapter.method, []).append(adapter)
-    words = (_group_words(labels.get(method, method), group) for method, group in groups.items())
+    words = []
+    for method, n in Counter(adapter.method for adapter in plan.adapters).items():
+        ranks = sorted({a.rank for a in plan.adapters if a.method == method and a.rank})
+        span = f" r {ranks[0]}" if ranks else ""
+        span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
+        words.append(f"{labels.get(method, method)}{span} on {n:,} site{'s' if n > 1 else ''}")
     return " + ".join(words) or "head alone"
-
-
-def _group_words(label: str, group: list[Adapter]) -> str:
-    ranks = sorted({adapter.rank for adapter in group if adapter.rank})
-    span = f" r {ranks[0]}" if ranks else ""
-    span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
-    return f"{label}{span} on {len(group):,} site{'s' if len(group) > 1 else ''}"
 
 
 def count(number: int) -> str:

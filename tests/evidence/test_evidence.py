@@ -17,11 +17,11 @@ from autopeft.evidence import (
     look,
     mean_and_std_error,
     paired_interval,
+    plans_within_margin,
     rank_correlation,
     sequential_verdict,
     verdict_on_same_plan,
     verdict_without_confirmation,
-    within_margin,
 )
 from autopeft.evidence.variance import Floats
 
@@ -185,9 +185,11 @@ def test_label_follows_from_mean_and_error(mean: float, spread: float, label: st
 
 
 @pytest.mark.parametrize(("mean", "proven"), [(0.05, True), (0.0, True), (-0.007, False), (-0.02, False)])
-def test_within_margin_is_one_sided(mean: float, proven: bool) -> None:
+def test_a_plan_is_within_the_margin_by_a_one_sided_test(mean: float, proven: bool) -> None:
     # One-sided 5 %: the bound lies 1.646 * 0.004 = 0.0066 below the mean.
-    assert within_margin(*pair_of(mean, 0.004), margin=0.01, span=None) is proven
+    tables = dict(zip(("small", "best"), pair_of(mean, 0.004), strict=True))
+    [standing] = plans_within_margin(tables, best="best", margin=0.01, span=None)
+    assert standing.is_within is proven
 
 
 # Verdicts.
@@ -295,4 +297,4 @@ def test_scores_and_margins_that_allow_no_interval_are_refused() -> None:
     with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):
         paired_interval(100 * many, 0 * many)
     with pytest.raises(SpecError, match="margin is 0 and must be above 0"):
-        within_margin(many, many, margin=0.0)
+        plans_within_margin({"small": many, "best": many}, best="best", margin=0.0)
