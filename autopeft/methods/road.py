@@ -14,7 +14,7 @@ from autopeft.extension import Options
 from autopeft.methods.parts import PeftMethod, grouped, only_linear, pattern_of
 from autopeft.records import Adapter, OptionValue, Site
 
-_PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # of the angle and stretch of a pair of outputs
+_PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
 
 
 def _refusal(site: Site) -> str | None:

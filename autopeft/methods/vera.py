@@ -15,7 +15,7 @@ from autopeft.records import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config: `peft` keeps one pair of matrices for each name of an adapter."""
+    """One config: under one adapter name `peft` keeps one pair of matrices, which all sites share."""
     ranks = {int(dict(adapter.options)["r"]) for adapter in adapters}
     if len(ranks) > 1:
         raise SpecError(f"VeRA shares one rank r among all sites, the plan has {sorted(ranks)}; choose one.")

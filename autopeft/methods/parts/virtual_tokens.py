@@ -10,7 +10,7 @@ from autopeft.records import Adapter, Site
 
 
 def only_model_site(role: str, name: str) -> Callable[[Site], str | None]:
-    """The refusal of all sites but that of the model as a whole which has this role and name."""
+    """A refusal of all sites but the whole model's site of this role; the message has the site's name."""
 
     def refusal(site: Site) -> str | None:
         fits = site.kind == "model" and site.role == role
