@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from autopeft.exports.parts.adapter import write_adapter
+from autopeft.exports.parts.adapter import lacking_weights, n_trained_labels, write_adapter
 from autopeft.exports.parts.folder import fresh_folder, refuse_files
-from autopeft.exports.parts.tensors import lacking_weights, n_trained_labels
 from autopeft.exports.parts.weights import read_all_weights, read_weights
 
 __all__ = [

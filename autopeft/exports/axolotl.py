@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.folder import fresh_folder
-from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
-from autopeft.exports.parts.recipe import (
-    lora_settings,
-    rate_note,
-    recipe_problems,
-    schedule,
-    whole_alphas,
-)
-from autopeft.exports.parts.tensors import configs_of
+from autopeft.exports.parts.problems import refuse
+from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.extension import ExportSource
 from autopeft.store import write_text, write_yaml_text
 
@@ -59,11 +53,7 @@ class Axolotl:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Other methods than LoRA, other tasks than language modelling, alphas between whole numbers."""
-        problems = (*not_lora(source.configs), *recipe_problems(source))
-        if problems:
-            return problems
-        (config,) = source.configs
-        return (*lora_problems([config], known=tuple(_LORA_KEYS)), *whole_alphas(config))
+        return lora_recipe_problems(source, known=tuple(_LORA_KEYS))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write axolotl.yaml, to be completed with data and length."""
@@ -78,10 +68,8 @@ class Axolotl:
         }
         with fresh_folder(out) as fresh:
             write_text(fresh / "axolotl.yaml", _HEADER + write_yaml_text(content))
-        return (
-            "add datasets, sequence_len, micro_batch_size and num_epochs to axolotl.yaml",
-            *rate_note(source),
-        )
+        note = "add datasets, sequence_len, micro_batch_size and num_epochs to axolotl.yaml"
+        return (note, *rate_note(source))
 
 
 PART = Axolotl()

@@ -19,18 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.adapters import type_counts
 from autopeft.errors import SpecError
+from autopeft.exports.parts import problems
+from autopeft.exports.parts.adapter import in_head
 from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.merging import merge
-from autopeft.exports.parts.problems import (
-    NOT_IN_LORA,
-    adapts_nothing,
-    refuse,
-    rewrites_base,
-    trained_whole,
-    unmergeable,
-    untrained,
-)
-from autopeft.exports.parts.tensors import in_head
 from autopeft.exports.parts.uniform import Factors, write_uniform
 from autopeft.extension import ExportSource
 
@@ -48,14 +40,14 @@ class ConvertedLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Adapters of anything but linear maps: norms, biases, prompts, added modules."""
-        types = type_counts(source.configs)
+        kinds = [name for name in type_counts(source.configs) if name in problems.NOT_IN_LORA]
         return (
-            *adapts_nothing(source.configs),
-            *(f"{name} trains {NOT_IN_LORA[name]}" for name in types if name in NOT_IN_LORA),
-            *unmergeable(source.configs),
-            *rewrites_base(source.configs),
-            *trained_whole(source),
-            *untrained(source),
+            *problems.adapts_nothing(source.configs),
+            *(f"{name} trains {problems.NOT_IN_LORA[name]}" for name in kinds),
+            *problems.unmergeable(source.configs),
+            *problems.rewrites_base(source.configs),
+            *problems.trained_whole(source),
+            *problems.untrained(source),
         )
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
@@ -64,7 +56,7 @@ class ConvertedLora:
         Raises:
             SpecError: More than linear maps changed (IA3 scales biases too), or nothing did.
         """
-        refuse(self.name, self.problems(source), instead="Use --to merged or --to native")
+        problems.refuse(self.name, self.problems(source), instead="Use --to merged or --to native")
         assert source.base is not None, "the base model is needed"
         before = {name: tensor.detach().clone() for name, tensor in source.base.state_dict().items()}
         changes = _changes(before, merge(source), source)
@@ -72,18 +64,17 @@ class ConvertedLora:
         costs = {}
         for site, change in changes.items():
             factors[site], costs[site] = _nearest(change, rank=source.rank, energy=source.energy or _ENERGY)
-        lost = sum((costs[site]["relative_error"] * float(c.norm())) ** 2 for site, c in changes.items())
-        total = math.sqrt(lost / sum(float(c.norm()) ** 2 for c in changes.values()))
+        norms = {site: float(change.norm()) for site, change in changes.items()}
+        lost = (costs[site]["relative_error"] * norm for site, norm in norms.items())
+        total = math.hypot(*lost) / math.hypot(*norms.values())
         with fresh_folder(out) as fresh:
             notes = write_uniform(factors, source, fresh)
             text = json.dumps({"relative_error": total, "sites": costs}, indent=2)
             (fresh / "conversion.json").write_text(text + "\n", encoding="utf-8")
         worst = max(costs, key=lambda site: costs[site]["relative_error"])
         error = costs[worst]["relative_error"]
-        return (
-            f"relative error {total:.2e} in total, {error:.2e} at worst ({worst}); see conversion.json",
-            *notes,
-        )
+        note = f"relative error {total:.2e} in total, {error:.2e} at worst ({worst}); see conversion.json"
+        return (note, *notes)
 
 
 def _changes(
@@ -96,12 +87,11 @@ def _changes(
         if in_head(name, source.head) or name not in before or torch.equal(tensor, before[name]):
             continue
         site, _, kind = name.rpartition(".")
-        module = modules[site]
-        if kind != "weight" or not isinstance(module, nn.Linear | Conv1D):
+        if kind == "weight" and isinstance(modules[site], nn.Linear | Conv1D):
+            change = (tensor - before[name]).float().cpu()
+            changes[site] = change.T if isinstance(modules[site], Conv1D) else change
+        else:
             odd.append(name)
-            continue
-        change = (tensor - before[name]).float().cpu()
-        changes[site] = change.T if isinstance(module, Conv1D) else change
     if odd:
         raise SpecError(
             f"LoRA cannot hold the change of {', '.join(odd[:3])} ({len(odd)} in all), which "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SpecError
+from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.folder import fresh_folder
-from autopeft.exports.parts.problems import lora_problems, not_lora, refuse
-from autopeft.exports.parts.recipe import (
-    lora_settings,
-    rate_note,
-    recipe_problems,
-    schedule,
-    whole_alphas,
-)
-from autopeft.exports.parts.tensors import configs_of
+from autopeft.exports.parts.problems import refuse
+from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource
 from autopeft.store import write_text, write_yaml_text
@@ -57,18 +52,8 @@ class LlamaFactory:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Other methods than LoRA, other tasks, ranks or alphas that differ between modules."""
-        problems = [*not_lora(source.configs), *recipe_problems(source)]
-        if problems:
-            return tuple(problems)
-        (config,) = source.configs
         known = (*_LORA_KEYS, *_NAMED, "rank_pattern", "alpha_pattern", "fan_in_fan_out")
-        problems += [*lora_problems([config], known=known), *whole_alphas(config)]
-        if getattr(config, "init_lora_weights", True) is not True:
-            problems.append("it chooses the first values of LoRA itself, and the config names others")
-        for name in ("rank", "alpha"):
-            if getattr(config, f"{name}_pattern"):
-                problems.append(f"it has one {name} for all modules, and the plan's differ")
-        return tuple(problems)
+        return lora_recipe_problems(source, known=known, further=_further_problems)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write llama_factory.yaml, to be completed with data and template."""
@@ -90,15 +75,23 @@ class LlamaFactory:
         return ("add dataset, template, cutoff_len and output_dir to llama_factory.yaml", *rate_note(source))
 
 
+def _further_problems(config: PeftConfig) -> Iterator[str]:
+    """The problems of first values that are not LoRA's usual ones, and of ranks or alphas that differ."""
+    if getattr(config, "init_lora_weights", True) is not True:
+        yield "it chooses the first values of LoRA itself, and the config names others"
+    for name in ("rank", "alpha"):
+        if getattr(config, f"{name}_pattern"):
+            yield f"it has one {name} for all modules, and the plan's differ"
+
+
 def _targets(config: PeftConfig, base: nn.Module) -> list[str]:
     """The modules that a config means, as a list of endings that means the same."""
     modules = dict(base.named_modules())
     linear = {name for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
+    sites = {name for name in modules if name and check_target_module_exists(config, name)}
     if config.target_modules == "all-linear":
         outputs = base.get_output_embeddings()  # type: ignore[operator]
         sites = {name for name in linear if modules[name] is not outputs}
-    else:
-        sites = {name for name in modules if name and check_target_module_exists(config, name)}
     if not sites or not sites <= linear:
         odd = sorted(sites - linear) or ["no module"]
         raise SpecError(

@@ -33,11 +33,8 @@ class Merged:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
                 source.tokenizer.save_pretrained(str(fresh))
-        notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
-        return (
-            *notes,
-            *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]),
-        )
+        note = f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"
+        return (note, *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]))
 
 
 PART = Merged()

@@ -12,10 +12,10 @@ import peft
 from peft import PeftConfig
 
 from autopeft.adapters import changed_fields, task_name
+from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import adapts_nothing, refuse
 from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule
-from autopeft.exports.parts.tensors import configs_of
 from autopeft.extension import ExportSource
 from autopeft.store import write_text
 
@@ -58,15 +58,16 @@ class Trl:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """No adapter, a mix, another task than language modelling, a config that code cannot hold."""
-        if adapts_nothing(source.configs):
-            return adapts_nothing(source.configs)
+        if nothing := adapts_nothing(source.configs):
+            return nothing
         problems = [*recipe_problems(source)]
         for config in source.configs:
             class_name = type(config).__name__
             if getattr(peft, class_name, None) is not type(config):
                 problems.append(f"{class_name} is no config of peft itself")
-            odd = {name: value for name, value in changed_fields(config).items() if not _is_plain(value)}
-            problems += [f"{name} of {class_name} is a {type(value).__name__}" for name, value in odd.items()]
+            for name, value in changed_fields(config).items():
+                if not _is_plain(value):
+                    problems.append(f"{name} of {class_name} is a {type(value).__name__}")
         return tuple(problems)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
@@ -95,9 +96,8 @@ def _is_plain(value: Any) -> bool:
 
 def _fields(config: PeftConfig) -> str:
     """What differs from the defaults, one argument a line."""
-    values = {"task_type": task_name(config), **changed_fields(config)}
     lines = []
-    for name, value in values.items():
+    for name, value in {"task_type": task_name(config), **changed_fields(config)}.items():
         written = plain(value.value if isinstance(value, Enum) else value)
         lines.append(f"    {name}={pprint.pformat(written, width=100, sort_dicts=False)},")
     return "\n".join(lines)

@@ -6,25 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.adapters import type_counts
+from autopeft.exports.parts import problems
 from autopeft.exports.parts.folder import fresh_folder
-from autopeft.exports.parts.problems import (
-    NOT_IN_LORA,
-    adapts_nothing,
-    lora_problems,
-    not_lora,
-    refuse,
-    trained_whole,
-    unmergeable,
-    untrained,
-)
 from autopeft.exports.parts.uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource
 
 # Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
 _FOLDED = (
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules"),
-    *("exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "lora_dropout"),
-    "modules_to_save",
+    "r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules layers_to_transform "
+    "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
 )
 
 
@@ -39,12 +29,13 @@ class UniformLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
-        problems = not_lora(source.configs) or lora_problems(source.configs, known=_FOLDED)
-        return (*problems, *trained_whole(source), *untrained(source))
+        configs = source.configs
+        of_configs = problems.not_lora(configs) or problems.lora_problems(configs, known=_FOLDED)
+        return (*of_configs, *problems.trained_whole(source), *problems.untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
-        refuse(self.name, self.problems(source), instead=_instead(source))
+        problems.refuse(self.name, self.problems(source), instead=_instead(source))
         factors = lora_factors(source)
         with fresh_folder(out) as fresh:
             return write_uniform(factors, source, fresh)
@@ -52,10 +43,10 @@ class UniformLora:
 
 def _instead(source: ExportSource) -> str:
     """The formats that can hold such a plan."""
-    if unmergeable(source.configs):
+    if problems.unmergeable(source.configs):
         return "Use --to native"
-    in_others = trained_whole(source) or NOT_IN_LORA.keys() & type_counts(source.configs).keys()
-    if adapts_nothing(source.configs) or in_others:
+    no_lora = problems.trained_whole(source) or problems.adapts_nothing(source.configs)
+    if no_lora or problems.NOT_IN_LORA.keys() & type_counts(source.configs).keys():
         return "Use --to merged"
     return "Use --to converted-lora or --to merged"
 

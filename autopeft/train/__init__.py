@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from autopeft.train.bench import Bench
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits
-from autopeft.train.rate_schedule import full_run_steps, rate_schedule
+from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
 __all__ = [
     "SCHEDULE",
+    "WARMUP_SHARE",
     "Bench",
     "EncodedSplit",
     "encode_split",

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
+WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class RateSchedule:
         cycle = bisect_right(self.ends, step)
         start = self.ends[cycle - 1] if cycle else 0
         n_steps, n_done = self.ends[cycle] - start, step - start
-        warmup = max(1, round(_WARMUP_SHARE * n_steps))
+        warmup = max(1, round(WARMUP_SHARE * n_steps))
         return min((n_done + 1) / warmup, (n_steps - n_done) / max(1, n_steps - warmup + 1))
 
 

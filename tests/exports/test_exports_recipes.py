@@ -18,7 +18,6 @@ from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import axolotl, llama_factory, trl
-from autopeft.exports.parts.recipe import WARMUP_SHARE
 from autopeft.extension import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
@@ -92,7 +91,7 @@ def llama_factory_config(content):
 
 
 def test_schedule_is_that_of_a_search():
-    assert f" {100 * WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
+    assert f" {100 * train.WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
     assert (
         "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1"
         in train.SCHEDULE

@@ -1,5 +1,5 @@
-"""What several formats share: folders, weights, tensors by name, problems, merging, recipes.
+"""What several formats share: folders, weights, adapters, problems, merging, recipes.
 
 Inside the folder each file imports only from those before it:
-folder, weights, recipe, tensors, problems → adapter, merging, uniform.
+folder, weights, problems → adapter, merging, recipe → uniform.
 """

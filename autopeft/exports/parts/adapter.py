@@ -1,24 +1,29 @@
-"""Writes adapters as plain `peft` reads them."""
+"""An adapter's configs and tensors: taken from a source by name, and written as plain `peft` reads them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
+from peft import PeftConfig
 from safetensors.torch import save_file
+from torch import nn
 
 from autopeft.adapters import type_name
 from autopeft.exports.parts.folder import fresh_folder
-from autopeft.exports.parts.tensors import configs_of, contiguous
 from autopeft.extension import ExportSource
-from autopeft.model import adapter_names
+from autopeft.model import adapter_names, for_task
+
+PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 
 
 def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     """Write the configs of a plan, and its weights where it is trained; gives notes for their reader.
 
     One config lies in the folder itself, several in a folder each, in the order of `order.json`. The head's
-    modules are named: left to itself `peft` takes those called classifier or score, and not T5's, nor the
+    modules are named in it: by itself `peft` takes those called classifier or score, and neither T5's nor the
     poolers of DeBERTa and ModernBERT.
     """
     configs = configs_of(source)
@@ -29,8 +34,7 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
             config.base_model_name_or_path = source.base_model
             config.save_pretrained(str(folder))  # which makes the folder
             if source.weights:
-                weights = contiguous(source.weights[index])
-                save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+                save_tensors(source.weights[index], folder / "adapter_model.safetensors")
         if len(names) > 1:
             (fresh / "order.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
     notes = [] if len(names) == 1 else ["attach the folders in the order of order.json"]
@@ -38,3 +42,38 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     foreign = {name: module for name, module in modules.items() if not module.startswith("peft.")}
     notes += [f"peft knows {name} after: import {module}" for name, module in foreign.items()]
     return (*notes, *([] if source.weights else ["there are no weights in it: the plan is not trained"]))
+
+
+def configs_of(source: ExportSource) -> list[PeftConfig]:
+    """Copies of the configs to write or attach, with task and head; at least one, for the head alone."""
+    return for_task(source.configs, source.base, task_type=source.task_type, head_names=source.head)
+
+
+def in_head(key: str, head: Sequence[str]) -> bool:
+    """Whether a name lies within a module of the head; `peft` matches those by their endings."""
+    return ".lora_" not in key and any(f".{name}." in f".{key.removeprefix(PREFIX)}" for name in head)
+
+
+def trained_tensors(source: ExportSource) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of all configs, by the base model's names."""
+    for weights in source.weights:
+        for key, tensor in weights.items():
+            yield key.removeprefix(PREFIX), tensor
+
+
+def lacking_weights(names: Collection[str], source: ExportSource) -> list[str]:
+    """The names of parameters of the base model that the adapter has no weights for, sorted."""
+    return sorted(set(names) - {name for name, _ in trained_tensors(source)})
+
+
+def n_trained_labels(source: ExportSource, module: nn.Module) -> int | None:
+    """How many labels the adapter's head has, where its size is not the base model's; else None."""
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    odd = (t for name, t in trained_tensors(source) if shapes.get(name, t.shape) != t.shape)
+    return next((int(tensor.shape[0]) for tensor in odd), None)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors by safetensors, which takes copies on the CPU that are contiguous and share no memory."""
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"format": "pt"})

@@ -41,9 +41,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # somebody else has put something there
             for folder in made:
                 folder.rmdir()
-        if isinstance(
-            error, OSError | SafetensorError
-        ):  # safetensors has an error of its own for a full disk
+        if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
             reason = getattr(error, "strerror", None) or error
             raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
         raise

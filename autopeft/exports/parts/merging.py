@@ -43,11 +43,7 @@ def merge(source: ExportSource) -> nn.Module:
 
 
 def _attached(source: ExportSource) -> PeftModel:
-    """The base model with the configs and their weights on it, the way a search trains them.
-
-    Raises:
-        SpecError: The weights are those of other configs or of another base model.
-    """
+    """The base model with the configs and their weights on it; SpecError where they do not fit it."""
     assert source.base is not None, "the base model is needed"
     try:
         model = attach(source.base, source.configs, task_type=source.task_type, head_names=source.head)
@@ -63,36 +59,32 @@ def _attached(source: ExportSource) -> PeftModel:
 
 def _load(model: PeftModel, name: str, weights: Mapping[str, torch.Tensor]) -> None:
     expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    known = {key: tensor for key, tensor in weights.items() if key in expected}
-    others = [key for key in weights if key not in expected and not _is_unchanged(model, key, weights[key])]
-    odd = sorted([*(expected - known.keys()), *others])
+    others = {key for key in weights.keys() - expected if not _is_unchanged(model, key, weights[key])}
+    odd = sorted((expected - weights.keys()) | others)
     if odd:
         where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
         raise SpecError(
             f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base model."
         )
+    known = {key: tensor for key, tensor in weights.items() if key in expected}
     set_peft_model_state_dict(model, known, adapter_name=name)
 
 
 def _is_unchanged(model: PeftModel, key: str, tensor: torch.Tensor) -> bool:
     """Whether a tensor is that of the base model: `peft` saves embeddings beside an adapter of theirs."""
     base = model.state_dict().get(key)
-    if base is None or base.shape != tensor.shape:
-        return False
-    return torch.equal(base.cpu(), tensor.to(base.dtype).cpu())
+    return base is not None and torch.equal(base.cpu(), tensor.to(base.dtype).cpu())
 
 
 @torch.no_grad()
 def _probe(model: nn.Module) -> torch.Tensor | None:
     """Outputs for a few tokens, fp32; None for a model that takes more than tokens."""
-    config = cast(Any, model).config
-    size = getattr(config.get_text_config(), "vocab_size", 0)
+    size = getattr(cast(Any, model).config.get_text_config(), "vocab_size", 0)
     if size < 2:
         return None
-    tokens = torch.arange(1, 1 + _PROBE_TOKENS).remainder(size)[None]
-    device = next(model.parameters()).device
+    tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=next(model.parameters()).device)
     try:
-        outputs = model.eval()(input_ids=tokens.to(device))
+        outputs = model.eval()(input_ids=tokens.remainder(size)[None])
     except (TypeError, ValueError):
         return None
     logits = getattr(outputs, "logits", None)

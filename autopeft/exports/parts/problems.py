@@ -21,14 +21,13 @@ NOT_IN_LORA = {
     "TRAINABLE_TOKENS": "the embeddings of tokens",
 }
 _UNTRAINED = "it has no trained weights yet"
-_MAX_CHARACTERS = 40  # of a value in a message; chosen by hand
 
 
 def refuse(name: str, problems: Sequence[str], *, instead: str) -> None:
     """Raise SpecError with everything that a format cannot hold, and what to do instead."""
+    if list(problems) == [_UNTRAINED]:
+        instead = "Train its plan with `autopeft train`, or use --to native"
     if problems:
-        if list(problems) == [_UNTRAINED]:
-            instead = "Train its plan with `autopeft train`, or use --to native"
         raise SpecError(f"The format {name} cannot hold this: {'; '.join(problems)}. {instead}.")
 
 
@@ -82,5 +81,6 @@ def trained_whole(source: ExportSource) -> tuple[str, ...]:
 
 
 def _short(value: object) -> str:
+    """A value in a message, in at most 40 characters (chosen by hand)."""
     text = repr(value)
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
+    return text if len(text) <= 40 else f"{text[:37]}..."

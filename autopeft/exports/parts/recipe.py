@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from peft import PeftConfig
 
 from autopeft.adapters import changed_fields
+from autopeft.exports.parts.problems import lora_problems, not_lora
 from autopeft.extension import ExportSource
-
-WARMUP_SHARE = 0.06  # as a search trains, see `train.course`
+from autopeft.train import WARMUP_SHARE
 
 
 def schedule(source: ExportSource, *, scheduler_key: str, warmup_key: str) -> dict[str, Any]:
-    """The learning rate where it is known, and how a search trains, under a trainer's own keys.
-
-    Linear decay after a warm-up, no weight decay, gradients clipped at 1.
-    """
+    """The learning rate where it is known, and the schedule of a search, under a trainer's keys."""
     rate = {} if source.learning_rate is None else {"learning_rate": source.learning_rate}
     settings = {scheduler_key: "linear", warmup_key: WARMUP_SHARE, "weight_decay": 0.0, "max_grad_norm": 1.0}
     return {**rate, **settings}
 
 
 def lora_settings(config: PeftConfig, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Rank, alpha, dropout and the changed fields of a LoRA config, under a trainer's own keys.
-
-    Args:
-        config: Of LoRA.
-        keys: Field -> the trainer's key; other fields are left out.
-    """
+    """Rank, alpha, dropout and changed fields of a LoRA config, by the keys that a trainer has for them."""
     fields = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
     fields |= changed_fields(config)
     return {keys[name]: plain(value) for name, value in fields.items() if name in keys}
 
 
 def recipe_problems(source: ExportSource) -> tuple[str, ...]:
-    """What no trainer of one config takes: another task than language modelling, or a mix."""
+    """The problems of another task than language modelling, and of a mix of methods."""
     problems = []
     if source.task_type != "CAUSAL_LM":
         task = source.task_type or "no task"
@@ -46,16 +38,32 @@ def recipe_problems(source: ExportSource) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def lora_recipe_problems(
+    source: ExportSource,
+    *,
+    known: Sequence[str],
+    further: Callable[[PeftConfig], Iterable[str]] = lambda config: (),
+) -> tuple[str, ...]:
+    """What a trainer of one LoRA config with whole alphas cannot do.
+
+    Args:
+        source: The plan.
+        known: The fields of LoRA that the trainer can be told.
+        further: Gives the problems of the config that only this trainer has.
+    """
+    problems = (*not_lora(source.configs), *recipe_problems(source))
+    if problems:
+        return problems
+    (config,) = source.configs
+    alphas = {config.lora_alpha, *config.alpha_pattern.values()}
+    odd = ", ".join(str(alpha) for alpha in sorted(alphas) if alpha != int(alpha))
+    fractions = (f"its alphas are whole numbers, and the plan has {odd}",) if odd else ()
+    return (*lora_problems([config], known=known), *fractions, *further(config))
+
+
 def rate_note(source: ExportSource) -> tuple[str, ...]:
     """The remark that a learning rate is missing."""
     return () if source.learning_rate else ("the learning rate is not known; set it",)
-
-
-def whole_alphas(config: PeftConfig) -> tuple[str, ...]:
-    """The problem that some alpha is no whole number."""
-    alphas = {config.lora_alpha, *config.alpha_pattern.values()}
-    odd = sorted(alpha for alpha in alphas if alpha != int(alpha))
-    return (f"its alphas are whole numbers, and the plan has {', '.join(map(str, odd))}",) if odd else ()
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ layer lacks it. So the scale goes into B, ranks are padded with zeros, and lacki
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -16,12 +15,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
-from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SpecError
-from autopeft.exports.parts.tensors import PREFIX, contiguous, head_tensors, in_head
+from autopeft.exports.parts.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.extension import ExportSource
 from autopeft.model import map_shape
 
@@ -36,9 +34,8 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def lora_factors(source: ExportSource) -> Factors:
     """A and B of every site of LoRA configs; where two adapt one site, side by side.
 
-    Raises:
-        SpecError: There is none; or a tensor is missing, is no part of LoRA, or has not the rank that
-            the config says.
+    A SpecError says that there is none, or which tensor is missing, no part of LoRA, or of another rank than
+    its config says.
     """
     factors: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
@@ -88,12 +85,11 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         extra = rank - down.shape[0]
         tensors[f"{PREFIX}{site}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
         tensors[f"{PREFIX}{site}.lora_B.weight"] = nn.functional.pad(up, (0, extra))
-    save_file(contiguous(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    head = head_tensors(source)
+    save_tensors(tensors, folder / "adapter_model.safetensors")
+    head = {name: tensor for name, tensor in trained_tensors(source) if in_head(name, source.head)}
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=plain_names(filled, modules),
         lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
         # With the task's type `peft` would look for the head in this adapter.
@@ -101,13 +97,15 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         base_model_name_or_path=source.base_model,
         inference_mode=True,
     )
+    config.target_modules = plain_names(filled, modules)  # `peft` would turn an argument into a set
     config.save_pretrained(str(folder))
-    _sort_names(folder / "adapter_config.json")
-    notes = [_rank_note(rank)]
+    limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
+    advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
+    notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
     if len(filled) > len(factors):
         notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
     if head:
-        save_file(contiguous(head), folder / "head.safetensors", metadata={"format": "pt"})
+        save_tensors(head, folder / "head.safetensors")
         notes.append(
             "the trained head is in head.safetensors, by the base model's names; servers read LoRA alone"
         )
@@ -116,24 +114,19 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
 
 def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
     for site, (down, up) in factors.items():
-        sizes = _sizes(modules.get(site))
-        if sizes is None:
+        shape = map_shape(modules[site]) if site in modules else None
+        if shape is None:
             kind = type(modules[site]).__name__ if site in modules else "absent"
             raise SpecError(
                 f"{site} is {kind} in the base model and no linear map; pass --model with the right one, "
                 "or use --to merged."
             )
-        if (down.shape[1], up.shape[0]) != sizes:
+        _, n_in, n_out = shape
+        if (down.shape[1], up.shape[0]) != (n_in, n_out):
             raise SpecError(
-                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {sizes[0]} to "
-                f"{sizes[1]}; pass --model with the one that it was trained on."
+                f"The adapter at {site} maps {down.shape[1]} to {up.shape[0]}, the base model {n_in} to "
+                f"{n_out}; pass --model with the one that it was trained on."
             )
-
-
-def _sizes(module: nn.Module | None) -> tuple[int, int] | None:
-    """Inputs and outputs of a linear map; None for another module, or none."""
-    shape = None if module is None else map_shape(module)
-    return None if shape is None else shape[1:]
 
 
 def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
@@ -141,9 +134,10 @@ def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
     types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
     filled = dict(factors)
     for name, module in modules.items():
-        match, sizes = _LAYER.match(name), _sizes(module)
-        if match and sizes and (match[1], match[3]) in types and name not in factors:
-            filled[name] = (torch.zeros(1, sizes[0]), torch.zeros(sizes[1], 1))
+        match, shape = _LAYER.match(name), map_shape(module)
+        if match and shape and (match[1], match[3]) in types and name not in factors:
+            _, n_in, n_out = shape
+            filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))
     return filled
 
 
@@ -163,17 +157,3 @@ def plain_names(sites: Collection[str], modules: Collection[str]) -> list[str]:
                 break
         chosen.add(ending)
     return sorted(chosen)
-
-
-def _sort_names(path: Path) -> None:
-    """`peft` keeps the names in a set, so that they would stand in another order every time."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["target_modules"] = sorted(content["target_modules"])
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _rank_note(rank: int) -> str:
-    limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
-    if limit is None:
-        return f"the rank is {rank}; vLLM takes at most {_VLLM_RANKS[-1]}"
-    return f"the rank is {rank}; start vLLM with --enable-lora --max-lora-rank {limit}"

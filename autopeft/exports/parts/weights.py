@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from autopeft.adapters import ConfigFile, adapts_modules
 from autopeft.errors import SpecError
 
-_SAFE, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
+_SAFE = "adapter_model.safetensors"
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def read_all_weights(
     files: Sequence[ConfigFile], *, allow_pickle: bool = False
 ) -> tuple[dict[str, torch.Tensor], ...]:
-    """The tensors beside each config, by name, as `read_weights` reads them; nothing where no config has any.
+    """The tensors beside each config, by name, as `read_weights` reads them; () where no config has any.
 
     Raises:
         SpecError: Some folders have weights and others none, or a file has no tensors.
@@ -46,26 +46,30 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
 
     Args:
         folder: Holds `adapter_model.safetensors`, or an older `adapter_model.bin`.
-        allow_pickle: Read the latter too, which is a pickle: its tensors alone, no other object.
+        allow_pickle: Read the tensors of an `adapter_model.bin`, which is a pickle; no other object is read.
 
     Raises:
         SpecError: The file is damaged, holds numbers that are not finite, or is a pickle and those are
             not allowed.
     """
-    safe, pickled = folder / _SAFE, folder / _PICKLED
-    if safe.exists():
-        return _checked(_read_safe(safe), safe)
-    if not pickled.exists():
-        return None
-    if not allow_pickle:
-        raise SpecError(
-            f"{pickled} is a pickle, which can run code when read; pass --allow-pickle if you trust it, or "
-            f"write it as {_SAFE}."
-        )
-    return _checked(_read_pickle(pickled), pickled)
-
-
-def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    path = folder / _SAFE
+    if path.exists():
+        try:
+            tensors = dict(load_file(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise SpecError(
+                f"{path} is damaged ({error}); it must be a file that safetensors wrote."
+            ) from error
+    else:
+        path = folder / "adapter_model.bin"
+        if not path.exists():
+            return None
+        if not allow_pickle:
+            raise SpecError(
+                f"{path} is a pickle, which can run code when read; pass --allow-pickle if you trust it, or "
+                f"write it as {_SAFE}."
+            )
+        tensors = _read_pickle(path)
     odd = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
         raise SpecError(
@@ -75,24 +79,14 @@ def _checked(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Te
     return tensors
 
 
-def _read_safe(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SpecError(f"{path} is damaged ({error}); it must be a file that safetensors wrote.") from error
-
-
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()
-        raise SpecError(
-            f"{path} is damaged or holds more than tensors ({first[0] if first else 'empty'})."
-        ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
-    ):
+        reason = (str(error).strip() or "empty").splitlines()[0]
+        raise SpecError(f"{path} is damaged or holds more than tensors ({reason}).") from error
+    is_dict = isinstance(content, dict)
+    if not is_dict or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise SpecError(f"{path} holds a {type(content).__name__}; it must hold tensors by name.")
     _log.warning("%s was read as a pickle, tensors alone.", path)
     return {str(name): tensor for name, tensor in content.items()}
