@@ -1,7 +1,6 @@
 """The budget: how many parameters may be trained, and the allocator that spends them.
 
-Pure arithmetic. The cost of a method at a site is passed in as a function of the rank,
-so that the same allocator serves every method.
+Pure arithmetic: the cost of a method at a site is passed in as a function of the rank.
 """
 
 from __future__ import annotations
@@ -25,14 +24,11 @@ _ALLOWED = "write a share of the base model such as 0.5%, or a number such as 30
 
 
 def parse(requested: str, *, base_params: int) -> Budget:
-    """The number of trainable parameters that a user's `--budget` means.
+    """The largest whole number of trainable parameters, in [1, base_params], within a user's `--budget`.
 
     Args:
         requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _.
         base_params: Parameters of the base model, tied weights once, no task head.
-
-    Returns:
-        The largest whole number of parameters within the request, in [1, base_params].
 
     Raises:
         SpecError: Not a number, zero, negative, over 100 % or less than one parameter.
@@ -79,25 +75,18 @@ class Claim:
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
-    """Ranks that never exceed the budget and leave no affordable upgrade.
+    """Site name -> rank >= 1, in natural order of names; never over the budget, no affordable upgrade left.
 
-    Divisor method: each next rank goes to the site with the largest weight / rank,
-    as seats go to parties (Jefferson, D'Hondt), so ranks are in proportion to the
-    weights. Ranks count in units of the smallest, so that methods can share a budget. With
-    gains the next rank goes to the site where a parameter gains most; no other ranks of the same
-    price gain more (greedy is optimal for concave gains, Federgruen and Groenevelt 1986).
+    Divisor method: each next rank goes to the site with the largest weight / rank, as seats go to parties
+    (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the smallest, so
+    that methods can share a budget. With gains the next rank goes to the site where a parameter gains most;
+    no other ranks of the same price gain more (greedy is optimal for concave gains, Federgruen and
+    Groenevelt 1986).
 
-    An upgrade that does not fit is dropped for good, since the budget left only shrinks; cheaper
-    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later
-    site in natural order of names, so input order does not matter. The cost of the result never falls
-    when the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
-
-    Args:
-        claims: One per site; names are unique.
-        max_params: Trainable parameters in all, >= 0.
-
-    Returns:
-        Site name -> rank, only for sites with rank >= 1, in natural order of names.
+    An upgrade that does not fit is dropped for good, since the budget left only shrinks; cheaper ones are
+    still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in natural
+    order, so the order of the claims, one per site, does not matter. The cost of the result never falls when
+    the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
 
     Example:
         >>> a = Claim(site="a", weight=1.0, ranks=range(1, 9), cost=lambda rank: 10 * rank)

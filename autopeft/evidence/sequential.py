@@ -89,8 +89,7 @@ def look(
         planned_seeds: Most seeds there will be, 2 to 10, as fixed before the first.
         margin: Largest difference that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
-        n_compared: Plans compared with the baseline on this split, >= 1. Naming one before the
-            confirmation costs nothing; choosing the best of n there divides alpha by n.
+        n_compared: Plans of which the best is chosen by the scores of this split, >= 1; divides alpha.
 
     Raises:
         SpecError: As `paired_interval`, or planned seeds outside 2 to 10.

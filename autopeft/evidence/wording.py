@@ -7,8 +7,6 @@ from dataclasses import replace
 from autopeft.evidence.sequential import Look
 from autopeft.records import Verdict
 
-_LENGTH = {"full": "at full length", "half": "at half length"}
-
 
 def sequential_verdict(
     seen: Look,
@@ -26,20 +24,19 @@ def sequential_verdict(
         metric: Name of the scores in the sentence ("accuracy", "loss").
         fidelity: Length of the confirming runs, `full` or `half`.
         smallest_equivalent: As in `Verdict`.
-        in_points: Whether the sentence gives scores in points (0.01), for scores in [0, 1].
-        n_diverged: Seeds of the best plan that diverged; the sentence mentions them.
+        in_points: Gives scores in points (0.01), for scores in [0, 1].
+        n_diverged: Seeds of the best plan that diverged, for a second sentence.
 
     Example:
         >>> from autopeft.evidence.sequential import look
         >>> seen = look([[1] * 90] * 3, [[0, 1] * 45] * 3, planned_seeds=5, margin=0.01)
-        >>> verdict = sequential_verdict(
-        ...     seen, metric="accuracy", fidelity="full", smallest_equivalent="proven"
-        ... )
-        >>> verdict.sentence[-49:]
+        >>> words = {"metric": "accuracy", "fidelity": "full", "smallest_equivalent": "proven"}
+        >>> sequential_verdict(seen, **words).sentence[-49:]
         'confirmed at full length on 3 of at most 5 seeds.'
     """
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
-    sentence = _sentence(seen, metric=metric, length=_LENGTH[fidelity], in_points=in_points)
+    length = {"full": "at full length", "half": "at half length"}[fidelity]
+    sentence = _sentence(seen, metric=metric, length=length, in_points=in_points)
     if n_diverged:
         seeds = f"{n_diverged} seed{'s' if n_diverged > 1 else ''} of the best plan"
         sentence += f" Among them {seeds} diverged, counted with the lowest score."
@@ -93,13 +90,8 @@ def optimism_sentence(
     The best of many noisy numbers is too good, the more of them there were and the less their true values
     differ. A search run is shorter than a confirming one too, so length can explain part of a difference.
 
-    Args:
-        promised: Best plan minus baseline on the search split at the last rung; larger is better.
-        confirmed: The same from the confirmation (`Verdict.mean_difference`).
-        std_error: Standard error of `confirmed`, > 0.
-        n_tried: Plans that the best was selected from, >= 1.
-        metric: Name of the scores in the sentence.
-        in_points: Whether the sentence gives scores in points (0.01), for scores in [0, 1].
+    `promised` is the best of `n_tried` plans minus the baseline at the last rung, on the search split;
+    `confirmed` is the same from the confirmation, with its standard error > 0. Larger is better.
 
     Example:
         >>> optimism_sentence(

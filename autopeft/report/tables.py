@@ -23,6 +23,7 @@ from autopeft.report.helped import sensitivity_json
 
 ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
 NO_ARM = "confirm"  # the arm of a plan that no trial proposed
+_SETTING_KEYS = "base_model data task metric greater_is_better label_names".split()  # in result.json
 TRIAL_COLUMNS = (
     "trial arm plan_hash trainable_params learning_rate rung seed status split metric loss train_steps"
     " train_examples train_seconds eval_examples eval_seconds peak_bytes"
@@ -39,12 +40,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
     content = {
         "schema_version": 1,
         "status": status,
-        "base_model": setting.base_model,
-        "data": setting.data,
-        "task": setting.task,
-        "metric": setting.metric,
-        "greater_is_better": setting.greater_is_better,
-        "label_names": list(setting.label_names),
+        **{name: getattr(setting, name) for name in _SETTING_KEYS},
         "budget": to_json(setting.budget),
         "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
         "smallest": _answer(result, "smallest"),
@@ -52,7 +48,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
-        "sentences": list(result.sentences),
+        "sentences": result.sentences,
         "front": [
             {
                 "plan": run.plan.digest,
@@ -98,15 +94,15 @@ def trials_csv(result: SearchResult) -> str:
             rung = steps.index(fidelity.train_steps) if fidelity.train_steps in steps else None
         row = (
             *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
+            *(digests[plan], plan.trainable_params, plan.learning_rate, rung, fidelity.seed),
             *(
-                digests[plan],
-                plan.trainable_params,
-                plan.learning_rate,
-                rung,
-                fidelity.seed,
                 run.status.value,
+                fidelity.split,
+                run.metric,
+                run.loss,
+                fidelity.train_steps,
+                fidelity.train_examples,
             ),
-            *(fidelity.split, run.metric, run.loss, fidelity.train_steps, fidelity.train_examples),
             *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
         )
         rows.append(row)

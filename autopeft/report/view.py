@@ -112,7 +112,7 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
 
 def scoring(result: SearchResult) -> str:
     """What the sensitivity cost, in seconds and in full runs (R)."""
-    _, seconds, in_r = costs(result)[0]
+    (_, seconds, in_r), *_ = costs(result)
     return f"Scoring took {seconds:.1f} s" + ("." if in_r is None else f", {in_r:.3f} R.")
 
 

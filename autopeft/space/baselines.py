@@ -41,11 +41,8 @@ def usual_policies(*, learning_rate: float, max_rank: int | None = None) -> tupl
 
 def _last_layers(policy: Policy, context: AllocationContext) -> Policy | None:
     n_layers = len({site.layer for site in context.sites if site.layer is not None})
-    for kept in range(n_layers, 0, -1):
-        candidate = replace(policy, layer_share=kept / n_layers)
-        if 0 < _rank_one_cost(candidate, context) <= context.max_params:
-            return candidate
-    return None
+    candidates = (replace(policy, layer_share=kept / n_layers) for kept in range(n_layers, 0, -1))
+    return next((p for p in candidates if 0 < _rank_one_cost(p, context) <= context.max_params), None)
 
 
 def _rank_one_cost(policy: Policy, context: AllocationContext) -> int:

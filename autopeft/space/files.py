@@ -30,7 +30,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
     Args:
         name: One of `names()`, or the path of a YAML file.
-        known_methods: Every method there is; a name that it lacks raises `UnknownNameError`.
+        known_methods: Every method there is; a lookup of another name raises `UnknownNameError`.
         only: Methods to keep, with the mixes of these alone; empty keeps all of the space.
 
     Raises:
