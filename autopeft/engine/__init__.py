@@ -70,7 +70,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     by_rung[-1] = retune(problem, study_log, by_rung[-1])
     named = finalists(problem, ledger, choose(problem, ledger, by_rung[-1]))
     confirmed = confirm(problem, ledger, named)
-    tested = read_test(problem, ledger, confirmed, named.chief)
+    tested = read_test(problem, ledger, named, confirmed)
     chosen = {"best": named.best, "baseline": named.baseline, "smallest": named.smallest}
     verdict = judge(problem, confirmed, **chosen)
     return Outcome(

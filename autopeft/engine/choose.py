@@ -28,14 +28,13 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
     The third holds where less is better and scores have no bounds: a hundredth is much of some losses and
     little of others.
     """
-    requested_margin = problem.spec.confirm.margin
-    if requested_margin is not None:
-        return replace(problem, margin=requested_margin)
-    baselines = [m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger)]
-    metric = baselines[0].metric if baselines else None
-    if problem.score_span is None and not problem.greater_is_better and metric:
-        return replace(problem, margin=_MARGIN * abs(metric))
-    return replace(problem, margin=_MARGIN)
+    margin = problem.spec.confirm.margin
+    if margin is None:
+        baselines = (m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger))
+        metric = next((m.metric for m in baselines), None)
+        is_unbounded_loss = problem.score_span is None and not problem.greater_is_better
+        margin = _MARGIN * abs(metric) if is_unbounded_loss and metric else _MARGIN
+    return replace(problem, margin=margin)
 
 
 def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
@@ -64,9 +63,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
     floor = problem.sign * (incumbent.metric or 0.0) - problem.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
-    small = [
-        m for m in ranked if m.plan.trainable_params <= most and problem.sign * (m.metric or 0.0) >= floor
-    ]
+    good = [m for m in ranked if problem.sign * (m.metric or 0.0) >= floor]
+    small = [m for m in good if m.plan.trainable_params <= most]
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
@@ -82,8 +80,7 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
     if not problem.schedule.last:
         return last
     ledger = study_log.ledger
-    incumbent, baseline, _ = choose(problem, ledger, last)
-    finalists = list(dict.fromkeys([incumbent, baseline]))
+    finalists = dict.fromkeys(choose(problem, ledger, last)[:2])
     ledger.progress.phase("rates", len(finalists))
     fidelity = problem.rung(problem.schedule.last)
     n_times = _MAX_LOWERED if 2 * fidelity.train_steps < problem.schedule.full_steps else 1
@@ -109,6 +106,5 @@ def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured) -> Pl
     best = min(tried, key=by_loss).plan
     rate = best.learning_rate / _LOWER
     is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
-    if is_known or rate < problem.rate_range(plan)[0] / _LOWER:
-        return None
-    return replace(best, learning_rate=rate)
+    is_too_low = rate < problem.rate_range(plan)[0] / _LOWER
+    return None if is_known or is_too_low else replace(best, learning_rate=rate)

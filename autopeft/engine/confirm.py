@@ -33,12 +33,8 @@ class Finalists:
     @property
     def named(self) -> dict[str, Plan]:
         """Every plan by its name; one plan may have several."""
-        return {
-            "best": self.best,
-            "smallest": self.smallest,
-            "baseline": self.baseline,
-            **{name: plan for name, plan in self.others if plan not in self.chief},
-        }
+        chief = {"best": self.best, "smallest": self.smallest, "baseline": self.baseline}
+        return chief | {name: plan for name, plan in self.others if plan not in self.chief}
 
     @property
     def chief(self) -> tuple[Plan, ...]:
@@ -125,22 +121,19 @@ def _has_time(
     return ledger.has_time_for(seconds=seconds, reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED))
 
 
-def read_test(
-    problem: SearchProblem, ledger: Ledger, confirmed: Confirmed, plans: Sequence[Plan]
-) -> Confirmed:
-    """The test split, read once, with the confirmed weights of some plans; empty where there is none.
+def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirmed: Confirmed) -> Confirmed:
+    """The test split, read once, with the confirmed weights of the chief plans; empty where there is none.
 
     A seed that diverged has no weights, and counts as wrong here as it does in the confirmation.
     """
-    schedule = problem.schedule
-    if not schedule.n_test:
+    if not problem.schedule.n_test:
         return {}
-    rows = {plan: confirmed[plan] for plan in plans if plan in confirmed}
+    rows = {plan: confirmed[plan] for plan in named.chief if plan in confirmed}
     ledger.progress.phase("test", sum(map(len, rows.values())))
     tested: Confirmed = {plan: [] for plan in rows}
     for plan, runs in rows.items():
         for run in runs:
-            fidelity = schedule.fidelity("test", seed=run.fidelity.seed)
+            fidelity = problem.schedule.fidelity("test", seed=run.fidelity.seed)
             if run.status is Status.COMPLETE:
                 tested[plan] += ledger.measure_all([(plan, fidelity)])
             else:

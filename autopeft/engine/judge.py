@@ -71,9 +71,8 @@ def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[
 
     Scores without bounds have no wrong one: there it counts as the worst example of the plan's other seeds.
     """
-    width = max((len(row.example_scores) for row in rows), default=0) or max(
-        (row.fidelity.eval_examples for row in rows), default=0
-    )
+    lengths = [len(row.example_scores) for row in rows] + [0]
+    width = max(lengths) or max((row.fidelity.eval_examples for row in rows), default=0)
     wrong = min(0.0, problem.sign)  # `evidence` takes scores in [0, 1], or negated in [-1, 0]
     if problem.score_span is None:
         scores = [problem.sign * x for row in rows for x in row.example_scores]
@@ -85,9 +84,8 @@ def summaries(
     problem: SearchProblem, confirmed: Confirmed, named: Mapping[str, Plan]
 ) -> tuple[Confirmation, ...]:
     """Mean and standard error by name; a plan with two names appears under each."""
-    return tuple(
-        _summary(problem, name, confirmed[plan]) for name, plan in named.items() if confirmed.get(plan)
-    )
+    rows = {name: confirmed[plan] for name, plan in named.items() if confirmed.get(plan)}
+    return tuple(_summary(problem, name, plan_rows) for name, plan_rows in rows.items())
 
 
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:

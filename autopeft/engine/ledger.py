@@ -99,8 +99,9 @@ class Ledger:
         plan, fidelity = key
         planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))
         self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
-        arm = str(self.arms.get(plan, ""))
-        self.progress.measured(measurement, arm=arm, seconds_left=self._seconds_left())
+        seconds = math.fsum(n_left * self.estimate(at) for at, n_left in self._planned.values())
+        seconds_left = seconds if self._seconds_per_step else None
+        self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
 
     def at(self, fidelity: Fidelity) -> Measured:
         """The measurements of this run at one fidelity."""
@@ -131,11 +132,10 @@ class Ledger:
 
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
-        confirm = problem.spec.confirm
-        if confirm.fidelity == "none":
+        if problem.spec.confirm.fidelity == "none":
             return _RESERVE_SECONDS
-        run = self.estimate(problem.confirmation(0))
-        return _RESERVE_FACTOR * 2 * confirm.seeds * run + self.report_reserve(problem, n_plans=2)
+        seconds = 2 * problem.spec.confirm.seeds * self.estimate(problem.confirmation(0))
+        return _RESERVE_FACTOR * seconds + self.report_reserve(problem, n_plans=2)
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""
@@ -161,11 +161,6 @@ class Ledger:
         self._seconds_per_example.append(measurement.eval_seconds / measurement.fidelity.eval_examples)
         if measurement.plan.adapters and measurement.trained_steps:
             self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
-
-    def _seconds_left(self) -> float | None:
-        """Estimate for all planned measurements; None before anything was timed."""
-        seconds = math.fsum(n_left * self.estimate(fidelity) for fidelity, n_left in self._planned.values())
-        return seconds if self._seconds_per_step else None
 
 
 def _kind(fidelity: Fidelity) -> tuple[str, int]:

@@ -20,7 +20,7 @@ class SearchProblem:
         head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
         first_trials: Trials that the run began with. The queue depends on this number and not on the trials
             of an extended run, so that an extended run begins with the same plans.
-        null_scores: Name of a null score -> site name -> value.
+        null_scores: Null score -> site -> value.
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
         score_span: Width of the range of the task's scores; None where they have no bounds.

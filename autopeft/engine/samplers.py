@@ -18,8 +18,6 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import MAX_SEED
 from autopeft.space import Space
 
-Distributions = dict[str, BaseDistribution]
-
 KINDS = ("tpe", "random", "qmc", "gp")
 _N_DIMENSIONS = 128  # parameters of one proposal; twelve parts of the depth in each of five parts make 60
 
@@ -71,7 +69,7 @@ def check_sampler(kind: str, space: Space) -> None:
             )
 
 
-class QuasiRandomSampler(BaseSampler):
+class QuasiRandomSampler(RandomSampler):
     """Points of a scrambled Sobol sequence, for spaces with choices and with conditions.
 
     Optuna's `QMCSampler` covers only the numbers of its first trial and draws the rest at random. Here the
@@ -81,18 +79,9 @@ class QuasiRandomSampler(BaseSampler):
 
     def __init__(self, *, seed: int) -> None:
         """The seed scrambles the sequence; it must be the same for a whole study."""
+        super().__init__(seed=seed)
         self._seed = seed
         self._points: dict[int, list[float]] = {}
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
-        """Empty: every parameter is drawn by `sample_independent`."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: Distributions
-    ) -> dict[str, Any]:
-        """Empty, as the search space."""
-        return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -123,8 +112,8 @@ def _at(share: float, distribution: BaseDistribution) -> Any:
     return min(max(value, low), high)
 
 
-class ProcessSampler(BaseSampler):
-    """Optuna's Gaussian process over the trials that have parameters.
+class ProcessSampler(RandomSampler):
+    """Optuna's Gaussian process over the trials that have parameters; random before there are enough.
 
     A trial without parameters (the head alone, or a baseline that the space lacks) would leave no parameter
     that all trials share, and Optuna would silently sample at random.
@@ -132,19 +121,20 @@ class ProcessSampler(BaseSampler):
 
     def __init__(self, *, seed: int, n_startup: int) -> None:
         """Nothing is modelled before `n_startup` trials with parameters have finished."""
+        super().__init__(seed=seed)
         self._seed, self._n_startup = seed, n_startup
-        self._random = RandomSampler(seed=seed)
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials with parameters share."""
-        finished = [t for t in self._with_parameters(study) if t.state == TrialState.COMPLETE]
-        return intersection_search_space(finished)
+        return intersection_search_space(
+            [t for t in _with_parameters(study) if t.state == TrialState.COMPLETE]
+        )
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: Distributions
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The proposal of Optuna's process in a study that holds only trials with parameters."""
-        known = [t for t in self._with_parameters(study) if search_space.keys() <= t.params.keys()]
+        known = [t for t in _with_parameters(study) if search_space.keys() <= t.params.keys()]
         if not search_space or sum(t.state == TrialState.COMPLETE for t in known) < max(1, self._n_startup):
             return {}
         with warnings.catch_warnings():
@@ -154,14 +144,8 @@ class ProcessSampler(BaseSampler):
         mirror.add_trials(known)
         return mirror.ask(search_space).params
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """At random, before there is anything to model."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    @staticmethod
-    def _with_parameters(study: Study) -> list[FrozenTrial]:
-        """Trials that are finished or under way, and have parameters."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        return [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]
+def _with_parameters(study: Study) -> list[FrozenTrial]:
+    """Trials that are finished or under way, and have parameters."""
+    states = (TrialState.COMPLETE, TrialState.RUNNING)
+    return [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]

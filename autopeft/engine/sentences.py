@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
 from autopeft.engine.confirm import Finalists
@@ -23,10 +23,17 @@ def sentences(
 ) -> tuple[str, ...]:
     """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any."""
     findings = []
-    ours, theirs = last.get(named.best), last.get(named.baseline)
-    if ours and theirs and confirmed and named.best != named.baseline:
-        n_tried = len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"})
-        findings += _optimism(problem, ours, theirs, confirmed, verdict=verdict, n_tried=n_tried)
+    pair = (named.best, named.baseline)
+    metrics = [metric for run in map(last.get, pair) if run and (metric := run.metric) is not None]
+    if len(set(pair)) == len(metrics) == 2 and verdict.mean_difference is not None:
+        sentence = evidence.optimism_sentence(
+            promised=problem.sign * (metrics[0] - metrics[1]),
+            confirmed=verdict.mean_difference,
+            std_error=_std_error(problem, *(confirmed[plan] for plan in pair)),
+            n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
+            metric=problem.metric,
+        )
+        findings.append(sentence)
     if len(confirmed) > 1 and named.best in confirmed:
         findings.append(_as_good(problem, named, confirmed))
     if named.best in confirmed:
@@ -34,29 +41,11 @@ def sentences(
     return tuple(findings)
 
 
-def _optimism(
-    problem: SearchProblem,
-    ours: Measurement,
-    theirs: Measurement,
-    confirmed: Confirmed,
-    *,
-    verdict: Verdict,
-    n_tried: int,
-) -> list[str]:
-    """How much of the gain at the last rung was confirmed; nothing where a metric is missing."""
-    if ours.metric is None or theirs.metric is None or verdict.mean_difference is None:
-        return []
-    rows = [confirmed[run.plan] for run in (ours, theirs)]
-    n = min(map(len, rows))
-    tables = [scores_of(problem, row[:n]) for row in rows]
-    sentence = evidence.optimism_sentence(
-        promised=problem.sign * (ours.metric - theirs.metric),
-        confirmed=verdict.mean_difference,
-        std_error=evidence.paired_interval(*tables, span=problem.score_span).std_error,
-        n_tried=n_tried,
-        metric=problem.metric,
-    )
-    return [sentence]
+def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
+    """Standard error of the paired difference between plans, over the seeds that both have."""
+    n_common = min(map(len, runs))
+    tables = [scores_of(problem, plan_runs[:n_common]) for plan_runs in runs]
+    return evidence.paired_interval(*tables, span=problem.score_span).std_error
 
 
 def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:

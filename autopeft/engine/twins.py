@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
@@ -16,12 +15,7 @@ MAX_PAIRS = 6  # as many as a test needs (see `report.helped`); each takes a run
 _TRIALS_PER_PAIR = 4  # with fewer, twins that are too few to decide would crowd out sampled policies
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scored:
-    """A proposal that used the score, and its twins by the name of the null score."""
-
-    proposal: Proposal
-    twins: Mapping[str, Plan]
+Twins = dict[str, Plan]  # by the name of the null score
 
 
 def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]:
@@ -39,30 +33,27 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
     """
     problem, ledger = study_log.problem, study_log.ledger
     scored = _scored(study_log, first)
-    new = {plan for entry in scored for plan in entry.twins.values()} - set(first)
+    new = {plan for _, twins in scored for plan in twins.values()} - set(first)
     ledger.progress.phase("twins", len(new))
     ledger.plan_ahead(problem.rung(0), n_measurements=len(new))
     measured = dict(first)
     pairs = []
-    for entry in scored:
+    for proposal, twins in scored:
         if not has_time(problem, ledger):
             break
         ledger.require_time()
-        arm = entry.proposal.arm
-        for null, plan in entry.twins.items():
+        for null, plan in twins.items():
             if plan not in measured:
-                twin_arm = replace(arm, label=f"{arm.label}, scored {null}")
-                measured[plan] = study_log.measure_extra(
-                    twin_arm, plan, source="twin", fidelity=problem.rung(0)
-                )
-        pairs.append(_pair(entry, measured, worst=ledger.worst_loss()))
+                arm = replace(proposal.arm, label=f"{proposal.arm.label}, scored {null}")
+                measured[plan] = study_log.measure_extra(arm, plan, source="twin", fidelity=problem.rung(0))
+        pairs.append(_pair(proposal, twins, measured, worst=ledger.worst_loss()))
     ledger.release(new)
     return tuple(pairs)
 
 
-def _scored(study_log: StudyLog, first: Measured) -> list[_Scored]:
+def _scored(study_log: StudyLog, first: Measured) -> list[tuple[Proposal, Twins]]:
     """The greedy plan and the first sampled ones whose ranks or layers the score has changed."""
-    scored: dict[Plan, _Scored] = {}
+    scored: dict[Plan, tuple[Proposal, Twins]] = {}
     proposed = zip(study_log.proposals, study_log.policies, strict=True)
     for proposal, policy in sorted(proposed, key=lambda entry: entry[0].arm.kind != "greedy"):  # stable
         plan = proposal.plan
@@ -71,7 +62,7 @@ def _scored(study_log: StudyLog, first: Measured) -> list[_Scored]:
         nulls = NULL_SCORES[:1] if scored else NULL_SCORES
         twins = {null: _twin(policy, null, study_log.problem) for null in nulls}
         if twins[NULL_SCORES[0]] != plan:
-            scored[plan] = _Scored(proposal=proposal, twins=twins)
+            scored[plan] = (proposal, twins)
     return list(scored.values())[: n_pairs(study_log.problem)]
 
 
@@ -86,11 +77,11 @@ def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:
     return plan_of(policy, replace(problem.context, scores=problem.null_scores[null]))
 
 
-def _pair(scored: _Scored, measured: Measured, *, worst: float) -> ScorePair:
-    plans = {"with_score": scored.proposal.plan, **scored.twins}
+def _pair(proposal: Proposal, twins: Twins, measured: Measured, *, worst: float) -> ScorePair:
+    plans = {"with_score": proposal.plan, **twins}
     losses = {name: measured[plan].loss for name, plan in plans.items()}
     return ScorePair(
-        arm=str(scored.proposal.arm),
-        learning_rate=scored.proposal.plan.learning_rate,
+        arm=str(proposal.arm),
+        learning_rate=proposal.plan.learning_rate,
         **{name: worst if loss is None else loss for name, loss in losses.items()},
     )

@@ -18,9 +18,9 @@ class Arm:
     """Where a plan comes from. Arms are equal where their labels are.
 
     `kind` is baseline (LoRA as people write it), head (no adapters), greedy (LoRA whose ranks follow the
-    score), usual (a policy of the search space that is tried first), sampled (any policy of the space) or
-    given (brought by the user). A usual policy and a sampled one may have the same label, such as `ia3/all`;
-    they are one arm, since the number of learning rates of an arm is counted over both.
+    score), usual (a policy of the space that is tried first), sampled (any policy of the space) or given (by
+    the user). A usual and a sampled policy with the same label, such as `ia3/all`, are one arm, since the
+    learning rates of an arm are counted over both.
     """
 
     kind: ArmKind = field(compare=False)
@@ -71,8 +71,8 @@ class Sensitivity:
     """The scores of one pass over some examples, and its cost.
 
     `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is the
-    allocator's number on a GPU. On a CPU it counts the tensors that are held for the backward pass of the
-    largest batch and those that the scores have gathered, without the base model.
+    allocator's number on a GPU. On a CPU it counts the tensors for the backward pass of the largest batch and
+    those that the scores have gathered, without the base model.
     """
 
     scores: tuple[SiteScores, ...]
@@ -99,9 +99,9 @@ class SplitSizes:
 class Setting:
     """The setting of a search: model, task, metric, budget, splits, length of a full run.
 
-    `base_model` is the model's name, `base_model_source` the id or path that loads it; `unquantised` names
-    the modules that stay in plain numbers where the model is quantised. `metric_is_share` says whether the
-    metric lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0.
+    `base_model_source` is the id or path that loads the model; `unquantised` names the modules of a quantised
+    model that stay in plain numbers. `metric_is_share` says whether the metric lies in [0, 1] and is shown in
+    percent; None in runs from before version 0.2.0.
     """
 
     base_model: str
@@ -141,10 +141,10 @@ class Verdict:
     """Best against baseline, in units of the metric; positive differences favour the best plan.
 
     `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
-    `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself.
-    A sequential confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are
-    corrected for that, `plain_difference` is not, and `stopped_by` says what ended it: the label,
-    `futile` (the planned seeds would not decide), `planned` (all seeds ran), or nothing (time).
+    `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself. A sequential
+    confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are corrected for
+    that, `plain_difference` is not. `stopped_by` says what ended it: the label, `futile` (the planned seeds
+    would not decide), `planned` (all seeds ran), or nothing (time).
     """
 
     label: str
