@@ -6,18 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
-from autopeft.data.columns import (
-    Columns,
-    as_label,
-    as_string,
-    cells_of,
-    check_named,
-    groups_and_times,
-    in_order,
-    usual,
-)
+from autopeft.data.columns import Columns, as_label, as_string, cells_of, check_named, groups_and_times, usual
 from autopeft.data.labels import label_column, with_labels
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.rows import Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
@@ -63,9 +54,7 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
 
     The data may name the right choice by its number from 0, its letter, its own name or its text.
     `data.text_columns` may name the question and the choices, or the question and one column per choice.
-
-    Raises:
-        DataError: Columns are missing, rows differ in their number of choices, or a label names no choice.
+    Raises a DataError if columns are missing, rows differ in their number of choices, or a label names none.
     """
     name, tables = read(spec, notes)
     columns = _choose_columns(spec, tables["train"][0].column_names, notes)
@@ -81,10 +70,10 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
     every = [question for questions in usable.values() for question in questions]
     names = _choice_names(every)
     right = iter(_right_choices(every, columns.label, notes))
-    parts: Parts = {}
-    for part, questions in usable.items():
-        rows = [question.row._replace(label=names[next(right)]) for question in questions]
-        parts[part] = in_order(part, rows, columns.time)
+    parts = {
+        part: [question.row._replace(label=names[next(right)]) for question in questions]
+        for part, questions in usable.items()
+    }
     return columns.uncut(name, parts, Target(kind="choice", names=names))
 
 

@@ -27,10 +27,10 @@ class Columns:
     time: str | None = None
 
     def uncut(self, name: str, parts: Parts, target: Target) -> UncutRows:
-        """The rows of a dataset of this name, read from these columns."""
+        """The rows of a dataset of this name, read from these columns; train is sorted by time."""
         return UncutRows(
             name=name,
-            parts=parts,
+            parts={part: _in_order(part, rows, self.time) for part, rows in parts.items()},
             target=target,
             input_columns=self.inputs,
             label_column=self.label,
@@ -145,12 +145,8 @@ def as_string(cell: Any, column: str) -> str | None:
     return None if is_missing or not str(cell).strip() else str(cell)
 
 
-def in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
-    """The rows of train by ascending time if there is a time column; all others in the order of the table.
-
-    Raises:
-        DataError: A time is missing or cannot be read.
-    """
+def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
+    """The rows, those of train sorted by time; raises DataError if a time is missing or cannot be read."""
     if column is None or part != "train":
         return rows
     times = [row.time for row in rows]

@@ -47,10 +47,8 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
                 seen_groups.update([row.group] if row.group is not None else [])
         n_removed += len(parts[part]) - len(kept)
         parts[part] = kept
-    if n_removed - n_grouped:
-        notes.append(
-            f"Removed {n_removed - n_grouped} rows whose text occurs again; the most precious split kept it."
-        )
+    if n_repeated := n_removed - n_grouped:
+        notes.append(f"Removed {n_repeated} rows whose text occurs again; the most precious split kept it.")
     if n_grouped:
         notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
     return n_removed

@@ -35,15 +35,11 @@ class GeneralRows:
 
 
 def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters: int) -> GeneralRows:
-    """The first texts of a source, without those that the dataset has too.
+    """The first texts of a source, without the `known` ones of the dataset; case and spacing do not count.
 
     The test split is read if the source has one, else its validation split, else all of it. Text files are
-    one text, read from its beginning; the rows of a table are documents, in a fixed random order.
-
-    Args:
-        spec: Where the text is; its `source` is set.
-        known: Texts of the dataset; case and spacing make no difference.
-        max_characters: Where to stop; the last text is cut there.
+    one text, read from its beginning; the rows of a table are documents, in a fixed random order. The last
+    text is cut at `max_characters` of all texts together.
 
     Raises:
         DataError: The source cannot be read, or no text is left.

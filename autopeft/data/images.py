@@ -22,7 +22,6 @@ from autopeft.records import DataSpec
 
 FILE_NAMES = "file image filename file_name path image_path image_file img"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_FILE, _LABEL = "file", "label"  # columns of the table that folders of classes become
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def _table_of(folder: Path) -> Any:
     if not files:
         raise DataError(f"{folder} holds no image in a folder of its class ({', '.join(SUFFIXES)}).")
     labels = [file.relative_to(folder).parts[0] for file in files]
-    return datasets.Dataset.from_dict({_FILE: [str(file.resolve()) for file in files], _LABEL: labels})
+    return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
 
 
 def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
@@ -137,10 +136,9 @@ def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder:
 
 
 def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:
-    content, path = cell.get("bytes"), cell.get("path")
-    if content is None and path is None:
+    if cell.get("bytes") is None and cell.get("path") is None:
         raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
-    return _image(str(path or where), content=content)
+    return _image(str(cell.get("path") or where), content=cell.get("bytes"))
 
 
 def _of_name(name: str, folder: Path, where: str) -> ImageFile:

@@ -8,16 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from autopeft.data.columns import (
-    NUMBER,
-    Columns,
-    check_named,
-    declared_names,
-    in_order,
-    is_numeric,
-    rows_of,
-    usual,
-)
+from autopeft.data.columns import NUMBER, Columns, check_named, declared_names, is_numeric, rows_of, usual
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -59,7 +50,7 @@ def labelled(
     parts: Parts = {}
     for part, rows in raw.items():
         with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
-        parts[part] = in_order(part, _with_text(part, with_label, columns, notes), columns.time)
+        parts[part] = _with_text(part, with_label, columns, notes)
     if kind == "number":
         parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]

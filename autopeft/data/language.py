@@ -45,8 +45,7 @@ class _Layout:
 def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     """Rows of text; rows with the same prompt form a group, so that no two splits share a prompt.
 
-    Raises:
-        DataError: There is no column to learn from, or rows do not hold what their column says.
+    Raises a DataError without a column to learn from, or if rows do not hold what their column says.
     """
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
@@ -56,10 +55,14 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     for part, part_tables in tables.items():
         rows = [row for table in part_tables for row in _rows(part, table, layout, group=spec.group_column)]
         parts[part] = [row for row in rows if row is not None]
-        if len(parts[part]) < len(rows):
-            notes.append(f"Dropped {len(rows) - len(parts[part])} {part} rows without text.")
+        if n_dropped := len(rows) - len(parts[part]):
+            notes.append(f"Dropped {n_dropped} {part} rows without text.")
     if layout.label and spec.group_column is None:
-        parts["train"] = _with_prompts_as_groups(parts["train"])
+        n_rows = Counter(row.inputs for row in parts["train"])
+        parts["train"] = [
+            row._replace(group=" ".join(row.inputs)) if n_rows[row.inputs] > 1 else row
+            for row in parts["train"]
+        ]
     notes.append(layout.note)
     return UncutRows(
         name=name,
@@ -129,9 +132,9 @@ def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | Non
     if not turns:
         return None
     messages = [_message(turn) for turn in turns]
-    faulty = next((m for m in messages if not (m["role"] and isinstance(m["content"], str))), None)
-    if faulty is not None:
-        raise DataError(f"Row {index + 1} of {part} holds {str(faulty)[:60]}; it needs role and content.")
+    faulty = [m for m in messages if not (m["role"] and isinstance(m["content"], str))]
+    if faulty:
+        raise DataError(f"Row {index + 1} of {part} holds {str(faulty[0])[:60]}; it needs role and content.")
     last = messages[-1]
     if last["role"] != "assistant" or len(messages) < 2:
         raise DataError(
@@ -146,9 +149,3 @@ def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
     role = turn.get("role", turn.get("from"))
     role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
     return {"role": role, "content": turn.get("content", turn.get("value"))}
-
-
-def _with_prompts_as_groups(rows: list[Row]) -> list[Row]:
-    """The rows, with a prompt that occurs more than once as the group of its rows."""
-    n_rows = Counter(row.inputs for row in rows)
-    return [row._replace(group=" ".join(row.inputs)) if n_rows[row.inputs] > 1 else row for row in rows]

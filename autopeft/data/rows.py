@@ -13,8 +13,7 @@ from autopeft.records import DataSpec
 class Row(NamedTuple):
     """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
-    Rows of one `group` stay in one split; a row with group None is on its own. `time` is the cell of the
-    time column, None without such a column.
+    Rows of one `group` stay in one split. `time` is the cell of the time column.
     """
 
     inputs: tuple[Any, ...]

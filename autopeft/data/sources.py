@@ -30,7 +30,7 @@ SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 TEXTS = (".txt", ".md")
 PARAGRAPH = "paragraph"  # the only column of a text file
-_READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
@@ -44,15 +44,10 @@ _HUB_ERRORS = (*_FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined
 def read(
     spec: DataSpec, notes: list[str], *, suffixes: tuple[str, ...] = TABLES
 ) -> tuple[str, dict[str, list[Any]]]:
-    """The name of a source, and its tables by part: train, confirm, test.
+    """The name of a source, and its tables by part: train, confirm, test; raises DataError without them.
 
-    Args:
-        spec: Names a file, several files by comma, a folder of files, a saved dataset, or a hub id.
-        notes: Gets a note on each file or split that is left out.
-        suffixes: Suffixes of the files to read; a text becomes a table with the column `paragraph`.
-
-    Raises:
-        DataError: The source does not exist or cannot be read.
+    The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Only files
+    with one of the suffixes are read; a text becomes a table with the column `paragraph`.
     """
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
     if is_list(spec.source):
@@ -162,8 +157,10 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
                 options = {"sep": "," if suffix == ".csv" else "\t", "index_col": False}
                 header = pd.read_csv(path, nrows=0, **options).columns
                 options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
-            read = getattr(datasets.Dataset, f"from_{_READERS[suffix]}")
-            return read(glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options)
+            kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
+            return getattr(datasets.Dataset, f"from_{kind}")(
+                glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options
+            )
         except _FILE_ERRORS as error:
             reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
@@ -185,9 +182,8 @@ def _paragraphs(text: str) -> list[str]:
 def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
     """The splits of a hub dataset."""
     if spec.streaming and spec.max_examples is None:
-        raise DataError(
-            f"The stream of {source} has no known end; limit the rows to read with --max-examples."
-        )
+        text = f"The stream of {source} has no known end; limit the rows to read with --max-examples."
+        raise DataError(text)
     try:  # once beforehand, since `load_dataset` retries for over half a minute without network
         HfApi().dataset_info(source, timeout=10)
     except _HUB_ERRORS as error:

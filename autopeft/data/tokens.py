@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from autopeft.data.columns import (
-    Columns,
-    cells_of,
-    declared_names,
-    groups_and_times,
-    in_order,
-    name_of,
-    only_input,
-)
+from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
 from autopeft.data.labels import label_column, order_of
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
@@ -40,18 +32,15 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     parts: Parts = {}
     for part, part_tables in tables.items():
         rows = [row for part_table in part_tables for row in _rows(part, part_table, columns)]
-        kept = [row for row in rows if row.inputs[0]]
-        if len(kept) < len(rows):
-            notes.append(f"Dropped {len(rows) - len(kept)} {part} rows without tokens.")
-        parts[part] = in_order(part, kept, columns.time)
+        parts[part] = [row for row in rows if row.inputs[0]]
+        if n_dropped := len(rows) - len(parts[part]):
+            notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
     counts = Counter(tag for row in parts["train"] for tag in row.label)
     if len(counts) < 2:
         raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
-    unknown = {tag for rows in parts.values() for row in rows for tag in row.label} - set(counts)
-    if unknown:
-        notes.append(
-            f"No train row has the tags {', '.join(sorted(unknown))}; elsewhere they count as missed."
-        )
+    if unknown := {tag for rows in parts.values() for row in rows for tag in row.label} - set(counts):
+        listed = ", ".join(sorted(unknown))
+        notes.append(f"No train row has the tags {listed}; elsewhere they count as missed.")
     names = order_of({*counts, *unknown}, declared_names(table, tags))
     target = Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
     return columns.uncut(name, parts, target)

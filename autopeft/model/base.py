@@ -112,14 +112,9 @@ class BaseModel:
     ) -> Iterator[PeftModel]:
         """A context with a plan's adapters on the base model, which is as before afterwards.
 
-        Args:
-            configs: The plan's adapters as `peft` configs; empty for the head alone.
-            plan: Its count is checked against what `peft` attached.
-            task_type: `peft`'s word for the task, such as `SEQ_CLS`; None for a task that it does not know.
-            seed: Decides the first values of the adapters and of the head.
-
-        Raises:
-            SiteError: `peft` attached another number of parameters than the plan has.
+        `configs` are the plan's adapters, empty for the head alone. `task_type` is `peft`'s task type,
+        such as `SEQ_CLS`, if it has one. The seed decides the first values of adapters and head. Raises a
+        SiteError if `peft` attached another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
         try:
@@ -139,11 +134,8 @@ class BaseModel:
         """The base model with a plan's adapters, to keep; its head has the values of the base model.
 
         Adapters and head are read from the folder `weights`, if it is set; other arguments are as for
-        `attached`.
-
-        Raises:
-            SiteError: `peft` attached another number of parameters than the plan has.
-            SpecError: The weights are not those of the plan. After either error the base model is as before.
+        `attached`. Raises a SiteError as `attached` does, and a SpecError if the weights are not those of the
+        plan. After either error the base model is as before.
         """
         restore = note_modules(self.module)
         try:

@@ -24,9 +24,8 @@ def input_directions(
     """The directions in which the inputs of linear maps are largest, padding left out.
 
     Args:
-        module: The base model, in eval mode; left as found.
-        batches: Arguments of its forward, and `labels`, which are not passed; `attention_mask` (B, T) marks
-            padding.
+        module: The base model, in eval mode.
+        batches: Arguments of its forward; `labels` are not passed, `attention_mask` (B, T) marks padding.
         ranks: Site name -> number of directions, at most the inputs of the map.
 
     Returns:

@@ -44,7 +44,7 @@ def load(
         spec: A hub id or local directory, and whether to quantise; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; empty for a language model.
-        needs_tokenizer: Whether a missing tokenizer is an error; if False, the model may come without.
+        needs_tokenizer: Whether a missing tokenizer is an error.
         device: Where to put the model, as torch names devices; None takes a GPU where there is one.
         dtype: float32 or bfloat16: in what 4-bit maps are multiplied.
 

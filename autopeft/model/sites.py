@@ -58,9 +58,8 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
     The output layer of a language model is no site. The layers of a decoder are numbered on from those of
     its encoder.
 
-    Args:
-        module: Any transformer; meta tensors are fine.
-        exclude: Modules that are no sites, with all modules inside them (the task head).
+    Modules in `exclude`, such as the task head, are no sites, with all modules inside them. Meta tensors are
+    fine.
     """
     sites: list[Site] = []
     family = str(getattr(getattr(module, "config", None), "model_type", ""))
@@ -95,9 +94,9 @@ def unreachable_weights(
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of the base model by name.
+    """The modules by name, but for the excluded ones with their insides and a language model's output layer.
 
-    The output map of torch's MultiheadAttention is left out: the attention reads its weight directly, so
+    The output map of torch's MultiheadAttention is left out too: the attention reads its weight directly, so
     that an adapter there would do nothing.
     """
     attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]

@@ -16,15 +16,10 @@ from autopeft.records import ModelSpec
 
 
 def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
-    """A base model with all modules and no weights.
+    """A base model with all modules and no weights; raises ModelError without a config that can be read.
 
-    Args:
-        spec: A hub id or local directory; no id means the demo model.
-        auto_class: Name of the transformers class; None takes the architecture that the config names.
-        here_only: Whether to stay offline: only a directory or the hub's cache is read.
-
-    Raises:
-        ModelError: There is no readable config, or this transformers lacks the architecture.
+    `auto_class` names the transformers class; None takes the architecture that the config names. With
+    `here_only` only a directory or the hub's cache is read.
     """
     source, name = resolve(spec)
     try:

@@ -65,14 +65,11 @@ class Bench:
     _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Train a plan on the train split and evaluate it on the fidelity's split.
+        """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
 
         For the test split and the general text nothing is trained: the weights that the confirmation kept
-        for the same plan and seed are loaded. 0 train_steps means the base model itself. A failure comes back
-        as a measurement with status DIVERGED or FAIL.
-
-        Raises:
-            TrainingError: The measurement changed the base model, so that no later one could be trusted.
+        for the same plan and seed are loaded. 0 train_steps means the base model itself. Raises TrainingError
+        if the base model was changed, so that no later measurement could be trusted.
         """
         started = time.perf_counter()
         try:
@@ -147,11 +144,9 @@ class Bench:
     @cached_property
     def head_rates(self) -> HeadRates:
         """The learning rates of the task head, from the size of the inputs of its linear maps."""
-        maps, rms = head_maps(self.base), {}
-        if maps:
-            batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0)
-            rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-        return head_rates(self.base, rms)
+        maps = head_maps(self.base)
+        batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
+        return head_rates(self.base, input_rms(self.base.module, batches, maps, call=self.task.loss))
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
         """Train a rung if the search split judges it, else a full run."""
@@ -190,7 +185,7 @@ class Bench:
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: lengths[i])
         model.eval()
-        n_rows = self._eval_batch_size(max((lengths[i] for i in order), default=1))
+        n_rows = self._eval_batch_size(lengths[order[-1]] if order else 1)
         chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
         with self._precision():
             evaluation = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
@@ -212,6 +207,6 @@ class Bench:
 
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
         rows = self.splits[split]
-        examples = [rows.examples[i] for i in indices]
-        batch = self.task.collate(examples, [rows.labels[i] for i in indices], self.base.pad_token_id)
+        examples, labels = [rows.examples[i] for i in indices], [rows.labels[i] for i in indices]
+        batch = self.task.collate(examples, labels, self.base.pad_token_id)
         return {name: tensor.to(self.base.device) for name, tensor in batch.items()}

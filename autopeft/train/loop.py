@@ -58,10 +58,10 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train a model's parameter groups from the start, or from where the run was paused.
+    """Train parameter groups, whose `lr` is their peak, from the start or from where the run was paused.
 
-    The `lr` of a group is its peak. Raises DivergedError for a loss that is not finite. If the disk does not
-    keep the state of a paused run, its next rung starts anew, with the same numbers.
+    Raises DivergedError for a loss that is not finite. If the disk does not keep the state of a paused run,
+    its next rung starts anew, with the same numbers.
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
@@ -92,7 +92,7 @@ def train(
 
 
 def _step(model: nn.Module, optimizer: Optimizer, run: TrainingRun, position: Position) -> Position:
-    """One forward, backward and optimizer step; bytes are counted if its rows are the widest so far."""
+    """The position after one more optimizer step; bytes are counted if its rows are the widest so far."""
     step, width = position.step, run.widths[position.step]
     batch = run.batch(run.rows[step])
     counter = SavedBytes() if width > position.widest_tokens else None
