@@ -88,6 +88,7 @@ def _encode_completions(
 
 
 def _cut_pair(prompt: list[int], completion: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    """The prompt's end and the completion's start, `max_length` tokens at most; half is the completion's."""
     n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
     n_prompt = min(len(prompt), max_length - n_completion)
     return prompt[len(prompt) - n_prompt :], completion[:n_completion]

@@ -43,11 +43,7 @@ def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
 
 
 def pseudo_values(metric: float, without: npt.ArrayLike) -> tuple[float, ...]:
-    """One number per example; their mean is the metric.
-
-    Args:
-        metric: Of all examples.
-        without: The metric without example i, shape (N,).
+    """One number per example, from the metric without each example, shape (N,); their mean is the metric.
 
     Example:
         >>> pseudo_values(2.0, [2.5, 2.0, 1.5])  # a mean of 1, 2 and 3
@@ -75,10 +71,7 @@ def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tupl
 def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesses: Floats) -> Scored:
     """A metric and its pseudo-values, by leaving out each example in turn; equal examples are left out once.
 
-    Args:
-        function: Truth and guesses -> the metric.
-        truth: Shape (N,) or (N, C).
-        guesses: The same shape.
+    `function` computes the metric of truth and guesses, both of shape (N,) or (N, C).
 
     Example:
         >>> jackknife(lambda t, g: float((t == g).mean()), np.array([0.0, 1.0]), np.array([0.0, 0.0]))

@@ -70,7 +70,7 @@ class BatchRunner:
                 to_do.append((part, frozenset(visit.seen)))
 
     def _reducers(self, labels: str, half: int) -> tuple[Sequence[Reducer], Sequence[Reducer]]:
-        """Those of inputs alone, which the first pass feeds, and those of gradients of these labels."""
+        """Reducers of inputs alone, which the first pass feeds, and of gradients from these labels."""
         pairs = list(zip(self._halves.scores, self._halves.reducers[half], strict=True))
         is_first = labels == self.passes[0]
         of_inputs = [reducer for score, reducer in pairs if score.labels == "inputs" and is_first]
@@ -111,13 +111,11 @@ class BatchRunner:
         sites = self._scored.sites
         self.dropped = frozenset(site.name for site in sites if site.kind == "parameter")
         if not self.dropped:
-            reason = first_line_of(error)
             raise SpecError(
-                f"One example of batch {index + 1} does not fit into memory ({reason}); "
+                f"One example of batch {index + 1} does not fit into memory ({first_line_of(error)}); "
                 "lower --max-length, or use a smaller base model."
             ) from error
-        kept_sites = tuple(site for site in sites if site.kind != "parameter")
-        self._scored = replace(self._scored, sites=kept_sites)
+        self._scored = replace(self._scored, sites=tuple(s for s in sites if s.kind != "parameter"))
         self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
 
     def _counter(self, part: Batch) -> SavedBytes | None:

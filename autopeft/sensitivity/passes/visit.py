@@ -86,7 +86,7 @@ class Visit:
         return value
 
     def _on_call(self, site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """Hand over the input, and wait for the output's gradient."""
+        """Hand over the input; gives an output that reports its gradient, or None to keep it."""
         if not self._is_listening:
             return None
         self._layout.require_clear(inputs)
