@@ -101,7 +101,9 @@ def weight_gradient(site: Site, module: nn.Module, inputs: Tensor, gradient: Ten
         return gradient
     if site.kind == "norm":
         return (normalise(module, inputs) * gradient).sum(dim=(0, 1))
-    return summed_product(*((inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)))
+    if isinstance(module, Conv1D):
+        return summed_product(inputs, gradient)
+    return summed_product(gradient, inputs)
 
 
 def norm_gradients(module: nn.Module, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autopeft.extension import Batch
 from autopeft.records import Site
@@ -28,25 +28,18 @@ class Layout:
 
     Padding is where `attention_mask`, of the shape of `input_ids`, is 0. For the decoder of an
     encoder-decoder model it is where `decoder_attention_mask` is 0, else all after an example's last label.
+    Gradients of examples are multiplied by their `weights` (B,). `time_first_sites` have layers that see
+    (T, B, features); None: not known yet.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        *,
-        weights: Tensor | None = None,
-        time_first_sites: frozenset[str] | None = None,
+        self, config: Any, batch: Batch, *, weights: Tensor | None, time_first_sites: frozenset[str] | None
     ) -> None:
-        """Read the batch; `weights` (B,) are factors on the gradients of its examples.
-
-        `time_first_sites` are those whose layers see (T, B, features); None: not known yet.
-        """
         self._n_examples = len(batch["labels"])
         self._n_rows = n_rows(batch)
         tensors = [value for value in batch.values() if isinstance(value, Tensor)]
         self._lengths = {tensor[0].numel() for tensor in tensors if tensor.ndim in (2, 3)}
-        self._has_decoder = bool(getattr(cast(Any, model.config), "is_encoder_decoder", False))
+        self._has_decoder = bool(getattr(config, "is_encoder_decoder", False))
         self._padding = _padding(_encoder_mask(batch))
         self._decoder_padding = _padding(_decoder_mask(batch)) if self._has_decoder else self._padding
         self._weights = weights

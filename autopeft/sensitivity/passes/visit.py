@@ -52,8 +52,9 @@ class Visit:
     ) -> None:
         self._scored, self._batch, self._counter = scored, batch, counter
         self._of_inputs, self._of_gradients = reducers
-        weights = example_weights(batch, scored.task)
-        self._layout = Layout(scored.model, batch, weights=weights, time_first_sites=scored.time_first_sites)
+        weights, time_first_sites = example_weights(batch, scored.task), scored.time_first_sites
+        config = scored.model.config
+        self._layout = Layout(config, batch, weights=weights, time_first_sites=time_first_sites)
         self._n_calls: Counter[Site] = Counter()
         self._waiting: dict[Site, list[Pair]] = defaultdict(list)
         self._is_listening = True  # False while a reducer runs, as it may call a norm
