@@ -10,7 +10,7 @@ from autopeft.evidence.variance import FLOAT32_ROUNDING, Floats
 
 
 def checked_table(scores: npt.ArrayLike) -> Floats:
-    """The scores as a finite array of shape (S, N); a split of fewer than 2 examples raises `SpecError`."""
+    """The scores as a finite array of shape (S, N); raises `SpecError` for fewer than 2 examples."""
     table = np.asarray(scores, dtype=np.float64)
     assert table.ndim == 2 and table.shape[0] >= 1, f"scores of shape {table.shape}, not (S, N)"
     assert np.isfinite(table).all(), "scores must be finite; give a diverged seed its worst possible scores"

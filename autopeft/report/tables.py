@@ -110,9 +110,9 @@ def trials_csv(result: SearchResult) -> str:
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
-    """The content of sensitivity.csv: one row per site, one column per score; no layer outside the stack.
+    """The content of sensitivity.csv: one row per site, one column per score.
 
-    A score with energies has a second column: the effective rank of each site's gradient.
+    The layer is empty for a site outside the stack. `spectrum` has a second column: the effective ranks.
     """
     columns: dict[str, Sequence[float | None]] = {score.name: score.values for score in scores}
     ranks = {f"{score.name}_effective_rank": effective_ranks(score) for score in scores}

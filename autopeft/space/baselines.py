@@ -30,7 +30,7 @@ def baseline_policies(
 
 
 def usual_policies(*, learning_rate: float, max_rank: int | None = None) -> tuple[Policy, ...]:
-    """Other arms that people try first, in an order that is chosen by hand."""
+    """Other arms that people try first, in an order chosen by hand."""
     return (
         Policy(method="ia3", learning_rate=learning_rate),
         Policy(method=BASELINE_METHOD, placement="mlp", max_rank=max_rank, learning_rate=learning_rate),
