@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 values, configs, formulas, stack, checking → reading, skeleton → unmatched, representable → fitting →
-layers, tally → counting, planning.
+layers, counting → planning.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from autopeft.adapters.configs import (
     type_counts,
     type_name,
 )
-from autopeft.adapters.counting import count_configs, count_plan
+from autopeft.adapters.counting import Count, count_configs, count_plan
 from autopeft.adapters.fitting import attach_fitting, refuse_weights
 from autopeft.adapters.planning import UserPlan, read_user_plan
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
-from autopeft.adapters.tally import Count
 
 __all__ = [
     "ConfigFile",

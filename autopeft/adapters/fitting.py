@@ -108,17 +108,16 @@ def _lora_shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 def wasteful_ranks(attached: Attached) -> list[str]:
     """A note where a rank is above the smaller side of a map, as at the router of a few experts."""
     high = [(name, rank, min(sides)) for name, rank, sides in _ranks(attached) if rank > min(sides)]
-    if not high:
-        return []
-    name, rank, limit = high[0]
-    return [f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."]
+    return [
+        f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."
+        for name, rank, limit in high[:1]
+    ]
 
 
 def _refuse_ranks(attached: Attached, *, path: Path) -> None:
     """Refuse a rank above both sides of a map: it can only be a slip."""
     high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
-    if high:
-        name, rank, sides = high[0]
+    for name, rank, sides in high:
         raise SiteError(
             f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
             f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import peft
 import torch
 from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autopeft.adapters.formulas import apply_formula, has_formula, stand_in
 from autopeft.model import adapter_names, attached_names, holder_of, put_on
@@ -56,6 +58,20 @@ class Attached:
             for name, layer in self.layers()
             if isinstance(getattr(layer, "r", None), Mapping)
         }
+
+    def saved_bytes(self) -> int:
+        """The size of the tensors that `save_pretrained` would write."""
+        total = self.beside_bytes
+        for name, (holder, config) in self.configs().items():
+            config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
+            config.inference_mode = config.peft_type == PeftType.CPT  # else it looks at the numbers
+            with _StayOnMeta():
+                # The state is passed in so that stand-ins may have shapes of their own.
+                saved = peft.get_peft_model_state_dict(
+                    holder, state_dict=holder.state_dict(), adapter_name=name
+                )
+            total += sum(tensor.numel() * tensor.itemsize for tensor in saved.values())
+        return total
 
 
 def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> Attached:
@@ -138,3 +154,12 @@ def _add_shira_indices(adapted: PeftModel) -> None:
             for name, weight in cast(Any, layer).shira_weight.items():
                 indices = torch.empty(2, weight.numel(), dtype=torch.int32, device="meta")
                 cast(Any, layer).shira_indices[name] = indices
+
+
+class _StayOnMeta(TorchFunctionMode):
+    """Leaves a tensor where it is when `peft` asks for it on the CPU, as it does to save a prompt."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))

@@ -55,15 +55,8 @@ def put_on(
     """A model with one or more configs on it, which name their task and head themselves.
 
     The first config goes through `get_peft_model`, others are injected, a prompt is wrapped around all.
-
-    Args:
-        module: As for `attach`.
-        configs: As for `attach`.
-        names: What to call each config's adapter inside the model.
-        making: Gives the context in which a config's tensors are made.
-
-    Raises:
-        SiteError: Two prompts, or a prompt before another config.
+    Arguments and errors are those of `attach`; `names` are the adapters' names inside the model, and `making`
+    gives the context in which a config's tensors are made.
     """
     n_prompts = sum(config.is_prompt_learning for config in configs)
     if any(config.is_prompt_learning for config in configs[:-1]):

@@ -31,11 +31,9 @@ _RENAMING_ENDS = (5, 40)
 
 
 def model_sites(module: nn.Module, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites `inputs` and `cache` of a task model, where it has them.
+    """The sites `inputs` and `cache` of a task model, where it has them; meta tensors are fine.
 
-    Args:
-        module: A transformers model with its task head; meta tensors are fine.
-        sites: Its sites of other kinds; keys and values tell how large a prefix is.
+    `sites` are those of other kinds: the outputs of keys and values tell how large a prefix is.
     """
     if not isinstance(module, PreTrainedModel) or not _takes_prompts(module):
         return ()
@@ -65,13 +63,7 @@ def n_positions(module: nn.Module) -> int | None:
 
 def _site(name: str, role: str, n_in: int, n_out: int) -> Site:
     return Site(
-        name=name,
-        layer=None,
-        role=role,
-        kind="model",
-        in_features=n_in,
-        out_features=n_out,
-        has_bias=False,
+        name=name, layer=None, role=role, kind="model", in_features=n_in, out_features=n_out, has_bias=False
     )
 
 
@@ -79,9 +71,8 @@ def _takes_prompts(module: PreTrainedModel) -> bool:
     kind = type(module).__name__
     accepted = inspect.signature(module.forward).parameters
     is_encoder = not any(name in accepted for name in _CACHES) and module.config.model_type not in _NEED_IDS
-    is_classifier = (
-        kind.endswith("ForSequenceClassification") and hasattr(module, "classifier") and is_encoder
-    )
+    has_classifier = kind.endswith("ForSequenceClassification") and hasattr(module, "classifier")
+    is_classifier = has_classifier and is_encoder
     is_seq2seq = kind.endswith("ForConditionalGeneration") and bool(module.config.is_encoder_decoder)
     if not (is_classifier or is_seq2seq or kind.endswith(_CAUSAL)):
         return False
