@@ -108,29 +108,19 @@ def _resolve(
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
     """The settings, the names of those that the user set, and the model and data that are objects."""
     arguments = by_dotted_name(settings)
-    is_module = isinstance(model, nn.Module)
-    data_has_name = data is None or isinstance(data, str | Path)
-    if model is not None and not is_module and not isinstance(model, str | Path):
-        raise ModelError(
-            f"The model is a {type(model).__name__}; pass a transformers model, a hub id or a directory."
-        )
-    if tokenizer is not None and not is_module:
+    model_object = None if isinstance(model, str | Path) else model
+    data_object = None if isinstance(data, str | Path) else data
+    if tokenizer is not None and model_object is None:
         raise ModelError(
             "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
         )
-    arguments["model.id"] = IN_MEMORY if is_module else model
-    arguments["data.source"] = data if data_has_name else IN_MEMORY
-    memory = InMemory(
-        model=model if isinstance(model, nn.Module) else None,
-        tokenizer=tokenizer,
-        data=None if data_has_name else data,
-    )
+    arguments["model.id"] = model if model_object is None else IN_MEMORY
+    arguments["data.source"] = data if data_object is None else IN_MEMORY
+    memory = InMemory(model=model_object, tokenizer=tokenizer, data=data_object)
     flags, config = {}, None
     if isinstance(spec, RunSpec):
         topics = spec.model_dump(exclude_unset=True)
-        flags = {
-            f"{topic}.{name}": value for topic, fields in topics.items() for name, value in fields.items()
-        }
+        flags = {f"{topic}.{name}": value for topic in topics for name, value in topics[topic].items()}
     elif spec is not None:
         config = Path(spec)
     flags |= {name: value for name, value in arguments.items() if value is not None}

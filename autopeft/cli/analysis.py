@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -32,7 +33,7 @@ _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples i
 def print_analysis(analysis: Analysis) -> None:
     """Print the map of every score, whether it saw enough examples, the cost, and the suggested plan."""
     out = console()
-    n_sites = len([site for site in analysis.sites if site.kind != "model"])
+    n_sites = sum(site.kind != "model" for site in analysis.sites)
     out.print(f"{analysis.base_model} on {analysis.data}: {n_sites} sites")
     blocks = blocks_for(out)
     for score in analysis.scores:
@@ -153,11 +154,7 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
 
 def _print_wrapped(out: Console, paragraph: str) -> None:
     """Print lines of at most 80 columns; a longer word, such as a path, and a command stay in one line."""
+    width = sys.maxsize if "autopeft " in paragraph else _COLUMNS
     kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
-    lines = (
-        [paragraph]
-        if "autopeft " in paragraph
-        else wrap(kept_together, _COLUMNS, break_long_words=False, break_on_hyphens=False)
-    )
-    for line in lines:
+    for line in wrap(kept_together, width, break_long_words=False, break_on_hyphens=False):
         out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)

@@ -88,16 +88,8 @@ def search(
 
 @app.command()
 @opt.takes_settings(
-    {
-        "model": None,
-        "data": None,
-        "task": None,
-        "text_column": None,
-        "label_column": None,
-        "budget": None,
-        "quantize": None,
-        "seed": "Seed of the sample of examples. Default 0.",
-    }
+    dict.fromkeys(("model", "data", "task", "text_column", "label_column", "budget", "quantize"))
+    | {"seed": "Seed of the sample of examples. Default 0."}
 )
 def analyze(
     *,
@@ -176,6 +168,7 @@ def train(
         from autopeft import pipeline
         from autopeft import report as reports
 
+        overridden = ("execution.device", "execution.dtype", "model.quantize")
         trained = pipeline.train_plan(
             plan,
             out=settings.get("output.out"),
@@ -183,9 +176,7 @@ def train(
             model_id=settings.get("model.id"),
             data_source=settings.get("data.source"),
             forgetting=settings.get("forgetting.source"),
-            overrides={
-                name: settings.get(name) for name in ("execution.device", "execution.dtype", "model.quantize")
-            },
+            overrides={name: settings.get(name) for name in overridden},
         )
         measurement, forgetting = trained.measurement, trained.forgetting
         if as_json:

@@ -9,7 +9,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from types import FrameType
 
 import typer
 
@@ -56,5 +55,5 @@ def exit_codes(*, quiet: bool = False) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
+def _terminated(*_: object) -> None:
     raise SystemExit(143)

@@ -38,11 +38,8 @@ Command = Callable[..., None]
 def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Command]:
     """A decorator that gives a command the flags of settings, in the place of its parameter `settings`.
 
-    The command gets a mapping from dotted names to the values that were given.
-
-    Args:
-        flags: Short names in the order of the help. Each maps to a help text of the command, or to None for
-            the declared help and group.
+    The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
+    the order of the help, to a help text of the command, or to None for the declared help and group.
     """
 
     def decorate(command: Command) -> Command:

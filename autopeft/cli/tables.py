@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from autopeft.records import train_command
 from autopeft.report import did_it_help, forgetting_line
@@ -87,9 +87,8 @@ def _mean_and_error(record: Confirmation) -> str:
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table without lines: the names of plans to the left, numbers to the right."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for header in headers:
-        table.add_column(header, justify="left" if header == "plan" else "right")
+    columns = [Column(header, justify="left" if header == "plan" else "right") for header in headers]
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     return table
@@ -118,9 +117,7 @@ def print_preview(preview: Preview) -> None:
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a plain table."""
-    table = Table(box=None, pad_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="fold")
+    table = Table(*(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)

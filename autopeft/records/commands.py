@@ -23,11 +23,8 @@ def search_command(spec: RunSpec) -> str:
         "autopeft.search(model=model, tokenizer=tokenizer, budget='1%')"
     """
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
-    values = {
-        name: value
-        for name, value in values.items()
-        if value != SHORT_NAMES[name].default or name == "budget"
-    }
+    unusual = {name for name, value in values.items() if value != SHORT_NAMES[name].default} | {"budget"}
+    values = {name: value for name, value in values.items() if name in unusual}
     if not _is_in_memory(spec.model, spec.data):
         words = ["autopeft search"]
         for name, value in values.items():

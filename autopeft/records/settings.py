@@ -86,9 +86,7 @@ class SettingField:
     def default_text(self) -> str:
         """The default for people, empty where the help has to say it: `24 (demo: 12)`."""
         usual, demo = self._shown(self.default), self._shown(self.demo)
-        if demo:
-            return f"{usual or 'none'} (demo: {demo})"
-        return usual
+        return f"{usual or 'none'} (demo: {demo})" if demo else usual
 
     @property
     def choices_text(self) -> str:

@@ -30,14 +30,19 @@ _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".
 class RunDir:
     """A run directory; a context manager that holds its lock.
 
-    `RunDir.create` takes the lock and may write; `RunDir.open` only reads. `measurements` is the log of all
-    finished measurements.
+    `RunDir.create` takes the lock and may write; `RunDir.open` only reads.
+
+    Attributes:
+        best: Folder of the best plan with its adapters and weights.
+        state: Folder of the files that `--resume` needs.
+        measurements: The log of all finished measurements.
     """
 
     def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None) -> None:
         """Use `create` or `open`."""
-        self.path = path
-        self.measurements = MeasurementLog(path / "state" / "measurements.jsonl")
+        self.path, self.best, self.state = path, path / "best", path / "state"
+        self.measurements = MeasurementLog(self.state / "measurements.jsonl")
+        self._result_path = self.state / "search_result.json"
         self._lock = lock
         self._made: tuple[Path, ...] = ()
         self._fresh = False
@@ -113,16 +118,6 @@ class RunDir:
             for folder in self._made:
                 folder.rmdir()
 
-    @property
-    def best(self) -> Path:
-        """Folder of the best plan with its adapters and weights."""
-        return self.path / "best"
-
-    @property
-    def state(self) -> Path:
-        """Folder of the files that `--resume` needs."""
-        return self.path / "state"
-
     def weights(self, plan: Plan, seed: int) -> Path:
         """Folder for the trained weights of a plan and a seed."""
         return self.state / "weights" / f"{plan.digest}-{seed}"
@@ -185,10 +180,6 @@ class RunDir:
             ) from error
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self._result_path} cannot be read; remove it and resume the run.") from error
-
-    @property
-    def _result_path(self) -> Path:
-        return self.state / "search_result.json"
 
 
 def _refuse_no_run(path: Path) -> None:

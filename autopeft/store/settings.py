@@ -94,10 +94,7 @@ def resolve_settings(
 
 
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """The same settings by dotted name; they may come by short or dotted name.
-
-    Raises:
-        UnknownNameError: A name that no setting has.
+    """The same settings by dotted name; short names are replaced, others raise UnknownNameError.
 
     Example:
         >>> by_dotted_name({"trials": 30, "search.score": "snr"})

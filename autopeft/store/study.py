@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 STUDY_FILES = ("study.sqlite", "study.sqlite-wal", "study.sqlite-shm", "study.sqlite-journal")
-_TIMEOUT_SECONDS = 60  # chosen by hand: a dashboard that reads may hold the file for a moment
 
 
 def open_study(path: Path) -> RDBStorage:
@@ -42,7 +41,8 @@ def close_study(storage: RDBStorage, path: Path) -> None:
 
 def _connect(path: Path, *, journal_mode: str) -> sqlite3.Connection:
     # 25 times faster on `ask` than the defaults; power loss may cost the last commits, not the file.
-    connection = sqlite3.connect(path, timeout=_TIMEOUT_SECONDS, check_same_thread=False)
+    # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
     connection.execute(f"PRAGMA journal_mode={journal_mode}")
     connection.execute("PRAGMA synchronous=NORMAL")
     return connection
