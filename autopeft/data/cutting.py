@@ -100,17 +100,19 @@ class Cutter:
         labels = [self._labels(row) for row in rows]
         counts, order = Counter(name for names in labels for name in names), range(len(rows))
         if not self.has_classes:
-            return set(self._rng().permutation(len(rows))[:n_out].tolist()), "at random"
+            return set(np.random.default_rng(self.seed).permutation(len(rows))[:n_out].tolist()), "at random"
         is_single = all(len(names) == 1 for names in labels)
         if is_single and min(counts.values()) >= 2 and len(counts) <= min(n_out, len(rows) - n_out):
-            strata, seed = [names[0] for names in labels], self.seed % 2**32
-            out = set(train_test_split(order, test_size=n_out, stratify=strata, random_state=seed)[1])
+            strata = [names[0] for names in labels]
+            out = set(train_test_split(order, test_size=n_out, stratify=strata, random_state=self.seed)[1])
             if len({labels[i][0] for i in order if i not in out}) == len(counts):
                 return out, "stratified by label"
         first = {name: i for i in reversed(order) for name in labels[i]}
         free = sorted(set(order) - set(first.values()))  # the first row of each label stays in train
         how = "as labels are too rare or too many" if is_single else "every label stays in train"
-        return set(self._rng().permutation(free)[:n_out].tolist()), f"not stratified, {how}"
+        return set(
+            np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
+        ), f"not stratified, {how}"
 
     def _groups(self, rows: Sequence[Row], n_out: int) -> set[int]:
         """Indices of the rows of whole groups, drawn at random while they fit and every label stays in train.
@@ -120,7 +122,7 @@ class Cutter:
         groups = _groups_of(rows)
         left = Counter(name for row in rows for name in self._labels(row))
         out, too_large = set[int](), list[list[int]]()
-        order: list[int] = self._rng().permutation(len(groups)).tolist()
+        order: list[int] = np.random.default_rng(self.seed).permutation(len(groups)).tolist()
         for group in (groups[at] for at in order):
             lost = Counter(name for i in group for name in self._labels(rows[i]))
             if any(left[name] <= n for name, n in lost.items()):
@@ -137,9 +139,6 @@ class Cutter:
 
     def _labels(self, row: Row) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
-
-    def _rng(self) -> np.random.Generator:
-        return np.random.default_rng(self.seed % 2**32)
 
 
 def _groups_of(rows: Sequence[Row]) -> list[list[int]]:
@@ -173,7 +172,7 @@ def _require_some(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
 def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: list[str]) -> Parts:
     """Train, search, confirm and test; `max_examples` limits train and search together."""
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
-    cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed)
+    cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
     train, confirm = uncut.parts["train"], uncut.parts.get("confirm", [])
     if not confirm:
         train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes)

@@ -86,10 +86,7 @@ def load_error(source: str, error: Exception) -> ModelError:
     first_line = first_line_of(error)
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
-    is_local = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
-    remedy = (
-        "the directory must hold config.json, a tokenizer and safetensors weights"
-        if is_local
-        else "check the spelling, the network, or pass a local directory"
-    )
+    remedy = "check the spelling, the network, or pass a local directory"
+    if os.path.exists(source):  # noqa: PTH110 - Path.exists raises where the name is too long
+        remedy = "the directory must hold config.json, a tokenizer and safetensors weights"
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")

@@ -103,9 +103,7 @@ def known_role(name: str) -> str | None:
     """The role by the usual names; BERT's `output.dense` is o inside of attention and down elsewhere."""
     parts = name.split(".")
     ends = {parts[-1], ".".join(parts[-2:])}
-    for role, endings in _ROLE_ENDINGS.items():
-        if ends.intersection(endings.split()):
-            return role
-    if name.endswith("output.dense"):
+    role = next((role for role, endings in _ROLE_ENDINGS.items() if ends.intersection(endings.split())), None)
+    if role is None and name.endswith("output.dense"):
         return "o" if "attention" in name else "down"
-    return None
+    return role

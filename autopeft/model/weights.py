@@ -82,10 +82,8 @@ def merge(model: PeftModel) -> nn.Module:
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
-    Bottleneck adapters raise there before anything else is merged.
-
-    Raises:
-        NotImplementedError, AttributeError, SpecError: An adapter is no change of weights.
+    NotImplementedError, AttributeError or SpecError says that an adapter is no change of weights; bottleneck
+    adapters raise before anything is merged.
     """
     inner = model.get_base_model()
     unloaded: tuple[str, ...] = ()

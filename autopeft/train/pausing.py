@@ -26,8 +26,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Position:
     """How far a run has come: steps done, and the most tokens of a row with the bytes saved at that step.
 
-    `ends` are the cycles that it has been through (see `RateSchedule`). Only a run whose schedule begins with
-    these cycles resumes it.
+    Only a run whose schedule begins with the cycles of `ends` (see `RateSchedule`) resumes it.
     """
 
     step: int = 0
