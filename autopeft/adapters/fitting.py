@@ -117,7 +117,8 @@ def wasteful_ranks(attached: Attached) -> list[str]:
 def _refuse_ranks(attached: Attached, *, path: Path) -> None:
     """Refuse a rank above both sides of a map: it can only be a slip."""
     high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
-    for name, rank, sides in high:
+    if high:
+        name, rank, sides = high[0]
         raise SiteError(
             f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
             f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."

@@ -87,6 +87,7 @@ class Trl:
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a value can be written as a Python literal, an enum's member by its value."""
     if isinstance(value, dict):
         return all(_is_plain(entry) for pair in value.items() for entry in pair)
     if isinstance(value, list | tuple | set | frozenset):

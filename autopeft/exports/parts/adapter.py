@@ -62,7 +62,7 @@ def trained_tensors(source: ExportSource) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def lacking_weights(names: Collection[str], source: ExportSource) -> list[str]:
-    """The names of parameters of the base model that the adapter has no weights for, sorted."""
+    """Those of `names`, parameters of the base model, that the trained adapter has no tensor for, sorted."""
     return sorted(set(names) - {name for name, _ in trained_tensors(source)})
 
 

@@ -21,14 +21,14 @@ def refuse_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name at the end, or vanishes where something goes wrong.
+    """A new folder beside `out`, renamed to `out` at the end, or removed where something goes wrong.
 
     Raises:
         RunDirError: `out` holds files already, or cannot be written.
     """
     refuse_files(out)
     out = out.absolute()
-    made = [folder for folder in out.parents if not folder.exists()]
+    lacking = [folder for folder in out.parents if not folder.exists()]
     fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         fresh.mkdir(parents=True)
@@ -39,7 +39,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         with contextlib.suppress(OSError):  # somebody else has put something there
-            for folder in made:
+            for folder in lacking:
                 folder.rmdir()
         if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
             reason = getattr(error, "strerror", None) or error
