@@ -9,16 +9,12 @@ from __future__ import annotations
 from autopeft.store.files import sha256_of, write_text
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
-from autopeft.store.settings import by_dotted_name, parse_bytes, parse_duration, resolve_settings
-from autopeft.store.yaml import faults_of, load_value, parse_yaml, read_yaml, validate, write_yaml_text
+from autopeft.store.settings import by_dotted_name, resolve_settings
+from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
     "RunDir",
     "by_dotted_name",
-    "faults_of",
-    "load_value",
-    "parse_bytes",
-    "parse_duration",
     "parse_yaml",
     "read_plan",
     "read_yaml",

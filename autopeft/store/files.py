@@ -39,8 +39,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """The error for a path that the system refuses to write."""
-    reason = error.strerror or error
-    return RunDirError(f"{path} cannot be written: {reason}. Free it, or pass another --out.")
+    return RunDirError(
+        f"{path} cannot be written: {error.strerror or error}. Free it, or pass another --out."
+    )
 
 
 def sha256_of(path: Path | str) -> str:

@@ -75,7 +75,7 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
         "seed": document.seed,
         "trainable_params": plan.trainable_params,
         "head_params": document.head_params,
-        "adapters": [_entry(adapter) for adapter in plan.adapters],
+        "adapters": [_line_of(adapter) for adapter in plan.adapters],
     }
     train = records.train_command(Path("plan.yaml"), model, document.data)
     write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
@@ -129,7 +129,7 @@ def _plan_file(path: Path) -> Path:
     )
 
 
-def _entry(adapter: records.Adapter) -> Inline:
+def _line_of(adapter: records.Adapter) -> Inline:
     line = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
     line["options"] = Inline(adapter.options)
     if adapter.rate_factor != 1.0:

@@ -195,6 +195,7 @@ def _value(entry: _Entry) -> Any:
 
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:
+    """The value in the text of a variable or of `--set`; texts and lists stay text, others are YAML."""
     if field.accepts_none and text in ("", "~", "null"):
         return None
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
-from autopeft.store import parse_bytes, parse_duration, resolve_settings
+from autopeft.store import resolve_settings
+from autopeft.store.settings import parse_bytes, parse_duration
 
 
 def settings(file="", *, env=None, flags=None, assign=(), folder: Path | None = None):
