@@ -38,7 +38,9 @@ def search(
     resume: bool = False,
     **settings: Any,
 ) -> SearchResult:
-    """The best plan under a budget with its evidence: what `autopeft search` writes, as a record.
+    """Search as `autopeft search` does, write the same run directory, and return its result as a record.
+
+    Without model and data, the demo runs on its small model and sample dataset.
 
     The README has an example under "From Python".
 
@@ -49,17 +51,18 @@ def search(
         data: A dataset as `--data` takes it, or a `datasets.Dataset` or `DatasetDict`.
         tokenizer: The tokenizer of a model object; for a vision model its image processor.
         resume: Continue the run in `out`. Model and data that were objects are passed again.
-        **settings: Any other setting of a search, by the name of its flag.
+        **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or
+            `out="folder"`. None stands for a setting that is not given.
 
     Returns:
-        All plans with their measurements, the best plan, its confirmation and the verdict. The folder of the
-        run is `result.spec.output.out`.
+        All plans with their measurements, the best plan, its confirmation (full runs on fresh seeds) and the
+        verdict against the baseline. The folder of the run is `result.spec.output.out`.
 
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.
         DataError, ModelError: The dataset or the model cannot be used.
         SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
-        AutopeftError: Any other fault; `autopeft.errors` draws them all.
+        AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
     request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
     progress = _LogProgress()
@@ -114,8 +117,10 @@ def _resolve(
         raise ModelError(
             "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
         )
-    arguments["model.id"] = model if model_object is None else IN_MEMORY
-    arguments["data.source"] = data if data_object is None else IN_MEMORY
+    if model is not None:
+        arguments["model.id"] = model if model_object is None else IN_MEMORY
+    if data is not None:
+        arguments["data.source"] = data if data_object is None else IN_MEMORY
     memory = InMemory(model=model_object, tokenizer=tokenizer, data=data_object)
     flags, config = {}, None
     if isinstance(spec, RunSpec):

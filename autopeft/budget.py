@@ -124,10 +124,10 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:
-    """Raise `BudgetError` for a budget that no plan fits, with the cheapest plan there is.
+    """Raise `BudgetError`, naming the cheapest plan, where the budget pays for no plan at all.
 
-    `cheapest` maps a method to the trainable parameters of its smallest plan. `available` is the part of the
-    budget for adapters: less than all of it where the head is counted in.
+    `cheapest` maps a method or mix to the trainable parameters of its smallest plan. `available` is the part
+    of the budget for adapters: less than all of it with `--count-head`, below 0 where the head exceeds it.
     """
     name = min(cheapest, key=lambda method: (cheapest[method], method))
     if cheapest[name] <= available:
@@ -136,7 +136,7 @@ def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: i
     share = "" if available == limit else f", of which {max(available, 0):,} for adapters"
     raise BudgetError(
         f"The budget {budget.requested!r} allows {limit:,} trainable parameters{share}; "
-        f"the cheapest plan there is ({name} at one site) needs {cheapest[name]:,}. Raise --budget."
+        f"the cheapest plan ({name} where it costs least) needs {cheapest[name]:,}. Raise --budget."
     )
 
 

@@ -112,7 +112,7 @@ def test_an_absurd_amount_is_refused_with_its_value(requested: str, complaint: s
 
 def test_an_impossible_budget_names_the_cheapest_plan() -> None:
     budget = Budget(max_trainable_params=300, base_params=BASE_PARAMS, requested="300")
-    expected = r"'300' allows 300 .* \(ia3 at one site\) needs 384\. Raise --budget"
+    expected = r"'300' allows 300 .* \(ia3 where it costs least\) needs 384\. Raise --budget"
     with pytest.raises(BudgetError, match=expected):
         require_affordable({"lora": 768, "ia3": 384, "zeta": 384}, budget=budget, available=300)
 

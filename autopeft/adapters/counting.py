@@ -83,9 +83,10 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
 
 
 def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Count:
-    """The count of adapter configs, with notes of what in them means nothing or stays open.
+    """Trainable parameters of adapter configs on a base model without weights, which is changed in place.
 
-    Arguments and errors are those of `attach_fitting`.
+    Notes name keys and patterns that have no effect, and what depends on weights or data. `path`, where the
+    configs lie, is for messages. Raises what `attach_fitting` raises.
     """
     modules = [name for name, _ in base.module.named_modules() if name]
     attached = attach_fitting(files, base, path=path)

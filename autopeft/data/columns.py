@@ -79,12 +79,17 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
 
 
 def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
-    """The group of each row as a string, and the cell of its time; confirm and test may lack both columns."""
-    groups, times = (
-        [None] * len(table) if name is None else cells_of(part, table, name, is_needed=part == "train")
-        for name in (columns.group, columns.time)
-    )
-    return [as_string(cell, str(columns.group)) for cell in groups], list(times)
+    """The group of each row as a string, and the cell of its time; None in each row without such a column.
+
+    Only train needs the columns that the user named; raises DataError where train lacks one of them.
+    """
+
+    def cells(name: str | None) -> Sequence[Any]:
+        if name is None:
+            return [None] * len(table)
+        return cells_of(part, table, name, is_needed=part == "train")
+
+    return [as_string(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
 
 
 def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:

@@ -95,15 +95,19 @@ def _config(adapters: Sequence[Adapter], dora: bool, init: str) -> LoraConfig:
 
 
 def _read_choices(config: Any) -> Options:
+    """The initial values that a `LoraConfig` asks for; rank, scale and DoRA are read at each site.
+
+    Raises SpecError for initial values that a plan cannot hold.
+    """
     init = config.init_lora_weights
     if init == "eva" and getattr(config.eva_config, "rho", None) != 1.0:
         raise SpecError(
-            "init_lora_weights is 'eva' with a rho above 1, which moves ranks after the plan is made; "
-            "set rho to 1.0 in its eva_config."
+            "init_lora_weights is 'eva' without a rho of 1.0, so that EVA would move ranks between sites and "
+            "break the plan; set rho to 1.0 in its eva_config."
         )
     if init is not True and init not in ("orthogonal", "eva"):
         raise SpecError(
-            f"init_lora_weights is {init!r}, which a plan cannot say; it can say true, orthogonal or eva."
+            f"init_lora_weights is {init!r}, which a plan cannot hold; it can hold true, orthogonal or eva."
         )
     return {"init": "default" if init is True else init}
 

@@ -132,17 +132,18 @@ def attached_names(model: PeftModel) -> tuple[str, ...]:
 
 
 def _spell_out(config: PeftConfig, module: nn.Module) -> None:
-    """Replace a pattern of a LoRA config by the names that it matches, where `peft` would widen it.
+    """Replace the pattern of a LoRA config by the names that it matches where `peft` would widen it.
 
-    In models whose experts became parameters (Mixtral, Qwen-MoE, OLMoE …) `peft` 0.21.2 takes a pattern
-    for one of an older checkpoint and keeps the last names alone: one layer's q_proj becomes all of them.
+    Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
+    For such models `peft` 0.21.2 rewrites every pattern as if it came from an older checkpoint: it keeps the
+    last part of each name, so that one layer's q_proj becomes the q_proj of all layers.
     """
     pattern = getattr(config, "target_modules", None)
     if not isinstance(config, LoraConfig) or not isinstance(pattern, str):
         return
     if any(parameter.ndim == 3 and "expert" in name for name, parameter in module.named_parameters()):
         names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
-        config.target_modules = set(names) or pattern
+        config.target_modules = set(names) or pattern  # "all-linear" matches no name
 
 
 def _wrap(module: nn.Module, config: PeftConfig, *, name: str, beneath: PeftModel | None) -> PeftModel:

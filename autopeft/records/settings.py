@@ -37,17 +37,18 @@ def setting(
     demo: Any = None,
     **limits: Any,
 ) -> Any:
-    """A field of a topic.
+    """A field of a topic, with everything that flags, environment names and documentation need.
 
     Args:
         default: The value where the user sets none.
         help: What the setting does, without a full stop; its choices and default are added to it.
-        group: Group of the help.
-        short: Name in Python, and with hyphens that of the flag. Empty: the field's name; None: no flag.
-        form: How the flag is typed.
-        demo: The default where neither a model nor a dataset is named; None is the usual one. With these
-            defaults the demo ends within eight minutes on two CPU cores.
-        **limits: pydantic's, such as `ge=1`.
+        group: Group of the setting in the help.
+        short: Name of the Python argument, and with hyphens the flag. Empty takes the field's name. None
+            gives neither: only `--set`, files and the environment reach the setting.
+        form: How the flag is typed, see `Form`.
+        demo: Default of the demo, the search for which neither a model nor a dataset is named. None keeps
+            `default`. All demo values together end the demo within eight minutes on two CPU cores.
+        **limits: pydantic's constraints, such as `ge=1`.
     """
     about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}
     return Field(default=default, description=help, json_schema_extra=about, **limits)

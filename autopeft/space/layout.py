@@ -169,6 +169,10 @@ def _claim(place: Place, part: Policy, context: AllocationContext) -> Claim:
 
 
 def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
+    """The adapter of a part of a policy at a place; its learning rate is relative to the lead's.
+
+    The scale depends on choices that the adapter's options need not hold, such as the scale rule.
+    """
     return Adapter(
         method=part.method,
         site=place.site.name,

@@ -19,7 +19,10 @@ _MAX_KEPT = 2**28  # pixel values kept in memory, 1 GiB; beyond it every batch r
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """`pixel_values` (channels, height, width) per image, or its file where the pixels would not fit."""
+    """`pixel_values` (channels, height, width) per image, or its file where all pixels exceed `_MAX_KEPT`.
+
+    `tokenizer` is the image processor; the sizes of all images are taken to be that of the first.
+    """
     files: list[ImageFile] = [file for (file,) in inputs]
     is_kept = _pixels(files[:1], tokenizer)[0].numel() * len(files) <= _MAX_KEPT
     if is_kept:

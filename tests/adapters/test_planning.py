@@ -174,7 +174,10 @@ TOKENS |= {"num_transformer_submodules": 1}
             LoraConfig(**LORA, init_lora_weights="pissa"),
             "init_lora_weights is 'pissa', which a plan cannot say",
         ),
-        (LoraConfig(**LORA, init_lora_weights="eva"), "'eva' with a rho above 1, which moves ranks"),
+        (
+            LoraConfig(**LORA, init_lora_weights="eva"),
+            "'eva' without a rho of 1.0, so that EVA would move ranks",
+        ),
         (LoraConfig(**LORA, trainable_token_indices=[1]), r"has trainable_token_indices \[1\]"),
         (
             LoraConfig(**LORA, modules_to_save=["word_embeddings"]),

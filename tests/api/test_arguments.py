@@ -31,6 +31,7 @@ def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
         api._resolve(file, {}, **nothing),
         api._resolve(None, {"trials": 5}, **{**nothing, "model": "m"}),
         api._resolve(record, {"search.trials": 5}, **nothing),
+        api._resolve(None, {"model.id": "m", "search.trials": 5}, **nothing),
     ]
     assert {(spec.model.id, spec.search.trials, given) for spec, given, _ in requests} == {
         ("m", 5, frozenset({"model.id", "search.trials"}))
