@@ -172,7 +172,7 @@ TOKENS |= {"num_transformer_submodules": 1}
         (LoraConfig(**LORA, lora_bias=True), "has lora_bias True, which a plan cannot say"),
         (
             LoraConfig(**LORA, init_lora_weights="pissa"),
-            "init_lora_weights is 'pissa', which a plan cannot say",
+            "init_lora_weights is 'pissa', which a plan cannot hold",
         ),
         (
             LoraConfig(**LORA, init_lora_weights="eva"),
