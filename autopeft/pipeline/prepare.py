@@ -14,14 +14,11 @@ from autopeft.extension import Executor, Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
 from autopeft.records import (
-    IN_MEMORY,
     SETTINGS,
     Budget,
     GeneralText,
     Plan,
     RunSpec,
-    Setting,
-    SplitSizes,
 )
 from autopeft.space import AllocationContext, Space
 
@@ -173,36 +170,3 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
         if name not in feasible.arms:
             log.info("%s is left out: nothing of it fits the model and the budget.", name)
     return feasible, context
-
-
-def setting_of(prepared: Prepared) -> Setting:
-    """Model, data, task, budget and splits of the run, for its report."""
-    loaded, named = prepared.data, prepared.spec.model
-    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    return Setting(
-        base_model=prepared.base.name,
-        base_model_source=(
-            (model.loaded_from(prepared.base.module) or IN_MEMORY)
-            if named.id == IN_MEMORY
-            else model.resolve(named)[0]
-        ),
-        model_type=prepared.base.model_type,
-        data=loaded.name,
-        task=prepared.task.name,
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
-        metric_is_share=prepared.task.is_share,
-        budget=parse_budget(prepared),
-        head_params=prepared.base.head_params,
-        splits=SplitSizes(
-            train=sizes["train"],
-            search=sizes["search"],
-            confirm=sizes["confirm"],
-            test=sizes.get("test", 0),
-            duplicates_removed=loaded.duplicates_removed,
-        ),
-        full_run_steps=prepared.full_steps,
-        label_names=loaded.label_names,
-        data_fingerprint=loaded.fingerprint,
-        unquantised=model.unquantised_modules(prepared.base.module),
-    )

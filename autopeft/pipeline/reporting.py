@@ -1,9 +1,11 @@
-"""What the parts of a search say about themselves, for its report."""
+"""What a report needs beside the search's outcome: the run's model, data and budget, and names of parts."""
 
 from __future__ import annotations
 
+from autopeft import model
 from autopeft.extension import discover
-from autopeft.records import Setting
+from autopeft.pipeline.prepare import Prepared, parse_budget
+from autopeft.records import IN_MEMORY, Setting, SplitSizes
 from autopeft.report import PartWords
 
 
@@ -19,4 +21,37 @@ def part_words(setting: Setting) -> PartWords:
         short_labels={method.name: method.short_label for method in methods},
         auto_class=task.auto_class if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
+    )
+
+
+def setting_of(prepared: Prepared) -> Setting:
+    """Model, data, task, budget and splits of the run, for its report."""
+    loaded, module = prepared.data, prepared.base.module
+    if prepared.spec.model.id == IN_MEMORY:
+        source = model.loaded_from(module) or IN_MEMORY
+    else:
+        source = model.resolve(prepared.spec.model)[0]
+    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    return Setting(
+        base_model=prepared.base.name,
+        base_model_source=source,
+        model_type=prepared.base.model_type,
+        data=loaded.name,
+        task=prepared.task.name,
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+        metric_is_share=prepared.task.is_share,
+        budget=parse_budget(prepared),
+        head_params=prepared.base.head_params,
+        splits=SplitSizes(
+            train=sizes["train"],
+            search=sizes["search"],
+            confirm=sizes["confirm"],
+            test=sizes.get("test", 0),
+            duplicates_removed=loaded.duplicates_removed,
+        ),
+        full_run_steps=prepared.full_steps,
+        label_names=loaded.label_names,
+        data_fingerprint=loaded.fingerprint,
+        unquantised=model.unquantised_modules(module),
     )

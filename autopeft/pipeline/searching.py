@@ -16,16 +16,9 @@ from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.memory import NAMED, InMemory
-from autopeft.pipeline.prepare import (
-    Prepared,
-    fit_to_budget,
-    parse_budget,
-    prepare,
-    setting_of,
-    with_demo_settings,
-)
+from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, score_names, search_problem, user_plans
-from autopeft.pipeline.reporting import part_words
+from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import GeneralText, RunSpec, SearchResult

@@ -222,7 +222,7 @@ def test_existing_files_are_never_overwritten(is_file: bool, flags: tuple[str, .
 
 def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, data_dir: Path) -> None:
     spec = run_spec(model_dir, data_dir, budget="10")
-    with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan .* \(lora"):
+    with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan \(lora"):
         pipeline.analyze(spec, scores=["gradient"])
 
 
