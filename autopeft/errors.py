@@ -36,7 +36,7 @@ class UnknownNameError(SpecError):
     """A name that does not exist; the message lists known names and suggests the nearest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, listed_in: str = "") -> None:
-        """List up to 15 known names; of more than 15, list only the 8 nearest of the same topic.
+        """List up to 25 known names; of more than 25, list only the 8 nearest of the same topic.
 
         `kind` is a noun, such as "method". The topic of a name is its part before the last dot. `listed_in`
         is the page that lists all names.
@@ -47,7 +47,7 @@ class UnknownNameError(SpecError):
         near = sorted(close, key=lambda known: sorted(known) != sorted(name.lower()))
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(names) if names else "none"
-        if len(names) > 15:  # chosen by hand: more names hide the near ones
+        if len(names) > 25:  # chosen by hand: all methods are listed, and of the settings the near ones
             topic = [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]]
             nearest = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
             listed = f"{', '.join(nearest)} and {len(names) - len(nearest)} more"

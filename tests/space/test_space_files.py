@@ -99,7 +99,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
     [
         ("  lora: {placements: [all]}\n", "methods.lora.placements.*Did you mean 'methods.lora.placement'"),
         ("  lora: {}\n  lora: {}\n", "line 4: the key 'lora' is given twice"),
-        ("  lara: {}\n", "no method named 'lara'; known: lora, .*Did you mean 'lora'"),
+        ("  lara: {}\n", "no method named 'lara'; known: bitfit, .*Did you mean 'lora'"),
         ("  lora: {placement: [q+w]}\n", "role or role group .*named 'w'"),
         ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
         ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
