@@ -101,7 +101,13 @@ class Task(Protocol):
         """A batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean loss of a batch, shape ()."""
+        """Mean loss of a batch, shape (); 0, with gradients of 0, where it has no term."""
+
+    def n_terms(self, batch: Batch) -> int:
+        """The number of terms that `loss` is the mean of: rows, or labelled tokens that are predicted.
+
+        The loss of a batch is the mean of the losses of its parts, weighted with their terms.
+        """
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """Metric, mean loss and per-example scores, without gradients."""

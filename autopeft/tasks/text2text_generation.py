@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.batches import split_rows, without_labels
-from autopeft.tasks.parts.writing import WritingTask, generate_greedily
+from autopeft.tasks.parts.writing import TextModel, WritingTask, generate_greedily
 
 
 def _encode(
@@ -53,7 +53,7 @@ PART = WritingTask(
     peft_task_type="SEQ_2_SEQ_LM",
     kinds=("completion",),
     target=Target(kind="completion"),
-    encode_texts=_encode,
-    predict=_predict,
-    generate=_generate,
+    model_type=TextModel(
+        encode=_encode, predict=_predict, predicted=lambda labels: labels, generate=_generate
+    ),
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.tasks.parts.batches import IGNORED, pad, without_labels
-from autopeft.tasks.parts.writing import WITH_PROMPT, WritingTask, generate_greedily
+from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, generate_greedily
 
 _CHUNK = 1000  # texts that the tokenizer gets at once; chosen by hand
 
@@ -132,7 +132,12 @@ def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     labels = batch["labels"]
     logits: Tensor = model(**without_labels(batch)).logits
     # Counted from the end: a prompt-tuned model has logits of virtual tokens before those of the text.
-    return logits[:, -labels.shape[1] : -1].float(), labels[:, 1:]
+    return logits[:, -labels.shape[1] : -1].float(), _predicted(labels)
+
+
+def _predicted(labels: Tensor) -> Tensor:
+    """The labels (B, T - 1) of all tokens but the first, which no token precedes."""
+    return labels[:, 1:]
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
@@ -172,7 +177,5 @@ PART = WritingTask(
     peft_task_type="CAUSAL_LM",
     kinds=(*WITH_PROMPT, "documents", "stream"),
     target=Target(kind="documents"),
-    encode_texts=_encode,
-    predict=_predict,
-    generate=_generate,
+    model_type=TextModel(encode=_encode, predict=_predict, predicted=_predicted, generate=_generate),
 )

@@ -18,7 +18,7 @@ from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, pad, pad_features, split_rows
+from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features, split_rows
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
 
@@ -90,6 +90,10 @@ class TokenClassification:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the tokens of the batch in nats, shape ()."""
         return mean_token_loss(logits_of(model, batch), batch["labels"])
+
+    def n_terms(self, batch: Batch) -> int:
+        """Tokens of the batch that have a tag."""
+        return n_labelled(batch["labels"])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over tokens, and one score per example, without gradients."""

@@ -78,6 +78,31 @@ def test_loss_is_a_number_with_a_gradient_for_every_weight_it_needs(toy):
 
 
 @by_task
+def test_loss_of_a_batch_is_the_mean_over_its_rows_weighted_with_their_terms(toy):
+    (batch,) = toy.batches(100)
+    rows = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(len(batch["labels"]))]
+    n_terms, losses = zip(
+        *((toy.task.n_terms(row), toy.task.loss(toy.module, row).item()) for row in rows), strict=True
+    )
+    assert toy.task.n_terms(batch) == sum(n_terms) >= len(rows)
+    assert toy.task.loss(toy.module, batch).item() == pytest.approx(
+        np.average(losses, weights=n_terms), abs=1e-6
+    )
+
+
+@by_task
+def test_loss_without_any_term_is_0_with_gradients_of_0(toy):
+    (batch,) = toy.batches(100)
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    if toy.task.n_terms(batch):  # each row is a term
+        return
+    loss = toy.task.loss(toy.module.requires_grad_(True), batch)
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or (p.grad == 0).all() for p in toy.module.parameters())
+
+
+@by_task
 def test_evaluation_keeps_no_gradient_and_has_one_score_per_example_with_the_metric_as_mean(toy):
     n = len(toy.encoded().labels)
     seen = toy.task.evaluate(toy.module, iter(toy.batches(6)))

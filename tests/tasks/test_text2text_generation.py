@@ -57,7 +57,7 @@ def test_padding_of_prompt_and_completion_changes_neither_loss_nor_gradients(toy
 def test_generated_answers_are_the_greedy_ones(toy, tokenizer):
     (batch,) = toy.batches(20)
     features = {name: value[:2] for name, value in batch.items() if name not in ("labels", "token_type_ids")}
-    made = toy.task.generate(toy.module, features, tokenizer, 4)
+    made = toy.task.model_type.generate(toy.module, features, tokenizer, 4)
     for row in range(2):
         ids = features["input_ids"][row][features["attention_mask"][row] == 1][None]
         written = [0]

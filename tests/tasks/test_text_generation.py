@@ -259,7 +259,7 @@ def test_generation_continues_each_prompt_as_it_would_alone(words, llama):
     expected = [
         words.decode(ids[n:], skip_special_tokens=True) for ids, n in zip(alone, n_prompts, strict=True)
     ]
-    assert PART.generate(llama.eval(), batch, words, 5) == expected
+    assert PART.model_type.generate(llama.eval(), batch, words, 5) == expected
 
 
 def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):

@@ -36,6 +36,11 @@ def without_labels(batch: Batch) -> Batch:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
+def n_labelled(labels: Tensor) -> int:
+    """Labels that are not -100."""
+    return int((labels != IGNORED).sum())
+
+
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (B, …, C) in fp32, whatever the model computes in; the model does not see the labels."""
     logits: Tensor = model(**without_labels(batch)).logits

@@ -82,6 +82,10 @@ class LabelledTask:
         """Mean of the examples' losses, shape ()."""
         return _losses(self.target, logits_of(model, batch), batch["labels"]).mean()
 
+    def n_terms(self, batch: Batch) -> int:
+        """Rows of the batch."""
+        return len(batch["labels"])
+
     def draw_labels(self, logits: Tensor, generator: torch.Generator) -> Tensor | None:
         """Several labels (B, C) of 0 and 1, drawn independently; numbers (B,) around the prediction.
 

@@ -49,8 +49,11 @@ class TokenCounts:
 
 
 def mean_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the labels (B, T) that are not -100, shape ()."""
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    """Mean cross-entropy in nats over the labels (B, T) that are not -100, shape (); 0 if there is none."""
+    total = nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import IGNORED, Rows, pad, pad_features
+from autopeft.tasks.parts.batches import IGNORED, Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
 
@@ -24,15 +24,27 @@ WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextModel:
+    """How a type of language model reads and writes.
+
+    - `encode`: the target's kind, texts, completions, tokenizer and max_length -> features and labels.
+    - `predict`: model and batch -> logits (B, U, V) in fp32, and the labels (B, U) there, -100 where a
+      token does not count.
+    - `predicted`: labels (B, T) -> those that `predict` gives.
+    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
+    """
+
+    encode: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
+    predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+    predicted: Callable[[Tensor], Tensor]
+    generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class WritingTask:
     """Cross-entropy in nats per labelled token; the default metric is that loss on held-out text.
 
-    `kinds` are the kinds of `Target` that the task learns. Three functions make the task:
-
-    - `encode_texts`: the target's kind, texts, completions, tokenizer and max_length -> features and labels.
-    - `predict`: model and batch -> logits (B, U, V) in fp32, and the labels (B, U) there, -100 where a
-      token does not count.
-    - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
+    `kinds` are the kinds of `Target` that the task learns, `model_type` says what its models do with them.
     """
 
     name: str
@@ -40,9 +52,7 @@ class WritingTask:
     peft_task_type: str | None
     kinds: tuple[str, ...]
     target: Target
-    encode_texts: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
-    predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
-    generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+    model_type: TextModel
     read_rows: ReadRows = read_language
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
@@ -76,7 +86,7 @@ class WritingTask:
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
-        return self.encode_texts(self.target.kind, texts, labels, tokenizer, max_length)
+        return self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
@@ -84,7 +94,11 @@ class WritingTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
-        return mean_token_loss(*self.predict(model, batch))
+        return mean_token_loss(*self.model_type.predict(model, batch))
+
+    def n_terms(self, batch: Batch) -> int:
+        """Labelled tokens of the batch that are predicted."""
+        return n_labelled(self.model_type.predicted(batch["labels"]))
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
@@ -92,13 +106,13 @@ class WritingTask:
         with torch.inference_mode():
             for batch in batches:
                 matches = self._exact_matches(model, batch) if self.metric == EXACT_MATCH else []
-                counts.add(*self.predict(model, batch), matches)
+                counts.add(*self.model_type.predict(model, batch), matches)
         return counts.evaluation(self.metric)
 
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
-        texts = self.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
+        texts = self.model_type.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
         ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)

@@ -52,6 +52,9 @@ class ConfidentClassification:
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return self.texts.loss(model, batch)
 
+    def n_terms(self, batch: Batch) -> int:
+        return self.texts.n_terms(batch)
+
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         scores: list[float] = []
         losses: list[float] = []
