@@ -90,8 +90,8 @@ def with_general_text(prepared: Prepared) -> Prepared:
         name=rows.name,
         n_texts=rows.n_texts,
         n_blocks=len(blocks.labels),
-        block_tokens=max(blocks.lengths),
-        n_tokens=sum(blocks.lengths) - len(blocks.labels),
+        block_tokens=blocks.longest,
+        n_tokens=int(blocks.lengths.sum()) - len(blocks.labels),
         duplicates_removed=rows.n_duplicates,
         fingerprint=hashlib.sha256(json.dumps(blocks.labels).encode()).hexdigest()[:16],
     )

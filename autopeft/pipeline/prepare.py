@@ -152,7 +152,7 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     available = parsed.max_trainable_params - head_params
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     allowed = prepared.base.max_tokens()
-    longest = max(max(split.lengths) for split in prepared.bench.splits.values())
+    longest = max(split.longest for split in prepared.bench.splits.values())
     context = AllocationContext(
         sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
         scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),

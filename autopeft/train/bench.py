@@ -125,7 +125,7 @@ class Bench:
     def _require_room(self, plan: Plan) -> None:
         """Refuse a plan whose virtual tokens leave too few of the model's positions for the texts."""
         allowed = self.base.max_tokens(plan)
-        longest = max(max(split.lengths) for split in self.splits.values())
+        longest = max(split.longest for split in self.splits.values())
         if allowed is not None and longest > allowed:
             raise SiteError(
                 f"The longest text has {longest} tokens, and beside the plan's virtual tokens there is "
@@ -158,7 +158,7 @@ class Bench:
         rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
         run = TrainingRun(
             rows=rows,
-            widths=[max(lengths[i] for i in step) for step in rows],
+            widths=[int(lengths[step].max()) for step in rows],
             batch=lambda indices: self._batch("train", indices),
             loss=self._loss,
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
@@ -183,9 +183,9 @@ class Bench:
         assert task is not None, "a bench with general text has its task"
         lengths = self.splits[split].lengths
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
-        order = sorted(chosen, key=lambda i: lengths[i])
+        order = sorted(chosen, key=lambda i: int(lengths[i]))
         model.eval()
-        n_rows = self._eval_batch_size(lengths[order[-1]] if order else 1)
+        n_rows = self._eval_batch_size(int(lengths[order[-1]]) if order else 1)
         chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
         with self._precision():
             evaluation = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autopeft.data import LabelledData, Split
 from autopeft.errors import ModelError, first_line_of
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
+_CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,15 @@ class EncodedSplit:
     labels: tuple[Any, ...]
 
     @cached_property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
-        return [max(map(len, rows_of_tokens(example)), default=1) for example in self.examples]
+        longest = (max(map(len, rows_of_tokens(example)), default=1) for example in self.examples)
+        return np.fromiter(longest, dtype=np.int64, count=len(self.examples))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.lengths.max())
 
     def subset(self, n_examples: int) -> list[int]:
         """Rows to judge a short run on, ascending; the same for all plans, and smaller within larger ones.
@@ -43,10 +52,12 @@ class EncodedSplit:
         return sorted(order[:n_examples])
 
 
-def rows_of_tokens(example: Example) -> list[list[int]]:
+def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
     """The rows of token ids of an example: one, one per choice, or none for an image."""
-    ids = example.get("input_ids") or []
-    return ids if ids and isinstance(ids[0], list) else [ids] if ids else []
+    ids = example.get("input_ids", ())
+    if not len(ids):
+        return ()
+    return ids if isinstance(ids[0], Sequence | np.ndarray) else (ids,)
 
 
 def encode_splits(
@@ -77,7 +88,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     """Try the longest example, so that an unfit model is refused before any trial fails of it."""
-    row = max(range(len(split.labels)), key=lambda i: split.lengths[i])
+    row = int(split.lengths.argmax())
     batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
     try:
         with torch.no_grad():
@@ -94,7 +105,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
     if not rows:
         return
-    largest = max(max(row, default=0) for row in rows)
+    parts = (rows[i : i + _CHECKED_ROWS] for i in range(0, len(rows), _CHECKED_ROWS))
+    largest = max(int(np.concatenate(part).max(initial=0)) for part in parts)
     n_known = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
     if base.pad_token_id >= n_known:
         raise ModelError(
@@ -108,30 +120,37 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
         )
 
 
-def train_rows(lengths: Sequence[int], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Row indices of each step; they depend on the seed alone, so that all plans see the same order."""
+def train_rows(lengths: NDArray[np.int64], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
+    """Row indices of each step; they depend on the seed alone, so that all plans see the same order.
+
+    A longer run begins with the rows of a shorter one.
+    """
     rng = np.random.default_rng(seed)
+    batch_size = min(batch_size, len(lengths))
     batches: list[list[int]] = []
     while len(batches) < n_steps:
-        batches += epoch_batches(lengths, batch_size=min(batch_size, len(lengths)), rng=rng)
-    return batches[:n_steps]
+        epoch = epoch_batches(lengths, batch_size=batch_size, rng=rng)
+        batches += islice(epoch, n_steps - len(batches))
+    return batches
 
 
-def epoch_batches(lengths: Sequence[int], *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
-    """One epoch of full batches in random order, each of rows of similar length.
+def epoch_batches(
+    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """One epoch of full batches in random order, each of rows of similar length, drawn as they are asked for.
 
-    Rows are shuffled, sorted by length within chunks of 16 batches, and cut. The rows that fill no batch are
-    left to later epochs. Padding falls from about half to a tenth.
+    Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
+    its batches are shuffled. The rows that fill no batch are left to later epochs; which ones is random.
+    Padding falls from about half to a tenth.
 
     Example:
-        >>> epoch_batches([3, 9, 3, 9], batch_size=2, rng=np.random.default_rng(0))
+        >>> list(epoch_batches(np.array([3, 9, 3, 9]), batch_size=2, rng=np.random.default_rng(0)))
         [[1, 3], [0, 2]]
     """
-    order = rng.permutation(len(lengths)).tolist()
+    order = rng.permutation(len(lengths))
+    order = order[: len(order) - len(order) % batch_size]
     chunk = batch_size * _SORTED_BATCHES
-    batches: list[list[int]] = []
     for start in range(0, len(order), chunk):
-        rows = sorted(order[start : start + chunk], key=lambda i: (lengths[i], i))
-        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    full = [batch for batch in batches if len(batch) == batch_size]
-    return [full[i] for i in rng.permutation(len(full))]
+        rows = order[start : start + chunk]
+        batches = rows[np.lexsort((rows, lengths[rows]))].reshape(-1, batch_size)
+        yield from rng.permutation(batches).tolist()

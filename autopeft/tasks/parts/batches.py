@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +22,10 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> tuple[Example, ...]:
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
     """Shape (B, T) with T the longest row, int64."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    padded = np.full((len(rows), lengths.max()), filler, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return torch.from_numpy(padded)
 
 
 def pad_features(examples: Sequence[Example], pad_token_id: int) -> Batch:
