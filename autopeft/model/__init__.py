@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, input_statistics, saved_bytes, shapes, roles, snapshot, attaching → sites, quantising,
+locating, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, attaching → sites, quantising,
 weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
@@ -22,6 +22,7 @@ from autopeft.model.in_memory import from_memory, loaded_from, note_flags, requi
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, quiet_libraries
 from autopeft.model.locating import DEMO_NAME, commit_of, resolve
+from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
 from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
@@ -34,6 +35,8 @@ __all__ = [
     "DEMO_NAME",
     "ROLE_GROUPS",
     "BaseModel",
+    "FrozenPrefix",
+    "KnownOutput",
     "SavedBytes",
     "adapter_names",
     "attach",
@@ -45,6 +48,7 @@ __all__ = [
     "for_task",
     "forward_config",
     "from_memory",
+    "frozen_prefix",
     "head_only_config",
     "holder_of",
     "input_directions",
@@ -67,5 +71,6 @@ __all__ = [
     "restoring",
     "save_weights",
     "set_initial_directions",
+    "skips_exactly",
     "unquantised_modules",
 ]

@@ -1,0 +1,212 @@
+"""The frozen layers below everything that a plan trains: skipped where their output is known.
+
+Embeddings, masks and rotary angles are still computed by the model. So every layout of layers is served by
+the same few lines, and `skips_exactly` tries on a batch whether a model may be run so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
+_WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
+
+Batch = dict[str, Any]
+Loss = Callable[[nn.Module, Batch], Tensor]
+Output = Tensor | tuple[Any, ...]  # of a layer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownOutput:
+    """What the lowest `n_layers` layers give for a batch, as the last of them returned it."""
+
+    n_layers: int
+    output: Output
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors of the output."""
+        parts = self.output if isinstance(self.output, tuple) else (self.output,)
+        return [part for part in parts if isinstance(part, Tensor)]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self.tensors)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether nothing that trains decides it."""
+        return not any(tensor.requires_grad for tensor in self.tensors)
+
+
+@dataclass(kw_only=True)
+class FrozenPrefix:
+    """The layers of an attached model below everything that trains, from the first one up.
+
+    Inside `installed`, layers whose output is known are skipped in calls with the tensors of the batch that
+    was announced last by `expect`. All other calls, such as those of `generate`, run as always.
+
+    Attributes:
+        model: The model with its adapters.
+        layers: Those that may be skipped; at least one.
+        callers: The modules that call each other down to the layers, the model first.
+        trained_outside: Names of the trained parameters that lie in no layer, such as the task head.
+    """
+
+    model: nn.Module
+    layers: Sequence[nn.Module]
+    callers: Sequence[nn.Module]
+    trained_outside: tuple[str, ...]
+    _inputs: tuple[Tensor, ...] = ()
+    _known: KnownOutput | None = None
+    _keep: Callable[[KnownOutput], None] | None = None
+    _is_called: bool = False
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """A context in which the model can skip its frozen layers."""
+        with contextlib.ExitStack() as stack:
+            for module in self.callers:
+                stack.enter_context(_replaced(module, functools.partial(self._call, module.forward)))
+            for index, layer in enumerate(self.layers):
+                stack.enter_context(_replaced(layer, functools.partial(self._run, layer.forward, index)))
+            yield
+
+    def expect(
+        self, batch: Mapping[str, Any], known: KnownOutput | None, keep: Callable[[KnownOutput], None] | None
+    ) -> None:
+        """Announce the batch of the next calls, what is known of it, and who keeps what is new."""
+        self._inputs = tuple(value for value in batch.values() if isinstance(value, Tensor))
+        self._known, self._keep = known, keep
+
+    def _call(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A caller's forward; notes whether it got the tensors of the expected batch, and no others."""
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        is_expected = bool(tensors) and all(any(t is known for known in self._inputs) for t in tensors)
+        is_whole = any(kwargs.get(name) for name in _WHOLE_CALL)
+        if self._is_called or not is_expected or is_whole:
+            return forward(*args, **kwargs)
+        self._is_called = True
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self._is_called = False
+
+    def _run(self, forward: Callable[..., Any], index: int, *args: Any, **kwargs: Any) -> Any:
+        """A layer's forward; a skipped layer returns what the last skipped one does, in the form of all."""
+        if not self._is_called:
+            return forward(*args, **kwargs)
+        if self._known is not None and index < self._known.n_layers:
+            return self._known.output
+        output = forward(*args, **kwargs)
+        if index == len(self.layers) - 1 and self._keep is not None:
+            self._keep(KnownOutput(n_layers=len(self.layers), output=output))
+        return output
+
+
+def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
+    """The layers of a model below everything that trains; None if there are none, or nothing trains."""
+    path, layers = _stack(model)
+    is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    n_frozen = [*is_trained, True].index(True)
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    trained = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    if not n_frozen or not trained:
+        return None
+    return FrozenPrefix(
+        model=model,
+        layers=layers[:n_frozen],
+        callers=[model.get_submodule(".".join(path[:i])) for i in range(len(path))],
+        trained_outside=tuple(name for name, key in trained.items() if key not in inside),
+    )
+
+
+def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
+    """Whether a batch's loss and gradients are the same bits where the frozen layers are skipped.
+
+    They are not where something that trains lies below the layers (the embeddings), where layers draw
+    random numbers (dropout), pass on more than their output, run twice, or write into their input. Without
+    gradients the losses alone are compared.
+    """
+    kept: list[KnownOutput] = []
+    states: list[Tensor] = []
+    device = next(prefix.model.parameters()).device
+
+    def keep(known: KnownOutput) -> None:
+        kept.append(known)
+        states.append(_random_state(device))
+
+    def attempt(known: KnownOutput | None) -> list[Tensor]:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            prefix.expect(batch, known, keep)
+            return _loss_and_gradients(prefix.model, loss, batch)
+
+    states.append(_random_state(device))
+    whole = attempt(None)
+    is_constant = len(kept) == 1 and torch.equal(*states) and kept[0].is_constant
+    if not is_constant or (prefix.model.training and any(map(_counts_batches, prefix.layers))):
+        return False
+    try:
+        skipped = attempt(kept[0])
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        log.debug("The frozen layers cannot be skipped", exc_info=True)
+        return False
+    return len(whole) == len(skipped) and all(map(_same_bits, whole, skipped))
+
+
+def _stack(model: nn.Module) -> tuple[list[str], list[nn.Module]]:
+    """The longest list of modules that lies in no other, the first of equal ones; and its path."""
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
+            lists[name] = module
+    name = max(lists, key=lambda name: len(lists[name]), default="")
+    return name.split("."), list(lists.get(name, ()))
+
+
+@contextlib.contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A context in which a module has another forward, with the signature of its own."""
+    before = vars(module).get("forward")
+    module.forward = functools.update_wrapper(forward, module.forward)
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    value = loss(model, batch)
+    if not value.requires_grad:
+        return [value]
+    gradients = torch.autograd.grad(value, trained, allow_unused=True)
+    return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+def _same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are equal, also where a loss that diverged is NaN."""
+    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (first, second)))
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _counts_batches(layer: nn.Module) -> bool:
+    """Whether a layer updates running statistics while it trains, which would be left out."""
+    return any(isinstance(module, _BatchNorm) for module in layer.modules())

@@ -1,0 +1,285 @@
+"""The frozen layers below everything that trains: skipped only where no bit changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from toys.architectures import build
+from toys.bases import state_of
+
+from autopeft.model.prefix import frozen_prefix, skips_exactly
+
+SKIPPING = ("bert", "gpt2", "llama", "vit", "gpt2-lm", "llama-lm", "moe-lm")
+
+
+def loss_of(model, batch):
+    return model(**batch).loss
+
+
+def gradients(model, batch):
+    loss = loss_of(model, batch)
+    return [loss.detach(), *torch.autograd.grad(loss, trained(model))]
+
+
+def trained(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def moved(model):
+    """The model with all that trains away from its first values, so that zeros hide nothing."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in trained(model):
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def top_lora(base, make_plan):
+    """LoRA at every map of the highest layer."""
+    top = max(site.layer for site in base.sites if site.layer is not None)
+    highest = {site.name for site in base.sites if site.layer == top}
+    return make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site in highest])
+
+
+def counted(layers):
+    """The number of times that the inside of each layer runs from now on."""
+    counts = [0] * len(layers)
+
+    def count(index):
+        counts[index] += 1
+
+    for index, layer in enumerate(layers):
+        inner = next(child for child in layer.modules() if not list(child.children()))
+        inner.register_forward_pre_hook(lambda module, args, index=index: count(index))
+    return counts
+
+
+@pytest.fixture
+def adapted(make_base, make_plan, attach):
+    """A function: architecture -> the context of a toy with LoRA in its highest layer."""
+
+    def adapted(architecture, **settings):
+        base = make_base(architecture, **settings)
+        return base, attach(base, top_lora(base, make_plan))
+
+    return adapted
+
+
+@pytest.mark.parametrize("architecture", SKIPPING)
+def test_gradients_are_the_same_bits_with_the_lower_layers_skipped(architecture, adapted, batch_for):
+    base, attached = adapted(architecture)
+    batch = batch_for(base)
+    with attached as model:
+        plain = gradients(moved(model), batch)
+        prefix = frozen_prefix(model)
+        counts = counted(prefix.layers)
+        kept = []
+        with prefix.installed():
+            prefix.expect(batch, None, kept.append)
+            first = gradients(model, batch)
+            prefix.expect(batch, kept[0], None)
+            again = gradients(model, batch)
+        assert counts == [1]
+        assert gradients(model, batch) and counts == [2]
+    assert all(map(torch.equal, plain, first)) and all(map(torch.equal, plain, again))
+
+
+@pytest.mark.parametrize("architecture", [*SKIPPING, "t5-lm"])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_probe_lets_common_models_skip(architecture, is_training, adapted, batch_for):
+    base, attached = adapted(architecture)
+    with attached as model:
+        prefix = frozen_prefix(moved(model).train(is_training))
+        with prefix.installed():
+            assert skips_exactly(prefix, loss_of, batch_for(base))
+
+
+def test_head_alone_skips_every_layer(bert, make_plan, attach, batch_for):
+    batch = batch_for(bert)
+    with attach(bert, make_plan(bert)) as model:
+        plain = gradients(model, batch)
+        prefix, kept = frozen_prefix(model), []
+        with prefix.installed():
+            prefix.expect(batch, None, kept.append)
+            gradients(model, batch)
+            prefix.expect(batch, kept[0], None)
+            assert all(map(torch.equal, plain, gradients(model, batch)))
+    assert prefix.layers == list(bert.module.bert.encoder.layer)
+    assert {name.split(".")[2] for name in prefix.trained_outside} == {"classifier"}
+
+
+def test_deeper_layers_start_from_what_fewer_layers_gave(bert, make_plan, attach, batch_for):
+    batch = batch_for(bert)
+    with attach(bert, make_plan(bert)) as model:
+        plain = loss_of(model, batch)
+        prefix, kept = frozen_prefix(model), []
+        prefix.layers = prefix.layers[:1]
+        with prefix.installed():
+            prefix.expect(batch, None, kept.append)
+            loss_of(model, batch)
+        prefix = frozen_prefix(model)
+        counts = counted(prefix.layers)
+        with prefix.installed():
+            prefix.expect(batch, kept[0], kept.append)
+            assert torch.equal(loss_of(model, batch), plain)
+        assert counts == [0, 1]
+        assert [known.n_layers for known in kept] == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["lora", "ln_tuning"])
+def test_nothing_lies_below_an_adapter_in_the_lowest_layer(method, bert, make_plan, attach):
+    with attach(bert, make_plan(bert, method)) as model:
+        assert frozen_prefix(model) is None
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # by peft's call
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_virtual_tokens_are_found_below_the_layers(method, make_base, make_plan, attach, batch_for):
+    base = make_base("llama-lm")
+    with attach(base, make_plan(base, method)) as model:
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            assert not skips_exactly(prefix, loss_of, batch_for(base))
+
+
+def test_trained_embeddings_are_found_below_the_layers(adapted, batch_for):
+    base, attached = adapted("bert")
+    with attached as model:
+        base.module.bert.embeddings.word_embeddings.weight.requires_grad_(True)
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            assert not skips_exactly(prefix, loss_of, batch_for(base))
+
+
+@pytest.mark.parametrize(("is_training", "exact"), [(True, False), (False, True)])
+def test_dropout_below_stops_the_skipping_in_training_alone(is_training, exact, adapted, batch_for):
+    base, attached = adapted("bert", dropout=0.1)
+    with attached as model:
+        prefix = frozen_prefix(model.train(is_training))
+        with prefix.installed():
+            assert skips_exactly(prefix, loss_of, batch_for(base)) is exact
+
+
+def test_dropout_above_is_drawn_as_without_skipping(adapted, batch_for):
+    base, attached = adapted("bert", dropout=0.1)
+    with attached as model:
+        prefix = frozen_prefix(model.train())
+        base.module.bert.embeddings.eval()
+        prefix.layers[0].eval()
+        with prefix.installed():
+            assert skips_exactly(prefix, loss_of, batch_for(base))
+
+
+def test_layers_that_run_several_times_are_not_skipped(batch_for, make_plan, attach):
+    base = build("albert", "SEQ_CLS")
+    with attach(base, make_plan(base)) as model:
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            assert not skips_exactly(prefix, loss_of, batch_for(base))
+
+
+class TwoStreams(nn.Module):
+    """Layers that hand a second tensor to the layer above, beside their output."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+        for layer in self.layers:
+            layer.register_forward_hook(self.note)
+
+    def note(self, layer, args, output):
+        self.beside.append(args[0].mean())
+
+    def forward(self, x):
+        self.beside = []
+        for layer in self.layers:
+            x = layer(x)
+        return x.sum() * self.beside[1]
+
+
+def test_state_beside_the_outputs_is_noticed():
+    torch.manual_seed(0)
+    model = TwoStreams().requires_grad_(False)
+    model.layers[2].requires_grad_(True)
+    prefix = frozen_prefix(model)
+    assert len(prefix.layers) == 2
+    with prefix.installed():
+        assert not skips_exactly(prefix, lambda model, batch: model(batch["x"]), {"x": torch.ones(2, 4)})
+
+
+class Normed(nn.Module):
+    """A layer that updates running statistics, and one that trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.BatchNorm1d(4), nn.Linear(4, 4)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x.square().sum()
+
+
+@pytest.mark.parametrize(("is_training", "exact"), [(True, False), (False, True)])
+def test_running_statistics_are_updated_in_training(is_training, exact):
+    model = Normed().train(is_training)
+    model.layers[0].requires_grad_(False)
+    prefix = frozen_prefix(model)
+    batch = {"x": torch.arange(8.0).reshape(2, 4)}
+    with prefix.installed():
+        assert skips_exactly(prefix, lambda model, batch: model(batch["x"]), batch) is exact
+
+
+def test_calls_with_other_tensors_run_every_layer(adapted, batch_for):
+    base, attached = adapted("llama-lm")
+    batch = batch_for(base)
+    with attached as model, torch.no_grad():
+        model.eval()
+        arguments = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        written = model.generate(**arguments, max_new_tokens=4, do_sample=False)
+        states = model(**arguments, output_hidden_states=True).hidden_states
+        shorter = model(input_ids=batch["input_ids"][:, :3]).logits
+        prefix, kept = frozen_prefix(model), []
+        with prefix.installed():
+            prefix.expect(batch, None, kept.append)
+            loss_of(model, batch)
+            prefix.expect(batch, kept[0], None)
+            assert torch.equal(model.generate(**arguments, max_new_tokens=4, do_sample=False), written)
+            assert all(map(torch.equal, model(**arguments, output_hidden_states=True).hidden_states, states))
+            assert torch.equal(model(input_ids=batch["input_ids"][:, :3]).logits, shorter)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama-lm"])
+def test_layers_above_are_checkpointed_as_always(architecture, adapted, batch_for):
+    base, attached = adapted(architecture)
+    batch = batch_for(base)
+    with attached as model:
+        plain = gradients(moved(model.train()), batch)
+        base.module.gradient_checkpointing_enable({"use_reentrant": False})
+        prefix, kept = frozen_prefix(model), []
+        top = next(child for child in model.modules() if isinstance(child, nn.ModuleList))[-1:]
+        counts = counted(top)
+        with prefix.installed():
+            prefix.expect(batch, None, kept.append)
+            gradients(model, batch)
+            prefix.expect(batch, kept[0], None)
+            assert all(map(torch.equal, plain, gradients(model, batch)))
+        assert counts == [4]  # twice in each step
+        base.module.gradient_checkpointing_disable()
+
+
+def test_model_is_as_before_afterwards(adapted, batch_for):
+    base, attached = adapted("bert")
+    with attached as model:
+        before = state_of(model)
+        inside = [sorted(vars(module)) for module in model.modules()]
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            skips_exactly(prefix, loss_of, batch_for(base))
+        assert state_of(model) == before
+        assert [sorted(vars(module)) for module in model.modules()] == inside
+
+
+def test_model_without_numbered_layers_or_trained_parameters_has_no_prefix(bert):
+    assert frozen_prefix(nn.Linear(2, 2)) is None
+    assert frozen_prefix(bert.module) is None
