@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, attaching → sites, quantising,
-weights → virtual → base → checks → skeleton → loading, in_memory.
+locating, free_memory, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, attaching → sites,
+quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autopeft.model.attaching import (
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
+from autopeft.model.free_memory import free_bytes
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, quiet_libraries
@@ -47,6 +48,7 @@ __all__ = [
     "dequantise",
     "for_task",
     "forward_config",
+    "free_bytes",
     "from_memory",
     "frozen_prefix",
     "head_only_config",

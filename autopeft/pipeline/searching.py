@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +22,9 @@ from autopeft.pipeline.problem import requested_space, schedule_of, score_names,
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
 from autopeft.pipeline.scoring import logged_scores
-from autopeft.records import GeneralText, RunSpec, SearchResult
+from autopeft.records import GeneralText, Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
+from autopeft.train import Bench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +143,16 @@ def _search_in(
         progress=progress,
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
-        release=run.forget_paused,
+        release=lambda plans: _forget(run, bench, plans),
         started=started,
         limit_seconds=spec.search.max_time_seconds,
     )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+    try:
+        outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+    finally:  # stopped by the time limit or a signal: a resumed search takes up the states of its rungs
+        if bench.states is not None:
+            bench.states.write()
     run.close_study()
     forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     result = SearchResult(
@@ -169,6 +175,13 @@ def _search_in(
     run.save_result(result)
     report.write(result, run.path, words=part_words(result.setting))
     return result
+
+
+def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:
+    """Drop the paused training of plans that no later rung continues, in memory and on the disk."""
+    if bench.states is not None:
+        bench.states.forget(plans)
+    run.forget_paused(plans)
 
 
 def render(path: Path) -> SearchResult:

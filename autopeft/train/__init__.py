@@ -8,11 +8,11 @@ From the command line to one step:
     engine/ledger.py       measure_all   passes on what the run has not measured yet, and records it
     executors/serial.py    submit        calls the function that it gets, which is
     train/bench.py         measure       attaches the plan, trains, evaluates, detaches
-    train/loop.py          train         all steps of a run; resumes and pauses it (pausing.py)
+    train/loop.py          train         all steps of a run; resumes and pauses it (pausing.py, states.py)
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-encoding, rate_schedule, rates → pausing → loop → bench.
+encoding, rate_schedule, rates → pausing → states, loop → bench.
 """
 
 from __future__ import annotations

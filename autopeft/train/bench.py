@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from autopeft.errors import SiteError, TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
+    free_bytes,
     input_directions,
     input_rms,
     load_weights,
@@ -31,11 +32,13 @@ from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
+from autopeft.train.states import RungStates
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so that there is hardly any padding
 _EVAL_LOGITS = 2**26  # most logits of a language model in one evaluation batch, 256 MiB; chosen by hand
+_STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
 
 log = logging.getLogger(__name__)
@@ -46,9 +49,10 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
-    the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, from which the
-    next rung resumes; None trains every rung from the start. With `dtype` bfloat16 forward passes run under
-    autocast; weights, gradients and AdamW stay in float32. `general` is the task of the split of that name.
+    the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
+    does not hold or another process takes up; None trains every rung from the start. With `dtype` bfloat16
+    forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is the task of
+    the split of that name.
     """
 
     base: BaseModel
@@ -148,6 +152,14 @@ class Bench:
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         return head_rates(self.base, input_rms(self.base.module, batches, maps, call=self.task.loss))
 
+    @cached_property
+    def states(self) -> RungStates | None:
+        """The states of this bench's paused runs; None if every rung is trained from the start."""
+        if self.paused is None:
+            return None
+        max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
+        return RungStates(folder=self.paused, max_bytes=max_bytes)
+
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
         """Train a rung if the search split judges it, else a full run."""
         groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
@@ -155,6 +167,8 @@ class Bench:
             return TrainingCost()
         is_rung = fidelity.split == "search"
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
+        states = self.states if is_rung else None
+        is_resumed = n_steps in self.rung_steps[:-1]  # nothing follows the last rung
         rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
         run = TrainingRun(
             rows=rows,
@@ -163,7 +177,8 @@ class Bench:
             loss=self._loss,
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
-            paused=self.paused(plan, fidelity.seed) if is_rung and self.paused is not None else None,
+            start=states.load(plan, fidelity.seed) if states else None,
+            keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
         )
         return train(model, groups, run, device=self.base.device)
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes
-from autopeft.train.pausing import Position, pause, resume
+from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
-
-log = logging.getLogger(__name__)
 
 
 class DivergedError(FloatingPointError):
@@ -34,7 +29,8 @@ class TrainingRun:
     """The inputs of one training run.
 
     `rows` has the row indices of each step, `widths` the tokens of its longest row. `batch` makes a batch of
-    row indices. `paused` is the folder that keeps the state between rungs; None keeps none.
+    row indices. `start` is the state from which the run resumes, if there is one. `keep` takes the state at
+    its end; None keeps none.
     """
 
     rows: Sequence[Sequence[int]]
@@ -43,7 +39,8 @@ class TrainingRun:
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
     seed: int
-    paused: Path | None = None
+    start: State | None = None
+    keep: Callable[[State], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +57,7 @@ def train(
 ) -> TrainingCost:
     """Train parameter groups, whose `lr` is their peak, from the start or from where the run was paused.
 
-    Raises DivergedError for a loss that is not finite. If the disk does not keep the state of a paused run,
-    its next rung starts anew, with the same numbers.
+    Raises DivergedError for a loss that is not finite.
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
@@ -69,20 +65,15 @@ def train(
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(run.seed)  # dropout
-        position = Position()
-        if run.paused is not None:
-            position = resume(run.paused, model, optimizer, schedule=run.schedule, device=device)
+        position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
         first_step = position.step
         for step in range(first_step, run.schedule.n_steps):
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
             position = _step(model, optimizer, run, position)
-        if run.paused is not None:
-            try:
-                position = replace(position, ends=run.schedule.ends)
-                pause(run.paused, position, model, optimizer, device=device)
-            except (OSError, SafetensorError) as error:
-                log.warning("The state of a paused run was not kept, its next rung starts anew: %s", error)
+        if run.keep is not None:
+            position = replace(position, ends=run.schedule.ends)
+            run.keep(pause(position, model, optimizer, device=device))
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
         seconds=time.perf_counter() - started,

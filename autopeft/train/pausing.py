@@ -1,4 +1,4 @@
-"""A training run on disk: parameters, optimizer and random state, to be resumed with the same bits.
+"""The state of a training run: parameters, optimizer and random state, to be resumed with the same bits.
 
 The position in the data is not stored, since the rows of a step follow from the seed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,41 +36,71 @@ class Position:
     ends: tuple[int, ...] = ()
 
 
-def pause(
-    folder: Path, position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device
-) -> None:
-    """Write the state of a run to a folder, in full or not at all; an earlier state is replaced."""
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A paused run: its position, and copies on the CPU of all tensors that its next step depends on."""
+
+    position: Position
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+def pause(position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device) -> State:
+    """The state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
     if device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     for name, parameter in _trained_parameters(model).items():
-        tensors[f"value.{name}"] = parameter.detach().contiguous()
+        tensors[f"value.{name}"] = parameter
         for moment in _MOMENTS:
             if parameter in optimizer.state:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].detach().contiguous()
+                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return State(position=position, tensors=copies)
+
+
+def write(state: State, folder: Path) -> None:
+    """Write a state to a folder, in full or not at all; an earlier state is replaced."""
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    copies = {name: tensor.clone() for name, tensor in tensors.items()}  # save_file refuses tied tensors
-    save_file(copies, fresh / _FILE, metadata={"position": json.dumps(asdict(position))})
+    metadata = {"position": json.dumps(asdict(state.position))}
+    save_file(dict(state.tensors), fresh / _FILE, metadata=metadata)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
 
-def resume(
-    folder: Path, model: nn.Module, optimizer: Optimizer, *, schedule: RateSchedule, device: torch.device
-) -> Position:
-    """Restore a paused run that is the beginning of this schedule; returns its position.
-
-    It is step 0 if the state is missing, damaged, of other parameters, of another schedule or too far on.
-    """
+def read(folder: Path) -> State | None:
+    """The state in a folder; None if it is missing or damaged."""
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
             stored = json.loads(file.metadata()["position"])
             position = Position(**{**stored, "ends": tuple(stored["ends"])})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return State(position=position, tensors=tensors)
+
+
+def resume(
+    state: State | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    schedule: RateSchedule,
+    device: torch.device,
+) -> Position:
+    """Restore a paused run that is the beginning of this schedule; returns its position.
+
+    It is step 0 if there is no state, or one of other parameters, of another schedule or too far on.
+    """
+    if state is None:
         return Position()
+    position, tensors = state.position, state.tensors
     trained = _trained_parameters(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
     fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
@@ -79,10 +110,11 @@ def resume(
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"value.{name}"])
-            if f"step.{name}" in tensors:
-                state = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+            if f"step.{name}" in tensors:  # copied, since AdamW changes its state in place
+                moments = {moment: tensors[f"{moment}.{name}"].clone() for moment in _MOMENTS}
                 # AdamW keeps its step count on the CPU; its moments lie with the parameter.
-                optimizer.state[parameter] = {**state, "step": tensors[f"step.{name}"]}
+                placed = {moment: moments[moment].to(parameter.device) for moment in _MOMENTS[:2]}
+                optimizer.state[parameter] = {**placed, "step": moments["step"]}
     torch.random.set_rng_state(tensors["rng"])
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)

@@ -159,8 +159,11 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
     spec = spec_for(model_dir, data_dir, tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
         pipeline.search(spec, progress=Stops())
+    paused = tmp_path / "stopped" / "state" / "paused"
+    assert len(list(paused.glob("*/*"))) == 5  # a later rung may continue each of the five plans
     _, path = pipeline.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
     assert rows_of(path) == rows_of(run)
+    assert not list(paused.glob("*"))
     first_five = [float(row["train_seconds"]) for row in rows_of(path, drop="never")[:5]]
     log = (path / "state/measurements.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["measurement"]["train_seconds"] for line in log[:5]] == first_five

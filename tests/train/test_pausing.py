@@ -63,6 +63,7 @@ def test_state_file_holds_values_moments_and_the_random_state(make_pausing, make
     keeping, _, folder = make_pausing()
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
+    keeping.states.write()
     (state,) = folder.glob("*/*")
     tensors = load_file(state)
     n_values = sum(t.numel() for name, t in tensors.items() if name.startswith("value."))
@@ -78,6 +79,7 @@ def test_state_that_cannot_be_used_costs_time_and_changes_nothing(damage, make_p
     keeping, plain, folder = make_pausing()
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
+    keeping.states.write()
     (state,) = folder.glob("*/*")
     if damage == "gone":
         state.unlink()
@@ -105,6 +107,7 @@ def test_full_runs_neither_pause_nor_take_up(make_pausing, make_plan, fidelity, 
     keeping, plain, folder = make_pausing(keep_weights=lambda plan, seed: tmp_path / "weights")
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
+    keeping.states.write()
     before = {path: path.read_bytes() for path in folder.glob("*/*")}
     full = fidelity(split="confirm", train_steps=20)
     assert timeless(keeping.measure(plan, full)) == timeless(plain.measure(plan, full))
@@ -113,6 +116,7 @@ def test_full_runs_neither_pause_nor_take_up(make_pausing, make_plan, fidelity, 
 
 def test_state_that_cannot_be_written_costs_the_run_nothing(make_pausing, make_plan, fidelity):
     keeping, plain, folder = make_pausing()
+    keeping.states.max_bytes = 0
     folder.write_text("in the way")  # as a full disk: an OSError when the state is written
     plan = make_plan(keeping.base, "lora")
     for n_steps in (4, 9):
@@ -124,12 +128,61 @@ def test_state_of_another_schedule_is_ignored(make_pausing, make_plan, fidelity)
     keeping, plain, _ = make_pausing()
     plan = make_plan(keeping.base, "lora")
     keeping.measure(plan, fidelity(train_steps=9))
+    keeping.states.write()
     keeping, plain = (
         replace(bench, rung_steps=(9, 20)) for bench in (keeping, plain)
     )  # one cycle of 9 steps
     other = keeping.measure(plan, fidelity(train_steps=20))
     assert other.trained_steps == 20
     assert timeless(other) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+@pytest.mark.parametrize("max_bytes", [2**30, 0], ids=["written when stopped", "written at once"])
+def test_process_that_resumes_a_search_goes_on_to_the_bit(max_bytes, make_pausing, make_plan, fidelity):
+    stopped, plain, folder = make_pausing()
+    stopped.states.max_bytes = max_bytes
+    plan = make_plan(stopped.base, "lora")
+    stopped.measure(plan, fidelity(train_steps=9))
+    assert len(list(folder.glob("*/*"))) == (0 if max_bytes else 1)
+    stopped.states.write()
+    resuming = replace(stopped)  # as a new process: it shares the folder, and nothing in memory
+    assert resuming.states is not stopped.states
+    seen = resuming.measure(plan, fidelity(train_steps=20))
+    assert seen.trained_steps == 20 - 9
+    assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_process_that_is_killed_costs_time_and_changes_nothing(make_pausing, make_plan, fidelity):
+    killed, plain, _ = make_pausing()
+    plan = make_plan(killed.base, "lora")
+    killed.measure(plan, fidelity(train_steps=4))
+    killed.states.write()
+    killed.measure(plan, fidelity(train_steps=9))  # and its state is lost
+    seen = replace(killed).measure(plan, fidelity(train_steps=20))
+    assert seen.trained_steps == 20 - 4
+    assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_rung_that_failed_is_tried_again_from_the_same_state(make_pausing, make_plan, fidelity):
+    keeping, plain, _ = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=4))
+    state = keeping.states.load(plan, 0)
+    before = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    keeping.measure(plan, fidelity(train_steps=20))  # trains on from the state, and keeps none at its end
+    assert keeping.states.load(plan, 0) is state
+    assert all(torch.equal(state.tensors[name], tensor) for name, tensor in before.items())
+    again = keeping.measure(plan, fidelity(train_steps=20))
+    assert timeless(again) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+
+
+def test_last_rung_leaves_no_state(make_pausing, make_plan, fidelity):
+    keeping, _, folder = make_pausing()
+    plan = make_plan(keeping.base, "lora")
+    keeping.measure(plan, fidelity(train_steps=RUNGS[-1]))
+    assert keeping.states.load(plan, 0) is None
+    keeping.states.write()
+    assert not folder.exists()
 
 
 def test_longer_rung_begins_like_the_shorter_one_and_both_end_decayed():
