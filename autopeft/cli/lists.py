@@ -11,7 +11,8 @@ import typer
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.extension import Method, discover
+from autopeft.extension import REFERENCE_WIDTH, Method, discover
+from autopeft.report.words import rate
 
 _COLUMNS, _INDENT = 80, 18
 
@@ -24,11 +25,23 @@ def print_json(content: Any) -> None:
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
 
 
-def methods(name: _Name = None, as_json: opt.Json = False) -> None:
-    """List the PEFT methods, or describe one."""
+_Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Show learning rates and sites on this model: hub id, or directory."),
+]
+
+
+def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False) -> None:
+    """List the PEFT methods, or describe one.
+
+    Learning rates depend on the hidden size of the base model, of which --model needs the config alone.
+    """
     with exit_codes(quiet=as_json):
         from autopeft.cli import tables
 
+        if model is not None:
+            _print_methods_on(model, name, as_json=as_json)
+            return
         known = discover("autopeft.methods")
         shown = list(known.values()) if name is None else [known[name]]
         if as_json:
@@ -36,8 +49,9 @@ def methods(name: _Name = None, as_json: opt.Json = False) -> None:
         elif name is None:
             rows = [(m.name, m.label, m.summary, _yes_or_no(m.merges), _range(m)) for m in shown]
             tables.print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
+            print(f"\nThe learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others.")
         else:
-            print(_method_text(shown[0]))
+            print(_method_text(shown[0], hidden_size=REFERENCE_WIDTH))
 
 
 def formats(as_json: opt.Json = False) -> None:
@@ -67,7 +81,25 @@ def spaces(as_json: opt.Json = False) -> None:
             tables.print_rows(("space", "about", "methods and mixes"), rows)
 
 
-def _method_text(method: Method) -> str:
+def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
+    """Print the methods, or one of them, as they are on a base model."""
+    from autopeft import pipeline
+    from autopeft.cli import tables
+
+    found = pipeline.methods_on(model)
+    shown = list(found.methods.values()) if name is None else [found.methods[name]]
+    if as_json:
+        of_model = {"base_model": found.base_model, "hidden_size": found.hidden_size}
+        print_json([{**_method_json(m), **of_model, "n_sites": found.n_sites[m.name]} for m in shown])
+    elif name is None:
+        rows = [(m.name, m.label, f"{found.n_sites[m.name]:,}", _range(m)) for m in shown]
+        print(f"{found.base_model}, hidden size {found.hidden_size:,}\n")
+        tables.print_rows(("name", "method", "sites", "learning rate"), rows)
+    else:
+        print(_method_text(shown[0], hidden_size=found.hidden_size))
+
+
+def _method_text(method: Method, *, hidden_size: int) -> str:
     """Everything about one method, at most 80 columns wide."""
     servers = ", ".join(method.servers({}))
     options = "; ".join(f"{name} {_values(values)}" for name, values in method.choices.items())
@@ -78,7 +110,7 @@ def _method_text(method: Method) -> str:
         "identity at start": _yes_or_no(method.identity_at_start),
         "merges": _yes_or_no(method.merges),
         "read by": servers or ("peft alone; merge it to serve it" if method.merges else "peft alone"),
-        "learning rates": f"{_range(method)}: {method.learning_rate_source}",
+        "learning rates": f"{_range(method)} at hidden size {hidden_size}: {method.learning_rate_source}",
         "step time": f"{method.step_time:.2f}: {method.step_time_source}",
         "options": options or "none",
     }
@@ -98,7 +130,7 @@ def _values(values: Iterable[object]) -> str:
 
 
 def _range(method: Method) -> str:
-    return "{:g} … {:g}".format(*method.learning_rate_range)
+    return " … ".join(map(rate, method.learning_rate_range))
 
 
 def _yes_or_no(fact: bool) -> str:

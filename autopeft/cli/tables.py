@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from autopeft.records import train_command
-from autopeft.report import did_it_help, forgetting_line
+from autopeft.report import did_it_help, edge_sentence, forgetting_line, rate_words
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
@@ -35,7 +35,8 @@ def print_result(result: SearchResult, path: Path) -> None:
         f"budget {budget.requested} = {budget.max_trainable_params:,}; the best plan trains "
         f"{result.best.trainable_params:,} ({share:.3f} %), the head {setting.head_params:,} beside it"
     )
-    for sentence in result.sentences:
+    out.print(f"its learning rate is {rate_words(result.best, result)}")
+    for sentence in filter(None, (*result.sentences, edge_sentence(result))):
         out.print(sentence)
     if result.spec.search.objective == "pareto":
         _print_front(result, out, path)

@@ -75,10 +75,12 @@ class SearchProblem:
         """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
         return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)
 
+    @property
+    def rate_ranges(self) -> dict[str, tuple[float, float]]:
+        """Learning rates that may be tried with each method, and under the empty name with the head alone."""
+        methods = self.context.methods
+        return {"": self.head_rates, **{name: learning_rates(self.space, name, methods) for name in methods}}
+
     def rate_range(self, plan: Plan) -> tuple[float, float]:
         """Learning rates that may be tried with a plan: the range of its first method, or of the head."""
-        if not plan.adapters:
-            return self.head_rates
-        # In a mix, the plan's learning rate is that of the part with the factor 1.
-        lead = next((adapter for adapter in plan.adapters if adapter.rate_factor == 1.0), plan.adapters[0])
-        return learning_rates(self.space, lead.method, self.context.methods)
+        return self.rate_ranges[plan.lead_method or ""]

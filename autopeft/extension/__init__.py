@@ -9,11 +9,12 @@ is a package with one part of each kind.
 from autopeft.extension.discovery import Catalogue, discover
 from autopeft.extension.executor import Executor
 from autopeft.extension.exporter import Exporter, ExportSource
-from autopeft.extension.method import Method, Options
+from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
 from autopeft.extension.score import Reducer, Score
 from autopeft.extension.task import Batch, DrawsLabels, Encoded, Evaluation, Example, Metric, Target, Task
 
 __all__ = [
+    "REFERENCE_WIDTH",
     "Batch",
     "Catalogue",
     "DrawsLabels",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,10 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
         if name not in self._parts:
             raise UnknownNameError(self._kind, name, self._parts)
         return self._parts[name]
+
+    def changed(self, change: Callable[[Part], Part]) -> Catalogue[Part]:
+        """The same names with each part changed."""
+        return Catalogue(self._kind, {name: change(part) for name, part in self._parts.items()})
 
     def __contains__(self, name: object) -> bool:
         return name in self._parts

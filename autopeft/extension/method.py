@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, OptionValue]
 
+REFERENCE_WIDTH = 384  # hidden size of MiniLM-L6, on which most ranges of learning rates were measured
+
 
 @runtime_checkable
 class Method(Protocol):
@@ -31,7 +33,9 @@ class Method(Protocol):
     shared: bool
     identity_at_start: bool  # whether untrained adapters leave the base model's outputs as they are
     merges: bool  # whether trained adapters can be merged into the base model's weights
-    learning_rate_range: tuple[float, float]  # lowest and highest rate that a search tries, ascending, > 0
+    # Lowest and highest rate that a search tries, ascending, > 0, on a base model of `REFERENCE_WIDTH` until
+    # `at_width` moves it.
+    learning_rate_range: tuple[float, float]
     learning_rate_source: str  # where the range comes from
     step_time: float  # duration of a training step relative to plain LoRA at the same sites, > 0
     step_time_source: str  # where the step time comes from
@@ -39,6 +43,9 @@ class Method(Protocol):
     # Name in `PeftType` of the configs whose every setting a plan of this method can hold: a user's config of
     # that type becomes a plan. None where a plan would lose a setting.
     readable_type: str | None
+
+    def at_width(self, hidden_size: int, /) -> Method:
+        """The method with its learning rates for base models of a hidden size."""
 
     def refusal(self, site: Site, /) -> str | None:
         """Why the method cannot be put at a site, as a phrase that follows its name; None where it can."""

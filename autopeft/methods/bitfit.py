@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from peft import BeftConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, bias_tuner, sites_pattern
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, bias_tuner, sites_pattern
 from autopeft.records import Adapter, Site
 
 
@@ -45,6 +45,7 @@ PART = PeftMethod(
     learning_rate_range=(1e-3, 1.5e-2),
     learning_rate_source="around the 1e-4 to 1e-2 of the paper; MiniLM-L6, 44 steps: best of five at "
     "5.5e-3, chance at 2.2e-2 (reports/LOG.md, 2026-11-25)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=0.94,
     refusal=_refusal,
     options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": bias_tuner.NAME},

@@ -18,7 +18,7 @@ from peft import PeftConfig
 
 from autopeft.errors import UnknownNameError
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, by_pattern, grouped, only_maps, pattern_of
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, by_pattern, grouped, only_maps, pattern_of
 from autopeft.methods.parts.bottleneck_outputs import FIRST_ROLES
 from autopeft.methods.parts.bottleneck_tuner import ACTIVATIONS, BottleneckConfig
 from autopeft.records import Adapter, OptionValue, Site
@@ -86,6 +86,7 @@ PART = PeftMethod(
     learning_rate_source="3e-5 to 3e-3 of Houlsby et al. 2019, raised for short runs: MiniLM-L6, sample "
     "sentences, 100 steps at o and down, one seed: loss 0.40 at 3e-4, 0.24 to 0.26 at 1e-3 to 1e-2, 0.47 "
     "at 3e-2",
+    width_exponent=WIDTH_EXPONENT,
     step_time=0.95,
     step_time_source="measured once, BERT of 4 layers of 256 on one CPU thread, hidden size and LoRA rank "
     "8: 0.95 at o and down, 0.85 beside the feed-forward",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, by_pattern, only_plain_linear, pattern_of
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, by_pattern, only_plain_linear, pattern_of
 from autopeft.records import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -39,6 +39,7 @@ PART = PeftMethod(
     learning_rate_range=(5e-4, 2e-2),
     learning_rate_source="1e-3 in peft's method comparison with the same strength; MiniLM-L6, 44 steps: "
     "good from 1e-4 to 3e-2, best of five at 7.2e-3 (reports/LOG.md, 2026-11-25)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.12,
     refusal=only_plain_linear,
     ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),

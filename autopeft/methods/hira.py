@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft import HiraConfig
 
-from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_maps
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, doublings, one_config_per_rank, only_maps
 
 PART = PeftMethod(
     name="hira",
@@ -18,6 +18,7 @@ PART = PeftMethod(
     learning_rate_range=(5e-3, 8e-2),
     learning_rate_source="4.5e-3 in peft's method comparison (0.513, with LoRA 0.478); MiniLM-L6, 44 steps: "
     "best of five at 4.9e-2, chance at 0.18 (reports/LOG.md, 2026-11-25)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.37,
     refusal=only_maps,
     ranks=lambda site, options: doublings(min(site.in_features, site.out_features)),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from peft import IA3Config, PeftConfig
 
-from autopeft.methods.parts import PeftMethod, only_maps, pattern_of, sites_pattern
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, only_maps, pattern_of, sites_pattern
 from autopeft.records import Adapter
 
 
@@ -30,6 +30,7 @@ PART = PeftMethod(
     formula="m (at `down` n)",
     learning_rate_range=(5e-3, 1e-1),
     learning_rate_source="pilot on MiniLM-L6 / TREC-6: 95.0-95.3 % at 2.5e-2 to 5e-2, 90.6 % at 4e-3",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.05,
     refusal=only_maps,
     # As in the paper, the factors of a feed-forward's last map sit on its inputs.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft import LNTuningConfig
 
-from autopeft.methods.parts import PeftMethod, pattern_of
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, pattern_of
 
 PART = PeftMethod(
     name="ln_tuning",
@@ -19,6 +19,7 @@ PART = PeftMethod(
     learning_rate_range=(2e-3, 4e-2),
     learning_rate_source="MiniLM-L6, 44 steps: best of five at 2.2e-2, chance at 9e-2 (reports/LOG.md, "
     "2026-11-25); 1e-4 trains nothing in peft's method comparison",
+    width_exponent=WIDTH_EXPONENT,
     step_time=0.97,
     refusal=lambda site: None if site.kind == "norm" else "takes norms alone",
     cost=lambda site, rank, options: site.out_features * (2 if site.has_bias else 1),

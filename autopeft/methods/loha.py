@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from peft import LoHaConfig
 
-from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, lycoris_config, only_plain_linear
 
 PART = PeftMethod(
     name="loha",
@@ -17,6 +17,7 @@ PART = PeftMethod(
     learning_rate_range=(1.5e-3, 3e-2),
     learning_rate_source="MiniLM-L6, 44 steps: best of five at 1.4e-2, chance at 6e-2 (reports/LOG.md, "
     "2026-11-25); 1e-4 is too low in peft's method comparison (loss 0.905 at step 500, LoRA 0.716)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.48,
     refusal=only_plain_linear,
     # Up to half of the smaller side: from its square root on, a rank of r squared is full.

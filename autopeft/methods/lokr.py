@@ -11,7 +11,7 @@ from peft import LoKrConfig
 from peft.tuners.lokr.layer import factorization
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, lycoris_config, only_plain_linear
 from autopeft.records import Site
 
 
@@ -39,6 +39,7 @@ PART = PeftMethod(
     learning_rate_range=(1e-3, 3e-2),
     learning_rate_source="3e-3 in peft's method comparison (0.466 with a quarter of LoRA's parameters); "
     "MiniLM-L6, 44 steps: best of five at 5.5e-3, chance at 9e-2 (reports/LOG.md, 2026-11-25)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.37,
     refusal=only_plain_linear,
     ranks=_ranks,

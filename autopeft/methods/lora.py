@@ -15,7 +15,15 @@ from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, grouped, only_maps, sites_pattern
+from autopeft.methods.parts import (
+    WIDTH_EXPONENT,
+    PeftMethod,
+    alphas_of,
+    by_pattern,
+    grouped,
+    only_maps,
+    sites_pattern,
+)
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -120,6 +128,7 @@ PART = PeftMethod(
     learning_rate_range=(5e-4, 1.5e-2),
     learning_rate_source="pilot on MiniLM-L6 / TREC-6: best at 4e-3, cliff at 8e-3 with scale 2; about ten "
     "times the full fine-tuning rate (Thinking Machines 2025, LoRA Without Regret)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.0,
     step_time_source="the measure itself; DoRA took 1.26 in peft's method comparison on Llama-3.2-3B",
     choices={

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from peft import MissConfig
 
-from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_linear
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, doublings, one_config_per_rank, only_linear
 
 PART = PeftMethod(
     name="miss",
@@ -16,6 +16,7 @@ PART = PeftMethod(
     formula="r m",
     learning_rate_range=(2e-4, 6e-3),
     learning_rate_source="1e-4 to 2e-4 of the paper and of peft's method comparison, raised for short runs",
+    width_exponent=WIDTH_EXPONENT,
     step_time=0.95,
     refusal=only_linear,
     # From 2 on, since rank 1 sees the sum of all inputs: behind a LayerNorm that is next to constant.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from peft import OFTConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_linear
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_linear
 from autopeft.records import Site
 
 _LARGEST_BLOCK = 128  # inputs; chosen by hand
@@ -36,6 +36,7 @@ PART = PeftMethod(
     formula="n (r - 1) / 2",
     learning_rate_range=(3e-4, 1e-2),
     learning_rate_source="1e-4 in peft's method comparison (0.491, with LoRA 0.478), raised for short runs",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.27,
     refusal=_refusal,
     ranks=_ranks,

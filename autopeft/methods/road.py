@@ -11,7 +11,7 @@ from operator import itemgetter
 from peft import PeftConfig, RoadConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import PeftMethod, grouped, only_linear, pattern_of
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, grouped, only_linear, pattern_of
 from autopeft.records import Adapter, OptionValue, Site
 
 _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
@@ -47,6 +47,7 @@ PART = PeftMethod(
     learning_rate_range=(2e-3, 5e-2),
     learning_rate_source="IA3's range, lowered; 1e-3 is low in peft's method comparison (0.385, with IA3 "
     "0.398 there and 0.455 at 5e-3)",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.04,
     choices={"variant": tuple(_PER_OUTPUT)},
     refusal=_refusal,

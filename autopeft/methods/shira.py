@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from peft import ShiraConfig
 
-from autopeft.methods.parts import PeftMethod, doublings, one_config_per_rank, only_plain_linear
+from autopeft.methods.parts import (
+    WIDTH_EXPONENT,
+    PeftMethod,
+    doublings,
+    one_config_per_rank,
+    only_plain_linear,
+)
 
 PART = PeftMethod(
     name="shira",
@@ -17,6 +23,7 @@ PART = PeftMethod(
     formula="r (n + m)",
     learning_rate_range=(2e-4, 5e-3),
     learning_rate_source="3e-4 in peft's method comparison (0.510, with LoRA 0.478), raised for short runs",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.06,
     refusal=only_plain_linear,
     # Up to all weights of the map.

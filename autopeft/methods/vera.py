@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from peft import PeftConfig, VeraConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods.parts import PeftMethod, only_maps, pattern_of
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, only_maps, pattern_of
 from autopeft.records import Adapter
 
 
@@ -30,6 +30,7 @@ PART = PeftMethod(
     shared=True,
     learning_rate_range=(3e-3, 5e-2),
     learning_rate_source="the paper's 1e-2 to 4e-2 on GLUE with RoBERTa, widened by hand",
+    width_exponent=WIDTH_EXPONENT,
     step_time=1.07,
     choices={"r": (64, 256)},
     refusal=only_maps,

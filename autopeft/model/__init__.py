@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, free_memory, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, attaching → sites,
-quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
+locating, free_memory, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths, attaching →
+sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
+from autopeft.model.widths import hidden_size
 
 __all__ = [
     "DEMO_NAME",
@@ -52,6 +53,7 @@ __all__ = [
     "from_memory",
     "frozen_prefix",
     "head_only_config",
+    "hidden_size",
     "holder_of",
     "input_directions",
     "input_rms",

@@ -23,6 +23,7 @@ from autopeft.model.sites import head_names, list_sites, unreachable_weights, un
 from autopeft.model.snapshot import note_modules
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.model.weights import load_weights, require_weights
+from autopeft.model.widths import hidden_size
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class BaseModel:
     def pad_token_id(self) -> int:
         """The token that pads rows to one length; 0 for a model that reads no tokens."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
+
+    @property
+    def hidden_size(self) -> int:
+        """The width at which learning rates are told."""
+        return hidden_size(self.module.config, self.sites)
 
     @property
     def n_bits(self) -> int:

@@ -1,8 +1,8 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, environment → prepare → scoring,
-counting, resuming, applying, forgetting, reporting, best → warm_start → problem → searching, exporting →
-analyzing, training.
+counting, listing, resuming, applying, forgetting, reporting, best → warm_start → problem → searching,
+exporting → analyzing, training.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.applying import apply, save
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.exporting import Export, ExportRequest, export
+from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.searching import Preview, preview, render, search
 from autopeft.pipeline.training import train_plan
@@ -21,11 +22,13 @@ __all__ = [
     "Export",
     "ExportRequest",
     "InMemory",
+    "MethodsOnModel",
     "Preview",
     "analyze",
     "apply",
     "count",
     "export",
+    "methods_on",
     "preview",
     "render",
     "save",

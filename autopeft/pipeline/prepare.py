@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError
-from autopeft.extension import Executor, Method, Task, discover
+from autopeft.extension import Catalogue, Executor, Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
 from autopeft.records import (
@@ -89,7 +89,7 @@ def prepare(
     if loaded.target.kind == "number":
         base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
     spec = _pinned(spec)
-    methods: Mapping[str, Method] = discover("autopeft.methods")
+    methods = methods_for(base)
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
     n_train = len(splits["train"].labels)
@@ -114,6 +114,12 @@ def prepare(
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps
     )
+
+
+def methods_for(base: BaseModel) -> Mapping[str, Method]:
+    """The installed methods with their learning rates for the width of a base model."""
+    known: Catalogue[Method] = discover("autopeft.methods")
+    return known.changed(lambda method: method.at_width(base.hidden_size))
 
 
 def _check_workers(executor: Executor, n_workers: int) -> None:

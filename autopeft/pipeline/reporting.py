@@ -24,7 +24,7 @@ def part_words(setting: Setting) -> PartWords:
     )
 
 
-def setting_of(prepared: Prepared) -> Setting:
+def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> Setting:
     """Model, data, task, budget and splits of the run, for its report."""
     loaded, module = prepared.data, prepared.base.module
     if prepared.spec.model.id == IN_MEMORY:
@@ -53,5 +53,6 @@ def setting_of(prepared: Prepared) -> Setting:
         full_run_steps=prepared.full_steps,
         label_names=loaded.label_names,
         data_fingerprint=loaded.fingerprint,
+        learning_rate_ranges=learning_rate_ranges,
         unquantised=model.unquantised_modules(module),
     )

@@ -157,7 +157,7 @@ def _search_in(
     forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     result = SearchResult(
         spec=spec,
-        setting=setting_of(prepared),
+        setting=setting_of(prepared, problem.rate_ranges),
         sites=prepared.base.sites,
         scores=scores,
         cost=engine.search_cost(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft import budget, model
+from autopeft.adapters import rate_factor
 from autopeft.errors import ModelError
+from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import PlanDocument, RunSpec, Site
+from autopeft.records import Plan, PlanDocument, RunSpec, Site
 from autopeft.space import AllocationContext, Transferred, transfer
 from autopeft.store import RunDir, read_plan
 
@@ -28,27 +31,38 @@ def read_warm_start(path: Path, prepared: Prepared, context: AllocationContext) 
         SpecError: The file holds no readable plan, or no adapter of the plan can be mapped.
     """
     document = read_plan(path)
+    sites, hidden_size = _source(document, prepared)
     return transfer(
-        document.plan,
-        _sites(document, prepared),
+        _at_same_position(document.plan, prepared, hidden_size),
+        sites,
         context,
         source_budget=_budget(path, document),
         max_rank=prepared.spec.limits.max_rank,
     )
 
 
-def _sites(document: PlanDocument, prepared: Prepared) -> tuple[Site, ...]:
-    """The sites of the model that a plan was made for."""
+def _source(document: PlanDocument, prepared: Prepared) -> tuple[tuple[Site, ...], int]:
+    """The sites and the hidden size of the model that a plan was made for."""
+    here = prepared.base
     if document.model == prepared.spec.model:
-        return prepared.base.sites
+        return here.sites, here.hidden_size
     try:
         with model.quiet_libraries():
-            return model.load_skeleton(document.model, auto_class=prepared.task.auto_class).sites
+            base = model.load_skeleton(document.model, auto_class=prepared.task.auto_class)
+        return base.sites, base.hidden_size
     except ModelError:
-        here = {site.name for site in prepared.base.sites}
-        if {adapter.site for adapter in document.plan.adapters} <= here:
-            return prepared.base.sites
+        if {adapter.site for adapter in document.plan.adapters} <= {site.name for site in here.sites}:
+            return here.sites, here.hidden_size
         raise
+
+
+def _at_same_position(plan: Plan, prepared: Prepared, hidden_size: int) -> Plan:
+    """The plan with its learning rate as far into the method's range here as it was in the plan's model."""
+    lead = plan.lead_method
+    if lead is None:
+        return plan
+    there = discover("autopeft.methods")[lead].at_width(hidden_size)
+    return replace(plan, learning_rate=plan.learning_rate * rate_factor(prepared.methods[lead], there))
 
 
 def _budget(path: Path, document: PlanDocument) -> int | None:

@@ -69,6 +69,12 @@ class Plan:
     trainable_params: int
 
     @property
+    def lead_method(self) -> str | None:
+        """The method whose adapters train at the plan's learning rate itself; None without adapters."""
+        lead = next((a for a in self.adapters if a.rate_factor == 1.0), next(iter(self.adapters), None))
+        return lead.method if lead else None
+
+    @property
     def digest(self) -> str:
         """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
         return digest_of(to_json(self))

@@ -100,8 +100,9 @@ class Setting:
     """The setting of a search: model, task, metric, budget, splits, length of a full run.
 
     `base_model_source` is the id or path that loads the model; `unquantised` names the modules of a quantised
-    model that stay in plain numbers. `metric_is_share` says whether the metric lies in [0, 1] and is shown in
-    percent; None in runs from before version 0.2.0.
+    model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
+    alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
+    lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0.
     """
 
     base_model: str
@@ -118,6 +119,7 @@ class Setting:
     label_names: tuple[str, ...] = ()
     data_fingerprint: str = ""
     unquantised: tuple[str, ...] = ()
+    learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool | None = None
 
 

@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps → rendering, helped, forgetting → heat, usage, tables → view.
+words, maps → rendering, helped, forgetting, positions → heat, usage, tables → view.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autopeft.report import forgetting, maps, usage, view
 from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
+from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
 from autopeft.report.tables import arm_names, effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.report.words import PartWords, plan_words
@@ -26,10 +27,12 @@ from autopeft.store import write_text
 __all__ = [
     "PartWords",
     "did_it_help",
+    "edge_sentence",
     "effective_ranks",
     "forgetting_json",
     "forgetting_line",
     "heat_svg",
+    "rate_words",
     "report_html",
     "report_md",
     "result_json",
@@ -75,6 +78,8 @@ def _context(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "status": status,
         "answer": answer,
         "plan_words": partial(plan_words, labels=words.labels),
+        "best_rate": rate_words(result.best, result),
+        "edge_sentence": edge_sentence(result),
         "bars": view.bars(result),
         "interval": view.interval(result),
         "confirmed": view.confirmed(result, arms),

@@ -20,13 +20,14 @@ from autopeft.records import (
 )
 from autopeft.report.forgetting import forgetting_json
 from autopeft.report.helped import sensitivity_json
+from autopeft.report.positions import position_of
 
 ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
 NO_ARM = "confirm"  # the arm of a plan that no trial proposed
 _SETTING_KEYS = "base_model data task metric greater_is_better label_names".split()  # in result.json
 TRIAL_COLUMNS = (
     "trial arm plan_hash trainable_params learning_rate rung seed status split metric loss train_steps"
-    " train_examples train_seconds eval_examples eval_seconds peak_bytes"
+    " train_examples train_seconds eval_examples eval_seconds peak_bytes learning_rate_position"
 ).split()
 
 
@@ -104,6 +105,7 @@ def trials_csv(result: SearchResult) -> str:
                 fidelity.train_examples,
             ),
             *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
+            position_of(plan, result),
         )
         rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)
@@ -152,6 +154,7 @@ def _answer(result: SearchResult, name: str) -> dict[str, Any]:
         "digest": plan.digest,
         "trainable_params": plan.trainable_params,
         "head_params": result.setting.head_params,
+        "learning_rate_position": position_of(plan, result),
         "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
         **_numbers(result, result.confirmations, name),
     }

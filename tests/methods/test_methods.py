@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 from toys.bases import EVERY_ARCHITECTURE, toy_base
 
-from autopeft.extension import Method, discover
+from autopeft.extension import REFERENCE_WIDTH, Method, discover
 from autopeft.records import Adapter, Site
 
 METHODS = discover("autopeft.methods")
@@ -39,6 +40,19 @@ def test_part_is_a_method_that_describes_itself(name):
 def test_learning_rates_are_an_ascending_range(name):
     low, high = METHODS[name].learning_rate_range
     assert 0 < low < high <= 1
+
+
+@by_method
+def test_learning_rates_fall_by_one_power_of_the_width_and_stay_below_the_reference(name):
+    method = METHODS[name]
+    doubled, quadrupled = (method.at_width(n * REFERENCE_WIDTH).learning_rate_range for n in (2, 4))
+    first, second = (
+        np.divide(narrow, wide)
+        for narrow, wide in ((method.learning_rate_range, doubled), (doubled, quadrupled))
+    )
+    assert first == pytest.approx(second, rel=0.1) and (first >= 1).all()
+    assert method.at_width(128).learning_rate_range == method.learning_rate_range
+    assert method.at_width(768).at_width(768).learning_rate_range == doubled
 
 
 @by_method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,21 @@ def test_a_plan_of_a_model_that_has_only_a_config_moves_to_another_architecture(
     endings = {adapter.site.rpartition(".")[2] for adapter in moved.adapters}
     assert endings == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert 0 < moved.trainable_params <= 1500 and moved.learning_rate == 2e-3
+
+
+def test_a_plan_keeps_its_position_among_the_learning_rates_of_a_wider_model(tmp_path, bert):
+    source, folder = bert
+    write_plan(tmp_path / "plan.yaml", document(source, folder, 1500))
+    wider = SimpleNamespace(name="wider", sites=source.sites, hidden_size=1536)
+    run = prepared(wider)
+    run.methods = METHODS.changed(lambda method: method.at_width(1536))
+    moved = read_warm_start(tmp_path / "plan.yaml", run, context(source, 1500)).plan
+    ranges = [catalogue["lora"].learning_rate_range for catalogue in (METHODS, run.methods)]
+    there, here = (
+        math.log(rate / low) / math.log(high / low)
+        for rate, (low, high) in zip((2e-3, moved.learning_rate), ranges, strict=True)
+    )
+    assert moved.learning_rate < 2e-3 and here == pytest.approx(there, abs=1e-3)
 
 
 def test_a_run_knows_its_budget_so_that_the_same_one_gives_its_plan_again(tmp_path, bert):

@@ -112,7 +112,7 @@ def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
     assert ",".join(table.columns) == (
         "trial,arm,plan_hash,trainable_params,learning_rate,rung,seed,status,split,metric,loss,train_steps,"
-        "train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes"
+        "train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,learning_rate_position"
     )
     for row, run in zip(table.itertuples(), result.measurements, strict=True):
         assert row.plan_hash == run.plan.digest

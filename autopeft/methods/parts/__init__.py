@@ -7,10 +7,11 @@ configs, tuners, bottleneck_outputs → bias_tuner, bottleneck_tuner.
 from autopeft.methods.parts.configs import alphas_of, doublings, grouped, lycoris_config, one_config_per_rank
 from autopeft.methods.parts.fits import only_linear, only_maps, only_plain_linear
 from autopeft.methods.parts.patterns import by_inner_pattern, by_pattern, pattern_of, sites_pattern
-from autopeft.methods.parts.record import COMPARISON, PeftMethod
+from autopeft.methods.parts.record import COMPARISON, WIDTH_EXPONENT, PeftMethod
 
 __all__ = [
     "COMPARISON",
+    "WIDTH_EXPONENT",
     "PeftMethod",
     "alphas_of",
     "by_inner_pattern",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peft import PeftConfig
 
-from autopeft.extension import Options
+from autopeft.extension import REFERENCE_WIDTH, Options
 from autopeft.records import Adapter, OptionValue, Site
 
+# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
+# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
+# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
+# (reports/studies/learning_rates.md).
+WIDTH_EXPONENT = 0.775
 COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
 
 
@@ -24,7 +29,10 @@ class PeftMethod:
 
     By default a method starts as the identity, merges, shares no state among sites, and has no options, no
     scale and no servers that read it. `ranks` makes it a ranked one. `short` is the word for narrow cells
-    where `label` is too long. `autopeft/methods/hira.py` is a short example.
+    where `label` is too long. `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is
+    divided by the ratio of the widths to the power of `width_exponent`, 0 for the same range everywhere.
+    Narrower models keep it too, as nothing was measured there.
+    `autopeft/methods/hira.py` is a short example.
     """
 
     name: str
@@ -34,6 +42,7 @@ class PeftMethod:
     formula: str
     learning_rate_range: tuple[float, float]
     learning_rate_source: str
+    width_exponent: float = 0.0
     step_time: float
     step_time_source: str = COMPARISON
     shared: bool = False
@@ -49,6 +58,12 @@ class PeftMethod:
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
     readable_type: str | None = None
     read_choices: Callable[[PeftConfig], Options] = lambda config: {}
+
+    def at_width(self, hidden_size: int) -> PeftMethod:
+        """The method with its learning rates, to two digits, for base models of a hidden size."""
+        factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
+        low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
+        return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
 
     @property
     def ranked(self) -> bool:

@@ -1,0 +1,50 @@
+"""Learning rates as positions in the range that was searched: 0 is its low end, 1 its high end."""
+
+from __future__ import annotations
+
+import math
+
+from autopeft.records import Plan, SearchResult
+from autopeft.report.words import rate
+
+_EDGE = 0.1  # of a range, to each side; chosen by hand
+
+
+def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
+    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
+
+    Example:
+        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
+        (0.5, None)
+    """
+    low, high = bounds
+    if learning_rate <= 0 or not 0 < low < high:
+        return None
+    return math.log(learning_rate / low) / math.log(high / low)
+
+
+def position_of(plan: Plan, result: SearchResult) -> float | None:
+    """The position of a plan's learning rate; None where the run kept no range for it."""
+    bounds = result.setting.learning_rate_ranges.get(plan.lead_method or "")
+    return None if bounds is None else rate_position(plan.learning_rate, bounds)
+
+
+def rate_words(plan: Plan, result: SearchResult) -> str:
+    """A plan's learning rate, with its position where it has one."""
+    position = position_of(plan, result)
+    if position is None:
+        return rate(plan.learning_rate)
+    low, high = map(rate, result.setting.learning_rate_ranges[plan.lead_method or ""])
+    return f"{rate(plan.learning_rate)} (position {position:.2f} of {low} … {high})"
+
+
+def edge_sentence(result: SearchResult) -> str:
+    """What to do where the best rate lies in the outer tenth of its method's range; empty elsewhere."""
+    position = position_of(result.best, result) if result.best.adapters else None
+    if position is None or _EDGE <= position <= 1 - _EDGE:
+        return ""
+    end, direction = ("low", "lower") if position < _EDGE else ("high", "higher")
+    return (
+        f"The best learning rate lies at the {end} end of its range: a {direction} one may be better. "
+        "Give the method another range in a search space of your own."
+    )

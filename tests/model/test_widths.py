@@ -1,0 +1,41 @@
+"""The hidden size of a base model: by its config, by most of its sites, or by their median."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toys.families import FAMILIES, D, build
+
+from autopeft.model import BaseModel, hidden_size
+from autopeft.records import Site
+
+
+def site(n, *, name="m"):
+    return Site(
+        name=name, layer=0, role="dense", kind="linear", in_features=n, out_features=8, has_bias=False
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_size_of_a_family_is_the_one_it_was_built_with(family):
+    with torch.device("meta"):
+        base = BaseModel(build(family), None, name=family, untrained=frozenset())
+    assert base.hidden_size == D  # of Swin the last stage: 8 doubled once
+
+
+def test_of_two_towers_the_one_with_the_sites_counts():
+    config = SimpleNamespace(
+        sub_configs={"text_config": None, "vision_config": None},
+        text_config=SimpleNamespace(hidden_size=32),
+        vision_config=SimpleNamespace(hidden_size=24),
+    )
+    assert hidden_size(config, [site(24), site(24), site(32)]) == 24
+    assert hidden_size(config, [site(24), site(32)]) == 32
+
+
+def test_without_a_named_size_it_is_the_median_of_the_inputs():
+    assert (
+        hidden_size(SimpleNamespace(hidden_sizes=[8, 16, 32]), [site(n) for n in (8, 16, 16, 16, 32)]) == 16
+    )

@@ -1,0 +1,52 @@
+"""A learning rate is told as its position in the range that was searched; the edge of a range is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import replace
+
+import pytest
+from toys.results import toy_result
+
+from autopeft.report import PartWords, edge_sentence, rate_words, report_html, report_md, trials_csv
+
+RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
+
+
+def result_with(ranges, rate=4e-3):
+    result = toy_result()
+    setting = replace(result.setting, learning_rate_ranges=ranges)
+    return replace(result, setting=setting, best=replace(result.best, learning_rate=rate))
+
+
+def test_every_row_of_trials_has_its_position():
+    rows = list(csv.DictReader(io.StringIO(trials_csv(result_with(RANGES)))))
+    for row in rows:
+        rate, found = float(row["learning_rate"]), row["learning_rate_position"]
+        if row["arm"] == "head":
+            assert found == ""  # a range of one rate has no positions
+        else:
+            low, high = RANGES["ia3" if row["arm"] == "ia3/all" else "lora"]
+            assert low * (high / low) ** float(found) == pytest.approx(rate)
+    assert {row["arm"] for row in rows} == {"baseline", "lora/top", "ia3/all", "head", "lora/all"}
+
+
+def test_a_run_without_ranges_shows_the_plain_rate():
+    result = result_with({})
+    assert rate_words(result.best, result) == "4e-3" and edge_sentence(result) == ""
+    assert {row["learning_rate_position"] for row in csv.DictReader(io.StringIO(trials_csv(result)))} == {""}
+
+
+@pytest.mark.parametrize(
+    ("position", "word"), [(0.05, "lower"), (0.2, ""), (0.8, ""), (0.95, "higher"), (1.2, "higher")]
+)
+def test_a_rate_in_the_outer_tenth_is_said_with_its_direction(position, word):
+    low, high = RANGES["lora"]
+    result = result_with(RANGES, low * math.exp(position * math.log(high / low)))
+    sentence = edge_sentence(result)
+    assert (word in sentence) if word else sentence == ""
+    for page in (report_md(result, words=PartWords()), report_html(result, words=PartWords())):
+        assert f"(position {position:.2f} of 5e-4 … 1.6e-2)" in page
+        assert sentence in page
