@@ -109,7 +109,7 @@ def prepare(
         keep_weights=keep_weights,
         paused=paused,
         base_sha256=base.sha256(),
-        dtype=spec.execution.dtype,
+        compute=train.Compute(dtype=spec.execution.dtype),
     )
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps

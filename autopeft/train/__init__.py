@@ -12,12 +12,13 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-encoding, rate_schedule, rates → pausing → states, loop → bench.
+compute, encoding, rate_schedule, rates → pausing → states, loop → bench.
 """
 
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
+from autopeft.train.compute import Compute
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
@@ -26,6 +27,7 @@ __all__ = [
     "SCHEDULE",
     "WARMUP_SHARE",
     "Bench",
+    "Compute",
     "EncodedSplit",
     "encode_split",
     "encode_splits",

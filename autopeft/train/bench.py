@@ -28,6 +28,7 @@ from autopeft.model import (
     set_initial_directions,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.train.compute import Compute, micro_batches
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.rate_schedule import rate_schedule
@@ -50,9 +51,8 @@ class Bench:
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
     the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
-    does not hold or another process takes up; None trains every rung from the start. With `dtype` bfloat16
-    forward passes run under autocast; weights, gradients and AdamW stay in float32. `general` is the task of
-    the split of that name.
+    does not hold or another process takes up; None trains every rung from the start. `general` is the task
+    of the split of that name.
     """
 
     base: BaseModel
@@ -64,7 +64,7 @@ class Bench:
     paused: Callable[[Plan, int], Path] | None = None
     rung_steps: tuple[int, ...] = ()
     base_sha256: str = ""
-    dtype: str = "float32"
+    compute: Compute = field(default_factory=Compute)
     general: Task | None = None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
@@ -170,10 +170,11 @@ class Bench:
         states = self.states if is_rung else None
         is_resumed = n_steps in self.rung_steps[:-1]  # nothing follows the last rung
         rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
+        max_tokens = self.compute.micro_batch_tokens
         run = TrainingRun(
-            rows=rows,
-            widths=[int(lengths[step].max()) for step in rows],
-            batch=lambda indices: self._batch("train", indices),
+            steps=[micro_batches(step, lengths, max_tokens=max_tokens) for step in rows],
+            lengths=lengths,
+            batch=self._training_batch,
             loss=self._loss,
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
@@ -188,7 +189,7 @@ class Bench:
             return self.task.loss(model, batch)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
-        if self.dtype != "bfloat16":
+        if self.compute.dtype != "bfloat16":
             return contextlib.nullcontext()
         return torch.autocast(self.base.device.type, dtype=torch.bfloat16)
 
@@ -220,8 +221,17 @@ class Bench:
         chosen.sort(key=lambda i: lengths[i])
         return [self._batch("train", chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size)]
 
+    def _training_batch(self, indices: Sequence[int]) -> tuple[Batch, int]:
+        batch = self._collate("train", indices)
+        return self._on_device(batch), self.task.n_terms(batch)  # counted on the CPU, so that no one waits
+
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
+        return self._on_device(self._collate(split, indices))
+
+    def _collate(self, split: str, indices: Sequence[int]) -> Batch:
         rows = self.splits[split]
         examples, labels = [rows.examples[i] for i in indices], [rows.labels[i] for i in indices]
-        batch = self.task.collate(examples, labels, self.base.pad_token_id)
+        return self.task.collate(examples, labels, self.base.pad_token_id)
+
+    def _on_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.base.device) for name, tensor in batch.items()}

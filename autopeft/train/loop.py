@@ -1,23 +1,27 @@
-"""The training loop: batches, steps of AdamW, and a pause at the end of a rung."""
+"""The training loop: micro-batches, steps of AdamW, and a pause at the end of a rung."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes
+from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
+_FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
+_CHECKED_STEPS = 8  # steps between two looks at the losses, since a look waits for the device; by hand
 
 
 class DivergedError(FloatingPointError):
@@ -28,14 +32,14 @@ class DivergedError(FloatingPointError):
 class TrainingRun:
     """The inputs of one training run.
 
-    `rows` has the row indices of each step, `widths` the tokens of its longest row. `batch` makes a batch of
-    row indices. `start` is the state from which the run resumes, if there is one. `keep` takes the state at
-    its end; None keeps none.
+    `steps` has the micro-batches of each step as row indices, `lengths` the tokens of every row. `batch`
+    makes a batch of row indices, and counts the terms that its `loss` is the mean of. `start` is the state
+    from which the run resumes, if there is one. `keep` takes the state at its end; None keeps none.
     """
 
-    rows: Sequence[Sequence[int]]
-    widths: Sequence[int]
-    batch: Callable[[Sequence[int]], Batch]
+    steps: Sequence[Sequence[Sequence[int]]]
+    lengths: NDArray[np.int64]
+    batch: Callable[[Sequence[int]], tuple[Batch, int]]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
     seed: int
@@ -45,7 +49,7 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run in this process, and its peak in bytes, counted at the widest step."""
+    """Seconds and steps of a run in this process, and the peak in bytes of its widest micro-batch."""
 
     seconds: float = 0.0
     n_steps: int = 0
@@ -61,18 +65,23 @@ def train(
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
-    optimizer = AdamW(groups, weight_decay=0.0)
+    optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(run.seed)  # dropout
         position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
         first_step = position.step
+        counted = _CountedLoss(run, position)
+        losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
         for step in range(first_step, run.schedule.n_steps):
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
-            position = _step(model, optimizer, run, position)
+            losses += [(step, loss) for loss in _step(model, optimizer, run.steps[step], counted)]
+            if (step + 1) % _CHECKED_STEPS == 0 or step + 1 == run.schedule.n_steps:
+                _require_finite(losses, n_steps=run.schedule.n_steps)
+                losses.clear()
+        position = replace(counted.position, step=run.schedule.n_steps, ends=run.schedule.ends)
         if run.keep is not None:
-            position = replace(position, ends=run.schedule.ends)
             run.keep(pause(position, model, optimizer, device=device))
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
@@ -82,18 +91,66 @@ def train(
     )
 
 
-def _step(model: nn.Module, optimizer: Optimizer, run: TrainingRun, position: Position) -> Position:
-    """The position after one more optimizer step; bytes are counted if its rows are the widest so far."""
-    step, width = position.step, run.widths[position.step]
-    batch = run.batch(run.rows[step])
-    counter = SavedBytes() if width > position.widest_tokens else None
-    with counter.counting() if counter else torch.enable_grad():
-        loss = run.loss(model, batch)
-    saved_bytes = counter.total if counter else position.saved_bytes
-    if not math.isfinite(float(loss.detach())):
-        raise DivergedError(f"diverged at step {step + 1} of {run.schedule.n_steps}: the loss is not finite")
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _CLIP_NORM)
+def _step(
+    model: nn.Module, optimizer: Optimizer, parts: Sequence[Sequence[int]], counted: _CountedLoss
+) -> list[torch.Tensor]:
+    """The losses of the micro-batches of one optimizer step, on the device.
+
+    The gradient of a step is the sum over its terms, divided once by their number, however it is cut.
+    """
+    batches = [counted.run.batch(rows) for rows in parts]
+    n_terms = sum(n for _, n in batches)
+    losses = []
+    for rows, (batch, n) in zip(parts, batches, strict=True):
+        if n == 0 != n_terms:
+            continue  # no label in any of its rows
+        loss = counted.loss(model, rows, batch)
+        share = loss if n == n_terms else loss * (n / n_terms)
+        share.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
     optimizer.step()
     optimizer.zero_grad()
-    return Position(step=step + 1, widest_tokens=max(width, position.widest_tokens), saved_bytes=saved_bytes)
+    return losses
+
+
+def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int) -> None:
+    """Raise DivergedError for the first step whose loss is infinite or NaN."""
+    if not losses:
+        return
+    are_finite = torch.stack([loss for _, loss in losses]).isfinite().tolist()
+    for (step, _), is_finite in zip(losses, are_finite, strict=True):
+        if not is_finite:
+            raise DivergedError(f"diverged at step {step + 1} of {n_steps}: the loss is not finite")
+
+
+class _CountedLoss:
+    """The loss of a run, which counts the bytes that its widest micro-batch saves for backward.
+
+    Counting takes time, so that it is done once. `position` has the count, of a paused run where that had a
+    micro-batch as wide.
+    """
+
+    def __init__(self, run: TrainingRun, position: Position) -> None:
+        self.run, self.position = run, position
+        parts = [rows for step in run.steps[position.step : run.schedule.n_steps] for rows in step]
+        self._widest = max(
+            parts, key=self._n_tokens, default=()
+        )  # the first of equals, as in an unbroken run
+        if self._n_tokens(self._widest) <= position.widest_tokens:
+            self._widest = ()
+
+    def loss(self, model: nn.Module, rows: Sequence[int], batch: Batch) -> torch.Tensor:
+        """The mean loss of a micro-batch of rows."""
+        if rows is not self._widest:
+            return self.run.loss(model, batch)
+        counter = SavedBytes()
+        with counter.counting():
+            loss = self.run.loss(model, batch)
+        n_tokens = self._n_tokens(rows)
+        self.position = replace(self.position, widest_tokens=n_tokens, saved_bytes=counter.total)
+        return loss
+
+    def _n_tokens(self, rows: Sequence[int]) -> int:
+        return padded_tokens(rows, self.run.lengths)

@@ -112,9 +112,10 @@ def resume(
             parameter.copy_(tensors[f"value.{name}"])
             if f"step.{name}" in tensors:  # copied, since AdamW changes its state in place
                 moments = {moment: tensors[f"{moment}.{name}"].clone() for moment in _MOMENTS}
-                # AdamW keeps its step count on the CPU; its moments lie with the parameter.
-                placed = {moment: moments[moment].to(parameter.device) for moment in _MOMENTS[:2]}
-                optimizer.state[parameter] = {**placed, "step": moments["step"]}
+                placed = {moment: tensor.to(parameter.device) for moment, tensor in moments.items()}
+                if not optimizer.defaults["fused"]:  # then AdamW keeps its step count on the CPU
+                    placed["step"] = moments["step"]
+                optimizer.state[parameter] = placed
     torch.random.set_rng_state(tensors["rng"])
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)

@@ -12,6 +12,7 @@ from autopeft import model
 from autopeft.extension import discover
 from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.sensitivity import measure
+from autopeft.train import Compute
 
 pytestmark = QUANTISED_MARKS
 
@@ -32,7 +33,7 @@ def plain_twin(base):
 def test_trial_leaves_the_quantised_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
     """On some processors bitsandbytes repacks maps at evaluation; it casts biases to the compute dtype."""
     base = load_toy(saved("bert"), bits, dtype=dtype, with_tokenizer=True)
-    bench = make_bench(base=base, dtype=dtype)
+    bench = make_bench(base=base, compute=Compute(dtype=dtype))
     before = state_of(base.module)
     plan = make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site.endswith("query")])
     for chosen in (plan, make_plan(base, "bitfit"), make_plan(base, "ia3"), make_plan(base)):

@@ -16,6 +16,7 @@ from autopeft.errors import ModelError
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.store import RunDir
+from autopeft.train import Compute
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,7 +34,7 @@ def cross_entropy(module, bench, *, autocast):
 
 def test_bfloat16_computes_as_torch_s_autocast_and_keeps_weights_in_float32(make_base, make_bench):
     base = make_base("bert")
-    bench = make_bench(base=base, dtype="bfloat16")
+    bench = make_bench(base=base, compute=Compute(dtype="bfloat16"))
     plain = make_bench(base=base)
     exact = cross_entropy(base.module, bench, autocast=False)
     rough = cross_entropy(base.module, bench, autocast=True)
@@ -47,7 +48,7 @@ def test_bfloat16_computes_as_torch_s_autocast_and_keeps_weights_in_float32(make
 def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base, make_plan, fidelity):
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        bench = make_bench(base=make_base("bert"), dtype=dtype)
+        bench = make_bench(base=make_base("bert"), compute=Compute(dtype=dtype))
         plan = make_plan(bench.base, "lora", learning_rate=2e-2)
         short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
         assert (short.error, long.error) == (None, None)

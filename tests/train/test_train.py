@@ -23,7 +23,7 @@ from autopeft.train.rates import parameter_groups
 def faked(task, loss):
     """The task with another loss."""
     names = ("name", "metric", "greater_is_better", "peft_task_type", "auto_class", "encode", "collate")
-    members = {name: getattr(task, name) for name in (*names, "evaluate")}
+    members = {name: getattr(task, name) for name in (*names, "n_terms", "evaluate")}
     return SimpleNamespace(**members, loss=loss)
 
 
