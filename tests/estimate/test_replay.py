@@ -1,0 +1,162 @@
+"""A replayed step has the bytes of a real one, to the byte, and of closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig
+from toys.bases import PEFT_TASKS, toy_base
+
+from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
+from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
+from autopeft.extension import discover
+from autopeft.model import BaseModel, attach
+
+HIDDEN, N_ROWS, N_TOKENS = 16, 3, 7
+TASKS = {"bert": "text-classification", "llama": "text-classification", "llama-lm": "text-generation"}
+
+
+def skeleton_of(base):
+    """The same model on the meta device, with the names of its untrained weights."""
+    with torch.device("meta"):
+        module = type(base.module)(base.module.config)
+    return BaseModel(module, None, name=base.name, untrained=base.untrained)
+
+
+def batches_of(architecture, *, n_parts=1):
+    """Rows of one length, the last token of each row being padding."""
+    ids = torch.arange(N_ROWS * N_TOKENS).reshape(N_ROWS, N_TOKENS) % 10
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0
+    labels = ids.masked_fill(mask == 0, -100) if architecture.endswith("-lm") else torch.tensor([0, 1, 0])
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    parts = [range(N_ROWS)[i::n_parts] for i in range(n_parts)]
+    return [{name: tensor[list(rows)] for name, tensor in batch.items()} for rows in parts]
+
+
+def step_of(architecture, *, n_parts=1, **choices):
+    task = discover("autopeft.tasks")[TASKS[architecture]]
+    return TrainingStep(micro_batches=batches_of(architecture, n_parts=n_parts), loss=task.loss, **choices)
+
+
+def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **choices):
+    """The memory of a step, replayed without weights and measured with them."""
+    base, step = toy_base(architecture, hidden=HIDDEN), step_of(architecture, **choices)
+    configs = compile_plan(make_plan(base, method), methods).configs
+    task_type = PEFT_TASKS.get(architecture, "SEQ_CLS")
+    adapted = without_weights(skeleton_of(base), configs, task_type=task_type, dtype=dtype)
+    predicted = replay(adapted, step)
+    for parameter in base.module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    real = attach(base.module, configs, task_type=task_type, head_names=base.head_names)
+    return predicted, measure(real, step)
+
+
+@pytest.mark.parametrize("architecture", TASKS)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"dtype": torch.bfloat16, "autocast": True},
+        {"foreach": True},
+        {"checkpointing": True},
+        {"n_parts": 3},
+    ],
+    ids=["whole", "autocast", "foreach", "checkpointed", "micro-batches"],
+)
+def test_replayed_step_has_the_bytes_of_a_real_one(architecture, choices, methods, make_plan):
+    predicted, real = both(architecture, "lora", methods, make_plan, **choices)
+    assert predicted == real
+
+
+# `peft` reads values of these where a tensor without memory has none.
+UNPREDICTABLE = ("shira",)
+# The numbers of a prompt's tokens, 8 bytes each, are copied for every row where there are no weights.
+PROMPTS = ("p_tuning", "prefix_tuning", "prompt_tuning")
+METHODS = sorted(set(discover("autopeft.methods")) - {*UNPREDICTABLE, *PROMPTS})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, methods, make_plan):
+    architecture = "bert" if method == "bitfit" else "llama-lm"  # a Llama has no biases
+    predicted, real = both(architecture, method, methods, make_plan)
+    assert predicted == real
+
+
+@pytest.mark.parametrize("method", PROMPTS)
+def test_replayed_step_with_virtual_tokens_is_near_a_real_one(method, methods, make_plan):
+    predicted, real = both("llama-lm", method, methods, make_plan)
+    assert predicted.optimizer_bytes == real.optimizer_bytes
+    assert abs(predicted.peak_bytes - real.peak_bytes) <= 8 * 2 * N_ROWS  # of rank 2
+
+
+@pytest.mark.parametrize("method", UNPREDICTABLE)
+def test_method_whose_code_reads_values_is_refused_in_one_sentence(method, methods, make_plan):
+    with pytest.raises(SpecError, match=r"cannot be told without weights: .*nonzero.*; .*Train a few steps"):
+        both("llama-lm", method, methods, make_plan)
+
+
+def llama_skeleton(**shape):
+    config = transformers.LlamaConfig(**{"num_attention_heads": 2, "num_hidden_layers": 1} | shape)
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config)
+    return BaseModel(module, None, name="skeleton", untrained=frozenset())
+
+
+def lora_of(rank):
+    return LoraConfig(r=rank, target_modules=["q_proj", "down_proj"])
+
+
+def plain_loss(model, batch):
+    return model(**batch).loss
+
+
+def test_bytes_of_weights_adapters_and_moments_follow_from_the_shapes():
+    hidden, inner, words, rank = 32, 80, 50, 4
+    base = llama_skeleton(
+        hidden_size=hidden, intermediate_size=inner, vocab_size=words, tie_word_embeddings=False
+    )
+    adapted = without_weights(base, [lora_of(rank)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
+    step = TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss)
+    memory = replay(adapted, step)
+    frozen = 2 * words * hidden + 4 * hidden**2 + 3 * hidden * inner + 3 * hidden
+    trained = rank * (hidden + hidden) + rank * (inner + hidden)
+    rotary = 2 * 4 * (hidden // 2 // 2)  # inverse frequencies in float32, and a copy of them
+    assert memory.weights_bytes == 2 * frozen + rotary
+    assert memory.trained_bytes == memory.gradient_bytes == 4 * trained
+    n_steps_taken = 4 * 4  # one float32 for each of four tensors
+    assert memory.optimizer_bytes == 2 * 4 * trained + n_steps_taken
+    assert memory.peak_bytes > memory.weights_bytes + 4 * 4 * trained
+
+
+def test_checkpointing_and_micro_batches_lower_the_peak():
+    def peak(**choices):
+        shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
+        base = llama_skeleton(**shape)
+        adapted = without_weights(base, [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
+        return replay(adapted, step_of("llama-lm", **choices)).peak_bytes
+
+    assert peak(checkpointing=True) < peak()
+    assert peak(n_parts=3) < peak()
+
+
+@pytest.mark.parametrize(("quantize", "bytes_per_weight"), [("4bit", 0.515869140625), ("8bit", 1.0)])
+def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize, bytes_per_weight):
+    hidden, inner = 64, 1024  # so wide that the peak lies where a map is unpacked
+    shape = {"hidden_size": hidden, "intermediate_size": inner, "vocab_size": 20}
+
+    def memory(quantize):
+        base = llama_skeleton(**shape)
+        if quantize is not None:
+            quantise_maps(base.module, quantize, skipped=("lm_head",))
+        adapted = without_weights(base, [lora_of(2)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
+        return replay(adapted, TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
+
+    plain, packed = memory(None), memory(quantize)
+    n_weights = 4 * hidden**2 + 3 * hidden * inner
+    assert plain.weights_bytes - packed.weights_bytes == (2 - bytes_per_weight) * n_weights
+    largest = 2 * hidden * inner
+    excess = packed.peak_bytes - packed.weights_bytes - (plain.peak_bytes - plain.weights_bytes)
+    assert 0 < excess <= largest
