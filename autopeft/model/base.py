@@ -165,6 +165,15 @@ class BaseModel:
         self._check(model, plan)
         return model
 
+    def evaluate_body(self) -> None:
+        """Put what lies beside the head into eval mode, such as its dropout; layers without weights stay.
+
+        The dropout between body and head is such a layer.
+        """
+        for name, child in self.module.named_children():
+            if name not in self.head_names and any(True for _ in child.parameters()):
+                child.eval()
+
     def scale_output_to(self, *, mean: float, std: float) -> None:
         """Let a head that predicts numbers start at their mean, with weights multiplied by their spread.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -117,7 +118,12 @@ class FrozenPrefix:
 
 
 def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
-    """The layers of a model below everything that trains; None if there are none, or nothing trains."""
+    """The layers of a model below everything that trains; None if there are none, or nothing trains.
+
+    There are none beneath virtual tokens.
+    """
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return None
     path, layers = _stack(model)
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
     n_frozen = [*is_trained, True].index(True)
@@ -137,8 +143,8 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
     """Whether a batch's loss and gradients are the same bits where the frozen layers are skipped.
 
     They are not where something that trains lies below the layers (the embeddings), where layers draw
-    random numbers (dropout), pass on more than their output, run twice, or write into their input. Without
-    gradients the losses alone are compared.
+    random numbers (dropout), pass on more than their output, run twice, or write into their input. Where
+    there are no gradients, the losses alone are compared.
     """
     kept: list[KnownOutput] = []
     states: list[Tensor] = []
