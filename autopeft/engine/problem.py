@@ -57,7 +57,10 @@ class SearchProblem:
 
     @property
     def without_adapters(self) -> Arm:
-        """The arm of plans without adapters: the head alone, or the base model untrained."""
+        """The arm of plans without adapters: the head alone, or the base model untrained.
+
+        The head alone is trained on what the base model gives in evaluation, without the dropout inside it.
+        """
         return Arm(kind="head", label="head" if self.head_rates[0] < self.head_rates[1] else "untrained")
 
     @property

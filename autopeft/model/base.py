@@ -165,10 +165,10 @@ class BaseModel:
         self._check(model, plan)
         return model
 
-    def evaluate_body(self) -> None:
-        """Put what lies beside the head into eval mode, such as its dropout; layers without weights stay.
+    def body_to_eval(self) -> None:
+        """Put all that lies beneath the task head into eval mode; the dropout before the head stays as it is.
 
-        The dropout between body and head is such a layer.
+        That dropout is a child of the task model that has no weights.
         """
         for name, child in self.module.named_children():
             if name not in self.head_names and any(True for _ in child.parameters()):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.compute import Compute, micro_batches
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
+from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
 from autopeft.train.states import RungStates
@@ -40,6 +41,7 @@ _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; cho
 _EVAL_BATCH = 64  # chosen by hand; examples are sorted by length, so that there is hardly any padding
 _EVAL_LOGITS = 2**26  # most logits of a language model in one evaluation batch, 256 MiB; chosen by hand
 _STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
+_FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,10 @@ class Bench:
         directions, heads = (self._eva_directions(plan), self.head_rates) if is_trained else ({}, None)
         stack = compile_plan(plan, self.methods)
         task_type, cost = self.task.peft_task_type, TrainingCost()
-        with self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model:
+        with (
+            self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
+            self._shared_with(fidelity, model),
+        ):
             if heads is not None:
                 set_initial_directions(model, directions)
                 cost = self._train(model, plan, fidelity, heads=heads)
@@ -153,6 +158,16 @@ class Bench:
         return head_rates(self.base, input_rms(self.base.module, batches, maps, call=self.task.loss))
 
     @cached_property
+    def frozen_outputs(self) -> FrozenOutputs:
+        """What frozen layers give for the rows of a rung, shared by its plans."""
+        return FrozenOutputs(max_bytes=int(_FROZEN_SHARE * free_bytes(self.base.device)))
+
+    def _shared_with(self, fidelity: Fidelity, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows."""
+        is_rung = fidelity.split == "search"
+        return self.frozen_outputs.used_by(model) if is_rung else contextlib.nullcontext()
+
+    @cached_property
     def states(self) -> RungStates | None:
         """The states of this bench's paused runs; None if every rung is trained from the start."""
         if self.paused is None:
@@ -161,10 +176,17 @@ class Bench:
         return RungStates(folder=self.paused, max_bytes=max_bytes)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
-        """Train a rung if the search split judges it, else a full run."""
+        """Train a rung if the search split judges it, else a full run.
+
+        Where the head alone is trained, the frozen body runs as in evaluation, without dropout: what it gives
+        for a row is then the same in every epoch and for every learning rate.
+        """
         groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
         if not groups:  # the base model itself
             return TrainingCost()
+        model.train()
+        if not plan.adapters:
+            self.base.body_to_eval()
         is_rung = fidelity.split == "search"
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
         states = self.states if is_rung else None
@@ -184,6 +206,10 @@ class Bench:
         return train(model, groups, run, device=self.base.device)
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        self.frozen_outputs.expect(batch, self._plain_loss)
+        return self._plain_loss(model, batch)
+
+    def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
         with self._precision():
             return self.task.loss(model, batch)
@@ -204,9 +230,15 @@ class Bench:
         n_rows = self._eval_batch_size(int(lengths[order[-1]]) if order else 1)
         chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
         with self._precision():
-            evaluation = task.evaluate(model, (self._batch(split, chunk) for chunk in chunks))
+            evaluation = task.evaluate(model, self._announced(split, chunks))
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
+
+    def _announced(self, split: str, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        for chunk in chunks:
+            batch = self._batch(split, chunk)
+            self.frozen_outputs.expect(batch, self._plain_loss)
+            yield batch
 
     def _eval_batch_size(self, n_tokens: int) -> int:
         """Examples in a batch; fewer for language models, with a logit per token and word."""
@@ -223,15 +255,18 @@ class Bench:
 
     def _training_batch(self, indices: Sequence[int]) -> tuple[Batch, int]:
         batch = self._collate("train", indices)
-        return self._on_device(batch), self.task.n_terms(batch)  # counted on the CPU, so that no one waits
+        n_terms = self.task.n_terms(batch)  # counted on the CPU, so that no one waits
+        return self._on_device(batch, "train", indices), n_terms
 
     def _batch(self, split: str, indices: Sequence[int]) -> Batch:
-        return self._on_device(self._collate(split, indices))
+        return self._on_device(self._collate(split, indices), split, indices)
 
     def _collate(self, split: str, indices: Sequence[int]) -> Batch:
         rows = self.splits[split]
         examples, labels = [rows.examples[i] for i in indices], [rows.labels[i] for i in indices]
         return self.task.collate(examples, labels, self.base.pad_token_id)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        return {name: tensor.to(self.base.device) for name, tensor in batch.items()}
+    def _on_device(self, batch: Batch, split: str, indices: Sequence[int]) -> Batch:
+        placed = {name: tensor.to(self.base.device) for name, tensor in batch.items()}
+        self.frozen_outputs.note(placed, split, indices)
+        return placed

@@ -61,12 +61,11 @@ def train(
 ) -> TrainingCost:
     """Train parameter groups, whose `lr` is their peak, from the start or from where the run was paused.
 
-    Raises DivergedError for a loss that is not finite.
+    The model is in the mode for training already. Raises DivergedError for a loss that is not finite.
     """
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
-    model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(run.seed)  # dropout
         position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)

@@ -45,11 +45,11 @@ class FrozenOutputs:
     """
 
     max_bytes: int
+    n_bytes: int = 0  # kept now
     _entries: dict[tuple[BatchKey, int], _Entry] = field(default_factory=dict)  # by last use, oldest first
     _is_exact: dict[Kind, bool] = field(default_factory=dict)
     _keys: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)  # of a batch's tensor
     _prefix: FrozenPrefix | None = None  # of the plan that is measured now
-    _n_bytes: int = 0
     _n_measurements: int = 0
 
     @contextlib.contextmanager
@@ -81,7 +81,7 @@ class FrozenOutputs:
     def clear(self) -> None:
         """Free all memory."""
         self._entries.clear()
-        self._n_bytes = 0
+        self.n_bytes = 0
 
     def _may_skip(self, prefix: FrozenPrefix, batch: Batch, loss: Loss) -> bool:
         kind = (len(prefix.layers), prefix.trained_outside, prefix.model.training)
@@ -102,11 +102,11 @@ class FrozenOutputs:
         return None
 
     def _keep(self, key: BatchKey, known: KnownOutput) -> None:
-        while self._entries and self._n_bytes + known.n_bytes > self.max_bytes:
+        while self._entries and self.n_bytes + known.n_bytes > self.max_bytes:
             oldest = next(iter(self._entries))
             if self._entries[oldest].last_use > self._n_measurements - _IDLE_MEASUREMENTS:
                 return
-            self._n_bytes -= self._entries.pop(oldest).known.n_bytes
-        if self._n_bytes + known.n_bytes <= self.max_bytes:
+            self.n_bytes -= self._entries.pop(oldest).known.n_bytes
+        if self.n_bytes + known.n_bytes <= self.max_bytes:
             self._entries[key, known.n_layers] = _Entry(known=known, last_use=self._n_measurements)
-            self._n_bytes += known.n_bytes
+            self.n_bytes += known.n_bytes

@@ -1,0 +1,227 @@
+"""Outputs of frozen layers, shared by the plans of a rung: the same measurements for less work."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from autopeft.records import Status
+from autopeft.train import Compute
+from autopeft.train.prefix import FrozenOutputs
+
+
+class NoOutputs:
+    """Stands for outputs of frozen layers where nothing is skipped."""
+
+    used_by = staticmethod(contextlib.nullcontext)
+
+    def note(self, *arguments):
+        pass
+
+    def expect(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def make_pair(make_base, make_bench, tmp_path):
+    """A function: architecture -> a bench as shipped, and the same bench without skipping."""
+
+    def make(architecture, *, dropout=0.0, **settings):
+        benches = []
+        for name in ("skipping", "plain"):
+            settings["paused"] = lambda plan, seed, name=name: tmp_path / name / f"{plan.digest}-{seed}"
+            base = make_base(architecture, dropout=dropout)
+            benches.append(make_bench(base=base, rung_steps=(4, 10), **settings))
+        vars(benches[1])["frozen_outputs"] = NoOutputs()
+        return benches
+
+    return make
+
+
+def plans_of(base, make_plan):
+    """Plans that train in the top layer alone, everywhere, and the head at two rates."""
+    top = max(site.layer for site in base.sites if site.layer is not None)
+    highest = {site.name for site in base.sites if site.layer == top}
+    lora = [a for a in make_plan(base, "lora").adapters if a.site in highest]
+    norms = [a for a in make_plan(base, "ln_tuning").adapters if a.site in highest]
+    chosen = [
+        make_plan(base, adapters, learning_rate=rate) for adapters, rate in ((lora, 0.01), (norms, 0.03))
+    ]
+    return [
+        *chosen,
+        make_plan(base, lora, learning_rate=0.02),
+        make_plan(base, "lora"),
+        *heads(base, make_plan),
+    ]
+
+
+def heads(base, make_plan):
+    return [make_plan(base, (), learning_rate=rate) for rate in (0.1, 0.03)]
+
+
+def measured(bench, plans, fidelity, **settings):
+    found = [bench.measure(plan, fidelity(**settings)) for plan in plans]
+    assert [(m.status, m.error) for m in found] == [(Status.COMPLETE, None)] * len(plans)
+    return [replace(m, train_seconds=0.0, eval_seconds=0.0) for m in found]
+
+
+def runs_of(layer):
+    """A list that grows by one for each time that the inside of a layer of a base model runs."""
+    runs = []
+    inner = next(child for child in layer.modules() if not list(child.children()))
+    inner.register_forward_pre_hook(lambda module, args: runs.append(1))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dropout"), [("bert", 0.0), ("bert", 0.1), ("gpt2", 0.0), ("llama", 0.0)]
+)
+@pytest.mark.parametrize(("dtype", "micro_batch_tokens"), [("float32", None), ("bfloat16", 40)])
+def test_rungs_are_the_same_bits_with_and_without_skipping(
+    architecture, dropout, dtype, micro_batch_tokens, make_pair, make_plan, fidelity
+):
+    compute = Compute(dtype=dtype, micro_batch_tokens=micro_batch_tokens)
+    skipping, plain = make_pair(architecture, dropout=dropout, compute=compute)
+    plans = plans_of(skipping.base, make_plan)
+    for n_steps in (4, 10):
+        seen = [measured(bench, plans, fidelity, train_steps=n_steps) for bench in (skipping, plain)]
+        assert seen[0] == seen[1]
+    states = [bench.states.load(plans[0], 0) for bench in (skipping, plain)]
+    assert states[0].tensors.keys() == states[1].tensors.keys()
+    assert all(torch.equal(states[0].tensors[name], states[1].tensors[name]) for name in states[0].tensors)
+
+
+def test_lower_layer_runs_once_for_a_batch_of_all_plans(make_pair, make_plan, fidelity):
+    bench, _ = make_pair("bert")
+    plans = plans_of(bench.base, make_plan)
+    first, others, everywhere = plans[0], [plans[1], plans[2], *heads(bench.base, make_plan)], plans[3]
+    bench.head_rates  # noqa: B018, measured once on the base model
+    runs = runs_of(bench.base.module.bert.encoder.layer[0])
+    measured(bench, [first], fidelity)
+    n_proofs = 2  # one in training and one in evaluation
+    assert len(runs) == 6 + 1 + n_proofs
+    runs.clear()
+    measured(bench, others, fidelity)
+    assert len(runs) == 2  # the heads are another kind of plan, and are proven too
+    runs.clear()
+    measured(bench, [everywhere], fidelity)
+    assert len(runs) == 6 + 1
+
+
+def test_dropout_below_leaves_the_skipping_to_evaluation(make_pair, make_plan, fidelity):
+    bench, _ = make_pair("bert", dropout=0.1)
+    first, second, *_ = plans_of(bench.base, make_plan)
+    measured(bench, [first], fidelity)
+    runs = runs_of(bench.base.module.bert.encoder.layer[0])
+    measured(bench, [second], fidelity)
+    assert len(runs) == 6
+
+
+def test_confirmation_keeps_nothing(make_pair, make_plan, fidelity):
+    bench, _ = make_pair("bert")
+    measured(bench, heads(bench.base, make_plan), fidelity, split="confirm")
+    assert bench.frozen_outputs.n_bytes == 0
+
+
+def test_head_alone_trains_on_constant_features_with_its_own_dropout(task, make_pair, make_plan, fidelity):
+    bench, _ = make_pair("bert", dropout=0.1)
+    modes = []
+    layer, dropout = bench.base.module.bert.encoder.layer[0], bench.base.module.dropout
+    dropout.register_forward_pre_hook(lambda module, args: modes.append((layer.training, module.training)))
+    bench.head_rates  # noqa: B018, measured once on the base model
+    modes.clear()
+    measured(bench, heads(bench.base, make_plan)[:1], fidelity)
+    assert set(modes) == {(False, True), (False, False)}  # training, evaluation
+    modes.clear()
+    measured(bench, [make_plan(bench.base, "lora")], fidelity)
+    assert set(modes) == {(True, True), (False, False)}
+
+
+class Layers(nn.Module):
+    """Linear maps, of which those from `cut` on train."""
+
+    def __init__(self, cut):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(5, 5)) for _ in range(4)])
+        self.layers[:cut].requires_grad_(False)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x.square().sum()
+
+
+BATCHES = [{"x": torch.full((5, 5), float(i))} for i in range(3)]  # 100 bytes each, in every layer
+
+
+def use(outputs, cut, *, n_batches=3):
+    """The batches for which a model with the lowest `cut` layers frozen runs its lowest layer."""
+    model, ran = Layers(cut), []
+    model.layers[0][0].register_forward_pre_hook(lambda module, args: ran.append(int(args[0][0, 0])))
+    with outputs.used_by(model):
+        for i, batch in enumerate(BATCHES[:n_batches]):
+            outputs.note(batch, "train", [i])
+            outputs.expect(batch, lambda model, batch: model(batch["x"]))
+            model(batch["x"])
+    return ran
+
+
+@pytest.fixture
+def proven():
+    """A function: bytes -> outputs of frozen layers that know which cuts may be skipped."""
+
+    def proven(max_bytes):
+        outputs = FrozenOutputs(max_bytes=0)
+        for cut in (1, 2, 3):
+            use(outputs, cut)
+        outputs.max_bytes = max_bytes
+        return outputs
+
+    return proven
+
+
+def test_higher_cut_starts_from_a_lower_one_and_not_the_other_way_round(proven):
+    outputs = proven(10**6)
+    assert use(outputs, 2) == [0, 1, 2]
+    assert use(outputs, 2) == use(outputs, 3) == []
+    assert use(outputs, 1) == [0, 1, 2]
+
+
+def test_full_store_keeps_what_is_in_use(proven):
+    outputs = proven(250)
+    assert use(outputs, 2) == [0, 1, 2]
+    for _ in range(20):
+        assert use(outputs, 2) == [2]
+    assert outputs.n_bytes == 200
+
+
+def test_outputs_that_no_plan_uses_make_room(proven):
+    outputs = proven(300)
+    use(outputs, 3)
+    n_until_room = next(n for n in range(1, 20) if use(outputs, 1) == [])
+    assert n_until_room == 9
+    assert outputs.n_bytes == 300
+
+
+def test_cleared_store_is_empty_and_fills_again(proven):
+    outputs = proven(10**6)
+    use(outputs, 2)
+    outputs.clear()
+    assert outputs.n_bytes == 0
+    assert (use(outputs, 2), use(outputs, 2)) == ([0, 1, 2], [])
+
+
+def test_batches_that_were_not_noted_run_every_layer(proven):
+    outputs, model, ran = proven(10**6), Layers(2), []
+    model.layers[0][0].register_forward_pre_hook(lambda module, args: ran.append(1))
+    batch = {"x": torch.ones(5, 5)}
+    with outputs.used_by(model):
+        for _ in range(3):
+            outputs.expect(batch, lambda model, batch: model(batch["x"]))
+            model(batch["x"])
+    assert len(ran) == 3
