@@ -93,7 +93,9 @@ def with_general_text(prepared: Prepared) -> Prepared:
         block_tokens=blocks.longest,
         n_tokens=int(blocks.lengths.sum()) - len(blocks.labels),
         duplicates_removed=rows.n_duplicates,
-        fingerprint=hashlib.sha256(json.dumps(blocks.labels).encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256(json.dumps([row.tolist() for row in blocks.labels]).encode()).hexdigest()[
+            :16
+        ],
     )
     log.info(
         "Forgetting is measured on %d blocks of %s; %d of its texts are dropped since the data has them.",

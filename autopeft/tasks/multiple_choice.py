@@ -10,8 +10,9 @@ from typing import Any
 
 from autopeft.data import read_choices
 from autopeft.extension import Batch, Encoded, Example, Target
-from autopeft.tasks.parts.batches import Rows, pad_features, split_rows
+from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
+from autopeft.tasks.parts.tokens import tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -19,13 +20,11 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     n_choices = len(inputs[0]) - 1
     questions = [row[0] for row in inputs for _ in range(n_choices)]
     choices = [choice for row in inputs for choice in row[1:]]
-    encoded = tokenizer(questions, choices, truncation="longest_first", max_length=max_length)
-    uncut = tokenizer(questions, choices, verbose=False)["input_ids"]
-    n_cut = sum(len(ids) > max_length for ids in uncut)
-    note = f"{n_cut} of {len(uncut)} questions with a choice were cut to {max_length} tokens."
-    starts = range(0, len(questions), n_choices)
-    by_question = {name: [rows[i : i + n_choices] for i in starts] for name, rows in encoded.items()}
-    return Encoded(examples=split_rows(by_question), labels=tuple(labels), notes=(note,) if n_cut else ())
+    pairs, cut = tokenized(tokenizer, [questions, choices], max_length=max_length)
+    note = f"{len(cut)} of {len(pairs)} questions with a choice were cut to {max_length} tokens."
+    by_question = (pairs[i : i + n_choices] for i in range(0, len(pairs), n_choices))
+    examples = tuple({name: [pair[name] for pair in row] for name in row[0]} for row in by_question)
+    return Encoded(examples=examples, labels=tuple(labels), notes=(note,) if cut else ())
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:

@@ -8,7 +8,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
-from autopeft.tasks.parts.batches import split_rows, without_labels
+from autopeft.tasks.parts.batches import without_labels
+from autopeft.tasks.parts.tokens import Row, as_row, chunks, tokenized
 from autopeft.tasks.parts.writing import TextModel, WritingTask, generate_greedily
 
 
@@ -16,16 +17,16 @@ def _encode(
     kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
     """The prompt as features and the completion as labels, each cut at its end to `max_length` tokens."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    uncut = tokenizer(list(texts), verbose=False)["input_ids"]
-    labels = tokenizer(text_target=list(completions), verbose=False)["input_ids"]
-    n_prompts, n_labels = (sum(len(ids) > max_length for ids in rows) for rows in (uncut, labels))
-    note = f"{n_prompts} of {len(texts)} prompts and {n_labels} completions were cut to {max_length} tokens."
-    return Encoded(
-        examples=split_rows(encoded),
-        labels=tuple(ids[:max_length] for ids in labels),
-        notes=(note,) if n_prompts or n_labels else (),
-    )
+    examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
+    labels: list[Row] = []
+    n_cut = 0
+    for part in chunks(len(completions)):
+        for ids in tokenizer(text_target=list(completions[part]), verbose=False)["input_ids"]:
+            labels.append(as_row(ids[:max_length]))
+            n_cut += len(ids) > max_length
+    note = f"{len(cut)} of {len(texts)} prompts and {n_cut} completions were cut to {max_length} tokens."
+    notes = (note,) if cut or n_cut else ()
+    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
 
 
 def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -7,18 +7,17 @@ from typing import Any
 
 from autopeft.data import read_texts
 from autopeft.extension import Encoded
-from autopeft.tasks.parts.batches import Rows, pad_features, split_rows
+from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
+from autopeft.tasks.parts.tokens import tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
     """Features per example of at most `max_length` tokens; a pair is cut at its longer text."""
-    columns = [list(column) for column in zip(*inputs, strict=True)]
-    lengths = [len(ids) for ids in tokenizer(*columns, verbose=False)["input_ids"]]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    n_cut, longest = sum(length > max_length for length in lengths), max(lengths)
-    note = f"{n_cut} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
-    return Encoded(examples=split_rows(encoded), labels=tuple(labels), notes=(note,) if n_cut else ())
+    examples, cut = tokenized(tokenizer, list(zip(*inputs, strict=True)), max_length=max_length)
+    longest = max(cut, default=0)
+    note = f"{len(cut)} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
+    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=(note,) if cut else ())
 
 
 PART = LabelledTask(

@@ -18,9 +18,10 @@ from autopeft.errors import DataError, ModelError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features, split_rows
+from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
+from autopeft.tasks.parts.tokens import Row, as_row, chunks, split_rows
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
@@ -68,20 +69,23 @@ class TokenClassification:
                 "The tokenizer of the base model does not map its pieces to characters (it is no fast one); "
                 "use a base model with a tokenizer.json."
             )
-        texts = [" ".join(words) for (words,) in inputs]
-        encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
-        offsets = encoded.pop("offset_mapping")
-        aligned = [
-            _align(words, tags, pieces)
-            for (words,), tags, pieces in zip(inputs, labels, offsets, strict=True)
-        ]
+        examples: list[Example] = []
+        aligned: list[Row] = []
+        for part in chunks(len(inputs)):
+            texts = [" ".join(words) for (words,) in inputs[part]]
+            encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+            offsets = encoded.pop("offset_mapping")
+            for (words,), tags, pieces in zip(inputs[part], labels[part], offsets, strict=True):
+                aligned.append(as_row(_align(words, tags, pieces)))
+            examples += split_rows(encoded)
         n_tags = sum(len(tags) for tags in labels)
-        n_lost = n_tags - sum(label != IGNORED for row in aligned for label in row)
+        n_lost = n_tags - sum(int((row != IGNORED).sum()) for row in aligned)
         note = (
             f"{n_lost} of {n_tags} tags count neither in training nor in the metric: their tokens lie beyond "
             f"{max_length} pieces, or the tokenizer has no piece for them."
         )
-        return Encoded(examples=split_rows(encoded), labels=tuple(aligned), notes=(note,) if n_lost else ())
+        notes = (note,) if n_lost else ()
+        return Encoded(examples=tuple(examples), labels=tuple(aligned), notes=notes)
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right to its longest example: features (B, T), `labels` (B, T)."""

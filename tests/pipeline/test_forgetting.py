@@ -8,6 +8,7 @@ import re
 import shutil
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -95,7 +96,7 @@ def plain_loss(model, blocks):
     total = n_tokens = 0.0
     with torch.no_grad():
         for ids in blocks:
-            batch = torch.tensor([ids])
+            batch = torch.from_numpy(np.array([ids], dtype=np.int64))
             total += float(model.eval()(input_ids=batch, labels=batch).loss) * (len(ids) - 1)
             n_tokens += len(ids) - 1
     return total / n_tokens
@@ -168,7 +169,9 @@ def test_without_a_head_its_arm_is_the_untrained_base_model(toys, run, prepared)
     split, model = prepared.bench.splits["confirm"], plain_model(toys).eval()
     total = n_tokens = 0
     for example, labels in zip(split.examples, split.labels, strict=True):
-        ids, targets = torch.tensor([example["input_ids"]]), torch.tensor([labels])
+        ids, targets = (
+            torch.from_numpy(np.array([row], dtype=np.int64)) for row in (example["input_ids"], labels)
+        )
         n_targets = int((targets[:, 1:] != -100).sum())
         with torch.no_grad():
             total += float(model(input_ids=ids, labels=targets).loss) * n_targets

@@ -27,12 +27,11 @@ def test_loss_is_that_of_the_completion_alone(toy):
     losses = []
     with torch.no_grad():
         for example, labels in zip(made.examples, made.labels, strict=True):
-            before = torch.tensor(
-                [[0, *labels[:-1]]]
-            )  # the decoder's input: its start, then what was written
-            ids = torch.tensor([example["input_ids"]])
+            # The decoder's input is its start, then what was written.
+            before = torch.tensor([[0, *labels[:-1].tolist()]])
+            ids = torch.tensor([example["input_ids"].tolist()])
             logits = toy.module(input_ids=ids, decoder_input_ids=before).logits[0].double()
-            losses += (-logits.log_softmax(-1)[range(len(labels)), labels]).tolist()
+            losses += (-logits.log_softmax(-1)[range(len(labels)), labels.tolist()]).tolist()
     seen = toy.task.evaluate(toy.module, iter(toy.batches(7)))
     assert seen.loss == pytest.approx(np.mean(losses), abs=1e-6)
     assert seen.metric == seen.loss

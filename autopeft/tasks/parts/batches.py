@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,6 @@ from autopeft.extension import Batch, Example
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 Rows = Sequence[Sequence[Any]]  # per row what its example is made of, as the task's `read_rows` has it
-
-
-def split_rows(encoded: Mapping[str, Sequence[Any]]) -> tuple[Example, ...]:
-    """One example per row of what a tokenizer gives, which is a list of rows per feature."""
-    return tuple(dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True))
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> Tensor:

@@ -1,0 +1,77 @@
+"""Texts become rows of token features: arrays of four bytes a token, where Python integers take forty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.extension import Example
+
+Row = NDArray[np.int32]
+
+_CHUNK = 1000  # texts that the tokenizer gets at once, whose lists of integers are held; chosen by hand
+
+
+def chunks(n_texts: int) -> Iterator[slice]:
+    """Parts of so many texts that a tokenizer gets at once.
+
+    Example:
+        >>> list(chunks(1500))
+        [slice(0, 1000, None), slice(1000, 2000, None)]
+    """
+    return (slice(start, start + _CHUNK) for start in range(0, n_texts, _CHUNK))
+
+
+def as_row(values: Sequence[int]) -> Row:
+    """The values as a read-only array (T,); rows of ones, or of zeros, of the same length are one array."""
+    first = values[0] if len(values) else None
+    if (first == 0 or first == 1) and list(values).count(first) == len(values):
+        return filled(int(first), len(values))
+    return read_only(np.array(values, dtype=np.int32))
+
+
+@cache
+def filled(value: int, n: int) -> Row:
+    """The same read-only array (n,) of one value at every call: most rows of a mask or of types are such."""
+    return read_only(np.full(n, value, dtype=np.int32))
+
+
+def read_only(row: Row) -> Row:
+    """The same array, which can be written to no longer."""
+    row.setflags(write=False)
+    return row
+
+
+def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
+    """One example per row of what a tokenizer gives, which is a list of rows per feature."""
+    columns = [map(as_row, rows) for rows in encoded.values()]
+    return [dict(zip(encoded, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def tokenized(
+    tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
+) -> tuple[list[Example], list[int]]:
+    """Features of texts, or of pairs of texts, and the full lengths of those that were cut to `max_length`.
+
+    A pair is cut at its longer text.
+
+    Args:
+        tokenizer: Of the base model.
+        columns: The texts; for pairs, the second texts too.
+        max_length: Most tokens of an example.
+    """
+    examples: list[Example] = []
+    cut: list[int] = []
+    for part in chunks(len(columns[0])):
+        texts = [list(column[part]) for column in columns]
+        rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
+        full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
+        if full:  # only these may have been cut; a second look tells
+            whole = tokenizer(*([column[i] for i in full] for column in texts), verbose=False)["input_ids"]
+            cut += [len(ids) for ids in whole if len(ids) > max_length]
+        examples += rows
+    return examples, cut

@@ -1,0 +1,84 @@
+"""Texts as arrays of tokens: what the tokenizer gives row by row, in four bytes a token."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from toys.tasks import TOYS, make_toy
+
+from autopeft.extension import discover
+from autopeft.tasks.parts.batches import pad, pad_features
+from autopeft.tasks.parts.tokens import as_row, split_rows, tokenized
+
+TASKS = [name for name in TOYS if name != "image-classification"]
+
+
+@pytest.mark.parametrize("row", [[], [5], [0, 0], [1, 1, 1], [1, 0], [7, 7, 7], [0, -100, 2**31 - 1]])
+def test_row_has_its_values_and_cannot_be_written_to(row):
+    made = as_row(row)
+    assert made.tolist() == row
+    assert made.dtype == np.int32
+    with pytest.raises(ValueError, match="read-only"):
+        made[:] = 3
+
+
+def test_masks_and_types_of_one_length_share_an_array():
+    first, second = split_rows({"attention_mask": [[1, 1], [1, 1]], "token_type_ids": [[0, 0], [0, 1]]})
+    assert first["attention_mask"] is second["attention_mask"]
+    assert second["token_type_ids"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("of", [list, as_row], ids=["lists", "arrays"])
+def test_batch_of_lists_is_that_of_arrays(of):
+    rows = [[3, 1], [], [4, 1, 5, 9]]
+    assert pad([of(row) for row in rows], 7).tolist() == [[3, 1, 7, 7], [7, 7, 7, 7], [4, 1, 5, 9]]
+    batch = pad_features([{"input_ids": of(row), "attention_mask": of([1] * len(row))} for row in rows], 7)
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+@pytest.mark.parametrize("max_length", [3, 5, 6, 40])
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_texts_are_cut_as_the_tokenizer_cuts_them(tokenizer, n_columns, max_length):
+    texts = ["good " * (1 + i % 5) for i in range(2100)]  # three chunks
+    columns = [texts, texts[::-1]][:n_columns]
+    examples, cut = tokenized(tokenizer, columns, max_length=max_length)
+    expected = tokenizer(*columns, truncation=True, max_length=max_length)
+    for name, rows in expected.items():
+        assert [example[name].tolist() for example in examples] == rows
+    assert cut == [len(ids) for ids in tokenizer(*columns)["input_ids"] if len(ids) > max_length]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_encoded_tokens_and_labels_are_arrays_that_cannot_be_written_to(name, tokenizer):
+    made = make_toy(discover("autopeft.tasks")[name], tokenizer).encoded()
+    rows = [row for example in made.examples for row in example.values()]
+    rows = [one for row in rows for one in (row if isinstance(row, list) else [row])]
+    rows += [label for label in made.labels if not isinstance(label, int)]
+    assert {(row.dtype.name, row.flags.writeable) for row in rows} == {("int32", False)}
+
+
+def test_blocks_of_a_long_text_take_four_bytes_a_token():
+    n_tokens = 400_000
+    part = discover("autopeft.tasks")["text-generation"]
+
+    class Counting:
+        eos_token_id = None
+
+        def __call__(self, texts, **_):
+            return {"input_ids": [list(range(len(text))) for text in texts]}
+
+    tracemalloc.start()
+    try:
+        made = part.model_type.encode("stream", ["x" * 100] * (n_tokens // 100), [], Counting(), 256)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(len(example["input_ids"]) for example in made.examples) == n_tokens
+    assert taken < 6.5 * n_tokens  # four bytes a token, and the dictionaries of the blocks
+    assert all(
+        example["input_ids"] is label for example, label in zip(made.examples, made.labels, strict=True)
+    )
