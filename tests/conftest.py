@@ -33,6 +33,8 @@ collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of thi
 # the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# A probe's choice depends on the machine and on what else it does.
+os.environ["AUTOPEFT_EXECUTION_DTYPE"] = "float32"
 
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.

@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, free_memory, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths, attaching →
-sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
+locating, free_memory, precision, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths,
+attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from autopeft.model.free_memory import free_bytes
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, quiet_libraries
-from autopeft.model.locating import DEMO_NAME, commit_of, resolve
+from autopeft.model.locating import DEMO_NAME, commit_of, config_of, resolve
+from autopeft.model.precision import Precision, choose_precision, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
 from autopeft.model.roles import ROLE_GROUPS, known_role
@@ -39,14 +40,18 @@ __all__ = [
     "BaseModel",
     "FrozenPrefix",
     "KnownOutput",
+    "Precision",
     "SavedBytes",
     "adapter_names",
     "attach",
     "attached_names",
     "check_sites",
+    "choose_precision",
     "commit_of",
+    "config_of",
     "conv1d_to_linear",
     "dequantise",
+    "find_device",
     "for_task",
     "forward_config",
     "free_bytes",

@@ -18,6 +18,7 @@ from torch import nn
 
 from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, attached_names
+from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.snapshot import note_modules
@@ -34,12 +35,20 @@ _MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on 
 class BaseModel:
     """One frozen base model in memory, with adapters for one plan at a time.
 
-    `module` is the model with a task head, on `device`, in float32, with quantised maps on request;
-    `head_names` are the modules that are trained as the head; `base_params` counts the rest, tied weights
-    once. `output_layer` names the head's last linear map; it is None where there is none.
+    `module` is the model with a task head, on `device`, in the `precision` that it computes in, with
+    quantised maps on request; `head_names` are the modules that are trained as the head; `base_params` counts
+    the rest, tied weights once. `output_layer` names the head's last linear map; None where there is none.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, untrained: frozenset[str]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        untrained: frozenset[str],
+        precision: Precision | None = None,
+    ) -> None:
         """Freeze the module and list its sites.
 
         Args:
@@ -48,11 +57,13 @@ class BaseModel:
             name: What to call the model in reports.
             untrained: Names of the parameters that the checkpoint lacks. Linear maps and norms among them are
                 trained and kept with the head, as their values are random.
+            precision: What forward passes compute in, whatever format the weights have; None is float32.
         """
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
         self.untrained = untrained
+        self.precision = precision or Precision()
         head = head_names(module)
         self.base_params = n_params(module) - sum(n_params(module.get_submodule(name)) for name in head)
         self.head_names = (*head, *untrained_modules(module, untrained, head=head))
@@ -85,6 +96,15 @@ class BaseModel:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.module.parameters()).device
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """A context for one forward pass, in which float32 adapters and other weights may meet."""
+        return self.precision.autocast(self.device)
+
+    def widen_head(self) -> None:
+        """Hold the modules that are trained as the head in float32, since their copies start from them."""
+        for name in self.head_names:
+            self.module.get_submodule(name).float()
 
     def max_tokens(self, plan: Plan | None = None) -> int | None:
         """The most tokens that a text may have beside a plan's virtual tokens; None without a limit.

@@ -15,6 +15,7 @@ from torch import nn
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
+from autopeft.model.precision import Precision
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.shapes import n_bits
 
@@ -22,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def from_memory(
-    module: nn.Module, tokenizer: Any, *, auto_class: str, label_names: Sequence[str]
+    module: nn.Module,
+    tokenizer: Any,
+    *,
+    auto_class: str,
+    label_names: Sequence[str],
+    precision: Precision,
 ) -> BaseModel:
     """The user's module as a base model, on its device; frozen until `restoring` ends.
 
@@ -31,6 +37,7 @@ def from_memory(
         tokenizer: Its tokenizer or image processor; not changed.
         auto_class: Name of the transformers class that the task would load.
         label_names: The labels of the task, in order; empty for a language model.
+        precision: What forward passes compute in; the weights keep the format that they have.
 
     Raises:
         ModelError: `require_plain` refuses the module, it has another head, or the tokenizer is missing.
@@ -46,7 +53,7 @@ def from_memory(
     if not reads_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         cast(Any, module).config.pad_token_id = tokenizer.pad_token_id
-    base = BaseModel(module, tokenizer, name=name, untrained=frozenset())
+    base = BaseModel(module, tokenizer, name=name, untrained=frozenset(), precision=precision)
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     require_sites(base)

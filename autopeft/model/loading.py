@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import transformers
 
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
+from autopeft.model.precision import Precision, find_device
 from autopeft.model.quantising import (
     output_layer_names,
     quantisation_config,
@@ -36,7 +37,7 @@ def load(
     label_names: Sequence[str],
     needs_tokenizer: bool = True,
     device: str | None = None,
-    dtype: str = "float32",
+    precision: Precision | None = None,
 ) -> BaseModel:
     """A base model with a task head of the right size, and its tokenizer.
 
@@ -46,19 +47,24 @@ def load(
         label_names: The labels of the task, in order; empty for a language model.
         needs_tokenizer: Whether a missing tokenizer is an error.
         device: Where to put the model, as torch names devices; None takes a GPU where there is one.
-        dtype: float32 or bfloat16: in what 4-bit maps are multiplied.
+        precision: The format to hold the weights in, but for the task head, which is float32; 4-bit maps
+            are multiplied in it. None is float32.
 
     Raises:
         ModelError: The model is missing, unreadable or not the published demo, or cannot be quantised here.
         SiteError: The model has no linear map or norm to adapt.
     """
+    precision = precision or Precision()
     source, name = resolve(spec)
-    place = _find_device(device)
+    place = find_device(device)
     if spec.quantize == "none":
-        module, checkpoint = _read(source, spec, auto_class, label_names)
+        dtype = precision.torch_dtype
+        module, checkpoint = _read(source, spec, auto_class, label_names, dtype=dtype)
         module = module.to(place)
     else:
-        module, checkpoint = _read_quantised(source, spec, auto_class, label_names, place=place, dtype=dtype)
+        module, checkpoint = _read_quantised(
+            source, spec, auto_class, label_names, place=place, dtype=precision.dtype
+        )
     stop_mutation(module)
     if spec.quantize != "none":
         require_working_kernels(module.requires_grad_(False), name)
@@ -69,7 +75,8 @@ def load(
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
-    base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint))
+    base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
+    base.widen_head()
     require_sites(base)
     _report_untrained(base)
     return base
@@ -102,7 +109,6 @@ def _read(
                 **head,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                dtype=torch.float32,
                 **settings,
             )
     except LOAD_ERRORS as error:
@@ -139,7 +145,13 @@ def _read_quantised(
     while True:
         config = quantisation_config(spec.quantize, skipped, dtype=dtype)
         module, checkpoint = _read(
-            source, spec, auto_class, label_names, quantization_config=config, device_map={"": place}
+            source,
+            spec,
+            auto_class,
+            label_names,
+            dtype=torch.float32,
+            quantization_config=config,
+            device_map={"": place},
         )
         lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
@@ -150,20 +162,6 @@ def _read_quantised(
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     """Names of the parameters that a checkpoint lacks, or has in another shape."""
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
-
-
-def _find_device(name: str | None) -> torch.device:
-    """The named device, or by default a GPU where there is one; raises ModelError for an absent device."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line_of(error).rstrip(".")
-        text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
-        raise ModelError(text) from error
-    return device
 
 
 def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, is_needed: bool) -> Any:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -79,6 +80,15 @@ def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
         raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
     folder, _, file = source.rpartition("/")
     return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **arguments}
+
+
+def config_of(spec: ModelSpec) -> Any:
+    """The transformers config of a base model; raises ModelError where it cannot be read."""
+    source, _ = resolve(spec)
+    try:
+        return transformers.AutoConfig.from_pretrained(**pretrained_arguments(source, spec))
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
 
 
 def load_error(source: str, error: Exception) -> ModelError:

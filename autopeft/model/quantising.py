@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -80,18 +81,21 @@ def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
 def stop_mutation(module: nn.Module) -> Callable[[], None]:
     """Stop bitsandbytes layers mutating; returns an undo function.
 
-    Three changes of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
+    Four changes of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
       and no gradient passes through it any more. Its flag is turned off.
     - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
+    - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
     - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
       hook restores them.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]
     states = [(layer, getattr(layer, _REPACKS, None), bias) for layer, bias in zip(maps, biases, strict=True)]
-    hooks = [layer.register_forward_pre_hook(_restore_scales) for layer in maps if n_bits(layer) == 8]
+    in_8_bits = [(layer, bias) for layer, bias in zip(maps, biases, strict=True) if n_bits(layer) == 8]
+    hooks = [layer.register_forward_pre_hook(_restore_scales) for layer, _ in in_8_bits]
+    hooks += [layer.register_forward_hook(partial(_restore_bias, bias)) for layer, bias in in_8_bits]
     for layer, repacks, bias in states:
         if repacks is not None:
             setattr(layer, _REPACKS, False)
@@ -113,6 +117,11 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
 def _restore_scales(layer: Any, inputs: Any) -> None:
     if layer.weight.CB is not None and layer.weight.SCB is None:
         layer.weight.SCB = layer.state.SCB
+
+
+def _restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:
+    if bias is not None and layer.bias is not None:
+        layer.bias.data = bias
 
 
 @contextlib.contextmanager

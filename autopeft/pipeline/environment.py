@@ -16,7 +16,7 @@ from autopeft.model import BaseModel
 from autopeft.records import VERSION
 
 
-def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
+def environment(base: BaseModel) -> dict[str, str]:
     """Versions of the libraries, and the machine, by name."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
@@ -28,6 +28,7 @@ def environment(base: BaseModel, *, dtype: str) -> dict[str, str]:
         "cpu_count": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
-        "dtype": dtype,
+        "dtype": base.precision.dtype,
+        "matmul_precision": base.precision.matmul,
         **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
     }

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 from torch import nn
@@ -46,17 +46,31 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
     return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
 
 
+def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
+    """The settings with the precision that `auto` comes to for this model and machine."""
+    execution = spec.execution
+    if execution.dtype != "auto":
+        return spec
+    if memory.model is None:
+        device, config = model.find_device(execution.device), model.config_of(spec.model)
+    else:
+        device, config = next(memory.model.parameters()).device, cast(Any, memory.model).config
+    chosen = model.choose_precision(config, device)
+    update = {"dtype": chosen.dtype, "matmul_precision": chosen.matmul}
+    return spec.model_copy(update={"execution": execution.model_copy(update=update)})
+
+
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
     """The base model that the settings name, or the model in memory; raises ModelError or SiteError."""
-    names = loaded.label_names
+    names, execution = loaded.label_names, spec.execution
+    precision = model.Precision(dtype=execution.dtype, matmul=execution.matmul_precision)
     if memory.model is None:
-        execution = spec.execution
         return model.load(
             spec.model,
             auto_class=task.auto_class,
             label_names=names,
             device=execution.device,
-            dtype=execution.dtype,
+            precision=precision,
         )
     if spec.execution.device is not None:
         raise ModelError(
@@ -68,7 +82,13 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
             f"quantize is {spec.model.quantize!r}, but a model in memory is used unchanged; "
             "load it quantised and leave quantize out."
         )
-    return model.from_memory(memory.model, memory.tokenizer, auto_class=task.auto_class, label_names=names)
+    return model.from_memory(
+        memory.model,
+        memory.tokenizer,
+        auto_class=task.auto_class,
+        label_names=names,
+        precision=precision,
+    )
 
 
 def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> LabelledData:

@@ -12,7 +12,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Catalogue, Executor, Method, Task, discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data
+from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
     Budget,
@@ -85,6 +85,7 @@ def prepare(
     for note in task.notes:
         log.warning("%s", note)
     with model.quiet_libraries():
+        spec = with_precision(spec, memory)
         base = load_base(spec, task, loaded, memory)
     if loaded.target.kind == "number":
         base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
@@ -109,7 +110,6 @@ def prepare(
         keep_weights=keep_weights,
         paused=paused,
         base_sha256=base.sha256(),
-        compute=train.Compute(dtype=spec.execution.dtype),
     )
     return Prepared(
         spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps

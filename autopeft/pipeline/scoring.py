@@ -12,7 +12,7 @@ from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Sensitivity, SiteScores
-from autopeft.sensitivity import ENOUGH, measure
+from autopeft.sensitivity import ENOUGH, ScoredModel, measure
 
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
@@ -47,15 +47,18 @@ def sensitivity(
     n_requested = max_examples or affordable_examples(
         chosen, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
-    scored = measure(
-        chosen,
-        prepared.base.module,
-        _batches(prepared, n_examples=min(n_requested, n_train)),
-        prepared.base.sites,
-        task=prepared.task,
-        seed=prepared.spec.search.seed,
-        enough=enough,
+    base = prepared.base
+    scored_model = ScoredModel(
+        model=base.module, sites=base.sites, task=prepared.task, precision=base.precision
     )
+    with base.precision.multiplying():
+        scored = measure(
+            chosen,
+            scored_model,
+            _batches(prepared, n_examples=min(n_requested, n_train)),
+            seed=prepared.spec.search.seed,
+            enough=enough,
+        )
     notes = (*scored.notes, *_notes(scored, n_requested, n_train))
     return replace(scored, n_asked=n_requested, notes=notes)
 

@@ -167,7 +167,7 @@ def _search_in(
             schedule=problem.schedule,
             scoring_seconds=scoring_seconds,
         ),
-        environment=environment(prepared.base, dtype=spec.execution.dtype),
+        environment=environment(prepared.base),
         forgetting=forgetting,
         **vars(outcome),
     )

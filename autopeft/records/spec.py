@@ -202,8 +202,8 @@ class ForgettingSpec(Topic):
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
-    Weights that are not quantised are float32. With `dtype` bfloat16, training and evaluation compute in
-    bfloat16 wherever torch's autocast does.
+    The base model is held in `dtype`, but for quantised maps, which are multiplied in it. What is trained is
+    float32. `auto` measures what is fastest on this machine and sets both `dtype` and `matmul_precision`.
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
@@ -214,7 +214,12 @@ class ExecutionSpec(Topic):
         "Machine",
         min_length=1,
     )
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "Number format to compute in", "Machine")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "Number format that the base model is held in and computes in", "Machine"
+    )
+    matmul_precision: Literal["highest", "medium"] = setting(
+        "highest", "How torch multiplies float32 matrices; `auto` as dtype sets it", "Machine", short=None
+    )
 
 
 class OutputSpec(Topic):

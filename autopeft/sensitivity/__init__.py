@@ -1,5 +1,6 @@
 """Importance scores, one file each; `passes/` runs them over some batches, `parts/` is what they share."""
 
 from autopeft.sensitivity.passes.measure import ENOUGH, MEASURED_KINDS, measure
+from autopeft.sensitivity.passes.visit import ScoredModel
 
-__all__ = ["ENOUGH", "MEASURED_KINDS", "measure"]
+__all__ = ["ENOUGH", "MEASURED_KINDS", "ScoredModel", "measure"]

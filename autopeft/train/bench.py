@@ -79,7 +79,8 @@ class Bench:
         """
         started = time.perf_counter()
         try:
-            measurement = self._measure(plan, fidelity)
+            with self.base.precision.multiplying():
+                measurement = self._measure(plan, fidelity)
         except Exception as error:  # the only such place: a failed trial is a value
             log.debug("Trial failed", exc_info=True)
             measurement = Measurement(
@@ -147,7 +148,8 @@ class Bench:
         missing = {site: rank for site, rank in ranks.items() if len(self._directions.get(site, ())) < rank}
         if missing:
             batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
-            self._directions.update(input_directions(self.base.module, batches, missing))
+            with self.base.autocast():
+                self._directions.update(input_directions(self.base.module, batches, missing))
         return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
     @cached_property
@@ -155,7 +157,9 @@ class Bench:
         """The learning rates of the task head, from the size of the inputs of its linear maps."""
         maps = head_maps(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
-        return head_rates(self.base, input_rms(self.base.module, batches, maps, call=self.task.loss))
+        with self.base.autocast():
+            rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
+        return head_rates(self.base, rms)
 
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
@@ -211,13 +215,8 @@ class Bench:
 
     def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self._precision():
+        with self.base.autocast():
             return self.task.loss(model, batch)
-
-    def _precision(self) -> contextlib.AbstractContextManager[None]:
-        if self.compute.dtype != "bfloat16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.base.device.type, dtype=torch.bfloat16)
 
     def evaluate(self, model: nn.Module, split: str, *, n_examples: int | None = None) -> Evaluation:
         """Metric, loss and per-example scores in dataset order, over a split or a fixed random part."""
@@ -229,7 +228,7 @@ class Bench:
         model.eval()
         n_rows = self._eval_batch_size(int(lengths[order[-1]]) if order else 1)
         chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
-        with self._precision():
+        with self.base.autocast():
             evaluation = task.evaluate(model, self._announced(split, chunks))
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))

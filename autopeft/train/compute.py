@@ -1,4 +1,4 @@
-"""How training computes: in which number format, and in which pieces a step goes through the model."""
+"""How training computes: in which pieces a step goes through the model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 class Compute:
     """How a bench computes; none of it changes what is computed but for rounding and the draws of dropout.
 
-    With `dtype` bfloat16 forward passes run under autocast; weights, gradients and AdamW stay in float32.
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
     takes it whole.
     """
 
-    dtype: str = "float32"
     micro_batch_tokens: int | None = None
 
 

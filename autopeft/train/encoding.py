@@ -91,7 +91,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     row = int(split.lengths.argmax())
     batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), base.autocast():
             task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = first_line_of(error).rstrip(".")

@@ -29,7 +29,7 @@ from autopeft import model
 from autopeft.extension import Batch, discover
 from autopeft.model import BaseModel, SavedBytes
 from autopeft.records import ModelSpec
-from autopeft.sensitivity import measure
+from autopeft.sensitivity import ScoredModel, measure
 
 BATCH = 16
 ASKED = (
@@ -91,9 +91,10 @@ def score_timer(base: BaseModel, names: tuple[str, ...]) -> Timed:
     """The pass of some scores together; bytes are those that it reports."""
     parts = [discover("autopeft.sensitivity")[name] for name in names]
     task = discover("autopeft.tasks")["text-classification"]
+    scored = ScoredModel(model=base.module, sites=base.sites, task=task, precision=base.precision)
 
     def run(batches: list[Batch]) -> int:
-        return measure(parts, base.module, batches, base.sites, task=task, seed=0, enough=2.0).peak_bytes
+        return measure(parts, scored, batches, seed=0, enough=2.0).peak_bytes
 
     return run
 

@@ -11,8 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft import model
 from autopeft.extension import discover
 from autopeft.model.shapes import n_bits, plain_weight
-from autopeft.sensitivity import measure
-from autopeft.train import Compute
+from autopeft.sensitivity import ScoredModel, measure
 
 pytestmark = QUANTISED_MARKS
 
@@ -32,8 +31,8 @@ def plain_twin(base):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_trial_leaves_the_quantised_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
     """On some processors bitsandbytes repacks maps at evaluation; it casts biases to the compute dtype."""
-    base = load_toy(saved("bert"), bits, dtype=dtype, with_tokenizer=True)
-    bench = make_bench(base=base, compute=Compute(dtype=dtype))
+    base = load_toy(saved("bert"), bits, precision=model.Precision(dtype=dtype), with_tokenizer=True)
+    bench = make_bench(base=base)
     before = state_of(base.module)
     plan = make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site.endswith("query")])
     for chosen in (plan, make_plan(base, "bitfit"), make_plan(base, "ia3"), make_plan(base)):
@@ -43,7 +42,7 @@ def test_trial_leaves_the_quantised_model_as_it_was(bits, dtype, saved, make_ben
 
 @by_bits
 def test_what_is_trained_is_in_float32_also_where_biases_are_not(bits, saved, make_plan, attach):
-    base = load_toy(saved("bert"), bits, dtype="bfloat16")
+    base = load_toy(saved("bert"), bits, precision=model.Precision(dtype="bfloat16"))
     base.name = "toy bert"
     plan = make_plan(base, [*make_plan(base, "bitfit").adapters[:4], *make_plan(base, "lora").adapters[4:]])
     with attach(base, plan) as attached:
@@ -94,7 +93,8 @@ def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make
     scores = [discover("autopeft.sensitivity")[name] for name in ("gradient", "fisher", "spectrum")]
     batches = [make_batch(seed=seed) for seed in range(2)]
     scored, expected = (
-        measure(scores, module, batches, base.sites, task=task, seed=0) for module in (base.module, twin)
+        measure(scores, ScoredModel(model=module, sites=base.sites, task=task), batches, seed=0)
+        for module in (base.module, twin)
     )
     for seen, plain in zip(scored.scores, expected.scores, strict=True):
         values, others = torch.tensor(seen.values), torch.tensor(plain.values)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 import transformers
 
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, Precision
 from autopeft.records import Adapter
 from toys.words import CONTEXT, VOCABULARY
 
@@ -107,8 +107,8 @@ CONFIGS = {
 }
 
 
-def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
-    """A fresh base model of a seed, with a head of two labels unless it is a language model."""
+def toy_base(architecture, *, tokenizer=None, seed=0, dtype="float32", **settings):
+    """A fresh base model of a seed in `dtype`; with a head of two labels unless it is a language model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = toy_config(architecture.removesuffix("-lm"), **settings)
@@ -116,7 +116,12 @@ def toy_base(architecture, *, tokenizer=None, seed=0, **settings):
         module = getattr(transformers, auto_class).from_config(config)
     heads = ("classifier.", "score.", "classification_head.")
     untrained = frozenset(name for name in module.state_dict() if name.startswith(heads))
-    return BaseModel(module, tokenizer, name=f"toy {architecture}", untrained=untrained)
+    precision = Precision(dtype=dtype)
+    module.to(precision.torch_dtype)
+    name = f"toy {architecture}"
+    base = BaseModel(module, tokenizer, name=name, untrained=untrained, precision=precision)
+    base.widen_head()
+    return base
 
 
 def adapters_of(method, sites, *, rank, **choices):

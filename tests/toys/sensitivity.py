@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from autopeft.extension import discover
-from autopeft.sensitivity import MEASURED_KINDS, measure
+from autopeft.sensitivity import MEASURED_KINDS, ScoredModel, measure
 
 SCORES = discover("autopeft.sensitivity")
 
@@ -41,7 +41,8 @@ def measured_sites(base):
 def run_scores(names, base, batches, *, task, seed=0, **settings):
     """What the pass says of a base model, for scores by name."""
     parts = [SCORES[name] for name in names]
-    return measure(parts, base.module, batches, base.sites, task=task, seed=seed, **settings)
+    scored = ScoredModel(model=base.module, sites=base.sites, task=task, precision=base.precision)
+    return measure(parts, scored, batches, seed=seed, **settings)
 
 
 def values_by_site(base, scores):

@@ -16,7 +16,6 @@ from autopeft.errors import ModelError
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.store import RunDir
-from autopeft.train import Compute
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -32,23 +31,21 @@ def cross_entropy(module, bench, *, autocast):
     return sum(losses) / len(losses)
 
 
-def test_bfloat16_computes_as_torch_s_autocast_and_keeps_weights_in_float32(make_base, make_bench):
-    base = make_base("bert")
-    bench = make_bench(base=base, compute=Compute(dtype="bfloat16"))
-    plain = make_bench(base=base)
+def test_base_in_bfloat16_computes_as_torch_s_autocast_of_one_in_float32(make_base, make_bench):
+    base, held = make_base("bert"), make_base("bert", dtype="bfloat16")
+    bench, plain = make_bench(base=held), make_bench(base=base)
     exact = cross_entropy(base.module, bench, autocast=False)
     rough = cross_entropy(base.module, bench, autocast=True)
     assert rough != pytest.approx(exact, abs=1e-6)
     assert plain.evaluate(base.module, "search").loss == pytest.approx(exact, abs=1e-5)
     # Padding changes the order of bfloat16's sums, so that the last bits differ.
-    assert bench.evaluate(base.module, "search").loss == pytest.approx(rough, abs=2e-3)
-    assert {parameter.dtype for parameter in base.module.parameters()} == {torch.float32}
+    assert bench.evaluate(held.module, "search").loss == pytest.approx(rough, abs=4e-3)
 
 
 def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base, make_plan, fidelity):
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        bench = make_bench(base=make_base("bert"), compute=Compute(dtype=dtype))
+        bench = make_bench(base=make_base("bert", dtype=dtype))
         plan = make_plan(bench.base, "lora", learning_rate=2e-2)
         short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
         assert (short.error, long.error) == (None, None)

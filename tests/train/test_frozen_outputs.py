@@ -30,11 +30,11 @@ class NoOutputs:
 def make_pair(make_base, make_bench, tmp_path):
     """A function: architecture -> a bench as shipped, and the same bench without skipping."""
 
-    def make(architecture, *, dropout=0.0, **settings):
+    def make(architecture, *, dropout=0.0, dtype="float32", **settings):
         benches = []
         for name in ("skipping", "plain"):
             settings["paused"] = lambda plan, seed, name=name: tmp_path / name / f"{plan.digest}-{seed}"
-            base = make_base(architecture, dropout=dropout)
+            base = make_base(architecture, dropout=dropout, dtype=dtype)
             benches.append(make_bench(base=base, rung_steps=(4, 10), **settings))
         vars(benches[1])["frozen_outputs"] = NoOutputs()
         return benches
@@ -84,8 +84,8 @@ def runs_of(layer):
 def test_rungs_are_the_same_bits_with_and_without_skipping(
     architecture, dropout, dtype, micro_batch_tokens, make_pair, make_plan, fidelity
 ):
-    compute = Compute(dtype=dtype, micro_batch_tokens=micro_batch_tokens)
-    skipping, plain = make_pair(architecture, dropout=dropout, compute=compute)
+    compute = Compute(micro_batch_tokens=micro_batch_tokens)
+    skipping, plain = make_pair(architecture, dropout=dropout, dtype=dtype, compute=compute)
     plans = plans_of(skipping.base, make_plan)
     for n_steps in (4, 10):
         seen = [measured(bench, plans, fidelity, train_steps=n_steps) for bench in (skipping, plain)]

@@ -124,7 +124,7 @@ def normalise(module: nn.Module, inputs: Tensor) -> Tensor:
 
 def _output(module: nn.Module, inputs: Tensor, *, weight: float) -> Tensor:
     """A norm layer's output where all of its weight has one value and its other parameters are 0."""
-    state = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+    state = {name: torch.zeros_like(p, dtype=inputs.dtype) for name, p in module.named_parameters()}
     state["weight"].fill_(weight)
     output: Tensor = torch.func.functional_call(module, state, (inputs,))
     return output.float()

@@ -136,7 +136,7 @@ def _predictions(scored: ScoredModel, batch: Batch) -> Tensor:
     hook = scored.model.register_forward_hook(catch)
     try:
         with torch.no_grad():
-            scored.task.loss(scored.model, batch)
+            scored.loss(batch)
     finally:
         hook.remove()
     return logits[-1]

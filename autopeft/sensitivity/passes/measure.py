@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from autopeft.extension import Batch, Score, Task
+from autopeft.extension import Batch, Score
 from autopeft.model import note_flags
-from autopeft.records import Sensitivity, Site
+from autopeft.records import Sensitivity
 from autopeft.sensitivity.passes.batches import BatchRunner
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.layout import split_in_half
@@ -24,11 +25,9 @@ _FIRST_LOOK = 64  # examples after which halves are first compared; chosen by ha
 
 def measure(
     scores: Sequence[Score],
-    model: nn.Module,
+    scored: ScoredModel,
     batches: Iterable[Batch],
-    sites: Sequence[Site],
     *,
-    task: Task,
     seed: int,
     enough: float = ENOUGH,
 ) -> Sensitivity:
@@ -41,24 +40,24 @@ def measure(
 
     Args:
         scores: Which scores.
-        model: Any mode; run in eval mode. Mode, hooks, gradients, flags and weights are left as found.
+        scored: The model, its sites and the task. The model may be in any mode and is run in eval mode; mode,
+            hooks, gradients, flags and weights are left as found. Sites of the kind `model` score 0.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
-        sites: Where; those of the kind `model` score 0.
-        task: Gives the loss, the mean over a batch's examples, or over its tokens that have a label.
         seed: Decides random matrices and drawn labels.
         enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
 
     Returns:
-        Values in the order of `sites`; `n_asked` is the number of examples seen.
+        Values in the order of the sites; `n_asked` is the number of examples seen.
 
     Raises:
         DataError: A loss that is not finite.
         SpecError: A score that is not finite, or one example that does not fit into memory.
     """
     started = time.perf_counter()
+    model, sites = scored.model, scored.sites
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
     halves = SplitHalves(scores, measured, seed=seed)
-    runner = BatchRunner(ScoredModel(model=model, sites=measured, task=task), halves, seed=seed)
+    runner = BatchRunner(replace(scored, sites=measured), halves, seed=seed)
     peak_bytes = 0
     if runner.passes:
         put_back = note_flags(model)

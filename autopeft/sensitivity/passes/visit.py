@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Batch, Reducer, Task
-from autopeft.model import SavedBytes
+from autopeft.model import Precision, SavedBytes
 from autopeft.records import Site
 from autopeft.sensitivity.passes.labels import example_weights
 from autopeft.sensitivity.passes.layout import Layout, n_rows, split_in_half
@@ -24,12 +24,22 @@ Seen = tuple[int, str, int]  # which reducer has seen which site, and which call
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredModel:
-    """A model with the sites to score, and the task that gives the loss."""
+    """A model with the sites to score, and the task that gives the loss.
+
+    The loss is the mean over a batch's examples, or over its tokens that have a label. Forward passes compute
+    in `precision`; scores are added up in float32.
+    """
 
     model: nn.Module
     sites: tuple[Site, ...]
     task: Task
+    precision: Precision = field(default_factory=Precision)
     time_first_sites: frozenset[str] | None = None  # whose layers see (T, B, features); None: not known yet
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The task's loss of a batch, computed as in training."""
+        with self.precision.autocast(batch["labels"].device):
+            return self.task.loss(self.model, batch)
 
 
 class Visit:
@@ -68,16 +78,16 @@ class Visit:
 
         AmbiguousShapeError is raised where it must be known which sites are time-first.
         """
-        model, task = self._scored.model, self._scored.task
+        model = self._scored.model
         with _watching(self._scored, self._on_call), contextlib.ExitStack() as gradients:
             if not self._of_gradients:
                 with torch.no_grad():
-                    return float(task.loss(model, self._batch))
+                    return float(self._scored.loss(self._batch))
             for site in self._scored.sites:
                 if site.kind == "parameter":
                     gradients.enter_context(_gradient_of(model, site, self._reduce))
             with self._counter.counting() if self._counter else contextlib.nullcontext():
-                loss = task.loss(model, self._batch)
+                loss = self._scored.loss(self._batch)
             self.held_bytes = self._counter.total if self._counter else 0
             value = float(loss.detach())
             if loss.requires_grad and torch.isfinite(loss):
@@ -135,7 +145,8 @@ class Visit:
         self, reducers: Sequence[Reducer], site: Site, module: nn.Module, pair: Pair, *, call: int = 0
     ) -> None:
         self._is_listening = False
-        with torch.no_grad():
+        # Reducers compute in float32, whatever the model computes in.
+        with torch.no_grad(), torch.autocast(pair[0].device.type, enabled=False):
             for reducer in reducers:
                 key = (id(reducer), site.name, call)
                 if key not in self._seen_before:
@@ -156,7 +167,7 @@ def find_time_first_sites(scored: ScoredModel, batch: Batch) -> frozenset[str]:
             names.add(site.name)
 
     with _watching(scored, look), torch.no_grad():
-        scored.task.loss(scored.model, example)
+        scored.loss(example)
     return frozenset(names)
 
 

@@ -1,0 +1,184 @@
+"""The device and the number format that a base model computes in; a short probe decides where nobody does."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from autopeft.errors import ModelError, first_line_of
+
+# All chosen by hand. A width below the least needs no probe: other work takes longer than its products. Wider
+# products than the widest run at the same rate, and would take the probe too long.
+_LEAST_WIDTH, _WIDEST = 128, 2048
+_TOKENS = 256
+_REPEATS = 4  # the fastest counts, as other processes only slow a product down
+_LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chosen
+_LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
+# The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
+# as long as in float32 (reports/LOG.md), which the probe must not wait for at full size.
+_FIRST_WIDTH, _FIRST_TOKENS, _SLOWEST_FIRST = 128, 16, 8.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The number format that a base model is held in and computes in.
+
+    `dtype` is float32 or bfloat16. `matmul` is torch's word for how float32 matrices are multiplied:
+    `highest`, or `medium`, which lets torch round them to bfloat16 where it has kernels for that.
+    """
+
+    dtype: str = "float32"
+    matmul: str = "highest"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The format as torch has it."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """A context for one forward pass; in a longer one, autocast's cache would keep old adapters."""
+        if self.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.torch_dtype)
+
+    @contextlib.contextmanager
+    def multiplying(self) -> Iterator[None]:
+        """A context in which torch multiplies float32 matrices as `matmul` says; for backward passes too."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.matmul)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The named device, or by default a GPU where there is one; raises ModelError for an absent device."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = first_line_of(error).rstrip(".")
+        text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
+        raise ModelError(text) from error
+    return device
+
+
+def choose_precision(
+    config: Any, device: torch.device, *, seconds_of: Callable[[Callable[[], object]], float] | None = None
+) -> Precision:
+    """The fastest precision for models of this config on this device, at errors that training bears.
+
+    On a GPU it is bfloat16 where the GPU has it. On a CPU products of the model's own widths are timed, for
+    less than half a second. The choice and its reason are logged in one sentence.
+
+    Args:
+        config: The transformers config of the base model.
+        device: Where the model will lie.
+        seconds_of: Gives the seconds that a function takes; None times it.
+    """
+    chosen, reason = _choice(config, device, seconds_of or _seconds_of)
+    log.info("The base model computes in %s: %s; --dtype overrides this.", _words(chosen), reason)
+    return chosen
+
+
+def _choice(
+    config: Any, device: torch.device, seconds_of: Callable[[Callable[[], object]], float]
+) -> tuple[Precision, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return Precision(dtype="bfloat16"), "the GPU computes in it"
+        return Precision(), "the GPU has no bfloat16"
+    if device.type != "cpu":
+        return Precision(), f"other formats are not tried on {device.type}"
+    width, inner = _widths(config)
+    if width < _LEAST_WIDTH:
+        return Precision(), f"with {width} hidden units no other format would be faster"
+    products = _Products(width, inner, seconds_of=seconds_of)
+    exact, medium = products.seconds("highest"), products.seconds("medium")
+    is_faster = exact >= _LEAST_GAIN * medium and products.error("medium") <= _LARGEST_ERROR
+    plain = Precision(matmul="medium" if is_faster else "highest")
+    fastest = medium if is_faster else exact
+    if products.is_slow_in_bfloat16():
+        return plain, "the processor has no instructions for bfloat16"
+    gain = fastest / products.seconds("bfloat16")
+    is_clear = gain >= _LEAST_GAIN and products.error("bfloat16") <= _LARGEST_ERROR
+    speeds = f"bfloat16 takes {1 / gain:.2f} of float32's time in products of {width} and {inner} features"
+    return (Precision(dtype="bfloat16") if is_clear else plain), speeds
+
+
+class _Products:
+    """Products as in the model's feed-forward maps, in each format; weights are held in that format."""
+
+    def __init__(
+        self, width: int, inner: int, *, seconds_of: Callable[[Callable[[], object]], float]
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._inputs = torch.randn(_TOKENS, width, generator=generator)
+        self._weight = torch.randn(inner, width, generator=generator)
+        self._low_weight = self._weight.bfloat16()
+        self._seconds_of = seconds_of
+
+    def seconds(self, name: str) -> float:
+        """Seconds of a product in the format `highest`, `medium` or `bfloat16`."""
+        with torch.no_grad(), Precision(matmul=_matmul_of(name)).multiplying():
+            return self._fastest(self._product(name))
+
+    def error(self, name: str) -> float:
+        """The relative error of some rows of the product."""
+        with torch.no_grad(), Precision(matmul=_matmul_of(name)).multiplying():
+            computed = self._product(name)().double()[:_FIRST_TOKENS]
+        exact = self._inputs[:_FIRST_TOKENS].double() @ self._weight.double().T
+        return float((computed - exact).norm() / exact.norm())
+
+    def is_slow_in_bfloat16(self) -> bool:
+        """Whether a small product in bfloat16 takes many times as long as in float32."""
+        rows = self._inputs[:_FIRST_TOKENS, :_FIRST_WIDTH].contiguous()
+        weight = self._weight[:_FIRST_WIDTH, :_FIRST_WIDTH].contiguous()
+        low_rows, low_weight = rows.bfloat16(), weight.bfloat16()
+        with torch.no_grad():
+            exact = self._fastest(lambda: F.linear(rows, weight))
+            return self._fastest(lambda: F.linear(low_rows, low_weight)) > _SLOWEST_FIRST * exact
+
+    def _fastest(self, product: Callable[[], object]) -> float:
+        product()  # the first call prepares kernels
+        return min(self._seconds_of(product) for _ in range(_REPEATS))
+
+    def _product(self, name: str) -> Callable[[], torch.Tensor]:
+        if name == "bfloat16":
+            return lambda: F.linear(self._inputs.bfloat16(), self._low_weight)
+        return lambda: F.linear(self._inputs, self._weight)
+
+
+def _matmul_of(name: str) -> str:
+    return name if name == "medium" else "highest"
+
+
+def _widths(config: Any) -> tuple[int, int]:
+    """Hidden units and units of the feed-forward maps, at most 2048 each; 0 where the config tells none."""
+    text = config.get_text_config()
+    width = int(getattr(text, "hidden_size", 0) or 0)
+    inner = getattr(text, "intermediate_size", None)  # GPT-2 and T5 call it otherwise, and have 4 x
+    inner = inner if isinstance(inner, int) else 4 * width
+    return min(width, _WIDEST), min(inner, _WIDEST)
+
+
+def _words(chosen: Precision) -> str:
+    return chosen.dtype + (" with products of medium precision" if chosen.matmul == "medium" else "")
+
+
+def _seconds_of(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started

@@ -1,0 +1,63 @@
+"""Every method on a base model that is held in bfloat16, compared with the same in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys.bases import state_of, toy_base
+
+from autopeft.extension import discover
+
+METHODS = discover("autopeft.methods")
+ARCHITECTURES = ("bert", "llama-lm")
+STEPS = 6
+
+
+def variants():
+    """Architecture, method and settings of each option in turn, wherever the method fits."""
+    found = []
+    for architecture in ARCHITECTURES:
+        sites = toy_base(architecture).sites
+        for name, method in METHODS.items():
+            if any(method.refusal(site) is None for site in sites):
+                options = [(key, value) for key, values in method.choices.items() for value in values[1:]]
+                chosen = [{}, *({key: value} for key, value in options if key != "scale_rule")]
+                for settings in chosen:
+                    words = f"{architecture}-{name}-{settings}"
+                    found.append(pytest.param(architecture, name, settings, id=words))
+    return found
+
+
+def trained(base, plan, batch, *, attach):
+    """Losses of each step, types of what is trained, its count, and whether all gradients are finite."""
+    with attach(base, plan) as adapted:
+        parameters = [p for p in adapted.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.0)
+        losses, is_finite = [], True
+        for _ in range(STEPS):
+            with base.autocast():
+                loss = adapted.train()(**batch).loss
+            loss.backward()
+            is_finite &= all(p.grad is not None and bool(p.grad.isfinite().all()) for p in parameters)
+            losses.append(float(loss))
+            optimizer.step()
+            optimizer.zero_grad()
+        return losses, {p.dtype for p in parameters}, sum(p.numel() for p in parameters), is_finite
+
+
+@pytest.mark.parametrize(("architecture", "name", "choices"), variants())
+def test_method_trains_in_float32_on_a_base_in_bfloat16_as_on_one_in_float32(
+    architecture, name, choices, make_base, make_plan, attach, batch_for
+):
+    exact, held = make_base(architecture), make_base(architecture, dtype="bfloat16")
+    plan = make_plan(exact, name, rank=4, **choices)
+    before = held.sha256(), state_of(held.module)
+    batch = batch_for(exact)
+    losses, _, n_trained, _ = trained(exact, plan, batch, attach=attach)
+    low_losses, dtypes, n_trained_low, is_finite = trained(held, plan, batch, attach=attach)
+    assert dtypes == {torch.float32}
+    assert is_finite
+    assert n_trained == n_trained_low == plan.trainable_params + exact.head_params
+    # bfloat16 rounds by 0.4 %; AdamW's first step depends on the signs of small gradients.
+    assert low_losses == pytest.approx(losses, rel=0.1, abs=0.01)
+    assert (held.sha256(), state_of(held.module)) == before
