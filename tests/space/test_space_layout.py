@@ -65,25 +65,27 @@ def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_aga
     assert plan_of(policy, allocation) == plan_of(policy, allocation) == plan_of(policy, shuffled)
 
 
-def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates() -> None:
+@pytest.mark.parametrize("width", [384, 3072])
+def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(width: int) -> None:
+    at_width = METHODS.changed(lambda method: method.at_width(width))  # c3a's rates do not move with it
     mix = Policy(
         method="lora",
         placement="attention",
         learning_rate=2e-3,
-        beside=(Policy(method="ia3", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
+        beside=(Policy(method="c3a", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
     )
-    plan = plan_of(mix, context())
+    plan = plan_of(mix, replace(context(), methods=at_width))
     methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}
     assert methods == {
         **{role: {"lora"} for role in ("q", "k", "v", "o")},
-        **{role: {"ia3"} for role in ("up", "down", "dense")},
+        **{role: {"c3a"} for role in ("up", "down", "dense")},
         "norm": {"ln_tuning"},
     }
-    middle = {name: math.sqrt(math.prod(METHODS[name].learning_rate_range)) for name in METHODS}
+    middle = {name: math.sqrt(math.prod(method.learning_rate_range)) for name, method in at_width.items()}
     for adapter in plan.adapters:
         expected = middle[adapter.method] / middle["lora"]
         assert adapter.rate_factor == pytest.approx(expected, rel=5e-3)
-    assert str(mix.arm) == "lora/attention & ia3/all & ln_tuning/all"
+    assert str(mix.arm) == "lora/attention & c3a/all & ln_tuning/all"
 
 
 def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> None:
