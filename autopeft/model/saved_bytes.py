@@ -38,7 +38,8 @@ class SavedBytes:
 
     def count(self, tensor: torch.Tensor) -> int:
         """Count a tensor that other code holds as well; returns its address."""
-        storage = tensor.untyped_storage()
+        # A sparse tensor has no storage itself; its indices belong to the adapter.
+        storage = (tensor._values() if tensor.is_sparse else tensor).untyped_storage()
         pointer = storage.data_ptr()
         self._sizes[pointer] = storage.nbytes()
         self._n_holders[pointer] += 1
