@@ -43,8 +43,9 @@ PART = PeftMethod(
     summary="the bias of a linear map or a norm",
     formula="m",
     learning_rate_range=(1e-3, 1.5e-2),
-    learning_rate_source="around the 1e-4 to 1e-2 of the paper; MiniLM-L6, 44 steps: best of five at "
-    "5.5e-3, chance at 2.2e-2 (reports/LOG.md, 2026-11-25)",
+    learning_rate_source="best measured on MiniLM-L6 (384) 3.5e-3, chance at 2.2e-2; 1e-4, the only one "
+    "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the "
+    "paper",
     width_exponent=WIDTH_EXPONENT,
     step_time=0.94,
     refusal=_refusal,

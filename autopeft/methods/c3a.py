@@ -31,9 +31,10 @@ PART = PeftMethod(
     label="C³A",
     summary="an update of circulant blocks of size b = gcd(n, m) / r",
     formula="n m / b",
-    learning_rate_range=(3e-2, 1.0),
-    learning_rate_source="0.3 in peft's method comparison (0.488, with LoRA 0.478); MiniLM-L6, 44 steps: "
-    "best of five at 0.33 (reports/LOG.md, 2026-11-25)",
+    learning_rate_range=(5e-2, 1.5),
+    learning_rate_source="best measured on MiniLM-L6 (384) 0.38, best published 0.3 (peft's method "
+    "comparison, 3072): `peft` divides the update by the number of inputs, so that "
+    "the width does not count",
     step_time=1.24,
     refusal=only_plain_linear,
     options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size

@@ -36,9 +36,9 @@ PART = PeftMethod(
     label="DeLoRA",
     summary="low-rank update of normalised directions and one trained strength",
     formula="r (n + m) + 1",
-    learning_rate_range=(5e-4, 2e-2),
-    learning_rate_source="1e-3 in peft's method comparison with the same strength; MiniLM-L6, 44 steps: "
-    "good from 1e-4 to 3e-2, best of five at 7.2e-3 (reports/LOG.md, 2026-11-25)",
+    learning_rate_range=(8e-4, 2.4e-2),
+    learning_rate_source="best measured on MiniLM-L6 (384) 5.7e-3, good from 1e-4 to 3e-2; best published "
+    "1e-3 (peft's method comparison, 3072, the same strength)",
     width_exponent=WIDTH_EXPONENT,
     step_time=1.12,
     refusal=only_plain_linear,

@@ -16,9 +16,9 @@ PART = PeftMethod(
     short="norm",
     summary="weight and bias of a normalisation layer",
     formula="m, with a bias 2 m",
-    learning_rate_range=(2e-3, 4e-2),
-    learning_rate_source="MiniLM-L6, 44 steps: best of five at 2.2e-2, chance at 9e-2 (reports/LOG.md, "
-    "2026-11-25); 1e-4 trains nothing in peft's method comparison",
+    learning_rate_range=(2.5e-3, 6e-2),
+    learning_rate_source="best measured on MiniLM-L6 (384) 1.3e-2, chance at 9e-2; 1e-4, the only one "
+    "tried in peft's method comparison (3072), trains nothing",
     width_exponent=WIDTH_EXPONENT,
     step_time=0.97,
     refusal=lambda site: None if site.kind == "norm" else "takes norms alone",
