@@ -62,7 +62,7 @@ def method_table() -> str:
         "identity at start",
         "merges",
         "servers",
-        "learning rates",
+        "learning rates at 384",
         "step time",
     )
     return markdown(header, rows)
