@@ -44,7 +44,7 @@ PART = PeftMethod(
     label="RoAd",
     summary="rotation and stretching of pairs of outputs; variants of 1, 2, 4 numbers per output",
     formula="m, 2 m or 4 m",
-    learning_rate_range=(3e-3, 0.1),
+    learning_rate_range=(4e-3, 0.15),
     learning_rate_source="best measured on MiniLM-L6 (384) 1e-2 to 6e-2; best published 1e-3 (peft's "
     "method comparison, 3072, the only one tried)",
     width_exponent=WIDTH_EXPONENT,
