@@ -14,7 +14,7 @@ from autopeft.report import did_it_help, edge_sentence, forgetting_line, rate_wo
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
-    from autopeft.records import Confirmation, Plan, SearchResult
+    from autopeft.records import Confirmation, Decision, Plan, SearchResult
 
 
 def console() -> Console:
@@ -111,9 +111,14 @@ def print_preview(preview: Preview) -> None:
         f"search        {preview.trials} trials of {first} steps{above}; about {preview.search_cost:.1f} R\n"
         f"full run      {preview.full_run_steps} steps\n"
         f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
-        f"{general}"
+        f"{general}{_derived(preview.decisions)}"
         "Nothing was trained and nothing was written."
     )
+
+
+def _derived(decisions: Sequence[Decision]) -> str:
+    """One line per setting that was derived, with the flag that sets it."""
+    return "".join(f"{'' if i else 'derived':<13} {decision}\n" for i, decision in enumerate(decisions))
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

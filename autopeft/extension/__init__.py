@@ -11,7 +11,17 @@ from autopeft.extension.executor import Executor
 from autopeft.extension.exporter import Exporter, ExportSource
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
 from autopeft.extension.score import Reducer, Score
-from autopeft.extension.task import Batch, DrawsLabels, Encoded, Evaluation, Example, Metric, Target, Task
+from autopeft.extension.task import (
+    Batch,
+    DrawsLabels,
+    Encoded,
+    Evaluation,
+    Example,
+    Metric,
+    Target,
+    Task,
+    TaskDefaults,
+)
 
 __all__ = [
     "REFERENCE_WIDTH",
@@ -31,5 +41,6 @@ __all__ = [
     "Score",
     "Target",
     "Task",
+    "TaskDefaults",
     "discover",
 ]

@@ -36,6 +36,26 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskDefaults:
+    """Limits within which the data decide the length of examples and of a full run.
+
+    They hold where the user sets none. Pairs are the least and the most.
+
+    - `max_length`: tokens per example; None where the task reads no tokens.
+    - `is_packed`: whether examples are blocks of a longer text, which all have `max_length` tokens.
+    - `batch_size`: examples per step, as many as have about `step_tokens`; the most where this is None.
+    - `epochs`: as many as see `seen_examples`; the most where this is None.
+    """
+
+    max_length: tuple[int, int] | None
+    batch_size: tuple[int, int]
+    epochs: tuple[int, int]
+    is_packed: bool = False
+    step_tokens: int | None = None
+    seen_examples: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Rows as features; a task may make more or fewer examples than there are rows (blocks of a text)."""
 
@@ -76,6 +96,7 @@ class Task(Protocol):
     # The class of `transformers` with the task's head, such as `AutoModelForSequenceClassification`.
     auto_class: str
     notes: tuple[str, ...]  # decisions that the user should know, as sentences
+    defaults: TaskDefaults  # for the settings of a full run that the user leaves open
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
         """The task for one dataset; the tokenizer is None where it is not loaded yet.

@@ -1,7 +1,7 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it: memory, environment → prepare → scoring,
-counting, listing, resuming, applying, forgetting, reporting, best → warm_start → problem → searching,
+Inside the folder each file imports only from those before it: memory, environment, defaults → prepare →
+scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start → problem → searching,
 exporting → analyzing, training.
 """
 

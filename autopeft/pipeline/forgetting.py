@@ -75,14 +75,16 @@ def with_general_text(prepared: Prepared) -> Prepared:
             f"The checkpoint of {base.name} lacks {', '.join(base.head_names)} and cannot predict text; "
             "use a checkpoint with its language-model head, or leave --forgetting out."
         )
-    max_characters = MAX_BLOCKS * spec.task.max_length * _CHARACTERS_PER_TOKEN
+    max_length = spec.task.max_length
+    assert max_length is not None, "a language model reads tokens"
+    max_characters = MAX_BLOCKS * max_length * _CHARACTERS_PER_TOKEN
     rows = read_general(spec.forgetting, known=_texts_of(prepared.data), max_characters=max_characters)
     plain = prepared.task.fitted(TaskSpec(name=prepared.task.name), Target(kind=rows.kind), base.tokenizer)
     split = Split(
         name="general", inputs=tuple((text,) for text in rows.texts), labels=("",) * len(rows.texts)
     )
     try:
-        encoded = train.encode_split(split, base=base, task=plain, max_length=spec.task.max_length)
+        encoded = train.encode_split(split, base=base, task=plain, max_length=max_length)
     except DataError as error:
         raise DataError(f"The general text {spec.forgetting.source} is too short: {error}") from error
     blocks = EncodedSplit(examples=encoded.examples[:MAX_BLOCKS], labels=encoded.labels[:MAX_BLOCKS])

@@ -12,10 +12,12 @@ from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Catalogue, Executor, Method, Task, discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.defaults import with_full_run, with_max_length
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
     Budget,
+    Decision,
     GeneralText,
     Plan,
     RunSpec,
@@ -29,7 +31,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """Everything that stays the same during a run, the loaded base model included.
 
-    `general` describes the text on which forgetting is measured; None without `--forgetting`.
+    `general` describes the text on which forgetting is measured; None without `--forgetting`. `decisions` are
+    the settings that were derived, which `spec` holds too.
     """
 
     spec: RunSpec
@@ -40,6 +43,7 @@ class Prepared:
     bench: train.Bench
     full_steps: int
     general: GeneralText | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
@@ -92,9 +96,11 @@ def prepare(
     spec = _pinned(spec)
     methods = methods_for(base)
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
+    spec, length = with_max_length(spec, loaded, base, task)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+    spec, full_run = with_full_run(spec, splits["train"].lengths, base, task)
     n_train = len(splits["train"].labels)
-    batch_size = min(spec.task.batch_size, n_train)
+    batch_size = min(spec.task.batch_size or n_train, n_train)
     full_steps = train.full_run_steps(
         n_train=n_train,
         batch_size=batch_size,
@@ -112,7 +118,14 @@ def prepare(
         base_sha256=base.sha256(),
     )
     return Prepared(
-        spec=spec, data=loaded, base=base, task=task, methods=methods, bench=bench, full_steps=full_steps
+        spec=spec,
+        data=loaded,
+        base=base,
+        task=task,
+        methods=methods,
+        bench=bench,
+        full_steps=full_steps,
+        decisions=(*length, *full_run),
     )
 
 

@@ -55,4 +55,5 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         data_fingerprint=loaded.fingerprint,
         learning_rate_ranges=learning_rate_ranges,
         unquantised=model.unquantised_modules(module),
+        decisions=prepared.decisions,
     )

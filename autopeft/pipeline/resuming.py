@@ -14,6 +14,7 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
     VERSION,
+    Decision,
     Fidelity,
     Measurement,
     Plan,
@@ -111,6 +112,15 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
     scores = compute()
     write_text(path, json.dumps([to_json(score) for score in scores]) + "\n")
     return scores
+
+
+def keep_decisions(run: RunDir, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """The settings that this run derived: those on the disk, since a resumed run reads their values."""
+    path = run.state / "decisions.json"
+    if path.is_file():
+        return from_json(tuple[Decision, ...], json.loads(path.read_text(encoding="utf-8")))
+    write_text(path, json.dumps([to_json(decision) for decision in derived]) + "\n")
+    return derived
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:

@@ -20,9 +20,16 @@ from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
-from autopeft.pipeline.resuming import keep_scores, known_measurements, note_start, record, resumed
+from autopeft.pipeline.resuming import (
+    keep_decisions,
+    keep_scores,
+    known_measurements,
+    note_start,
+    record,
+    resumed,
+)
 from autopeft.pipeline.scoring import logged_scores
-from autopeft.records import GeneralText, Plan, RunSpec, SearchResult
+from autopeft.records import Decision, GeneralText, Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
 from autopeft.train import Bench
 
@@ -33,7 +40,7 @@ class Preview:
 
     `trials` counts plans at the first rung. `search_cost` is an upper bound on all rungs, in R; it leaves out
     the few runs of twins and of further learning rates. `forgetting` is the text on which forgetting would be
-    measured, None without `--forgetting`.
+    measured, None without `--forgetting`. `decisions` are the settings that would be derived.
     """
 
     max_trainable_params: int
@@ -48,6 +55,7 @@ class Preview:
     confirm_steps: int
     confirm_seeds: int
     forgetting: GeneralText | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 def search(
@@ -110,6 +118,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         confirm_steps=schedule.confirm_steps,
         confirm_seeds=spec.confirm.seeds,
         forgetting=prepared.general,
+        decisions=prepared.decisions,
     )
 
 
@@ -127,6 +136,7 @@ def _search_in(
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     first_trials = note_start(run, prepared)
+    prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))
     run.write_spec(spec)
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from autopeft.records.plans import Budget, Measurement, Plan, Site
-from autopeft.records.spec import RunSpec
+from autopeft.records.spec import SETTINGS, RunSpec
 
 ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 
@@ -85,6 +85,19 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A setting that the user left open: its dotted name, the value that autopeft derived, and the rule."""
+
+    setting: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`."""
+        return f"{SETTINGS[self.setting].flag} {self.value}: {self.rule}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitSizes:
     """Examples in each split; `test` is 0 where the user has none."""
 
@@ -102,7 +115,8 @@ class Setting:
     `base_model_source` is the id or path that loads the model; `unquantised` names the modules of a quantised
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
-    lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0.
+    lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
+    settings that the run derived.
     """
 
     base_model: str
@@ -121,6 +135,7 @@ class Setting:
     unquantised: tuple[str, ...] = ()
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,8 @@ class SettingField:
     @property
     def default_text(self) -> str:
         """The default for people, empty where the help has to say it: `24 (demo: 12)`."""
+        if "Default: " in self.help:
+            return ""
         usual, demo = self._shown(self.default), self._shown(self.demo)
         return f"{usual or 'none'} (demo: {demo})" if demo else usual
 

@@ -66,7 +66,11 @@ class DataSpec(Topic):
 
 
 class TaskSpec(Topic):
-    """The task, and the length of one full training run."""
+    """The task, and the length of one full training run.
+
+    `epochs`, `batch_size` and `max_length` are derived by `pipeline.defaults` where they are None; `run.yaml`
+    holds the values.
+    """
 
     name: str = setting("text-classification", "Task type", "Options", short="task")
     metric: str | None = setting(
@@ -79,12 +83,28 @@ class TaskSpec(Topic):
         short=None,
     )
     max_new_tokens: int = setting(64, "Tokens to generate per answer, at most", "Options", short=None, ge=1)
-    epochs: float = setting(3.0, "Length of a full run in epochs", "Full run", demo=2.0, gt=0)
+    epochs: float | None = setting(
+        None,
+        "Length of a full run in epochs. Default: 3, 1 to 3 for language models, by the size of the data",
+        "Full run",
+        demo=2.0,
+        gt=0,
+    )
     max_steps: int | None = setting(
         None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", ge=1
     )
-    batch_size: int = setting(32, "Examples per optimizer step", "Full run", ge=1)
-    max_length: int = setting(128, "Tokens per example, at most", "Full run", ge=2)
+    batch_size: int | None = setting(
+        None,
+        "Examples per optimizer step. Default: 32, 4 to 16 for language models, by their length",
+        "Full run",
+        ge=1,
+    )
+    max_length: int | None = setting(
+        None,
+        "Tokens per example, at most. Default: by the lengths of the train split, within the model's context",
+        "Full run",
+        ge=2,
+    )
 
 
 class BudgetSpec(Topic):

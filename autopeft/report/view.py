@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status
 from autopeft.report.tables import ANSWERS, NO_ARM
 
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
@@ -132,7 +132,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     """The settings that decide most; run.yaml has them all."""
     spec, setting = result.spec, result.setting
     task, quantize, general_text = spec.task, spec.model.quantize, spec.forgetting.source
-    length = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs:g}"
+    length = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs or 0:g}"
     return (
         ("model", spec.model.id or f"default ({setting.base_model})"),
         *([("quantised", f"{quantize} by bitsandbytes")] if quantize != "none" else []),
@@ -140,8 +140,8 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("task", task.name),
         ("budget", spec.budget.requested + (", head counted in" if spec.budget.count_head else "")),
         ("full run", f"{setting.full_run_steps:,} steps ({length})"),
-        ("batch size", str(task.batch_size)),
-        ("max length", f"{task.max_length} tokens"),
+        *([("batch size", str(task.batch_size))] if task.batch_size else []),
+        *([("max length", f"{task.max_length} tokens")] if task.max_length else []),
         ("search space", spec.search.space),
         ("methods", ", ".join(spec.search.methods) or "all of the space"),
         ("trials", str(spec.search.trials)),
@@ -150,6 +150,10 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("confirmation", f"{spec.confirm.fidelity}, up to {spec.confirm.seeds} seeds"),
         *([("forgetting", general_text)] if general_text else []),
         ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
+        *(
+            (f"{SETTINGS[decision.setting].flag}, derived", f"{decision.value}: {decision.rule}")
+            for decision in setting.decisions
+        ),
     )
 
 

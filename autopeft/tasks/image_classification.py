@@ -13,6 +13,7 @@ from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Example
 from autopeft.tasks.parts.batches import Rows
 from autopeft.tasks.parts.labelled import LabelledTask
+from autopeft.tasks.parts.usual import IMAGES
 
 _CHUNK = 64  # images that the processor gets at once; chosen by hand
 _MAX_KEPT = 2**28  # pixel values kept in memory, 1 GiB; beyond it every batch reads its images again
@@ -61,4 +62,5 @@ PART = LabelledTask(
     auto_class="AutoModelForImageClassification",
     encode=_encode,
     collate_inputs=_collate_inputs,
+    defaults=IMAGES,
 )

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, split_rows
+from autopeft.tasks.parts.usual import LABELLED
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
@@ -48,6 +49,7 @@ class TokenClassification:
     auto_class: str = "AutoModelForTokenClassification"
     target: Target = field(default_factory=lambda: Target(kind="tags"))
     notes: tuple[str, ...] = ()
+    defaults: TaskDefaults = LABELLED
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TokenClassification:
         """The task for a dataset; tags that name no entities (parts of speech) are judged by accuracy."""

@@ -12,14 +12,19 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
+<<<<<<< HEAD
 compute, encoding, prefix, rate_schedule, rates → pausing → states, loop → bench.
+=======
+compute, encoding, rate_schedule, rates → lengths, pausing → states, loop → bench.
+>>>>>>> ccba45b (Derive lengths, batch size and epochs from data and task)
 """
 
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
 from autopeft.train.compute import Compute
-from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits
+from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of
+from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
@@ -29,8 +34,11 @@ __all__ = [
     "Bench",
     "Compute",
     "EncodedSplit",
+    "count_tokens",
     "encode_split",
     "encode_splits",
     "full_run_steps",
+    "max_length_of",
     "rate_schedule",
+    "uncut_lengths",
 ]

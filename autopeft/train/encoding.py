@@ -20,6 +20,7 @@ from autopeft.model import BaseModel
 
 log = logging.getLogger(__name__)
 
+NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
 _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
@@ -61,7 +62,7 @@ def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
 
 
 def encode_splits(
-    data: LabelledData, *, base: BaseModel, task: Task, max_length: int
+    data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
     """The non-empty splits of a dataset by name; raises ModelError if the model cannot take a train row."""
     encoded = {
@@ -73,10 +74,9 @@ def encode_splits(
     return encoded
 
 
-def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) -> EncodedSplit:
+def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
     """One split in at most `max_length` tokens; raises ModelError for tokens that the model lacks."""
-    tokenizer_limit = getattr(base.tokenizer, "model_max_length", None)  # an image processor has none
-    longest = min(max_length, int(tokenizer_limit or 10**9), base.max_tokens() or 10**9)
+    longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
     encoded = task.encode(split.inputs, split.labels, base.tokenizer, longest)
     for note in encoded.notes:
         log.warning("%s: %s", split.name, note)
@@ -84,6 +84,13 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int) 
     if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
         _require_known_tokens(encoded.labels, base)
     return EncodedSplit(examples=encoded.examples, labels=encoded.labels)
+
+
+def max_length_of(base: BaseModel) -> int | None:
+    """The most tokens that tokenizer and model take; None without a limit."""
+    # An image processor has no such limit, and some tokenizers have one of 1e30.
+    limits = (getattr(base.tokenizer, "model_max_length", None), base.max_tokens())
+    return min((limit for limit in limits if limit is not None and limit < NO_CUT), default=None)
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:

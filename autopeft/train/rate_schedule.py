@@ -50,7 +50,10 @@ def rate_schedule(n_steps: int, *, rung_steps: Sequence[int] = ()) -> RateSchedu
     return RateSchedule(ends=(*(n for n in rung_steps if n < n_steps), n_steps))
 
 
-def full_run_steps(*, n_train: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
+def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_steps: int | None) -> int:
     """Optimizer steps of one full run: `max_steps` if set, else those of the epochs, at least 1."""
+    if max_steps is not None:
+        return max_steps
+    assert epochs is not None, "epochs are derived where neither is set"
     per_epoch = max(1, n_train // min(batch_size, n_train))
-    return max_steps or max(1, math.ceil(epochs * per_epoch))
+    return max(1, math.ceil(epochs * per_epoch))

@@ -18,7 +18,8 @@ MAX_CONDUCTOR_LINES = 200  # the pipeline only calls other rooms
 # `Setting` gathers all that the report says of the run; it is only read, never built by hand outside the
 # pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
-WIDE_RECORDS = ("Setting", "Method", "PeftMethod")
+# `Preview` is the JSON object of a dry run, one key for each fact.
+WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib.
 BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseException")}
 

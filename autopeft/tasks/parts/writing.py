@@ -14,11 +14,12 @@ from transformers import GenerationConfig
 
 from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, SpecError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
+from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS
 
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
@@ -62,6 +63,11 @@ class WritingTask:
     def metric(self) -> str:
         """The metric that the user chose, else the default."""
         return self.spec.metric or self.metrics[0]
+
+    @property
+    def defaults(self) -> TaskDefaults:
+        """Those of prompts with completions, or of text in blocks."""
+        return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)

@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft.data import ReadRows, read_texts
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.text_classification import PART as TEXT_CLASSIFICATION
 
@@ -30,6 +30,7 @@ class ConfidentClassification:
     peft_task_type: str | None = "SEQ_CLS"
     auto_class: str = "AutoModelForSequenceClassification"
     notes: tuple[str, ...] = ()
+    defaults: TaskDefaults = TEXT_CLASSIFICATION.defaults
     texts: Task = TEXT_CLASSIFICATION
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> ConfidentClassification:
