@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import Decision, GeneralText, Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
 from autopeft.train import Bench
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,8 @@ def _search_in(
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     first_trials = note_start(run, prepared)
     prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))
+    for decision in prepared.decisions:
+        log.info("%s", decision)
     run.write_spec(spec)
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)

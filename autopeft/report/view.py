@@ -132,14 +132,15 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     """The settings that decide most; run.yaml has them all."""
     spec, setting = result.spec, result.setting
     task, quantize, general_text = spec.task, spec.model.quantize, spec.forgetting.source
-    length = f"--max-steps {task.max_steps}" if task.max_steps else f"--epochs {task.epochs or 0:g}"
+    length = f"--epochs {task.epochs:g}" if task.epochs else ""
+    length = f"--max-steps {task.max_steps}" if task.max_steps else length
     return (
         ("model", spec.model.id or f"default ({setting.base_model})"),
         *([("quantised", f"{quantize} by bitsandbytes")] if quantize != "none" else []),
         ("data", spec.data.source or f"default ({setting.data})"),
         ("task", task.name),
         ("budget", spec.budget.requested + (", head counted in" if spec.budget.count_head else "")),
-        ("full run", f"{setting.full_run_steps:,} steps ({length})"),
+        ("full run", f"{setting.full_run_steps:,} steps" + (f" ({length})" if length else "")),
         *([("batch size", str(task.batch_size))] if task.batch_size else []),
         *([("max length", f"{task.max_length} tokens")] if task.max_length else []),
         ("search space", spec.search.space),
