@@ -1,8 +1,8 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, environment, defaults → prepare →
-scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start → problem → searching,
-exporting → analyzing, training.
+scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start → problem →
+previewing, searching, exporting → analyzing, training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
-from autopeft.pipeline.searching import Preview, preview, render, search
+from autopeft.pipeline.previewing import Preview, preview
+from autopeft.pipeline.searching import render, search
 from autopeft.pipeline.training import train_plan
 
 __all__ = [

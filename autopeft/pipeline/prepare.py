@@ -98,7 +98,7 @@ def prepare(
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     spec, length = with_max_length(spec, loaded, base, task)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
-    spec, full_run = with_full_run(spec, splits["train"].lengths, base, task)
+    spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), base, task)
     n_train = len(splits["train"].labels)
     batch_size = min(spec.task.batch_size or n_train, n_train)
     full_steps = train.full_run_steps(
