@@ -12,11 +12,7 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-<<<<<<< HEAD
-compute, encoding, prefix, rate_schedule, rates → pausing → states, loop → bench.
-=======
-compute, encoding, rate_schedule, rates → lengths, pausing → states, loop → bench.
->>>>>>> ccba45b (Derive lengths, batch size and epochs from data and task)
+compute, encoding, prefix, rate_schedule, rates → lengths, pausing → states, loop → bench.
 """
 
 from __future__ import annotations
