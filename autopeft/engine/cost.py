@@ -17,6 +17,7 @@ def search_cost(
     *,
     schedule: Schedule,
     scoring_seconds: float,
+    load_seconds: float,
 ) -> Cost:
     """Seconds by stage, and the cost of the search in R.
 
@@ -28,6 +29,7 @@ def search_cost(
         baseline: The plan whose full run is R.
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
+        load_seconds: Time until the first work, in which model and data are loaded.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in measurements:
@@ -42,6 +44,9 @@ def search_cost(
         full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds,
         examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
         sampled_share=_sampled_share(searched, proposals, schedule),
+        load_seconds=load_seconds,
+        train_seconds=sum(m.train_seconds for m in measurements),
+        eval_seconds=sum(m.eval_seconds for m in measurements),
     )
 
 

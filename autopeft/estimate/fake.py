@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
-_IS_ALL = "_autopeft_is_all"  # marks the answer to "are all of them true?"
+_IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
@@ -40,7 +40,7 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that answers where code reads a value of a fake tensor: 1, or True for a truth value.
 
-    Only "are all of them true?" is answered by False, so that a mask is taken to have padding.
+    "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
     """
 
     def __torch_dispatch__(
@@ -50,9 +50,9 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             (tensor,) = args
             if tensor.dtype == torch.bool:
-                return not getattr(tensor, _IS_ALL, False)
+                return not getattr(tensor, _IS_FALSE, False)
             return 1.0 if tensor.is_floating_point() else 1
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.all.default:
-            setattr(result, _IS_ALL, True)
+        if func in (torch.ops.aten.all.default, torch.ops.aten.any.default):
+            setattr(result, _IS_FALSE, True)
         return result

@@ -74,7 +74,7 @@ def without_weights(
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), StandInValues():  # type: ignore[no-untyped-call]
             return attach(base.module, configs, task_type=task_type, head_names=base.head_names)
     except _LACKS_VALUES as error:
         raise _unpredictable(error) from error

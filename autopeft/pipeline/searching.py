@@ -84,7 +84,7 @@ def _out(spec: RunSpec) -> Path:
 def _search_in(
     run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
 ) -> SearchResult:
-    spec = prepared.spec
+    spec, load_seconds = prepared.spec, time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     first_trials = note_start(run, prepared)
@@ -130,6 +130,7 @@ def _search_in(
             outcome.baseline,
             schedule=problem.schedule,
             scoring_seconds=scoring_seconds,
+            load_seconds=load_seconds,
         ),
         environment=environment(prepared.base),
         forgetting=forgetting,

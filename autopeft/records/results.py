@@ -194,7 +194,9 @@ class Proxy:
 class Cost:
     """Seconds by stage. `full_runs` is the cost in R: seconds of scores and search over `full_run_seconds`.
 
-    `sampled_share` is the share of the search's steps and examples that went to sampled policies.
+    `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
+    seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
+    measurements; the rest of a run's time is spent on none of these.
     """
 
     sensitivity_seconds: float
@@ -204,6 +206,9 @@ class Cost:
     full_runs: float
     examples_seen: int
     sampled_share: float | None = None
+    load_seconds: float = 0.0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

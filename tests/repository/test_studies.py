@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted([*(ROOT / "reports" / "studies").glob("*.py"), *(ROOT / "scripts").glob("*.py")])
+FOLDERS = ("reports/studies", "reports/speed", "scripts")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -19,6 +20,7 @@ def test_study_or_script_imports_and_says_how_it_is_run(path: Path, monkeypatch:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     spec.loader.exec_module(module)
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert f"python {path.relative_to(ROOT).as_posix()}" in docstring
