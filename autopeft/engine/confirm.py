@@ -62,7 +62,8 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
 
     Raises:
         StoppedError: The time was up before best and baseline had two seeds each.
-        TrainingError: A run of best or baseline failed, which says nothing of its plan, as divergence does.
+        TrainingError: A run of best or baseline broke off, which unlike divergence says
+            nothing of its quality.
     """
     if problem.spec.confirm.fidelity == "none":
         return {}
@@ -96,7 +97,7 @@ def _confirm_group(
         if not _has_time(problem, ledger, group, may_use_reserve=is_needed and index < 2):
             break
         row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
-        failed = next((measurement for measurement in row if measurement.status is Status.FAIL), None)
+        failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
         if failed and is_needed:
             raise TrainingError(
                 f"A confirming run of plan {failed.plan.digest} failed: {failed.error}. "

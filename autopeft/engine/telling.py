@@ -42,7 +42,7 @@ class StudyLog:
         return proposal
 
     def tell(self, trial: Trial, measurement: Measurement) -> None:
-        """Finish a trial: with its loss, with a bad one where the run diverged, or as failed."""
+        """Finish a trial: with its loss, a bad one where it diverged, or as failed where it broke off."""
         for name, value in excess(self.problem, self.ledger, measurement).items():
             trial.set_constraint(name, value)
         if measurement.loss is not None:

@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, free_memory, precision, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths,
-attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
+locating, memory, precision, checkpointing, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
+widths, attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from autopeft.model.attaching import (
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
-from autopeft.model.free_memory import free_bytes
+from autopeft.model.checkpointing import can_checkpoint, checkpointed
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, quiet_libraries
 from autopeft.model.locating import DEMO_NAME, commit_of, config_of, resolve
+from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.precision import Precision, choose_precision, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
@@ -45,7 +46,9 @@ __all__ = [
     "adapter_names",
     "attach",
     "attached_names",
+    "can_checkpoint",
     "check_sites",
+    "checkpointed",
     "choose_precision",
     "commit_of",
     "config_of",
@@ -62,6 +65,7 @@ __all__ = [
     "holder_of",
     "input_directions",
     "input_rms",
+    "is_out_of_memory",
     "known_role",
     "list_sites",
     "load",
@@ -75,6 +79,7 @@ __all__ = [
     "plain_weight",
     "put_on",
     "quiet_libraries",
+    "release_memory",
     "require_plain",
     "resolve",
     "restoring",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import warnings
 from collections.abc import Callable, Sequence
 
 import peft
@@ -66,7 +67,9 @@ def put_on(
         )
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
-        with making(config):
+        with making(config), warnings.catch_warnings():
+            # peft asks the model whether it checkpoints by a name that transformers has deprecated.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             if config.is_prompt_learning:
                 adapted = _wrap(module, config, name=name, beneath=adapted)
             elif adapted is None:

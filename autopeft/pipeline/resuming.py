@@ -136,5 +136,5 @@ def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
 
 def record(run: RunDir, measurement: Measurement) -> None:
     """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
-    if measurement.status is not Status.FAIL:
+    if not measurement.status.is_of_machine:
         run.measurements.append(measurement)

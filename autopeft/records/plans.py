@@ -112,18 +112,24 @@ class Fidelity:
 class Status(str, Enum):
     """How a measurement ended.
 
-    DIVERGED: the loss became infinite or NaN, which says something about the plan. FAIL: the run broke off
-    for a reason that may lie outside the plan, such as a full disk or too little memory.
+    DIVERGED: the loss became infinite or NaN, which says something about the plan. OUT_OF_MEMORY: the plan
+    does not fit into this device's memory. FAIL: the run broke off for another reason, such as a full disk.
     """
 
     COMPLETE = "COMPLETE"
     DIVERGED = "DIVERGED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
     FAIL = "FAIL"
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether the machine broke off the run; `--resume` tries it anew."""
+        return self in (Status.OUT_OF_MEMORY, Status.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One run, good or bad. A run that diverged or failed has `error` and no metric.
+    """One run, good or bad. Any other than a complete one has `error` and no metric.
 
     `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
     mean is the metric, so that plans can be compared in pairs. `peak_bytes` counts tensors saved for

@@ -88,7 +88,7 @@ def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, M
 
 
 def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, Measurement]]:
-    """Arm and measurement of the runs that failed or diverged, in their order."""
+    """Arm and measurement of the runs that diverged or broke off, in their order."""
     failed = (run for run in result.measurements if run.status is not Status.COMPLETE)
     return [(arms.get(run.plan, NO_ARM), run) for run in failed]
 

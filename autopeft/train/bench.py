@@ -20,15 +20,25 @@ from autopeft.errors import SiteError, TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
+    can_checkpoint,
+    checkpointed,
     free_bytes,
     input_directions,
     input_rms,
+    is_out_of_memory,
     load_weights,
+    release_memory,
     save_weights,
     set_initial_directions,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
-from autopeft.train.compute import Compute, micro_batches
+from autopeft.train.compute import (
+    Compute,
+    NothingToCutError,
+    in_fewer_rows,
+    micro_batches,
+    padded_tokens,
+)
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
@@ -80,21 +90,55 @@ class Bench:
         started = time.perf_counter()
         try:
             with self.base.precision.multiplying():
-                measurement = self._measure(plan, fidelity)
+                measurement = self._measure_in_memory(plan, fidelity)
         except Exception as error:  # the only such place: a failed trial is a value
             log.debug("Trial failed", exc_info=True)
             measurement = Measurement(
                 plan=plan,
                 fidelity=fidelity,
-                status=Status.DIVERGED if isinstance(error, DivergedError) else Status.FAIL,
+                status=_status_of(error),
                 error=f"{type(error).__name__}: {first_line_of(error)}",
                 train_seconds=time.perf_counter() - started,
             )
+        if measurement.status is Status.OUT_OF_MEMORY:
+            self._make_room()  # after the handler, whose error holds on to the tensors
         if self.base_sha256 and self.base.sha256() != self.base_sha256:
             raise TrainingError(
                 f"Plan {plan.digest} changed the weights of the base model; this is a bug, please report it."
             )
         return measurement
+
+    def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        """One measurement; if memory runs out in training it starts anew, once, in half the micro-batches."""
+        try:
+            return self._measure(plan, fidelity)
+        except (RuntimeError, MemoryError) as error:
+            can_cut = is_out_of_memory(error) and not isinstance(error, NothingToCutError)
+            if not can_cut or not self._halve_micro_batches(fidelity):
+                raise
+            log.warning(
+                "Memory ran out (%s): plan %s starts anew, in micro-batches of at most %d tokens, as do all "
+                "later plans.",
+                first_line_of(error),
+                plan.digest,
+                self.compute.micro_batch_tokens,
+            )
+        self._make_room()
+        return self._measure(plan, fidelity)
+
+    def _make_room(self) -> None:
+        self.frozen_outputs.clear()
+        release_memory(self.base.device)
+
+    def _halve_micro_batches(self, fidelity: Fidelity) -> bool:
+        """Lower the limit to half of the largest micro-batch; False where that is one row."""
+        lengths = self.splits["train"].lengths
+        parts = [rows for step in self._steps(fidelity) for rows in step]
+        largest = max(parts, key=lambda rows: padded_tokens(rows, lengths), default=())
+        if len(largest) <= 1 or fidelity.split in _READ_ONLY:
+            return False
+        self.compute.micro_batch_tokens = padded_tokens(largest, lengths) // 2
+        return True
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self._require_room(plan)
@@ -195,10 +239,8 @@ class Bench:
         n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
         states = self.states if is_rung else None
         is_resumed = n_steps in self.rung_steps[:-1]  # nothing follows the last rung
-        rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
-        max_tokens = self.compute.micro_batch_tokens
         run = TrainingRun(
-            steps=[micro_batches(step, lengths, max_tokens=max_tokens) for step in rows],
+            steps=self._steps(fidelity),
             lengths=lengths,
             batch=self._training_batch,
             loss=self._loss,
@@ -207,7 +249,16 @@ class Bench:
             start=states.load(plan, fidelity.seed) if states else None,
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
         )
-        return train(model, groups, run, device=self.base.device)
+        is_checkpointed = self.compute.checkpointing and can_checkpoint(model)
+        with checkpointed(self.base.module) if is_checkpointed else contextlib.nullcontext():
+            return train(model, groups, run, device=self.base.device)
+
+    def _steps(self, fidelity: Fidelity) -> list[list[Sequence[int]]]:
+        """The micro-batches of each training step, as row indices."""
+        lengths, n_steps = self.splits["train"].lengths, fidelity.train_steps
+        rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
+        max_tokens = self.compute.micro_batch_tokens
+        return [micro_batches(step, lengths, max_tokens=max_tokens) for step in rows]
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         self.frozen_outputs.expect(batch, self._plain_loss)
@@ -226,10 +277,16 @@ class Bench:
         chosen = self.splits[split].subset(len(lengths) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: int(lengths[i]))
         model.eval()
-        n_rows = self._eval_batch_size(int(lengths[order[-1]]) if order else 1)
-        chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
-        with self.base.autocast():
-            evaluation = task.evaluate(model, self._announced(split, chunks))
+        wanted = min(max(1, len(order)), self._eval_batch_size(int(lengths[order].max(initial=1))))
+
+        def attempt(n_rows: int) -> Evaluation:
+            if n_rows < wanted:
+                self.compute.max_eval_rows = n_rows
+            chunks = (order[i : i + n_rows] for i in range(0, len(order), n_rows))
+            with self.base.autocast():
+                return task.evaluate(model, self._announced(split, chunks))
+
+        evaluation = in_fewer_rows(attempt, wanted, device=self.base.device)
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
 
@@ -243,7 +300,8 @@ class Bench:
         """Examples in a batch; fewer for language models, with a logit per token and word."""
         output = getattr(self.base.module, "get_output_embeddings", lambda: None)()
         n_logits = 1 if output is None else len(output.weight)
-        return max(1, min(_EVAL_BATCH, _EVAL_LOGITS // (n_tokens * n_logits)))
+        most = self.compute.max_eval_rows or _EVAL_BATCH
+        return max(1, min(_EVAL_BATCH, most, _EVAL_LOGITS // (n_tokens * n_logits)))
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """A seeded random sample of the train split, in batches sorted by length."""
@@ -269,3 +327,9 @@ class Bench:
         placed = {name: tensor.to(self.base.device) for name, tensor in batch.items()}
         self.frozen_outputs.note(placed, split, indices)
         return placed
+
+
+def _status_of(error: Exception) -> Status:
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED
+    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from autopeft.errors import first_line_of
+from autopeft.model import is_out_of_memory, release_memory
+
+Result = TypeVar("Result")
 
 
 @dataclass(kw_only=True)
@@ -14,10 +21,36 @@ class Compute:
     """How a bench computes; none of it changes what is computed but for rounding and the draws of dropout.
 
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
-    takes it whole.
+    takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the plan
+    and the model allow it. An evaluation batch has at most `max_eval_rows`, None: as many as are wanted.
+
+    Where memory runs out the two limits are lowered, for all later runs too.
     """
 
     micro_batch_tokens: int | None = None
+    checkpointing: bool = False
+    max_eval_rows: int | None = None
+
+
+class NothingToCutError(MemoryError):
+    """Memory ran out at a single row, so that a smaller batch is no help."""
+
+
+def in_fewer_rows(attempt: Callable[[int], Result], n_rows: int, *, device: torch.device) -> Result:
+    """What an attempt returns for so many rows at once, or for half as many, while memory runs out.
+
+    Raises NothingToCutError where memory runs out at one row.
+    """
+    while True:
+        try:
+            return attempt(n_rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if n_rows == 1:
+                raise NothingToCutError(f"{first_line_of(error)} (one row)") from error
+        release_memory(device)
+        n_rows //= 2
 
 
 def micro_batches(

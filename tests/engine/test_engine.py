@@ -162,9 +162,10 @@ def is_ia3(plan: Plan) -> bool:
     return method_of(plan) == "ia3"
 
 
-def test_a_plan_that_failed_otherwise_is_a_failed_trial() -> None:
+@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
+def test_a_plan_that_failed_otherwise_is_a_failed_trial(failure: Status) -> None:
     storage = InMemoryStorage()
-    outcome = run(World(quality=ia3_fails, failure=Status.FAIL), storage=storage).outcome
+    outcome = run(World(quality=ia3_fails, failure=failure), storage=storage).outcome
     study = optuna.load_study(study_name="autopeft", storage=storage)
     failed = [trial.state is TrialState.FAIL for trial in study.trials]
     assert any(failed)

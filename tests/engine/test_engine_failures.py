@@ -42,22 +42,23 @@ def test_each_measurement_is_recorded_before_the_next_one_begins():
     assert list(ledger.measured) == keys
 
 
-def broken_world(method):
+def broken_world(method, failure):
     """A world where the second confirming run of a method runs out of memory."""
 
     def quality(plan, fidelity):
         is_broken = fidelity.split == "confirm" and fidelity.seed == 2 and method_of(plan) == method
         return None if is_broken else levels()(plan, fidelity)
 
-    return World(quality=quality, error="out of memory", failure=Status.FAIL)
+    return World(quality=quality, error="out of memory", failure=failure)
 
 
-def test_a_confirming_run_that_broke_off_is_no_score():
+@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
+def test_a_confirming_run_that_broke_off_is_no_score(failure):
     with pytest.raises(TrainingError, match=r"failed: out of memory.*continue with --resume"):
-        run(broken_world("lora"), seeds=3)
+        run(broken_world("lora", failure), seeds=3)
 
 
 def test_a_run_of_the_head_that_broke_off_costs_its_place_alone():
-    outcome = run(broken_world("head"), seeds=3).outcome
+    outcome = run(broken_world("head", Status.OUT_OF_MEMORY), seeds=3).outcome
     assert outcome.verdict.label == "better"
     assert "head" not in {confirmation.name for confirmation in outcome.confirmations}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 
 from autopeft.errors import DataError, SpecError, first_line_of
 from autopeft.extension import Batch, Reducer
-from autopeft.model import SavedBytes
+from autopeft.model import SavedBytes, is_out_of_memory, release_memory
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.labels import with_drawn_labels
 from autopeft.sensitivity.passes.layout import AmbiguousShapeError, split_in_half
 from autopeft.sensitivity.passes.visit import ScoredModel, Seen, Visit, find_time_first_sites
-
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class BatchRunner:
@@ -84,8 +81,8 @@ class BatchRunner:
             names = find_time_first_sites(self._scored, part)
             self._scored = replace(self._scored, time_first_sites=names)
             return False
-        except RuntimeError as error:
-            if not _OUT_OF_MEMORY.search(str(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             self._lower_limit(len(part["labels"]), error, index=index)
         else:
@@ -96,11 +93,10 @@ class BatchRunner:
                 )
             self.peak_bytes = max(self.peak_bytes, visit.held_bytes)
             return True
-        if torch.cuda.is_available():  # after the handler, whose error holds on to the tensors
-            torch.cuda.empty_cache()
+        release_memory(part["labels"].device)  # after the handler, whose error holds on to the tensors
         return False
 
-    def _lower_limit(self, n_examples: int, error: RuntimeError, *, index: int) -> None:
+    def _lower_limit(self, n_examples: int, error: RuntimeError | MemoryError, *, index: int) -> None:
         """Halve the examples at once, or drop the experts' sites if there was only one example."""
         if n_examples > 1:
             self._max_examples = (n_examples + 1) // 2

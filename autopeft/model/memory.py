@@ -1,0 +1,86 @@
+"""Memory of a device: how much of it is free, and whether an error says that it ran out."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from pathlib import Path
+
+import torch
+
+_MESSAGE = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+# Of a container: its limit in bytes, what it uses, and what of this is a cache of files, for both versions of
+# control groups. A container without a limit has "max", or a number larger than any memory.
+_CONTAINERS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+_SYSTEM = getattr(os, "sysconf_names", {})  # empty on Windows
+_N_PAGES = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in _SYSTEM else 0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if "SC_PAGE_SIZE" in _SYSTEM else 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device ran out; torch has no type of its own for a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _MESSAGE.search(str(error)) is not None
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a failed run has left behind; its error must be gone, since it holds the tensors."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
+    """Bytes that can still be taken on a device, of `limit_bytes` in all where there is a limit; >= 0."""
+    if device.type == "cuda":
+        taken = torch.cuda.memory_allocated(device)
+        # What torch has reserved and does not use counts as free.
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+    elif device.type == "mps":
+        taken = torch.mps.current_allocated_memory()
+        free = torch.mps.recommended_max_memory() - taken
+    else:
+        taken, free = _resident_bytes(), min(_available_bytes(), _left_in_container())
+    return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))
+
+
+def _available_bytes() -> int:
+    """What the machine can give to new tensors; the kernel gives up file caches for them.
+
+    Where the system does not say it (macOS, Windows), it is taken to be half of all memory, or 1 GiB.
+    """
+    if found := re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo")):
+        return int(found[1]) * 1024
+    return _N_PAGES * _PAGE_BYTES // 2 or 2**30
+
+
+def _left_in_container() -> int:
+    """What the limit of the container leaves; a very large number where there is no limit."""
+    for limit, used, statistics in _CONTAINERS:
+        if (text := _read(limit).strip()).isdigit():
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)", _read(statistics), re.MULTILINE)
+            return int(text) - int(_read(used) or 0) + (int(cached[1]) if cached else 0)
+    return 2**62
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say it."""
+    pages = _read("/proc/self/statm").split()
+    return int(pages[1]) * _PAGE_BYTES if pages else 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

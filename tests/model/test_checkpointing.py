@@ -1,0 +1,58 @@
+"""Gradient checkpointing changes memory and no gradient, and leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autopeft.model import SavedBytes, can_checkpoint, checkpointed
+
+
+def flags_of(module):
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    switches = [{n: vars(m).get(n) for n in names if n in vars(m)} for m in module.modules()]
+    return switches, getattr(module.config, "use_cache", None)
+
+
+def step(model, batch):
+    """Gradients of one step in training mode, and the bytes that it saved for backward."""
+    counter = SavedBytes()
+    model.train()
+    torch.manual_seed(0)  # dropout
+    with counter.counting():
+        loss = model(**batch).loss
+    saved = counter.total
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return gradients, saved
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama-lm", "t5-lm"])
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_gradients_are_the_same_and_less_is_saved(architecture, make_base, make_plan, attach, batch_for):
+    base = make_base(architecture, dropout=0.2)
+    before, batch = flags_of(base.module), batch_for(base)
+    with attach(base, make_plan(base, "lora")) as model:
+        assert can_checkpoint(model)
+        plain, saved = step(model, batch)
+        with checkpointed(base.module):
+            seen, fewer = step(model, batch)
+        again, as_before = step(model, batch)
+    assert fewer < 0.6 * saved == 0.6 * as_before
+    assert seen.keys() == plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(seen[name], gradient, atol=1e-6, rtol=1e-5)
+    assert flags_of(base.module) == before
+
+
+def test_prefixes_are_not_checkpointed(make_base, make_plan, attach):
+    base = make_base("llama-lm")
+    with attach(base, make_plan(base, "prefix_tuning")) as model:
+        assert not can_checkpoint(model)  # its layers would drop the cache that holds the prefix
+    with attach(base, make_plan(base, "prompt_tuning")) as model:
+        assert can_checkpoint(model)
+
+
+def test_models_without_layers_that_can_be_checkpointed_say_so():
+    assert not can_checkpoint(torch.nn.Linear(2, 2))

@@ -1,0 +1,119 @@
+"""Runs that do not fit into memory: cut smaller, recovered from, and never left behind."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from toys.bases import state_of
+
+from autopeft.records import Status
+from autopeft.train import Compute
+
+CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+GPU_ERROR = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSecond line"
+ROOMY = 10**9
+
+
+class Scarce:
+    """A task in whose calls memory runs out: at more tokens in training, at more rows in evaluation."""
+
+    def __init__(self, task, *, training=ROOMY, evaluation=ROOMY, error=torch.OutOfMemoryError):
+        self._task, self._training, self._evaluation, self._error = task, training, evaluation, error
+        self.n_refused = 0
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def _refuse(self):
+        self.n_refused += 1
+        raise self._error(CPU_ERROR if self._error is RuntimeError else GPU_ERROR)
+
+    def loss(self, model, batch):
+        loss = self._task.loss(model, batch)  # first, so that tensors are alive where memory runs out
+        if torch.is_grad_enabled() and batch["input_ids"].numel() > self._training:
+            self._refuse()
+        return loss
+
+    def evaluate(self, model, batches):
+        def passed():
+            for batch in batches:
+                yield batch if len(batch["labels"]) <= self._evaluation else self._refuse()
+
+        return self._task.evaluate(model, passed())
+
+
+@pytest.fixture
+def scarce(make_base, make_bench, task):
+    """A function: room -> a bench of eight rows a step, without dropout, whose draws depend on the cut."""
+
+    def scarce(**room):
+        return make_bench(base=make_base("bert"), task=Scarce(task, **room))
+
+    return scarce
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+def test_plan_that_never_fits_is_out_of_memory_and_the_base_model_stays(error, scarce, make_plan, fidelity):
+    bench = scarce(training=0, error=error)
+    before = state_of(bench.base.module)
+    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    assert (seen.status, seen.metric, seen.loss) == (Status.OUT_OF_MEMORY, None, None)
+    assert seen.error.startswith(f"{error.__name__}: ") and "\n" not in seen.error
+    assert bench.task.n_refused == 2  # tried once more, at half the rows
+    assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
+
+
+def test_run_that_does_not_fit_starts_anew_in_half_micro_batches_as_later_ones(scarce, make_plan, fidelity):
+    bench, roomy = scarce(training=80), scarce()
+    plan = make_plan(bench.base, "lora")
+    seen, unbroken = (chosen.measure(plan, fidelity()) for chosen in (bench, roomy))
+    assert (seen.status, seen.trained_steps) == (Status.COMPLETE, 6)
+    assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
+    assert bench.task.n_refused == 1
+    again = replace(bench, rung_steps=(6,)).measure(plan, fidelity(seed=3))
+    assert (again.status, bench.task.n_refused) == (Status.COMPLETE, 1)
+
+
+def test_single_rows_that_do_not_fit_are_not_tried_again(scarce, make_plan, fidelity):
+    bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
+    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 1)
+
+
+def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
+    bench, roomy = scarce(evaluation=7), scarce()
+    plan = make_plan(bench.base, "lora")
+    seen, unbroken = (chosen.measure(plan, fidelity()) for chosen in (bench, roomy))
+    assert seen.example_scores == unbroken.example_scores
+    assert seen.loss == pytest.approx(unbroken.loss, abs=1e-6)
+    assert bench.task.n_refused == 2  # 24 rows, 12, 6
+    assert bench.measure(plan, fidelity(seed=3)).status is Status.COMPLETE
+    assert bench.task.n_refused == 2
+
+
+def test_evaluation_that_does_not_fit_at_all_costs_no_second_training(scarce, make_plan, fidelity):
+    bench = scarce(evaluation=0)
+    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    assert seen.status is Status.OUT_OF_MEMORY
+    assert seen.error == "NothingToCutError: CUDA out of memory. Tried to allocate 2.00 GiB. (one row)"
+    assert bench.task.n_refused == 5  # 24 rows, 12, 6, 3, 1
+    assert bench.compute.micro_batch_tokens is None
+
+
+def alive():
+    gc.collect()
+    return sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("room", [{}, {"training": 0}], ids=["complete", "out of memory"])
+def test_trials_leave_no_tensor_behind(room, scarce, make_plan, fidelity):
+    bench = scarce(**room)
+    plan = make_plan(bench.base, "lora")
+    bench.measure(plan, fidelity(train_steps=2))  # what is computed once for all trials
+    before = alive()
+    for seed in range(20):
+        bench.measure(plan, fidelity(train_steps=2, seed=seed))
+    assert alive() == before
