@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from autopeft.extension import Batch, Encoded, Target
 from autopeft.tasks.parts.batches import without_labels
@@ -29,10 +29,10 @@ def _encode(
     return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
 
 
-def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (B, U, V) of the completion's tokens and the labels (B, U), which the model shifts itself."""
-    logits: Tensor = model(**batch).logits
-    return logits[:, -batch["labels"].shape[1] :].float(), batch["labels"]
+def _features(model: nn.Module, batch: Batch) -> Batch:
+    """The prompt, and the completion shifted by one, as the decoder reads it."""
+    shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+    return {**without_labels(batch), "decoder_input_ids": shifted}
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
@@ -55,6 +55,6 @@ PART = WritingTask(
     kinds=("completion",),
     target=Target(kind="completion"),
     model_type=TextModel(
-        encode=_encode, predict=_predict, predicted=lambda labels: labels, generate=_generate
+        encode=_encode, features=_features, targets=lambda labels: labels, generate=_generate
     ),
 )

@@ -140,17 +140,13 @@ def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer:
     return [(before, [*after, *end]) for before, after in zip(befores, afters, strict=True)]
 
 
-def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (B, T - 1, V) of each next token and its label (B, T - 1)."""
-    labels = batch["labels"]
-    logits: Tensor = model(**without_labels(batch)).logits
-    # Counted from the end: a prompt-tuned model has logits of virtual tokens before those of the text.
-    return logits[:, -labels.shape[1] : -1].float(), _predicted(labels)
+def _features(_: nn.Module, batch: Batch) -> Batch:
+    return without_labels(batch)
 
 
-def _predicted(labels: Tensor) -> Tensor:
-    """The labels (B, T - 1) of all tokens but the first, which no token precedes."""
-    return labels[:, 1:]
+def _targets(labels: Tensor) -> Tensor:
+    """The label of the next token at each position (B, T); none at the last."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
@@ -190,5 +186,5 @@ PART = WritingTask(
     peft_task_type="CAUSAL_LM",
     kinds=(*WITH_PROMPT, "documents", "stream"),
     target=Target(kind="documents"),
-    model_type=TextModel(encode=_encode, predict=_predict, predicted=_predicted, generate=_generate),
+    model_type=TextModel(encode=_encode, features=_features, targets=_targets, generate=_generate),
 )

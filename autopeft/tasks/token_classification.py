@@ -20,7 +20,8 @@ from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
-from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts, mean_token_loss
+from autopeft.tasks.parts.token_losses import losses_and_hits
+from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, split_rows
 from autopeft.tasks.parts.usual import LABELLED
 
@@ -95,7 +96,12 @@ class TokenClassification:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the tokens of the batch in nats, shape ()."""
-        return mean_token_loss(logits_of(model, batch), batch["labels"])
+        logits, labels = logits_of(model, batch), batch["labels"]
+        total = nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        n_terms: Tensor = (labels != IGNORED).sum().clamp(min=1)
+        return total / n_terms
 
     def n_terms(self, batch: Batch) -> int:
         """Tokens of the batch that have a tag."""
@@ -108,7 +114,9 @@ class TokenClassification:
         with torch.inference_mode():
             for batch in batches:
                 logits, labels = logits_of(model, batch), batch["labels"]
-                counts.add(logits, labels)
+                is_labelled = labels != IGNORED
+                losses, hits = losses_and_hits(logits[is_labelled], labels[is_labelled]).unbind(1)
+                counts.add(losses, hits, is_labelled)
                 for guesses, tags in zip(logits.argmax(dim=-1), labels, strict=True):
                     is_counted = tags != IGNORED
                     rows.append((tags[is_counted].tolist(), guesses[is_counted].tolist()))

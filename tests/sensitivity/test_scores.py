@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from toys.bases import state_of
 from toys.sensitivity import (
     SCORES,
+    Predicting,
     biases_of,
     examples_of,
     gradients_of,
@@ -165,7 +166,7 @@ def test_drawn_labels_follow_the_models_predictions():
     logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(4000, 1)
     task = discover("autopeft.tasks")["text-classification"]
     batch = {"labels": torch.zeros(4000, dtype=torch.long)}
-    drawn = with_drawn_labels(batch, logits, task=task, seed=0, index=0)["labels"]
+    drawn = with_drawn_labels(batch, Predicting(logits), task=task, seed=0, index=0)["labels"]
     shares = np.bincount(drawn.numpy(), minlength=3) / 4000
     np.testing.assert_allclose(shares, logits[0].softmax(0).numpy(), atol=0.03)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from toys import architectures as model_toys
-from toys.sensitivity import score_by_site, squares_of, weights_of
+from toys.sensitivity import Predicting, score_by_site, squares_of, weights_of
 
 from autopeft.extension import DrawsLabels, Target, discover
 from autopeft.model import BaseModel
@@ -84,7 +84,7 @@ def test_drawn_numbers_have_variance_one_about_the_prediction(name):
     logits = torch.tensor([[-3.0], [5.0]]).repeat(5000, 1)
     labels = torch.zeros(10_000)
     first, again, other = (
-        with_drawn_labels({"labels": labels}, logits, task=task, seed=seed, index=0)["labels"]
+        with_drawn_labels({"labels": labels}, Predicting(logits), task=task, seed=seed, index=0)["labels"]
         for seed in (0, 0, 1)
     )
     assert first.shape == labels.shape and torch.equal(first, again) and not torch.equal(first, other)
@@ -96,7 +96,9 @@ def test_drawn_numbers_have_variance_one_about_the_prediction(name):
 def test_drawn_labels_are_independent_coins(name):
     logits = torch.tensor([[-1.0, 0.0, 2.0]]).repeat(10_000, 1)
     labels = torch.zeros(10_000, 3)
-    drawn = with_drawn_labels({"labels": labels}, logits, task=fitted(SEVERAL, name), seed=0, index=0)
+    drawn = with_drawn_labels(
+        {"labels": labels}, Predicting(logits), task=fitted(SEVERAL, name), seed=0, index=0
+    )
     made = drawn["labels"].numpy()
     assert set(np.unique(made)) == {0.0, 1.0}
     np.testing.assert_allclose(made.mean(axis=0), 1 / (1 + np.exp([1.0, 0.0, -2.0])), atol=0.02)

@@ -165,21 +165,22 @@ def test_labels_of_prompt_and_padding_and_ids_at_padding_move_neither_loss_nor_g
 
 
 def test_no_gradient_begins_where_nothing_is_learned(case):
-    """Predictions of labels that count have a gradient, all others have none."""
+    """The states that labels which count are predicted from have a gradient, all others have none."""
     seen = []
 
-    def keep(_, __, output):
-        output.logits.retain_grad()
-        seen.append(output.logits)
+    def keep(_, args):
+        args[0].retain_grad()
+        seen.append(args[0])
 
-    hook = case.module.register_forward_hook(keep)
+    output_layer = case.module.get_output_embeddings() or case.module.classifier
+    hook = output_layer.register_forward_pre_hook(keep)
     case.task.loss(case.module, case.batch).backward()
     hook.remove()
-    (logits,) = seen
+    states = seen[0]
     counts = ~case.is_ignored
     if case.is_causal:  # the prediction of a label stands one place before it
         counts = torch.cat([counts[:, 1:], torch.zeros_like(counts[:, :1])], dim=1)
-    assert torch.equal((logits.grad != 0).any(dim=-1), counts)
+    assert torch.equal((states.grad != 0).any(dim=-1), counts)
 
 
 def test_ids_of_the_prompt_do_move_it_and_so_would_its_labels(case):

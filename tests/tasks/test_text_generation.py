@@ -20,6 +20,7 @@ from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, discover
 from autopeft.metrics import ratio_scores
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TokenCounts
 
 PART = discover("autopeft.tasks")["text-generation"]
@@ -377,7 +378,8 @@ def test_loss_over_many_words_is_that_of_double_precision():
     logits = 3 * torch.randn(2, 20, 49_152, generator=draw)
     labels = torch.randint(49_152, (2, 20), generator=draw)
     tally = TokenCounts()
-    tally.add(logits, labels, [])
+    losses, hits = losses_and_hits(logits.flatten(0, 1), labels.flatten()).unbind(1)
+    tally.add(losses, hits, torch.ones(2, 20, dtype=torch.bool))
     chances = logits.double().log_softmax(-1)
     expected = -chances.gather(-1, labels[..., None]).mean()
     assert tally.evaluation("loss").loss == pytest.approx(float(expected), abs=5e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +50,9 @@ class BatchRunner:
     def _run_pass(self, labels: str, batch: Batch, *, index: int) -> None:
         """One pass over one batch, in parts where it does not fit into memory."""
         if labels == "sampled":
-            logits, task = _predictions(self._scored, batch), self._scored.task
-            batch = with_drawn_labels(batch, logits, task=task, seed=self._seed, index=index)
+            model, task = self._scored.model, self._scored.task
+            with self._scored.precision.autocast(batch["labels"].device):
+                batch = with_drawn_labels(batch, model, task=task, seed=self._seed, index=index)
         reducers = self._reducers(labels, index % 2)
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
@@ -120,22 +120,6 @@ class BatchRunner:
         is_largest = size > self._largest and not part["labels"].is_cuda
         self._largest = size if is_largest else self._largest
         return SavedBytes() if is_largest else None
-
-
-def _predictions(scored: ScoredModel, batch: Batch) -> Tensor:
-    """The model's logits in the last call of it that the task's loss makes."""
-    logits: list[Tensor] = []
-
-    def catch(_: nn.Module, __: Any, output: Any) -> None:
-        logits.append(output.logits if hasattr(output, "logits") else output[0])
-
-    hook = scored.model.register_forward_hook(catch)
-    try:
-        with torch.no_grad():
-            scored.loss(batch)
-    finally:
-        hook.remove()
-    return logits[-1]
 
 
 def _remedy(model: nn.Module) -> str:

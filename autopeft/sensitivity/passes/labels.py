@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, DrawsLabels, Task
 from autopeft.sensitivity.parts.sketches import generator
 
 
-def with_drawn_labels(batch: Batch, logits: Tensor, *, task: Task, seed: int, index: int) -> Batch:
-    """Batch number `index` with labels drawn from the model's logits (B, C) or (B, T, V).
+def with_drawn_labels(batch: Batch, model: nn.Module, *, task: Task, seed: int, index: int) -> Batch:
+    """Batch number `index` with labels drawn from the model's predictions.
 
-    The labels are classes (B,), or (B, T) with -100 where nothing is predicted. Others are drawn by the task;
-    SpecError is raised where it draws none. Logits of a causal language model predict the next label.
+    The task draws them, if it can. Others are drawn from all logits (B, C) or (B, T, V), as classes (B,), or
+    (B, T) with -100 where nothing is predicted; SpecError is raised for labels that are no classes. Logits of
+    a causal language model predict the next label.
     """
     labels, draw = batch["labels"], generator(seed, "labels", index)
     if isinstance(task, DrawsLabels):
-        drawn_by_task = task.draw_labels(logits.float().cpu(), draw)
+        drawn_by_task = task.draw_labels(model, batch, draw)
         if drawn_by_task is not None:
             return {**batch, "labels": drawn_by_task.to(labels)}
+    logits = _predictions(batch, model, task)
     if labels.is_floating_point() or logits.shape[:-1] != labels.shape:
         raise SpecError(
             f"fisher_sampled draws a class per label, but the labels {tuple(labels.shape)} of {labels.dtype} "
@@ -35,6 +39,22 @@ def with_drawn_labels(batch: Batch, logits: Tensor, *, task: Task, seed: int, in
     if len(chances):
         target[is_labelled] = torch.multinomial(chances, 1, generator=draw)[:, 0].to(target)
     return {**batch, "labels": drawn}
+
+
+def _predictions(batch: Batch, model: nn.Module, task: Task) -> Tensor:
+    """The model's logits in the last call of it that the task's loss makes."""
+    logits: list[Tensor] = []
+
+    def catch(_: nn.Module, __: Any, output: Any) -> None:
+        logits.append(output.logits if hasattr(output, "logits") else output[0])
+
+    hook = model.register_forward_hook(catch)
+    try:
+        with torch.no_grad():
+            task.loss(model, batch)
+    finally:
+        hook.remove()
+    return logits[-1]
 
 
 def example_weights(batch: Batch, task: Task) -> Tensor | None:

@@ -88,7 +88,7 @@ class LabelledTask:
         """Rows of the batch."""
         return len(batch["labels"])
 
-    def draw_labels(self, logits: Tensor, generator: torch.Generator) -> Tensor | None:
+    def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Several labels (B, C) of 0 and 1, drawn independently; numbers (B,) around the prediction.
 
         Up to a constant, the squared error is twice the -log p of a normal distribution with train's
@@ -96,11 +96,13 @@ class LabelledTask:
 
         Source: Kunstner et al. 2019, arXiv:1905.12558, equation 1, on losses as -log p; the variance is ours.
         """
+        if self.target.kind not in ("classes", "number"):
+            return None
+        with torch.no_grad():
+            logits = logits_of(model, batch).cpu()
         if self.target.kind == "classes":
             return torch.bernoulli(logits.sigmoid(), generator=generator)
-        if self.target.kind == "number":
-            return logits[:, 0] + self.target.std * torch.randn(len(logits), generator=generator)
-        return None
+        return logits[:, 0] + self.target.std * torch.randn(len(logits), generator=generator)
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss, and one score per example, without gradients."""

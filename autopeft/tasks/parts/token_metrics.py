@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from autopeft.extension import Evaluation
 from autopeft.metrics import Scored, ratio_scores
-from autopeft.tasks.parts.batches import IGNORED
 
 EXACT_MATCH, TOKEN_ACCURACY = "exact-match", "token-accuracy"
 _LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8
@@ -30,30 +30,22 @@ class TokenCounts:
         """Cross-entropy per labelled token, in nats."""
         return math.fsum(self.losses) / max(1, sum(self.n_tokens))
 
-    def add(self, logits: Tensor, labels: Tensor, exact_matches: Sequence[float] = ()) -> None:
-        """Count a batch: logits (B, T, V), labels (B, T) with -100 where a token does not count."""
-        is_labelled = labels != IGNORED
-        # Flat: over a strided V torch 2.13 sums less precisely, 1e-4 nats too little at 49,152 words.
-        losses = nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        self.losses += losses.view_as(labels).double().sum(dim=1).tolist()
-        self.n_tokens += is_labelled.sum(dim=1).tolist()
-        self.n_hits += ((logits.argmax(dim=-1) == labels) & is_labelled).sum(dim=1).tolist()
+    def add(
+        self, losses: Tensor, hits: Tensor, is_labelled: Tensor, exact_matches: Sequence[float] = ()
+    ) -> None:
+        """Count a batch whose labelled tokens (B, T) have these losses and hits (N,), row by row."""
+        n_tokens, rows = is_labelled.sum(dim=1), is_labelled.nonzero()[:, 0]
+        of_rows = torch.zeros(len(is_labelled), 2, dtype=torch.double, device=losses.device)
+        of_rows.index_add_(0, rows, torch.stack([losses, hits], dim=1).double())
+        self.losses += of_rows[:, 0].tolist()
+        self.n_tokens += n_tokens.tolist()
+        self.n_hits += of_rows[:, 1].long().tolist()
         self.exact_matches += exact_matches
 
     def evaluation(self, metric: str) -> Evaluation:
         """The metric, the loss per token, and one score per example."""
         value, scores = TOKEN_METRICS[metric].score(self)
         return Evaluation(metric=value, loss=self.mean_loss, example_scores=scores)
-
-
-def mean_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats over the labels (B, T) that are not -100, shape (); 0 if there is none."""
-    total = nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

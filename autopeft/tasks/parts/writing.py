@@ -17,8 +17,10 @@ from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, n_labelled, pad, pad_features
+from autopeft.tasks.parts.output_layer import BeforeOutput, run_to_output
 from autopeft.tasks.parts.targets import require_kind, require_metric
-from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts, mean_token_loss
+from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
+from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
 from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS
 
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
@@ -29,15 +31,14 @@ class TextModel:
     """How a type of language model reads and writes.
 
     - `encode`: the target's kind, texts, completions, tokenizer and max_length -> features and labels.
-    - `predict`: model and batch -> logits (B, U, V) in fp32, and the labels (B, U) there, -100 where a
-      token does not count.
-    - `predicted`: labels (B, T) -> those that `predict` gives.
+    - `features`: model and batch -> what the model is called with.
+    - `targets`: labels (B, T) -> the label that each position predicts, -100 where none counts (B, T).
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
     """
 
     encode: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
-    predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
-    predicted: Callable[[Tensor], Tensor]
+    features: Callable[[nn.Module, Batch], Batch]
+    targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
 
 
@@ -100,11 +101,11 @@ class WritingTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
-        return mean_token_loss(*self.model_type.predict(model, batch))
+        return mean_loss(self._run(model, batch))
 
     def n_terms(self, batch: Batch) -> int:
         """Labelled tokens of the batch that are predicted."""
-        return n_labelled(self.model_type.predicted(batch["labels"]))
+        return n_labelled(self.model_type.targets(batch["labels"]))
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
@@ -112,8 +113,25 @@ class WritingTask:
         with torch.inference_mode():
             for batch in batches:
                 matches = self._exact_matches(model, batch) if self.metric == EXACT_MATCH else []
-                counts.add(*self.model_type.predict(model, batch), matches)
+                losses, hits = over_pieces(self._run(model, batch), losses_and_hits).unbind(1)
+                is_counted = self.model_type.targets(batch["labels"]) != IGNORED
+                counts.add(losses, hits, is_counted, matches)
         return counts.evaluation(self.metric)
+
+    def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The batch's labels, those that are predicted replaced by tokens drawn from the predictions."""
+        labels: Tensor = batch["labels"]
+        with torch.no_grad():
+            tokens = over_pieces(self._run(model, batch), partial(_draw, generator=generator))
+        is_counted = self.model_type.targets(labels) != IGNORED
+        # Where the label of each position stands among all labels.
+        indices = self.model_type.targets(torch.arange(labels.numel(), device=labels.device).view_as(labels))
+        return labels.flatten().index_copy(0, indices[is_counted], tokens).view_as(labels)
+
+    def _run(self, model: nn.Module, batch: Batch) -> BeforeOutput:
+        """The model up to its output layer, at the positions whose label counts."""
+        features = self.model_type.features(model, batch)
+        return run_to_output(model, features, self.model_type.targets(batch["labels"]))
 
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""
@@ -123,6 +141,14 @@ class WritingTask:
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
         return [float(find(text) == find(truth)) for text, truth in zip(texts, truths, strict=True)]
+
+
+def _draw(logits: Tensor, _: Tensor, *, generator: torch.Generator) -> Tensor:
+    """A token for each row of logits (n, V), drawn on the CPU by the generator."""
+    chances = logits.softmax(dim=-1).cpu()
+    if not len(chances):
+        return chances.new_empty(0, dtype=torch.long)
+    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
 
 def generate_greedily(

@@ -1,0 +1,136 @@
+"""A language model cut before its output layer, so that logits are made for some positions alone.
+
+`logits_to_keep` of `transformers` would do for most models, but it makes the logits of all these positions at
+once, its mask must know how many virtual tokens stand before the text, and models with code of their own lack
+it. The cut needs one fact: the output layer is a child of the model itself. Other models give all logits, of
+which some are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from autopeft.extension import Batch
+from autopeft.tasks.parts.batches import IGNORED
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeOutput:
+    """The inputs of a model's output layer where a label counts, and what makes logits of them.
+
+    `to_logits` runs the model's forward pass with all that comes before the output layer replaced by what it
+    gave. So the logits are scaled or capped as the model does it, in whatever pieces they are made.
+    """
+
+    states: Tensor  # (N, D)
+    labels: Tensor  # (N,)
+    to_logits: Callable[[Tensor], Tensor]  # (n, D) -> (n, V), in the model's precision
+    n_words: int  # V
+    parameters: tuple[nn.Parameter, ...]  # trainable ones of the output layer
+
+
+def run_to_output(model: nn.Module, features: Batch, targets: Tensor) -> BeforeOutput:
+    """Run a model up to its output layer, at the positions whose target (B, T) is not -100.
+
+    Positions are counted from the end: a prompt-tuned model has virtual tokens before those of the text.
+    """
+    # Before the model runs, since a GPU must finish its work to tell how many there are.
+    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    choose = partial(_choose, rows=rows, columns=columns - targets.shape[1])
+    labels = targets[rows, columns]
+    inner = getattr(model, "get_base_model", lambda: model)()
+    output_layer: Any = getattr(inner, "get_output_embeddings", lambda: None)()
+    before = {name: child for name, child in inner.named_children() if child is not output_layer}
+    if len(before) == len(list(inner.named_children())):  # the output layer is none of them
+        return _from_logits(choose(model(**features).logits), labels)
+    outputs: dict[str, list[Any]] = defaultdict(list)
+    states: list[Tensor] = []
+
+    def record(_: nn.Module, __: Any, output: Any, *, name: str) -> None:
+        outputs[name].append(output)
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Keep the states and let the output layer have none of them, where they are (B, T or more, D)."""
+        (n_rows, n_tokens), shape = targets.shape, args[0].shape
+        if len(shape) != 3 or shape[0] != n_rows or shape[1] < n_tokens:
+            return None
+        states.append(args[0])
+        return args[0][:, :0], *args[1:]
+
+    with contextlib.ExitStack() as hooks:
+        for name, child in before.items():
+            hooks.callback(child.register_forward_hook(partial(record, name=name)).remove)
+        hooks.callback(output_layer.register_forward_pre_hook(stop).remove)
+        logits: Tensor = model(**features).logits
+    if len(states) != 1:
+        return _from_logits(choose(logits), labels)
+
+    def to_logits(piece: Tensor) -> Tensor:
+        with _replaying(inner, outputs), _fed(output_layer, piece):
+            return cast(Tensor, inner.forward(**features).logits[0])
+
+    return BeforeOutput(
+        states=choose(states[0]),
+        labels=labels,
+        to_logits=to_logits,
+        n_words=logits.shape[-1],
+        parameters=tuple(p for p in output_layer.parameters() if p.requires_grad),
+    )
+
+
+def _from_logits(logits: Tensor, labels: Tensor) -> BeforeOutput:
+    """The logits (N, V) stand for the states."""
+    return BeforeOutput(
+        states=logits, labels=labels, to_logits=lambda piece: piece, n_words=logits.shape[-1], parameters=()
+    )
+
+
+def _choose(values: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
+    return values[rows, columns]
+
+
+class _Replay(nn.Module):
+    """Gives recorded outputs in their order; has all attributes of the module that it stands for."""
+
+    def __init__(self, original: nn.Module, outputs: Sequence[Any]) -> None:
+        super().__init__()
+        self.original, self._outputs = original, iter(outputs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return next(self._outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("original"), name)
+
+
+@contextlib.contextmanager
+def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterator[None]:
+    """Children of a model give what they gave before; hooks on them and in them are not called."""
+    originals = {name: inner.get_submodule(name) for name in outputs}
+    try:
+        for name, original in originals.items():
+            setattr(inner, name, _Replay(original, outputs[name]))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(inner, name, original)
+
+
+@contextlib.contextmanager
+def _fed(output_layer: nn.Module, states: Tensor) -> Iterator[None]:
+    """The output layer gets these states (n, D), as one row of n positions, whatever it is called with."""
+    hook = output_layer.register_forward_pre_hook(lambda _, args: (states[None], *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
