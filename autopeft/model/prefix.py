@@ -21,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
 
+_TRIED_ROWS = 2  # of a batch; a few say as much as all, and take no more memory than a step; by hand
+
 Batch = dict[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
 Output = Tensor | tuple[Any, ...]  # of a layer
@@ -140,11 +142,10 @@ def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
 
 
 def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
-    """Whether a batch's loss and gradients are the same bits where the frozen layers are skipped.
+    """Whether loss and gradients of some rows are the same bits where the frozen layers are skipped.
 
     They are not where something that trains lies below the layers (the embeddings), where layers draw
-    random numbers (dropout), pass on more than their output, run twice, or write into their input. Where
-    there are no gradients, the losses alone are compared.
+    random numbers (dropout), pass on more than their output, run twice, or write into their input.
     """
     kept: list[KnownOutput] = []
     states: list[Tensor] = []
@@ -159,16 +160,19 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
             prefix.expect(batch, known, keep)
             return _loss_and_gradients(prefix.model, loss, batch)
 
-    states.append(_random_state(device))
-    whole = attempt(None)
-    is_constant = len(kept) == 1 and torch.equal(*states) and kept[0].is_constant
-    if not is_constant or (prefix.model.training and any(map(_counts_batches, prefix.layers))):
-        return False
-    try:
-        skipped = attempt(kept[0])
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        log.debug("The frozen layers cannot be skipped", exc_info=True)
-        return False
+    # In an evaluation there are no gradients otherwise, and they tell what depends on what trains.
+    with torch.inference_mode(False), torch.enable_grad():
+        batch = {name: v[:_TRIED_ROWS].clone() for name, v in batch.items() if isinstance(v, Tensor)}
+        states.append(_random_state(device))
+        try:
+            whole = attempt(None)
+            is_constant = len(kept) == 1 and torch.equal(*states) and kept[0].is_constant
+            if not is_constant or (prefix.model.training and any(map(_counts_batches, prefix.layers))):
+                return False
+            skipped = attempt(kept[0])
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            log.debug("The frozen layers cannot be skipped", exc_info=True)
+            return False
     return len(whole) == len(skipped) and all(map(_same_bits, whole, skipped))
 
 
@@ -198,8 +202,6 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     value = loss(model, batch)
-    if not value.requires_grad:
-        return [value]
     gradients = torch.autograd.grad(value, trained, allow_unused=True)
     return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
 

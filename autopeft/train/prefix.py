@@ -14,8 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autopeft.extension import Batch
 from autopeft.model import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 
-# Measurements after which an output that none of them used makes room: two waves of plans, as a third of
-# the proposals shares a cut; chosen by hand.
+# Measurements after which an output that none of them used makes room: two waves of plans; chosen by hand.
 _IDLE_MEASUREMENTS = 8
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -36,9 +35,9 @@ class FrozenOutputs:
     """Outputs of frozen layers by batch, kept in at most `max_bytes` for all plans of one base model.
 
     Rows are seen by every plan of a rung, in the same batches. A plan whose lowest adapter lies in layer k
-    starts from the highest layer up to k whose output is kept. The first batch of a kind of plan is run
-    twice, with all layers and without those: unless loss and gradients are equal to the bit, nothing is
-    skipped for plans of that kind (dropout below the adapters, trained embeddings, virtual tokens).
+    starts from the highest layer up to k whose output is kept. For a new kind of plan a few rows are
+    run twice, with all layers and without those: unless loss and gradients are equal to the bit, nothing is
+    skipped for plans of that kind (dropout below the adapters, trained embeddings).
 
     An output is kept if there is room, and makes room once no plan has used it for some measurements. A
     full store takes nothing new: what is used in turn would otherwise drive out what is used next.
