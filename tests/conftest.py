@@ -164,7 +164,7 @@ def make_bench(make_base, methods, task):
             made = task.encode([[text] for text in texts], labels, base.tokenizer, CONTEXT)
             splits[split] = EncodedSplit(examples=made.examples, labels=made.labels)
         fields = {"task": task, "methods": methods, "splits": splits, "batch_size": 8, **settings}
-        return Bench(base=base, base_sha256=base.sha256(), **fields)
+        return Bench(base=base, **fields)
 
     return make
 

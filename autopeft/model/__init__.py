@@ -2,7 +2,8 @@
 
 Inside the folder each file imports only from those before it:
 locating, memory, precision, checkpointing, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
-widths, attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading, in_memory.
+widths, unchanged, attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading,
+in_memory.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.snapshot import note_modules
+from autopeft.model.unchanged import TensorWatch, digest_of
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.model.weights import load_weights, require_weights
 from autopeft.model.widths import hidden_size
@@ -126,11 +127,12 @@ class BaseModel:
 
     def sha256(self) -> str:
         """Digest of the name and value of every parameter and buffer."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return digest_of(self.module)
+
+    @cached_property
+    def watch(self) -> TensorWatch:
+        """Tells in a short time whether tensors are as they were when this was first read."""
+        return TensorWatch(self.module)
 
     @contextlib.contextmanager
     def attached(

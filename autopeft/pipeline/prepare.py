@@ -115,7 +115,6 @@ def prepare(
         batch_size=batch_size,
         keep_weights=keep_weights,
         paused=paused,
-        base_sha256=base.sha256(),
     )
     return Prepared(
         spec=spec,

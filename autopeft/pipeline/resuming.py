@@ -10,7 +10,7 @@ from collections.abc import Callable
 import peft
 import torch
 
-from autopeft.errors import RunDirError, SpecError
+from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
     VERSION,
@@ -26,6 +26,7 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, write_text
 
+_START = "start.json"  # in the state of a run: fingerprints of data, weights and versions
 _EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
 
 
@@ -83,10 +84,10 @@ def note_start(run: RunDir, prepared: Prepared) -> int:
 
     Returns the number of trials that the run started with.
     """
-    path = run.state / "start.json"
+    path = run.state / _START
     now = {
         "data_fingerprint": prepared.data.fingerprint,
-        "base_sha256": prepared.bench.base_sha256,
+        "base_sha256": prepared.base.sha256(),
         "general_text": prepared.general.fingerprint if prepared.general else None,
         "autopeft": VERSION,
         "peft": peft.__version__,
@@ -102,6 +103,19 @@ def note_start(run: RunDir, prepared: Prepared) -> int:
             )
     write_text(path, json.dumps(before) + "\n")
     return int(before["trials"])
+
+
+def check_base(run: RunDir, prepared: Prepared) -> None:
+    """Raise TrainingError where the weights of the base model are no longer those of the run's start.
+
+    After each trial a part of them is compared; this reads all of them.
+    """
+    start = json.loads((run.state / _START).read_text(encoding="utf-8"))
+    if prepared.base.sha256() != start["base_sha256"]:
+        raise TrainingError(
+            f"The weights of {prepared.base.name} changed during the run, so that its measurements cannot be "
+            "trusted; this is a bug, please report it, and start again with another --out."
+        )
 
 
 def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> tuple[SiteScores, ...]:

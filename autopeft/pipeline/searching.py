@@ -22,6 +22,7 @@ from autopeft.pipeline.prepare import Prepared, fit_to_budget, prepare, with_dem
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import (
+    check_base,
     keep_decisions,
     keep_scores,
     known_measurements,
@@ -119,6 +120,7 @@ def _search_in(
             bench.states.write()
     run.close_study()
     forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
+    check_base(run, prepared)
     result = SearchResult(
         spec=spec,
         setting=setting_of(prepared, problem.rate_ranges),

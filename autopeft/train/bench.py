@@ -75,7 +75,6 @@ class Bench:
     keep_weights: Callable[[Plan, int], Path] | None = None
     paused: Callable[[Plan, int], Path] | None = None
     rung_steps: tuple[int, ...] = ()
-    base_sha256: str = ""
     compute: Compute = field(default_factory=Compute)
     general: Task | None = None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
@@ -87,7 +86,7 @@ class Bench:
         for the same plan and seed are loaded. 0 train_steps means the base model itself. Raises TrainingError
         if the base model was changed, so that no later measurement could be trusted.
         """
-        started = time.perf_counter()
+        started, watch = time.perf_counter(), self.base.watch
         try:
             with self.base.precision.multiplying():
                 measurement = self._measure_in_memory(plan, fidelity)
@@ -102,9 +101,9 @@ class Bench:
             )
         if measurement.status is Status.OUT_OF_MEMORY:
             self._make_room()  # after the handler, whose error holds on to the tensors
-        if self.base_sha256 and self.base.sha256() != self.base_sha256:
+        if changed := watch.first_change(self.base.module):
             raise TrainingError(
-                f"Plan {plan.digest} changed the weights of the base model; this is a bug, please report it."
+                f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
         return measurement
 

@@ -90,7 +90,9 @@ def main() -> None:
         other = timed([*command, "--trials", str(trials), "--steps", str(steps)])
         n_seen = int(json.loads(other.output.splitlines()[-1])["train_examples"])
         per_example[name] = (other.seconds / n_seen, other.cpu_seconds / n_seen)
-    print("| search | ms per example | × autopeft | processor ms per example | × autopeft |\n|---|---|---|---|---|")
+    print(
+        "| search | ms per example | × autopeft | processor ms per example | × autopeft |\n|---|---|---|---|---|"
+    )
     rows = []
     for name, (seconds, cpu_seconds) in per_example.items():
         ratios = seconds / per_example["autopeft"][0], cpu_seconds / per_example["autopeft"][1]
@@ -104,7 +106,9 @@ def main() -> None:
             writer = csv.writer(file)
             writer.writerow(("what", "ms_per_example", "ratio", "cpu_ms_per_example", "cpu_ratio"))
             writer.writerows(rows)
-            writer.writerows((f"autopeft {name}", 1e3 * s / n_examples, "", "", "") for name, s in parts.items())
+            writer.writerows(
+                (f"autopeft {name}", 1e3 * s / n_examples, "", "", "") for name, s in parts.items()
+            )
 
 
 if __name__ == "__main__":

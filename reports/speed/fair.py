@@ -32,9 +32,7 @@ def main() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(given.model)
     data, names = load_data(given.data, tokenizer)
     transformers.logging.set_verbosity_error()
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(
-        given.model, num_labels=len(names)
-    )
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=len(names))
 
     def objective(trial: optuna.Trial) -> float:
         model = get_peft_model(copy.deepcopy(base), lora(trial))

@@ -125,7 +125,9 @@ def seconds_of_passes(result: SearchResult) -> tuple[float, int, int, int]:
     by_example = (time.perf_counter() - started) / n_judged
     n_evaluated = sum(m.fidelity.eval_examples for m in runs)
     n_scored = max((score.n_examples for score in result.scores), default=0)
-    trained = sum(sum(by_step[m.fidelity.train_steps - m.trained_steps : m.fidelity.train_steps]) for m in runs)
+    trained = sum(
+        sum(by_step[m.fidelity.train_steps - m.trained_steps : m.fidelity.train_steps]) for m in runs
+    )
     scored = n_scored * sum(by_step) / (len(by_step) * bench.batch_size)
     seconds = trained + scored + n_evaluated * by_example
     return seconds, sum(m.trained_steps for m in runs), n_evaluated, n_scored
@@ -147,7 +149,15 @@ def main() -> None:
         command = [sys.executable, "-m", "autopeft", "search", "--model", str(model), "--data", given.data]
         command += ["--task", "text-generation", "--budget", "0.5%", "--trials", "2"]
         command += ["--max-steps", str(STEPS), "--batch-size", str(BATCH_SIZE), "--max-length", str(N_TOKENS)]
-        command += ["--max-examples", str(given.max_examples), "--confirm", "none", "--out", str(run), "--quiet"]
+        command += [
+            "--max-examples",
+            str(given.max_examples),
+            "--confirm",
+            "none",
+            "--out",
+            str(run),
+            "--quiet",
+        ]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
         seconds = time.perf_counter() - started

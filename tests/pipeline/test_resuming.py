@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 from toys.specs import run_spec
 
-from autopeft.errors import SpecError
-from autopeft.pipeline.resuming import resumed
+from autopeft.errors import SpecError, TrainingError
+from autopeft.pipeline.resuming import check_base, resumed
 from autopeft.store import RunDir
 
 STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
@@ -55,3 +58,12 @@ def test_a_run_cannot_be_resumed_with_fewer_trials(out):
     assert resumed(run_spec(trials=10, out=out), named).search.trials == 10
     with pytest.raises(SpecError, match="only grow"):
         resumed(run_spec(trials=4, out=out), named)
+
+
+def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_path):
+    run, prepared = SimpleNamespace(state=tmp_path), SimpleNamespace(base=bert)
+    (tmp_path / "start.json").write_text(json.dumps({"base_sha256": bert.sha256()}))
+    check_base(run, prepared)
+    bert.module.classifier.bias.data[0] += 1.0
+    with pytest.raises(TrainingError, match="The weights of toy bert changed during the run"):
+        check_base(run, prepared)

@@ -148,7 +148,6 @@ def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fide
         splits=dict.fromkeys(("train", "search", "confirm", "test"), split),
         batch_size=4,
         keep_weights=lambda plan, seed: tmp_path / str(seed),
-        base_sha256=base.sha256(),
     )
     plan = make_plan(base, "lora")
     search, confirm, test = (bench.measure(plan, fidelity(split=s)) for s in ("search", "confirm", "test"))

@@ -1,0 +1,110 @@
+"""Whether the tensors of a model are as they were: a quick look at a part of them, and a digest of all."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
+_CHUNK_BYTES = 2**26  # that are copied from a device at once; chosen by hand
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What can be told of a tensor without reading it; `version` counts its changes in place."""
+
+    name: str
+    pointer: int
+    shape: torch.Size
+    dtype: torch.dtype
+    version: int
+
+    def is_replaced(self, now: _Seen) -> bool:
+        """Whether another tensor has taken the place."""
+        before = (self.name, self.pointer, self.shape, self.dtype)
+        return before != (now.name, now.pointer, now.shape, now.dtype)
+
+
+class TensorWatch:
+    """Tells whether a module still has the tensors that it had, reading a small part of them.
+
+    A change is found if torch counted it (in place, by any operation), if it replaced a tensor, or if it
+    touched one of about 4,096 numbers of each tensor, evenly spaced. A change through `.data` of other
+    numbers is left to `digest_of`. LoRA on experts makes torch count changes that are none, so a tensor with
+    a new count is summed in full.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Read every tensor once."""
+        tensors = _tensors_of(module)
+        self._seen = [_seen(name, tensor) for name, tensor in tensors]
+        self._sums = _stacked([_sum(tensor) for _, tensor in tensors])
+        self._samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
+
+    def first_change(self, module: nn.Module) -> str | None:
+        """Name of a parameter or buffer that is not as it was; None if none was found."""
+        tensors = _tensors_of(module)
+        now = [_seen(name, tensor) for name, tensor in tensors]
+        if len(now) != len(self._seen):
+            return min({seen.name for seen in now} ^ {seen.name for seen in self._seen})
+        for before, after in zip(self._seen, now, strict=True):
+            if before.is_replaced(after):
+                return before.name
+        counted = [i for i, seen in enumerate(now) if seen.version != self._seen[i].version]
+        samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
+        sums = self._sums.clone()
+        for i in counted:
+            sums[i] = _sum(tensors[i][1])
+        odd = ((samples != self._samples) | (sums != self._sums)).nonzero().flatten().tolist()
+        self._seen = now
+        return now[odd[0]].name if odd else None
+
+
+def digest_of(module: nn.Module) -> str:
+    """SHA-256 of the name and value of every parameter and buffer, read a chunk at a time."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        content = _flat(tensor).view(torch.uint8)
+        for start in range(0, content.numel(), _CHUNK_BYTES):
+            digest.update(content[start : start + _CHUNK_BYTES].cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    tensors: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    return [(name, tensor.detach()) for name, tensor in tensors]
+
+
+def _seen(name: str, tensor: Tensor) -> _Seen:
+    return _Seen(
+        name=name,
+        pointer=tensor.data_ptr(),
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        version=tensor._version,
+    )
+
+
+def _sum(tensor: Tensor, n_numbers: int | None = None) -> Tensor:
+    """Sum of the bits of a tensor as whole numbers, exact; of about `n_numbers` evenly spaced ones."""
+    flat = _flat(tensor)
+    if n_numbers is not None:
+        # An odd step: an even one would stay in few columns of a matrix.
+        flat = flat[:: (flat.numel() // n_numbers) | 1]
+    if flat.is_complex():
+        flat = torch.view_as_real(flat).flatten()
+    return flat.view(_INTEGERS[flat.element_size()]).sum(dtype=torch.int64)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1)
+
+
+def _stacked(sums: list[Tensor]) -> Tensor:
+    """Sums of tensors on one or more devices, on the first one's; no number is copied to the CPU."""
+    return torch.stack([one.to(sums[0].device) for one in sums]) if sums else torch.zeros(0)

@@ -1,0 +1,117 @@
+"""A changed base model is found out: by the quick look after a trial, or by the digest of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+from toys.bases import toy_base
+
+from autopeft.model.unchanged import TensorWatch, digest_of
+
+# The weight has 100,000 numbers. The quick look reads every 25th: 100,000 // 4,096 is 24, made odd.
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(250, 400, generator=generator), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16), requires_grad=False)
+        self.register_buffer("angles", torch.ones(5), persistent=False)
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+
+def changed_by(change):
+    """What the quick look says of a toy after a change, and whether the digest differs."""
+    module = Toy()
+    watch, digest = TensorWatch(module), digest_of(module)
+    with torch.no_grad():
+        change(module)
+    return watch.first_change(module), digest_of(module) != digest
+
+
+def in_place(module):
+    module.weight[0, 1] += 1.0  # not in the sample
+
+
+def inside_the_sample(module):
+    module.weight.data.view(-1)[25 * 1000] += 1e-6
+
+
+def outside_the_sample(module):
+    module.weight.data.view(-1)[25 * 1000 + 1] += 1.0
+
+
+def other_object(module):
+    module.weight = nn.Parameter(module.weight.clone(), requires_grad=False)
+
+
+def other_data(module):
+    module.bias.data = module.bias.data.clone()
+
+
+def removed(module):
+    del module.bias
+
+
+def buffer_in_place(module):
+    module.angles[2] = 0.0
+
+
+def buffer_by_data(module):
+    module.flags.data[0] = False
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "is_other_digest"),
+    [
+        (in_place, "weight", True),
+        (inside_the_sample, "weight", True),
+        (outside_the_sample, None, True),
+        (other_object, "weight", False),
+        (other_data, "bias", False),
+        (removed, "bias", True),
+        (buffer_in_place, "angles", False),  # no part of the state
+        (buffer_by_data, "flags", True),
+    ],
+)
+def test_change_is_found_by_the_quick_look_or_by_the_digest(change, name, is_other_digest):
+    assert changed_by(change) == (name, is_other_digest)
+
+
+def test_counted_change_that_changes_nothing_is_none():
+    def add_nothing(module):
+        module.weight.add_(0.0)
+        assert module.weight._version > 0
+
+    assert changed_by(add_nothing) == (None, False)
+
+
+def test_quick_look_goes_on_after_a_counted_change():
+    module = Toy()
+    watch = TensorWatch(module)
+    module.weight.add_(0.0)
+    assert watch.first_change(module) is None
+    module.weight.data.view(-1)[0] += 1.0
+    assert watch.first_change(module) == "weight"
+
+
+def test_digest_is_sha256_of_names_and_bytes_in_the_order_of_names():
+    module = Toy()
+    expected = hashlib.sha256()
+    for name in ("bias", "flags", "weight"):
+        expected.update(name.encode())
+        expected.update(bytes(getattr(module, name).reshape(-1).view(torch.uint8).tolist()))
+    assert digest_of(module) == expected.hexdigest()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trial_with_lora_on_experts_is_no_change(dtype, make_plan, attach, batch_for):
+    base = toy_base("moe-lm", dtype=dtype)
+    watch = base.watch
+    with attach(base, make_plan(base, "lora")) as adapted, base.autocast():
+        adapted(**batch_for(base)).loss.backward()
+    assert watch.first_change(base.module) is None
