@@ -16,7 +16,7 @@ from autopeft.errors import ModelError, first_line_of
 
 # All chosen by hand. A width below the least needs no probe: other work takes longer than its products. Wider
 # products than the widest run at the same rate, and would take the probe too long.
-_LEAST_WIDTH, _WIDEST = 128, 2048
+_LEAST_WIDTH, _WIDEST = 128, 1024
 _TOKENS = 256
 _REPEATS = 4  # the fastest counts, as other processes only slow a product down
 _LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chosen
@@ -166,7 +166,7 @@ def _matmul_of(name: str) -> str:
 
 
 def _widths(config: Any) -> tuple[int, int]:
-    """Hidden units and units of the feed-forward maps, at most 2048 each; 0 where the config tells none."""
+    """Hidden units and units of the feed-forward maps, at most 1024 each; 0 where the config tells none."""
     text = config.get_text_config()
     width = int(getattr(text, "hidden_size", 0) or 0)
     inner = getattr(text, "intermediate_size", None)  # GPT-2 and T5 call it otherwise, and have 4 x
