@@ -2,10 +2,11 @@
 
     python reports/speed/minimal_loop.py [--batch-size 56] [--dtype auto] [--quick] [--out FILE.csv]
 
-LoRA on all linear maps of MiniLM-L6 at 0.5 % of it, on the sample dataset; 56 sentences are about 1,000 tokens.
-Both loops train the same plan from the same batches in the same number format, in alternating blocks of
-steps; numbers are medians over blocks. The matrix rate is that of products of the model's own shapes in
-bfloat16, weighted by their flops; the share counts all flops of a step, those of attention and adapters too.
+LoRA on all linear maps of MiniLM-L6 at 0.5 % of it, on the sample dataset; 56 sentences are about 1,000
+tokens. Both loops train the same plan from the same batches in the same number format, in alternating
+blocks of steps; numbers are medians over blocks. The matrix rate is that of products of the model's own
+shapes in bfloat16, weighted by their flops; the share counts all flops of a step, those of attention and
+adapters too.
 """
 
 from __future__ import annotations
