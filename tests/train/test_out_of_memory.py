@@ -58,12 +58,12 @@ def scarce(make_base, make_bench, task):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_plan_that_never_fits_is_out_of_memory_and_the_base_model_stays(error, scarce, make_plan, fidelity):
     bench = scarce(training=0, error=error)
-    before = state_of(bench.base.module)
+    digest, before = bench.base.sha256(), state_of(bench.base.module)
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
     assert (seen.status, seen.metric, seen.loss) == (Status.OUT_OF_MEMORY, None, None)
     assert seen.error.startswith(f"{error.__name__}: ") and "\n" not in seen.error
     assert bench.task.n_refused == 2  # tried once more, at half the rows
-    assert (bench.base.sha256(), state_of(bench.base.module)) == (bench.base_sha256, before)
+    assert (bench.base.sha256(), state_of(bench.base.module)) == (digest, before)
 
 
 def test_run_that_does_not_fit_starts_anew_in_half_micro_batches_as_later_ones(scarce, make_plan, fidelity):
