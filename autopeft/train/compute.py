@@ -22,35 +22,37 @@ class Compute:
 
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
     takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the plan
-    and the model allow it. An evaluation batch has at most `max_eval_rows`, None: as many as are wanted.
+    and the model allow it. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
 
     Where memory runs out the two limits are lowered, for all later runs too.
     """
 
     micro_batch_tokens: int | None = None
     checkpointing: bool = False
-    max_eval_rows: int | None = None
+    max_eval_tokens: int | None = None
 
 
 class NothingToCutError(MemoryError):
     """Memory ran out at a single row, so that a smaller batch is no help."""
 
 
-def in_fewer_rows(attempt: Callable[[int], Result], n_rows: int, *, device: torch.device) -> Result:
-    """What an attempt returns for so many rows at once, or for half as many, while memory runs out.
+def in_smaller_batches(
+    attempt: Callable[[int], Result], max_tokens: int, *, smallest: int, device: torch.device
+) -> Result:
+    """What an attempt returns with batches of so many tokens, or of half as many, while memory runs out.
 
-    Raises NothingToCutError where memory runs out at one row.
+    Raises NothingToCutError where memory runs out at `smallest`, the tokens of the largest row.
     """
     while True:
         try:
-            return attempt(n_rows)
+            return attempt(max_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if n_rows == 1:
+            if max_tokens <= smallest:
                 raise NothingToCutError(f"{first_line_of(error)} (one row)") from error
         release_memory(device)
-        n_rows //= 2
+        max_tokens = max(max_tokens // 2, smallest)
 
 
 def micro_batches(

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
+_IMAGE_TOKENS = 196  # that an image is taken for: 224 × 224 pixels in patches of 16 × 16, as in ViT
 _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
 
 
@@ -38,6 +39,13 @@ class EncodedSplit:
         """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
         longest = (max(map(len, rows_of_tokens(example)), default=1) for example in self.examples)
         return np.fromiter(longest, dtype=np.int64, count=len(self.examples))
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+        pairs = zip(self.examples, self.labels, strict=True)
+        sizes = (_size(rows_of_tokens(example), label) for example, label in pairs)
+        return np.fromiter(sizes, dtype=np.int64, count=len(self.examples))
 
     @property
     def longest(self) -> int:
@@ -59,6 +67,11 @@ def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
     if not len(ids):
         return ()
     return ids if isinstance(ids[0], Sequence | np.ndarray) else (ids,)
+
+
+def _size(rows: Sequence[Sequence[int]], label: Any) -> int:
+    n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
+    return max(len(rows) * max(map(len, rows)), n_labels) if rows else _IMAGE_TOKENS
 
 
 def encode_splits(

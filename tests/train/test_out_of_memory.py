@@ -89,9 +89,10 @@ def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
     seen, unbroken = (chosen.measure(plan, fidelity()) for chosen in (bench, roomy))
     assert seen.example_scores == unbroken.example_scores
     assert seen.loss == pytest.approx(unbroken.loss, abs=1e-6)
-    assert bench.task.n_refused == 2  # 24 rows, 12, 6
+    n_refused = bench.task.n_refused
+    assert n_refused >= 2  # 24 rows, then half of their tokens, and half again
     assert bench.measure(plan, fidelity(seed=3)).status is Status.COMPLETE
-    assert bench.task.n_refused == 2
+    assert bench.task.n_refused == n_refused
 
 
 def test_evaluation_that_does_not_fit_at_all_costs_no_second_training(scarce, make_plan, fidelity):
@@ -99,7 +100,7 @@ def test_evaluation_that_does_not_fit_at_all_costs_no_second_training(scarce, ma
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
     assert seen.status is Status.OUT_OF_MEMORY
     assert seen.error == "NothingToCutError: CUDA out of memory. Tried to allocate 2.00 GiB. (one row)"
-    assert bench.task.n_refused == 5  # 24 rows, 12, 6, 3, 1
+    assert 3 <= bench.task.n_refused <= 8  # down to the tokens of the largest row
     assert bench.compute.micro_batch_tokens is None
 
 
@@ -111,6 +112,7 @@ def alive():
 @pytest.mark.parametrize("room", [{}, {"training": 0}], ids=["complete", "out of memory"])
 def test_trials_leave_no_tensor_behind(room, scarce, make_plan, fidelity):
     bench = scarce(**room)
+    bench.batches.max_bytes = 0  # each seed has batches of its own
     plan = make_plan(bench.base, "lora")
     bench.measure(plan, fidelity(train_steps=2))  # what is computed once for all trials
     before = alive()

@@ -226,7 +226,9 @@ def test_scores_stand_in_dataset_order_however_the_rows_were_batched(bert, make_
     bench = make_bench(base=bert)
     n_tokens = bench.splits["search"].lengths
     seen = bench.evaluate(bert.module, "search")
-    one_by_one = [bench.task.evaluate(bert.module, iter([bench._batch("search", [i])])) for i in range(24)]
+    one_by_one = [
+        bench.task.evaluate(bert.module, iter([bench.batches.get("search", [i]).batch])) for i in range(24)
+    ]
     assert (np.diff(n_tokens) < 0).any()
     assert list(seen.example_scores) == [evaluation.metric for evaluation in one_by_one]
     assert seen.loss == pytest.approx(math.fsum(evaluation.loss for evaluation in one_by_one) / 24, abs=1e-6)

@@ -1,0 +1,109 @@
+"""Collated batches on the device, kept for the next plan, which sees the same rows in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from autopeft.extension import Batch, Task
+from autopeft.train.encoding import EncodedSplit
+
+# Measurements after which a batch that none of them used makes room. A confirmation goes through its seeds,
+# five by default, for one plan after the other; chosen by hand.
+_IDLE_MEASUREMENTS = 8
+
+
+class Collated(NamedTuple):
+    """A batch on the device, and the number of terms that its loss is the mean of."""
+
+    batch: Batch
+    n_terms: int
+
+
+@dataclass(kw_only=True)
+class Batches:
+    """The batches of some splits by their rows; nothing may change the tensors of a batch in place.
+
+    Batches stay on the device up to `max_bytes`. A new one takes the place of those that some measurements
+    have not used, the least recently used first. Where there are none it is not kept: the plans of a rung go
+    through the same batches in a circle, and would lose each just before its use.
+
+    Attributes:
+        splits: By name.
+        tasks: Name of a split -> its task.
+        pad_token_id: Fills short rows.
+        device: Where batches go.
+        max_bytes: Most bytes of all that are kept; 0 keeps none.
+    """
+
+    splits: Mapping[str, EncodedSplit]
+    tasks: Mapping[str, Task]
+    pad_token_id: int
+    device: torch.device
+    max_bytes: int
+    n_bytes: int = 0
+    _kept: dict[_Key, _Kept] = field(default_factory=dict)  # the least recently used first
+    _measurement: int = 0
+
+    def next_measurement(self) -> None:
+        """Note that another measurement begins."""
+        self._measurement += 1
+
+    def clear(self) -> None:
+        """Free all memory."""
+        self._kept.clear()
+        self.n_bytes = 0
+
+    def get(self, split: str, rows: Sequence[int]) -> Collated:
+        """The batch of some rows of a split; the dictionary is the caller's own, its tensors are shared."""
+        key = (split, np.asarray(rows, dtype=np.int32).tobytes())
+        kept = self._kept.pop(key, None)
+        if kept is None:
+            kept = self._made(split, rows)
+            self._make_room(kept.n_bytes)
+        else:
+            self.n_bytes -= kept.n_bytes
+        if self.n_bytes + kept.n_bytes <= self.max_bytes:
+            kept.used_at = self._measurement
+            self._kept[key] = kept
+            self.n_bytes += kept.n_bytes
+        batch, n_terms = kept.collated
+        return Collated(dict(batch), n_terms)
+
+    def _made(self, split: str, rows: Sequence[int]) -> _Kept:
+        encoded, task = self.splits[split], self.tasks[split]
+        examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
+        # A task asks for its batches in inference mode, whose tensors no later graph could save.
+        with torch.inference_mode(mode=False):
+            batch = task.collate(examples, labels, self.pad_token_id)
+            n_terms = task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
+            placed = {name: self._placed(tensor) for name, tensor in batch.items()}
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in placed.values())
+        return _Kept(Collated(placed, n_terms), n_bytes)
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy runs beside the step before
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Drop what is idle, as far as a new batch needs the place."""
+        while self._kept and self.n_bytes + n_bytes > self.max_bytes:
+            key = next(iter(self._kept))
+            if self._kept[key].used_at > self._measurement - _IDLE_MEASUREMENTS:
+                return
+            self.n_bytes -= self._kept.pop(key).n_bytes
+
+
+_Key = tuple[str, bytes]  # a split, and its rows
+
+
+@dataclass
+class _Kept:
+    collated: Collated
+    n_bytes: int
+    used_at: int = 0  # the latest measurement that used it

@@ -1,0 +1,174 @@
+"""Batches are collated once, kept within a limit, and changed by nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toys.tasks import TOYS, make_toy
+
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.records import Status
+from autopeft.train import Bench, Compute, EncodedSplit
+from autopeft.train.batches import _IDLE_MEASUREMENTS, Batches
+
+
+class CountingTask:
+    """Collates numbers to batches of 8 bytes a row, and counts how often."""
+
+    def __init__(self):
+        self.n_collated = 0
+
+    def collate(self, examples, labels, pad_token_id):
+        self.n_collated += 1
+        return {"input_ids": torch.tensor([example["input_ids"] for example in examples])}
+
+    def n_terms(self, batch):
+        return 10 * len(batch["input_ids"])
+
+
+def make_batches(max_bytes, task=None):
+    examples = tuple({"input_ids": i} for i in range(100))
+    split = EncodedSplit(examples=examples, labels=(0,) * 100)
+    splits = {"train": split, "search": replace(split, examples=examples[::-1])}
+    tasks = dict.fromkeys(splits, task or CountingTask())
+    return Batches(
+        splits=splits, tasks=tasks, pad_token_id=0, device=torch.device("cpu"), max_bytes=max_bytes
+    )
+
+
+def test_batch_is_collated_once_for_its_split_and_rows():
+    task = CountingTask()
+    batches = make_batches(2**20, task)
+    requests = [("train", [3, 4]), ("train", [4, 3]), ("train", (3,)), ("search", [3, 4])]
+    first = [batches.get(*request) for request in requests]
+    assert task.n_collated == 4
+    assert [batch["input_ids"].tolist() for batch, _ in first] == [[3, 4], [4, 3], [3], [96, 95]]
+    assert [n_terms for _, n_terms in first] == [20, 20, 10, 20]
+    again = [batches.get(*request) for request in requests]
+    assert task.n_collated == 4
+    assert all(a.batch["input_ids"] is b.batch["input_ids"] for a, b in zip(first, again, strict=True))
+
+
+def test_what_a_caller_takes_out_of_a_batch_is_there_for_the_next():
+    batches = make_batches(2**20)
+    batches.get("train", [1]).batch.pop("input_ids")
+    assert "input_ids" in batches.get("train", [1]).batch
+
+
+def test_circle_that_does_not_fit_keeps_what_fits():
+    task = CountingTask()
+    batches = make_batches(5 * 8, task)  # two batches of two rows, and half a batch
+    for _ in range(4):
+        batches.next_measurement()
+        for start in (0, 2, 4, 6):
+            assert batches.get("train", [start, start + 1]).batch["input_ids"].tolist() == [start, start + 1]
+            assert batches.n_bytes <= batches.max_bytes
+    assert task.n_collated == 4 + 3 * 2  # half of the circle was found every time
+
+
+def test_idle_batches_make_room_the_least_recently_used_first():
+    task = CountingTask()
+    batches = make_batches(2 * 8, task)
+    batches.get("train", [0])
+    batches.get("train", [1])
+    batches.get("train", [0])
+    for _ in range(_IDLE_MEASUREMENTS):
+        batches.next_measurement()
+    batches.get("train", [2])
+    assert task.n_collated == 3
+    batches.get("train", [0])
+    assert task.n_collated == 3  # 1 was used before 0, and has gone
+    batches.get("train", [1])
+    assert task.n_collated == 4
+    assert batches.n_bytes == 2 * 8
+
+
+def test_batch_made_in_inference_mode_serves_a_later_graph():
+    batches = make_batches(2**20)
+    with torch.inference_mode():
+        assert not batches.get("train", [1]).batch["input_ids"].is_inference()
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_trials_leave_kept_batches_as_they_were(name, tokenizer, methods, make_plan, fidelity):
+    bench = toy_bench(make_toy(discover("autopeft.tasks")[name], tokenizer), name, methods)
+    names = ["lora", "ia3", "bitfit"]
+    if bench.task.peft_task_type in ("SEQ_CLS", "CAUSAL_LM"):
+        names += ["prompt_tuning", "prefix_tuning", "p_tuning"]
+    before = {}
+    for method in names:
+        for split in ("search", "confirm"):
+            seen = bench.measure(make_plan(bench.base, method), fidelity(split=split, train_steps=3))
+            assert seen.status is Status.COMPLETE, seen.error
+        kept = {key: entry.collated.batch for key, entry in bench.batches._kept.items()}
+        before = before or {key: copies(batch) for key, batch in kept.items()}
+        assert before.keys() <= kept.keys()
+        for key, batch in before.items():
+            for feature, tensor in batch.items():
+                assert torch.equal(kept[key][feature], tensor)
+
+
+def copies(batch):
+    return {name: tensor.clone() for name, tensor in batch.items()}
+
+
+def toy_bench(toy, name, methods):
+    heads = ("classifier.", "score.")
+    untrained = frozenset(n for n in toy.module.state_dict() if n.startswith(heads))
+    base = BaseModel(toy.module, toy.tokenizer, name=f"toy of {name}", untrained=untrained)
+    made = toy.encoded()
+    split = EncodedSplit(examples=made.examples, labels=made.labels)
+    splits = dict.fromkeys(("train", "search", "confirm"), split)
+    return Bench(base=base, task=toy.task, methods=methods, splits=splits, batch_size=4)
+
+
+def test_kept_batches_change_no_number(make_bench, make_plan, fidelity):
+    keeping, fresh = make_bench(), make_bench()
+    fresh.batches.max_bytes = 0
+    for method in ("lora", "ia3", "lora"):
+        plan = make_plan(keeping.base, method)
+        first, second = (bench.measure(plan, fidelity()) for bench in (keeping, fresh))
+        assert replace(first, train_seconds=0.0, eval_seconds=0.0) == replace(
+            second, train_seconds=0.0, eval_seconds=0.0
+        )
+    assert keeping.batches.n_bytes > 0 == fresh.batches.n_bytes
+
+
+@pytest.mark.parametrize(
+    ("example", "label", "size"),
+    [
+        ({"input_ids": [1, 2, 3]}, 0, 3),
+        ({"input_ids": [[1, 2, 3], [4]]}, 1, 6),  # two choices, padded alike
+        ({"input_ids": [1, 2]}, [5, 6, 7, 8], 4),  # a completion of its own
+        ({"pixel_values": torch.zeros(3, 8, 8)}, 1, 196),
+    ],
+    ids=["text", "choices", "completion", "image"],
+)
+def test_size_of_an_example_is_what_a_batch_grows_by(example, label, size):
+    assert EncodedSplit(examples=(example,), labels=(label,)).sizes.tolist() == [size]
+
+
+def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):
+    bench = make_bench(base=bert)
+    sizes = bench.splits["search"].sizes
+    seen = []
+    task = SimpleNamespace(
+        collate=bench.task.collate,
+        n_terms=bench.task.n_terms,
+        evaluate=lambda model, batches: bench.task.evaluate(model, spied(batches, seen)),
+    )
+    narrow = replace(bench, task=task, compute=Compute(max_eval_tokens=60))
+    evaluation = narrow.evaluate(bert.module, "search")
+    assert max(ids.numel() for ids in seen) <= 60
+    assert len(seen) < len(sizes) / 2
+    assert evaluation.example_scores == bench.evaluate(bert.module, "search").example_scores
+
+
+def spied(batches, seen):
+    for batch in batches:
+        seen.append(batch["input_ids"])
+        yield batch
