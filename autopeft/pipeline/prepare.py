@@ -95,6 +95,7 @@ def prepare(
         base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
     spec = _pinned(spec)
     methods = methods_for(base)
+    log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     spec, length = with_max_length(spec, loaded, base, task)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)

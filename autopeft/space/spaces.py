@@ -31,7 +31,8 @@ class MethodSpace(BaseModel):
     even (`uniform`), follow the score to the power of the exponent (`score`; 0 gives even ranks), or the
     spectrum of the gradient (`spectrum`). A site gets no adapter rather than one below `min_rank`. `size`
     lists single ranks for every site, of which 0 leaves the method out. `budget_share` is that of the whole
-    plan.
+    plan. `learning_rate` is the same range on every base model; without it, the method's range moves with the
+    width of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
