@@ -61,7 +61,7 @@ def _print_front(result: SearchResult, out: Console, path: Path) -> None:
     """Print the Pareto front of loss and parameters, as the search measured it."""
     rows = []
     for measurement in result.front:
-        metric = "" if measurement.metric is None else f"{measurement.metric:.4f}"
+        metric = "–" if measurement.metric is None else f"{measurement.metric:.4f}"
         rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", metric))
     headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
     out.print(f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}")

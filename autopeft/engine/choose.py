@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.engine.front import is_allowed
@@ -12,7 +13,7 @@ from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
 from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error
-from autopeft.records import Plan
+from autopeft.records import Measurement, Plan
 
 _SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 _MARGIN = 0.01  # one point, or one percent of a loss
@@ -60,15 +61,24 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
         failed = [m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = first_by_metric(problem, ranked)
-    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
-    floor = problem.sign * (incumbent.metric or 0.0) - problem.margin - 2 * std_error
-    most = _SMALLEST_SHARE * incumbent.plan.trainable_params
-    good = [m for m in ranked if problem.sign * (m.metric or 0.0) >= floor]
-    small = [m for m in good if m.plan.trainable_params <= most]
+    small = _small_ones(problem, ranked, incumbent)
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
     return incumbent.plan, first_by_metric(problem, baselines).plan, smallest.plan
+
+
+def _small_ones(
+    problem: SearchProblem, ranked: Sequence[Measurement], incumbent: Measurement
+) -> list[Measurement]:
+    """Those that are small and as good as the incumbent; none where the metric was not measured."""
+    if incumbent.metric is None:  # time ran out before the last rung
+        return []
+    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
+    floor = problem.sign * incumbent.metric - problem.margin - 2 * std_error
+    most = _SMALLEST_SHARE * incumbent.plan.trainable_params
+    good = [m for m in ranked if m.metric is not None and problem.sign * m.metric >= floor]
+    return [m for m in good if m.plan.trainable_params <= most]
 
 
 def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measured:

@@ -67,7 +67,8 @@ class Ledger:
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _planned: dict[tuple[str, int], tuple[Fidelity, int]] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
-    _seconds_per_example: list[float] = field(default_factory=list)
+    # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
+    _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
 
     def measure_all(self, requests: Sequence[Key]) -> list[Measurement]:
         """The measurements of some plans, in the order of the requests; only unknown ones are run."""
@@ -128,7 +129,8 @@ class Ledger:
         steps = fidelity.train_steps if new_steps is None else new_steps
         steps = 0 if fidelity.split in ("test", "general") else steps
         training = steps * _mean(self._seconds_per_step)
-        return training + fidelity.eval_examples * _mean(self._seconds_per_example)
+        without, whole = map(_mean, (self._seconds_per_example[False], self._seconds_per_example[True]))
+        return training + fidelity.eval_examples * (whole or without)
 
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
@@ -158,7 +160,8 @@ class Ledger:
     def _note_speed(self, measurement: Measurement) -> None:
         if measurement.status is not Status.COMPLETE:
             return
-        self._seconds_per_example.append(measurement.eval_seconds / measurement.fidelity.eval_examples)
+        per_example = measurement.eval_seconds / measurement.fidelity.eval_examples
+        self._seconds_per_example[measurement.metric is not None].append(per_example)
         if measurement.plan.adapters and measurement.trained_steps:
             self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
 

@@ -28,7 +28,7 @@ def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Me
     difference. A few hundred examples order close plans by chance; the loss, by which `ranked` is sorted,
     looks at the probability of every example and does not.
     """
-    best = max(ranked, key=lambda m: problem.sign * (m.metric or 0.0))
+    best = max(ranked, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
     return next(m for m in ranked if m is best or not is_better(problem, best, m, std_errors=1.0))
 
 

@@ -68,11 +68,11 @@ class Encoded:
 class Evaluation:
     """The quality of a model on some batches."""
 
-    metric: float  # in the unit of the task's metric
+    metric: float | None  # in the unit of the task's metric; None where it was left out
     loss: float  # mean over the examples or tokens, as the task weighs them
-    # One score per example, in the order of the batches; their mean is the metric. Where the metric is no
-    # mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that their mean is the
-    # metric: their spread gives its variance.
+    # One score per example, in the order of the batches, with the metric as their mean; () without a metric.
+    # Where the metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
+    # their mean is the metric: their spread gives its variance.
     example_scores: tuple[float, ...]
 
 
@@ -130,8 +130,11 @@ class Task(Protocol):
         The loss of a batch is the mean of the losses of its parts, weighted with their terms.
         """
 
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
-        """Metric, mean loss and per-example scores, without gradients."""
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
+        """Metric, mean loss and per-example scores, without gradients.
+
+        A metric that needs texts written by the model, token by token, is left out if `generates` is false.
+        """
 
 
 @runtime_checkable

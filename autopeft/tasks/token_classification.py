@@ -107,7 +107,7 @@ class TokenClassification:
         """Tokens of the batch that have a tag."""
         return n_labelled(batch["labels"])
 
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """The metric, the mean loss over tokens, and one score per example, without gradients."""
         counts = TokenCounts()
         rows: list[tuple[list[int], list[int]]] = []  # true and guessed tags of an example's tokens

@@ -165,7 +165,11 @@ class Bench:
                 assert self.keep_weights is not None, "weights are kept for a later test"
                 load_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
-            evaluation = self.evaluate(model, fidelity.split, n_examples=fidelity.eval_examples)
+            # Plans go on by their loss; what only generated text can tell is worth its time at the last rung.
+            is_early = fidelity.split == "search" and fidelity.train_steps in self.rung_steps[:-1]
+            evaluation = self.evaluate(
+                model, fidelity.split, n_examples=fidelity.eval_examples, generates=not is_early
+            )
         is_finite = math.isfinite(evaluation.loss)
         return Measurement(
             plan=plan,
@@ -274,7 +278,9 @@ class Bench:
         with self.base.autocast():
             return self.task.loss(model, batch)
 
-    def evaluate(self, model: nn.Module, split: str, *, n_examples: int | None = None) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, split: str, *, n_examples: int | None = None, generates: bool = True
+    ) -> Evaluation:
         """Metric, loss and per-example scores in dataset order, over a split or a fixed random part."""
         task = self.general if split == "general" else self.task
         assert task is not None, "a bench with general text has its task"
@@ -289,10 +295,12 @@ class Bench:
                 self.compute.max_eval_tokens = max_tokens
             chunks = micro_batches(order, sizes, max_tokens=max_tokens)
             with self.base.autocast():
-                return task.evaluate(model, self._announced(split, chunks))
+                return task.evaluate(model, self._announced(split, chunks), generates=generates)
 
         largest = int(sizes[order].max(initial=0))
         evaluation = in_smaller_batches(attempt, wanted, smallest=largest, device=self.base.device)
+        if evaluation.metric is None:
+            return evaluation
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
 

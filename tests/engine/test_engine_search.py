@@ -336,6 +336,30 @@ def test_incumbent_is_chosen_by_the_metric_where_it_can_tell_and_else_by_the_los
     assert method_of(outcome.baseline) == "lora"
 
 
+class Late(World):
+    """Has the metric from 12 steps on, and never where it is `missing` altogether."""
+
+    missing = False
+
+    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        measurement = super().measure(plan, fidelity)
+        has_metric = fidelity.split != "search" or (fidelity.train_steps >= 12 and not self.missing)
+        return measurement if has_metric else replace(measurement, metric=None, example_scores=())
+
+
+def test_search_without_the_metric_at_lower_rungs_gives_the_same_answer():
+    late, always = (run(world(quality=levels())).outcome for world in (Late, World))
+    assert (late.best, late.baseline, late.smallest) == (always.best, always.baseline, always.smallest)
+    assert late.verdict == always.verdict
+
+
+def test_plans_without_any_metric_are_ranked_by_loss_and_none_is_taken_for_the_smallest():
+    world = Late(quality=levels(ia3=0.9))
+    world.missing = True
+    outcome = run(world, confirm="none").outcome
+    assert method_of(outcome.best) == "ia3" and outcome.smallest == outcome.best
+
+
 def test_plan_over_a_measured_limit_cannot_win():
     class Heavy(World):
         def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:

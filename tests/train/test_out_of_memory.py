@@ -37,12 +37,12 @@ class Scarce:
             self._refuse()
         return loss
 
-    def evaluate(self, model, batches):
+    def evaluate(self, model, batches, **options):
         def passed():
             for batch in batches:
                 yield batch if len(batch["labels"]) <= self._evaluation else self._refuse()
 
-        return self._task.evaluate(model, passed())
+        return self._task.evaluate(model, passed(), **options)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ class LabelledTask:
             return torch.bernoulli(logits.sigmoid(), generator=generator)
         return logits[:, 0] + self.target.std * torch.randn(len(logits), generator=generator)
 
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """The metric, the mean loss, and one score per example, without gradients."""
         with torch.inference_mode():
             pairs = [(logits_of(model, batch), batch["labels"]) for batch in batches]

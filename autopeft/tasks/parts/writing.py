@@ -107,15 +107,18 @@ class WritingTask:
         """Labelled tokens of the batch that are predicted."""
         return n_labelled(self.model_type.targets(batch["labels"]))
 
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
         counts = TokenCounts()
+        needs_texts = self.metric == EXACT_MATCH
         with torch.inference_mode():
             for batch in batches:
-                matches = self._exact_matches(model, batch) if self.metric == EXACT_MATCH else []
+                matches = self._exact_matches(model, batch) if needs_texts and generates else []
                 losses, hits = over_pieces(self._run(model, batch), losses_and_hits).unbind(1)
                 is_counted = self.model_type.targets(batch["labels"]) != IGNORED
                 counts.add(losses, hits, is_counted, matches)
+        if needs_texts and not generates:
+            return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
         return counts.evaluation(self.metric)
 
     def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -56,7 +56,7 @@ class ConfidentClassification:
     def n_terms(self, batch: Batch) -> int:
         return self.texts.n_terms(batch)
 
-    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         scores: list[float] = []
         losses: list[float] = []
         with torch.inference_mode():

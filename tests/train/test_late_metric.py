@@ -1,0 +1,51 @@
+"""A metric of generated text is measured where it decides: at the last rung, and beyond."""
+
+from __future__ import annotations
+
+from toys.bases import toy_base
+from toys.tasks import make_toy, with_end_of_text
+
+from autopeft.extension import Target, discover
+from autopeft.records import Status, TaskSpec
+from autopeft.train import Bench, EncodedSplit
+
+PART = discover("autopeft.tasks")["text-generation"]
+
+
+def make_bench(tokenizer, methods, metric, kept):
+    """A bench of a Llama with rungs of 2 and 4 steps."""
+    toy = make_toy(PART, with_end_of_text(tokenizer))
+    spec = TaskSpec(metric=metric, max_new_tokens=2)
+    toy.task = PART.fitted(spec, Target(kind="completion"), toy.tokenizer)
+    made = toy.encoded()
+    split = EncodedSplit(examples=made.examples, labels=made.labels)
+    return Bench(
+        base=toy_base("llama-lm", tokenizer=toy.tokenizer),
+        task=toy.task,
+        methods=methods,
+        splits=dict.fromkeys(("train", "search", "confirm", "test"), split),
+        batch_size=4,
+        rung_steps=(2, 4),
+        keep_weights=lambda plan, seed: kept / str(seed),
+    )
+
+
+def test_exact_match_is_generated_at_the_last_rung_and_later(
+    tokenizer, methods, make_plan, fidelity, tmp_path, monkeypatch
+):
+    bench = make_bench(tokenizer, methods, "exact-match", tmp_path)
+    by_loss = make_bench(tokenizer, methods, "loss", tmp_path)
+    plan, n_generated = make_plan(bench.base, "lora"), []
+    model_type = type(bench.base.module)
+    generate = model_type.generate
+    monkeypatch.setattr(
+        model_type, "generate", lambda *args, **kwargs: n_generated.append(1) or generate(*args, **kwargs)
+    )
+    early = bench.measure(plan, fidelity(train_steps=2, eval_examples=20))
+    assert early.status is Status.COMPLETE and n_generated == []
+    assert (early.metric, early.example_scores) == (None, ())
+    assert early.loss == by_loss.measure(plan, fidelity(train_steps=2, eval_examples=20)).metric
+    for split, steps in (("search", 4), ("confirm", 4), ("test", 4)):
+        late = bench.measure(plan, fidelity(split=split, train_steps=steps, eval_examples=20))
+        assert 0 <= late.metric <= 1 and len(late.example_scores) == 20
+    assert len(n_generated) == 3
