@@ -152,6 +152,9 @@ def count(
         "forgetting": None,
         "device": None,
         "dtype": None,
+        "memory": None,
+        "micro_batch_tokens": None,
+        "checkpointing": None,
         "quantize": "4bit, 8bit or none, in place of what the plan says.",
         "out": None,
     }
@@ -168,7 +171,8 @@ def train(
         from autopeft import pipeline
         from autopeft import report as reports
 
-        overridden = ("execution.device", "execution.dtype", "model.quantize")
+        execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
+        overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
         trained = pipeline.train_plan(
             plan,
             out=settings.get("output.out"),

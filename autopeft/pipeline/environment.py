@@ -13,11 +13,11 @@ import torch
 import transformers
 
 from autopeft.model import BaseModel
-from autopeft.records import VERSION
+from autopeft.records import VERSION, ExecutionSpec
 
 
-def environment(base: BaseModel) -> dict[str, str]:
-    """Versions of the libraries, and the machine, by name."""
+def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
+    """Versions of the libraries, the machine, and how the run computed on it, by name."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
         "autopeft": VERSION,
@@ -30,5 +30,7 @@ def environment(base: BaseModel) -> dict[str, str]:
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
         "dtype": base.precision.dtype,
         "matmul_precision": base.precision.matmul,
+        "micro_batch_tokens": str(execution.micro_batch_tokens),
+        "checkpointing": execution.checkpointing,
         **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
     }

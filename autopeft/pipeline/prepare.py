@@ -12,6 +12,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Catalogue, Executor, Method, Task, discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.computing import memory_needed, with_compute
 from autopeft.pipeline.defaults import with_full_run, with_max_length
 from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
@@ -60,6 +61,7 @@ def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
     return spec
 
 
+@memory_needed("preparing the base model and its data")
 def prepare(
     spec: RunSpec,
     *,
@@ -77,7 +79,8 @@ def prepare(
 
     Raises:
         SpecError: More workers than the executor takes.
-        DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`.
+        DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`; a ModelError
+            also where memory runs out.
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
@@ -117,6 +120,7 @@ def prepare(
         keep_weights=keep_weights,
         paused=paused,
     )
+    spec, bench, computing = with_compute(spec, bench)
     return Prepared(
         spec=spec,
         data=loaded,
@@ -125,7 +129,7 @@ def prepare(
         methods=methods,
         bench=bench,
         full_steps=full_steps,
-        decisions=(*length, *full_run),
+        decisions=(*length, *full_run, *computing),
     )
 
 

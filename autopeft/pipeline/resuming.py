@@ -45,7 +45,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         value = getattr(getattr(requested, topic), field)
         if name == "model.revision" and _is_commit(topics[topic][field]) and not _is_commit(value):
             continue  # the run keeps the commit that the branch or tag named when it started
-        if name == "execution.dtype" and value == "auto":
+        if name in ("execution.dtype", "execution.checkpointing") and value == "auto":
             continue  # the run keeps what it has chosen
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
+from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Sensitivity, SiteScores
 from autopeft.sensitivity import ENOUGH, ScoredModel, measure
@@ -26,6 +27,7 @@ _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; cho
 log = logging.getLogger(__name__)
 
 
+@memory_needed("the sensitivity pass")
 def sensitivity(
     prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None, enough: float = ENOUGH
 ) -> Sensitivity:

@@ -134,7 +134,7 @@ def _search_in(
             scoring_seconds=scoring_seconds,
             load_seconds=load_seconds,
         ),
-        environment=environment(prepared.base),
+        environment=environment(prepared.base, spec.execution),
         forgetting=forgetting,
         **vars(outcome),
     )

@@ -60,8 +60,8 @@ def train_plan(
         model_id: Base model to use instead of the plan's.
         data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
         forgetting: General text on which the trained plan is compared with the base model.
-        overrides: Values of `model.quantize`, `execution.device` and `execution.dtype`; None stands for
-            the plan's quantisation, and for the default device and dtype.
+        overrides: Values of `model.quantize` and of the settings of `execution`; None stands for the plan's
+            quantisation, and for the defaults.
 
     Raises:
         SpecError: The seed is out of range, or forgetting cannot be measured with the plan's task.

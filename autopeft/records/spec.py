@@ -240,6 +240,22 @@ class ExecutionSpec(Topic):
     matmul_precision: Literal["highest", "medium"] = setting(
         "highest", "How torch multiplies float32 matrices; `auto` as dtype sets it", "Machine", short=None
     )
+    memory_bytes: int | None = setting(
+        None,
+        "Memory that the device may use, weights included, such as 16GiB. Default: what it has",
+        "Machine",
+        short="memory",
+        ge=1,
+    )
+    micro_batch_tokens: int | None = setting(
+        None,
+        "Tokens that training takes through the model at once. Default: what fits and brings speed",
+        "Machine",
+        ge=1,
+    )
+    checkpointing: Literal["auto", "on", "off"] = setting(
+        "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
+    )
 
 
 class OutputSpec(Topic):

@@ -12,12 +12,13 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-compute, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench.
+compute, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench → choosing.
 """
 
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
+from autopeft.train.choosing import LESS_MEMORY, choose_compute
 from autopeft.train.compute import Compute
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of
 from autopeft.train.lengths import count_tokens, uncut_lengths
@@ -25,11 +26,13 @@ from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_sche
 from autopeft.train.rates import SCHEDULE
 
 __all__ = [
+    "LESS_MEMORY",
     "SCHEDULE",
     "WARMUP_SHARE",
     "Bench",
     "Compute",
     "EncodedSplit",
+    "choose_compute",
     "count_tokens",
     "encode_split",
     "encode_splits",

@@ -20,6 +20,7 @@ from autopeft.errors import SiteError, TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
+    SavedBytes,
     can_checkpoint,
     checkpointed,
     free_bytes,
@@ -258,9 +259,29 @@ class Bench:
             start=states.load(plan, fidelity.seed) if states else None,
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
         )
-        is_checkpointed = self.compute.checkpointing and can_checkpoint(model)
-        with checkpointed(self.base.module) if is_checkpointed else contextlib.nullcontext():
+        with self._checkpointing(model):
             return train(model, groups, run, device=self.base.device)
+
+    def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
+        """Bytes that rows of the train split, as one micro-batch, keep for the backward pass of a plan."""
+        stack, counter = compile_plan(plan, self.methods), SavedBytes()
+        task_type, device = self.task.peft_task_type, self.base.device
+        with (
+            self.base.precision.multiplying(),
+            self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
+            self._checkpointing(model.train()),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            counter.counting(),
+        ):
+            loss = self._plain_loss(model, self._batch("train", rows))
+            n_bytes = counter.total
+            del loss
+        return n_bytes
+
+    def _checkpointing(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        if self.compute.checkpointing and can_checkpoint(model):
+            return checkpointed(self.base.module)
+        return contextlib.nullcontext()
 
     def _steps(self, fidelity: Fidelity) -> list[list[Sequence[int]]]:
         """The micro-batches of each training step, as row indices."""

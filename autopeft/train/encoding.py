@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autopeft.data import LabelledData, Split
 from autopeft.errors import ModelError, first_line_of
 from autopeft.extension import Example, Task
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         with torch.no_grad(), base.autocast():
             task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line_of(error).rstrip(".")
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         raise ModelError(

@@ -1,0 +1,115 @@
+"""Chooses micro-batches and checkpointing from what the device has."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+
+from autopeft.model import free_bytes
+from autopeft.records import Decision, ExecutionSpec, Plan
+from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
+from autopeft.train.bench import Bench
+from autopeft.train.compute import Compute
+
+# Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
+# tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
+_MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
+_FEW_TOKENS = 512  # on a CPU, where fewer cost time; see above
+_FEW_BYTES = 2**28  # on a CPU, which no one has to save; chosen by hand
+_WEIGHTS_SHARE = 0.5  # of the weights' bytes, on a CPU, which other programs share; chosen by hand
+_FREE_SHARE = 0.8  # of the free memory: gaps between tensors, and those of a moment, need some; by hand
+LESS_MEMORY = "Lower --max-length, set --checkpointing on, pass --quantize 4bit, or take a smaller model."
+_RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
+
+log = logging.getLogger(__name__)
+
+
+def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tuple[Decision, ...]]:
+    """How to compute under the settings, and the decisions about what they leave open.
+
+    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward.
+    """
+    requested, tokens = execution.checkpointing, execution.micro_batch_tokens
+    if tokens is not None and requested != "auto":
+        return Compute(micro_batch_tokens=tokens, checkpointing=requested == "on"), ()
+    free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
+    room, n_tokens = int(_FREE_SHARE * free), bench.splits["train"].longest
+    row_bytes, is_checkpointed = _row_bytes(bench, requested, room=room)
+    facts = f"the longest row keeps {_size(row_bytes)} for its backward pass, and {_size(free)} are free"
+    if row_bytes > room:
+        log.warning("Memory may run out: %s. %s", facts, LESS_MEMORY)
+    decisions = []
+    if tokens is None:
+        weights = sum(p.numel() * p.element_size() for p in bench.base.module.parameters())
+        token_bytes = max(1, row_bytes // n_tokens)
+        tokens, rule = most_tokens(bench.base.device.type, token_bytes, free=free, weights=weights)
+        rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
+        decisions.append(Decision(setting="execution.micro_batch_tokens", value=str(tokens), rule=rule))
+    if requested == "auto":
+        value = "on" if is_checkpointed else "off"
+        decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
+    return Compute(micro_batch_tokens=tokens, checkpointing=is_checkpointed), tuple(decisions)
+
+
+def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:
+    """What the longest train row keeps, and whether with checkpointing: on request or in need."""
+    plan, row = _usual_plan(bench), [int(bench.splits["train"].lengths.argmax())]
+    plain = bench.saved_bytes(plan, row)
+    if requested == "off" or (requested == "auto" and plain <= room):
+        return plain, False
+    inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
+    if inputs >= plain:
+        log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
+        return plain, False
+    # Beside the inputs of all layers, one layer at a time keeps what it computes again.
+    n_layers = len({site.layer for site in bench.base.sites if site.layer is not None})
+    return inputs + (plain - inputs) // max(1, n_layers), True
+
+
+def most_tokens(device: str, token_bytes: int, *, free: int, weights: int) -> tuple[int, str]:
+    """The most tokens of a micro-batch, >= 1, and which limit decides them.
+
+    Args:
+        device: Type of the device, such as cpu.
+        token_bytes: What a token keeps for the backward pass.
+        free: Free bytes of the device.
+        weights: Bytes of the base model's weights.
+
+    Example:
+        >>> most_tokens("cuda", 2**20, free=10 * 2**30, weights=2**30)
+        (8192, '80 % of what is free may be taken')
+    """
+    limits = [
+        (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),
+        (
+            int(_FREE_SHARE * free) // token_bytes,
+            f"{100 * _FREE_SHARE:.0f} % of what is free may be taken",
+        ),
+    ]
+    if device == "cpu":
+        few = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)
+        half = max(few, int(_WEIGHTS_SHARE * weights) // token_bytes)
+        reason = "fewer would cost time" if half == few else "half of the weights' memory may be taken"
+        limits.append((half, reason))
+    tokens, reason = min(limits, key=lambda limit: limit[0])
+    return max(1, tokens), reason
+
+
+def _usual_plan(bench: Bench) -> Plan:
+    """LoRA at all linear maps; the task head alone where it fits nowhere."""
+    sites, method = bench.base.sites, bench.methods[BASELINE_METHOD]
+    if all(method.refusal(site) is not None for site in sites):
+        return Plan(adapters=(), learning_rate=1.0, trainable_params=0)
+    context = AllocationContext(
+        sites=sites,
+        scores=dict.fromkeys((site.name for site in sites), 1.0),
+        methods=bench.methods,
+        max_params=sys.maxsize,
+    )
+    return plan_of(Policy(method=BASELINE_METHOD, learning_rate=1.0, max_rank=_RANK), context)
+
+
+def _size(n_bytes: int) -> str:
+    unit, name = next(((2**i, n) for i, n in ((30, "GiB"), (20, "MiB")) if n_bytes >= 2**i), (2**10, "KiB"))
+    return f"{n_bytes / unit:.1f} {name}"

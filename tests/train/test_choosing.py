@@ -1,0 +1,104 @@
+"""What a device has decides micro-batches and checkpointing, unless the user does."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from toys.specs import run_spec
+
+from autopeft import pipeline
+from autopeft.cli.progress import Silent
+from autopeft.errors import ModelError
+from autopeft.pipeline.computing import memory_needed
+from autopeft.pipeline.resuming import resumed
+from autopeft.records import ExecutionSpec
+from autopeft.store import RunDir
+from autopeft.train import choose_compute
+from autopeft.train.choosing import most_tokens
+
+GIB, MIB = 2**30, 2**20
+
+
+@pytest.mark.parametrize(
+    ("device", "token_bytes", "free", "weights", "tokens"),
+    [
+        ("cpu", MIB // 8, 16 * GIB, GIB, 2048),  # a small model: more at once brings no speed
+        ("cpu", 2 * MIB, 16 * GIB, 4 * GIB, 1024),  # half of the weights
+        ("cpu", 2 * MIB, 16 * GIB, GIB, 512),  # fewer would cost time
+        ("cpu", 2 * MIB, 500 * MIB, 4 * GIB, 200),  # four fifths of what is free
+        ("cpu", 2 * MIB, 0, 4 * GIB, 1),
+        ("cuda", 2 * MIB, 16 * GIB, 4 * GIB, 6553),
+        ("cuda", 2 * MIB, 80 * GIB, 4 * GIB, 16384),
+    ],
+)
+def test_micro_batches_are_as_large_as_brings_speed_and_memory_allows(
+    device, token_bytes, free, weights, tokens
+):
+    assert most_tokens(device, token_bytes, free=free, weights=weights)[0] == tokens
+
+
+def test_less_memory_makes_smaller_micro_batches_and_then_checkpoints(make_bench, make_base):
+    bench = make_bench(base=make_base("bert"))
+    lengths = bench.splits["train"].lengths
+    roomy, _ = choose_compute(bench, ExecutionSpec())
+    assert not roomy.checkpointing
+    assert roomy.micro_batch_tokens >= 8 * lengths.max()  # a whole step
+    tight, decisions = choose_compute(bench, ExecutionSpec(memory_bytes=1))
+    assert (tight.micro_batch_tokens, tight.checkpointing) == (1, True)
+    assert [str(decision).split(":")[0] for decision in decisions] == [
+        "--micro-batch-tokens 1",
+        "--checkpointing on",
+    ]
+
+
+def test_what_is_set_is_not_chosen(make_bench):
+    bench = make_bench()
+    requested = ExecutionSpec(micro_batch_tokens=40, checkpointing="off", memory_bytes=1)
+    compute, decisions = choose_compute(bench, requested)
+    assert (compute.micro_batch_tokens, compute.checkpointing, decisions) == (40, False, ())
+    on, decisions = choose_compute(bench, ExecutionSpec(checkpointing="on"))
+    assert on.checkpointing
+    assert [decision.setting for decision in decisions] == ["execution.micro_batch_tokens"]
+
+
+def test_checkpointed_row_keeps_less_and_trains_to_the_same_numbers(make_bench, make_plan, fidelity):
+    plain, thrifty = make_bench(), make_bench()
+    thrifty.compute.checkpointing = True
+    plan = make_plan(plain.base, "lora")
+    assert thrifty.saved_bytes(plan, [0, 1]) < 0.6 * plain.saved_bytes(plan, [0, 1])
+    seen, again = (bench.measure(plan, fidelity()) for bench in (plain, thrifty))
+    assert again.loss == pytest.approx(seen.loss, abs=1e-6)  # with dropout, whose draws repeat
+    assert again.peak_bytes < seen.peak_bytes
+
+
+def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
+    bench = make_bench()
+    bench.saved_bytes(make_plan(bench.base, "lora"), [0])
+    assert bench.base.sha256() == bench.base_sha256
+    assert not bench.base.module.training
+
+
+def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, caplog):
+    short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "trials": 2, "confirm": "none"}
+    spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
+    with caplog.at_level(logging.INFO):
+        result, path = pipeline.search(spec, progress=Silent())
+    assert "--micro-batch-tokens 2048: a token keeps" in caplog.text
+    assert result.environment["micro_batch_tokens"] == "2048"
+    stored = RunDir.open(path).read_spec()
+    assert (stored.execution.micro_batch_tokens, stored.execution.checkpointing) == (2048, "off")
+    assert resumed(spec, frozenset({"execution.checkpointing"})).execution == stored.execution
+
+
+def test_memory_that_runs_out_before_any_plan_says_what_to_do():
+    with (
+        pytest.raises(
+            ModelError,
+            match=r"^Memory ran out in the test \(no more\). Lower --max-length, .* smaller model.$",
+        ),
+        memory_needed("the test"),
+    ):
+        raise MemoryError("no more")
+    with pytest.raises(RuntimeError, match=r"^other$"), memory_needed("the test"):
+        raise RuntimeError("other")
