@@ -1,9 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, memory, precision, checkpointing, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
-widths, unchanged, attaching → sites, quantising, weights → virtual → base → checks → skeleton → loading,
-in_memory.
+locating, memory, precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths,
+unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks → skeleton →
+loading, in_memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from autopeft.model.attaching import (
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
+from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
@@ -88,4 +89,5 @@ __all__ = [
     "set_initial_directions",
     "skips_exactly",
     "unquantised_modules",
+    "without_cache",
 ]

@@ -6,21 +6,21 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 
-from peft import PeftModel, PeftType
+from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from autopeft.model.cache import needs_cache, without_cache
 
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
 # set them were renamed in transformers 5.
 _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
-_FILL_THE_CACHE = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)  # a checkpointed layer drops what it is given
 
 
 def can_checkpoint(model: nn.Module) -> bool:
     """Whether the layers of a base model, or of one with adapters, may be checkpointed."""
-    config = model.active_peft_config if isinstance(model, PeftModel) else None
-    if config is not None and config.peft_type in _FILL_THE_CACHE:
-        return False
+    if needs_cache(model):
+        return False  # a checkpointed layer drops the cache that it is given
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return bool(getattr(base, "supports_gradient_checkpointing", False)) and bool(_switches(base))
 
@@ -28,26 +28,22 @@ def can_checkpoint(model: nn.Module) -> bool:
 @contextlib.contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
     """A context in which the layers of a model in training mode are checkpointed; dropout draws repeat."""
-    switches, config = _switches(model), getattr(model, "config", None)
+    names = (_SWITCH, _FUNCTION)
     before = [
-        (module, {n: vars(module)[n] for n in (_SWITCH, _FUNCTION) if n in vars(module)})
-        for module in switches
+        (module, {name: vars(module)[name] for name in names if name in vars(module)})
+        for module in _switches(model)
     ]
-    uses_cache = getattr(config, "use_cache", None)
     try:
-        for module in switches:
+        for module, _ in before:
             setattr(module, _SWITCH, True)
             setattr(module, _FUNCTION, partial(checkpoint, use_reentrant=False))
-        if uses_cache:  # else transformers warns that it leaves the cache out
-            config.use_cache = False  # type: ignore[union-attr]
-        yield
+        with without_cache(model):  # of which transformers would warn
+            yield
     finally:
         for module, attributes in before:
-            for name in (_SWITCH, _FUNCTION):
+            for name in names:
                 vars(module).pop(name, None)
             vars(module).update(attributes)
-        if uses_cache:
-            config.use_cache = uses_cache  # type: ignore[union-attr]
 
 
 def _switches(model: nn.Module) -> list[nn.Module]:

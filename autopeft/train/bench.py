@@ -31,6 +31,7 @@ from autopeft.model import (
     release_memory,
     save_weights,
     set_initial_directions,
+    without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.batches import Batches, Collated
@@ -155,6 +156,7 @@ class Bench:
         task_type, cost = self.task.peft_task_type, TrainingCost()
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
+            without_cache(model),
             self._shared_with(fidelity, model),
         ):
             if heads is not None:
@@ -269,6 +271,7 @@ class Bench:
         with (
             self.base.precision.multiplying(),
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
+            without_cache(model),
             self._checkpointing(model.train()),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             counter.counting(),
