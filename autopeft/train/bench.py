@@ -139,12 +139,12 @@ class Bench:
 
     def _halve_micro_batches(self, fidelity: Fidelity) -> bool:
         """Lower the limit to half of the largest micro-batch; False where that is one row."""
-        lengths = self.splits["train"].lengths
+        sizes = self.splits["train"].sizes
         parts = [rows for step in self._steps(fidelity) for rows in step]
-        largest = max(parts, key=lambda rows: padded_tokens(rows, lengths), default=())
+        largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
         if len(largest) <= 1 or fidelity.split in _READ_ONLY:
             return False
-        self.compute.micro_batch_tokens = padded_tokens(largest, lengths) // 2
+        self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
         return True
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
@@ -248,12 +248,12 @@ class Bench:
         if not plan.adapters:
             self.base.body_to_eval()
         is_rung = fidelity.split == "search"
-        n_steps, lengths = fidelity.train_steps, self.splits["train"].lengths
+        n_steps = fidelity.train_steps
         states = self.states if is_rung else None
         is_resumed = n_steps in self.rung_steps[:-1]  # nothing follows the last rung
         run = TrainingRun(
             steps=self._steps(fidelity),
-            lengths=lengths,
+            sizes=self.splits["train"].sizes,
             batch=partial(self._collated, "train"),
             loss=self._loss,
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
@@ -288,10 +288,10 @@ class Bench:
 
     def _steps(self, fidelity: Fidelity) -> list[list[Sequence[int]]]:
         """The micro-batches of each training step, as row indices."""
-        lengths, n_steps = self.splits["train"].lengths, fidelity.train_steps
-        rows = train_rows(lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
+        split, n_steps = self.splits["train"], fidelity.train_steps
+        rows = train_rows(split.lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
         max_tokens = self.compute.micro_batch_tokens
-        return [micro_batches(step, lengths, max_tokens=max_tokens) for step in rows]
+        return [micro_batches(step, split.sizes, max_tokens=max_tokens) for step in rows]
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         self.frozen_outputs.expect(batch, self._plain_loss)

@@ -34,7 +34,7 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
     if tokens is not None and requested != "auto":
         return Compute(micro_batch_tokens=tokens, checkpointing=requested == "on"), ()
     free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
-    room, n_tokens = int(_FREE_SHARE * free), bench.splits["train"].longest
+    room, n_tokens = int(_FREE_SHARE * free), int(bench.splits["train"].sizes.max())
     row_bytes, is_checkpointed = _row_bytes(bench, requested, room=room)
     facts = f"the longest row keeps {_size(row_bytes)} for its backward pass, and {_size(free)} are free"
     if row_bytes > room:
@@ -54,7 +54,7 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
 
 def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:
     """What the longest train row keeps, and whether with checkpointing: on request or in need."""
-    plan, row = _usual_plan(bench), [int(bench.splits["train"].lengths.argmax())]
+    plan, row = _usual_plan(bench), [int(bench.splits["train"].sizes.argmax())]
     plain = bench.saved_bytes(plan, row)
     if requested == "off" or (requested == "auto" and plain <= room):
         return plain, False

@@ -56,7 +56,7 @@ def in_smaller_batches(
 
 
 def micro_batches(
-    rows: Sequence[int], lengths: NDArray[np.int64], *, max_tokens: int | None
+    rows: Sequence[int], sizes: NDArray[np.int64], *, max_tokens: int | None
 ) -> list[Sequence[int]]:
     """The rows of a step, cut in their order into parts of at most `max_tokens` each, padding included.
 
@@ -66,11 +66,11 @@ def micro_batches(
         >>> micro_batches([0, 1, 2, 3], np.array([5, 6, 9, 30]), max_tokens=12)
         [[0, 1], [2], [3]]
     """
-    if max_tokens is None or padded_tokens(rows, lengths) <= max_tokens:
+    if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
     parts: list[list[int]] = []
     longest = 0  # row of the last part
-    for row, length in zip(rows, lengths[list(rows)].tolist(), strict=True):
+    for row, length in zip(rows, sizes[list(rows)].tolist(), strict=True):
         longest = max(longest, length)
         if parts and (len(parts[-1]) + 1) * longest <= max_tokens:
             parts[-1].append(row)
@@ -80,6 +80,6 @@ def micro_batches(
     return list(parts)
 
 
-def padded_tokens(rows: Sequence[int], lengths: NDArray[np.int64]) -> int:
+def padded_tokens(rows: Sequence[int], sizes: NDArray[np.int64]) -> int:
     """Tokens of a batch of rows that are padded to its longest one; 0 without rows."""
-    return len(rows) * int(lengths[list(rows)].max(initial=0))
+    return len(rows) * int(sizes[list(rows)].max(initial=0))

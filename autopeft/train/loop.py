@@ -32,13 +32,13 @@ class DivergedError(FloatingPointError):
 class TrainingRun:
     """The inputs of one training run.
 
-    `steps` has the micro-batches of each step as row indices, `lengths` the tokens of every row. `batch`
+    `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
     makes a batch of row indices, and counts the terms that its `loss` is the mean of. `start` is the state
     from which the run resumes, if there is one. `keep` takes the state at its end; None keeps none.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
-    lengths: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     batch: Callable[[Sequence[int]], tuple[Batch, int]]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
@@ -152,4 +152,4 @@ class _CountedLoss:
         return loss
 
     def _n_tokens(self, rows: Sequence[int]) -> int:
-        return padded_tokens(rows, self.run.lengths)
+        return padded_tokens(rows, self.run.sizes)

@@ -51,7 +51,7 @@ def trained_gradients(toy, parts, examples, labels):
 
     run = TrainingRun(
         steps=[parts],
-        lengths=np.array([len(example.get("input_ids", "x")) for example in examples]),
+        sizes=np.array([len(example.get("input_ids", "x")) for example in examples]),
         batch=batch,
         loss=toy.task.loss,
         schedule=rate_schedule(1),
