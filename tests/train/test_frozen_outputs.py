@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from toys.tasks import TOYS, make_toy, with_end_of_text
 
+from autopeft.extension import discover
+from autopeft.model import BaseModel
 from autopeft.records import Status
-from autopeft.train import Compute
+from autopeft.train import Bench, Compute, EncodedSplit
 from autopeft.train.prefix import FrozenOutputs
 
 
@@ -88,6 +91,23 @@ def test_rungs_are_the_same_bits_with_and_without_skipping(
     states = [bench.states.load(plans[0], 0) for bench in (skipping, plain)]
     assert states[0].tensors.keys() == states[1].tensors.keys()
     assert all(torch.equal(states[0].tensors[name], states[1].tensors[name]) for name in states[0].tensors)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_every_task_is_measured_the_same_with_and_without_skipping(
+    name, tokenizer, methods, make_plan, fidelity
+):
+    toy = make_toy(discover("autopeft.tasks")[name], with_end_of_text(tokenizer))
+    base = BaseModel(toy.module, toy.tokenizer, name="toy", untrained=frozenset())
+    made = toy.encoded()
+    splits = dict.fromkeys(("train", "search"), EncodedSplit(examples=made.examples, labels=made.labels))
+    fields = {"base": base, "task": toy.task, "methods": methods, "splits": splits, "batch_size": 8}
+    skipping, plain = Bench(**fields), Bench(**fields)
+    vars(plain)["frozen_outputs"] = NoOutputs()
+    plans = [plan for plan in plans_of(base, make_plan) if plan.adapters or base.head_names]
+    seen = [measured(bench, plans, fidelity, eval_examples=20) for bench in (skipping, plain)]
+    assert seen[0] == seen[1]
+    assert skipping.frozen_outputs.n_bytes > 0
 
 
 def test_lower_layer_runs_once_for_a_batch_of_all_plans(make_pair, make_plan, fidelity):
