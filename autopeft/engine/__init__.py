@@ -17,7 +17,14 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft.engine.choose import choose, retune, with_margin
-from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, finalists, read_test
+from autopeft.engine.confirm import (
+    MAX_CONFIRMED,
+    MAX_TESTED,
+    confirm,
+    confirm_cost,
+    finalists,
+    read_test,
+)
 from autopeft.engine.cost import search_cost
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, summaries
@@ -26,7 +33,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.samplers import check_sampler
-from autopeft.engine.schedule import Schedule, later_cost, n_first, rungs, stretched
+from autopeft.engine.schedule import Schedule, later_cost, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_pairs
@@ -39,8 +46,10 @@ __all__ = [
     "SearchProblem",
     "check_sampler",
     "climb",
+    "confirm_cost",
     "later_cost",
     "n_first",
+    "planned_cost",
     "rungs",
     "search",
     "search_cost",

@@ -11,6 +11,7 @@ from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import best_user_plans
 from autopeft.engine.ranking import by_loss
+from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Measurement, Plan, Status
 
@@ -40,6 +41,17 @@ class Finalists:
     def chief(self) -> tuple[Plan, ...]:
         """Best, smallest and baseline, each once; the test split is read for these."""
         return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
+
+
+def confirm_cost(schedule: Schedule, *, n_seeds: int) -> float:
+    """Cost in R of best, baseline and smallest plan on so many seeds, and of the head alone, at most.
+
+    The head trains next to nothing. Test split and general text are included.
+    """
+    trained = schedule.cost(steps=schedule.confirm_steps, eval_examples=schedule.n_confirm)
+    head = schedule.cost(steps=0, eval_examples=schedule.n_confirm)
+    read = schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
+    return n_seeds * (MAX_TESTED * (trained + read) + (MAX_CONFIRMED - MAX_TESTED) * head)
 
 
 def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:

@@ -27,6 +27,9 @@ class Schedule:
     A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
     `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
     many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
+    `eval_cost` is the cost of evaluating an example, relative to training on it. `run_steps` is the cost of
+    each run beside its steps and examples, in steps. Where costs are to be the same on all machines, neither
+    is measured.
     """
 
     rung_steps: tuple[int, ...]
@@ -39,6 +42,8 @@ class Schedule:
     n_general: int = 0
     n_best: tuple[int, int] = (3, 2)
     beside: tuple[int, int] = _BESIDE
+    eval_cost: float = _EVAL_COST
+    run_steps: float = 0.0
 
     def n_promoted(self, index: int) -> int:
         """How many plans reach a rung above the first at most."""
@@ -74,8 +79,9 @@ class Schedule:
         return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
 
     def cost(self, *, steps: int, eval_examples: int) -> float:
-        """Cost of training and evaluating in R, counted in examples, so that it is equal on all machines."""
-        return (steps + _EVAL_COST * eval_examples / self.batch_size) / self.full_steps
+        """Cost of one run in R, counted in steps and examples."""
+        examples = self.eval_cost * eval_examples / self.batch_size
+        return (self.run_steps + steps + examples) / self.full_steps
 
     def cost_of(self, measurement: Measurement) -> float:
         """Cost of a measurement in R; on the test split it is that of its examples alone."""
@@ -129,6 +135,12 @@ def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
     halving = replace(schedule, rung_steps=rungs(schedule.full_steps))
     cost = trials * halving.rung_cost(0) + later_cost(halving)
     return max(1, round(cost / schedule.rung_cost(0)))
+
+
+def planned_cost(schedule: Schedule, *, trials: int, strategy: str) -> float:
+    """Cost of a search in R at most, without the few runs of twins and of further learning rates."""
+    n_plans = n_first(schedule, trials=trials, strategy=strategy)
+    return n_plans * schedule.rung_cost(0) + later_cost(schedule)
 
 
 def later_cost(schedule: Schedule) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from autopeft import engine
@@ -9,6 +10,7 @@ from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.records import Decision, GeneralText, RunSpec
 
 
@@ -38,12 +40,15 @@ class Preview:
 
 def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False) -> Preview:
     """Check everything that a search needs, and report its size without starting it."""
+    started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     requested = requested_space(spec)
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
+    prepared = within_time(prepared, TimeLimit(spec=spec, given=given, started=started), context)
+    spec = prepared.spec
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     return Preview(
@@ -53,7 +58,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         n_sites=len(prepared.base.sites),
         methods=feasible.arms,
         trials=n_trials,
-        search_cost=n_trials * schedule.rung_cost(0) + engine.later_cost(schedule),
+        search_cost=engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy),
         rung_steps=schedule.rung_steps,
         full_run_steps=schedule.full_steps,
         confirm_steps=schedule.confirm_steps,

@@ -31,6 +31,7 @@ from autopeft.pipeline.resuming import (
     resumed,
 )
 from autopeft.pipeline.scoring import logged_scores
+from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.records import Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
 from autopeft.train import Bench
@@ -69,7 +70,8 @@ def search(
         try:
             prepared = prepare(spec, keep_weights=run.weights, paused=run.paused, memory=memory)
             prepared = with_general_text(prepared)
-            return _search_in(run, prepared, requested, progress=progress, started=started), run.path
+            limit = TimeLimit(spec=spec, given=given, started=started)
+            return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
         except BaseException:
             run.discard()  # does nothing once there is a measurement
             raise
@@ -83,11 +85,13 @@ def _out(spec: RunSpec) -> Path:
 
 
 def _search_in(
-    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
+    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, limit: TimeLimit
 ) -> SearchResult:
-    spec, load_seconds = prepared.spec, time.monotonic() - started
+    load_seconds = time.monotonic() - limit.started
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
+    prepared = within_time(prepared, limit, context)
+    spec = prepared.spec
     first_trials = note_start(run, prepared)
     prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))
     for decision in prepared.decisions:
@@ -109,7 +113,7 @@ def _search_in(
         known=known_measurements(run),
         record=lambda measurement: record(run, measurement),
         release=lambda plans: _forget(run, bench, plans),
-        started=started,
+        started=limit.started,
         limit_seconds=spec.search.max_time_seconds,
     )
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -12,7 +12,8 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-compute, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench → choosing.
+compute, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench →
+choosing, pace.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from autopeft.train.choosing import LESS_MEMORY, choose_compute
 from autopeft.train.compute import Compute
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of
 from autopeft.train.lengths import count_tokens, uncut_lengths
+from autopeft.train.pace import Pace, pace_of
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
@@ -32,12 +34,14 @@ __all__ = [
     "Bench",
     "Compute",
     "EncodedSplit",
+    "Pace",
     "choose_compute",
     "count_tokens",
     "encode_split",
     "encode_splits",
     "full_run_steps",
     "max_length_of",
+    "pace_of",
     "rate_schedule",
     "uncut_lengths",
 ]

@@ -1,0 +1,157 @@
+"""`--max-time`: a full run as long as search and confirmation can pay, by a short timed probe.
+
+What is shortened is a setting that the user left open, in this order: the length of a full run down to where
+plans still rank, trials, seeds and length of the confirmation, and the full run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from operator import attrgetter
+
+from autopeft import engine, space
+from autopeft.errors import TrainingError
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.problem import schedule_of
+from autopeft.records import Decision, Plan, RunSpec
+from autopeft.space import AllocationContext
+from autopeft.train import Pace, pace_of
+
+_SHARE = 0.85  # of the limit; the rest is for methods slower than LoRA and for the report; chosen by hand
+# Steps of a full run: below the first, plans rank badly (see `engine.rungs`); the last is chosen by hand.
+_RANKING_STEPS, _LEAST_STEPS = 75, 20
+_FEWER_TRIALS, _FEWER_SEEDS = (16, 12), (3, 2)  # chosen by hand; fewer trials give the baseline one rate
+_PROBE_RATE = 1e-5  # so low that no run diverges
+_NO_TIME = 1e-9  # seconds of a step, where only the rest of a run is counted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """The settings as the user gave them, the dotted names that were given, and when the run began."""
+
+    spec: RunSpec
+    given: frozenset[str]
+    started: float
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a time limit, and the length of a full run is left to it."""
+        task, seconds = self.spec.task, self.spec.search.max_time_seconds
+        return seconds is not None and task.epochs is None and task.max_steps is None
+
+    @property
+    def seconds_left(self) -> float:
+        """What the measurements may take from now on."""
+        assert self.spec.search.max_time_seconds is not None
+        return _SHARE * self.spec.search.max_time_seconds - (time.monotonic() - self.started)
+
+
+def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext) -> Prepared:
+    """The run, shortened where its expected time exceeds `--max-time`, with the decisions told."""
+    if not limit.is_open:
+        return prepared
+    try:
+        pace = pace_of(prepared.bench, _probe(context))
+    except TrainingError as error:
+        log.warning("The length of a full run does not follow --max-time. %s", error)
+        return prepared
+    seconds = limit.seconds_left
+    if expected_seconds(prepared, pace) <= seconds:
+        return prepared
+    shortened = fitted(prepared, pace, seconds=seconds, given=limit.given)
+    expected = expected_seconds(shortened, pace)
+    if expected > seconds:
+        evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME))
+        sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items() if name != "train"}
+        log.warning(
+            "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %s.",
+            math.ceil(expected / 60),
+            evaluating / 60,
+            ", ".join(f"{size:,} examples of {name}" for name, size in sizes.items()),
+        )
+    return shortened
+
+
+def expected_seconds(prepared: Prepared, pace: Pace) -> float:
+    """What search and confirmation take at most, by the schedule's own cost and a measured pace."""
+    spec, schedule = prepared.spec, schedule_of(prepared)
+    schedule = replace(
+        schedule,
+        eval_cost=pace.example_seconds * schedule.batch_size / pace.step_seconds,
+        run_steps=pace.run_seconds / pace.step_seconds,
+    )
+    cost = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
+    if spec.confirm.fidelity != "none":
+        cost += engine.confirm_cost(schedule, n_seeds=spec.confirm.seeds)
+    return cost * schedule.full_steps * pace.step_seconds
+
+
+def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[str]) -> Prepared:
+    """The run with the longest full run that is expected to end in time, or the cheapest run of all."""
+    cheapest = prepared
+    for spec, least in _cheaper(prepared.spec, given):
+        candidate = replace(prepared, spec=spec)
+        cheapest = replace(candidate, full_steps=min(least, prepared.full_steps))
+        if expected_seconds(cheapest, pace) <= seconds:
+            n_steps = _longest(candidate, pace, seconds=seconds, least=cheapest.full_steps)
+            return _told(prepared, replace(candidate, full_steps=n_steps))
+    return _told(prepared, cheapest)
+
+
+def _cheaper(spec: RunSpec, given: frozenset[str]) -> Iterator[tuple[RunSpec, int]]:
+    """Cheaper and cheaper settings, each with the least steps of a full run."""
+    yield spec, _RANKING_STEPS
+    for name, values in (("search.trials", _FEWER_TRIALS), ("confirm.seeds", _FEWER_SEEDS)):
+        topic, _, field = name.partition(".")
+        for value in values:
+            if name not in given and value < getattr(getattr(spec, topic), field):
+                spec = _with(spec, topic, field, value)
+                yield spec, _RANKING_STEPS
+    yield spec, _LEAST_STEPS
+    if "confirm.fidelity" not in given and spec.confirm.fidelity == "full":
+        yield _with(spec, "confirm", "fidelity", "half"), _LEAST_STEPS
+
+
+def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int) -> int:
+    """The most steps of a full run that fit, by bisection; `least` are known to fit."""
+    low, high = least, prepared.full_steps
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = expected_seconds(replace(prepared, full_steps=middle), pace) <= seconds
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _told(before: Prepared, after: Prepared) -> Prepared:
+    """The shortened run, with its settings and a decision for each that differs."""
+    spec, decisions = after.spec, list(before.decisions)
+    why = "so that the answer fits --max-time"
+    if after.full_steps < before.full_steps:
+        assert before.spec.task.epochs is not None
+        share = after.full_steps / before.full_steps
+        n_epochs = f"{before.spec.task.epochs * share:.2g} epochs instead of {before.spec.task.epochs:g}"
+        rule = f"{n_epochs}, {why}; --epochs or --max-steps override"
+        spec = _with(spec, "task", "max_steps", after.full_steps)
+        decisions = [decision for decision in decisions if decision.setting != "task.epochs"]
+        decisions.append(Decision(setting="task.max_steps", value=f"{after.full_steps:,}", rule=rule))
+    for name in ("search.trials", "confirm.seeds", "confirm.fidelity"):
+        usual, value = (attrgetter(name)(settings) for settings in (before.spec, spec))
+        if value != usual:
+            decisions.append(Decision(setting=name, value=str(value), rule=f"{usual} by default; {why}"))
+    return replace(after, spec=spec, decisions=tuple(decisions))
+
+
+def _with(spec: RunSpec, topic: str, field: str, value: object) -> RunSpec:
+    return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})
+
+
+def _probe(context: AllocationContext) -> Plan:
+    """The baseline, which has no adapters where no LoRA fits the budget."""
+    policy = next(iter(space.baseline_policies(context, learning_rate=_PROBE_RATE).values()))
+    return space.plan_of(policy, context)

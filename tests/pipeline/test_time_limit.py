@@ -1,0 +1,143 @@
+"""`--max-time` without a length: the full run, and where need be the rest, follow from a timed probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from autopeft.cli.progress import Silent
+from autopeft.pipeline import preview, search
+from autopeft.pipeline.prepare import fit_to_budget, prepare
+from autopeft.pipeline.problem import requested_space, schedule_of
+from autopeft.pipeline.time_limit import TimeLimit, expected_seconds, fitted, within_time
+from autopeft.records import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.store import RunDir
+from autopeft.train import Pace, pace_of
+
+PACE = Pace(step_seconds=0.5, example_seconds=0.03, run_seconds=0.25)
+NOTHING = frozenset[str]()
+
+
+@pytest.fixture(scope="module")
+def spec(model_dir, data_dir):
+    return RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        budget=BudgetSpec(requested="20%"),
+        task=TaskSpec(batch_size=8),
+        search=SearchSpec(methods=("lora",), max_time_seconds=3600.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(spec):
+    """A run of 200 steps in full."""
+    return replace(prepare(spec), full_steps=200)
+
+
+def test_expected_time_is_the_sum_over_all_runs(prepared):
+    schedule = schedule_of(prepared)
+    first, last = schedule.rung_steps
+    runs = [(first, schedule.n_search)] * 24
+    runs += [(last - first, schedule.n_search)] * schedule.n_promoted(1)
+    runs += [(last, schedule.n_search)] * 2  # retuned: trained anew
+    runs += [(200, schedule.n_confirm)] * 15 + [(0, schedule.n_confirm)] * 5 + [(0, schedule.n_test)] * 15
+    seconds = sum(0.5 * steps + 0.03 * examples + 0.25 for steps, examples in runs)
+    assert expected_seconds(prepared, PACE) == pytest.approx(seconds)
+
+
+def test_full_run_is_the_longest_that_fits(prepared):
+    seconds = 0.7 * expected_seconds(prepared, PACE)
+    shortened = fitted(prepared, PACE, seconds=seconds, given=NOTHING)
+    longer = replace(shortened, full_steps=shortened.full_steps + 1)
+    assert expected_seconds(shortened, PACE) <= seconds < expected_seconds(longer, PACE)
+    assert shortened.spec.task.max_steps == shortened.full_steps
+    assert shortened.spec.search == prepared.spec.search
+    (decision,) = (d for d in shortened.decisions if d.setting == "task.max_steps")
+    assert decision.value == str(shortened.full_steps)
+    assert "so that the answer fits --max-time" in decision.rule
+    assert "task.epochs" not in [d.setting for d in shortened.decisions]
+
+
+def cheapest(prepared, *given):
+    run = fitted(prepared, PACE, seconds=1.0, given=frozenset(given))
+    return run.full_steps, run.spec.search.trials, run.spec.confirm.seeds, run.spec.confirm.fidelity
+
+
+def test_trials_then_seeds_then_the_confirmation_are_shortened(prepared):
+    seen = []
+    for share in (0.5, 0.4, 0.3, 0.2, 0.1, 0.01):
+        seconds = share * expected_seconds(prepared, PACE)
+        run = fitted(prepared, PACE, seconds=seconds, given=NOTHING)
+        seen.append((run.spec.search.trials, run.spec.confirm.seeds, run.spec.confirm.fidelity))
+    assert seen == sorted(seen, key=lambda row: (-row[0], -row[1], row[2] == "half"))
+    assert seen[0][1:] == (5, "full")
+    assert seen[-1] == (12, 2, "half")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), (20, 12, 2, "half")),
+        (("search.trials",), (20, 24, 2, "half")),
+        (("confirm.seeds", "search.trials"), (20, 24, 5, "half")),
+        (("confirm.fidelity",), (20, 12, 2, "full")),
+    ],
+)
+def test_what_the_user_set_is_never_shortened(prepared, given, expected):
+    assert cheapest(prepared, *given) == expected
+
+
+def test_full_run_shorter_than_the_least_is_not_lengthened(prepared):
+    assert cheapest(replace(prepared, full_steps=9))[0] == 9
+
+
+@pytest.mark.parametrize("task", [{"epochs": 1.0}, {"max_steps": 5}])
+def test_length_that_the_user_set_is_kept(spec, task):
+    limited = spec.model_copy(update={"task": TaskSpec(**task), "search": SearchSpec(max_time_seconds=1.0)})
+    assert not TimeLimit(spec=limited, given=NOTHING, started=0.0).is_open
+
+
+def test_plenty_of_time_changes_nothing(prepared, spec):
+    _, context = fit_to_budget(prepared, requested_space(spec))
+    limit = TimeLimit(spec=spec, given=NOTHING, started=time.monotonic())
+    assert within_time(replace(prepared, full_steps=30), limit, context) == replace(prepared, full_steps=30)
+
+
+def test_too_little_time_is_said_and_the_cheapest_run_is_taken(prepared, spec, caplog):
+    _, context = fit_to_budget(prepared, requested_space(spec))
+    late = TimeLimit(spec=spec, given=NOTHING, started=time.monotonic() - 3599.0)
+    run = within_time(prepared, late, context)
+    assert (run.full_steps, run.spec.search.trials) == (20, 12)
+    assert "--max-time is short" in caplog.text
+
+
+def test_pace_is_measured_without_a_trace(prepared, spec):
+    _, context = fit_to_budget(prepared, requested_space(spec))
+    before = prepared.base.sha256()
+    from autopeft.pipeline.time_limit import _probe
+
+    pace = pace_of(prepared.bench, _probe(context))
+    assert min(pace.step_seconds, pace.example_seconds) > 0
+    assert pace.run_seconds >= 0
+    assert prepared.base.sha256() == before
+
+
+def test_shortened_run_is_stored_and_a_resumed_one_keeps_it(spec, tmp_path):
+    short = spec.model_copy(
+        update={
+            "task": TaskSpec(batch_size=2),
+            "search": SearchSpec(methods=("lora",), trials=2, max_time_seconds=40.0),
+            "output": OutputSpec(out=str(tmp_path / "run")),
+        }
+    )
+    given = frozenset({"search.trials"})
+    assert "task.max_steps" in [d.setting for d in preview(short, given=given).decisions]
+    result, path = search(short, given=given, progress=Silent())
+    stored = RunDir.open(path).read_spec()
+    assert stored.task.max_steps == result.setting.full_run_steps < 150
+    again = RunSpec(search=SearchSpec(max_time_seconds=400.0), output=short.output)
+    resumed, _ = search(again, given=frozenset({"search.max_time_seconds"}), resume=True, progress=Silent())
+    assert resumed.setting.full_run_steps == result.setting.full_run_steps
