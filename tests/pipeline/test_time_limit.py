@@ -13,6 +13,7 @@ from autopeft.pipeline.prepare import fit_to_budget, prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, expected_seconds, fitted, within_time
 from autopeft.records import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.space import baseline_policies, plan_of
 from autopeft.store import RunDir
 from autopeft.train import Pace, pace_of
 
@@ -117,9 +118,8 @@ def test_too_little_time_is_said_and_the_cheapest_run_is_taken(prepared, spec, c
 def test_pace_is_measured_without_a_trace(prepared, spec):
     _, context = fit_to_budget(prepared, requested_space(spec))
     before = prepared.base.sha256()
-    from autopeft.pipeline.time_limit import _probe
-
-    pace = pace_of(prepared.bench, _probe(context))
+    (policy, *_) = baseline_policies(context, learning_rate=1e-3).values()
+    pace = pace_of(prepared.bench, plan_of(policy, context))
     assert min(pace.step_seconds, pace.example_seconds) > 0
     assert pace.run_seconds >= 0
     assert prepared.base.sha256() == before
