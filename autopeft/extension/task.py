@@ -45,6 +45,7 @@ class TaskDefaults:
     - `is_packed`: whether examples are blocks of a longer text, which all have `max_length` tokens.
     - `batch_size`: examples per step, as many as have about `step_tokens`; the most where this is None.
     - `epochs`: as many as see `seen_examples`; the most where this is None.
+    - `eval_examples`: examples of a split that tell plans apart where time is short; None takes them all.
     """
 
     max_length: tuple[int, int] | None
@@ -53,6 +54,7 @@ class TaskDefaults:
     is_packed: bool = False
     step_tokens: int | None = None
     seen_examples: int | None = None
+    eval_examples: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

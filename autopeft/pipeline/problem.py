@@ -115,6 +115,8 @@ def schedule_of(prepared: Prepared) -> Schedule:
     """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the cost allows."""
     full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    if spec.data.max_eval_examples is not None:
+        sizes = {name: min(size, spec.data.max_eval_examples) for name, size in sizes.items()}
     schedule = Schedule(
         rung_steps=engine.rungs(full, strategy=spec.search.strategy),
         full_steps=full,

@@ -1,7 +1,8 @@
 """`--max-time`: a full run as long as search and confirmation can pay, by a short timed probe.
 
 What is shortened is a setting that the user left open, in this order: the length of a full run down to where
-plans still rank, trials, seeds and length of the confirmation, and the full run again.
+plans still rank, evaluated examples, trials, seeds of the confirmation, the full run again, and the length of
+the confirmation.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _SHARE = 0.85  # of the limit; the rest is for methods slower than LoRA and for 
 _RANKING_STEPS, _LEAST_STEPS = 75, 20
 _FEWER_TRIALS, _FEWER_SEEDS = (16, 12), (3, 2)  # chosen by hand; fewer trials give the baseline one rate
 _PROBE_RATE = 1e-5  # so low that no run diverges
+_EVAL_EXAMPLES = "data.max_eval_examples"
 _NO_TIME = 1e-9  # seconds of a step, where only the rest of a run is counted
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def expected_seconds(prepared: Prepared, pace: Pace) -> float:
 def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[str]) -> Prepared:
     """The run with the longest full run that is expected to end in time, or the cheapest run of all."""
     cheapest = prepared
-    for spec, least in _cheaper(prepared.spec, given):
+    for spec, least in _cheaper(prepared, given):
         candidate = replace(prepared, spec=spec)
         cheapest = replace(candidate, full_steps=min(least, prepared.full_steps))
         if expected_seconds(cheapest, pace) <= seconds:
@@ -104,18 +106,33 @@ def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[s
     return _told(prepared, cheapest)
 
 
-def _cheaper(spec: RunSpec, given: frozenset[str]) -> Iterator[tuple[RunSpec, int]]:
+def _cheaper(prepared: Prepared, given: frozenset[str]) -> Iterator[tuple[RunSpec, int]]:
     """Cheaper and cheaper settings, each with the least steps of a full run."""
+    spec = prepared.spec
     yield spec, _RANKING_STEPS
-    for name, values in (("search.trials", _FEWER_TRIALS), ("confirm.seeds", _FEWER_SEEDS)):
-        topic, _, field = name.partition(".")
+    steps = (
+        (_EVAL_EXAMPLES, _few_examples(prepared)),
+        ("search.trials", _FEWER_TRIALS),
+        ("confirm.seeds", _FEWER_SEEDS),
+    )
+    for name, values in steps:
         for value in values:
-            if name not in given and value < getattr(getattr(spec, topic), field):
-                spec = _with(spec, topic, field, value)
+            usual = attrgetter(name)(spec)
+            if name not in given and (usual is None or value < usual):
+                spec = _with(spec, name, value)
                 yield spec, _RANKING_STEPS
     yield spec, _LEAST_STEPS
     if "confirm.fidelity" not in given and spec.confirm.fidelity == "full":
-        yield _with(spec, "confirm", "fidelity", "half"), _LEAST_STEPS
+        yield _with(spec, "confirm.fidelity", "half"), _LEAST_STEPS
+
+
+def _few_examples(prepared: Prepared) -> list[int]:
+    """Numbers of examples to evaluate, each half of the one before, down to the least of the task."""
+    least = prepared.task.defaults.eval_examples
+    most = max(len(split.labels) for name, split in prepared.bench.splits.items() if name != "train")
+    if least is None:
+        return []
+    return [least << power for power in range(most.bit_length(), -1, -1) if least << power < most]
 
 
 def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int) -> int:
@@ -137,17 +154,19 @@ def _told(before: Prepared, after: Prepared) -> Prepared:
         share = after.full_steps / before.full_steps
         n_epochs = f"{before.spec.task.epochs * share:.2g} epochs instead of {before.spec.task.epochs:g}"
         rule = f"{n_epochs}, {why}; --epochs or --max-steps override"
-        spec = _with(spec, "task", "max_steps", after.full_steps)
+        spec = _with(spec, "task.max_steps", after.full_steps)
         decisions = [decision for decision in decisions if decision.setting != "task.epochs"]
         decisions.append(Decision(setting="task.max_steps", value=f"{after.full_steps:,}", rule=rule))
-    for name in ("search.trials", "confirm.seeds", "confirm.fidelity"):
+    for name in (_EVAL_EXAMPLES, "search.trials", "confirm.seeds", "confirm.fidelity"):
         usual, value = (attrgetter(name)(settings) for settings in (before.spec, spec))
         if value != usual:
-            decisions.append(Decision(setting=name, value=str(value), rule=f"{usual} by default; {why}"))
+            rule = f"{'all' if usual is None else usual} by default; {why}"
+            decisions.append(Decision(setting=name, value=str(value), rule=rule))
     return replace(after, spec=spec, decisions=tuple(decisions))
 
 
-def _with(spec: RunSpec, topic: str, field: str, value: object) -> RunSpec:
+def _with(spec: RunSpec, name: str, value: object) -> RunSpec:
+    topic, _, field = name.partition(".")
     return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})
 
 

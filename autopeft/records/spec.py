@@ -59,6 +59,13 @@ class DataSpec(Topic):
         None, "Column with the time of a row; the held-out rows are the latest of train", "Data"
     )
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
+    max_eval_examples: int | None = setting(
+        None,
+        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: all, fewer for "
+        "language models if --max-time is short",
+        "Data",
+        ge=2,
+    )
     streaming: bool = setting(
         False, "Read only the first rows of a hub dataset, as many as --max-examples asks for", "Data"
     )

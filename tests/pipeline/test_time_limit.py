@@ -91,6 +91,18 @@ def test_what_the_user_set_is_never_shortened(prepared, given, expected):
     assert cheapest(prepared, *given) == expected
 
 
+def test_language_model_is_evaluated_on_fewer_examples_first(prepared):
+    few = replace(prepared.task.defaults, eval_examples=10)
+    writing = replace(prepared, task=replace(prepared.task, defaults=few))
+    run = fitted(writing, PACE, seconds=0.3 * expected_seconds(writing, PACE), given=NOTHING)
+    assert run.spec.data.max_eval_examples in (10, 20)
+    schedule = schedule_of(run)
+    assert max(schedule.n_search, schedule.n_confirm, schedule.n_test) == run.spec.data.max_eval_examples
+    assert "data.max_eval_examples" in [decision.setting for decision in run.decisions]
+    kept = fitted(writing, PACE, seconds=1.0, given=frozenset({"data.max_eval_examples"}))
+    assert kept.spec.data.max_eval_examples is None
+
+
 def test_full_run_shorter_than_the_least_is_not_lengthened(prepared):
     assert cheapest(replace(prepared, full_steps=9))[0] == 9
 

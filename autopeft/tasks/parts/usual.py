@@ -14,9 +14,15 @@ from autopeft.extension import TaskDefaults
 LABELLED = TaskDefaults(max_length=(128, 512), batch_size=(1, 32), epochs=(3, 3))
 IMAGES = replace(LABELLED, max_length=None)
 # One example of 2,048 tokens is a whole step. LoRA loses to full fine-tuning in batches of 32 and more (TRL,
-# "LoRA Without Regret"). PEFT's method comparison sees 20,000 examples, in 5,000 steps of 4.
+# "LoRA Without Regret"). PEFT's method comparison sees 20,000 examples, in 5,000 steps of 4. The loss of 128
+# completions is a mean over thousands of tokens.
 COMPLETIONS = TaskDefaults(
-    max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000
+    max_length=(128, 2048),
+    batch_size=(4, 16),
+    epochs=(1, 3),
+    step_tokens=4096,
+    seen_examples=20_000,
+    eval_examples=128,
 )
 # Attention over more than 1,024 tokens makes a step slow, and fewer than 64 leave a text no context.
-BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True)
+BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True, eval_examples=32)
