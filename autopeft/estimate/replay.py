@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -65,7 +64,7 @@ def without_weights(
         base: A skeleton; changed in place.
         configs: In the order in which they are attached; empty for the head alone.
         task_type: `peft`'s word for the task; None where it has none.
-        dtype: Of the frozen weights. Buffers keep theirs.
+        dtype: Of the frozen weights but for the task head. Buffers keep theirs.
 
     Raises:
         SpecError: `peft` reads values of weights to attach a config.
@@ -73,6 +72,7 @@ def without_weights(
     for parameter in base.module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+    base.widen_head()
     try:
         with torch.device("meta"), StandInValues():  # type: ignore[no-untyped-call]
             return attach(base.module, configs, task_type=task_type, head_names=base.head_names)
@@ -103,7 +103,7 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
-    """The memory of a training step of a model on the CPU, which is run; weights and moments change."""
+    """The memory of a training step of a model, which is run on its device; its weights change."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.requires_grad]
     with LivingBytes() as living:
@@ -131,11 +131,11 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 def _train(model: nn.Module, optimizer: Optimizer, step: TrainingStep, living: LivingBytes) -> int:
     """One optimizer step; returns the most bytes that a forward pass left alive."""
-    largest = 0
+    largest, device = 0, next(model.parameters()).device
     for batch in step.micro_batches:
         before = living.now
-        features = {name: tensor.clone() for name, tensor in batch.items()}
-        with torch.autocast("cpu", dtype=torch.bfloat16) if step.autocast else contextlib.nullcontext():
+        features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
         largest = max(largest, living.now - before)
         (loss / len(step.micro_batches)).backward()  # type: ignore[no-untyped-call]

@@ -3,8 +3,8 @@
     python reports/speed/compare.py [--data FOLDER] [--trials N] [--steps S] [--quick] [--out FILE.csv]
 
 All three search LoRA on the demo's MiniLM-L6, with batches of 32 and S steps for each of N proposals.
-autopeft measures its baselines too, so each time is divided by the training examples that were seen. A time
-is that of the whole process: imports, loading, training, evaluation, report. Nothing is warmed up before.
+autopeft measures its baselines too: each time is divided by the training examples that were seen. A time
+is that of the whole process: imports, loading, training, evaluation and report. Nothing is warmed up before.
 """
 
 from __future__ import annotations
@@ -90,10 +90,8 @@ def main() -> None:
         other = timed([*command, "--trials", str(trials), "--steps", str(steps)])
         n_seen = int(json.loads(other.output.splitlines()[-1])["train_examples"])
         per_example[name] = (other.seconds / n_seen, other.cpu_seconds / n_seen)
-    print(
-        "| search | ms per example | × autopeft | processor ms per example | × autopeft |\n"
-        "|---|---|---|---|---|"
-    )
+    print("| search | ms per example | × autopeft | processor ms per example | × autopeft |")
+    print("|---|---|---|---|---|")
     rows = []
     for name, (seconds, cpu_seconds) in per_example.items():
         ratios = seconds / per_example["autopeft"][0], cpu_seconds / per_example["autopeft"][1]

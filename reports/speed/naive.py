@@ -2,8 +2,7 @@
 
     python reports/speed/naive.py --model FOLDER --data FOLDER [--trials N] [--steps S]
 
-The defaults of the `Trainer`: float32, random batches padded to their longest row, evaluation after each
-epoch.
+The defaults of the `Trainer`: float32, random batches padded to their longest row, one evaluation an epoch.
 Every trial loads the model anew and is judged on the whole validation split. FOLDER of --data holds train.csv
 and validation.csv with the columns text and label. Prints one JSON object.
 """

@@ -5,8 +5,8 @@
 The model has random weights in bfloat16 (1.24 billion, 2.5 GB), written to a temporary folder. The search
 makes 2 proposals of 4 steps of 8 rows of at most 256 tokens, without confirmation. Its memory is the peak
 resident size of its process. Its time is set against that of exactly its passes (training steps, evaluated
-examples, examples of the sensitivity) on the same rows, timed by a plain loop. --tokenizer is a folder, or
-a GGUF file with one.
+examples, examples of the sensitivity) on the same rows, timed by a plain loop. --tokenizer is a folder, or a
+GGUF file with a tokenizer.
 """
 
 from __future__ import annotations

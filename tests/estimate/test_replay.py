@@ -50,6 +50,7 @@ def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **cho
     predicted = replay(adapted, step)
     for parameter in base.module.parameters():
         parameter.data = parameter.data.to(dtype)
+    base.widen_head()
     real = attach(base.module, configs, task_type=task_type, head_names=base.head_names)
     return predicted, measure(real, step)
 

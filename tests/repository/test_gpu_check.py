@@ -1,0 +1,37 @@
+"""The GPU check itself, in tiny sizes on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import gpu_check  # noqa: E402
+
+CPU = gpu_check.Place(device=torch.device("cpu"), tiny=True)
+
+
+@pytest.mark.parametrize("name", gpu_check.CHECKS)
+def test_check_passes_in_tiny_sizes_on_the_cpu(name, capsys):
+    (found,) = gpu_check.run(CPU, [name])
+    assert found.status != "FAIL", found.numbers
+    assert capsys.readouterr().out.startswith(f"{found.status}  {found.name}: ")
+
+
+def test_a_check_that_raises_fails_and_the_others_go_on(monkeypatch):
+    monkeypatch.setitem(gpu_check.CHECKS, "methods", lambda place: 1 / 0)
+    broken, other = gpu_check.run(CPU, ["methods", "resumed"])
+    assert (broken.status, broken.numbers["error"]) == ("FAIL", "ZeroDivisionError: division by zero")
+    assert other.status == "PASS"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_sentence_and_exits_with_2():
+    done = subprocess.run([sys.executable, SCRIPTS / "gpu_check.py"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("There is no GPU here; ")
