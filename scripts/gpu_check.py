@@ -163,7 +163,11 @@ def step_of(place: Place, vocabulary: int) -> TrainingStep:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     parts = [{k: v[i : i + n_micro] for k, v in batch.items()} for i in range(0, n_rows, n_micro)]
     return TrainingStep(
-        micro_batches=parts, loss=TASK.loss, autocast=place.precision.dtype == "bfloat16", checkpointing=True
+        micro_batches=parts,
+        loss=TASK.loss,
+        n_terms=TASK.n_terms,
+        autocast=place.precision.dtype == "bfloat16",
+        checkpointing=True,
     )
 
 

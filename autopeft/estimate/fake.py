@@ -41,7 +41,12 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that answers where code reads a value of a fake tensor: 1, or True for a truth value.
 
     "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
+    Where code asks which are true, the first `n_true` are; None leaves that question to torch, which raises.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.n_true: int | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -52,6 +57,8 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor.dtype == torch.bool:
                 return not getattr(tensor, _IS_FALSE, False)
             return 1.0 if tensor.is_floating_point() else 1
+        if func is torch.ops.aten.nonzero.default and self.n_true is not None:
+            return args[0].new_empty((self.n_true, args[0].ndim), dtype=torch.long)
         result = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten.all.default, torch.ops.aten.any.default):
             setattr(result, _IS_FALSE, True)

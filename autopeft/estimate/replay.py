@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -16,7 +16,7 @@ from autopeft.errors import SpecError, first_line_of
 from autopeft.estimate.fake import StandInValues, make_fake
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.extension import Batch
-from autopeft.model import BaseModel, attach
+from autopeft.model import BaseModel, attach, checkpointed
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError)
@@ -27,12 +27,14 @@ class TrainingStep:
     """What is computed in one step.
 
     `micro_batches` go through the model one after the other; they are on the CPU, and only their shapes
-    matter. `loss` is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over
-    the parameters: all at once, which takes one more copy of the second moments, or one by one.
+    matter, and how many terms their `loss` is the mean of: `n_terms` counts them, all alike if it is None.
+    The loss is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over the
+    parameters: all at once, which takes one more copy of the second moments, or one by one.
     """
 
     micro_batches: Sequence[Batch]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
+    n_terms: Callable[[Batch], int] | None = None
     autocast: bool = False
     checkpointing: bool = False
     foreach: bool = False
@@ -74,7 +76,7 @@ def without_weights(
             parameter.data = parameter.data.to(dtype)
     base.widen_head()
     try:
-        with torch.device("meta"), StandInValues():  # type: ignore[no-untyped-call]
+        with torch.device("meta"), StandInValues():
             return attach(base.module, configs, task_type=task_type, head_names=base.head_names)
     except _LACKS_VALUES as error:
         raise _unpredictable(error) from error
@@ -95,9 +97,15 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
     """
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     make_fake(model, fake_mode)
+    n_terms = iter([step.n_terms(batch) if step.n_terms else None for batch in step.micro_batches])
+
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        stand_ins.n_true = next(n_terms)
+        return step.loss(model, batch)
+
     try:
-        with fake_mode, StandInValues():  # type: ignore[no-untyped-call]
-            return measure(model, step)
+        with fake_mode, StandInValues() as stand_ins:
+            return measure(model, replace(step, loss=loss))
     except _LACKS_VALUES as error:
         raise _unpredictable(error) from error
 
@@ -115,10 +123,9 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
         optimizer.zero_grad()
         optimizer_bytes = living.now - weights_bytes - trained_bytes
         model.train()
-        if step.checkpointing:
-            _checkpoint(model)
         living.forget_peak()
-        forward_bytes = _train(model, optimizer, step, living)
+        with checkpointed(model) if step.checkpointing else contextlib.nullcontext():
+            forward_bytes = _train(model, optimizer, step, living)
         return StepMemory(
             weights_bytes=weights_bytes,
             trained_bytes=trained_bytes,
@@ -132,25 +139,19 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
 def _train(model: nn.Module, optimizer: Optimizer, step: TrainingStep, living: LivingBytes) -> int:
     """One optimizer step; returns the most bytes that a forward pass left alive."""
     largest, device = 0, next(model.parameters()).device
-    for batch in step.micro_batches:
+    counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
+    for batch, n_terms in zip(step.micro_batches, counts, strict=True):
         before = living.now
         features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
         largest = max(largest, living.now - before)
-        (loss / len(step.micro_batches)).backward()  # type: ignore[no-untyped-call]
+        (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad()
     return largest
-
-
-def _checkpoint(model: nn.Module) -> None:
-    base = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
-    base.config.use_cache = False
-    base.enable_input_require_grads()
-    base.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _unpredictable(error: Exception) -> SpecError:

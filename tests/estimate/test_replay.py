@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -38,7 +40,12 @@ def batches_of(architecture, *, n_parts=1):
 
 def step_of(architecture, *, n_parts=1, **choices):
     task = discover("autopeft.tasks")[TASKS[architecture]]
-    return TrainingStep(micro_batches=batches_of(architecture, n_parts=n_parts), loss=task.loss, **choices)
+    return TrainingStep(
+        micro_batches=batches_of(architecture, n_parts=n_parts),
+        loss=task.loss,
+        n_terms=task.n_terms,
+        **choices,
+    )
 
 
 def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **choices):
@@ -55,6 +62,14 @@ def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **cho
     return predicted, measure(real, step)
 
 
+LABELS = 8 * N_ROWS * N_TOKENS  # one more copy of the labels, where code asks which tokens have one
+
+
+def assert_same(predicted, real, *, slack):
+    assert replace(predicted, peak_bytes=0) == replace(real, peak_bytes=0)
+    assert abs(predicted.peak_bytes - real.peak_bytes) <= slack
+
+
 @pytest.mark.parametrize("architecture", TASKS)
 @pytest.mark.parametrize(
     "choices",
@@ -69,7 +84,7 @@ def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **cho
 )
 def test_replayed_step_has_the_bytes_of_a_real_one(architecture, choices, methods, make_plan):
     predicted, real = both(architecture, "lora", methods, make_plan, **choices)
-    assert predicted == real
+    assert_same(predicted, real, slack=LABELS if architecture.endswith("-lm") else 0)
 
 
 # `peft` reads values of these where a tensor without memory has none.
@@ -83,14 +98,14 @@ METHODS = sorted(set(discover("autopeft.methods")) - {*UNPREDICTABLE, *PROMPTS})
 def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, methods, make_plan):
     architecture = "bert" if method == "bitfit" else "llama-lm"  # a Llama has no biases
     predicted, real = both(architecture, method, methods, make_plan)
-    assert predicted == real
+    assert_same(predicted, real, slack=LABELS if architecture.endswith("-lm") else 0)
 
 
 @pytest.mark.parametrize("method", PROMPTS)
 def test_replayed_step_with_virtual_tokens_is_near_a_real_one(method, methods, make_plan):
     predicted, real = both("llama-lm", method, methods, make_plan)
     assert predicted.optimizer_bytes == real.optimizer_bytes
-    assert abs(predicted.peak_bytes - real.peak_bytes) <= 8 * 2 * N_ROWS  # of rank 2
+    assert abs(predicted.peak_bytes - real.peak_bytes) <= LABELS + 8 * 2 * N_ROWS  # of rank 2
 
 
 @pytest.mark.parametrize("method", UNPREDICTABLE)
