@@ -31,7 +31,7 @@ PART = PeftMethod(
     label="C³A",
     summary="an update of circulant blocks of size b = gcd(n, m) / r",
     formula="n m / b",
-    learning_rate_range=(5e-2, 1.5),
+    learning_rate_range=(7e-2, 2.0),
     learning_rate_source="best measured on MiniLM-L6 (384) 0.38, best published 0.3 (peft's method "
     "comparison, 3072): `peft` divides the update by the number of inputs, so that "
     "the width does not count",

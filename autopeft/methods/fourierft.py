@@ -40,7 +40,7 @@ PART = PeftMethod(
     label="FourierFT",
     summary="r frequencies of the update's spectrum, at random places",
     formula="r",
-    learning_rate_range=(5e-2, 2),
+    learning_rate_range=(0.1, 3.0),
     learning_rate_source="best measured on MiniLM-L6 (384) 0.6, the largest of five; the paper's 5e-2 to "
     "1e-1 on RoBERTa; 2e-4 in this scale trains nothing in peft's method comparison "
     "(3072)",
