@@ -51,10 +51,10 @@ class Best:
 def best_rate(losses: Mapping[float, float]) -> Best | None:
     """The lowest point of the parabola through the best rate and its neighbours, in the logarithm.
 
-    None for fewer than three rates.
+    None for a single rate.
     """
     rates = sorted(losses)
-    if len(rates) < 3:
+    if len(rates) < 2:
         return None
     at = min(range(len(rates)), key=lambda index: losses[rates[index]])
     if at in (0, len(rates) - 1):
@@ -165,7 +165,7 @@ def exponent_line() -> str:
         points = [
             (math.log(WIDTHS[model]), math.log(found.rate))
             for (model, *_), losses in studies.items()
-            if (found := best_rate(losses.get(name, {}))) is not None
+            if (found := best_rate(losses.get(name, {}))) is not None and not found.is_edge
         ]
         if name in known and known[name].is_telling:
             points.append((math.log(LLAMA), math.log(known[name].rate)))
@@ -261,7 +261,7 @@ times its scale over ours, and its accuracy on GSM8K. "default alone": nothing b
 
 {methods}
 
-The exponent that these rates give (without those of "default alone"): {exponent}.
+The exponent that these rates give (without edges and "default alone"): {exponent}.
 Published runs are a hundred times as long as ours, which alone may explain a part: length and width cannot be
 told apart here.
 
