@@ -108,10 +108,10 @@ def spec(model_dir, data_dir, tmp_path):
 def test_preview_tells_what_was_derived_and_only_that(spec):
     given = TaskSpec(max_steps=2, batch_size=7)
     derived = [decision.setting for decision in preview(spec).decisions]
-    assert derived == ["task.max_length", "task.batch_size"]
-    assert [d.setting for d in preview(spec.model_copy(update={"task": given})).decisions] == [
-        "task.max_length"
-    ]
+    computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
+    assert derived == ["task.max_length", "task.batch_size", *computing]
+    fewer = preview(spec.model_copy(update={"task": given})).decisions
+    assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):
