@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
-_CHUNK_BYTES = 2**26  # that are copied from a device at once; chosen by hand
+_CHUNK_BYTES = 2**26  # that are copied at once; chosen by hand
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
@@ -98,7 +98,10 @@ def _sum(tensor: Tensor, n_numbers: int | None = None) -> Tensor:
         flat = flat[:: (flat.numel() // n_numbers) | 1]
     if flat.is_complex():
         flat = torch.view_as_real(flat).flatten()
-    return flat.view(_INTEGERS[flat.element_size()]).sum(dtype=torch.int64)
+    integers = flat.view(_INTEGERS[flat.element_size()])
+    # On a CPU torch copies what it sums into the type of the sum: 2 GB for the embeddings of 128,256 words.
+    pieces = torch.split(integers, _CHUNK_BYTES // 8)
+    return torch.stack([piece.sum(dtype=torch.int64) for piece in pieces]).sum()
 
 
 def _flat(tensor: Tensor) -> Tensor:
