@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", required=True, help="gsm8k: a folder of prompts and completions")
-    parser.add_argument("--max-examples", type=int, default=64, help="rows of train and search together")
+    parser.add_argument("--max-examples", type=int, default=40, help="rows of train and search together")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
