@@ -180,6 +180,14 @@ def test_model_is_left_as_found(name):
     assert state_of(model) == before and vars(model).keys() == config.keys()
 
 
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "bart"])
+def test_no_keys_and_values_are_kept_for_tokens_that_do_not_come(name):
+    model, seen = model_of(name).eval(), []
+    model.register_forward_hook(lambda _, __, output: seen.append(output.past_key_values))
+    task_of("text2text-generation" if name in SEQ2SEQ else "text-generation").loss(model, batch_of())
+    assert seen == [None]
+
+
 @pytest.mark.parametrize("name", ["softcapped", "bert", "t5"])
 def test_evaluation_counts_what_all_logits_say(name):
     model, batch = model_of(name).eval(), batch_of()

@@ -9,6 +9,7 @@ which some are kept.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def run_to_output(model: nn.Module, features: Batch, targets: Tensor) -> BeforeO
     choose = partial(_choose, rows=rows, columns=columns - targets.shape[1])
     labels = targets[rows, columns]
     inner = getattr(model, "get_base_model", lambda: model)()
+    if "use_cache" in inspect.signature(inner.forward).parameters:
+        features = {**features, "use_cache": False}  # no token follows; kept keys and values are copies
     output_layer: Any = getattr(inner, "get_output_embeddings", lambda: None)()
     before = {name: child for name, child in inner.named_children() if child is not output_layer}
     if len(before) == len(list(inner.named_children())):  # the output layer is none of them
