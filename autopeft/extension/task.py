@@ -121,7 +121,10 @@ class Task(Protocol):
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """A batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …)."""
+        """A batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …).
+
+        It is kept for the next plan, so that nothing may change its tensors in place.
+        """
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss of a batch, shape (); 0, with gradients of 0, where it has no term."""

@@ -55,6 +55,7 @@ _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; cho
 # tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
 # meaning representations of SmolLM2-135M. On a GPU chosen by hand.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
+_EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
 _STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
 _BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
 _FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
@@ -312,8 +313,7 @@ class Bench:
         chosen = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: int(sizes[i]))
         model.eval()
-        usual = _EVAL_TOKENS.get(self.base.device.type, _EVAL_TOKENS["cuda"])
-        wanted = min(self.compute.max_eval_tokens or usual, padded_tokens(order, sizes))
+        wanted = min(self._eval_tokens, padded_tokens(order, sizes))
 
         def attempt(max_tokens: int) -> Evaluation:
             if max_tokens < wanted:
@@ -328,6 +328,14 @@ class Bench:
             return evaluation
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
+
+    @property
+    def _eval_tokens(self) -> int:
+        """Most tokens of an evaluation batch: what is best, or twice what training takes, if that is less."""
+        best = _EVAL_TOKENS.get(self.base.device.type, _EVAL_TOKENS["cuda"])
+        trained = self.compute.micro_batch_tokens
+        usual = best if trained is None else min(best, _EVAL_FACTOR * trained)
+        return self.compute.max_eval_tokens or usual
 
     def _announced(self, split: str, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
         for chunk in chunks:

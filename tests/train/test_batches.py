@@ -159,13 +159,26 @@ def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):
     task = SimpleNamespace(
         collate=bench.task.collate,
         n_terms=bench.task.n_terms,
-        evaluate=lambda model, batches: bench.task.evaluate(model, spied(batches, seen)),
+        evaluate=lambda model, batches, **given: bench.task.evaluate(model, spied(batches, seen), **given),
     )
     narrow = replace(bench, task=task, compute=Compute(max_eval_tokens=60))
     evaluation = narrow.evaluate(bert.module, "search")
     assert max(ids.numel() for ids in seen) <= 60
     assert len(seen) < len(sizes) / 2
     assert evaluation.example_scores == bench.evaluate(bert.module, "search").example_scores
+
+
+@pytest.mark.parametrize(
+    ("compute", "n_tokens"),
+    [
+        (Compute(), 1024),
+        (Compute(micro_batch_tokens=4096), 1024),
+        (Compute(micro_batch_tokens=50), 100),
+        (Compute(micro_batch_tokens=50, max_eval_tokens=30), 30),  # memory ran out before
+    ],
+)
+def test_evaluation_takes_no_more_than_is_best_or_twice_what_training_takes(compute, n_tokens, make_bench):
+    assert make_bench(compute=compute)._eval_tokens == n_tokens
 
 
 def spied(batches, seen):
