@@ -116,8 +116,9 @@ def main() -> None:
     """Read the arguments and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=["plans", "scores"])
-    for name in ("--model", "--data", "--task", "--max-length"):
+    for name in ("--model", "--data", "--task"):
         parser.add_argument(name)
+    parser.add_argument("--max-length", type=int)
     parser.add_argument("--steps", type=int, default=44)
     parser.add_argument("--examples", type=int, default=128)
     arguments = parser.parse_args()
