@@ -51,7 +51,11 @@ def sensitivity(
     )
     base = prepared.base
     scored_model = ScoredModel(
-        model=base.module, sites=base.sites, task=prepared.task, precision=base.precision
+        model=base.module,
+        sites=base.sites,
+        task=prepared.task,
+        precision=base.precision,
+        max_tokens=prepared.bench.compute.micro_batch_tokens,
     )
     with base.precision.multiplying():
         scored = measure(

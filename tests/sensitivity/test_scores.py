@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from toys.bases import state_of
 from toys.sensitivity import (
     SCORES,
+    ModelLoss,
     Predicting,
     biases_of,
     examples_of,
@@ -25,6 +26,7 @@ from toys.sensitivity import (
     weights_of,
 )
 
+from autopeft.evidence import rank_correlation
 from autopeft.extension import Score, discover
 from autopeft.sensitivity import MEASURED_KINDS
 from autopeft.sensitivity.lora_fisher import RANK, initial_a
@@ -286,3 +288,19 @@ def test_parameters_are_counted(base, score):
 def test_both_ways_of_fisher_were_taken_by_those_lengths(make_batch):
     short, long = (make_batch(4, seed=1, n_filler=n)["input_ids"].shape[1] for n in ((1, 5), (15, 25)))
     assert 2 * short**2 < 16 * 16 < 32 * 16 < 2 * long**2
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama-lm"])
+def test_scores_of_a_base_in_bfloat16_order_the_sites_as_in_float32(architecture, make_base, batch_for):
+    names = sorted(set(SCORES) - {"uniform"})
+    exact, held = make_base(architecture), make_base(architecture, dtype="bfloat16")
+    loss = ModelLoss("CAUSAL_LM" if architecture.endswith("-lm") else "SEQ_CLS")
+    batches = [batch_for(exact)] * 2
+    before = held.sha256(), state_of(held.module)
+    scores, low = (run_scores(names, base, batches, task=loss).scores for base in (exact, held))
+    for first, second in zip(scores, low, strict=True):
+        if first.name == "bias_fisher" and architecture == "llama-lm":  # a Llama has no bias
+            assert set(first.values) == set(second.values) == {0.0}
+        else:
+            assert rank_correlation(first.values, second.values) >= 0.98, first.name
+    assert (held.sha256(), state_of(held.module)) == before

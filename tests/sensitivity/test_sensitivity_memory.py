@@ -73,6 +73,17 @@ def test_batch_that_does_not_fit_is_seen_in_parts(bert, task, make_batch):
     assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
 
 
+def test_batch_of_more_tokens_than_a_micro_batch_is_seen_in_parts(bert, task, make_batch):
+    batches = [make_batch(seed=i) for i in range(2)]
+    n_tokens = batches[0]["input_ids"].shape[1]
+    limit = 2 * n_tokens  # of six rows; the other batch is as long or shorter
+    assert batches[1]["input_ids"].shape[1] <= n_tokens
+    limited = LimitedLoss(task, max_examples=3)  # memory would run out at a whole batch
+    seen = run_scores(NAMES, bert, batches, task=limited, max_tokens=limit)
+    assert seen.notes == run_scores(NAMES, bert, batches, task=task).notes
+    assert_same_values(seen.scores, run_scores(NAMES, bert, batches, task=task).scores)
+
+
 def test_what_was_counted_before_memory_ran_out_is_not_counted_again(bert, task, make_batch):
     batches = [make_batch(seed=i) for i in range(2)]
     with LimitedBackward(bert, max_examples=3) as limited:

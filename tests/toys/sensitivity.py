@@ -50,10 +50,12 @@ def measured_sites(base):
     return [site for site in base.sites if site.kind in MEASURED_KINDS]
 
 
-def run_scores(names, base, batches, *, task, seed=0, **settings):
+def run_scores(names, base, batches, *, task, seed=0, max_tokens=None, **settings):
     """What the pass says of a base model, for scores by name."""
     parts = [SCORES[name] for name in names]
-    scored = ScoredModel(model=base.module, sites=base.sites, task=task, precision=base.precision)
+    scored = ScoredModel(
+        model=base.module, sites=base.sites, task=task, precision=base.precision, max_tokens=max_tokens
+    )
     return measure(parts, scored, batches, seed=seed, **settings)
 
 

@@ -57,7 +57,7 @@ class BatchRunner:
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
             part, seen = to_do.pop()
-            if self._max_examples is not None and len(part["labels"]) > self._max_examples:
+            if self._is_too_large(part):
                 to_do += [(half, seen) for half in split_in_half(part)[::-1]]
                 continue
             visit = Visit(self._scored, part, reducers=reducers, seen=seen, counter=self._counter(part))
@@ -65,6 +65,16 @@ class BatchRunner:
                 self.reached |= visit.reached
             else:
                 to_do.append((part, frozenset(visit.seen)))
+
+    def _is_too_large(self, part: Batch) -> bool:
+        """Whether a part has more examples, or more tokens, than go through the model at once."""
+        n_examples, max_tokens = len(part["labels"]), self._scored.max_tokens
+        if self._max_examples is not None and n_examples > self._max_examples:
+            return True
+        tokens = part.get("input_ids")
+        return (
+            max_tokens is not None and tokens is not None and n_examples > 1 and tokens.numel() > max_tokens
+        )
 
     def _reducers(self, labels: str, half: int) -> tuple[Sequence[Reducer], Sequence[Reducer]]:
         """Reducers of inputs alone, which the first pass feeds, and of gradients from these labels."""

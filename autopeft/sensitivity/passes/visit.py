@@ -27,13 +27,15 @@ class ScoredModel:
     """A model with the sites to score, and the task that gives the loss.
 
     The loss is the mean over a batch's examples, or over its tokens that have a label. Forward passes compute
-    in `precision`; scores are added up in float32.
+    in `precision`; scores are added up in float32. A batch of more than `max_tokens`, padding included, goes
+    through the model in parts; None: no limit is known.
     """
 
     model: nn.Module
     sites: tuple[Site, ...]
     task: Task
     precision: Precision = field(default_factory=Precision)
+    max_tokens: int | None = None
     time_first_sites: frozenset[str] | None = None  # whose layers see (T, B, features); None: not known yet
 
     def loss(self, batch: Batch) -> Tensor:
