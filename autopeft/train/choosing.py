@@ -15,9 +15,9 @@ from autopeft.train.compute import Compute
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
 # tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
 _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
-_FEW_TOKENS = 512  # on a CPU, where fewer cost time; see above
-_FEW_BYTES = 2**28  # on a CPU, which no one has to save; chosen by hand
-_WEIGHTS_SHARE = 0.5  # of the weights' bytes, on a CPU, which other programs share; chosen by hand
+_FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
+_FEW_BYTES = 2**29  # on a CPU, which no one has to save; chosen by hand
+_WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; by hand
 _FREE_SHARE = 0.8  # of the free memory: gaps between tensors, and those of a moment, need some; by hand
 LESS_MEMORY = "Lower --max-length, set --checkpointing on, pass --quantize 4bit, or take a smaller model."
 _RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
@@ -89,9 +89,9 @@ def most_tokens(device: str, token_bytes: int, *, free: int, weights: int) -> tu
     ]
     if device == "cpu":
         few = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)
-        half = max(few, int(_WEIGHTS_SHARE * weights) // token_bytes)
-        reason = "fewer would cost time" if half == few else "half of the weights' memory may be taken"
-        limits.append((half, reason))
+        most = max(few, int(_WEIGHTS_SHARE * weights) // token_bytes)
+        reason = "fewer would cost time" if most == few else "a quarter of the weights' memory may be taken"
+        limits.append((most, reason))
     tokens, reason = min(limits, key=lambda limit: limit[0])
     return max(1, tokens), reason
 

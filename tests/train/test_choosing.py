@@ -24,8 +24,8 @@ GIB, MIB = 2**30, 2**20
     ("device", "token_bytes", "free", "weights", "tokens"),
     [
         ("cpu", MIB // 8, 16 * GIB, GIB, 2048),  # a small model: more at once brings no speed
-        ("cpu", 2 * MIB, 16 * GIB, 4 * GIB, 1024),  # half of the weights
-        ("cpu", 2 * MIB, 16 * GIB, GIB, 512),  # fewer would cost time
+        ("cpu", 2 * MIB, 16 * GIB, 4 * GIB, 512),  # a quarter of the weights
+        ("cpu", 2 * MIB, 16 * GIB, GIB, 256),  # fewer would cost time
         ("cpu", 2 * MIB, 500 * MIB, 4 * GIB, 200),  # four fifths of what is free
         ("cpu", 2 * MIB, 0, 4 * GIB, 1),
         ("cuda", 2 * MIB, 16 * GIB, 4 * GIB, 6553),
