@@ -70,12 +70,15 @@ def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext
     expected = expected_seconds(shortened, pace)
     if expected > seconds:
         evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME))
-        sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items() if name != "train"}
+        schedule = schedule_of(shortened)
         log.warning(
-            "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %s.",
+            "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %d "
+            "examples of search, %d of confirm and %d of test, several times each; raise --max-time.",
             math.ceil(expected / 60),
             evaluating / 60,
-            ", ".join(f"{size:,} examples of {name}" for name, size in sizes.items()),
+            schedule.n_search,
+            schedule.n_confirm,
+            schedule.n_test,
         )
     return shortened
 
