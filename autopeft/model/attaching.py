@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -115,6 +116,17 @@ def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     if len(configs) <= 1:
         return ("default",)
     return tuple(f"{config.peft_type.value.lower()}_{index}" for index, config in enumerate(configs))
+
+
+def leave_casts_to_autocast(model: nn.Module) -> None:
+    """Let LoRA take its inputs in the format of the base model, for a model that runs under autocast.
+
+    `peft` casts them to float32, and autocast casts them back before the product: two copies for the same
+    bits, an eighth of a step of MiniLM-L6 on a CPU.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def head_only_config() -> LoraConfig:

@@ -17,7 +17,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach, attached_names
+from autopeft.model.attaching import attach, attached_names, leave_casts_to_autocast
 from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
@@ -146,7 +146,10 @@ class BaseModel:
         """
         restore = note_modules(self.module)
         try:
-            yield self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
+            model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
+            if self.precision.dtype == "bfloat16":
+                leave_casts_to_autocast(model)
+            yield model
         finally:
             restore()
 

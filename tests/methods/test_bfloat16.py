@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from toys.bases import state_of, toy_base
 
 from autopeft.extension import discover
@@ -61,3 +64,26 @@ def test_method_trains_in_float32_on_a_base_in_bfloat16_as_on_one_in_float32(
     # bfloat16 rounds by 0.4 %; AdamW's first step depends on the signs of small gradients.
     assert low_losses == pytest.approx(losses, rel=0.1, abs=0.01)
     assert (held.sha256(), state_of(held.module)) == before
+
+
+def test_inputs_that_lora_takes_as_they_are_give_the_same_losses(make_base, make_plan, attach, batch_for):
+    base = make_base("bert", dtype="bfloat16")
+    plan, batch = make_plan(base, "lora", rank=4), batch_for(base)
+    losses, *_ = trained(base, plan, batch, attach=attach)
+    with_casts, *_ = trained(base, plan, batch, attach=casting(attach))
+    assert losses == with_casts
+
+
+def casting(attach):
+    """The context manager `attach`, with `peft`'s casts of inputs to float32 put back."""
+
+    @contextlib.contextmanager
+    def attached(base, plan):
+        with attach(base, plan) as model:
+            layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+            assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+            for layer in layers:
+                layer.cast_input_dtype_enabled = True
+            yield model
+
+    return attached

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 
 import pytest
 
 from autopeft.cli.progress import Silent
+from autopeft.errors import StoppedError
 from autopeft.pipeline import preview, search
 from autopeft.pipeline.prepare import fit_to_budget, prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
@@ -141,15 +143,16 @@ def test_shortened_run_is_stored_and_a_resumed_one_keeps_it(spec, tmp_path):
     short = spec.model_copy(
         update={
             "task": TaskSpec(batch_size=2),
-            "search": SearchSpec(methods=("lora",), trials=2, max_time_seconds=40.0),
+            # Too short on any machine, so that the run is made as short as possible.
+            "search": SearchSpec(methods=("lora",), trials=2, max_time_seconds=2.0),
             "output": OutputSpec(out=str(tmp_path / "run")),
         }
     )
     given = frozenset({"search.trials"})
     assert "task.max_steps" in [d.setting for d in preview(short, given=given).decisions]
-    result, path = search(short, given=given, progress=Silent())
-    stored = RunDir.open(path).read_spec()
-    assert stored.task.max_steps == result.setting.full_run_steps < 150
+    with contextlib.suppress(StoppedError):
+        search(short, given=given, progress=Silent())
+    assert RunDir.open(tmp_path / "run").read_spec().task.max_steps == 20
     again = RunSpec(search=SearchSpec(max_time_seconds=400.0), output=short.output)
     resumed, _ = search(again, given=frozenset({"search.max_time_seconds"}), resume=True, progress=Silent())
-    assert resumed.setting.full_run_steps == result.setting.full_run_steps
+    assert resumed.setting.full_run_steps == 20
