@@ -176,3 +176,19 @@ def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize,
     largest = 2 * hidden * inner
     excess = packed.peak_bytes - packed.weights_bytes - (plain.peak_bytes - plain.weights_bytes)
     assert 0 < excess <= largest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantize", "max_gb"), [(None, 24), ("4bit", 12)])
+def test_eight_billion_weights_train_in_the_memory_of_one_small_gpu(quantize, max_gb):
+    shape = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 128256}
+    base = llama_skeleton(**shape, num_key_value_heads=8, intermediate_size=14336)
+    if quantize is not None:
+        quantise_maps(base.module, quantize, skipped=("lm_head",))
+    config = LoraConfig(r=16, target_modules="all-linear")  # 0.52 % of the weights
+    adapted = without_weights(base, [config], task_type="CAUSAL_LM", dtype=torch.bfloat16)
+    ids, task = torch.zeros(4, 512, dtype=torch.long), discover("autopeft.tasks")["text-generation"]
+    batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
+    choices = {"loss": task.loss, "n_terms": task.n_terms, "autocast": True, "checkpointing": True}
+    memory = replay(adapted, TrainingStep(micro_batches=[batch], **choices))
+    assert memory.peak_bytes < max_gb * 10**9
