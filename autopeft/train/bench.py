@@ -221,7 +221,10 @@ class Bench:
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
         """What frozen layers give for the rows of a rung, shared by its plans."""
-        return FrozenOutputs(max_bytes=int(_FROZEN_SHARE * free_bytes(self.base.device)))
+        return FrozenOutputs(max_bytes=int(_FROZEN_SHARE * self._free_bytes()))
+
+    def _free_bytes(self) -> int:
+        return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
 
     def _shared_with(self, fidelity: Fidelity, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows."""
@@ -359,7 +362,7 @@ class Bench:
             tasks={**dict.fromkeys(self.splits, self.task), **general},
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            max_bytes=int(_BATCHES_SHARE * free_bytes(self.base.device)),
+            max_bytes=int(_BATCHES_SHARE * self._free_bytes()),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:

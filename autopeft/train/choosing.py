@@ -32,7 +32,8 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
     if tokens is not None and requested != "auto":
-        return Compute(micro_batch_tokens=tokens, checkpointing=requested == "on"), ()
+        is_checkpointed = requested == "on"
+        return _compute(execution, tokens, is_checkpointed), ()
     free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
     room, n_tokens = int(_FREE_SHARE * free), int(bench.splits["train"].sizes.max())
     row_bytes, is_checkpointed = _row_bytes(bench, requested, room=room)
@@ -49,7 +50,13 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
     if requested == "auto":
         value = "on" if is_checkpointed else "off"
         decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
-    return Compute(micro_batch_tokens=tokens, checkpointing=is_checkpointed), tuple(decisions)
+    return _compute(execution, tokens, is_checkpointed), tuple(decisions)
+
+
+def _compute(execution: ExecutionSpec, tokens: int, is_checkpointed: bool) -> Compute:
+    return Compute(
+        micro_batch_tokens=tokens, checkpointing=is_checkpointed, memory_bytes=execution.memory_bytes
+    )
 
 
 def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:

@@ -23,6 +23,7 @@ class Compute:
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
     takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the plan
     and the model allow it. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
+    What is kept for later plans respects `memory_bytes`, the most that the device may use.
 
     Where memory runs out the two limits are lowered, for all later runs too.
     """
@@ -30,6 +31,7 @@ class Compute:
     micro_batch_tokens: int | None = None
     checkpointing: bool = False
     max_eval_tokens: int | None = None
+    memory_bytes: int | None = None
 
 
 class NothingToCutError(MemoryError):

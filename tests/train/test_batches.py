@@ -185,3 +185,9 @@ def spied(batches, seen):
     for batch in batches:
         seen.append(batch["input_ids"])
         yield batch
+
+
+def test_nothing_is_kept_where_the_device_may_use_no_more(make_bench):
+    bench = make_bench(compute=Compute(memory_bytes=1))
+    assert (bench.batches.max_bytes, bench.frozen_outputs.max_bytes) == (0, 0)
+    assert make_bench().batches.max_bytes > 0
