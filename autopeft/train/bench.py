@@ -42,6 +42,7 @@ from autopeft.train.compute import (
     micro_batches,
     padded_tokens,
 )
+from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
@@ -265,7 +266,7 @@ class Bench:
             start=states.load(plan, fidelity.seed) if states else None,
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
         )
-        with self._checkpointing(model):
+        with self._checkpointing(model), quick_masks(self.base.device):
             return train(model, groups, run, device=self.base.device)
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:

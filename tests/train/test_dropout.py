@@ -1,0 +1,95 @@
+"""Masks from 16 bits: their share, their independence, and torch's own kernel afterwards."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from autopeft.train.dropout import quick_masks
+
+CPU = torch.device("cpu")
+N = 400_000
+
+
+def drawn(p: float, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return torch.empty(N // 7, 7, dtype=dtype).bernoulli_(p)
+
+
+@pytest.mark.parametrize("p", [0.0, 2**-16, 0.1, 0.5, 0.9, 0.99999, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+def test_share_of_ones_is_the_probability(p: float, dtype: torch.dtype) -> None:
+    with quick_masks(CPU):
+        mask = drawn(p, dtype=dtype)
+    assert set(mask.unique().tolist()) <= {0, 1}
+    sigma = math.sqrt(max(p * (1 - p), 2**-17) / mask.numel())
+    assert abs(mask.double().mean().item() - p) <= 5 * sigma + 2**-17
+
+
+def test_masks_are_independent_of_their_neighbours_and_between_draws() -> None:
+    with quick_masks(CPU):
+        first = drawn(0.3).flatten().double()
+        second = torch.empty(N // 7, 7).bernoulli_(0.3).flatten().double()
+    for lag in range(1, 9):  # 4 masks come from one word of the generator
+        assert abs(torch.corrcoef(torch.stack((first[lag:], first[:-lag])))[0, 1]) < 5 / math.sqrt(N)
+    assert abs(torch.corrcoef(torch.stack((first, second)))[0, 1]) < 5 / math.sqrt(N)
+
+
+def test_the_seed_decides_the_masks_and_none_is_kept_outside() -> None:
+    outside = drawn(0.5)
+    with quick_masks(CPU):
+        inside, again, other = drawn(0.5), drawn(0.5), drawn(0.5, seed=1)
+        with quick_masks(CPU):
+            assert torch.equal(drawn(0.5), inside)
+        assert torch.equal(drawn(0.5), inside)
+    assert torch.equal(inside, again)
+    assert not torch.equal(inside, other)
+    assert not torch.equal(inside, outside)
+    assert torch.equal(drawn(0.5), outside)
+
+
+def test_dropout_keeps_the_mean_and_gives_gradients_to_what_it_kept() -> None:
+    x = torch.ones(N, requires_grad=True)
+    torch.manual_seed(0)
+    with quick_masks(CPU):
+        y = nn.Dropout(0.1)(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())  # 0 where dropped, 1 / 0.9 elsewhere
+    assert y.mean().item() == pytest.approx(1, abs=5 * math.sqrt(0.1 / 0.9 / N))
+
+
+def test_attention_drops_too() -> None:
+    q = torch.randn(2, 3, 5, 4)
+    with quick_masks(CPU):
+        torch.manual_seed(0)
+        first = nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
+        torch.manual_seed(0)
+        again = nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, nn.functional.scaled_dot_product_attention(q, q, q))
+
+
+def test_noncontiguous_and_empty_tensors_and_a_generator_of_their_own() -> None:
+    with quick_masks(CPU):
+        wide = torch.full((6, 8), 2.0)
+        wide[:, ::2].bernoulli_(0.5)
+        assert set(wide[:, ::2].unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(wide[:, 1::2], torch.full((6, 4), 2.0))
+        assert torch.empty(0).bernoulli_(0.5).numel() == 0
+        state = torch.get_rng_state()
+        torch.empty(100).bernoulli_(0.5, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(torch.get_rng_state(), state)
+        with pytest.raises(RuntimeError, match="p=1.5"):
+            torch.empty(3).bernoulli_(1.5)
+
+
+def test_no_warning_reaches_the_user() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quick_masks(CPU):
+            drawn(0.5)
