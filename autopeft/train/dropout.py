@@ -25,14 +25,15 @@ def quick_masks(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    library = Library("aten", "IMPL")
+    library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"(?s).*[Oo]verrid")  # which is what is wanted
-            library.impl("bernoulli_.float", _fill, "CPU")
+            library.impl("bernoulli_.float", _fill, "CPU")  # type: ignore[no-untyped-call]
         yield
     finally:
-        library._destroy()  # gives torch's own kernel back; there is no public way
+        # Gives torch's own kernel back; there is no public way.
+        library._destroy()  # type: ignore[no-untyped-call]
 
 
 def _fill(mask: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
