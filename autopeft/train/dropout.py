@@ -18,9 +18,9 @@ _PER_WORD = 4  # masks from one 64-bit word of the generator
 def quick_masks(device: torch.device) -> Iterator[None]:
     """A context in which `bernoulli_` fills CPU tensors faster, and with it every dropout of a model.
 
-    torch draws each element of a mask by itself and on one thread, except on processors of one vendor: for
-    MiniLM-L6 on two cores of another that is a sixth of a step. The masks come from torch's generator, so that
-    `torch.manual_seed` decides them as before; they are other masks than outside of the context.
+    torch draws each element of a mask by itself and on one thread, except on processors of one vendor: on
+    two cores of another that was a sixth of a step of MiniLM-L6. The masks come from torch's generator, so
+    that `torch.manual_seed` decides them as before; they are other masks than outside of the context.
     """
     if device.type != "cpu":
         yield

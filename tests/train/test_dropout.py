@@ -84,7 +84,7 @@ def test_noncontiguous_and_empty_tensors_and_a_generator_of_their_own() -> None:
         state = torch.get_rng_state()
         torch.empty(100).bernoulli_(0.5, generator=torch.Generator().manual_seed(3))
         assert torch.equal(torch.get_rng_state(), state)
-        with pytest.raises(RuntimeError, match="p=1.5"):
+        with pytest.raises(RuntimeError, match=r"p=1\.5"):
             torch.empty(3).bernoulli_(1.5)
 
 
