@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +142,8 @@ class BaseModel:
         """A context with a plan's adapters on the base model, which is as before afterwards.
 
         `configs` are the plan's adapters, empty for the head alone. `task_type` is `peft`'s task type,
-        such as `SEQ_CLS`, if it has one. The seed decides the first values of adapters and head. Raises a
+        such as `SEQ_CLS`, if it has one. The seed decides the first values of adapters and head; those of the
+        head depend on nothing else, so that all plans of one seed start from the same head. Raises a
         SiteError if `peft` attached another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
@@ -186,7 +188,7 @@ class BaseModel:
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             if draws_head:
-                self._initialise_head(model)
+                self._initialise_head(model, seed=seed)
         self._check(model, plan)
         return model
 
@@ -220,8 +222,12 @@ class BaseModel:
         fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
         return next(reversed(fitting or list(maps)), None)
 
-    def _initialise_head(self, model: PeftModel) -> None:
-        """Draw the output layer of the head's trained copy, and those layers that the checkpoint lacks."""
+    def _initialise_head(self, model: PeftModel, *, seed: int) -> None:
+        """Draw the output layer of the head's trained copy, and those layers that the checkpoint lacks.
+
+        The generator is apart from that of the adapters, which take more or fewer numbers from it by plan.
+        """
+        generator = torch.Generator().manual_seed(zlib.crc32(f"task head {seed}".encode()))
         for name, wrapper in model.get_base_model().named_modules():
             if isinstance(wrapper, ModulesToSaveWrapper):
                 trained = next(iter(wrapper.modules_to_save.values()))
@@ -229,12 +235,16 @@ class BaseModel:
                     is_output = full_name == self.output_layer
                     is_drawn = is_output or f"{full_name}.weight" in self.untrained
                     if isinstance(layer, nn.Linear) and is_drawn:
-                        self._draw(layer, is_output=is_output)
+                        self._draw(layer, generator, is_output=is_output)
 
-    def _draw(self, layer: nn.Linear, *, is_output: bool) -> None:
-        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled."""
+    def _draw(self, layer: nn.Linear, generator: torch.Generator, *, is_output: bool) -> None:
+        """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled.
+
+        They are drawn on the CPU, whose numbers are the same on every machine.
+        """
         std = float(getattr(self.module.config, "initializer_range", 0.02))
-        nn.init.normal_(layer.weight, std=std * (self.output_scale if is_output else 1.0))
+        std *= self.output_scale if is_output else 1.0
+        layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(std=std, generator=generator))
         if layer.bias is not None:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
 

@@ -9,6 +9,7 @@ import transformers
 from toys.specs import run_spec
 from toys.words import toy_rows
 
+from autopeft.adapters import compile_plan
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_sites
@@ -90,6 +91,31 @@ def test_output_layer_is_drawn_for_every_seed_and_set_apart(name, config, output
             ]
             drawn += [state[n].detach().clone() for n in of_output]
     assert not torch.equal(*drawn)
+
+
+def test_plans_of_one_seed_start_from_the_same_head(make_base, make_plan, attach):
+    """Bit for bit, whatever is adapted beneath it; the adapters are those of a base model without a head."""
+    heads = []
+    for seed in (3, 3, 4):
+        for method in ("lora", "ia3", ()):
+            base = make_base("bert")
+            with attach(base, make_plan(base, method), seed=seed) as model:
+                state = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            heads.append(torch.cat([p.flatten() for n, p in state.items() if "modules_to_save" in n]))
+    assert all(torch.equal(head, heads[0]) for head in heads[:6])
+    assert all(torch.equal(head, heads[6]) for head in heads[6:])
+    assert not torch.equal(heads[0], heads[6])
+
+
+def test_adapters_start_from_the_same_values_with_and_without_a_head(make_base, make_plan, methods):
+    base, drawn = make_base("bert"), []
+    plan = make_plan(base, "lora", rank=4)
+    for task_type in ("SEQ_CLS", None):
+        configs = compile_plan(plan, methods).configs
+        with base.attached(configs, plan=plan, task_type=task_type, seed=3) as model:
+            drawn.append([p.detach().clone() for n, p in model.named_parameters() if "lora_A" in n])
+        base.head_names, base.head_params = (), 0
+    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
 
 
 def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
