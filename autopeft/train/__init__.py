@@ -12,7 +12,7 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-compute, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench →
+compute, dropout, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop → bench →
 choosing, pace.
 """
 
