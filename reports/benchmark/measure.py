@@ -1,44 +1,40 @@
 """Measures the cells of the benchmark: every plan at every rung, and in full on confirm and test.
 
     python reports/benchmark/measure.py --data FOLDER --models FOLDER [--cells NAME …] [--workers 2]
-                                        [--minutes M] [--out FOLDER] [--list]
+                                        [--minutes M] [--out FOLDER] [--list | --describe]
 
 A plan is trained once with seed 0 through the rungs, measured on the search split at each, and once in full
 with seed 101, measured on confirm and test; the better half of a cell's plans, by their loss on confirm, in
 full with seed 102 too. Each worker has one thread. Rows that OUT holds are not measured again, so that a
-stopped run goes on; `--minutes` ends it after the plans under way.
+stopped run goes on; `--minutes` ends it after the plans under way. `--describe` measures nothing and writes
+`cell.json`, what `replay.py` has to know of a cell beside its rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import csv
 import dataclasses
 import os
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from table import EXAMPLE_FIELDS, FIELDS, FULL_SEEDS, SEARCH_SEED, packed
 
 if TYPE_CHECKING:
     from cells import Candidate, Cell
 
+    from autopeft.pipeline.prepare import Prepared
+    from autopeft.space import AllocationContext
     from autopeft.train import Bench
 
 HERE = Path(__file__).parent
-FIELDS = (
-    "arm position plan trainable_params learning_rate split steps seed status loss metric trained_steps "
-    "train_seconds eval_examples eval_seconds peak_bytes error"
-).split()
-SEARCH_SEED, FULL_SEEDS = 0, (101, 102)
 Job = tuple[int, str]  # index of a candidate; "rungs", or a seed of a full run
 Rows = list[tuple[dict[str, Any], tuple[float, ...]]]  # with the scores of the examples
 
@@ -61,6 +57,13 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
     """The bench of a cell and its candidates."""
     from cells import candidates
 
+    prepared, context = prepare_cell(cell, data, models)
+    bench = dataclasses.replace(prepared.bench, rung_steps=cell.rungs)
+    return bench, list(candidates(context, head_rates=bench.head_rates.alone()))
+
+
+def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
+    """Model and data of a cell, and what its plans are allocated by."""
     from autopeft.pipeline.prepare import parse_budget, prepare
     from autopeft.pipeline.scoring import sensitivity
     from autopeft.records import RunSpec
@@ -87,7 +90,6 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
         keep_weights=lambda plan, seed: folder / f"weights-{plan.digest}-{seed}",
         paused=lambda plan, seed: folder / f"paused-{plan.digest}-{seed}",
     )
-    bench = dataclasses.replace(prepared.bench, rung_steps=cell.rungs)
     names = [site.name for site in prepared.base.sites]
     (score,) = sensitivity(prepared, ["gradient"]).scores
     context = AllocationContext(
@@ -96,7 +98,20 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
         methods=prepared.methods,
         max_params=parse_budget(prepared).max_trainable_params,
     )
-    return bench, list(candidates(context, head_rates=bench.head_rates.alone()))
+    return prepared, context
+
+
+def write_description(cell: Cell, folder: Path, data: Path, models: Path) -> None:
+    """Write the description of a cell into its folder."""
+    import description
+    from cells import candidates
+
+    from autopeft.model import quiet_libraries
+
+    with quiet_libraries():
+        prepared, context = prepare_cell(cell, data, models)
+        plans = candidates(context, head_rates=prepared.bench.head_rates.alone())
+        description.write(folder, description.describe(cell, prepared, context, plans))
 
 
 def measure(job: Job) -> Rows:
@@ -162,11 +177,6 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.7g}"
 
 
-def packed(scores: tuple[float, ...]) -> str:
-    """The scores of examples as text: float32, deflated, base64; `unpacked` in `table.py` reads it."""
-    return base64.b64encode(zlib.compress(np.asarray(scores, dtype="<f4").tobytes(), 9)).decode("ascii")
-
-
 class Table:
     """The rows of a cell on the disk: `trials.csv`, and `examples.csv` with the scores of examples."""
 
@@ -181,9 +191,9 @@ class Table:
     def add(self, rows: Rows) -> None:
         """Append rows; those of one job at once, so that a job is there or not."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        keys = ("plan", "split", "steps", "seed")
+        keys = EXAMPLE_FIELDS[:-1]
         examples = [[*(row[key] for key in keys), packed(scores)] for row, scores in rows if scores]
-        _append(self.folder / "examples.csv", [*keys, "scores"], examples)
+        _append(self.folder / "examples.csv", EXAMPLE_FIELDS, examples)
         _append(self.folder / "trials.csv", FIELDS, [[row[field] for field in FIELDS] for row, _ in rows])
         self.rows += [{field: str(row[field]) for field in FIELDS} for row, _ in rows]
 
@@ -269,7 +279,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=HERE / "tables")
     parser.add_argument("--list", action="store_true", help="print the candidates of each cell and end")
+    parser.add_argument("--describe", action="store_true", help="write cell.json of each cell and end")
     given = parser.parse_args()
+    if given.describe:
+        for name in given.cells:
+            write_description(CELLS[name], given.out / name, given.data, given.models)
+        return
     if given.list:
         for name in given.cells:
             for candidate in prepared_cell(CELLS[name], given.data, given.models)[1]:

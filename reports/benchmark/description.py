@@ -1,0 +1,178 @@
+"""What a cell is beside its rows: `cell.json`, from which a search can be replayed without the model.
+
+Sites, scores, budget and sizes are those that a search of the cell would see. The adapters of an arm are
+written as runs of equal adapters, in the order of the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cells import Candidate, Cell
+from pydantic import ValidationError
+from table import TableError
+
+from autopeft.records import UNEVEN_NULLS, Adapter, Budget, Options, Plan, Site, from_json, to_json
+from autopeft.space import AllocationContext
+
+if TYPE_CHECKING:
+    from autopeft.pipeline.prepare import Prepared
+
+FILE = "cell.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRun:
+    """Adapters that are equal but for their site; `sites` are indices into those of the description."""
+
+    method: str
+    rank: int
+    scale: float
+    options: Options
+    rate_factor: float
+    sites: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmPlans:
+    """The plans of an arm: its adapters, and the learning rate at each position."""
+
+    arm: str
+    trainable_params: int
+    adapters: tuple[AdapterRun, ...]
+    learning_rates: dict[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A cell as a search sees it.
+
+    `examples` counts those of train, and those that were evaluated of search, confirm and test. `scores` maps
+    the score that orders sites, and null scores, to one value for each site. `max_virtual_tokens` is the room
+    for a prompt, None where there is no limit.
+    """
+
+    cell: Cell
+    budget: Budget
+    hidden_size: int
+    metric: str
+    greater_is_better: bool
+    score_span: float | None
+    head_rates: tuple[float, float]
+    max_virtual_tokens: int | None
+    examples: dict[str, int]
+    sites: tuple[Site, ...]
+    scores: dict[str, tuple[float, ...]]
+    arms: tuple[ArmPlans, ...]
+
+    def plans(self) -> dict[tuple[str, float], Plan]:
+        """Every plan of the cell by arm and position."""
+        return {
+            (arm.arm, position): Plan(
+                adapters=_adapters(arm.adapters, self.sites),
+                learning_rate=rate,
+                trainable_params=arm.trainable_params,
+            )
+            for arm in self.arms
+            for position, rate in arm.learning_rates.items()
+        }
+
+
+def describe(
+    cell: Cell, prepared: Prepared, context: AllocationContext, candidates: Iterable[Candidate]
+) -> Description:
+    """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
+    from autopeft import space
+    from autopeft.pipeline.prepare import fit_to_budget, parse_budget
+    from autopeft.pipeline.scoring import sensitivity
+
+    _, available = fit_to_budget(prepared, space.load("default", known_methods=prepared.methods))
+    nulls = {score.name: score.values for score in sensitivity(prepared, UNEVEN_NULLS).scores}
+    sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
+    most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
+    return Description(
+        cell=cell,
+        budget=parse_budget(prepared),
+        hidden_size=prepared.base.hidden_size,
+        metric=prepared.task.metric,
+        greater_is_better=prepared.task.greater_is_better,
+        score_span=prepared.task.score_span,
+        head_rates=prepared.bench.head_rates.alone(),
+        max_virtual_tokens=available.max_virtual_tokens,
+        examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},
+        sites=context.sites,
+        scores={"gradient": tuple(context.scores[site.name] for site in context.sites), **nulls},
+        arms=arm_plans(candidates, context.sites),
+    )
+
+
+def arm_plans(candidates: Iterable[Candidate], sites: tuple[Site, ...]) -> tuple[ArmPlans, ...]:
+    """The plans by arm; all of one arm have the same adapters."""
+    by_arm: dict[str, dict[float, Plan]] = {}
+    for candidate in candidates:
+        by_arm.setdefault(candidate.arm, {})[candidate.position] = candidate.plan
+    arms = []
+    for arm, plans in by_arm.items():
+        first, *others = plans.values()
+        assert all(plan.adapters == first.adapters for plan in others), f"{arm} has several sets of adapters"
+        arms.append(
+            ArmPlans(
+                arm=arm,
+                trainable_params=first.trainable_params,
+                adapters=tuple(_runs(first.adapters, [site.name for site in sites])),
+                learning_rates={position: plan.learning_rate for position, plan in sorted(plans.items())},
+            )
+        )
+    return tuple(arms)
+
+
+def _runs(adapters: tuple[Adapter, ...], names: list[str]) -> Iterable[AdapterRun]:
+    def without_site(adapter: Adapter) -> dict[str, Any]:
+        return {name: value for name, value in vars(adapter).items() if name != "site"}
+
+    for shared, run in groupby(adapters, key=without_site):
+        yield AdapterRun(**shared, sites=tuple(names.index(adapter.site) for adapter in run))
+
+
+def _adapters(runs: tuple[AdapterRun, ...], sites: tuple[Site, ...]) -> tuple[Adapter, ...]:
+    return tuple(
+        Adapter(
+            method=run.method,
+            site=sites[index].name,
+            rank=run.rank,
+            scale=run.scale,
+            options=run.options,
+            rate_factor=run.rate_factor,
+        )
+        for run in runs
+        for index in run.sites
+    )
+
+
+def write(folder: Path, description: Description) -> None:
+    """Write `cell.json`: one line for each key, and in lists of objects for each object."""
+    entries = []
+    for key, value in to_json(description).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            objects = ",\n  ".join(json.dumps(item) for item in value)
+            entries.append(f'"{key}": [\n  {objects}\n ]')
+        else:
+            entries.append(f'"{key}": {json.dumps(value)}')
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text("{\n " + ",\n ".join(entries) + "\n}\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Description:
+    """The description in a cell's folder; raises TableError where it is missing or damaged."""
+    path = folder / FILE
+    if not path.exists():
+        raise TableError(f"There is no {FILE} in the folder {folder.name}; measure.py --describe writes it.")
+    try:
+        return from_json(Description, json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise TableError(f"{folder.name}/{FILE} is damaged: {str(error).splitlines()[0]}.") from error

@@ -1,0 +1,243 @@
+"""What finds a plan in a cell: a search under some settings, or a simple rule without the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import yaml
+from optuna.storages import InMemoryStorage
+from pydantic import ValidationError
+from surrogate import Surrogate, TableBench
+from table import SEARCH_SEED, TableError
+
+from autopeft import engine, space
+from autopeft.engine import Ledger, SearchProblem
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.problem import requested_space, search_problem
+from autopeft.records import SHORT_NAMES, Fidelity, Measurement, Plan, RunSpec, SiteScores
+from autopeft.space import AllocationContext
+
+BASELINES = ("lora/all", "lora/q+v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a policy hands over, with the bench that measured for it."""
+
+    plan: Plan
+    bench: TableBench
+    verdict: str = ""
+
+
+Policy = Callable[[Surrogate, int], Found]  # of a cell, with a seed
+Named = tuple[str, float]  # arm and position of a measured plan
+
+
+class Quiet:
+    """A display that shows nothing."""
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """Show nothing."""
+
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+        """Show nothing."""
+
+
+def searched(settings: Mapping[str, Any]) -> Policy:
+    """The search of autopeft under settings by their short names, such as `trials`.
+
+    Raises:
+        TableError: No such setting, or not such a value.
+    """
+    topics: dict[str, dict[str, Any]] = {}
+    for short, value in settings.items():
+        if short not in SHORT_NAMES:
+            raise TableError(f"There is no setting {short!r}; the settings are {', '.join(SHORT_NAMES)}.")
+        topic, _, name = SHORT_NAMES[short].name.partition(".")
+        topics.setdefault(topic, {})[name] = value
+    try:
+        RunSpec.model_validate(topics)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise TableError(f"The setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from error
+
+    def policy(surrogate: Surrogate, seed: int) -> Found:
+        budget = {"requested": surrogate.description.budget.requested}
+        search = {**topics.get("search", {}), "seed": seed}
+        spec = RunSpec.model_validate({**topics, "budget": budget, "search": search})
+        bench = TableBench(surrogate, seed=seed)
+        ledger = Ledger(
+            executor=discover("autopeft.executors")["serial"],
+            measure=bench.measure,
+            progress=Quiet(),
+            clock=lambda: bench.seconds,
+            limit_seconds=spec.search.max_time_seconds,
+        )
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("autopeft").setLevel(logging.ERROR)
+        outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
+        return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
+
+    return policy
+
+
+def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
+    """The problem that `autopeft search` would give to the engine in the surrogate's cell.
+
+    Raises:
+        TableError: Sites are to be ordered by a score that the description lacks.
+    """
+    description = surrogate.description
+    known = discover("autopeft.methods")
+    methods = known.changed(lambda method: method.at_width(description.hidden_size))
+    names = [site.name for site in description.sites]
+    if spec.search.score not in description.scores:
+        raise TableError(f"The score is {spec.search.score}; cell.json has {', '.join(description.scores)}.")
+    context = AllocationContext(
+        sites=description.sites,
+        scores=dict.fromkeys(names, 1.0),
+        methods=methods,
+        max_params=description.budget.max_trainable_params,
+        max_virtual_tokens=description.max_virtual_tokens,
+    )
+    return search_problem(
+        _stand_in(surrogate, spec),
+        space.feasible(requested_space(spec), context),
+        context,
+        [SiteScores(name=name, values=values) for name, values in description.scores.items()],
+        first_trials=spec.search.trials,
+        user_plans=(),
+    )
+
+
+def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
+    """All that `search_problem` reads of what was prepared, without model and data."""
+    description = surrogate.description
+    splits = {name: SimpleNamespace(labels=range(n)) for name, n in description.examples.items()}
+    bench = SimpleNamespace(
+        splits=splits,
+        batch_size=description.cell.batch_size,
+        head_rates=SimpleNamespace(alone=lambda: description.head_rates),
+    )
+    task = SimpleNamespace(
+        metric=description.metric,
+        greater_is_better=description.greater_is_better,
+        score_span=description.score_span,
+    )
+    base = SimpleNamespace(sites=description.sites)
+    full = description.cell.full
+    return cast(Prepared, SimpleNamespace(spec=spec, base=base, task=task, bench=bench, full_steps=full))
+
+
+def plain_default(surrogate: Surrogate, seed: int) -> Found:
+    """LoRA on all linear maps (or q and v) at the middle of its learning rates, with nothing measured."""
+    arm = next((name for name in BASELINES if name in surrogate.arms), None)
+    if arm is None:
+        raise TableError(f"Cell {surrogate.results.name} has neither {' nor '.join(BASELINES)} yet.")
+    method = discover("autopeft.methods")["lora"].at_width(surrogate.description.hidden_size)
+    low, high = method.learning_rate_range
+    known = surrogate.arms[arm]
+    plan = Plan(
+        adapters=known.adapters,
+        learning_rate=(low * high) ** 0.5,
+        trainable_params=known.trainable_params,
+    )
+    return Found(plan=plan, bench=TableBench(surrogate, seed=seed))
+
+
+def sweep(surrogate: Surrogate, seed: int) -> Found:
+    """Each baseline at each measured rate on the search split, at the rung next to a full run."""
+    steps = surrogate.description.cell.rungs[-1]
+    return best_of(surrogate, _of_arms(surrogate, BASELINES), steps=steps, seed=seed)
+
+
+def sweep_all(surrogate: Surrogate, seed: int) -> Found:
+    """As `sweep`, of LoRA on all linear maps alone."""
+    steps = surrogate.description.cell.rungs[-1]
+    return best_of(surrogate, _of_arms(surrogate, BASELINES[:1]), steps=steps, seed=seed)
+
+
+def at_random(n_plans: int) -> Policy:
+    """Plans drawn from the table without replacement, each measured at the rung that ranks."""
+
+    def policy(surrogate: Surrogate, seed: int) -> Found:
+        named = sorted(surrogate.plans)
+        drawn = np.random.default_rng(seed).permutation(len(named))[:n_plans]
+        rungs = surrogate.description.cell.rungs
+        return best_of(surrogate, [named[i] for i in drawn], steps=rungs[len(rungs) // 2], seed=seed)
+
+    return policy
+
+
+def best_arm_in_hindsight(surrogate: Surrogate, seed: int) -> Found:
+    """Of every arm the rate with the lowest loss next to a full run; of these the best on test.
+
+    It shows what is left of the regret where the arm is known: its cost is that of one arm.
+    """
+    steps, sign = surrogate.description.cell.rungs[-1], 1 if surrogate.description.greater_is_better else -1
+    found = [best_of(surrogate, _of_arms(surrogate, [arm]), steps=steps, seed=seed) for arm in surrogate.arms]
+    return max(found, key=lambda each: sign * surrogate.metric(each.plan, "test"))
+
+
+def best_of(surrogate: Surrogate, named: Iterable[Named], *, steps: int, seed: int) -> Found:
+    """The plan with the lowest loss on the search split after so many steps; ties go to the first.
+
+    Raises:
+        TableError: There is none.
+    """
+    description, bench = surrogate.description, TableBench(surrogate, seed=seed)
+    fidelity = Fidelity(
+        split="search",
+        train_steps=steps,
+        train_examples=steps * description.cell.batch_size,
+        eval_examples=description.examples["search"],
+        seed=SEARCH_SEED,
+    )
+    measured = [bench.measure(surrogate.plans[name], fidelity) for name in named]
+    finished = [(m.loss, index) for index, m in enumerate(measured) if m.loss is not None]
+    if not finished:
+        raise TableError(f"Of {len(measured)} plans in cell {surrogate.results.name} none has a loss.")
+    return Found(plan=measured[min(finished)[1]].plan, bench=bench)
+
+
+def _of_arms(surrogate: Surrogate, arms: Iterable[str]) -> list[Named]:
+    wanted = list(arms)
+    return [name for name in surrogate.plans if name[0] in wanted]
+
+
+SEARCHES = {
+    "search": "",
+    "trials 12": "trials=12",
+    "trials 48": "trials=48",
+    "4 R": "max_cost=4",
+    "random strategy": "strategy=random",
+    "random sampler": "sampler=random",
+    "LoRA alone": "methods=[lora]",
+}
+
+
+def parsed(text: str) -> Policy:
+    """The search under settings as text, such as `trials=48 max_cost=4 methods=[lora,ia3]`."""
+    pairs = [word.partition("=") for word in text.split()]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise TableError(f"{wrong[0]!r} is not of the form setting=value.")
+    return searched({name: yaml.safe_load(value) for name, _, value in pairs})
+
+
+def policies() -> dict[str, Policy]:
+    """Every policy that has a name."""
+    rules: dict[str, Policy] = {
+        "plain default": plain_default,
+        "sweep": sweep,
+        "sweep of lora/all": sweep_all,
+        "random 24": at_random(24),
+        "best arm in hindsight": best_arm_in_hindsight,
+    }
+    return {**{name: parsed(text) for name, text in SEARCHES.items()}, **rules}

@@ -1,0 +1,227 @@
+"""Replayed policies on tables with a known best plan."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import measure
+import numpy as np
+import policies
+import pytest
+import replay
+from cells import Cell, candidates
+from description import describe
+from table import TableError
+from toys.benchmark import (
+    CELL,
+    EXAMPLE_SECONDS,
+    EXAMPLES,
+    STEP_SECONDS,
+    toy_candidates,
+    toy_surrogate,
+    write_table,
+)
+
+from autopeft.pipeline.prepare import fit_to_budget
+from autopeft.pipeline.problem import requested_space, search_problem
+from autopeft.pipeline.scoring import logged_scores
+from autopeft.records import RunSpec
+
+
+def ia3_leads(candidate, split, steps, seed):
+    """IA3 is best, at all sites above all, and the head worst; of each arm the rates near the middle."""
+    levels = {"ia3/all": 0.9, "lora/all": 0.7, "lora/q+v": 0.8, "head": 0.4}
+    level = levels.get(candidate.arm, 0.87 if candidate.arm.startswith("ia3") else 0.6)
+    share = level - 0.2 * abs(candidate.position - 0.38)
+    return 2 - share + 1 / steps, share
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("tables") / "toy", ia3_leads, toy_candidates())
+
+
+def regret(table, policy, seed=0):
+    row = replay.replayed(table, "policy", policy, seed)
+    assert not row["error"]
+    return row
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_finds_a_plan_that_is_far_better(table, seed):
+    row = regret(table, policies.parsed("trials=24"), seed)
+    assert row["arm"].startswith("ia3")
+    assert 0 <= row["regret"] < 10, "less than that of the best LoRA"
+    assert row["verdict"] == "better"
+    assert row["search_cost"] > 1
+    assert row["confirm_cost"] > 2, "two plans on two seeds at least"
+
+
+def test_regret_is_zero_where_only_one_plan_exists(tmp_path):
+    (only,) = [c for c in toy_candidates(["lora/all"]) if c.position == 0.38]
+    folder = write_table(tmp_path / "one", ia3_leads, [only])
+    rules = [policies.plain_default, policies.sweep, policies.at_random(5), policies.best_arm_in_hindsight]
+    for policy in (policies.parsed("methods=[lora] trials=12"), *rules):
+        row = regret(folder, policy)
+        assert (row["regret"], row["regret_in_hindsight"]) == (0, 0)
+
+
+def test_sweep_misses_what_the_baselines_miss_and_costs_their_runs(table):
+    row = regret(table, policies.sweep)
+    assert (row["arm"], row["regret"]) == ("lora/q+v", pytest.approx(10))
+    one_run = (CELL.rungs[-1] * STEP_SECONDS + EXAMPLES["search"] * EXAMPLE_SECONDS) / (
+        CELL.full * STEP_SECONDS
+    )
+    assert row["search_cost"] == pytest.approx(8 * one_run, abs=1e-3)
+    assert regret(table, policies.sweep_all)["search_cost"] == pytest.approx(4 * one_run, abs=1e-3)
+    assert regret(table, policies.sweep_all)["regret"] == pytest.approx(20)
+
+
+def test_plain_default_is_between_its_measured_neighbours_and_free(table):
+    row = regret(table, policies.plain_default)
+    at_038, at_062 = 0.7, 0.7 - 0.2 * (0.62 - 0.38)
+    assert at_062 <= row["test_metric"] <= at_038
+    assert row["search_cost"] == row["confirm_cost"] == 0
+
+
+def test_random_plans_are_those_of_the_table_and_all_of_them_hold_the_best(table):
+    n_plans = len(replay.surrogate_of(table).plans)
+    assert regret(table, policies.at_random(n_plans))["regret"] == 0
+    few = [regret(table, policies.at_random(3), seed)["regret"] for seed in range(8)]
+    assert max(few) > min(few) >= 0
+
+
+def test_the_best_arm_in_hindsight_costs_one_arm(table):
+    row = regret(table, policies.best_arm_in_hindsight)
+    assert (row["arm"], row["regret"], row["n_measured"]) == ("ia3/all", 0, 4)
+
+
+def test_in_hindsight_the_best_is_that_of_the_test_split(tmp_path):
+    def fooled(candidate, split, steps, seed):
+        better = candidate.position == (0.38 if split == "confirm" else 0.62)
+        return 1.0 + candidate.position, 0.9 if better else 0.5
+
+    folder = write_table(tmp_path / "fooled", fooled, toy_candidates(["lora/all"]))
+    row = regret(folder, policies.sweep_all)  # takes the lowest loss, that of 0.15
+    assert (row["regret"], row["regret_in_hindsight"]) == (0, pytest.approx(40))
+
+
+def test_where_less_is_better_regret_counts_upwards(tmp_path):
+    def errors(candidate, split, steps, seed):
+        return 1 + candidate.position, 0.2 if candidate.position == 0.62 else 0.5
+
+    plans = toy_candidates(["lora/all"])
+    folder = write_table(tmp_path / "errors", errors, plans, greater_is_better=False)
+    assert regret(folder, policies.sweep_all)["regret"] == pytest.approx(30)
+
+
+def test_a_policy_that_finds_nothing_is_a_row_with_its_error(tmp_path):
+    folder = write_table(tmp_path / "head", ia3_leads, toy_candidates(["lora/all"]))
+    row = replay.replayed(folder, "search", policies.parsed("trials=24"), 0)
+    assert "has no arm of" in row["error"]
+    assert "search, head: Cell head has no arm of" in replay.summary([row])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trial=3", "There is no setting 'trial'; the settings are model"),
+        ("trials=0", r"The setting search\.trials: Input should be greater than or equal to 1"),
+        ("trials", "'trials' is not of the form setting=value"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(text, message):
+    with pytest.raises(TableError, match=message):
+        policies.parsed(text)
+
+
+def test_an_unknown_score_is_refused(table):
+    spec = RunSpec.model_validate({"search": {"score": "fisher"}})
+    with pytest.raises(TableError, match=r"The score is fisher; cell\.json has gradient"):
+        policies.problem_of(replay.surrogate_of(table), spec)
+
+
+# Intervals
+
+
+def test_a_constant_difference_has_an_interval_without_width():
+    first = {"a": {0: 1.0, 1: 5.0}, "b": {0: 2.0, 1: 0.0}}
+    second = {cell: {seed: value + 3 for seed, value in by.items()} for cell, by in first.items()}
+    assert replay.mean_and_interval(replay.paired(first, second)) == (3.0, 3.0, 3.0)
+    low, high = replay.mean_and_interval(first)[1:]
+    assert low < 2 < high
+
+
+def test_differences_are_of_the_same_cell_and_seed():
+    first = {"a": {0: 1.0, 1: 5.0}, "b": {0: 2.0}, "c": {0: 1.0}}
+    second = {"a": {1: 6.0, 2: 9.0}, "c": {1: 1.0}}
+    assert replay.paired(first, second) == {"a": {1: 1.0}}
+
+
+def test_interval_covers_the_variance_over_cells_and_within_them():
+    rng = np.random.default_rng(0)
+    effects = rng.normal(0, 1, size=40)
+    grid = {str(i): dict(enumerate(rng.normal(e, 1, size=10))) for i, e in enumerate(effects)}
+    mean, low, high = replay.mean_and_interval(grid)
+    means = [np.mean([*by.values()]) for by in grid.values()]
+    assert mean == pytest.approx(np.mean(means))
+    # A cell's mean has the variance of cells and a tenth of that of seeds, which the second draw adds again.
+    expected = 2 * 1.96 * np.sqrt((np.var(means) + 0.1) / 40)
+    assert high - low == pytest.approx(expected, rel=0.1)
+
+
+# The command line
+
+
+def test_command_writes_rows_and_a_summary(table, tmp_path, monkeypatch, capsys):
+    words = ["--tables", table.parent, "--policies", "sweep", "--search", "short: trials=12", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["replay.py", *map(str, words), "--out", str(tmp_path / "out")])
+    replay.main()
+    with (tmp_path / "out" / "replay.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["policy"], row["seed"]) for row in rows] == [
+        (name, seed) for name in ("sweep", "short") for seed in "01"
+    ]
+    printed = capsys.readouterr().out
+    assert "| sweep | 10.00 | 10.00 to 10.00 |" in printed
+    assert "toy: 74 of 74 plans are measured." in printed
+    assert printed == (tmp_path / "out" / "replay.md").read_text(encoding="utf-8")
+
+
+def test_command_answers_an_unknown_policy_with_the_known_ones(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--policies", "swep"])
+    with pytest.raises(SystemExit):
+        replay.main()
+    assert "there is no policy 'swep'; the policies are search," in capsys.readouterr().err
+
+
+# Against the real preparation
+
+
+def test_the_replayed_problem_is_that_of_a_search_of_the_cell(model_dir, data_dir, tmp_path):
+    cell = Cell(
+        model=model_dir.name,
+        data=data_dir.name,
+        budget="3%",
+        batch_size=8,
+        max_length=32,
+        rungs=(3, 6, 9),
+        full=15,
+    )
+    prepared, context = measure.prepare_cell(cell, data_dir.parent, model_dir.parent)
+    plans = list(candidates(context, head_rates=prepared.bench.head_rates.alone()))
+    described = describe(cell, prepared, context, plans)
+    feasible, available = fit_to_budget(prepared, requested_space(prepared.spec))
+    scores = logged_scores(prepared, ["gradient", "parameters", "random"])
+    real = search_problem(prepared, feasible, available, scores, first_trials=24, user_plans=())
+    surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, toy_candidates(["lora/all"]))
+    surrogate.description = described
+    replayed = policies.problem_of(surrogate, prepared.spec)
+    assert replayed.schedule == real.schedule
+    assert replayed.space == real.space
+    assert replayed.context == real.context
+    assert replayed.head_rates == real.head_rates
+    assert replayed.null_scores == real.null_scores
+    assert (replayed.metric, replayed.score_span) == (real.metric, real.score_span)
+    assert described.plans() == {(c.arm, c.position): c.plan for c in plans}
