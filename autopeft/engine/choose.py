@@ -33,7 +33,7 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
     if margin is None:
         baselines = (m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger))
         metric = next((m.metric for m in baselines), None)
-        is_unbounded_loss = problem.score_span is None and not problem.greater_is_better
+        is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(metric) if is_unbounded_loss and metric else _MARGIN
     return replace(problem, margin=margin)
 
@@ -74,7 +74,7 @@ def _small_ones(
     """Those that are small and as good as the incumbent; none where the metric was not measured."""
     if incumbent.metric is None:  # time ran out before the last rung
         return []
-    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.score_span)
+    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.metric.score_span)
     floor = problem.sign * incumbent.metric - problem.margin - 2 * std_error
     most = _SMALLEST_SHARE * incumbent.plan.trainable_params
     good = [m for m in ranked if m.metric is not None and problem.sign * m.metric >= floor]

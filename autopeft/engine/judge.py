@@ -48,7 +48,7 @@ def look_at(
         baseline,
         planned_seeds=planned or problem.spec.confirm.seeds,
         margin=problem.margin,
-        span=problem.score_span,
+        span=problem.metric.score_span,
     )
 
 
@@ -61,7 +61,7 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
     if min(map(len, tables.values())) < 2:
         return "unproven"
     [standing] = evidence.plans_within_margin(
-        tables, best="best", margin=problem.margin, span=problem.score_span
+        tables, best="best", margin=problem.margin, span=problem.metric.score_span
     )
     return "proven" if standing.is_within else "unproven"
 
@@ -74,7 +74,7 @@ def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[
     lengths = [len(row.example_scores) for row in rows] + [0]
     width = max(lengths) or max((row.fidelity.eval_examples for row in rows), default=0)
     wrong = min(0.0, problem.sign)  # `evidence` takes scores in [0, 1], or negated in [-1, 0]
-    if problem.score_span is None:
+    if problem.metric.score_span is None:
         scores = [problem.sign * x for row in rows for x in row.example_scores]
         wrong = min(scores, default=-_HOPELESS)
     return [[problem.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
@@ -90,7 +90,7 @@ def summaries(
 
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
     table = scores_of(problem, rows)
-    mean, std_error = evidence.mean_and_std_error(table, span=problem.score_span)
+    mean, std_error = evidence.mean_and_std_error(table, span=problem.metric.score_span)
     losses = [row.loss for row in rows if row.loss is not None]
     return Confirmation(
         name=name,

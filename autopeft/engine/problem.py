@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autopeft.engine.schedule import Schedule, n_first
-from autopeft.records import Arm, Fidelity, Plan, RunSpec
+from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
 from autopeft.space import BASELINE_METHOD, AllocationContext, Space, learning_rates
 
 
@@ -23,7 +23,6 @@ class SearchProblem:
         null_scores: Null score -> site -> value.
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
-        score_span: Width of the range of the task's scores; None where they have no bounds.
         margin: Difference that does not matter, in units of the metric.
     """
 
@@ -31,13 +30,11 @@ class SearchProblem:
     space: Space
     context: AllocationContext
     schedule: Schedule
-    metric: str
-    greater_is_better: bool
+    metric: MetricFacts
     head_rates: tuple[float, float]
     first_trials: int
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
-    score_span: float | None = 1.0
     margin: float = 0.01
 
     @property
@@ -48,7 +45,7 @@ class SearchProblem:
     @property
     def sign(self) -> float:
         """Factor that turns the metric into one where larger is better."""
-        return 1.0 if self.greater_is_better else -1.0
+        return 1.0 if self.metric.greater_is_better else -1.0
 
     @property
     def n_proposals(self) -> int:

@@ -45,7 +45,7 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     """Standard error of the paired difference between plans, over the seeds that both have."""
     n_common = min(map(len, runs))
     tables = [scores_of(problem, plan_runs[:n_common]) for plan_runs in runs]
-    return evidence.paired_interval(*tables, span=problem.score_span).std_error
+    return evidence.paired_interval(*tables, span=problem.metric.score_span).std_error
 
 
 def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
@@ -58,7 +58,7 @@ def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> 
         {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
         best="best",
         margin=problem.margin,
-        span=problem.score_span,
+        span=problem.metric.score_span,
     )
     proven = [standing.name for standing in standings if standing.is_within]
     if not proven:
@@ -77,7 +77,7 @@ def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
     n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
     _, chance = evidence.divergence_chance(n_diverged, len(rows))
     return (
-        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric} "
+        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.name} "
         f"{problem.sign * means[worst]:.4f}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
         f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
     )

@@ -9,7 +9,7 @@ scores.
         seen = look(best[:n], baseline[:n], planned_seeds=planned, margin=margin, span=span)
         if seen.is_decided:
             break
-    verdict = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="proven")
+    verdict = sequential_verdict(seen, metric=metric, fidelity="full", smallest_equivalent="proven")
 
 Inside the folder each file imports only from those before it:
 variance, order → bounds, checks, unbiased → intervals → equivalence, sequential → wording.

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from autopeft.evidence.intervals import Interval
 from autopeft.evidence.sequential import Look
-from autopeft.records import Verdict
+from autopeft.records import MetricFacts, Verdict
 
 
 def sequential_verdict(
     seen: Look,
     *,
-    metric: str,
+    metric: MetricFacts,
     fidelity: str,
     smallest_equivalent: str,
-    in_points: bool = True,
     n_diverged: int = 0,
 ) -> Verdict:
     """The verdict of a confirmation, with its sentence.
 
     Args:
         seen: Result of `look` on two seeds or more: the look that decided, or the last one.
-        metric: Name of the scores in the sentence ("accuracy", "loss").
+        metric: Decides the unit of the sentence: points for a share, else the metric's own. Where less is
+            better, the words lower and higher replace the sign.
         fidelity: Length of the confirming runs, `full` or `half`.
         smallest_equivalent: As in `Verdict`.
-        in_points: Gives scores in points (0.01), for scores in [0, 1].
         n_diverged: Seeds of the best plan that diverged, for a second sentence.
 
     Example:
         >>> from autopeft.evidence.sequential import look
         >>> seen = look([[1] * 90] * 3, [[0, 1] * 45] * 3, planned_seeds=5, margin=0.01)
-        >>> words = {"metric": "accuracy", "fidelity": "full", "smallest_equivalent": "proven"}
-        >>> sequential_verdict(seen, **words).sentence[-49:]
+        >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
+        >>> words = {"fidelity": "full", "smallest_equivalent": "proven"}
+        >>> sequential_verdict(seen, metric=accuracy, **words).sentence[-49:]
         'confirmed at full length on 3 of at most 5 seeds.'
     """
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
     length = {"full": "at full length", "half": "at half length"}[fidelity]
-    sentence = _sentence(seen, metric=metric, length=length, in_points=in_points)
+    sentence = _sentence(seen, metric=metric, length=length)
     if n_diverged:
         seeds = f"{n_diverged} seed{'s' if n_diverged > 1 else ''} of the best plan"
-        sentence += f" Among them {seeds} diverged, counted with the lowest score."
+        sentence += f" Among them {seeds} diverged, counted with the worst score."
     return Verdict(
         label=seen.label,
         mean_difference=seen.interval.mean,
@@ -83,7 +85,7 @@ def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> 
 
 
 def optimism_sentence(
-    *, promised: float, confirmed: float, std_error: float, n_tried: int, metric: str, in_points: bool = True
+    *, promised: float, confirmed: float, std_error: float, n_tried: int, metric: MetricFacts
 ) -> str:
     """How much of the gain that the search promised was confirmed (selection bias, the "winner's curse").
 
@@ -94,63 +96,102 @@ def optimism_sentence(
     `confirmed` is the same from the confirmation, with its standard error > 0. Larger is better.
 
     Example:
+        >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
         >>> optimism_sentence(
-        ...     promised=0.03, confirmed=0.01, std_error=0.004, n_tried=40, metric="accuracy"
+        ...     promised=0.03, confirmed=0.01, std_error=0.004, n_tried=40, metric=accuracy
         ... )[-45:]
         'confirmation gave +1.0, so 2.0 were optimism.'
     """
     assert std_error > 0 and n_tried >= 1, (std_error, n_tried)
-    lost = promised - confirmed
-    factor, places, unit = (100.0, 1, f"points of {metric}") if in_points else (1.0, 3, f"in {metric}")
-    if lost > std_error:
-        end = f"so {factor * lost:.{places}f} were optimism."
+    unit, lost = _unit_of(metric), promised - confirmed
+    is_optimistic = lost > std_error
+    gains = [unit.factor * gain for gain in (promised, confirmed)]
+    places = _decimals([*gains, unit.factor * lost] if is_optimistic else gains, least=unit.places)
+    if is_optimistic:
+        end = f"so {unit.factor * lost:.{places}f} were optimism."
     elif lost < -std_error:
         end = "more than the search promised."
     else:
         end = "the same within one standard error."
-    return (
-        f"The search promised {factor * promised:+.{places}f} {unit} over the baseline for the best of "
-        f"{n_tried} plans, on its own split; the confirmation gave {factor * confirmed:+.{places}f}, {end}"
-    )
+    if metric.greater_is_better:
+        first, second = (f"{gain:+.{places}f}" for gain in gains)
+        promise = f"{first} {unit.name} over the baseline for the best of {n_tried} plans, on its own split"
+    else:
+        first, second = (
+            f"{abs(gain):.{places}f}{unit.suffix} {'above' if gain < 0 else 'below'}" for gain in gains
+        )
+        best = f"{metric.name} of the best of {n_tried} plans"
+        promise = f"on its own split that the {best} is {first} the baseline's"
+    return f"The search promised {promise}; the confirmation gave {second}, {end}"
 
 
-def _sentence(seen: Look, *, metric: str, length: str, in_points: bool) -> str:
-    """One sentence for people; signed numbers favour the best plan where they are positive."""
+@dataclass(frozen=True, kw_only=True)
+class _Unit:
+    """How differences are written: `factor` times the number, `places` decimals or more, then the unit."""
+
+    factor: float
+    places: int
+    name: str
+    suffix: str
+
+
+def _unit_of(metric: MetricFacts) -> _Unit:
+    """Points of 0.01 for a share, else the metric's own unit."""
+    if metric.is_share:
+        return _Unit(factor=100.0, places=1, name=f"points of {metric.name}", suffix=" points")
+    return _Unit(factor=1.0, places=3, name=f"in {metric.name}", suffix="")
+
+
+def _sentence(seen: Look, *, metric: MetricFacts, length: str) -> str:
+    """One sentence for people."""
     assert seen.interval is not None and seen.interval_90 is not None
-    interval = seen.interval
+    interval, unit = seen.interval, _unit_of(metric)
     if seen.label == "equivalent":  # the interval that proves it
         low, high = seen.interval_90
         interval = replace(interval, mean=min(max(interval.mean, low), high), low=low, high=high, level=0.90)
     n_seeds = f"{seen.n_seeds} of at most {seen.planned_seeds}"
     where = f"{length} on {n_seeds if seen.n_seeds < seen.planned_seeds else seen.n_seeds} seeds"
-    factor = 100.0 if in_points else 1.0
-    unit = f"points of {metric}" if in_points else f"in {metric}"
-    mean, low, high = (factor * value for value in (interval.mean, interval.low, interval.high))
-    edge = factor * seen.margin
-    places = _decimals((low, high, edge), least=1 if in_points else 3)
-    level = f"{interval.level:.0%}".replace("%", " %")
+    edge = unit.factor * seen.margin
+    places = _decimals([unit.factor * interval.low, unit.factor * interval.high, edge], least=unit.places)
+    numbers = _difference(interval, metric=metric, label=seen.label, places=places)
     if seen.label in ("better", "worse"):
-        # A worse plan is worse by a positive number.
-        mean, low, high = (mean, low, high) if seen.label == "better" else (-mean, -high, -low)
-        numbers = f"{mean:.{places}f} {unit} ({level} interval {low:.{places}f} to {high:.{places}f})"
-        return f"The best plan is {seen.label} than the baseline by {numbers}, confirmed {where}."
-    sign = "" if in_points else ", plus in favour of the best plan"
-    # Adding 0.0 turns -0.0 into 0.0.
-    mean, low, high = (round(value, places) + 0.0 for value in (mean, low, high))
-    bounds = f"{level} interval {low:+.{places}f} to {high:+.{places}f}{sign}"
-    numbers = f"{mean:+.{places}f} {unit} ({bounds}) {where}"
-    within = f"the margin of {edge:.{places}f}{' points' if in_points else ''}"
+        link = " by" if metric.greater_is_better else ":"
+        return f"The best plan is {seen.label} than the baseline{link} {numbers}, confirmed {where}."
+    within = f"the margin of {edge:.{places}f}{unit.suffix}"
     if seen.label == "equivalent":
-        return f"The best plan is equivalent to the baseline: {numbers}, which is within {within}."
+        return f"The best plan is equivalent to the baseline: {numbers} {where}, which is within {within}."
     is_futile = seen.reason == "futile"
     more = "more confirm examples, not seeds," if is_futile else "more seeds or confirm examples"
     return (
-        f"The best plan cannot be told apart from the baseline: {numbers}; neither a difference nor "
+        f"The best plan cannot be told apart from the baseline: {numbers} {where}; neither a difference nor "
         f"equivalence within {within} is proven, and {more} would narrow the interval."
     )
 
 
-def _decimals(values: tuple[float, ...], *, least: int) -> int:
+def _difference(interval: Interval, *, metric: MetricFacts, label: str, places: int) -> str:
+    """The difference of the best plan from the baseline, with its interval.
+
+    Positive numbers favour the best plan where the label is open and more is better. A word replaces the
+    sign elsewhere: better and worse, or lower and higher where less is better.
+    """
+    unit = _unit_of(metric)
+    is_open = label not in ("better", "worse")
+    is_signed = is_open and metric.greater_is_better
+    is_turned = label == "worse" or (is_open and not is_signed and interval.mean < 0)
+    bounds = (interval.mean, interval.low, interval.high)
+    if is_turned:
+        bounds = (-interval.mean, -interval.high, -interval.low)
+    # Adding 0.0 turns -0.0 into 0.0.
+    values = (round(unit.factor * value, places) + 0.0 for value in bounds)
+    mean, low, high = (f"{value:{'+' if is_signed else ''}.{places}f}" for value in values)
+    level = f"{interval.level:.0%}".replace("%", " %")
+    if metric.greater_is_better:
+        return f"{mean} {unit.name} ({level} interval {low} to {high})"
+    side = "higher" if is_turned else "lower"
+    return f"its {metric.name} is {side} by {mean}{unit.suffix} ({level} interval {low} to {high})"
+
+
+def _decimals(values: Sequence[float], *, least: int) -> int:
     """Decimals, `least` to 6, with which no value but 0 reads as 0."""
     enough = (n for n in range(least, 6) if all(value == 0 or round(value, n) != 0 for value in values))
     return next(enough, 6)

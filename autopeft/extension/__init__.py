@@ -21,6 +21,7 @@ from autopeft.extension.task import (
     Target,
     Task,
     TaskDefaults,
+    metric_facts,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "Task",
     "TaskDefaults",
     "discover",
+    "metric_facts",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from autopeft.records import DataSpec, TaskSpec
+from autopeft.records import DataSpec, MetricFacts, TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +140,16 @@ class Task(Protocol):
 
         A metric that needs texts written by the model, token by token, is left out if `generates` is false.
         """
+
+
+def metric_facts(task: Task) -> MetricFacts:
+    """The facts of the metric that a fitted task measures."""
+    return MetricFacts(
+        name=task.metric,
+        greater_is_better=task.greater_is_better,
+        is_share=task.is_share,
+        score_span=task.score_span,
+    )
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autopeft import adapters, engine, model, space
 from autopeft.engine import Schedule, SearchProblem, check_sampler
-from autopeft.extension import discover
+from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
@@ -76,13 +76,11 @@ def search_problem(
         space=feasible,
         context=context.with_scores(by_name[spec.search.score], profiles),
         schedule=schedule_of(prepared),
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
+        metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
         first_trials=first_trials,
         null_scores={name: by_name[name] for name in UNEVEN_NULLS},
         user_plans=user_plans,
-        score_span=prepared.task.score_span,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autopeft import model
-from autopeft.extension import discover
+from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.prepare import Prepared, parse_budget
 from autopeft.records import IN_MEMORY, Setting, SplitSizes
 from autopeft.report import PartWords
@@ -26,6 +26,7 @@ def part_words(setting: Setting) -> PartWords:
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> Setting:
     """Model, data, task, budget and splits of the run, for its report."""
+    metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
     if prepared.spec.model.id == IN_MEMORY:
         source = model.loaded_from(module) or IN_MEMORY
@@ -38,9 +39,9 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         model_type=prepared.base.model_type,
         data=loaded.name,
         task=prepared.task.name,
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
-        metric_is_share=prepared.task.is_share,
+        metric=metric.name,
+        greater_is_better=metric.greater_is_better,
+        metric_is_share=metric.is_share,
         budget=parse_budget(prepared),
         head_params=prepared.base.head_params,
         splits=SplitSizes(

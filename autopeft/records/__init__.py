@@ -4,12 +4,13 @@ Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
 Inside the folder each file imports only from those before it:
-version, text, settings → spec → commands, plans → results.
+version, text, settings, metric → spec → commands, plans → results.
 """
 
 from __future__ import annotations
 
 from autopeft.records.commands import repeat_command, resume_command, search_command, train_command
+from autopeft.records.metric import MetricFacts
 from autopeft.records.plans import (
     Adapter,
     Budget,
@@ -96,6 +97,7 @@ __all__ = [
     "GeneralText",
     "LimitSpec",
     "Measurement",
+    "MetricFacts",
     "ModelSpec",
     "OptionValue",
     "Options",

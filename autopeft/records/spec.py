@@ -204,7 +204,9 @@ class ConfirmSpec(Topic):
         5, "Fresh seeds per confirmed plan, at most", short="confirm_seeds", demo=3, ge=2, le=10
     )
     margin: float | None = _confirm(
-        None, "Difference of the metric that does not matter. Default: 0.01; 1 % of an unbounded metric", gt=0
+        None,
+        "Difference of the metric that does not matter. Default: 0.01; 1 % of the baseline's loss or error",
+        gt=0,
     )
 
 

@@ -27,7 +27,7 @@ from autopeft import engine
 from autopeft.engine import Ledger, Schedule, SearchProblem
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
-from autopeft.records import Adapter, Fidelity, Measurement, Plan, RunSpec, Status
+from autopeft.records import Adapter, Fidelity, Measurement, MetricFacts, Plan, RunSpec, Status
 from autopeft.space import AllocationContext, Space
 
 WINDOW, FULL = 250, 5000
@@ -132,8 +132,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
             max_params=10**12,  # none is refused, and none counts as small
         ),
         schedule=schedule,
-        metric="accuracy",
-        greater_is_better=True,
+        metric=MetricFacts(name="accuracy", greater_is_better=True, is_share=True, score_span=1.0),
         head_rates=(1e-3, 1.0),
         first_trials=n_first,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import optuna
 import pytest
 from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, run
+from toys.metrics import ACCURACY, ERROR_RATE
 
 from autopeft.records import Confirmation, Fidelity, Plan, Status
 
@@ -101,9 +103,11 @@ def test_a_clearly_better_plan_is_called_better() -> None:
 
 def test_a_metric_where_less_is_better_gives_the_same_verdict() -> None:
     world = World(quality=levels(ia3=0.9), counts_errors=True)
-    outcome = run(world, seeds=3, greater_is_better=False).outcome
+    outcome = run(world, seeds=3, metric=ERROR_RATE).outcome
     assert (outcome.best, outcome.smallest) == (usual().outcome.best, usual().outcome.smallest)
-    assert outcome.verdict == usual().outcome.verdict
+    sentence = outcome.verdict.sentence
+    assert replace(usual().outcome.verdict, sentence=sentence) == outcome.verdict
+    assert "better than the baseline: its error-rate is lower by " in sentence
     for name, confirmation in by_name(usual().outcome.confirmations).items():
         assert by_name(outcome.confirmations)[name].metric_mean == pytest.approx(1 - confirmation.metric_mean)
 
@@ -125,7 +129,7 @@ def test_luck_on_the_search_split_is_found_out() -> None:
 @pytest.mark.parametrize("lost", [(2,), (1, 2, 3)])
 def test_a_diverged_seed_counts_as_wrong_on_every_example(lost: tuple[int, ...], is_error_rate: bool) -> None:
     world = World(quality=diverging_on(*lost), counts_errors=is_error_rate)
-    outcome = run(world, seeds=3, greater_is_better=not is_error_rate).outcome
+    outcome = run(world, seeds=3, metric=ERROR_RATE if is_error_rate else ACCURACY).outcome
     best = by_name(outcome.confirmations)["best"]
     wrong = 1.0 if is_error_rate else 0.0
     assert method_of(best.plan) == "ia3"
@@ -247,6 +251,6 @@ def test_a_user_without_a_test_split_gets_no_test_numbers() -> None:
 )
 def test_margin_is_a_point_or_a_percent_of_the_baselines_loss(span, margin, expected) -> None:
     world = World(quality=levels(lora=0.5, ia3=0.9), counts_errors=True)
-    outcome = run(world, greater_is_better=False, score_span=span, margin=margin).outcome
+    outcome = run(world, metric=replace(ERROR_RATE, score_span=span), margin=margin).outcome
     # LoRA gets 48 to 50 of 100 examples wrong, by its learning rate.
     assert outcome.verdict.margin == pytest.approx(expected, rel=0.05)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from scipy import stats
-from toys.engine import levels, method_of, run
+from toys.engine import World, levels, method_of, run
+from toys.metrics import ERROR_RATE, LOSS
 
-from autopeft.records import Fidelity, Plan
+from autopeft.records import Fidelity, MetricFacts, Plan
 
 
 def luck(plan: Plan, fidelity: Fidelity) -> float:
@@ -29,6 +31,22 @@ def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
     assert abs(confirmed - 100 * (named["best"] - named["baseline"])) < 0.06
     assert 8 < promised - confirmed < 12  # ten points less, but for scores that are whole examples
     assert "optimism" in sentence
+
+
+@pytest.mark.parametrize(("metric", "factor", "unit"), [(LOSS, 1, ""), (ERROR_RATE, 100, " points")])
+def test_fewer_errors_are_told_in_the_unit_of_the_metric(
+    metric: MetricFacts, factor: float, unit: str
+) -> None:
+    outcome = run(World(quality=luck, counts_errors=True), metric=metric, seeds=3, n_confirm=400).outcome
+    named = {c.name: c.metric_mean for c in outcome.confirmations}
+    fewer = factor * (named["baseline"] - named["best"])
+    promise = sentence_of(outcome, f"The search promised on its own split that the {metric.name} of the best")
+    below = [float(number) for number in re.findall(rf"(\d+\.\d+){unit} below", promise)]
+    assert below == pytest.approx([factor * 0.4, fewer], abs=factor * 0.03)  # of 100 and of 400 examples
+    told = re.search(
+        rf"baseline: its {metric.name} is lower by (\d+\.\d+){unit} \(95", outcome.verdict.sentence
+    )
+    assert told and float(told[1]) == pytest.approx(fewer, abs=factor * 0.001)
 
 
 def test_worst_seed_comes_with_the_chance_of_divergence() -> None:

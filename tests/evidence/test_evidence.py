@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
 from autopeft.errors import SpecError
 from autopeft.evidence import (
@@ -24,6 +25,7 @@ from autopeft.evidence import (
     verdict_without_confirmation,
 )
 from autopeft.evidence.variance import Floats
+from autopeft.records import MetricFacts
 
 
 def normal_tables(n_tables: int, n_seeds: int, *, by_seed: float, by_example: float, seed: int) -> Floats:
@@ -198,7 +200,7 @@ def test_a_plan_is_within_the_margin_by_a_one_sided_test(mean: float, proven: bo
 def test_better_verdict_speaks_in_points() -> None:
     best, baseline = np.ones((3, 100)), np.tile(np.repeat([0.0, 1.0], [10, 90]), (3, 1))
     seen = look(best, baseline, planned_seeds=3, margin=0.01)
-    verdict = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="proven")
+    verdict = sequential_verdict(seen, metric=ACCURACY, fidelity="full", smallest_equivalent="proven")
     # t(99) = 1.9842; (10.5 * 0.9**2 + 0.5 * 1.1**2 + 91 * 0.1**2) / 9900 is 0.03181 squared.
     assert verdict.sentence == (
         "The best plan is better than the baseline by 10.0 points of accuracy "
@@ -209,12 +211,10 @@ def test_better_verdict_speaks_in_points() -> None:
     assert verdict.interval_95 == pytest.approx((0.0369, 0.1631), abs=1e-4)
 
 
-def sentence_on_losses(mean: float, spread: float) -> str:
+def sentence_on(metric: MetricFacts, mean: float, spread: float) -> str:
     """The sentence of a verdict on three equal seeds of half length."""
     seen = look(*pair_of(mean, spread), planned_seeds=3, margin=0.01, span=None)
-    return sequential_verdict(
-        seen, metric="loss", fidelity="half", smallest_equivalent="unproven", in_points=False
-    ).sentence
+    return sequential_verdict(seen, metric=metric, fidelity="half", smallest_equivalent="unproven").sentence
 
 
 @pytest.mark.parametrize(
@@ -223,32 +223,55 @@ def sentence_on_losses(mean: float, spread: float) -> str:
         (
             -0.03,
             0.01,
-            "The best plan is worse than the baseline by 0.030 in loss "
+            "The best plan is worse than the baseline: its loss is higher by 0.030 "
             "(95 % interval 0.010 to 0.050), confirmed at half length on 3 seeds.",
         ),
         (
             0.0,
             0.004,
-            "The best plan is equivalent to the baseline: +0.000 in loss (90 % interval -0.007 to "
-            "+0.007, plus in favour of the best plan) at half length on 3 seeds, which is within the "
-            "margin of 0.010.",
+            "The best plan is equivalent to the baseline: its loss is lower by 0.000 (90 % interval "
+            "-0.007 to 0.007) at half length on 3 seeds, which is within the margin of 0.010.",
         ),
         (
             0.01,
             0.01,
-            "The best plan cannot be told apart from the baseline: +0.010 in loss (95 % interval -0.010 to "
-            "+0.030, plus in favour of the best plan) at half length on 3 seeds; neither a difference nor "
-            "equivalence within the margin of 0.010 is proven, and more seeds or confirm examples would "
-            "narrow the interval.",
+            "The best plan cannot be told apart from the baseline: its loss is lower by 0.010 (95 % interval "
+            "-0.010 to 0.030) at half length on 3 seeds; neither a difference nor equivalence within the "
+            "margin of 0.010 is proven, and more seeds or confirm examples would narrow the interval.",
+        ),
+        (
+            -0.01,
+            0.01,
+            "The best plan cannot be told apart from the baseline: its loss is higher by 0.010 (95 % "
+            "interval -0.010 to 0.030) at half length on 3 seeds; neither a difference nor equivalence "
+            "within the margin of 0.010 is proven, and more seeds or confirm examples would narrow the "
+            "interval.",
         ),
     ],
 )
 def test_other_verdicts_on_losses_speak_in_plain_numbers(mean: float, spread: float, sentence: str) -> None:
-    assert sentence_on_losses(mean, spread) == sentence
+    assert sentence_on(LOSS, mean, spread) == sentence
 
 
 def test_proven_difference_is_not_rounded_to_zero() -> None:
-    assert "interval 0.0002 to 0.0041)" in sentence_on_losses(0.00214, 0.001)
+    assert "interval 0.0002 to 0.0041)" in sentence_on(LOSS, 0.00214, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "unclear"),
+    [
+        (ACCURACY, "baseline by 5.0 points of accuracy (95", ": +1.0 points of accuracy (95"),
+        (PEARSON, "baseline by 0.050 in pearson (95", ": +0.010 in pearson (95"),
+        (LOSS, "baseline: its loss is lower by 0.050 (95", ": its loss is lower by 0.010 (95"),
+        (ERROR_RATE, "baseline: its error-rate is lower by 5.0 points (95", " lower by 1.0 points (95"),
+    ],
+)
+def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, better: str, unclear: str) -> None:
+    is_better, is_unclear = sentence_on(metric, 0.05, 0.01), sentence_on(metric, 0.01, 0.01)
+    assert better in is_better and unclear in is_unclear
+    for sentence in (is_better, is_unclear):
+        assert ("points" in sentence) == metric.is_share
+    assert f"margin of {'1.0 points' if metric.is_share else '0.010'} is" in is_unclear
 
 
 def test_same_plan_and_no_confirmation_have_no_interval() -> None:

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
 from autopeft.evidence import optimism_sentence, paired_interval, plans_within_margin
 from autopeft.evidence.variance import Floats
+from autopeft.records import MetricFacts
 
 # Several plans.
 
@@ -83,7 +85,7 @@ def test_plans_with_fewer_seeds_are_compared_on_the_common_ones() -> None:
 )
 def test_the_promise_is_set_against_the_confirmation(promised: float, end: str) -> None:
     sentence = optimism_sentence(
-        promised=promised, confirmed=0.01, std_error=0.005, n_tried=40, metric="accuracy"
+        promised=promised, confirmed=0.01, std_error=0.005, n_tried=40, metric=ACCURACY
     )
     assert sentence.startswith(
         f"The search promised +{100 * promised:.1f} points of accuracy over the baseline"
@@ -91,11 +93,34 @@ def test_the_promise_is_set_against_the_confirmation(promised: float, end: str) 
     assert sentence.endswith(end)
 
 
-def test_the_promise_of_losses_is_given_in_plain_numbers() -> None:
-    sentence = optimism_sentence(
-        promised=0.5, confirmed=-0.1, std_error=0.1, n_tried=3, metric="loss", in_points=False
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (
+            LOSS,
+            "The search promised on its own split that the loss of the best of 3 plans is 0.500 below the "
+            "baseline's; the confirmation gave 0.100 above, so 0.600 were optimism.",
+        ),
+        (
+            ERROR_RATE,
+            "The search promised on its own split that the error-rate of the best of 3 plans is 50.0 points "
+            "below the baseline's; the confirmation gave 10.0 points above, so 60.0 were optimism.",
+        ),
+        (
+            PEARSON,
+            "The search promised +0.500 in pearson over the baseline for the best of 3 plans, on its own "
+            "split; the confirmation gave -0.100, so 0.600 were optimism.",
+        ),
+    ],
+)
+def test_the_promise_is_told_in_the_unit_and_direction_of_the_metric(
+    metric: MetricFacts, sentence: str
+) -> None:
+    assert sentence == optimism_sentence(
+        promised=0.5, confirmed=-0.1, std_error=0.1, n_tried=3, metric=metric
     )
-    assert sentence == (
-        "The search promised +0.500 in loss over the baseline for the best of 3 plans, on its own split; "
-        "the confirmation gave -0.100, so 0.600 were optimism."
-    )
+
+
+def test_the_promise_of_small_losses_is_not_rounded_to_zero() -> None:
+    sentence = optimism_sentence(promised=5e-4, confirmed=1e-4, std_error=1e-4, n_tried=3, metric=LOSS)
+    assert "0.0005 below" in sentence and sentence.endswith("gave 0.0001 below, so 0.0004 were optimism.")

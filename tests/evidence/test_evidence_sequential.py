@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from toys.metrics import ACCURACY, LOSS
 
 from autopeft.errors import SpecError
 from autopeft.evidence import look, paired_interval, sequential_verdict
@@ -250,9 +251,9 @@ def test_one_diverged_seed_in_four_decides_nothing_and_is_mentioned() -> None:
     # One of four falls by 0.95: mean near 0.10 - 0.95 / 4, and t(3) times 0.95 / 4 on each side.
     assert seen.interval.low < -0.8 and seen.interval.high > 0.5
     verdict = sequential_verdict(
-        seen, metric="accuracy", fidelity="full", smallest_equivalent="unproven", n_diverged=1
+        seen, metric=ACCURACY, fidelity="full", smallest_equivalent="unproven", n_diverged=1
     )
-    assert verdict.sentence.endswith("1 seed of the best plan diverged, counted with the lowest score.")
+    assert verdict.sentence.endswith("1 seed of the best plan diverged, counted with the worst score.")
 
 
 def test_more_plans_compared_ask_for_a_wider_interval() -> None:
@@ -267,11 +268,9 @@ def test_more_plans_compared_ask_for_a_wider_interval() -> None:
 
 def test_verdict_of_an_early_stop_names_its_seeds() -> None:
     seen = look(*pair_of([0.5, 0.51, 0.49]), planned_seeds=5, margin=0.01, span=None)
-    verdict = sequential_verdict(
-        seen, metric="loss", fidelity="half", smallest_equivalent="proven", in_points=False
-    )
+    verdict = sequential_verdict(seen, metric=LOSS, fidelity="half", smallest_equivalent="proven")
     assert verdict.sentence.startswith(
-        "The best plan is better than the baseline by 0.500 in loss (95 % interval "
+        "The best plan is better than the baseline: its loss is lower by 0.500 (95 % interval "
     )
     assert verdict.sentence.endswith("confirmed at half length on 3 of at most 5 seeds.")
     assert (verdict.n_seeds, verdict.planned_seeds, verdict.stopped_by) == (3, 5, "better")
@@ -281,7 +280,7 @@ def test_verdict_of_an_early_stop_names_its_seeds() -> None:
 def test_futile_verdict_asks_for_examples_and_not_for_seeds() -> None:
     right = np.ones((3, 30))
     seen = look(right, right, planned_seeds=10, margin=0.01)
-    verdict = sequential_verdict(seen, metric="accuracy", fidelity="full", smallest_equivalent="unproven")
+    verdict = sequential_verdict(seen, metric=ACCURACY, fidelity="full", smallest_equivalent="unproven")
     assert "more confirm examples, not seeds, would narrow the interval" in verdict.sentence
     assert "on 3 of at most 10 seeds" in verdict.sentence
 

@@ -21,6 +21,7 @@ from autopeft.records import (
     Fidelity,
     LimitSpec,
     Measurement,
+    MetricFacts,
     Outcome,
     Plan,
     RunSpec,
@@ -29,6 +30,7 @@ from autopeft.records import (
     Status,
 )
 from autopeft.space import AllocationContext, MethodSpace, Space, baseline_policies, plan_of
+from toys.metrics import ACCURACY
 
 METHODS = discover("autopeft.methods")
 SITES = tuple(
@@ -168,11 +170,10 @@ def problem(
     seeds: int = 2,
     n_confirm: int = 40,
     n_test: int = 20,
-    greater_is_better: bool = True,
+    metric: MetricFacts = ACCURACY,
     user_plans: tuple[tuple[Arm, Plan], ...] = (),
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
-    score_span: float | None = 1.0,
     margin: float | None = None,
     **search: Any,
 ) -> SearchProblem:
@@ -188,7 +189,6 @@ def problem(
             confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),
         user_plans=user_plans,
-        score_span=score_span,
         space=space,
         context=context(max_params),
         schedule=Schedule(
@@ -200,8 +200,7 @@ def problem(
             n_confirm=n_confirm,
             n_test=n_test,
         ),
-        metric="accuracy",
-        greater_is_better=greater_is_better,
+        metric=metric,
         null_scores={
             "parameters": {site.name: float(site.in_features * site.out_features) for site in SITES},
             "random": {site.name: 1.0 + index * 7 % 5 for index, site in enumerate(SITES)},
