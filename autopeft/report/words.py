@@ -74,11 +74,22 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 
 
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
-    """A difference of metrics: points with one decimal for a share, else three decimals."""
+    """A difference of metrics: points with one decimal for a share, else three decimals.
+
+    Other metrics than shares have two digits where three decimals would all be 0.
+
+    Example:
+        >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
+        ('+1.4 points', '+0.014', '3.1e-04')
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
     sign = "+" if signed else ""
-    return minus(f"{100 * value:{sign}.1f} points" if is_share else f"{value:{sign}.3f}")
+    if is_share:
+        text = f"{100 * value:{sign}.1f} points"
+    else:
+        text = f"{value:{sign}.{'3f' if round(value, 3) or not value else '1e'}}"
+    return minus(text) if value < 0 else text
 
 
 def minus(text: str) -> str:

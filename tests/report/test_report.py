@@ -202,6 +202,27 @@ def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
     assert "exact-match" in is_share
 
 
+@pytest.mark.parametrize(
+    ("is_share", "greater", "shown"),
+    [
+        (True, True, "+1.4 points, 95 % interval +0.6 points to +2.2 points"),
+        (False, True, "+0.014, 95 % interval +0.006 to +0.022"),
+        (False, False, "+0.014, 95 % interval +0.006 to +0.022 (plus: the best plan has the lower accuracy)"),
+    ],
+)
+def test_difference_has_the_unit_of_the_metric_and_says_what_plus_means(result, is_share, greater, shown):
+    turned = replace(result, setting=replace(result.setting, greater_is_better=greater))
+    words = replace(WORDS, metric_is_share=is_share)
+    assert f"Difference {shown}, at full" in report.report_html(turned, words=words)
+    assert f"difference {shown}, margin" in report.report_md(turned, words=words)
+
+
+def test_margin_of_a_small_loss_is_not_rounded_to_zero(result):
+    small = replace(result, verdict=replace(result.verdict, margin=0.00031))
+    page = report.report_md(small, words=replace(WORDS, metric_is_share=False))
+    assert "margin ± 3.1e-04" in page and "± 0.000" not in page
+
+
 def test_method_that_is_not_installed_keeps_its_name(result):
     text = report.report_md(result, words=PartWords())
     assert "| lora r 2–13 on 7 sites **best** |" in text and "LoRA r" not in text
