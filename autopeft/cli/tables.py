@@ -14,7 +14,7 @@ from autopeft.report import did_it_help, edge_sentence, forgetting_line, rate_wo
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
-    from autopeft.records import Confirmation, Decision, Plan, SearchResult
+    from autopeft.records import Confirmation, Cost, Decision, Plan, SearchResult
 
 
 def console() -> Console:
@@ -43,8 +43,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     rho = result.proxy.rank_correlation
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
     out.print(
-        f"search {cost.full_runs:.1f} R ({cost.sensitivity_seconds + cost.search_seconds:.0f} s), "
-        f"confirmation {cost.confirm_seconds:.0f} s; R = {cost.full_run_seconds:.0f} s; "
+        f"search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s; "
         f"rank correlation between the rungs {agreement}"
     )
     if result.forgetting is not None:
@@ -55,6 +54,14 @@ def print_result(result: SearchResult, path: Path) -> None:
         out.print(f"weights {path / 'best' / 'weights'}")
     command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
     out.print(f"train it in full: {command}", markup=False)
+
+
+def _in_full_runs(cost: Cost) -> str:
+    """The cost of the search in seconds, and in full runs (R) where a plan was trained."""
+    seconds = f"{cost.sensitivity_seconds + cost.search_seconds:.0f} s"
+    if cost.full_runs is None or cost.full_run_seconds is None:
+        return seconds
+    return f"{cost.full_runs:.1f} R ({seconds}; R = {cost.full_run_seconds:.0f} s)"
 
 
 def _print_front(result: SearchResult, out: Console, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from autopeft.engine.schedule import Schedule
 from autopeft.records import Cost, Measurement, Plan, Proposal, Status
@@ -21,12 +22,14 @@ def search_cost(
 ) -> Cost:
     """Seconds by stage, and the cost of the search in R.
 
-    R is the baseline's training time per step in its longest runs, times the steps of a full run.
+    R is the baseline's training time per step in its longest runs, times the steps of a full run. A baseline
+    without training, which a model without a task head can have, gives no R: there R is that of the longest
+    runs of any plan, and None where no plan was trained.
 
     Args:
-        measurements: Every measurement of the run; at least one of the baseline is complete.
+        measurements: Every measurement of the run.
         proposals: Every trial of the study.
-        baseline: The plan whose full run is R.
+        baseline: The plan whose full run is R, if it is trained.
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded.
@@ -34,14 +37,14 @@ def search_cost(
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in measurements:
         seconds[measurement.fidelity.split] += measurement.train_seconds + measurement.eval_seconds
-    full_run_seconds = schedule.full_steps * _seconds_per_step(measurements, baseline)
+    full_run_seconds = _full_run_seconds(measurements, baseline, schedule)
     searched = [m for m in measurements if m.fidelity.split == "search"]
     return Cost(
         sensitivity_seconds=scoring_seconds,
         search_seconds=seconds["search"],
         confirm_seconds=seconds["confirm"],
         full_run_seconds=full_run_seconds,
-        full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds,
+        full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds if full_run_seconds else None,
         examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
         sampled_share=_sampled_share(searched, proposals, schedule),
         load_seconds=load_seconds,
@@ -50,12 +53,15 @@ def search_cost(
     )
 
 
-def _seconds_per_step(measurements: Sequence[Measurement], baseline: Plan) -> float:
-    complete = [m for m in measurements if m.plan == baseline and m.status is Status.COMPLETE]
-    trained = [m for m in complete if m.fidelity.split != "test"]
-    longest = max(m.fidelity.train_steps for m in trained)
-    runs = [m for m in trained if m.fidelity.train_steps == longest and m.trained_steps]
-    return sum(m.train_seconds / m.trained_steps for m in runs) / len(runs)
+def _full_run_seconds(
+    measurements: Sequence[Measurement], baseline: Plan, schedule: Schedule
+) -> float | None:
+    """Mean seconds of a full run of the baseline, else of any plan; None where nothing was trained."""
+    trained = [m for m in measurements if m.status is Status.COMPLETE and m.trained_steps]
+    trained = [m for m in trained if m.plan == baseline] or trained
+    longest = max((m.fidelity.train_steps for m in trained), default=0)
+    runs = [m.train_seconds / m.trained_steps for m in trained if m.fidelity.train_steps == longest]
+    return schedule.full_steps * fmean(runs) if runs else None
 
 
 def _sampled_share(

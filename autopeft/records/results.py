@@ -194,6 +194,8 @@ class Proxy:
 class Cost:
     """Seconds by stage. `full_runs` is the cost in R: seconds of scores and search over `full_run_seconds`.
 
+    Both are None where no plan was trained: all that finished was the base model itself.
+
     `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
     seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
     measurements; the rest of a run's time is spent on none of these.
@@ -202,8 +204,8 @@ class Cost:
     sensitivity_seconds: float
     search_seconds: float
     confirm_seconds: float
-    full_run_seconds: float
-    full_runs: float
+    full_run_seconds: float | None
+    full_runs: float | None
     examples_seen: int
     sampled_share: float | None = None
     load_seconds: float = 0.0

@@ -96,6 +96,7 @@ def _context(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "tests": view.tests(answer),
         "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
+        "search_words": view.search_words(result.cost),
         "confirm_steps": view.confirm_steps(result),
         "python_lines": usage.python_lines(result, words.auto_class),
         "settings": view.settings(result),

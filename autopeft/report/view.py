@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import SETTINGS, Confirmation, Cost, Measurement, Plan, SearchResult, Status
 from autopeft.report.tables import ANSWERS, NO_ARM
+from autopeft.report.words import duration
 
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
@@ -107,7 +108,17 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     cost, full = result.cost, result.cost.full_run_seconds
     seconds = (cost.sensitivity_seconds, cost.search_seconds, cost.confirm_seconds)
     stages = zip(("sensitivity", "search", "confirmation"), seconds, strict=True)
-    return tuple((name, spent, spent / full if full > 0 else None) for name, spent in stages)
+    return tuple((name, spent, spent / full if full else None) for name, spent in stages)
+
+
+def search_words(cost: Cost) -> tuple[str, str]:
+    """What the search cost, and what R is, the unit of that cost."""
+    if cost.full_runs is None or cost.full_run_seconds is None:
+        return duration(
+            cost.search_seconds
+        ), "no plan was trained, so that there is no full run to compare with"
+    unit = f"R is one full run, {duration(cost.full_run_seconds)}"
+    return f"{cost.full_runs:.1f} R", f"{duration(cost.search_seconds)}; {unit}"
 
 
 def scoring(result: SearchResult) -> str:

@@ -93,20 +93,23 @@ def levels(*, head: float = 0.3, lora: float = 0.5, ia3: float = 0.7) -> Quality
 class World:
     """Measures: `quality` is the share of examples that a plan gets right, None where it fails.
 
-    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock.
+    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock. Where it has no head,
+    a plan without adapters has no steps.
     """
 
     quality: Quality
     error: str = "The loss diverged at step 3"
     failure: Status = Status.DIVERGED
     counts_errors: bool = False
+    has_head: bool = True
     calls: list[tuple[Plan, Fidelity]] = field(default_factory=list)
     seconds: float = 0.0
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self.calls.append((plan, fidelity))
         quality, n = self.quality(plan, fidelity), fidelity.eval_examples
-        seconds = 0.0 if fidelity.split == "test" else float(fidelity.train_steps)
+        is_trained = fidelity.split != "test" and (self.has_head or bool(plan.adapters))
+        seconds = float(fidelity.train_steps) if is_trained else 0.0
         self.seconds += seconds
         common: dict[str, Any] = {
             "plan": plan,
@@ -175,13 +178,14 @@ def problem(
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
     margin: float | None = None,
+    head_rates: tuple[float, float] = (3e-3, 3e-1),
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
     if search.get("strategy") == "random":
         rung_steps = rung_steps[-1:]
     return SearchProblem(
-        head_rates=(3e-3, 3e-1),
+        head_rates=head_rates,
         first_trials=search.get("trials", 16),
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, **search}),
