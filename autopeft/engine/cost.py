@@ -19,12 +19,14 @@ def search_cost(
     schedule: Schedule,
     scoring_seconds: float,
     load_seconds: float,
+    forgetting_seconds: float,
 ) -> Cost:
     """Seconds by stage, and the cost of the search in R.
 
-    R is the baseline's training time per step in its longest runs, times the steps of a full run. A baseline
-    without training, which a model without a task head can have, gives no R: there R is that of the longest
-    runs of any plan, and None where no plan was trained.
+    R is taken from the longest runs of the baseline: their training time per step times the steps of a full
+    run, their evaluation time per example times the examples of the confirm split, and the rest of a run. A
+    baseline without training, which a model without a task head can have, gives no R: there R is that of the
+    longest runs of any plan, and None where no plan was trained.
 
     Args:
         measurements: Every measurement of the run.
@@ -33,11 +35,13 @@ def search_cost(
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded.
+        forgetting_seconds: Time of the runs on general text, which are not among the measurements.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in measurements:
-        seconds[measurement.fidelity.split] += measurement.train_seconds + measurement.eval_seconds
+        seconds[measurement.fidelity.split] += measurement.total_seconds
     full_run_seconds = _full_run_seconds(measurements, baseline, schedule)
+    total_seconds = scoring_seconds + sum(seconds.values()) + forgetting_seconds
     searched = [m for m in measurements if m.fidelity.split == "search"]
     return Cost(
         sensitivity_seconds=scoring_seconds,
@@ -50,6 +54,8 @@ def search_cost(
         load_seconds=load_seconds,
         train_seconds=sum(m.train_seconds for m in measurements),
         eval_seconds=sum(m.eval_seconds for m in measurements),
+        total_seconds=total_seconds,
+        total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )
 
 
@@ -60,8 +66,12 @@ def _full_run_seconds(
     trained = [m for m in measurements if m.status is Status.COMPLETE and m.trained_steps]
     trained = [m for m in trained if m.plan == baseline] or trained
     longest = max((m.fidelity.train_steps for m in trained), default=0)
-    runs = [m.train_seconds / m.trained_steps for m in trained if m.fidelity.train_steps == longest]
-    return schedule.full_steps * fmean(runs) if runs else None
+    runs = [m for m in trained if m.fidelity.train_steps == longest]
+    if not runs:
+        return None
+    training = schedule.full_steps * fmean(m.train_seconds / m.trained_steps for m in runs)
+    evaluation = schedule.n_confirm * fmean(m.eval_seconds / m.fidelity.eval_examples for m in runs)
+    return training + evaluation + fmean(m.overhead_seconds for m in runs)
 
 
 def _sampled_share(

@@ -167,7 +167,7 @@ def _forgetting_from(
         text=text,
         base_loss=base.loss,
         plans=tuple(_losses(name, plan, runs) for name, plan in named.items()),
-        seconds=math.fsum(run.eval_seconds for run in (base, *runs)),
+        seconds=math.fsum(run.total_seconds for run in (base, *runs)),
     )
 
 

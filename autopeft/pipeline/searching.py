@@ -137,6 +137,7 @@ def _search_in(
             schedule=problem.schedule,
             scoring_seconds=scoring_seconds,
             load_seconds=load_seconds,
+            forgetting_seconds=forgetting.seconds if forgetting else 0.0,
         ),
         environment=environment(prepared.base, spec.execution),
         forgetting=forgetting,

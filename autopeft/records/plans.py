@@ -134,7 +134,8 @@ class Measurement:
     `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
     mean is the metric, so that plans can be compared in pairs. `peak_bytes` counts tensors saved for
     backward, gradients and optimizer state. `trained_steps` counts the steps of this run alone: a rung that
-    continues a paused run has fewer than its fidelity says.
+    continues a paused run has fewer than its fidelity says. `overhead_seconds` are those beside training and
+    evaluation: compiling and attaching the plan, keeping weights, comparing the base model.
     """
 
     plan: Plan
@@ -148,3 +149,9 @@ class Measurement:
     peak_bytes: int = 0
     example_scores: tuple[float, ...] = ()
     error: str | None = None
+    overhead_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.train_seconds + self.eval_seconds + self.overhead_seconds

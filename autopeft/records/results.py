@@ -192,13 +192,16 @@ class Proxy:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds by stage. `full_runs` is the cost in R: seconds of scores and search over `full_run_seconds`.
+    """Seconds by stage, each with all that its runs did beside training and evaluation.
 
-    Both are None where no plan was trained: all that finished was the base model itself.
+    `full_runs` is the cost of the search in R: seconds of scores and search over `full_run_seconds`.
+    `total_full_runs` has confirmation, test and general text too: `total_seconds` over the same. All three
+    are None where no plan was trained: what finished was the base model itself. Results of version 0.2.0 and
+    earlier have neither total.
 
     `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
     seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
-    measurements; the rest of a run's time is spent on none of these.
+    measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking.
     """
 
     sensitivity_seconds: float
@@ -211,6 +214,8 @@ class Cost:
     load_seconds: float = 0.0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    total_seconds: float = 0.0
+    total_full_runs: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

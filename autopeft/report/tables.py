@@ -28,6 +28,7 @@ _SETTING_KEYS = "base_model data task metric greater_is_better label_names".spli
 TRIAL_COLUMNS = (
     "trial arm plan_hash trainable_params learning_rate rung seed status split metric loss train_steps"
     " train_examples train_seconds eval_examples eval_seconds peak_bytes learning_rate_position"
+    " overhead_seconds"
 ).split()
 
 
@@ -106,6 +107,7 @@ def trials_csv(result: SearchResult) -> str:
             ),
             *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
             position_of(plan, result),
+            run.overhead_seconds,
         )
         rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)

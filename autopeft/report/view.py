@@ -104,11 +104,16 @@ def smallest_words(result: SearchResult) -> tuple[str, str]:
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """Stage, seconds, and the same in full runs (R); None in place of R if no full run was timed."""
+    """Stage, seconds, and the same in full runs (R), with their total where the result has one.
+
+    None in place of R if no full run was timed.
+    """
     cost, full = result.cost, result.cost.full_run_seconds
     seconds = (cost.sensitivity_seconds, cost.search_seconds, cost.confirm_seconds)
     stages = zip(("sensitivity", "search", "confirmation"), seconds, strict=True)
-    return tuple((name, spent, spent / full if full else None) for name, spent in stages)
+    rows = tuple((name, spent, spent / full if full else None) for name, spent in stages)
+    total = ("in all, test included", cost.total_seconds, cost.total_full_runs)
+    return (*rows, total) if cost.total_seconds else rows
 
 
 def search_words(cost: Cost) -> tuple[str, str]:

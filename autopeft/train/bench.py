@@ -114,7 +114,8 @@ class Bench:
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
             )
-        return measurement
+        beside = time.perf_counter() - started - measurement.total_seconds
+        return replace(measurement, overhead_seconds=max(0.0, beside))
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """One measurement; if memory runs out in training it starts anew, once, in half the micro-batches."""

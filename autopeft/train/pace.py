@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,15 +50,13 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
         eval_examples=n_examples,
         seed=0,
     )
-    started = time.perf_counter()
     run = bench.measure(plan, fidelity)
-    seconds = time.perf_counter() - started
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
     return Pace(
         step_seconds=run.train_seconds / n_steps * _longer_steps(bench, n_steps),
         example_seconds=run.eval_seconds / n_examples * _longer_examples(bench, n_examples),
-        run_seconds=max(0.0, seconds - run.train_seconds - run.eval_seconds),
+        run_seconds=run.overhead_seconds,
     )
 
 

@@ -39,6 +39,7 @@ def cost_of(search: Run) -> Cost:
         schedule=problem().schedule,
         scoring_seconds=6.0,
         load_seconds=2.0,
+        forgetting_seconds=9.0,
     )
 
 
@@ -61,13 +62,38 @@ def test_where_the_baseline_is_untrained_r_is_a_full_run_of_the_trained_plans(tm
     assert cost["full_runs"] == pytest.approx((6 + seconds) / 30)
 
 
+def test_search_and_r_count_whole_runs_and_the_total_has_every_stage() -> None:
+    """A full run: 30 steps of a second, 40 examples of the confirm split, and what is beside both."""
+    search = run(World(quality=levels(), example_seconds=0.25, overhead_seconds=7.0))
+    cost, r = cost_of(search), 30 + 40 * 0.25 + 7
+    seconds = {
+        split: sum(m.train_seconds + 0.25 * m.fidelity.eval_examples + 7 for m in search.at(split))
+        for split in ("search", "confirm", "test")
+    }
+    assert min(seconds.values()) > 0
+    assert cost.full_run_seconds == pytest.approx(r)
+    assert (cost.search_seconds, cost.confirm_seconds) == pytest.approx(
+        (seconds["search"], seconds["confirm"])
+    )
+    assert cost.full_runs == pytest.approx((6 + seconds["search"]) / r)
+    assert cost.total_seconds == pytest.approx(6 + sum(seconds.values()) + 9)
+    assert cost.total_seconds == pytest.approx(6 + search.world.seconds + 9)
+    assert cost.total_full_runs == pytest.approx(cost.total_seconds / r)
+
+
+def test_r_of_short_runs_is_taken_to_full_length() -> None:
+    """Without a confirmation the longest runs are those of the last rung: 12 steps and 100 examples."""
+    search = run(World(quality=levels(), example_seconds=0.25, overhead_seconds=7.0), confirm="none")
+    assert cost_of(search).full_run_seconds == pytest.approx(30 + 40 * 0.25 + 7)
+
+
 def test_where_nothing_was_trained_there_is_no_r_and_the_report_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = untrained(ia3_fails)
     assert search.outcome.best.adapters == ()
     cost = written(search, tmp_path)
-    assert (cost["full_run_seconds"], cost["full_runs"]) == (None, None)
+    assert {cost[key] for key in ("full_run_seconds", "full_runs", "total_full_runs")} == {None}
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "no plan was trained" in text and "one full run (R)" not in text
     assert " R" not in next(line for line in capsys.readouterr().out.splitlines() if "confirmation" in line)

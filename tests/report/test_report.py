@@ -112,7 +112,8 @@ def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
     assert ",".join(table.columns) == (
         "trial,arm,plan_hash,trainable_params,learning_rate,rung,seed,status,split,metric,loss,train_steps,"
-        "train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,learning_rate_position"
+        "train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,learning_rate_position,"
+        "overhead_seconds"
     )
     for row, run in zip(table.itertuples(), result.measurements, strict=True):
         assert row.plan_hash == run.plan.digest
@@ -124,6 +125,16 @@ def test_trials_csv_equals_the_measurements(result):
     assert list(table.arm[:3]) == ["baseline", "lora/top", "ia3/all"]
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
     assert set(unproposed.arm) == {"confirm"} and unproposed.trial.isna().all()
+
+
+def test_the_table_of_costs_has_a_total_where_the_result_has_one(result):
+    older = replace(result, cost=replace(result.cost, total_seconds=0.0, total_full_runs=None))
+    for seen, expected in ((result, ("12.1 min", "14.50")), (older, None)):
+        html = _Page(report.report_html(seen, words=WORDS)).columns("in R")
+        rows = dict(zip(html["stage"], zip(html["time"], html["in R"], strict=True), strict=True))
+        assert rows.get("in all, test included") == expected
+        line = f"| in all, test included | {' | '.join(expected or ('12.1 min', '14.50'))} |"
+        assert (line in report.report_md(seen, words=WORDS)) == (expected is not None)
 
 
 def test_sensitivity_csv_has_one_column_per_score(result):

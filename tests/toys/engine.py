@@ -93,8 +93,8 @@ def levels(*, head: float = 0.3, lora: float = 0.5, ia3: float = 0.7) -> Quality
 class World:
     """Measures: `quality` is the share of examples that a plan gets right, None where it fails.
 
-    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock. Where it has no head,
-    a plan without adapters has no steps.
+    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock, an evaluated
+    example and the rest of a run take what is set. Without a head, a plan without adapters has no steps.
     """
 
     quality: Quality
@@ -102,6 +102,8 @@ class World:
     failure: Status = Status.DIVERGED
     counts_errors: bool = False
     has_head: bool = True
+    example_seconds: float = 0.0
+    overhead_seconds: float = 0.0
     calls: list[tuple[Plan, Fidelity]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -110,12 +112,14 @@ class World:
         quality, n = self.quality(plan, fidelity), fidelity.eval_examples
         is_trained = fidelity.split != "test" and (self.has_head or bool(plan.adapters))
         seconds = float(fidelity.train_steps) if is_trained else 0.0
-        self.seconds += seconds
+        self.seconds += seconds + self.example_seconds * n + self.overhead_seconds
         common: dict[str, Any] = {
             "plan": plan,
             "fidelity": fidelity,
             "train_seconds": seconds,
             "trained_steps": int(seconds),
+            "eval_seconds": self.example_seconds * n,
+            "overhead_seconds": self.overhead_seconds,
         }
         if quality is None:
             return Measurement(status=self.failure, error=self.error, **common)

@@ -82,7 +82,7 @@ MEASUREMENTS = (
 )
 COST = rec.Cost(
     sensitivity_seconds=1.9, search_seconds=310.0, confirm_seconds=400.0, full_run_seconds=50.0,
-    full_runs=6.2, examples_seen=98_000,
+    full_runs=6.2, examples_seen=98_000, total_seconds=725.0, total_full_runs=14.5,
 )
 
 

@@ -132,8 +132,8 @@ def test_kept_batches_change_no_number(make_bench, make_plan, fidelity):
     for method in ("lora", "ia3", "lora"):
         plan = make_plan(keeping.base, method)
         first, second = (bench.measure(plan, fidelity()) for bench in (keeping, fresh))
-        assert replace(first, train_seconds=0.0, eval_seconds=0.0) == replace(
-            second, train_seconds=0.0, eval_seconds=0.0
+        assert replace(first, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0) == replace(
+            second, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0
         )
     assert keeping.batches.n_bytes > 0 == fresh.batches.n_bytes
 

@@ -64,7 +64,7 @@ def heads(base, make_plan):
 def measured(bench, plans, fidelity, **settings):
     found = [bench.measure(plan, fidelity(**settings)) for plan in plans]
     assert [(m.status, m.error) for m in found] == [(Status.COMPLETE, None)] * len(plans)
-    return [replace(m, train_seconds=0.0, eval_seconds=0.0) for m in found]
+    return [replace(m, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0) for m in found]
 
 
 def runs_of(layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ def faked(task, loss):
 
 
 def timeless(measurement):
-    return replace(measurement, train_seconds=0.0, eval_seconds=0.0)
+    return replace(measurement, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0)
 
 
 @pytest.fixture
@@ -214,6 +215,18 @@ def test_test_split_without_kept_weights_is_a_failed_measurement(plan, make_benc
     seen = bench.measure(plan, fidelity(split="test", seed=5))
     assert seen.status is Status.FAIL
     assert "are gone" in seen.error
+
+
+def test_seconds_beside_training_and_evaluation_are_counted(plan, make_bench, fidelity, tmp_path):
+    def slow_folder(plan, seed):
+        time.sleep(0.3)
+        return tmp_path
+
+    bench, at = make_bench(keep_weights=slow_folder), fidelity(split="confirm")
+    started = time.perf_counter()
+    seen = bench.measure(plan, at)
+    assert 0.3 <= seen.overhead_seconds <= time.perf_counter() - started
+    assert seen.total_seconds == seen.train_seconds + seen.eval_seconds + seen.overhead_seconds
 
 
 def test_search_split_keeps_no_weights(plan, make_bench, fidelity, tmp_path):
