@@ -91,12 +91,13 @@ def searched(settings: Mapping[str, Any]) -> Policy:
 def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
     """The problem that `autopeft search` would give to the engine in the surrogate's cell.
 
+    Methods and mixes whose first method no measured arm has are left out of the space.
+
     Raises:
-        TableError: Sites are to be ordered by a score that the description lacks.
+        TableError: No method is left, or sites are to be ordered by a score that the description lacks.
     """
     description = surrogate.description
-    known = discover("autopeft.methods")
-    methods = known.changed(lambda method: method.at_width(description.hidden_size))
+    methods = discover("autopeft.methods").changed(lambda method: method.at_width(description.hidden_size))
     names = [site.name for site in description.sites]
     if spec.search.score not in description.scores:
         raise TableError(f"The score is {spec.search.score}; cell.json has {', '.join(description.scores)}.")
@@ -107,9 +108,17 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
         max_params=description.budget.max_trainable_params,
         max_virtual_tokens=description.max_virtual_tokens,
     )
+    requested = requested_space(spec)
+    measured = {adapter.method for arm in surrogate.arms.values() for adapter in arm.adapters}
+    known_arms = [arm for arm in requested.arms if requested.parts(arm)[0][0] in measured]
+    if not known_arms:
+        raise TableError(
+            f"Cell {surrogate.results.name} has arms of {', '.join(sorted(measured))} and none of "
+            f"{', '.join(requested.arms)}; ask for others."
+        )
     return search_problem(
         _stand_in(surrogate, spec),
-        space.feasible(requested_space(spec), context),
+        space.feasible(requested.only(known_arms), context),
         context,
         [SiteScores(name=name, values=values) for name, values in description.scores.items()],
         first_trials=spec.search.trials,
@@ -138,12 +147,9 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
 
 def plain_default(surrogate: Surrogate, seed: int) -> Found:
     """LoRA on all linear maps (or q and v) at the middle of its learning rates, with nothing measured."""
-    arm = next((name for name in BASELINES if name in surrogate.arms), None)
-    if arm is None:
-        raise TableError(f"Cell {surrogate.results.name} has neither {' nor '.join(BASELINES)} yet.")
     method = discover("autopeft.methods")["lora"].at_width(surrogate.description.hidden_size)
     low, high = method.learning_rate_range
-    known = surrogate.arms[arm]
+    known = surrogate.arms[_default_arm(surrogate)]
     plan = Plan(
         adapters=known.adapters,
         learning_rate=(low * high) ** 0.5,
@@ -152,16 +158,23 @@ def plain_default(surrogate: Surrogate, seed: int) -> Found:
     return Found(plan=plan, bench=TableBench(surrogate, seed=seed))
 
 
+def _default_arm(surrogate: Surrogate) -> str:
+    arm = next((name for name in BASELINES if name in surrogate.arms), None)
+    if arm is None:
+        raise TableError(f"Cell {surrogate.results.name} has neither {' nor '.join(BASELINES)} yet.")
+    return arm
+
+
 def sweep(surrogate: Surrogate, seed: int) -> Found:
     """Each baseline at each measured rate on the search split, at the rung next to a full run."""
     steps = surrogate.description.cell.rungs[-1]
     return best_of(surrogate, _of_arms(surrogate, BASELINES), steps=steps, seed=seed)
 
 
-def sweep_all(surrogate: Surrogate, seed: int) -> Found:
-    """As `sweep`, of LoRA on all linear maps alone."""
+def sweep_of_default(surrogate: Surrogate, seed: int) -> Found:
+    """As `sweep`, of the arm of `plain_default` alone."""
     steps = surrogate.description.cell.rungs[-1]
-    return best_of(surrogate, _of_arms(surrogate, BASELINES[:1]), steps=steps, seed=seed)
+    return best_of(surrogate, _of_arms(surrogate, [_default_arm(surrogate)]), steps=steps, seed=seed)
 
 
 def at_random(n_plans: int) -> Policy:
@@ -236,7 +249,7 @@ def policies() -> dict[str, Policy]:
     rules: dict[str, Policy] = {
         "plain default": plain_default,
         "sweep": sweep,
-        "sweep of lora/all": sweep_all,
+        "sweep of the default": sweep_of_default,
         "random 24": at_random(24),
         "best arm in hindsight": best_arm_in_hindsight,
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 
 import measure
 import numpy as np
 import policies
 import pytest
 import replay
-from cells import Cell, candidates
+from cells import candidates
 from description import describe
 from table import TableError
 from toys.benchmark import (
@@ -74,8 +75,14 @@ def test_sweep_misses_what_the_baselines_miss_and_costs_their_runs(table):
         CELL.full * STEP_SECONDS
     )
     assert row["search_cost"] == pytest.approx(8 * one_run, abs=1e-3)
-    assert regret(table, policies.sweep_all)["search_cost"] == pytest.approx(4 * one_run, abs=1e-3)
-    assert regret(table, policies.sweep_all)["regret"] == pytest.approx(20)
+    assert regret(table, policies.sweep_of_default)["search_cost"] == pytest.approx(4 * one_run, abs=1e-3)
+    assert regret(table, policies.sweep_of_default)["regret"] == pytest.approx(20)
+
+
+def test_where_no_lora_fits_everywhere_the_default_is_q_and_v(tmp_path):
+    folder = write_table(tmp_path / "toy", ia3_leads, toy_candidates(["lora/q+v", "lora/mlp"]))
+    rows = [regret(folder, policy) for policy in (policies.plain_default, policies.sweep_of_default)]
+    assert [row["arm"] for row in rows] == ["lora/q+v"] * 2
 
 
 def test_plain_default_is_between_its_measured_neighbours_and_free(table):
@@ -103,7 +110,7 @@ def test_in_hindsight_the_best_is_that_of_the_test_split(tmp_path):
         return 1.0 + candidate.position, 0.9 if better else 0.5
 
     folder = write_table(tmp_path / "fooled", fooled, toy_candidates(["lora/all"]))
-    row = regret(folder, policies.sweep_all)  # takes the lowest loss, that of 0.15
+    row = regret(folder, policies.sweep_of_default)  # takes the lowest loss, that of 0.15
     assert (row["regret"], row["regret_in_hindsight"]) == (0, pytest.approx(40))
 
 
@@ -113,14 +120,21 @@ def test_where_less_is_better_regret_counts_upwards(tmp_path):
 
     plans = toy_candidates(["lora/all"])
     folder = write_table(tmp_path / "errors", errors, plans, greater_is_better=False)
-    assert regret(folder, policies.sweep_all)["regret"] == pytest.approx(30)
+    assert regret(folder, policies.sweep_of_default)["regret"] == pytest.approx(30)
 
 
 def test_a_policy_that_finds_nothing_is_a_row_with_its_error(tmp_path):
-    folder = write_table(tmp_path / "head", ia3_leads, toy_candidates(["lora/all"]))
-    row = replay.replayed(folder, "search", policies.parsed("trials=24"), 0)
-    assert "has no arm of" in row["error"]
-    assert "search, head: Cell head has no arm of" in replay.summary([row])
+    folder = write_table(tmp_path / "few", ia3_leads, toy_candidates(["lora/all"]))
+    row = replay.replayed(folder, "search", policies.parsed("methods=[ia3,bitfit]"), 0)
+    assert "search, few: Cell few has arms of lora and none of ia3, bitfit; ask" in replay.summary([row])
+    assert (row["regret"], row["arm"]) == ("", "")
+
+
+def test_methods_that_were_not_measured_are_left_out_of_the_space(tmp_path):
+    few = toy_surrogate(tmp_path / "few", ia3_leads, toy_candidates(["lora/all", "ia3/mlp"]))
+    more = toy_surrogate(tmp_path / "more", ia3_leads, toy_candidates(["lora/all", "ia3/mlp", "bitfit/all"]))
+    spaces = [policies.problem_of(surrogate, RunSpec()).space for surrogate in (few, more)]
+    assert [set(space.arms) for space in spaces] == [{"lora", "ia3"}, {"lora", "ia3", "bitfit"}]
 
 
 @pytest.mark.parametrize(
@@ -200,28 +214,14 @@ def test_command_answers_an_unknown_policy_with_the_known_ones(monkeypatch, caps
 
 
 def test_the_replayed_problem_is_that_of_a_search_of_the_cell(model_dir, data_dir, tmp_path):
-    cell = Cell(
-        model=model_dir.name,
-        data=data_dir.name,
-        budget="3%",
-        batch_size=8,
-        max_length=32,
-        rungs=(3, 6, 9),
-        full=15,
-    )
+    names = {"model": model_dir.name, "data": data_dir.name}
+    cell = replace(CELL, **names, budget="3%", batch_size=8, max_length=32)
     prepared, context = measure.prepare_cell(cell, data_dir.parent, model_dir.parent)
     plans = list(candidates(context, head_rates=prepared.bench.head_rates.alone()))
     described = describe(cell, prepared, context, plans)
     feasible, available = fit_to_budget(prepared, requested_space(prepared.spec))
     scores = logged_scores(prepared, ["gradient", "parameters", "random"])
     real = search_problem(prepared, feasible, available, scores, first_trials=24, user_plans=())
-    surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, toy_candidates(["lora/all"]))
-    surrogate.description = described
-    replayed = policies.problem_of(surrogate, prepared.spec)
-    assert replayed.schedule == real.schedule
-    assert replayed.space == real.space
-    assert replayed.context == real.context
-    assert replayed.head_rates == real.head_rates
-    assert replayed.null_scores == real.null_scores
-    assert (replayed.metric, replayed.score_span) == (real.metric, real.score_span)
+    surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, plans, **vars(described))
     assert described.plans() == {(c.arm, c.position): c.plan for c in plans}
+    assert policies.problem_of(surrogate, prepared.spec) == real

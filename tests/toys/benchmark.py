@@ -67,7 +67,7 @@ def write_table(folder: Path, truth: Truth, plans: Iterable[Candidate], **change
         examples=EXAMPLES,
         sites=SITES,
         scores={name: tuple(SCORES.values()) for name in ("gradient", "parameters", "random")},
-        arms=description.arm_plans(plans, SITES),
+        arms=description.arm_plans(plans, changes.get("sites", SITES)),
     )
     description.write(folder, replace(described, **changes))
     return folder
