@@ -9,7 +9,8 @@ max_cost=4"` adds one.
 
 Regret is the test metric of the best plan in the table minus that of the plan handed over, in points
 (hundredths of the metric), both as means over the measured seeds. The best plan is the best on confirm; `in
-hindsight` it is the best on test itself, which chance favours. Costs are in R, a full run of `lora/all`.
+hindsight` it is the best on test itself, which chance favours. Costs are in R, a full run, counted in steps
+and examples as the engine does, since seconds depend on what else the machine did.
 
 It prints a summary: intervals of 95 %, by a bootstrap over cells and over seeds within a cell; differences
 are paired, from the first policy. `--out` keeps it as `replay.md`, beside `replay.csv` with a row for each
@@ -39,7 +40,7 @@ from autopeft.errors import AutopeftError
 HERE = Path(__file__).parent
 FIELDS = (
     "policy cell seed arm learning_rate trainable_params test_metric regret regret_in_hindsight search_cost "
-    "confirm_cost n_measured verdict seconds error"
+    "confirm_cost measured_seconds n_measured verdict seconds error"
 ).split()
 N_RESAMPLES, POINTS = 4000, 100
 Rows = list[dict[str, object]]
@@ -88,6 +89,7 @@ def _values(surrogate: Surrogate, found: Found) -> dict[str, object]:
         "regret_in_hindsight": round(POINTS * sign * (by_test - metric), 3),
         "search_cost": round(costs["search"], 3),
         "confirm_cost": round(costs["confirm"] + costs["test"], 3),
+        "measured_seconds": round(found.bench.seconds, 1),
         "n_measured": len(found.bench.measured),
         "verdict": found.verdict,
     }

@@ -16,6 +16,7 @@ import numpy as np
 from description import Description
 from table import COMPLETE, DIVERGED, FULL_SEEDS, SEARCH_SEED, Results, Row, TableError
 
+from autopeft.engine import Schedule
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
 
 # How unlike two adapters of one method at one site are (a site that only one plan has counts 1), and what a
@@ -306,6 +307,16 @@ class TableBench:
         self.surrogate, self.seed, self.seconds = surrogate, seed, 0.0
         self.measured: list[Measurement] = []
         self._trained: dict[Plan, int] = {}  # steps of the search's runs, which a later rung continues
+        cell, examples = surrogate.description.cell, surrogate.description.examples
+        self._schedule = Schedule(
+            rung_steps=cell.rungs,
+            full_steps=cell.full,
+            confirm_steps=cell.full,
+            batch_size=cell.batch_size,
+            n_search=examples["search"],
+            n_confirm=examples["confirm"],
+            n_test=examples.get("test", 0),
+        )
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """The measurement of a plan.
@@ -357,19 +368,8 @@ class TableBench:
         return fidelity.train_steps - (before if before < fidelity.train_steps else 0)
 
     def cost(self, split: str) -> float:
-        """Seconds of all measurements on a split, in R: a full run of the table's LoRA."""
-        seconds = math.fsum(
-            m.train_seconds + m.eval_seconds for m in self.measured if m.fidelity.split == split
-        )
-        return seconds / self.full_run_seconds
-
-    @property
-    def full_run_seconds(self) -> float:
-        """Seconds of a full run of `lora/all`, or of the first arm with LoRA where that is missing."""
-        arms = self.surrogate.arms
-        names = [name for name, arm in arms.items() if arm.adapters and arm.adapters[0].method == "lora"]
-        name = "lora/all" if "lora/all" in names else (names or list(arms))[0]
-        return self.surrogate.description.cell.full * arms[name].step_seconds
+        """Cost of all measurements on a split in R, counted in steps and examples as the engine does."""
+        return math.fsum(self._schedule.cost_of(m) for m in self.measured if m.fidelity.split == split)
 
 
 def _subset(scores: np.ndarray, n: int) -> np.ndarray:

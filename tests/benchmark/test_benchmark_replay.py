@@ -71,9 +71,9 @@ def test_regret_is_zero_where_only_one_plan_exists(tmp_path):
 def test_sweep_misses_what_the_baselines_miss_and_costs_their_runs(table):
     row = regret(table, policies.sweep)
     assert (row["arm"], row["regret"]) == ("lora/q+v", pytest.approx(10))
-    one_run = (CELL.rungs[-1] * STEP_SECONDS + EXAMPLES["search"] * EXAMPLE_SECONDS) / (
-        CELL.full * STEP_SECONDS
-    )
+    one_run = (CELL.rungs[-1] + EXAMPLES["search"] / 2 / CELL.batch_size) / CELL.full
+    one_run_seconds = CELL.rungs[-1] * STEP_SECONDS + EXAMPLES["search"] * EXAMPLE_SECONDS
+    assert row["measured_seconds"] == pytest.approx(8 * one_run_seconds)
     assert row["search_cost"] == pytest.approx(8 * one_run, abs=1e-3)
     assert regret(table, policies.sweep_of_default)["search_cost"] == pytest.approx(4 * one_run, abs=1e-3)
     assert regret(table, policies.sweep_of_default)["regret"] == pytest.approx(20)

@@ -137,8 +137,11 @@ def test_a_run_costs_its_own_steps_and_examples(surrogate):
     assert [m.trained_steps for m in seen] == [10, 30, 80, 0]
     assert [m.train_seconds for m in seen] == pytest.approx([STEP_SECONDS * n for n in (10, 30, 80, 0)])
     assert [m.eval_seconds for m in seen] == pytest.approx([EXAMPLE_SECONDS * n for n in (50, 100, 100, 200)])
-    in_r = (40 * STEP_SECONDS + 150 * EXAMPLE_SECONDS) / (80 * STEP_SECONDS)
-    assert bench.cost("search") == pytest.approx(in_r)
+    assert bench.seconds == pytest.approx(120 * STEP_SECONDS + 450 * EXAMPLE_SECONDS)
+    # To evaluate an example costs half of training on it; a batch has 4.
+    assert bench.cost("search") == pytest.approx((40 + 150 / 2 / 4) / 80)
+    assert bench.cost("confirm") == pytest.approx((80 + 100 / 2 / 4) / 80)
+    assert bench.cost("test") == pytest.approx(200 / 2 / 4 / 80)
 
 
 # Fresh seeds
