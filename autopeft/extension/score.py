@@ -29,6 +29,11 @@ class Reducer(Protocol):
             gradient: Gradient of the sum of the examples' losses by the outputs, shape (B, T, out), zero at
                 padding tokens: row b comes from example b alone. Empty where the score's `labels` are
                 `inputs`. For experts: the gradient by the parameter, in its shape; examples are summed.
+
+        Where `labels` is `layers`, the call is about a layer of the stack: `site` is its first one, `module`
+        the layer, `inputs` its input and `gradient` its output, both (B, T, D). Where `labels` is `weights`,
+        each site comes once: `inputs` is its weight, (out, in), (out,) of a norm, or (experts, out, in),
+        dequantised, in the format that it is held in; `gradient` is empty.
         """
 
     def add(self, other: Any) -> None:
@@ -48,8 +53,10 @@ class Score(Protocol):
     name: str  # what specifications call it, such as `fisher`
     summary: str  # what it says of a site, in one phrase
     unit: str  # of the values, as a phrase
-    # The pass that it needs: `none` (no example is read), `inputs` (a forward pass), `true` (forward, and
-    # backward from the loss) or `sampled` (the same, with labels drawn from the model's predictions).
+    # The pass that it needs: `none` (no example is read), `weights` (each weight is read, but no example),
+    # `inputs` (a forward pass), `layers` (a forward pass, for the inputs and outputs of whole layers), `true`
+    # (forward, and backward from the loss) or `sampled` (the same, with labels drawn from the model's
+    # predictions).
     labels: str
 
     def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:

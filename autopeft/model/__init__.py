@@ -32,7 +32,7 @@ from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_
 from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
-from autopeft.model.sites import list_sites
+from autopeft.model.sites import layer_name, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
@@ -69,6 +69,7 @@ __all__ = [
     "input_rms",
     "is_out_of_memory",
     "known_role",
+    "layer_name",
     "list_sites",
     "load",
     "load_skeleton",

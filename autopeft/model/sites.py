@@ -181,6 +181,17 @@ def _taken_for_expert(site: Site, model: nn.Module) -> bool:
     return set(config.target_modules) != {site.name}
 
 
+def layer_name(site_name: str) -> str | None:
+    """Name of the layer of the stack that holds a site; None outside the stack.
+
+    Example:
+        >>> layer_name("bert.encoder.layer.3.attention.self.query")
+        'bert.encoder.layer.3'
+    """
+    number = _LAYER.search(site_name)
+    return site_name[: number.end(1)] if number else None
+
+
 def _layer(name: str) -> int | None:
     number = _LAYER.search(name)
     return int(number[1]) if number else None

@@ -13,13 +13,13 @@ from autopeft.extension import Batch, Score, discover
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Sensitivity, SiteScores
-from autopeft.sensitivity import ENOUGH, ScoredModel, measure
+from autopeft.sensitivity import ENOUGH, ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
 # Cost of one example relative to one example of LoRA training at all maps, by the score's `labels`. Upper
 # bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18 tokens).
-_PASS_COST = {"none": 0.0, "inputs": 0.6, "true": 1.2, "sampled": 1.8}
+_PASS_COST = {"inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # in the same unit, for each score in addition to the pass
 _BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; chosen by hand
@@ -97,9 +97,10 @@ def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> i
         >>> affordable_examples([fisher], full_run_examples=6000)
         157
     """
-    need_examples = [score for score in scores if score.labels != "none"]
+    need_examples = [score for score in scores if reads_examples(score)]
     labels = {score.labels for score in need_examples}
-    passes = labels - {"inputs"} or labels  # a backward pass serves the scores of inputs too
+    # A backward pass serves the scores of inputs and of layers too.
+    passes = labels & {"true", "sampled"} or ({"inputs"} if labels else set())
     cost = sum(_PASS_COST[kind] for kind in passes) + _SCORE_COST * len(need_examples)
     return max(_BATCH, min(MAX_EXAMPLES, int(_SHARE * full_run_examples / cost) if cost else MAX_EXAMPLES))
 

@@ -1,6 +1,7 @@
 """Importance scores, one file each; `passes/` runs them over some batches, `parts/` is what they share."""
 
+from autopeft.sensitivity.passes.halves import reads_examples
 from autopeft.sensitivity.passes.measure import ENOUGH, MEASURED_KINDS, measure
 from autopeft.sensitivity.passes.visit import ScoredModel
 
-__all__ = ["ENOUGH", "MEASURED_KINDS", "ScoredModel", "measure"]
+__all__ = ["ENOUGH", "MEASURED_KINDS", "ScoredModel", "measure", "reads_examples"]

@@ -20,6 +20,7 @@ from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import Fidelity, Plan, RunSpec, Sensitivity
+from autopeft.sensitivity import reads_examples
 from autopeft.space import AllocationContext, Policy, plan_of
 
 DEFAULT = ("gradient", "fisher")
@@ -72,7 +73,7 @@ def share_of_full_run(prepared: Prepared, *, n_rounds: int) -> None:
 def halves_table(prepared: Prepared, *, n_samples: int) -> None:
     """Print the agreement of the halves by score and number of examples."""
     parts = discover("autopeft.sensitivity")
-    names = [name for name in parts if parts[name].labels != "none"]
+    names = [name for name in parts if reads_examples(parts[name])]
     print("\n| score | " + " | ".join(f"{size} examples" for size in SIZES) + " |")
     print("|" + "---|" * (1 + len(SIZES)))
     agreements: dict[tuple[str, int], list[float]] = {}

@@ -107,7 +107,9 @@ def reasons(method: Method, sites: Sequence[Site]) -> str:
 
 PASSES = {
     "none": "none",
+    "weights": "none; reads the weights",
     "inputs": "forward",
+    "layers": "forward",
     "true": "forward and backward",
     "sampled": "two forward, one backward",
 }

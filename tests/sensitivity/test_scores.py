@@ -36,7 +36,7 @@ by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way
 # (2 T² against in × out, which is 16 × 16 to 32 × 16 here: T of 11 to 16).
 by_length = pytest.mark.parametrize("n_filler", [(1, 5), (15, 25)], ids=["short", "long"])
-LABELS = {"none", "inputs", "true", "sampled"}
+LABELS = {"none", "weights", "inputs", "layers", "true", "sampled"}
 
 
 @pytest.fixture
@@ -77,7 +77,14 @@ def test_every_site_has_a_finite_value_that_is_not_negative(name, base, run, mak
     assert len(scores.values) == len(base.sites)
     assert all(math.isfinite(value) and value >= 0 for value in scores.values)
     for site, value in zip(base.sites, scores.values, strict=True):
-        lacks = {"activation": site.kind == "norm", "bias_fisher": not site.has_bias}.get(name, False)
+        is_norm = site.kind == "norm"
+        lacks = {
+            "activation": is_norm,
+            "conditioning": is_norm,
+            "stable_rank": is_norm,
+            "bias_fisher": not site.has_bias,
+            "cka": site.layer is None,
+        }.get(name, False)
         assert (value > 0) == (site.kind in MEASURED_KINDS and not lacks)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from autopeft.errors import DataError, SpecError, first_line_of
-from autopeft.extension import Batch, Reducer
+from autopeft.extension import Batch
 from autopeft.model import SavedBytes, is_out_of_memory, release_memory
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.labels import with_drawn_labels
 from autopeft.sensitivity.passes.layout import AmbiguousShapeError, split_in_half
-from autopeft.sensitivity.passes.visit import ScoredModel, Seen, Visit, find_time_first_sites
+from autopeft.sensitivity.passes.visit import Listeners, ScoredModel, Seen, Visit, find_time_first_sites
 
 
 class BatchRunner:
@@ -39,7 +38,7 @@ class BatchRunner:
         """The passes over each batch: `true`, `sampled`, both, or `inputs` alone."""
         labels = {score.labels for score in self._halves.scores}
         with_gradients: list[str] = [kind for kind in ("true", "sampled") if kind in labels]
-        return with_gradients or (["inputs"] if "inputs" in labels else [])
+        return with_gradients or (["inputs"] if labels & {"inputs", "layers"} else [])
 
     def run(self, batch: Batch, *, index: int) -> None:
         """All passes over one batch; `index` decides its half and its drawn labels."""
@@ -53,14 +52,14 @@ class BatchRunner:
             model, task = self._scored.model, self._scored.task
             with self._scored.precision.autocast(batch["labels"].device):
                 batch = with_drawn_labels(batch, model, task=task, seed=self._seed, index=index)
-        reducers = self._reducers(labels, index % 2)
+        listeners = self._listeners(labels, index % 2)
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
             part, seen = to_do.pop()
             if self._is_too_large(part):
                 to_do += [(half, seen) for half in split_in_half(part)[::-1]]
                 continue
-            visit = Visit(self._scored, part, reducers=reducers, seen=seen, counter=self._counter(part))
+            visit = Visit(self._scored, part, listeners=listeners, seen=seen, counter=self._counter(part))
             if self._succeeds(visit, part, index=index):
                 self.reached |= visit.reached
             else:
@@ -76,12 +75,16 @@ class BatchRunner:
             max_tokens is not None and tokens is not None and n_examples > 1 and tokens.numel() > max_tokens
         )
 
-    def _reducers(self, labels: str, half: int) -> tuple[Sequence[Reducer], Sequence[Reducer]]:
-        """Reducers of inputs alone, which the first pass feeds, and of gradients from these labels."""
+    def _listeners(self, labels: str, half: int) -> Listeners:
+        """Reducers of gradients from these labels; the first pass feeds those of inputs and layers too."""
         pairs = list(zip(self._halves.scores, self._halves.reducers[half], strict=True))
-        is_first = labels == self.passes[0]
-        of_inputs = [reducer for score, reducer in pairs if score.labels == "inputs" and is_first]
-        return of_inputs, [reducer for score, reducer in pairs if score.labels == labels != "inputs"]
+        heard = {"inputs", "layers", labels} if labels == self.passes[0] else {labels}
+        by_kind = {kind: tuple(reducer for score, reducer in pairs if score.labels == kind) for kind in heard}
+        return Listeners(
+            inputs=by_kind.get("inputs", ()),
+            layers=by_kind.get("layers", ()),
+            gradients=() if labels == "inputs" else by_kind[labels],
+        )
 
     def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:
         """Run a visit; False where the part must be visited again, knowing its limits or its shapes."""

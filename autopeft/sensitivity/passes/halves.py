@@ -14,6 +14,11 @@ from autopeft.extension import Reducer, Score
 from autopeft.records import Site, SiteScores
 
 
+def reads_examples(score: Score) -> bool:
+    """Whether a score looks at examples; others have no halves to compare."""
+    return score.labels not in ("none", "weights")
+
+
 class SplitHalves:
     """The scores' reducers; batches go to the first and the second half in turn."""
 
@@ -45,7 +50,7 @@ class SplitHalves:
         if self._agreements is None:
             pairs = zip(self.scores, *self.reducers, strict=True)
             self._agreements = {
-                score.name: self._agreement(*halves) for score, *halves in pairs if score.labels != "none"
+                score.name: self._agreement(*halves) for score, *halves in pairs if reads_examples(score)
             }
         return self._agreements
 
@@ -61,20 +66,20 @@ class SplitHalves:
         """The scores of both halves together, in the order of `sites`; adds the halves up, so call it once.
 
         Sites that were `dropped`, as they did not fit into memory, and sites without a value score 0. A score
-        without values for some of the `reached` sites adds to `notes`.
+        without values for some of the `reached` sites (one of weights: of all sites) adds to `notes`.
         """
         agreements = self.agreements()
         results = []
         for score, first, second in zip(self.scores, *self.reducers, strict=True):
-            looks_at_examples = score.labels != "none"
+            looks_at_examples = reads_examples(score)
             if looks_at_examples:
                 first.add(second)
             values, profiles = first.values(max(1, self.n_seen)), first.profiles(max(1, self.n_seen))
             if looks_at_examples:
                 values = {name: value for name, value in values.items() if name not in dropped}
-                n_missing = len(reached - values.keys())
-                if n_missing:
-                    notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
+            n_missing = len((reached if looks_at_examples else set(self._site_names)) - values.keys())
+            if n_missing:
+                notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
             _require_finite(score, values)
             results.append(
                 SiteScores(

@@ -17,6 +17,7 @@ from autopeft.sensitivity.passes.batches import BatchRunner
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.layout import split_in_half
 from autopeft.sensitivity.passes.visit import ScoredModel
+from autopeft.sensitivity.passes.weights import read_weights
 
 MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
 ENOUGH = 0.95  # split-half rank correlation at which a pass stops early; chosen by hand
@@ -33,10 +34,11 @@ def measure(
 ) -> Sensitivity:
     """Every score at every site, from one forward and one backward pass for each batch.
 
-    Scores of true labels share one pass, scores of sampled labels another. Weights are frozen: only gradients
-    of activations are computed, and the backward pass ends at the first sites. Batches go to two reducers in
-    turn (one batch alone is halved). Their rankings of the sites are compared after 64 examples and whenever
-    the number of examples has doubled; the pass ends where all scores agree by `enough`.
+    Scores of true labels share one pass, scores of sampled labels another; scores of weights need none.
+    Weights are frozen: only gradients of activations are computed, and the backward pass ends at the first
+    sites. Batches go to two reducers in turn (one batch alone is halved). Their rankings of the sites are
+    compared after 64 examples and whenever the number of examples has doubled; the pass ends where all scores
+    agree by `enough`.
 
     Args:
         scores: Which scores.
@@ -57,6 +59,7 @@ def measure(
     model, sites = scored.model, scored.sites
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
     halves = SplitHalves(scores, measured, seed=seed)
+    read_weights(halves, model, measured)
     runner = BatchRunner(replace(scored, sites=measured), halves, seed=seed)
     peak_bytes = 0
     if runner.passes:

@@ -16,6 +16,7 @@ from autopeft.extension import Batch, Reducer, Task
 from autopeft.model import Precision, SavedBytes
 from autopeft.records import Site
 from autopeft.sensitivity.passes.labels import example_weights
+from autopeft.sensitivity.passes.layers import watching_layers
 from autopeft.sensitivity.passes.layout import Layout, n_rows, split_in_half
 
 Pair = tuple[Tensor, Tensor]  # a site's inputs and the gradient of its outputs
@@ -44,13 +45,21 @@ class ScoredModel:
             return self.task.loss(self.model, batch)
 
 
-class Visit:
-    """One batch's forward and backward pass.
+@dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """The reducers that a visit feeds: with inputs of sites, inputs and outputs of layers, and gradients."""
 
-    The first `reducers` get each site's input alone, the second ones the gradient too. A site that the model
-    calls more than once in a forward pass (ALBERT's) is handed over once, its calls joined along T. `seen`
-    grows as sites are handed over: after memory ran out, the next visit of the same examples starts from it
-    and counts nothing twice.
+    inputs: tuple[Reducer, ...]
+    layers: tuple[Reducer, ...]
+    gradients: tuple[Reducer, ...]
+
+
+class Visit:
+    """One batch's forward pass, and its backward pass where a listener needs gradients.
+
+    Gradients of a site that the model calls more than once in a forward pass (ALBERT's) are handed over once,
+    the calls joined along T; inputs and layers are handed over at each call. `seen` grows as sites are handed
+    over: after memory ran out, the next visit of the same examples starts from it and counts nothing twice.
     """
 
     def __init__(
@@ -58,16 +67,17 @@ class Visit:
         scored: ScoredModel,
         batch: Batch,
         *,
-        reducers: tuple[Sequence[Reducer], Sequence[Reducer]],
+        listeners: Listeners,
         seen: frozenset[Seen],
         counter: SavedBytes | None,
     ) -> None:
         self._scored, self._batch, self._counter = scored, batch, counter
-        self._of_inputs, self._of_gradients = reducers
+        self._listeners = listeners
         weights, time_first_sites = example_weights(batch, scored.task), scored.time_first_sites
         config = scored.model.config
         self._layout = Layout(config, batch, weights=weights, time_first_sites=time_first_sites)
         self._n_calls: Counter[Site] = Counter()
+        self._n_layer_calls: Counter[Site] = Counter()  # by the layer's first site
         self._waiting: dict[Site, list[Pair]] = defaultdict(list)
         self._is_listening = True  # False while a reducer runs, as it may call a norm
         self._seen_before = seen
@@ -81,13 +91,15 @@ class Visit:
         AmbiguousShapeError is raised where it must be known which sites are time-first.
         """
         model = self._scored.model
-        with _watching(self._scored, self._on_call), contextlib.ExitStack() as gradients:
-            if not self._of_gradients:
+        with _watching(self._scored, self._on_call), contextlib.ExitStack() as hooks:
+            if self._listeners.layers:
+                hooks.enter_context(watching_layers(model, self._scored.sites, self._on_layer))
+            if not self._listeners.gradients:
                 with torch.no_grad():
                     return float(self._scored.loss(self._batch))
             for site in self._scored.sites:
                 if site.kind == "parameter":
-                    gradients.enter_context(_gradient_of(model, site, self._reduce))
+                    hooks.enter_context(_gradient_of(model, site, self._reduce))
             with self._counter.counting() if self._counter else contextlib.nullcontext():
                 loss = self._scored.loss(self._batch)
             self.held_bytes = self._counter.total if self._counter else 0
@@ -105,12 +117,11 @@ class Visit:
         self._layout.require_clear(inputs)
         call = self._n_calls[site]
         self._n_calls[site] += 1
-        if self._of_inputs:
-            if not self._of_gradients:
-                self.reached.add(site.name)
+        if self._listeners.inputs:
             rows = self._layout.inputs(inputs, site)
-            self._give(self._of_inputs, site, module, (rows, rows.new_empty(0)), call=call)
-        if not self._of_gradients:
+            self._give(self._listeners.inputs, site, module, (rows, rows.new_empty(0)), call=call)
+        if not self._listeners.gradients:
+            self.reached.add(site.name)
             return None
         if not output.requires_grad:
             # Gradients begin here, at the first sites. A clone, as a leaf must not be changed in place.
@@ -119,6 +130,17 @@ class Visit:
             self._counter.count(inputs)
         output.register_hook(partial(self._on_gradient, site, [inputs]))  # type: ignore[no-untyped-call]
         return output
+
+    def _on_layer(self, sites: Sequence[Site], module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        """Hand over a layer's input and output; its experts are reached too, which no hook of a site sees."""
+        self._layout.require_clear(inputs)
+        first = sites[0]
+        call = self._n_layer_calls[first]
+        self._n_layer_calls[first] += 1
+        pair = self._layout.inputs(inputs, first), self._layout.inputs(output, first)
+        self._give(self._listeners.layers, first, module, pair, call=call)
+        if not self._listeners.gradients:
+            self.reached.update(site.name for site in sites)
 
     def _on_gradient(self, site: Site, held: list[Tensor], gradient: Tensor) -> None:
         # `held` is emptied, so that the input is freed although the hook lives on.
@@ -141,7 +163,7 @@ class Visit:
 
     def _reduce(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         self.reached.add(site.name)
-        self._give(self._of_gradients, site, module, (inputs, gradient))
+        self._give(self._listeners.gradients, site, module, (inputs, gradient))
 
     def _give(
         self, reducers: Sequence[Reducer], site: Site, module: nn.Module, pair: Pair, *, call: int = 0
