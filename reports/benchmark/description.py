@@ -17,7 +17,17 @@ from cells import Candidate, Cell
 from pydantic import ValidationError
 from table import TableError
 
-from autopeft.records import UNEVEN_NULLS, Adapter, Budget, Options, Plan, Site, from_json, to_json
+from autopeft.records import (
+    UNEVEN_NULLS,
+    Adapter,
+    Budget,
+    MetricFacts,
+    Options,
+    Plan,
+    Site,
+    from_json,
+    to_json,
+)
 from autopeft.space import AllocationContext
 
 if TYPE_CHECKING:
@@ -60,9 +70,7 @@ class Description:
     cell: Cell
     budget: Budget
     hidden_size: int
-    metric: str
-    greater_is_better: bool
-    score_span: float | None
+    metric: MetricFacts
     head_rates: tuple[float, float]
     max_virtual_tokens: int | None
     examples: dict[str, int]
@@ -88,6 +96,7 @@ def describe(
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
     from autopeft import space
+    from autopeft.extension import metric_facts
     from autopeft.pipeline.prepare import fit_to_budget, parse_budget
     from autopeft.pipeline.scoring import sensitivity
 
@@ -99,9 +108,7 @@ def describe(
         cell=cell,
         budget=parse_budget(prepared),
         hidden_size=prepared.base.hidden_size,
-        metric=prepared.task.metric,
-        greater_is_better=prepared.task.greater_is_better,
-        score_span=prepared.task.score_span,
+        metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
         max_virtual_tokens=available.max_virtual_tokens,
         examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},

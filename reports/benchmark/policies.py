@@ -135,11 +135,8 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
         batch_size=description.cell.batch_size,
         head_rates=SimpleNamespace(alone=lambda: description.head_rates),
     )
-    task = SimpleNamespace(
-        metric=description.metric,
-        greater_is_better=description.greater_is_better,
-        score_span=description.score_span,
-    )
+    facts = description.metric
+    task = SimpleNamespace(**{**vars(facts), "metric": facts.name})
     base = SimpleNamespace(sites=description.sites)
     full = description.cell.full
     return cast(Prepared, SimpleNamespace(spec=spec, base=base, task=task, bench=bench, full_steps=full))
@@ -194,9 +191,12 @@ def best_arm_in_hindsight(surrogate: Surrogate, seed: int) -> Found:
 
     It shows what is left of the regret where the arm is known: its cost is that of one arm.
     """
-    steps, sign = surrogate.description.cell.rungs[-1], 1 if surrogate.description.greater_is_better else -1
+    steps, sign = (
+        surrogate.description.cell.rungs[-1],
+        1 if surrogate.description.metric.greater_is_better else -1,
+    )
     found = [best_of(surrogate, _of_arms(surrogate, [arm]), steps=steps, seed=seed) for arm in surrogate.arms]
-    return max(found, key=lambda each: sign * surrogate.metric(each.plan, "test"))
+    return max(found, key=lambda each: surrogate.sign * surrogate.metric(each.plan, "test"))
 
 
 def best_of(surrogate: Surrogate, named: Iterable[Named], *, steps: int, seed: int) -> Found:

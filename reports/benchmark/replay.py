@@ -55,7 +55,7 @@ def surrogate_of(folder: Path) -> Surrogate:
 @cache
 def best_metrics(surrogate: Surrogate) -> tuple[float, float]:
     """Test metrics of the best plan by its mean on confirm, and of the best by its mean on test."""
-    sign = 1 if surrogate.description.greater_is_better else -1
+    sign = surrogate.sign
     plans = list(surrogate.plans.values())
     confirm = [sign * surrogate.metric(plan, "confirm") for plan in plans]
     test = [surrogate.metric(plan, "test") for plan in plans]
@@ -76,7 +76,7 @@ def replayed(folder: Path, name: str, policy: Policy, seed: int) -> dict[str, ob
 
 
 def _values(surrogate: Surrogate, found: Found) -> dict[str, object]:
-    sign = 1 if surrogate.description.greater_is_better else -1
+    sign = surrogate.sign
     metric = surrogate.metric(found.plan, "test")
     by_confirm, by_test = best_metrics(surrogate)
     costs = {split: found.bench.cost(split) for split in ("search", "confirm", "test")}

@@ -162,6 +162,11 @@ class Surrogate:
         self._known = {arm.adapters: arm for arm in reversed(self.arms.values())}
 
     @property
+    def sign(self) -> float:
+        """Factor that turns the metric into one where larger is better."""
+        return 1.0 if self.description.metric.greater_is_better else -1.0
+
+    @property
     def n_planned(self) -> int:
         """Plans of the cell, measured or not."""
         return len(self.description.plans())
@@ -214,7 +219,7 @@ class Surrogate:
         full = self.description.cell.full
         rows = (row for row in self.results.rows.values() if (row.split, row.steps) == (split, full))
         metrics = [row.metric for row in rows if row.metric is not None]
-        return min(metrics) if self.description.greater_is_better else max(metrics)
+        return min(metrics, key=lambda metric: self.sign * metric)
 
 
 def distance(plan: Plan, other: Plan) -> float:

@@ -23,6 +23,7 @@ from toys.benchmark import (
     toy_surrogate,
     write_table,
 )
+from toys.metrics import ERROR_RATE
 
 from autopeft.pipeline.prepare import fit_to_budget
 from autopeft.pipeline.problem import requested_space, search_problem
@@ -119,7 +120,7 @@ def test_where_less_is_better_regret_counts_upwards(tmp_path):
         return 1 + candidate.position, 0.2 if candidate.position == 0.62 else 0.5
 
     plans = toy_candidates(["lora/all"])
-    folder = write_table(tmp_path / "errors", errors, plans, greater_is_better=False)
+    folder = write_table(tmp_path / "errors", errors, plans, metric=ERROR_RATE)
     assert regret(folder, policies.sweep_of_default)["regret"] == pytest.approx(30)
 
 

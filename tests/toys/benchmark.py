@@ -16,6 +16,7 @@ from table import FULL_SEEDS, Results
 
 from autopeft.records import Budget
 from toys.engine import ROOMY, SCORES, SITES, context
+from toys.metrics import ACCURACY
 
 CELL = Cell(model=None, data="toy", budget=str(ROOMY), rungs=(10, 20, 40), full=80, batch_size=4)
 EXAMPLES = {"train": 400, "search": 100, "confirm": 100, "test": 200}
@@ -59,9 +60,7 @@ def write_table(folder: Path, truth: Truth, plans: Iterable[Candidate], **change
         cell=CELL,
         budget=Budget(max_trainable_params=ROOMY, base_params=100 * ROOMY, requested=str(ROOMY)),
         hidden_size=384,
-        metric="accuracy",
-        greater_is_better=True,
-        score_span=1.0,
+        metric=ACCURACY,
         head_rates=HEAD_RATES,
         max_virtual_tokens=None,
         examples=EXAMPLES,
