@@ -191,10 +191,7 @@ def best_arm_in_hindsight(surrogate: Surrogate, seed: int) -> Found:
 
     It shows what is left of the regret where the arm is known: its cost is that of one arm.
     """
-    steps, sign = (
-        surrogate.description.cell.rungs[-1],
-        1 if surrogate.description.metric.greater_is_better else -1,
-    )
+    steps = surrogate.description.cell.rungs[-1]
     found = [best_of(surrogate, _of_arms(surrogate, [arm]), steps=steps, seed=seed) for arm in surrogate.arms]
     return max(found, key=lambda each: surrogate.sign * surrogate.metric(each.plan, "test"))
 
