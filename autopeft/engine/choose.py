@@ -13,7 +13,7 @@ from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
 from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.evidence import mean_and_std_error
-from autopeft.records import Measurement, Plan
+from autopeft.records import Arm, Measurement, Plan
 
 _SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 _MARGIN = 0.01  # one point, or one percent of a loss
@@ -96,25 +96,29 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
     n_times = _MAX_LOWERED if 2 * fidelity.train_steps < problem.schedule.full_steps else 1
     measured = dict(last)
     for plan in finalists:
+        arm = ledger.arms[plan]
         for _ in range(n_times):
-            lower = _at_lower_rate(plan, problem, measured)
+            lower = _at_lower_rate(plan, problem, measured, arm=arm)
             if lower is None:
                 break
             seconds, reserve = ledger.estimate(fidelity), ledger.confirm_reserve(problem)
             if not ledger.has_time_for(seconds=seconds, reserve=reserve):
                 log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
                 break
-            arm = ledger.arms[plan]
             measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
     ledger.release({*measured} - {*last})
     return measured
 
 
-def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured) -> Plan | None:
-    """The plan below its best learning rate; None where such a rate is known or far below the range."""
+def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured, *, arm: Arm) -> Plan | None:
+    """The plan below its best learning rate; None where such a rate is known or far below the range.
+
+    A range that the search space sets is kept to.
+    """
     tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
     best = min(tried, key=by_loss).plan
     rate = best.learning_rate / _LOWER
     is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
-    is_too_low = rate < problem.rate_range(plan)[0] / _LOWER
+    lowest = problem.rate_range(plan, arm)[0] / (1.0 if problem.has_set_rates(plan, arm) else _LOWER)
+    is_too_low = rate < lowest
     return None if is_known or is_too_low else replace(best, learning_rate=rate)

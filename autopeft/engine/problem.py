@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from autopeft.engine.schedule import Schedule, n_first
 from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
-from autopeft.space import BASELINE_METHOD, AllocationContext, Space, learning_rates
+from autopeft.space import BASELINE_METHOD, AllocationContext, MethodSpace, Space, learning_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,53 @@ class SearchProblem:
         methods = self.context.methods
         return {"": self.head_rates, **{name: learning_rates(self.space, name, methods) for name in methods}}
 
-    def rate_range(self, plan: Plan) -> tuple[float, float]:
-        """Learning rates that may be tried with a plan: the range of its first method, or of the head."""
-        return self.rate_ranges[plan.lead_method or ""]
+    def rate_range(self, plan: Plan, arm: Arm) -> tuple[float, float]:
+        """Learning rates that may be tried with a plan of an arm.
+
+        The range of the method or the mix that the plan was made from; for a plan of neither that of its
+        first method, or of the head.
+        """
+        name = self._name_in_space(plan, arm)
+        if name is None:
+            return self.rate_ranges[plan.lead_method or ""]
+        return learning_rates(self.space, name, self.context.methods)
+
+    def has_set_rates(self, plan: Plan, arm: Arm) -> bool:
+        """Whether the search space itself sets the learning rates of a plan of an arm."""
+        parts = self._parts(plan, arm)
+        return bool(parts) and parts[0][1].learning_rate is not None
+
+    def rank_bounds(self, plan: Plan, arm: Arm) -> dict[str, tuple[int, int | None]]:
+        """Method -> lowest and highest rank that a plan of an arm may have there, None for no bound.
+
+        A method whose ranks the space lists is left out, since such a rank is that of all its sites.
+        """
+        limit, bounds = self.spec.limits.max_rank, dict[str, tuple[int, int | None]]()
+        parts = self._parts(plan, arm)
+        for method in {adapter.method for adapter in plan.adapters}:
+            own = [part for name, part in parts if name == method]
+            if any(part.size for part in own):
+                continue
+            highest = [limit, *(part.max_rank for part in own)]
+            lowest = max((part.min_rank or 1 for part in own), default=1)
+            bounds[method] = (lowest, min((rank for rank in highest if rank is not None), default=None))
+        return bounds
+
+    def _parts(self, plan: Plan, arm: Arm) -> tuple[tuple[str, MethodSpace], ...]:
+        """Method and choices of each part of what a plan was made from, else of the plan's own methods."""
+        name = self._name_in_space(plan, arm)
+        if name is not None:
+            return self.space.parts(name)
+        own = sorted({adapter.method for adapter in plan.adapters}, key=lambda name: name != plan.lead_method)
+        return tuple((name, self.space.methods[name]) for name in own if name in self.space.methods)
+
+    def _name_in_space(self, plan: Plan, arm: Arm) -> str | None:
+        """The space's name of the method or mix that a plan was made from; None for a plan of neither.
+
+        Of several mixes of the same methods, the first whose learning rates have that of the plan.
+        """
+        methods = {name: tuple(method for method, _ in self.space.parts(name)) for name in self.space.arms}
+        fitting = [name for name in methods if methods[name] == arm.methods]
+        ranges = {name: learning_rates(self.space, name, self.context.methods) for name in fitting}
+        having = [name for name, (low, high) in ranges.items() if low <= plan.learning_rate <= high]
+        return next(iter([*having, *fitting]), None)

@@ -31,7 +31,8 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     for rate in spread(*_lora_rates(problem), n_rates):
         queue += [(arm, replace(policy, learning_rate=rate)) for arm, policy in policies]
     for arm, plan in problem.user_plans:
-        queue += [(arm, replace(plan, learning_rate=rate)) for rate in _user_rates(plan, problem, n_rates)]
+        rates = _user_rates(plan, arm, problem, n_rates=n_rates)
+        queue += [(arm, replace(plan, learning_rate=rate)) for rate in rates]
     head = Plan(adapters=(), learning_rate=0.0, trainable_params=0)
     head_rates = dict.fromkeys(spread(*problem.head_rates, n_rates))
     queue += [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates]
@@ -60,11 +61,11 @@ def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:
     return [(Arm(kind="baseline", label=name), policy) for name, policy in policies.items()]
 
 
-def _user_rates(plan: Plan, problem: SearchProblem, n_rates: int) -> tuple[float, ...]:
+def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -> tuple[float, ...]:
     """Rates around the plan's own, or over its method's range where it has none."""
     if plan.learning_rate > 0:
         return tuple(plan.learning_rate * factor for factor in _USER_FACTORS[:n_rates])
-    return spread(*problem.rate_range(plan), n_rates)
+    return spread(*problem.rate_range(plan, arm), n_rates)
 
 
 def _greedy(problem: SearchProblem) -> Enqueued:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from autopeft.engine.ledger import Ledger, Measured, is_baseline
@@ -13,7 +13,9 @@ from autopeft.engine.rates import next_rate
 from autopeft.engine.stopping import has_time
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Adapter, Arm, Plan
-from autopeft.space import AllocationContext
+from autopeft.space import AllocationContext, scale_rule
+
+Bounds = Mapping[str, tuple[int, int | None]]  # method -> lowest and highest rank, None for no bound
 
 _MAX_EVENED = 5  # learning rates of the baseline at most, however many another arm has
 
@@ -30,20 +32,30 @@ def refined_plan(problem: SearchProblem, ledger: Ledger, *, n_before: int) -> tu
     best = next(rivals, None)
     if best is None:
         return None
-    at_next_rate = _at_next_rate(best, problem, measured)
-    moved = moved_ranks(best, problem.context, known=set(measured))
+    arm = ledger.arms[best]
+    at_next_rate = _at_next_rate(best, problem, measured, arm=arm)
+    bounds = problem.rank_bounds(best, arm)
+    moved = moved_ranks(best, problem.context, bounds=bounds, known=set(measured))
     steps = [at_next_rate, moved] if n_before % 2 == 0 else [moved, at_next_rate]
     new = (step for step in steps if step is not None and step not in measured)
-    return next(((ledger.arms[best], step) for step in new), None)
+    return next(((arm, step) for step in new), None)
 
 
 def _at_next_rate(
-    plan: Plan, problem: SearchProblem, measured: Measured, most: float = math.inf
+    plan: Plan, problem: SearchProblem, measured: Measured, *, arm: Arm, most: float = math.inf
 ) -> Plan | None:
-    """The plan at the next learning rate to try; None where there is none, or where `most` are tried."""
+    """The plan at the next learning rate to try; None where there is none, or where `most` are tried.
+
+    Where the plan's own rate lies in the range of its arm, the next one does too, although another arm may
+    have tried the same adapters elsewhere.
+    """
+    low, high = bounds = problem.rate_range(plan, arm)
     same = [m for m in measured.values() if m.plan.adapters == plan.adapters]
     losses = {m.plan.learning_rate: math.inf if m.loss is None else m.loss for m in same}
-    rate = next_rate(losses, problem.rate_range(plan)) if len(losses) < most else None
+    if len(losses) >= most:
+        return None
+    inside = {rate: loss for rate, loss in losses.items() if low <= rate <= high}
+    rate = next_rate(inside if plan.learning_rate in inside else losses, bounds)
     return None if rate is None else replace(plan, learning_rate=rate)
 
 
@@ -61,22 +73,31 @@ def even_out(study_log: StudyLog, first: Measured) -> Measured:
         if not baselines or not has_time(problem, ledger):
             break
         best = baselines[0].plan
-        at_next_rate = _at_next_rate(best, problem, ledger.at(problem.rung(0)), most)
+        arm, tried = ledger.arms[best], ledger.at(problem.rung(0))
+        at_next_rate = _at_next_rate(best, problem, tried, arm=arm, most=most)
         if at_next_rate is None:
             break
         measured[at_next_rate] = study_log.measure_extra(
-            ledger.arms[best], at_next_rate, source="evened", fidelity=problem.rung(0)
+            arm, at_next_rate, source="evened", fidelity=problem.rung(0)
         )
     return measured
 
 
-def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Plan]) -> Plan | None:
+def moved_ranks(
+    plan: Plan, context: AllocationContext, *, bounds: Bounds, known: Collection[Plan]
+) -> Plan | None:
     """The plan with one step of rank moved between two sites at equal cost, to where it earns most.
 
-    A step of rank earns the site's score per parameter over the rank, as in the allocator. None where every
-    such move gives a known plan.
+    A step of rank earns the site's score per parameter over the rank, as in the allocator. The scale of both
+    adapters follows the rule of the others. None where every such move gives a known plan.
+
+    Args:
+        plan: As it was measured.
+        context: Sites with their scores, methods with their costs.
+        bounds: Method -> the lowest and the highest rank of an adapter; one that is missing moves no rank.
+        known: Plans that are not proposed again.
     """
-    for donor, receiver in _moves(plan, context):
+    for donor, receiver in _moves(plan, context, bounds):
         changed = {donor.site: donor, receiver.site: receiver}
         adapters = tuple(changed.get(adapter.site, adapter) for adapter in plan.adapters)
         moved = replace(plan, adapters=adapters)
@@ -85,10 +106,12 @@ def moved_ranks(plan: Plan, context: AllocationContext, *, known: Collection[Pla
     return None
 
 
-def _moves(plan: Plan, context: AllocationContext) -> list[tuple[Adapter, Adapter]]:
+def _moves(plan: Plan, context: AllocationContext, bounds: Bounds) -> list[tuple[Adapter, Adapter]]:
     """Adapters with a rank less and a rank more, the most promising pair first."""
-    fewer = [step for adapter in plan.adapters for step in _steps(adapter, context, by=-1)]
-    more = [step for adapter in plan.adapters for step in _steps(adapter, context, by=1)]
+    fewer, more = (
+        [step for adapter in plan.adapters for step in _steps(adapter, plan, context, bounds, by=by)]
+        for by in (-1, 1)
+    )
     pairs = [
         (gain - loss, donor, receiver)
         for loss, price, donor in fewer
@@ -99,15 +122,22 @@ def _moves(plan: Plan, context: AllocationContext) -> list[tuple[Adapter, Adapte
     return [(donor, receiver) for _, donor, receiver in pairs]
 
 
-def _steps(adapter: Adapter, context: AllocationContext, *, by: int) -> Iterator[tuple[float, int, Adapter]]:
+def _steps(
+    adapter: Adapter, plan: Plan, context: AllocationContext, bounds: Bounds, *, by: int
+) -> Iterator[tuple[float, int, Adapter]]:
     """What a step of rank earns, its parameters, and the adapter after it; nothing where there is none."""
     method = context.methods[adapter.method]
+    if not method.ranked or method.name not in bounds:
+        return
     site = next(site for site in context.sites if site.name == adapter.site)
     options = dict(adapter.options)
-    ranks = list(method.ranks(site, options)) if method.ranked else []
+    lowest, highest = bounds[method.name]
+    ranks = [r for r in method.ranks(site, options) if lowest <= r <= (highest or r)]
     at = ranks.index(adapter.rank) + by if adapter.rank in ranks else -1
     if 0 <= at < len(ranks):
         costs = [method.cost(site, rank, options) for rank in (adapter.rank, ranks[at])]
         price = abs(costs[1] - costs[0])
         earned = context.scores[site.name] / price / max(adapter.rank, ranks[at])
-        yield earned, price, replace(adapter, rank=ranks[at])
+        rule = scale_rule(method, plan.adapters)
+        scale = adapter.scale if rule is None else method.scale(ranks[at], scale_rule=rule)
+        yield earned, price, replace(adapter, rank=ranks[at], scale=scale)

@@ -20,11 +20,13 @@ class Arm:
     `kind` is baseline (LoRA as people write it), head (no adapters), greedy (LoRA whose ranks follow the
     score), usual (a policy of the space that is tried first), sampled (any policy of the space) or given (by
     the user). A usual and a sampled policy with the same label, such as `ia3/all`, are one arm, since the
-    learning rates of an arm are counted over both.
+    learning rates of an arm are counted over both. `methods` names the method of each part of such a policy,
+    in order; it is empty for the other kinds.
     """
 
     kind: ArmKind = field(compare=False)
     label: str
+    methods: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         """The text in tables and in the study: `lora/all`, `head`, `baseline: LoRA on all linear maps`."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from autopeft.space.baselines import BASELINE_METHOD, baseline_policies, usual_policies
 from autopeft.space.files import load, names
-from autopeft.space.layout import AllocationContext, cheapest, feasible, params_of, plan_of, select_sites
+from autopeft.space.layout import (
+    AllocationContext,
+    cheapest,
+    feasible,
+    params_of,
+    plan_of,
+    scale_rule,
+    select_sites,
+)
 from autopeft.space.limits import SERVERS, limited, servable, violations
 from autopeft.space.policies import Policy, learning_rates, parameters_of, suggest
 from autopeft.space.spaces import MethodSpace, MixPart, Space
@@ -33,6 +41,7 @@ __all__ = [
     "parameters_of",
     "params_of",
     "plan_of",
+    "scale_rule",
     "select_sites",
     "servable",
     "suggest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -181,6 +182,15 @@ def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
         options=place.options,
         rate_factor=rate_factor(place.method, lead),
     )
+
+
+def scale_rule(method: Method, adapters: Sequence[Adapter]) -> str | None:
+    """The rule that gives the scale of all adapters of a method among some; None where no rule does."""
+    own = [adapter for adapter in adapters if adapter.method == method.name]
+    for rule in method.choices.get("scale_rule", ()):
+        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in own):
+            return str(rule)
+    return None
 
 
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:

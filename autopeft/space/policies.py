@@ -45,7 +45,9 @@ class Policy:
     @property
     def arm(self) -> Arm:
         """Method × placement family, such as `lora/attention`, the parts of a mix joined by &."""
-        return Arm(kind="sampled", label=" & ".join(map(_family, (self, *self.beside))))
+        parts = (self, *self.beside)
+        methods = tuple(part.method for part in parts)
+        return Arm(kind="sampled", label=" & ".join(map(_family, parts)), methods=methods)
 
     @property
     def uses_score(self) -> bool:

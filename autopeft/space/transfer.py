@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopeft.budget import Claim, allocate
 from autopeft.errors import SpecError
-from autopeft.extension import Method
 from autopeft.records import Adapter, Plan, Site
-from autopeft.space.layout import AllocationContext, Place, params_of, place_at
+from autopeft.space.layout import AllocationContext, Place, params_of, place_at, scale_rule
 
 # Some models fuse maps that others keep apart: which roles stand for a role that the source lacks.
 _KIN: Mapping[str, Sequence[str]] = {
@@ -78,7 +76,7 @@ def transfer(
         reason = "no adapter of it fits the budget" if pairs else reason
         raise SpecError(f"The plan {plan.digest} cannot be mapped: {reason}; start without it.")
     by_site = {pair.place.site.name: pair for pair in pairs}
-    rules = {name: _scale_rule(context.methods[name], plan) for name in {a.method for a in plan.adapters}}
+    rules = {a.method: scale_rule(context.methods[a.method], plan.adapters) for a in plan.adapters}
     adapters = tuple(by_site[name].adapter(rank, rules) for name, rank in ranks.items())
     return Transferred(
         plan=replace(plan, adapters=adapters, trainable_params=params_of(adapters, context)),
@@ -188,15 +186,6 @@ def _nearest(sources: Sequence[_Placed], target: _Placed) -> Site | None:
 
     alike = [source for source in sources if (source.depth is None) == (target.depth is None)]
     return min(alike, key=distance).site if alike else None
-
-
-def _scale_rule(method: Method, plan: Plan) -> str | None:
-    """The rule that gives the scale of all adapters of a method; None where no rule does."""
-    adapters = [adapter for adapter in plan.adapters if adapter.method == method.name]
-    for rule in method.choices.get("scale_rule", ()):
-        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in adapters):
-            return str(rule)
-    return None
 
 
 def _unused(source_sites: Sequence[Site], plan: Plan, pairs: Sequence[_Pair]) -> list[str]:
