@@ -44,7 +44,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. The
     candidate has the fewest parameters among the plans with at most half of the incumbent's whose metric is
     within the margin and two standard errors of the incumbent's; where there is none it is the incumbent.
-    Confirmation says whether the candidate holds. Where the objective is `params` it is the incumbent.
+    Confirmation says whether the candidate holds; without one it is the incumbent, as nothing supports
+    another. Where the objective is `params` the incumbent is the candidate.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -65,6 +66,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
+    elif problem.spec.confirm.fidelity == "none":
+        smallest = incumbent
     return incumbent.plan, first_by_metric(problem, baselines).plan, smallest.plan
 
 

@@ -21,7 +21,9 @@ def judge(
     """The verdict against the baseline, and whether the smallest plan is proven."""
     margin, fidelity = problem.margin, problem.spec.confirm.fidelity
     if not confirmed:
-        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent="unproven")
+        is_best = best == smallest and problem.spec.search.objective != "params"
+        unconfirmed = "the best itself" if is_best else "unproven"
+        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
     standing = _standing(problem, confirmed, smallest=smallest, best=best)
     if best == baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)

@@ -32,12 +32,15 @@ class Confirmed:
 def bars(result: SearchResult) -> tuple[tuple[str, int, float], ...]:
     """Name, parameters and percent of the budget, of the budget itself and of each answer.
 
-    The head is counted only if the budget counts it. Percent is at most 100.
+    Without a confirmation there is no smallest plan to show. The head is counted only if the budget counts
+    it. Percent is at most 100.
     """
     budget = result.setting.budget.max_trainable_params
     head = result.setting.head_params if result.spec.budget.count_head else 0
     params = {"budget": budget}
     params |= {name: getattr(result, name).trainable_params + head for name in ANSWERS}
+    if result.verdict.label == "none":
+        del params["smallest"]
     return tuple((name, spent, min(100.0, 100 * spent / budget)) for name, spent in params.items())
 
 
@@ -96,9 +99,12 @@ def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, 
 
 def smallest_words(result: SearchResult) -> tuple[str, str]:
     """A title for the smallest plan, and whether it is proven, which only a confirmation can do."""
+    if result.verdict.label == "none":
+        note = "the best plan itself; " if result.smallest == result.best else ""
+        return "Candidate for the smallest", f"{note}unproven, as nothing was confirmed"
     if result.smallest == result.best:
         return "Smallest equivalent plan", "the best plan itself"
-    if result.verdict.label != "none" and result.verdict.smallest_equivalent == "proven":
+    if result.verdict.smallest_equivalent == "proven":
         return "Smallest equivalent plan", "proven"
     return "Candidate for the smallest", "unproven"
 

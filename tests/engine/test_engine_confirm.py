@@ -145,6 +145,19 @@ def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split(
     assert {m.fidelity.split for m in search.outcome.measurements} == {"search"}
 
 
+@pytest.mark.parametrize(("objective", "standing"), [("score", "the best itself"), ("params", "unproven")])
+def test_without_confirmation_no_plan_but_the_best_is_called_the_smallest(
+    objective: str, standing: str
+) -> None:
+    """The head is almost as good as the best on the search split, and nothing proves that it stays so."""
+    proven = run(levels(head=0.65), objective=objective).outcome
+    outcome = run(levels(head=0.65), objective=objective, confirm="none").outcome
+    assert proven.smallest.adapters == ()
+    assert (proven.best == proven.smallest) == (objective == "params")
+    assert outcome.best == outcome.smallest == proven.best
+    assert outcome.verdict.smallest_equivalent == standing
+
+
 def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
     space = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
     outcome = run(levels(), max_params=NO_LORA, space=space).outcome

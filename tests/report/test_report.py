@@ -103,6 +103,20 @@ def test_equal_plans_share_their_one_confirmation(result):
     assert answer["test"]["best"]["metric_mean"] == 0.940
 
 
+@pytest.mark.parametrize("is_best", [False, True])
+def test_without_confirmation_a_report_calls_nothing_the_smallest_equivalent_plan(result, is_best):
+    """Also in a result of an earlier version, which has an unproven plan beside the best."""
+    unconfirmed = _unconfirmed(result)
+    unconfirmed = replace(unconfirmed, smallest=unconfirmed.best) if is_best else unconfirmed
+    for render in (report.report_md, report.report_html):
+        text = render(unconfirmed, words=WORDS)
+        assert "Smallest equivalent plan" not in text
+        assert "Candidate for the smallest" in text and "unproven, as nothing was confirmed" in text
+        assert ("the best plan itself; unproven" in text) == is_best
+        assert "Smallest equivalent plan" in render(result, words=WORDS)
+    assert "smallest" not in _Page(report.report_html(unconfirmed, words=WORDS)).texts
+
+
 def test_a_result_without_confirmation_has_no_numbers_to_quote(result):
     answer = report.result_json(_unconfirmed(result), "stopped")
     assert (answer["best"]["metric_mean"], answer["best"]["seeds"], answer["test"]) == (None, [], None)
