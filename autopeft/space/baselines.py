@@ -1,9 +1,10 @@
-"""Plans that people write without a search: the default that a search must beat, and other usual arms."""
+"""Plans that people write without a search: the baselines that it must beat, and other usual arms."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from autopeft.records import Site
 from autopeft.space.layout import AllocationContext, select_sites
 from autopeft.space.policies import Policy
 
@@ -13,38 +14,47 @@ BASELINE_METHOD = "lora"
 def baseline_policies(
     context: AllocationContext, *, learning_rate: float, max_rank: int | None = None
 ) -> dict[str, Policy]:
-    """The LoRA that a careful person would use at this budget, by name.
+    """The LoRAs that people write under this budget, by name.
 
-    All linear maps where rank 1 fits everywhere; else both all maps of as many last layers
-    as fit, and q and v of as many last layers as fit; the search finds the better one.
+    On all linear maps, and on q and v, the default of `peft` for many models: each in every layer where rank
+    1 fits there, else in as many last layers as it fits. They spend the whole budget on higher ranks. Where
+    rank 1 fits in no whole layer, all linear maps share what there is.
     """
     uniform = Policy(method=BASELINE_METHOD, learning_rate=learning_rate, max_rank=max_rank)
-    if _rank_one_cost(uniform, context) <= context.max_params:
-        return {"LoRA on all linear maps": uniform}
     queries = "q+v" if any(site.role == "q" for site in context.sites) else "qkv"
-    policies = {}
+    policies: dict[str, Policy] = {}
     for label, placement in (("all linear maps", "all"), ("q and v", queries)):
-        if policy := _last_layers(replace(uniform, placement=placement), context):
-            policies[f"LoRA on {label} of the last layers"] = policy
+        policy = _last_layers(replace(uniform, placement=placement), context)
+        if policy is not None and _sites(policy, context) not in [
+            _sites(p, context) for p in policies.values()
+        ]:
+            where = "" if policy.layer_share == 1 else " of the last layers"
+            policies[f"LoRA on {label}{where}"] = policy
     return policies or {"LoRA on what fits": uniform}
 
 
 def usual_policies(*, learning_rate: float, max_rank: int | None = None) -> tuple[Policy, ...]:
-    """Other arms that people try first, in an order chosen by hand."""
-    return (
-        Policy(method="ia3", learning_rate=learning_rate),
-        Policy(method=BASELINE_METHOD, placement="mlp", max_rank=max_rank, learning_rate=learning_rate),
-        Policy(method="bitfit", learning_rate=learning_rate),
-        Policy(method="ln_tuning", learning_rate=learning_rate),
+    """Other arms that people try first, in an order chosen by hand from those that won in earlier runs."""
+    lora, ia3, bitfit, norms = (
+        Policy(method=name, learning_rate=learning_rate)
+        for name in (BASELINE_METHOD, "ia3", "bitfit", "ln_tuning")
     )
+    lora = replace(lora, max_rank=max_rank)
+    mix = replace(lora, placement="q+v", beside=(replace(ia3, placement="mlp"), norms))
+    return (ia3, mix, bitfit, replace(lora, placement="mlp"), norms)
 
 
 def _last_layers(policy: Policy, context: AllocationContext) -> Policy | None:
-    n_layers = len({site.layer for site in context.sites if site.layer is not None})
+    """The policy on as many last layers as rank 1 fits, all of them at most; None where it fits in none."""
+    n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     candidates = (replace(policy, layer_share=kept / n_layers) for kept in range(n_layers, 0, -1))
     return next((p for p in candidates if 0 < _rank_one_cost(p, context) <= context.max_params), None)
 
 
 def _rank_one_cost(policy: Policy, context: AllocationContext) -> int:
     method = context.methods[policy.method]
-    return sum(method.cost(site, 1, {}) for site in select_sites(policy, context, method))
+    return sum(method.cost(site, 1, {}) for site in _sites(policy, context))
+
+
+def _sites(policy: Policy, context: AllocationContext) -> list[Site]:
+    return select_sites(policy, context, context.methods[policy.method])

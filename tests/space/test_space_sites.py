@@ -64,10 +64,10 @@ def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str
 @pytest.mark.parametrize(
     ("budget", "shares"),
     [
-        (RANK_ONE, {"all linear maps": 1.0}),
-        (RANK_ONE - 1, {"all linear maps of the last layers": 0.75, "q and v of the last layers": 1.0}),
-        (160, {"all linear maps of the last layers": 0.25, "q and v of the last layers": 1.0}),
-        (159, {"q and v of the last layers": 1.0}),
+        (RANK_ONE, {"all linear maps": 1.0, "q and v": 1.0}),
+        (RANK_ONE - 1, {"all linear maps of the last layers": 0.75, "q and v": 1.0}),
+        (160, {"all linear maps of the last layers": 0.25, "q and v": 1.0}),
+        (159, {"q and v": 1.0}),
         (127, {"q and v of the last layers": 0.75}),
         (32, {"q and v of the last layers": 0.25}),
         (31, {"what fits": 1.0}),
@@ -84,10 +84,20 @@ def test_baselines_narrow_as_the_budget_does(budget: int, shares: dict[str, floa
 
 def test_a_fused_projection_stands_for_q_and_v() -> None:
     fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
-    scores = {site.name: 1.0 for site in fused}
-    allocation = AllocationContext(sites=fused, scores=scores, methods=METHODS, max_params=70)
+    sites = (*fused, linear("h.2.up", layer=2, role="up", widths=(8, 8)))
+    scores = {site.name: 1.0 for site in sites}
+    allocation = AllocationContext(sites=sites, scores=scores, methods=METHODS, max_params=70)
     baselines = baseline_policies(allocation, learning_rate=1e-3)
     assert {policy.placement for policy in baselines.values()} == {"all", "qkv"}
+
+
+def test_placements_with_the_same_sites_are_one_baseline() -> None:
+    fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
+    scores = {site.name: 1.0 for site in fused}
+    allocation = AllocationContext(sites=fused, scores=scores, methods=METHODS, max_params=70)
+    assert [*baseline_policies(allocation, learning_rate=1e-3)] == [
+        "LoRA on all linear maps of the last layers"
+    ]
 
 
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:

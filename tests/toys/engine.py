@@ -63,9 +63,9 @@ def context(max_params: int) -> AllocationContext:
     return AllocationContext(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
 
 
-def baseline_plans(max_params: int = ROOMY) -> list[Plan]:
-    """The baselines at each of three learning rates."""
-    rates, allocation = spread(*METHODS["lora"].learning_rate_range, 3), context(max_params)
+def baseline_plans(max_params: int = ROOMY, *, n_rates: int = 2) -> list[Plan]:
+    """The baselines at each of some learning rates: two in searches of fewer than 24 trials, else three."""
+    rates, allocation = spread(*METHODS["lora"].learning_rate_range, n_rates), context(max_params)
     policies = baseline_policies(allocation, learning_rate=1.0).values()
     return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
 
