@@ -42,13 +42,15 @@ def print_result(result: SearchResult, path: Path) -> None:
         _print_front(result, out, path)
     rho = result.proxy.rank_correlation
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
+    total = "" if cost.total_full_runs is None else f", all together {cost.total_full_runs:.1f} R"
     out.print(
-        f"search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s; "
+        f"search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}; "
         f"rank correlation between the rungs {agreement}"
     )
     if result.forgetting is not None:
         out.print(forgetting_line(result.forgetting))
-    out.print(did_it_help(result).sentence)
+    if result.score_pairs:
+        out.print(did_it_help(result).sentence)
     out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
     if (path / "best" / "weights").is_dir():
         out.print(f"weights {path / 'best' / 'weights'}")
@@ -115,9 +117,11 @@ def print_preview(preview: Preview) -> None:
         f"head {preview.head_params:,} beside it\n"
         f"sites         {preview.n_sites}\n"
         f"methods       {', '.join(preview.methods)}\n"
-        f"search        {preview.trials} trials of {first} steps{above}; about {preview.search_cost:.1f} R\n"
+        f"search        {preview.trials} trials of {first} steps{above}; "
+        f"at most {preview.search_cost:.1f} R\n"
         f"full run      {preview.full_run_steps} steps\n"
-        f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan\n"
+        f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan; "
+        f"{preview.confirm_cost:.1f} R for two plans\n"
         f"{general}{_derived(preview.decisions)}"
         "Nothing was trained and nothing was written."
     )

@@ -5,7 +5,7 @@ depend on the executor. A stopped run continues when it runs again with its earl
 
 Inside the folder each file imports only from those before it:
 schedule, rates, samplers → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
-twins, promote, judge → propose, choose, confirm → sentences.
+twins, promote → propose, finalists → judge, choose → confirm → sentences.
 """
 
 from __future__ import annotations
@@ -17,23 +17,17 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft.engine.choose import choose, retune, with_margin
-from autopeft.engine.confirm import (
-    MAX_CONFIRMED,
-    MAX_TESTED,
-    confirm,
-    confirm_cost,
-    finalists,
-    read_test,
-)
+from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, read_test
 from autopeft.engine.cost import search_cost
+from autopeft.engine.finalists import finalists, with_best
 from autopeft.engine.front import front, is_allowed
-from autopeft.engine.judge import judge, summaries
+from autopeft.engine.judge import judge, recommended, summaries
 from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.samplers import check_sampler
-from autopeft.engine.schedule import Schedule, later_cost, n_first, planned_cost, rungs, stretched
+from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_pairs
@@ -46,8 +40,6 @@ __all__ = [
     "SearchProblem",
     "check_sampler",
     "climb",
-    "confirm_cost",
-    "later_cost",
     "n_first",
     "planned_cost",
     "rungs",
@@ -79,13 +71,16 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     by_rung[-1] = retune(problem, study_log, by_rung[-1])
     named = finalists(problem, ledger, choose(problem, ledger, by_rung[-1]))
     confirmed = confirm(problem, ledger, named)
+    best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)
+    named = with_best(named, best, confirmed=confirmed)
     tested = read_test(problem, ledger, named, confirmed)
-    chosen = {"best": named.best, "baseline": named.baseline, "smallest": named.smallest}
-    verdict = judge(problem, confirmed, **chosen)
+    verdict = judge(problem, confirmed, named)
     return Outcome(
         proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),
-        **chosen,
+        best=named.best,
+        baseline=named.baseline,
+        smallest=named.smallest,
         confirmations=summaries(problem, confirmed, named.named),
         test=summaries(problem, tested, named.named),
         verdict=verdict,

@@ -6,16 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from autopeft.engine.finalists import SMALLEST_SHARE
 from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import by_loss, first_by_metric, ranked_by_loss
+from autopeft.engine.ranking import by_loss, first_by_metric, may_be_as_good, ranked_by_loss
+from autopeft.engine.stopping import has_room
 from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
-from autopeft.evidence import mean_and_std_error
 from autopeft.records import Arm, Measurement, Plan
 
-_SMALLEST_SHARE = 0.5  # of the incumbent's parameters; to save less is not worth a confirmation
 _MARGIN = 0.01  # one point, or one percent of a loss
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
@@ -42,10 +42,10 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. The
-    candidate has the fewest parameters among the plans with at most half of the incumbent's whose metric is
-    within the margin and two standard errors of the incumbent's; where there is none it is the incumbent.
-    Confirmation says whether the candidate holds; without one it is the incumbent, as nothing supports
-    another. Where the objective is `params` the incumbent is the candidate.
+    candidate has the fewest parameters among the plans with at most half of the incumbent's that may be as
+    good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
+    there is none it is the incumbent. Confirmation says whether the candidate holds; without one it is the
+    incumbent, as nothing supports another. Where the objective is `params` the incumbent is the candidate.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -75,13 +75,9 @@ def _small_ones(
     problem: SearchProblem, ranked: Sequence[Measurement], incumbent: Measurement
 ) -> list[Measurement]:
     """Those that are small and as good as the incumbent; none where the metric was not measured."""
-    if incumbent.metric is None:  # time ran out before the last rung
-        return []
-    _, std_error = mean_and_std_error([incumbent.example_scores], span=problem.metric.score_span)
-    floor = problem.sign * incumbent.metric - problem.margin - 2 * std_error
-    most = _SMALLEST_SHARE * incumbent.plan.trainable_params
-    good = [m for m in ranked if m.metric is not None and problem.sign * m.metric >= floor]
-    return [m for m in good if m.plan.trainable_params <= most]
+    most = SMALLEST_SHARE * incumbent.plan.trainable_params
+    small = [m for m in ranked if m.plan.trainable_params <= most]
+    return [m for m in small if may_be_as_good(problem, m, incumbent)]
 
 
 def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measured:
@@ -104,9 +100,8 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
             lower = _at_lower_rate(plan, problem, measured, arm=arm)
             if lower is None:
                 break
-            seconds, reserve = ledger.estimate(fidelity), ledger.confirm_reserve(problem)
-            if not ledger.has_time_for(seconds=seconds, reserve=reserve):
-                log.warning("Time is short: the rate of plan %s is not tuned again.", plan.digest)
+            if not has_room(problem, ledger, n_plans=1, index=problem.schedule.last, is_new=True):
+                log.info("The rate of plan %s is not tuned again: that cannot be paid.", plan.digest)
                 break
             measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
     ledger.release({*measured} - {*last})

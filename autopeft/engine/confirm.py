@@ -3,99 +3,56 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from autopeft.engine.finalists import Finalists
 from autopeft.engine.judge import Confirmed, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.promote import best_user_plans
-from autopeft.engine.ranking import by_loss
-from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Measurement, Plan, Status
 
 MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
 MAX_TESTED = 3
-_SAME_PLAN_SEEDS = 3  # where best and baseline are one plan, no interval decides; enough for its spread
+_LEAST_SEEDS = 2  # of a plan that is compared
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finalists:
-    """The plans to confirm, named before: incumbent, baseline, a small plan, and others beside them."""
-
-    best: Plan
-    baseline: Plan
-    smallest: Plan
-    others: tuple[tuple[str, Plan], ...] = ()
-
-    @property
-    def named(self) -> dict[str, Plan]:
-        """Every plan by its name; one plan may have several."""
-        chief = {"best": self.best, "smallest": self.smallest, "baseline": self.baseline}
-        return chief | {name: plan for name, plan in self.others if plan not in self.chief}
-
-    @property
-    def chief(self) -> tuple[Plan, ...]:
-        """Best, smallest and baseline, each once; the test split is read for these."""
-        return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
-
-
-def confirm_cost(schedule: Schedule, *, n_seeds: int) -> float:
-    """Cost in R of best, baseline and smallest plan on so many seeds, and of the head alone, at most.
-
-    The head trains next to nothing. Test split and general text are included.
-    """
-    trained = schedule.cost(steps=schedule.confirm_steps, eval_examples=schedule.n_confirm)
-    head = schedule.cost(steps=0, eval_examples=schedule.n_confirm)
-    read = schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
-    return n_seeds * (MAX_TESTED * (trained + read) + (MAX_CONFIRMED - MAX_TESTED) * head)
-
-
-def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
-    """The chosen three, with the head alone and the user's plans at their best rates."""
-    longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
-    finished = [m for m in longest_first if m.loss is not None]
-    heads = [m.plan for m in finished if not m.plan.adapters]
-    others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
-    others += [(str(ledger.arms[plan]), plan) for plan in best_user_plans(problem, ledger, finished)]
-    best, baseline, smallest = chosen
-    return Finalists(best=best, baseline=baseline, smallest=smallest, others=tuple(others))
-
-
 def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirmed:
-    """Train plans on fresh seeds: best and baseline first, then the smallest, then the others.
+    """Train plans on fresh seeds: incumbent and baseline first, then the smallest, then the others.
 
-    Best and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval between
-    them decides. The others get as many seeds, the same ones, so that rows pair. Where time runs short a plan
-    has fewer seeds, two at least, or is missing.
+    Incumbent and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
+    between them decides. The others get as many seeds, the same ones, so that rows pair. Where time or cost
+    runs short a plan has fewer seeds, two at least, or is missing. Where the incumbent is the baseline there
+    is nothing to compare: one seed gives its score and its weights, unless a smaller plan has to be compared.
 
     Raises:
-        StoppedError: The time was up before best and baseline had two seeds each.
-        TrainingError: A run of best or baseline broke off, which unlike divergence says
+        StoppedError: The time was up before incumbent and baseline had two seeds each.
+        TrainingError: A run of incumbent or baseline broke off, which unlike divergence says
             nothing of its quality.
     """
     if problem.spec.confirm.fidelity == "none":
         return {}
-    first = list(dict.fromkeys([named.best, named.baseline]))
+    first = list(dict.fromkeys([named.incumbent, named.baseline]))
     others = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
     later = [plan for plan in others if plan not in first]
-    n_seeds = problem.spec.confirm.seeds
-    n_seeds = n_seeds if len(first) > 1 else min(_SAME_PLAN_SEEDS, n_seeds)
+    is_compared = len(first) > 1 or named.smallest not in first
+    n_seeds = problem.spec.confirm.seeds if is_compared else 1
     n_planned = n_seeds * (len(first) + len(later))
     ledger.progress.phase("confirmation", n_planned)
     ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
     rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True)
-    if len(rows) < 2:
+    if len(rows) < min(_LEAST_SEEDS, n_seeds):
         raise StoppedError(TIME_IS_UP)
     confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
     n_seeds = len(rows)
     for plan in later:
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
         rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)
-        if len(rows) >= 2:
+        if len(rows) >= min(_LEAST_SEEDS, n_seeds):
             confirmed[plan] = [run for (run,) in rows]
     return confirmed
 
@@ -106,7 +63,7 @@ def _confirm_group(
     """One row for each seed, with a measurement of every plan; it may stop early."""
     rows: list[list[Measurement]] = []
     for index in range(n_seeds):
-        if not _has_time(problem, ledger, group, may_use_reserve=is_needed and index < 2):
+        if not _has_room(problem, ledger, group, may_use_reserve=is_needed and index < _LEAST_SEEDS):
             break
         row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
         failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
@@ -124,14 +81,28 @@ def _confirm_group(
     return rows
 
 
-def _has_time(
+def _has_room(
     problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, may_use_reserve: bool
 ) -> bool:
-    """Whether one more seed fits; the first two of best and baseline may use the reserve of the report."""
-    if may_use_reserve and ledger.limit_seconds is not None:
-        return ledger.clock() - ledger.started < ledger.limit_seconds
-    seconds = len(group) * ledger.estimate(problem.confirmation(0))
-    return ledger.has_time_for(seconds=seconds, reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED))
+    """Whether one more seed fits; the first two of incumbent and baseline may use the report's reserve."""
+    if may_use_reserve:
+        limit = ledger.limit_seconds
+        return limit is None or ledger.clock() - ledger.started < limit
+    return _can_pay(problem, ledger, group) and ledger.has_time_for(
+        seconds=len(group) * ledger.estimate(problem.confirmation(0)),
+        reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED),
+    )
+
+
+def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan]) -> bool:
+    """Whether one more seed of some plans, and the test split of all confirmed ones, keep to `max_cost`."""
+    limit, schedule = problem.spec.search.max_cost, problem.schedule
+    if limit is None:
+        return True
+    n_confirmed = sum(fidelity.split == "confirm" for _, fidelity in ledger.measured)
+    seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
+    read = (n_confirmed + len(group)) * schedule.cost(steps=0, eval_examples=schedule.n_test)
+    return ledger.cost(schedule) + seed + read <= limit
 
 
 def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirmed: Confirmed) -> Confirmed:

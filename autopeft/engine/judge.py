@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
+from autopeft.engine.finalists import Finalists
 from autopeft.engine.problem import SearchProblem
 from autopeft.evidence import Look
 from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
@@ -15,29 +16,45 @@ _HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen
 Confirmed = dict[Plan, list[Measurement]]
 
 
-def judge(
-    problem: SearchProblem, confirmed: Confirmed, *, best: Plan, baseline: Plan, smallest: Plan
-) -> Verdict:
-    """The verdict against the baseline, and whether the smallest plan is proven."""
+def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan, baseline: Plan) -> Plan:
+    """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
+
+    It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
+    better nor proven as good with fewer parameters.
+    """
+    if incumbent == baseline or not confirmed:
+        return incumbent
+    seen = _last_look(problem, confirmed, incumbent, baseline)
+    is_smaller = incumbent.trainable_params < baseline.trainable_params
+    is_proven = seen.label == "better" or (seen.label == "equivalent" and is_smaller)
+    return incumbent if is_proven or seen.mean_difference >= 0 else baseline
+
+
+def judge(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> Verdict:
+    """The verdict on the incumbent against the baseline, and whether the smallest plan is proven."""
     margin, fidelity = problem.margin, problem.spec.confirm.fidelity
     if not confirmed:
-        is_best = best == smallest and problem.spec.search.objective != "params"
+        is_best = named.best == named.smallest and problem.spec.search.objective != "params"
         unconfirmed = "the best itself" if is_best else "unproven"
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
-    standing = _standing(problem, confirmed, smallest=smallest, best=best)
-    if best == baseline:
+    standing = _standing(problem, confirmed, smallest=named.smallest, best=named.best)
+    if named.incumbent == named.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
-    rows = list(zip(confirmed[best], confirmed[baseline], strict=True))
-    look = look_at(problem, rows)
-    if not look.is_decided:  # time or a failed run has ended the confirmation
-        look = look_at(problem, rows, planned=len(rows))
     return evidence.sequential_verdict(
-        look,
+        _last_look(problem, confirmed, named.incumbent, named.baseline),
         metric=problem.metric,
         fidelity=fidelity,
         smallest_equivalent=standing,
-        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[best]),
+        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[named.incumbent]),
+        is_kept=named.best == named.baseline,
     )
+
+
+def _last_look(problem: SearchProblem, confirmed: Confirmed, incumbent: Plan, baseline: Plan) -> Look:
+    """What all common seeds of two plans say; where time or a failed run ended them, as if so planned."""
+    rows = list(zip(confirmed[incumbent], confirmed[baseline], strict=True))
+    seen = look_at(problem, rows)
+    return seen if seen.is_decided else look_at(problem, rows, planned=len(rows))
 
 
 def look_at(

@@ -13,7 +13,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
 from autopeft.errors import StoppedError
 from autopeft.extension import Executor
-from autopeft.records import Arm, Fidelity, Measurement, Plan, Status
+from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _RESERVE_SECONDS = 15.0  # for the test split and the report; chosen by hand
@@ -65,6 +65,7 @@ class Ledger:
     limit_seconds: float | None = None
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
+    _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
     _planned: dict[tuple[str, int], tuple[Fidelity, int]] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
@@ -104,6 +105,16 @@ class Ledger:
         seconds_left = seconds if self._seconds_per_step else None
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
 
+    def note_arm(self, plan: Plan, arm: Arm) -> None:
+        """Remember under which arm a plan was first proposed."""
+        self.arms.setdefault(plan, arm)
+        if arm.kind == "baseline":
+            self._baselines.add(plan.adapters)
+
+    def has_baseline_adapters(self, plan: Plan) -> bool:
+        """Whether a plan has the adapters of a baseline, whoever proposed its learning rate."""
+        return plan.adapters in self._baselines
+
     def at(self, fidelity: Fidelity) -> Measured:
         """The measurements of this run at one fidelity."""
         return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
@@ -113,9 +124,8 @@ class Ledger:
         self._planned[_kind(fidelity)] = (fidelity, n_measurements)
 
     def cost(self, schedule: Schedule) -> float:
-        """Cost of the search so far in R, counted in steps and examples."""
-        searched = (m for m in self.measured.values() if m.fidelity.split == "search")
-        return math.fsum(schedule.cost_of(measurement) for measurement in searched)
+        """Cost of all measurements so far in R, counted in steps and examples."""
+        return math.fsum(map(schedule.cost_of, self.measured.values()))
 
     def worst_loss(self) -> float:
         """The largest finite loss so far."""
@@ -175,11 +185,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def is_baseline(plan: Plan, problem: SearchProblem, ledger: Ledger) -> bool:
-    """Whether a plan is one of the baselines (the head alone, where no LoRA fits the budget)."""
-    if not problem.has_baseline:
-        return not plan.adapters
-    arm = ledger.arms.get(plan)
-    return arm is not None and arm.kind == "baseline"
+    """Whether a plan is one of the baselines at any rate (the head alone, where no LoRA fits the budget)."""
+    return ledger.has_baseline_adapters(plan) if problem.has_baseline else not plan.adapters
 
 
 def first_error(measurements: Iterable[Measurement]) -> str:

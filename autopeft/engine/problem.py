@@ -67,6 +67,12 @@ class SearchProblem:
         fitting = (site for site in context.sites if lora.refusal(site) is None)
         return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
 
+    @property
+    def confirm_reserve(self) -> float:
+        """Cost in R that the search leaves to the confirmation of two plans."""
+        confirm = self.spec.confirm
+        return 0.0 if confirm.fidelity == "none" else self.schedule.confirm_cost(n_seeds=confirm.seeds)
+
     def rung(self, index: int) -> Fidelity:
         """The fidelity of a rung, from 0."""
         return self.schedule.rung(index, seed=self.seed)

@@ -9,13 +9,14 @@ from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
-from autopeft.engine.stopping import WAVE
+from autopeft.engine.stopping import WAVE, has_room
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
 from autopeft.records import Adapter, Measurement, Plan
 
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
 _LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
+_LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measu
         plans = promoted(problem, ledger, rungs)
         ledger.release({*rungs[-1]} - {*plans})
         rungs.append(_measure_rung(problem, ledger, plans, index=index, before=rungs[-1]))
+        ledger.release({*plans} - {*rungs[-1]})
     ledger.release(rungs[-1])
     return rungs
 
@@ -43,13 +45,16 @@ def _measure_rung(
     ledger.progress.phase(f"rung {index + 1}", len(plans))
     ledger.plan_ahead(fidelity, n_measurements=len(plans))
     measured: Measured = {}
-    for start in range(0, len(plans), WAVE):
-        wave = plans[start : start + WAVE]
-        seconds = len(wave) * ledger.estimate(fidelity, new_steps=problem.schedule.new_steps(index))
-        if start and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem)):
-            log.warning("Time is short: %d of %d plans reach rung %d.", start, len(plans), index + 1)
+    waiting = list(plans)
+    while waiting:
+        n_next = _n_next(problem, ledger, n_waiting=len(waiting), index=index, is_first=not measured)
+        if not n_next:
+            log.info(
+                "%d of %d plans reach rung %d: no more can be paid.", len(measured), len(plans), index + 1
+            )
             break
         ledger.require_time()
+        wave, waiting = waiting[:n_next], waiting[n_next:]
         results = ledger.measure_all([(plan, fidelity) for plan in wave])
         measured |= dict(zip(wave, results, strict=True))
     # Where every promoted baseline has diverged, its next rates follow one by one: a verdict needs one.
@@ -61,13 +66,25 @@ def _measure_rung(
     return measured
 
 
+def _n_next(problem: SearchProblem, ledger: Ledger, *, n_waiting: int, index: int, is_first: bool) -> int:
+    """How many plans the next wave of a rung has: a whole wave, or as many as can be paid.
+
+    The first wave has two at least.
+    """
+    least = _LEAST_AT_RUNG if is_first else 0
+    sizes = range(min(WAVE, n_waiting), least, -1)
+    return next(
+        (n for n in sizes if has_room(problem, ledger, n_plans=n, index=index)), min(least, n_waiting)
+    )
+
+
 def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) -> list[Plan]:
     """Which plans go on from the last of some rungs, the most important first, since time may run short.
 
-    The baseline, the best other plans, the best small one, the head alone, and what the user brought, each
-    at its best learning rate, since the last rung tunes rates again. From the first rung also one sentinel
-    from the middle of the rest, so that the rank correlation between the rungs is not measured on survivors
-    alone.
+    The best baseline and the best other plans come first. From the first rung every placement of the
+    baseline goes on at its two best rates, and one sentinel from the middle of the rest, so that the rank
+    correlation between the rungs is not measured on survivors alone. A small plan, the head alone and what
+    the user brought go on at their best rates.
 
     Raises:
         TrainingError: No plan of the last rung could be trained.
@@ -76,17 +93,36 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     if not ranked:
         error = first_error(rungs[-1].values())
         raise TrainingError(f"None of {len(rungs[-1])} plans could be trained; the first error was: {error}")
-    baselines = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger)]
+    first, second = _baselines(problem, ledger, ranked, is_ranked=len(rungs) > 1)
     rivals = [
-        m for m in ranked if m.plan.adapters and m.plan not in baselines and is_allowed(problem, ledger, m)
+        m
+        for m in ranked
+        if m.plan.adapters and not is_baseline(m.plan, problem, ledger) and is_allowed(problem, ledger, m)
     ]
     best = _best(problem, rivals, n=problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs))
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
-    chosen = [*baselines[:1], *best, *small[:1], *heads[:1], *user_plans]
+    chosen = [*first[:1], *best[:2], *first[1:], *user_plans, *heads[:1], *best[2:], *second, *small[:1]]
     rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
+
+
+def _baselines(
+    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement], *, is_ranked: bool
+) -> tuple[list[Plan], list[Plan]]:
+    """The baseline of each placement at its best rate, the best first; and at its second best.
+
+    After a rung that ranks, the best of all remains.
+    """
+    baselines = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger)]
+    if is_ranked:
+        return baselines[:1], []
+    by_placement: dict[tuple[Adapter, ...], list[Plan]] = {}
+    for plan in baselines:
+        by_placement.setdefault(plan.adapters, []).append(plan)
+    placements = list(by_placement.values())
+    return [plans[0] for plans in placements], [plan for plans in placements for plan in plans[1:2]]
 
 
 def _n_widened(rungs: Sequence[Measured]) -> int:

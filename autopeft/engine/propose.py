@@ -20,6 +20,7 @@ from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 
 _N_STARTUP = 8  # finished trials before TPE models anything, those of the queue among them; chosen by hand
+_NEEDED = ("baseline", "head", "given")  # kinds of arms that are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
 
 
@@ -28,9 +29,10 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     problem, ledger = study_log.problem, study_log.ledger
     queue, n_trials = enqueued(problem), problem.n_proposals
     ledger.progress.phase("rung 1", n_trials)
+    n_needed = sum(arm.kind in _NEEDED for arm, _ in queue)
     measured: Measured = {}
     for start in range(0, n_trials, WAVE):
-        if start >= len(queue) and not may_go_on(problem, ledger, study_log.proposals):
+        if start >= n_needed and not may_go_on(problem, ledger, study_log.proposals):
             break
         if start:  # the first wave is always measured, so that there is a run to resume
             ledger.require_time()

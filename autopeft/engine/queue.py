@@ -1,7 +1,8 @@
-"""The queue: the plans that every search measures first, at several learning rates each."""
+"""The queue: the plans that every search measures first, the most important first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from autopeft.engine.problem import SearchProblem
@@ -9,45 +10,53 @@ from autopeft.engine.rates import spread
 from autopeft.records import Arm, Plan
 from autopeft.space import BASELINE_METHOD, Policy, baseline_policies, learning_rates, usual_policies
 
-_QUEUE_SHARE = 0.45  # of the trials at most, so that half of the search's cost goes to sampled policies
-_LEAST_ROOM = 5  # baseline and head at two rates each, and the greedy plan, in half of the trials
-_MAX_RATES = 3  # learning rates of each arm
+_MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
+_FEW_RATES, _MANY_RATES = 2, 3
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
+_MOST = (
+    0.7  # of the trials, so that the sampler has a part of long searches and of short ones; chosen by hand
+)
 
 Enqueued = tuple[Arm, Policy | Plan]
 
 
 def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
-    """Baselines, the user's plans, the head, the greedy plan, and usual arms as far as there is room.
+    """Baselines, the user's plans and the head at several learning rates each, then usual arms at one.
 
-    All arms get the same number of learning rates, but for the greedy plan, which takes the best rates of
-    the baseline when its turn comes. The sampler gets the other trials, more than half of all.
+    Every baseline has the first of its rates before one has the second. Usual arms start from the middle of
+    their range of learning rates. With `--check-score` the plan whose ranks follow the score comes twice.
     """
     trials = problem.first_trials
-    room = max(int(_QUEUE_SHARE * trials), min(_LEAST_ROOM, trials // 2))
+    n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
     policies = _baselines(problem) if problem.has_baseline else []
-    n_rates = max(1, min(_MAX_RATES, (room - 1) // (len(policies) + len(problem.user_plans) + 1)))
-    queue: list[Enqueued] = []
-    for rate in spread(*_lora_rates(problem), n_rates):
-        queue += [(arm, replace(policy, learning_rate=rate)) for arm, policy in policies]
-    for arm, plan in problem.user_plans:
-        rates = _user_rates(plan, arm, problem, n_rates=n_rates)
-        queue += [(arm, replace(plan, learning_rate=rate)) for rate in rates]
+    lora_rates = spread(*learning_rates(problem.space, BASELINE_METHOD, problem.context.methods), n_rates)
+    head_rates = list(dict.fromkeys(spread(*problem.head_rates, n_rates)))
+    user_rates = [_user_rates(plan, arm, problem, n_rates=n_rates) for arm, plan in problem.user_plans]
     head = Plan(adapters=(), learning_rate=0.0, trainable_params=0)
-    head_rates = dict.fromkeys(spread(*problem.head_rates, n_rates))
-    queue += [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates]
-    if BASELINE_METHOD in problem.space.methods:
-        queue += [_greedy(problem)] * max(1, min(n_rates - 1, room - len(queue)))
+    queue: list[Enqueued] = []
+    for index in range(n_rates):
+        queue += [(arm, replace(policy, learning_rate=lora_rates[index])) for arm, policy in policies]
+        for (arm, plan), rates in zip(problem.user_plans, user_rates, strict=True):
+            queue.append((arm, replace(plan, learning_rate=rates[index])))
+        if index < len(head_rates):
+            queue.append((problem.without_adapters, replace(head, learning_rate=head_rates[index])))
+    if problem.spec.search.check_score and BASELINE_METHOD in problem.space.methods:
+        queue += [_greedy(problem, lora_rates[0])] * 2
+    room = max(0, int(_MOST * trials) - len(queue))
+    return tuple([*queue, *list(_usual(problem))[:room]][:trials])
+
+
+def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
+    """The usual arms of the space, each in the middle of its range of learning rates."""
+    space = problem.space
+    arms = {tuple(name for name, _ in space.parts(arm)): arm for arm in space.arms}
     for policy in usual_policies(learning_rate=1.0, max_rank=_max_rank(problem)):
-        if policy.method in problem.space.methods and len(queue) + n_rates <= room:
-            arm = replace(policy.arm, kind="usual")
-            bounds = learning_rates(problem.space, policy.method, problem.context.methods)
-            queue += [(arm, replace(policy, learning_rate=rate)) for rate in spread(*bounds, n_rates)]
-    return tuple(queue[:trials])
-
-
-def _lora_rates(problem: SearchProblem) -> tuple[float, float]:
-    return learning_rates(problem.space, BASELINE_METHOD, problem.context.methods)
+        arm = arms.get(tuple(part.method for part in (policy, *policy.beside)))
+        if arm is not None:
+            (rate,) = spread(*learning_rates(space, arm, problem.context.methods), 1)
+            beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
+            at_rate = replace(policy, learning_rate=rate, beside=beside)
+            yield replace(policy.arm, kind="usual"), at_rate
 
 
 def _max_rank(problem: SearchProblem) -> int | None:
@@ -68,8 +77,7 @@ def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -
     return spread(*problem.rate_range(plan, arm), n_rates)
 
 
-def _greedy(problem: SearchProblem) -> Enqueued:
+def _greedy(problem: SearchProblem, rate: float) -> Enqueued:
     """LoRA with its ranks by score per parameter; the rate counts where no baseline has finished."""
-    (rate,) = spread(*_lora_rates(problem), 1)
     policy = Policy(method=BASELINE_METHOD, exponent=1.0, max_rank=_max_rank(problem), learning_rate=rate)
     return Arm(kind="greedy", label=f"greedy by {problem.spec.search.score}"), policy

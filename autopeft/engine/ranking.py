@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement
 
+_ONE_SIDED = 1.645  # standard errors: the one-sided 95 % bound
+
 
 def by_loss(measurement: Measurement) -> tuple[float, int, str]:
     """Sort key: loss first, then fewer parameters, then the digest, so that the order is total."""
@@ -34,8 +36,24 @@ def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Me
 
 def is_better(problem: SearchProblem, first: Measurement, second: Measurement, *, std_errors: float) -> bool:
     """Whether the metric of `first` is the better one by so many standard errors of the difference."""
+    gap = _gap(problem, first, second)
+    return gap is not None and gap[0] > std_errors * gap[1]
+
+
+def may_be_as_good(problem: SearchProblem, small: Measurement, best: Measurement) -> bool:
+    """Whether a plan may lose no more than the margin against the best one, on the same examples.
+
+    False where the upper end of its one-sided 95 % bound lies below the margin, and where the metric of
+    either was not measured.
+    """
+    gap = _gap(problem, small, best)
+    return gap is not None and gap[0] + _ONE_SIDED * gap[1] >= -problem.margin
+
+
+def _gap(problem: SearchProblem, first: Measurement, second: Measurement) -> tuple[float, float] | None:
+    """By how much the metric of `first` is better, and the standard error over the examples of both."""
     pairs = list(zip(first.example_scores, second.example_scores, strict=False))
     if len(pairs) < 2:
-        return False
+        return None
     gaps = [problem.sign * (a - b) for a, b in pairs]
-    return statistics.fmean(gaps) > std_errors * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))

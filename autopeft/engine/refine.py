@@ -10,7 +10,7 @@ from autopeft.engine.ledger import Ledger, Measured, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.rates import next_rate
-from autopeft.engine.stopping import has_time
+from autopeft.engine.stopping import has_room
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Adapter, Arm, Plan
 from autopeft.space import AllocationContext, scale_rule
@@ -70,7 +70,7 @@ def even_out(study_log: StudyLog, first: Measured) -> Measured:
     measured = dict(first)
     while problem.has_baseline:
         baselines = ranked_by_loss(m for m in measured.values() if is_baseline(m.plan, problem, ledger))
-        if not baselines or not has_time(problem, ledger):
+        if not baselines or not has_room(problem, ledger, n_plans=1, index=0):
             break
         best = baselines[0].plan
         arm, tried = ledger.arms[best], ledger.at(problem.rung(0))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autopeft.records import Fidelity, Measurement
+from autopeft.records import Fidelity, Measurement, Plan
 
 # Examples of the search split that judge each rung but the last, which takes all. Few examples rank well,
 # since all plans share them, and evaluating them costs a large part of a short rung. Chosen by hand.
 _RUNG_EXAMPLES = (192, 384)
-_BESIDE = (4, 3)  # plans that go on beside the best: the baseline, a small plan, the head, a sentinel
+# Plans that go on beside the best: two baselines at two rates each, a small plan, the head and a sentinel;
+# from the second rung the best baseline, a small plan and the head.
+_BESIDE = (7, 3)
+_LEAST_KEPT = 3  # plans for whose later rungs a rung leaves room: a baseline and two others; chosen by hand
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
 _RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
@@ -18,6 +21,7 @@ _LARGE_STEP = 3.5  # ratio between two rungs above which a third lies between; c
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen.
 _EVAL_COST = 0.5
+_HEAD_COST = 0.35  # of a step without adapters, which has no backward pass through the body; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +82,37 @@ class Schedule:
         """Steps that a rung adds to those of the rung before."""
         return self.rung_steps[index] - (self.rung_steps[index - 1] if index else 0)
 
-    def cost(self, *, steps: int, eval_examples: int) -> float:
+    def cost(self, *, steps: float, eval_examples: int) -> float:
         """Cost of one run in R, counted in steps and examples."""
         examples = self.eval_cost * eval_examples / self.batch_size
         return (self.run_steps + steps + examples) / self.full_steps
 
     def cost_of(self, measurement: Measurement) -> float:
         """Cost of a measurement in R; on the test split it is that of its examples alone."""
-        eval_examples = measurement.fidelity.eval_examples
-        return self.cost(steps=measurement.trained_steps, eval_examples=eval_examples)
+        steps = measurement.trained_steps * (1.0 if measurement.plan.adapters else _HEAD_COST)
+        return self.cost(steps=steps, eval_examples=measurement.fidelity.eval_examples)
 
     def rung_cost(self, index: int, *, is_new: bool = False) -> float:
         """Cost of one plan at a rung in R, counted from the rung before, or from the start if it is new."""
         steps = self.rung_steps[index] if is_new else self.new_steps(index)
         return self.cost(steps=steps, eval_examples=self.rung(index, seed=0).eval_examples)
+
+    def least_cost_above(self, index: int) -> float:
+        """Cost in R of the rungs above one for the few plans that matter most."""
+        later = range(index + 1, self.last + 1)
+        return _LEAST_KEPT * math.fsum(self.rung_cost(above) for above in later)
+
+    def confirm_cost(self, *, n_seeds: int) -> float:
+        """Cost in R of confirming two plans and the head alone on so many seeds, the test split included."""
+        read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)
+        return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(_HEAD_COST))
+
+    def confirm_run_cost(self, plan: Plan) -> float:
+        """Cost in R of one confirming run of a plan, without the test split."""
+        return self._confirm_run(1.0 if plan.adapters else _HEAD_COST)
+
+    def _confirm_run(self, step_cost: float = 1.0) -> float:
+        return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)
 
 
 def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
@@ -133,17 +154,17 @@ def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
     if strategy != "random":
         return trials
     halving = replace(schedule, rung_steps=rungs(schedule.full_steps))
-    cost = trials * halving.rung_cost(0) + later_cost(halving)
+    cost = trials * halving.rung_cost(0) + _later_cost(halving)
     return max(1, round(cost / schedule.rung_cost(0)))
 
 
 def planned_cost(schedule: Schedule, *, trials: int, strategy: str) -> float:
     """Cost of a search in R at most, without the few runs of twins and of further learning rates."""
     n_plans = n_first(schedule, trials=trials, strategy=strategy)
-    return n_plans * schedule.rung_cost(0) + later_cost(schedule)
+    return n_plans * schedule.rung_cost(0) + _later_cost(schedule)
 
 
-def later_cost(schedule: Schedule) -> float:
+def _later_cost(schedule: Schedule) -> float:
     """Cost of the rungs above the first in R at most, with two rates tuned again at the last."""
     return _above(schedule, _N_RETUNED) if schedule.last else 0.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
-from autopeft.engine.confirm import Finalists
+from autopeft.engine.finalists import Finalists
 from autopeft.engine.judge import Confirmed, scores_of
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
@@ -23,7 +23,7 @@ def sentences(
 ) -> tuple[str, ...]:
     """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any."""
     findings = []
-    pair = (named.best, named.baseline)
+    pair = (named.incumbent, named.baseline)
     metrics = [metric for run in map(last.get, pair) if run and (metric := run.metric) is not None]
     if len(set(pair)) == len(metrics) == 2 and verdict.mean_difference is not None:
         sentence = evidence.optimism_sentence(
@@ -34,9 +34,9 @@ def sentences(
             metric=problem.metric,
         )
         findings.append(sentence)
-    if len(confirmed) > 1 and named.best in confirmed:
+    if len(confirmed) > 1 and len(confirmed.get(named.best, ())) > 1:
         findings.append(_as_good(problem, named, confirmed))
-    if named.best in confirmed:
+    if len(confirmed.get(named.best, ())) > 1:
         findings.append(_worst_seed(problem, confirmed[named.best]))
     return tuple(findings)
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss, is_better
-from autopeft.engine.schedule import later_cost
 from autopeft.records import Measurement, Proposal
 
 WAVE = 4  # plans between two looks at the clock; fixed, so that the number of workers changes nothing
@@ -20,34 +19,37 @@ log = logging.getLogger(__name__)
 
 def may_go_on(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:
     """Whether time, cost and patience allow another wave of proposals."""
-    return (
-        has_time(problem, ledger)
-        and _is_within_cost(problem, ledger, n_done=len(proposals))
-        and _is_patient(problem, ledger, proposals)
-    )
+    if not has_room(problem, ledger, n_plans=WAVE, index=0):
+        log.warning("Time or cost is short: %d plans are measured.", len(ledger.at(problem.rung(0))))
+        return False
+    return _is_patient(problem, ledger, proposals)
 
 
-def has_time(problem: SearchProblem, ledger: Ledger) -> bool:
-    """Whether a wave fits, with all its rungs, beside the reserve for confirming two plans."""
-    seconds = WAVE * math.fsum(
-        ledger.estimate(problem.rung(index), new_steps=problem.schedule.new_steps(index))
-        for index in range(problem.schedule.last + 1)
-    )
-    is_enough = ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
-    if not is_enough:
-        log.warning("Time is short: %d plans are measured.", len(ledger.at(problem.rung(0))))
-    return is_enough
+def has_room(
+    problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: int, is_new: bool = False
+) -> bool:
+    """Whether some plans can be measured at a rung, within the time and the cost that are left.
 
-
-def _is_within_cost(problem: SearchProblem, ledger: Ledger, *, n_done: int) -> bool:
-    """Whether another wave leaves enough of --max-cost for the rungs above."""
+    Room stays for the rungs above and for the confirmation. `is_new` counts the plans' steps from the start.
+    """
+    if not _has_time(problem, ledger, n_plans=n_plans, index=index, is_new=is_new):
+        return False
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
-    cost = ledger.cost(schedule) + WAVE * schedule.rung_cost(0) + later_cost(schedule)
-    if cost > limit:
-        log.info("The cost limit of %g R is reached after %d proposals.", limit, n_done)
-    return cost <= limit
+    cost = ledger.cost(schedule) + n_plans * schedule.rung_cost(index, is_new=is_new)
+    return cost + schedule.least_cost_above(index) + problem.confirm_reserve <= limit
+
+
+def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: int, is_new: bool) -> bool:
+    """Whether so many plans fit; those of the first rung with their later rungs."""
+    schedule = problem.schedule
+    rungs = range(schedule.last + 1) if index == 0 else (index,)
+    seconds = n_plans * math.fsum(
+        ledger.estimate(problem.rung(rung), new_steps=None if is_new else schedule.new_steps(rung))
+        for rung in rungs
+    )
+    return ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
 
 
 def _is_patient(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:

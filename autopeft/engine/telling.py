@@ -68,7 +68,7 @@ class StudyLog:
         proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
         self.policies.append(policy)
-        self.ledger.arms.setdefault(plan, arm)
+        self.ledger.note_arm(plan, arm)
         return proposal
 
 

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.stopping import has_time
+from autopeft.engine.stopping import has_room
 from autopeft.engine.telling import StudyLog
 from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 
 MAX_PAIRS = 6  # as many as a test needs (see `report.helped`); each takes a run of the first rung
-_TRIALS_PER_PAIR = 4  # with fewer, twins that are too few to decide would crowd out sampled policies
 
 
 Twins = dict[str, Plan]  # by the name of the null score
@@ -29,9 +28,12 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
     crowd out others.
 
     Returns:
-        One pair for each such proposal. A twin that diverged counts with the worst loss of the run.
+        One pair for each such proposal, none unless the user asks for them. A twin that diverged counts with
+        the worst loss of the run.
     """
     problem, ledger = study_log.problem, study_log.ledger
+    if not n_pairs(problem):
+        return ()
     scored = _scored(study_log, first)
     new = {plan for _, twins in scored for plan in twins.values()} - set(first)
     ledger.progress.phase("twins", len(new))
@@ -39,7 +41,7 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
     measured = dict(first)
     pairs = []
     for proposal, twins in scored:
-        if not has_time(problem, ledger):
+        if not has_room(problem, ledger, n_plans=len(twins), index=0):
             break
         ledger.require_time()
         for null, plan in twins.items():
@@ -67,8 +69,8 @@ def _scored(study_log: StudyLog, first: Measured) -> list[tuple[Proposal, Twins]
 
 
 def n_pairs(problem: SearchProblem) -> int:
-    """How many proposals get twins: as many as a test needs, or the greedy plan alone in short searches."""
-    return MAX_PAIRS if problem.first_trials >= _TRIALS_PER_PAIR * MAX_PAIRS else 1
+    """How many proposals get twins: as many as a test needs, where the user asks for it."""
+    return MAX_PAIRS if problem.spec.search.check_score else 0
 
 
 def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:

@@ -9,6 +9,8 @@ from autopeft.evidence.intervals import Interval
 from autopeft.evidence.sequential import Look
 from autopeft.records import MetricFacts, Verdict
 
+KEPT = "default kept"  # the label where the baseline is handed over
+
 
 def sequential_verdict(
     seen: Look,
@@ -17,6 +19,7 @@ def sequential_verdict(
     fidelity: str,
     smallest_equivalent: str,
     n_diverged: int = 0,
+    is_kept: bool = False,
 ) -> Verdict:
     """The verdict of a confirmation, with its sentence.
 
@@ -27,6 +30,7 @@ def sequential_verdict(
         fidelity: Length of the confirming runs, `full` or `half`.
         smallest_equivalent: As in `Verdict`.
         n_diverged: Seeds of the best plan that diverged, for a second sentence.
+        is_kept: The baseline is handed over after all; the verdict says why.
 
     Example:
         >>> from autopeft.evidence.sequential import look
@@ -38,12 +42,15 @@ def sequential_verdict(
     """
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
     length = {"full": "at full length", "half": "at half length"}[fidelity]
-    sentence = _sentence(seen, metric=metric, length=length)
+    subject = "the plan that the search put first" if is_kept else "the best plan"
+    sentence = _sentence(seen, subject=subject, metric=metric, length=length)
+    if is_kept:
+        sentence = f"The baseline is kept. {sentence}"
     if n_diverged:
-        seeds = f"{n_diverged} seed{'s' if n_diverged > 1 else ''} of the best plan"
+        seeds = f"{n_diverged} seed{'s' if n_diverged > 1 else ''} of {subject}"
         sentence += f" Among them {seeds} diverged, counted with the worst score."
     return Verdict(
-        label=seen.label,
+        label=KEPT if is_kept else seen.label,
         mean_difference=seen.interval.mean,
         interval_95=(seen.interval.low, seen.interval.high),
         margin=seen.margin,
@@ -58,15 +65,15 @@ def sequential_verdict(
 
 
 def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: str) -> Verdict:
-    """The verdict where the best plan is the baseline itself: equal by identity, no interval."""
+    """The verdict where the search put the baseline first: nothing was compared, there is no interval."""
     return Verdict(
-        label="equivalent",
+        label=KEPT,
         mean_difference=0.0,
         interval_95=None,
         margin=margin,
         fidelity=fidelity,
         smallest_equivalent=smallest_equivalent,
-        sentence="The best plan is the baseline itself: the search found no plan that promises more.",
+        sentence="The baseline is kept: the search found no plan that promises more.",
     )
 
 
@@ -142,8 +149,8 @@ def _unit_of(metric: MetricFacts) -> _Unit:
     return _Unit(factor=1.0, places=3, name=f"in {metric.name}", suffix="")
 
 
-def _sentence(seen: Look, *, metric: MetricFacts, length: str) -> str:
-    """One sentence for people."""
+def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str) -> str:
+    """One sentence for people about a plan, the subject."""
     assert seen.interval is not None and seen.interval_90 is not None
     interval, unit = seen.interval, _unit_of(metric)
     if seen.label == "equivalent":  # the interval that proves it
@@ -154,16 +161,17 @@ def _sentence(seen: Look, *, metric: MetricFacts, length: str) -> str:
     edge = unit.factor * seen.margin
     places = _decimals([unit.factor * interval.low, unit.factor * interval.high, edge], least=unit.places)
     numbers = _difference(interval, metric=metric, label=seen.label, places=places)
+    start = subject.capitalize()
     if seen.label in ("better", "worse"):
         link = " by" if metric.greater_is_better else ":"
-        return f"The best plan is {seen.label} than the baseline{link} {numbers}, confirmed {where}."
+        return f"{start} is {seen.label} than the baseline{link} {numbers}, confirmed {where}."
     within = f"the margin of {edge:.{places}f}{unit.suffix}"
     if seen.label == "equivalent":
-        return f"The best plan is equivalent to the baseline: {numbers} {where}, which is within {within}."
+        return f"{start} is equivalent to the baseline: {numbers} {where}, which is within {within}."
     is_futile = seen.reason == "futile"
     more = "more confirm examples, not seeds," if is_futile else "more seeds or confirm examples"
     return (
-        f"The best plan cannot be told apart from the baseline: {numbers} {where}; neither a difference nor "
+        f"{start} cannot be told apart from the baseline: {numbers} {where}; neither a difference nor "
         f"equivalence within {within} is proven, and {more} would narrow the interval."
     )
 

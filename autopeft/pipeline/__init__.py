@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
 prepare → scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start →
-problem → time_limit → previewing, searching, exporting → analyzing, training.
+problem → allowance → time_limit → previewing, searching, exporting → analyzing, training.
 """
 
 from __future__ import annotations

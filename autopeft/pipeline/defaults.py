@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from autopeft import train
 from autopeft.data import LabelledData, Split
 from autopeft.extension import Task, TaskDefaults
 from autopeft.model import BaseModel
-from autopeft.records import Decision, RunSpec
+from autopeft.records import Decision, RunSpec, with_setting
 
 _PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 _MULTIPLE = 8  # of tokens, as matrix units like it
@@ -40,7 +39,7 @@ def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: 
     else:
         lengths = _uncut_lengths(loaded.train, base, task, seed=spec.search.seed)
         value, rule = example_length(lengths, n_rows=len(loaded.train.labels), limits=limits, room=room)
-    return _with_value(spec, "max_length", value), (_decision("max_length", value, rule),)
+    return with_setting(spec, "task.max_length", value), (_decision("max_length", value, rule),)
 
 
 def example_length(
@@ -97,11 +96,11 @@ def with_full_run(spec: RunSpec, lengths: Sequence[int], base: BaseModel, task: 
     if spec.task.batch_size is None:
         share = _CPU_SHARE if base.device.type == "cpu" else 1.0
         value, rule = batch_size(lengths, defaults=task.defaults, share=share)
-        spec = _with_value(spec, "batch_size", value)
+        spec = with_setting(spec, "task.batch_size", value)
         decisions.append(_decision("batch_size", value, rule))
     if spec.task.epochs is None and spec.task.max_steps is None:
         n_epochs, rule = epochs(len(lengths), defaults=task.defaults)
-        spec = _with_value(spec, "epochs", float(n_epochs))
+        spec = with_setting(spec, "task.epochs", float(n_epochs))
         decisions.append(_decision("epochs", n_epochs, rule))
     return spec, tuple(decisions)
 
@@ -154,10 +153,6 @@ def _power_of_two(value: int) -> int:
 def _uncut_lengths(split: Split, base: BaseModel, task: Task, *, seed: int) -> list[int]:
     rows = np.random.default_rng(seed).permutation(len(split.labels))[:_SAMPLED_ROWS].tolist()
     return train.uncut_lengths(split, sorted(rows), base, task)
-
-
-def _with_value(spec: RunSpec, name: str, value: Any) -> RunSpec:
-    return spec.model_copy(update={"task": spec.task.model_copy(update={name: value})})
 
 
 def _decision(name: str, value: int, rule: str) -> Decision:

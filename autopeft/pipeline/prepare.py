@@ -22,6 +22,7 @@ from autopeft.records import (
     GeneralText,
     Plan,
     RunSpec,
+    with_setting,
 )
 from autopeft.space import AllocationContext, Space
 
@@ -56,8 +57,7 @@ def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
             continue
         if field.name == "task.epochs" and "task.max_steps" in given:
             continue
-        topic, _, name = field.name.partition(".")
-        spec = spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={name: field.demo})})
+        spec = with_setting(spec, field.name, field.demo)
     return spec
 
 

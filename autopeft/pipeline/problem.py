@@ -110,7 +110,7 @@ def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Ar
 
 
 def schedule_of(prepared: Prepared) -> Schedule:
-    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the cost allows."""
+    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost."""
     full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     if spec.data.max_eval_examples is not None:
@@ -127,4 +127,7 @@ def schedule_of(prepared: Prepared) -> Schedule:
     )
     if spec.search.max_cost is None or not schedule.last:
         return schedule
-    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=spec.search.max_cost)
+    is_confirmed = spec.confirm.fidelity != "none"
+    reserve = schedule.confirm_cost(n_seeds=spec.confirm.seeds) if is_confirmed else 0.0
+    left = spec.search.max_cost - reserve
+    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=left)

@@ -26,6 +26,8 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, write_text
 
+_COST = "search.max_cost"
+_DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _START = "start.json"  # in the state of a run: fingerprints of data, weights and versions
 _EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
 
@@ -37,7 +39,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
-    stored = RunDir.open(requested.output.out).read_spec()
+    run = RunDir.open(requested.output.out)
+    stored = run.read_spec()
     # A run directory may have been moved, so that run.yaml does not hold its path.
     topics = {**stored.model_dump(), "output": requested.output.model_dump()}
     for name in sorted(given):
@@ -54,6 +57,9 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
+    is_derived = _COST in [decision.setting for decision in _decisions(run) or ()]
+    if "search.trials" in given and is_derived and _COST not in given:
+        topics["search"]["max_cost"] = None  # the user asks for more than the usual cost
     return RunSpec.model_validate(topics)
 
 
@@ -130,11 +136,18 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
 
 def keep_decisions(run: RunDir, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
     """The settings that this run derived: those on the disk, since a resumed run reads their values."""
-    path = run.state / "decisions.json"
-    if path.is_file():
-        return from_json(tuple[Decision, ...], json.loads(path.read_text(encoding="utf-8")))
-    write_text(path, json.dumps([to_json(decision) for decision in derived]) + "\n")
+    if (kept := _decisions(run)) is not None:
+        return kept
+    write_text(run.state / _DECISIONS, json.dumps([to_json(decision) for decision in derived]) + "\n")
     return derived
+
+
+def _decisions(run: RunDir) -> tuple[Decision, ...] | None:
+    """The decisions on the disk; None before there are any."""
+    path = run.state / _DECISIONS
+    if not path.is_file():
+        return None
+    return from_json(tuple[Decision, ...], json.loads(path.read_text(encoding="utf-8")))
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:

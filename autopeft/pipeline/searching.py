@@ -14,6 +14,7 @@ import optuna
 from autopeft import engine, report, space
 from autopeft.engine import Ledger, Progress
 from autopeft.extension import discover
+from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
@@ -70,7 +71,7 @@ def search(
         try:
             prepared = prepare(spec, keep_weights=run.weights, paused=run.paused, memory=memory)
             prepared = with_general_text(prepared)
-            limit = TimeLimit(spec=spec, given=given, started=started)
+            limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
             return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
         except BaseException:
             run.discard()  # does nothing once there is a measurement

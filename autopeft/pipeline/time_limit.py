@@ -1,8 +1,8 @@
 """`--max-time`: a full run as long as search and confirmation can pay, by a short timed probe.
 
 What is shortened is a setting that the user left open, in this order: the length of a full run down to where
-plans still rank, evaluated examples, trials, seeds of the confirmation, the full run again, and the length of
-the confirmation.
+plans still rank, evaluated examples, and the full run again. Trials and confirmation follow from its length
+(see `allowance`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 from autopeft import engine, space
 from autopeft.errors import TrainingError
+from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
-from autopeft.records import Decision, Plan, RunSpec
+from autopeft.records import Decision, Plan, RunSpec, with_setting
 from autopeft.space import AllocationContext
 from autopeft.train import Pace, pace_of
 
 _SHARE = 0.85  # of the limit; the rest is for methods slower than LoRA and for the report; chosen by hand
 # Steps of a full run: below the first, plans rank badly (see `engine.rungs`); the last is chosen by hand.
 _RANKING_STEPS, _LEAST_STEPS = 75, 20
-_FEWER_TRIALS, _FEWER_SEEDS = (16, 12), (3, 2)  # chosen by hand; fewer trials give the baseline one rate
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _EVAL_EXAMPLES = "data.max_eval_examples"
 _NO_TIME = 1e-9  # seconds of a step, where only the rest of a run is counted
@@ -55,22 +54,27 @@ class TimeLimit:
 
 
 def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext) -> Prepared:
-    """The run, shortened where its expected time exceeds `--max-time`, with the decisions told."""
+    """The run, shortened where its expected time exceeds `--max-time`, with the decisions told.
+
+    What `--max-cost` decides follows from the length of a full run and is told too.
+    """
+    given = limit.given
     if not limit.is_open:
-        return prepared
+        return within_cost(prepared, given)
     try:
         pace = pace_of(prepared.bench, _probe(context))
     except TrainingError as error:
         log.warning("The length of a full run does not follow --max-time. %s", error)
-        return prepared
+        return within_cost(prepared, given)
     seconds = limit.seconds_left
-    if expected_seconds(prepared, pace) <= seconds:
-        return prepared
-    shortened = fitted(prepared, pace, seconds=seconds, given=limit.given)
-    expected = expected_seconds(shortened, pace)
+    if expected_seconds(prepared, pace, given=given) <= seconds:
+        return within_cost(prepared, given)
+    shortened = fitted(prepared, pace, seconds=seconds, given=given)
+    expected = expected_seconds(shortened, pace, given=given)
+    chosen = within_cost(shortened, given)
     if expected > seconds:
-        evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME))
-        schedule = schedule_of(shortened)
+        evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME), given=given)
+        schedule = schedule_of(chosen)
         log.warning(
             "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %d "
             "examples of search, %d of confirm and %d of test, several times each; raise --max-time.",
@@ -80,21 +84,27 @@ def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext
             schedule.n_confirm,
             schedule.n_test,
         )
-    return shortened
+    return chosen
 
 
-def expected_seconds(prepared: Prepared, pace: Pace) -> float:
+def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -> float:
     """What search and confirmation take at most, by the schedule's own cost and a measured pace."""
-    spec, schedule = prepared.spec, schedule_of(prepared)
-    schedule = replace(
-        schedule,
-        eval_cost=pace.example_seconds * schedule.batch_size / pace.step_seconds,
+    prepared = within_cost(prepared, given)
+    search, plain = prepared.spec.search, schedule_of(prepared)
+    timed = replace(
+        plain,
+        eval_cost=pace.example_seconds * plain.batch_size / pace.step_seconds,
         run_steps=pace.run_seconds / pace.step_seconds,
     )
-    cost = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
-    if spec.confirm.fidelity != "none":
-        cost += engine.confirm_cost(schedule, n_seeds=spec.confirm.seeds)
-    return cost * schedule.full_steps * pace.step_seconds
+    n_seeds = 0 if prepared.spec.confirm.fidelity == "none" else prepared.spec.confirm.seeds
+    planned, cost = (
+        engine.planned_cost(schedule, trials=search.trials, strategy=search.strategy)
+        + schedule.confirm_cost(n_seeds=n_seeds)
+        for schedule in (plain, timed)
+    )
+    # The search stops at its limit, which counts steps and examples by the plain schedule.
+    share = 1.0 if search.max_cost is None else min(1.0, search.max_cost / planned)
+    return share * cost * plain.full_steps * pace.step_seconds
 
 
 def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[str]) -> Prepared:
@@ -103,8 +113,8 @@ def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[s
     for spec, least in _cheaper(prepared, given):
         candidate = replace(prepared, spec=spec)
         cheapest = replace(candidate, full_steps=min(least, prepared.full_steps))
-        if expected_seconds(cheapest, pace) <= seconds:
-            n_steps = _longest(candidate, pace, seconds=seconds, least=cheapest.full_steps)
+        if expected_seconds(cheapest, pace, given=given) <= seconds:
+            n_steps = _longest(candidate, pace, seconds=seconds, least=cheapest.full_steps, given=given)
             return _told(prepared, replace(candidate, full_steps=n_steps))
     return _told(prepared, cheapest)
 
@@ -113,20 +123,11 @@ def _cheaper(prepared: Prepared, given: frozenset[str]) -> Iterator[tuple[RunSpe
     """Cheaper and cheaper settings, each with the least steps of a full run."""
     spec = prepared.spec
     yield spec, _RANKING_STEPS
-    steps = (
-        (_EVAL_EXAMPLES, _few_examples(prepared)),
-        ("search.trials", _FEWER_TRIALS),
-        ("confirm.seeds", _FEWER_SEEDS),
-    )
-    for name, values in steps:
-        for value in values:
-            usual = attrgetter(name)(spec)
-            if name not in given and (usual is None or value < usual):
-                spec = _with(spec, name, value)
-                yield spec, _RANKING_STEPS
+    if _EVAL_EXAMPLES not in given:
+        for value in _few_examples(prepared):
+            spec = with_setting(spec, _EVAL_EXAMPLES, value)
+            yield spec, _RANKING_STEPS
     yield spec, _LEAST_STEPS
-    if "confirm.fidelity" not in given and spec.confirm.fidelity == "full":
-        yield _with(spec, "confirm.fidelity", "half"), _LEAST_STEPS
 
 
 def _few_examples(prepared: Prepared) -> list[int]:
@@ -138,12 +139,12 @@ def _few_examples(prepared: Prepared) -> list[int]:
     return [least << power for power in range(most.bit_length(), -1, -1) if least << power < most]
 
 
-def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int) -> int:
+def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int, given: frozenset[str]) -> int:
     """The most steps of a full run that fit, by bisection; `least` are known to fit."""
     low, high = least, prepared.full_steps
     while low < high:
         middle = (low + high + 1) // 2
-        fits = expected_seconds(replace(prepared, full_steps=middle), pace) <= seconds
+        fits = expected_seconds(replace(prepared, full_steps=middle), pace, given=given) <= seconds
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
@@ -157,20 +158,13 @@ def _told(before: Prepared, after: Prepared) -> Prepared:
         share = after.full_steps / before.full_steps
         n_epochs = f"{before.spec.task.epochs * share:.2g} epochs instead of {before.spec.task.epochs:g}"
         rule = f"{n_epochs}, {why}; --epochs or --max-steps override"
-        spec = _with(spec, "task.max_steps", after.full_steps)
+        spec = with_setting(spec, "task.max_steps", after.full_steps)
         decisions = [decision for decision in decisions if decision.setting != "task.epochs"]
         decisions.append(Decision(setting="task.max_steps", value=f"{after.full_steps:,}", rule=rule))
-    for name in (_EVAL_EXAMPLES, "search.trials", "confirm.seeds", "confirm.fidelity"):
-        usual, value = (attrgetter(name)(settings) for settings in (before.spec, spec))
-        if value != usual:
-            rule = f"{'all' if usual is None else usual} by default; {why}"
-            decisions.append(Decision(setting=name, value=str(value), rule=rule))
+    if spec.data.max_eval_examples != before.spec.data.max_eval_examples:
+        value = str(spec.data.max_eval_examples)
+        decisions.append(Decision(setting=_EVAL_EXAMPLES, value=value, rule=f"all by default; {why}"))
     return replace(after, spec=spec, decisions=tuple(decisions))
-
-
-def _with(spec: RunSpec, name: str, value: object) -> RunSpec:
-    topic, _, field = name.partition(".")
-    return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})
 
 
 def _probe(context: AllocationContext) -> Plan:

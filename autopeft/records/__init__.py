@@ -62,6 +62,7 @@ from autopeft.records.spec import (
     RunSpec,
     SearchSpec,
     TaskSpec,
+    with_setting,
 )
 from autopeft.records.text import (
     digest_of,
@@ -126,4 +127,5 @@ __all__ = [
     "search_command",
     "to_json",
     "train_command",
+    "with_setting",
 ]

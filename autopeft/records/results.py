@@ -159,7 +159,8 @@ class Confirmation:
 class Verdict:
     """Best against baseline, in units of the metric; positive differences favour the best plan.
 
-    `label` is better, equivalent, worse, inconclusive, or none where there was no confirmation.
+    `label` is better, equivalent, worse, inconclusive, `default kept` where the baseline is handed over
+    (nothing better was found, or the confirmation spoke for it), or none where there was no confirmation.
     `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself. A sequential
     confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are corrected for
     that, `plain_difference` is not. `stopped_by` says what ended it: the label, `futile` (the planned seeds
@@ -291,6 +292,7 @@ class Forgetting:
 class Outcome:
     """What the engine finds. `confirmations` and `test` are empty where there were none.
 
+    `best` is handed over.
     `front` holds the plans at the last rung that no other beats on both loss and parameters; `sentences` are
     findings beside the verdict.
     """
@@ -307,6 +309,12 @@ class Outcome:
     score_pairs: tuple[ScorePair, ...] = ()
     front: tuple[Measurement, ...] = ()
     sentences: tuple[str, ...] = ()
+
+    @property
+    def incumbent(self) -> Plan:
+        """The plan that the search put first; another one than the best where the baseline was kept."""
+        named = {confirmation.name: confirmation.plan for confirmation in self.confirmations}
+        return named.get("incumbent", self.best)
 
 
 @dataclass(frozen=True, kw_only=True)

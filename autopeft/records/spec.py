@@ -137,7 +137,11 @@ class Extent(Topic):
         None, "Stop after this time, such as 90s, 8m or 2h", "Search", short="max_time", demo=450.0, gt=0
     )
     max_cost: float | None = setting(
-        None, "Stop at this cost in R; R is one full run of the baseline", "Search", gt=0
+        None,
+        "Cost of search and confirmation in R, at most; R is one full run of the baseline. Default: 4, for "
+        "full runs below 300 steps 7",
+        "Search",
+        gt=0,
     )
     patience: int | None = setting(
         None, "Stop after this many sampled proposals in a row without improvement", "Search", ge=1
@@ -168,6 +172,9 @@ class SearchSpec(Extent):
         min_length=1,
     )
     score: str = setting("gradient", "Sensitivity score that orders the sites", "Search")
+    check_score: bool = setting(
+        False, "Measure whether the score helps: plans that follow it beside the same without it", "Search"
+    )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 
@@ -197,12 +204,12 @@ class LimitSpec(Topic):
 class ConfirmSpec(Topic):
     """How the best plans are confirmed; `margin` is in units of the metric (0.01: one point of accuracy)."""
 
-    fidelity: Literal["full", "half", "none"] = _confirm(
-        "full", "Length of the confirmation's runs, relative to a full run", short="confirm", demo="half"
+    fidelity: Literal["auto", "full", "half", "none"] = _confirm(
+        "auto",
+        "Length of the confirmation's runs, relative to a full run; auto is what --max-cost pays",
+        short="confirm",
     )
-    seeds: int = _confirm(
-        5, "Fresh seeds per confirmed plan, at most", short="confirm_seeds", demo=3, ge=2, le=10
-    )
+    seeds: int = _confirm(5, "Fresh seeds per confirmed plan, at most", short="confirm_seeds", ge=2, le=10)
     margin: float | None = _confirm(
         None,
         "Difference of the metric that does not matter. Default: 0.01; 1 % of the baseline's loss or error",
@@ -291,3 +298,14 @@ class RunSpec(Topic):
 # Every setting by its dotted name, and those that have a short name by that.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
 SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
+
+
+def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
+    """The settings with another value of one of them, by its dotted name.
+
+    Example:
+        >>> with_setting(RunSpec(), "search.trials", 8).search.trials
+        8
+    """
+    topic, _, field = name.partition(".")
+    return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})

@@ -121,8 +121,8 @@ def _answer(score: str, against: Mapping[str, Against]) -> tuple[bool | None, st
     uniform = against.get(UNIFORM)
     if uniform is None:
         return None, (
-            f"Whether the score “{score}” helped was not measured: "
-            "no plan was run with it and with uniform in its place."
+            f"Whether the score “{score}” helped was not measured: no plan was run with it and with uniform "
+            "in its place (--check-score does that)."
         )
     others = ", ".join(f"{_won(row)} against {null}" for null, row in against.items() if null != UNIFORM)
     wins = f"in {_won(uniform)} pairs against uniform" + (f" ({others})" if others else "")

@@ -19,9 +19,10 @@ from table import SEARCH_SEED, TableError
 from autopeft import engine, space
 from autopeft.engine import Ledger, SearchProblem
 from autopeft.extension import discover
+from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import requested_space, search_problem
-from autopeft.records import SHORT_NAMES, Fidelity, Measurement, Plan, RunSpec, SiteScores
+from autopeft.records import SHORT_NAMES, Decision, Fidelity, Measurement, Plan, RunSpec, SiteScores
 from autopeft.space import AllocationContext
 
 BASELINES = ("lora/all", "lora/q+v")
@@ -71,7 +72,9 @@ def searched(settings: Mapping[str, Any]) -> Policy:
     def policy(surrogate: Surrogate, seed: int) -> Found:
         budget = {"requested": surrogate.description.budget.requested}
         search = {**topics.get("search", {}), "seed": seed}
-        spec = RunSpec.model_validate({**topics, "budget": budget, "search": search})
+        asked = RunSpec.model_validate({**topics, "budget": budget, "search": search})
+        given = frozenset(f"{topic}.{name}" for topic, names in topics.items() for name in names)
+        spec = within_cost(_stand_in(surrogate, asked), given).spec
         bench = TableBench(surrogate, seed=seed)
         ledger = Ledger(
             executor=discover("autopeft.executors")["serial"],
@@ -126,6 +129,16 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StandIn:
+    spec: RunSpec
+    base: SimpleNamespace
+    task: SimpleNamespace
+    bench: SimpleNamespace
+    full_steps: int
+    decisions: tuple[Decision, ...] = ()
+
+
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     """All that `search_problem` reads of what was prepared, without model and data."""
     description = surrogate.description
@@ -139,7 +152,7 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     task = SimpleNamespace(**{**vars(facts), "metric": facts.name})
     base = SimpleNamespace(sites=description.sites)
     full = description.cell.full
-    return cast(Prepared, SimpleNamespace(spec=spec, base=base, task=task, bench=bench, full_steps=full))
+    return cast(Prepared, _StandIn(spec=spec, base=base, task=task, bench=bench, full_steps=full))
 
 
 def plain_default(surrogate: Surrogate, seed: int) -> Found:
@@ -227,6 +240,7 @@ SEARCHES = {
     "trials 12": "trials=12",
     "trials 48": "trials=48",
     "4 R": "max_cost=4",
+    "10 R": "max_cost=10",
     "random strategy": "strategy=random",
     "random sampler": "sampler=random",
     "LoRA alone": "methods=[lora]",

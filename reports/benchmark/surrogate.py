@@ -324,13 +324,14 @@ class TableBench:
         )
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """The measurement of a plan.
+        """The measurement of a plan; a confirmation at half length has the scores of a full one.
 
         Raises:
             TableError: The table has no full runs of that length, no such split, or no arm of the method.
         """
         self._check(fidelity)
-        arm, split, steps = self.surrogate.arm_of(plan), fidelity.split, fidelity.train_steps
+        arm, split = self.surrogate.arm_of(plan), fidelity.split
+        steps = fidelity.train_steps if split == "search" else self.surrogate.description.cell.full
         seeds = {"seed": fidelity.seed, "first_seed": self.seed + 1}
         point = arm.point(plan.learning_rate, split, steps, **seeds)
         scores = _subset(point.scores, fidelity.eval_examples)
@@ -357,10 +358,11 @@ class TableBench:
         description, name = self.surrogate.description, self.surrogate.results.name
         if fidelity.split not in ("search", "confirm", "test"):
             raise TableError(f"The split is {fidelity.split}; cell {name} has search, confirm and test.")
-        if fidelity.split != "search" and fidelity.train_steps != description.cell.full:
+        full = description.cell.full
+        if fidelity.split != "search" and fidelity.train_steps not in (full, max(1, round(full / 2))):
             raise TableError(
                 f"A run of {fidelity.train_steps} steps on {fidelity.split} is not in the table of {name}; "
-                f"its full runs have {description.cell.full} steps. Confirm at that length."
+                f"its full runs have {full} steps. Confirm at that length or at half of it."
             )
 
     def _new_steps(self, plan: Plan, fidelity: Fidelity) -> int:

@@ -257,6 +257,9 @@ def test_rows_of_other_plans_than_the_description_has_are_refused(surrogate):
         type(surrogate)(surrogate.results, replace(surrogate.description, arms=(moved,)))
 
 
-def test_runs_at_other_lengths_than_the_full_one_are_refused(surrogate):
-    with pytest.raises(TableError, match="40 steps on confirm is not in the table of toy"):
-        at(surrogate, 1e-2, split="confirm", steps=40, seed=1)
+def test_confirmations_have_the_scores_of_full_runs_at_half_length_too_and_no_other_length(surrogate):
+    full = surrogate.description.cell.full
+    whole, half = (at(surrogate, 1e-2, split="confirm", steps=n, seed=1) for n in (full, full // 2))
+    assert (half.loss, half.example_scores) == (whole.loss, whole.example_scores)
+    with pytest.raises(TableError, match=f"{full - 1} steps on confirm is not in the table of toy"):
+        at(surrogate, 1e-2, split="confirm", steps=full - 1, seed=1)

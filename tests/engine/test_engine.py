@@ -96,13 +96,24 @@ def test_the_study_holds_one_finished_trial_per_proposal(trials: int) -> None:
 
 
 @pytest.mark.parametrize("max_params", [ROOMY, TIGHT, NO_LORA])
-@pytest.mark.parametrize("trials", [8, 16, 19])
-def test_baselines_and_head_get_as_many_learning_rates(trials: int, max_params: int) -> None:
+@pytest.mark.parametrize(("trials", "n_rates"), [(6, 2), (16, 2), (23, 2), (24, 3)])
+def test_every_baseline_and_the_head_get_as_many_learning_rates(
+    trials: int, n_rates: int, max_params: int
+) -> None:
     outcome = run(levels(), trials=trials, max_params=max_params, space=only_ia3_below(max_params)).outcome
-    rates = Counter(p.arm for p in outcome.proposals if p.source == "enqueued" and p.arm.kind != "greedy")
-    named = [arm for arm in rates if arm.kind in ("head", "baseline")]
-    assert len(named) == {ROOMY: 2, TIGHT: 3, NO_LORA: 1}[max_params]
-    assert len(set(rates.values())) == 1  # of usual arms too, where there is room for them
+    rates = Counter(p.arm for p in outcome.proposals if p.source == "enqueued" and p.arm.kind != "usual")
+    assert {arm.kind for arm in rates} == ({"head"} if max_params == NO_LORA else {"head", "baseline"})
+    assert len(rates) == {ROOMY: 3, TIGHT: 3, NO_LORA: 1}[max_params]
+    assert set(rates.values()) == {n_rates}
+
+
+def test_usual_arms_come_after_the_baselines_once_each_in_the_middle_of_their_range() -> None:
+    enqueued = [p for p in usual().outcome.proposals if p.source == "enqueued"]
+    kinds = [p.arm.kind for p in enqueued]
+    assert kinds == [*["baseline", "baseline", "head"] * 2, "usual", "usual"]
+    for proposal, method in zip(enqueued[-2:], ("ia3", "lora"), strict=True):
+        low, high = METHODS[method].learning_rate_range
+        assert proposal.plan.learning_rate == pytest.approx(math.sqrt(low * high))
 
 
 def only_ia3_below(max_params: int) -> Space:
@@ -112,11 +123,11 @@ def only_ia3_below(max_params: int) -> Space:
 
 
 @pytest.mark.parametrize("max_params", [ROOMY, TIGHT])
-@pytest.mark.parametrize("trials", range(16, 24))
-def test_half_of_the_first_rung_is_sampled(trials: int, max_params: int) -> None:
+@pytest.mark.parametrize("trials", [10, 16, 24])
+def test_a_part_of_the_first_rung_is_sampled(trials: int, max_params: int) -> None:
     outcome = run(levels(), trials=trials, max_params=max_params, confirm="none").outcome
     sampled = [p for p in of_the_study(outcome.proposals) if p.source != "enqueued"]
-    assert len(sampled) >= trials / 2
+    assert len(sampled) >= 0.3 * trials
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
@@ -136,8 +147,9 @@ def test_equal_plans_are_measured_once() -> None:
 
 
 def test_the_greedy_plan_takes_the_best_rate_of_the_baseline() -> None:
-    greedy = next(p for p in usual().outcome.proposals if str(p.arm) == "greedy by gradient")
-    # Quality falls with |log10(rate) + 2|, so of the three rates the largest is best.
+    outcome = run(levels(), check_score=True).outcome
+    greedy = next(p for p in outcome.proposals if str(p.arm) == "greedy by gradient")
+    # Quality falls with |log10(rate) + 2|, so of the rates the largest is best.
     assert greedy.plan.learning_rate == max(plan.learning_rate for plan in baseline_plans())
 
 
@@ -202,14 +214,15 @@ def test_the_second_rung_has_the_best_of_each_kind_and_a_sentinel(truth: Quality
     search = run(truth)
     by_loss = sorted(search.at("search", 3), key=lambda m: m.loss or math.inf)
     proposed = {proposal.plan for proposal in of_the_study(search.outcome.proposals)}
-    twins = {proposal.plan for proposal in search.outcome.proposals if proposal.source == "twin"}
-    by_loss = [m for m in by_loss if m.plan in proposed or m.plan not in twins]
+    by_loss = [m for m in by_loss if m.plan in proposed or is_baseline(m.plan)]
     ours = [m.plan for m in by_loss if m.plan.adapters and not is_baseline(m.plan)]
-    baselines = [m.plan for m in by_loss if is_baseline(m.plan)]
     heads = [m.plan for m in by_loss if not m.plan.adapters]
     small = [plan for plan in ours if plan.trainable_params <= ROOMY / 4]
     best = [p for i, p in enumerate(ours) if all(q.adapters != p.adapters for q in ours[:i])][:3]
-    expected = {*best, baselines[0], heads[0], small[0]}
+    placements = {plan.adapters for plan in baseline_plans()}
+    assert len(placements) == 2
+    baselines = [[m.plan for m in by_loss if m.plan.adapters == placement][:2] for placement in placements]
+    expected = {*best, *baselines[0], *baselines[1], heads[0], small[0]}
     retuned = {p.plan for p in search.outcome.proposals if p.source == "retuned"}
     promoted = {m.plan for m in search.at("search", 12)} - retuned
     assert expected < promoted
@@ -233,7 +246,7 @@ def test_every_new_measurement_is_recorded_and_shown_in_order() -> None:
     phases = dict(usual().display.phases)
     n_evened = sum(proposal.source == "evened" for proposal in usual().outcome.proposals)
     n_retuned = sum(proposal.source == "retuned" for proposal in usual().outcome.proposals)
-    assert phases.pop("rung 1") + phases.pop("twins") + n_evened == kinds["search", 3]
+    assert phases.pop("rung 1") + n_evened == kinds["search", 3]
     phases["rung 2"] += n_retuned
     assert phases.pop("rates") <= 2
     assert phases == {phase: kinds[steps[phase]] for phase in steps}
@@ -260,7 +273,7 @@ def test_a_search_that_is_cut_short_still_ends_with_a_verdict_in_time(limit_seco
     assert search.world.seconds <= limit_seconds
 
 
-@pytest.mark.parametrize("limit_seconds", [170, 200])
+@pytest.mark.parametrize("limit_seconds", [150, 170])
 def test_a_tight_limit_is_overrun_by_one_pair_of_confirming_runs_at_most(limit_seconds: float) -> None:
     search = run(levels(), trials=60, limit_seconds=limit_seconds)
     assert limit_seconds < search.world.seconds <= limit_seconds + 2 * 30

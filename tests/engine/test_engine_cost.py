@@ -97,3 +97,36 @@ def test_where_nothing_was_trained_there_is_no_r_and_the_report_says_so(
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "no plan was trained" in text and "one full run (R)" not in text
     assert " R" not in next(line for line in capsys.readouterr().out.splitlines() if "confirmation" in line)
+
+
+# The limit of cost.
+
+
+def cost_by_hand(search):
+    """R of every measurement: steps and half an example of training for each that is evaluated.
+
+    A step without adapters costs 0.35 of another. A full run has 30 steps of 4 examples.
+    """
+    total = 0.0
+    for m in search.outcome.measurements:
+        steps = 0 if m.fidelity.split == "test" else m.trained_steps * (1.0 if m.plan.adapters else 0.35)
+        total += (steps + m.fidelity.eval_examples / 8) / 30
+    return total
+
+
+@pytest.mark.parametrize("trials", [12, 200])
+@pytest.mark.parametrize("check_score", [False, True])
+@pytest.mark.parametrize("max_cost", [14.0, 20.0, 40.0])
+def test_search_and_confirmation_together_keep_to_the_cost_limit(max_cost, check_score, trials):
+    search = run(levels(), trials=trials, max_cost=max_cost, check_score=check_score)
+    spent = cost_by_hand(search)
+    assert spent <= max_cost
+    assert {c.name for c in search.outcome.confirmations} >= {"best", "baseline"}
+    if trials == 200:
+        assert spent > 0.8 * max_cost or max_cost == 14  # what is allowed is used
+
+
+def test_what_a_verdict_needs_is_measured_whatever_it_costs():
+    outcome = run(levels(), trials=200, max_cost=0.1).outcome
+    assert outcome.verdict.label != "none"
+    assert len([p for p in outcome.proposals if p.source not in ("evened", "retuned")]) <= 12

@@ -45,7 +45,7 @@ def test_a_policy_uses_the_score_where_ranks_or_layers_follow_it(change, expecte
 
 
 def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_null() -> None:
-    search = run(by_score)
+    search = run(by_score, check_score=True)
     pair = search.outcome.score_pairs[0]
     assert pair.arm.startswith("greedy")
     policy = replace(LORA, learning_rate=pair.learning_rate)
@@ -61,7 +61,7 @@ def test_the_greedy_plan_stands_beside_the_baseline_at_its_rate_and_beside_each_
 
 
 def test_twins_share_everything_but_their_ranks_and_are_not_promoted() -> None:
-    search = run(by_score)
+    search = run(by_score, check_score=True)
     twins = [proposal for proposal in search.outcome.proposals if proposal.source == "twin"]
     assert twins and len(search.outcome.score_pairs) <= MAX_PAIRS
     rates = {pair.learning_rate for pair in search.outcome.score_pairs}
@@ -75,13 +75,20 @@ def test_twins_share_everything_but_their_ranks_and_are_not_promoted() -> None:
 
 def test_a_search_without_scored_proposals_has_no_pairs() -> None:
     space = Space(about="even", methods={"ia3": MethodSpace(placement=("all", "q+v"))})
-    assert run(levels(), space=space).outcome.score_pairs == ()
+    assert run(levels(), space=space, check_score=True).outcome.score_pairs == ()
+
+
+def test_a_search_that_is_not_asked_for_pairs_measures_none() -> None:
+    outcome = run(by_score).outcome
+    assert outcome.score_pairs == ()
+    assert {proposal.source for proposal in outcome.proposals}.isdisjoint({"twin"})
+    assert "greedy" not in {proposal.arm.kind for proposal in outcome.proposals}
 
 
 def test_twins_are_left_out_where_time_is_short() -> None:
-    ample = run(levels())
+    ample = run(levels(), check_score=True)
     assert ample.outcome.score_pairs
-    short = run(levels(), limit_seconds=200)
+    short = run(levels(), check_score=True, limit_seconds=200)
     n_twins = [sum(p.source == "twin" for p in search.outcome.proposals) for search in (ample, short)]
     assert n_twins[1] <= n_twins[0]
     assert len(short.outcome.confirmations) >= 2

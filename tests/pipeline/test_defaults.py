@@ -109,9 +109,9 @@ def test_preview_tells_what_was_derived_and_only_that(spec):
     given = TaskSpec(max_steps=2, batch_size=7)
     derived = [decision.setting for decision in preview(spec).decisions]
     computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
-    assert derived == ["task.max_length", "task.batch_size", *computing]
+    assert derived == ["task.max_length", "task.batch_size", *computing, "search.max_cost"]
     fewer = preview(spec.model_copy(update={"task": given})).decisions
-    assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
+    assert [decision.setting for decision in fewer] == ["task.max_length", *computing, "search.max_cost"]
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):

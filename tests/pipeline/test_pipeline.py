@@ -26,15 +26,18 @@ FILES = (
 ).split()
 
 
+GIVEN = frozenset({"search.trials", "confirm.seeds"})
+
+
 def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
-    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 8, "seed": 3, "confirm_seeds": 2}
-    return run_spec(model_dir, data_dir, out=out, **usual | settings)
+    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 12, "seed": 3, "confirm_seeds": 2}
+    return run_spec(model_dir, data_dir, out=out, **{"check_score": True} | usual | settings)
 
 
 @pytest.fixture(scope="module")
 def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "first"
-    return pipeline.search(spec_for(model_dir, data_dir, out), progress=Silent())[1]
+    return pipeline.search(spec_for(model_dir, data_dir, out), given=GIVEN, progress=Silent())[1]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, a
 def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
     sources = [trial.user_attrs["source"] for trial in study.trials]
-    assert len([source for source in sources if source not in ("twin", "evened", "retuned")]) == 8
+    assert len([source for source in sources if source not in ("twin", "evened", "retuned")]) == 12
     assert all(trial.state.is_finished() for trial in study.trials)
     assert {"enqueued", "sampler", "random", "twin"} <= set(sources)
     assert set(sources) <= {"enqueued", "sampler", "random", "twin", "evened", "retuned", "refined"}
@@ -71,11 +74,12 @@ def test_state_of_paused_rungs_is_gone_once_nothing_takes_it_up(run: Path) -> No
     assert not list((run / "state" / "paused").glob("*"))
 
 
-def test_trials_csv_has_every_measurement_and_names_its_split(run: Path) -> None:
+def test_trials_csv_has_every_measurement_and_names_its_split(run: Path, answer: dict) -> None:
     rows = rows_of(run)
     assert {row["split"] for row in rows} == {"search", "confirm", "test"}
     assert all(row["status"] == "COMPLETE" for row in rows)
-    assert len({row["seed"] for row in rows if row["split"] == "confirm"}) == 2
+    n_seeds = 1 if answer["verdict"]["interval_95"] is None else 2  # the baseline is not compared with itself
+    assert len({row["seed"] for row in rows if row["split"] == "confirm"}) == n_seeds
 
 
 FRESH = """
@@ -141,7 +145,8 @@ def test_trained_plan_reproduces_its_metric_through_plain_peft(
 def test_same_seed_gives_the_same_trials_but_for_the_seconds(
     run: Path, model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    _, again = pipeline.search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
+    spec = spec_for(model_dir, data_dir, tmp_path / "again")
+    _, again = pipeline.search(spec, given=GIVEN, progress=Silent())
     assert rows_of(again) == rows_of(run)
 
 
@@ -158,7 +163,7 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
 
     spec = spec_for(model_dir, data_dir, tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
-        pipeline.search(spec, progress=Stops())
+        pipeline.search(spec, given=GIVEN, progress=Stops())
     paused = tmp_path / "stopped" / "state" / "paused"
     assert len(list(paused.glob("*/*"))) == 5  # a later rung may continue each of the five plans
     _, path = pipeline.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
@@ -173,7 +178,7 @@ def test_resume_extends_trials_and_refuses_other_changes(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "small"
-    pipeline.search(spec_for(model_dir, data_dir, out, trials=4), progress=Silent())
+    pipeline.search(spec_for(model_dir, data_dir, out, trials=4), given=GIVEN, progress=Silent())
     more = spec_for(model_dir, data_dir, out, trials=6)
     result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
     assert len([p for p in result.proposals if p.source not in ("twin", "evened", "retuned")]) == 6
@@ -198,7 +203,7 @@ def test_report_renders_again_to_the_same_text(run: Path) -> None:
 def test_run_yaml_repeats_the_run_and_does_not_name_its_folder(run: Path) -> None:
     content = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     assert "output" not in content
-    assert content["search"]["trials"] == 8
+    assert content["search"]["trials"] == 12
     assert str(run) not in (run / "run.yaml").read_text(encoding="utf-8")
 
 

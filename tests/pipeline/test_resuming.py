@@ -9,7 +9,8 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
-from autopeft.pipeline.resuming import check_base, resumed
+from autopeft.pipeline.resuming import check_base, keep_decisions, resumed
+from autopeft.records import Decision
 from autopeft.store import RunDir
 
 STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
@@ -26,6 +27,15 @@ def out(tmp_path):
 def test_the_cost_may_grow(out, cost):
     spec = resumed(run_spec(max_cost=cost, out=out), frozenset({"search.max_cost"}))
     assert (spec.search.max_cost, spec.search.trials, spec.limits.max_rank) == (cost, 10, 8)
+
+
+@pytest.mark.parametrize("is_derived", [False, True])
+def test_more_trials_are_not_bound_by_a_cost_that_the_run_derived_itself(out, is_derived):
+    if is_derived:
+        decision = Decision(setting="search.max_cost", value="3", rule="")
+        keep_decisions(RunDir.open(out), (decision,))
+    spec = resumed(run_spec(trials=20, out=out), frozenset({"search.trials"}))
+    assert (spec.search.trials, spec.search.max_cost) == (20, None if is_derived else 3.0)
 
 
 def test_the_cost_cannot_shrink(out):

@@ -5,16 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 
 from autopeft.cli.progress import Silent
 from autopeft.errors import StoppedError
 from autopeft.pipeline import preview, search
+from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import fit_to_budget, prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, expected_seconds, fitted, within_time
-from autopeft.records import BudgetSpec, DataSpec, ModelSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.records import (
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+    with_setting,
+)
 from autopeft.space import baseline_policies, plan_of
 from autopeft.store import RunDir
 from autopeft.train import Pace, pace_of
@@ -41,21 +53,34 @@ def prepared(spec):
 
 
 def test_expected_time_is_the_sum_over_all_runs(prepared):
-    schedule = schedule_of(prepared)
+    """Without a limit of cost, since the trials are given."""
+    given = frozenset({"search.trials", "confirm.fidelity", "confirm.seeds"})
+    full = with_setting(prepared.spec, "confirm.fidelity", "full")
+    run = replace(prepared, spec=full)
+    schedule = schedule_of(run)
     first, last = schedule.rung_steps
     runs = [(first, schedule.n_search)] * 24
     runs += [(last - first, schedule.n_search)] * schedule.n_promoted(1)
     runs += [(last, schedule.n_search)] * 2  # retuned: trained anew
-    runs += [(200, schedule.n_confirm)] * 15 + [(0, schedule.n_confirm)] * 5 + [(0, schedule.n_test)] * 15
+    runs += [(200, schedule.n_confirm), (0, schedule.n_test)] * 10 + [(0.35 * 200, schedule.n_confirm)] * 5
     seconds = sum(0.5 * steps + 0.03 * examples + 0.25 for steps, examples in runs)
-    assert expected_seconds(prepared, PACE) == pytest.approx(seconds)
+    assert expected_seconds(run, PACE, given=given) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("max_cost", [5.0, 9.0])
+def test_expected_time_is_no_more_than_the_limit_of_cost(prepared, max_cost):
+    limited = replace(prepared, spec=with_setting(prepared.spec, "search.max_cost", max_cost))
+    # Evaluation and each run cost more than the limit counts; a step is half a second.
+    steps_alone = max_cost * 200 * PACE.step_seconds
+    assert steps_alone <= expected_seconds(limited, PACE, given=NOTHING) <= 3 * steps_alone
 
 
 def test_full_run_is_the_longest_that_fits(prepared):
-    seconds = 0.7 * expected_seconds(prepared, PACE)
+    seconds = 0.7 * expected_seconds(prepared, PACE, given=NOTHING)
     shortened = fitted(prepared, PACE, seconds=seconds, given=NOTHING)
     longer = replace(shortened, full_steps=shortened.full_steps + 1)
-    assert expected_seconds(shortened, PACE) <= seconds < expected_seconds(longer, PACE)
+    assert expected_seconds(shortened, PACE, given=NOTHING) <= seconds
+    assert seconds < expected_seconds(longer, PACE, given=NOTHING)
     assert shortened.spec.task.max_steps == shortened.full_steps
     assert shortened.spec.search == prepared.spec.search
     (decision,) = (d for d in shortened.decisions if d.setting == "task.max_steps")
@@ -64,39 +89,25 @@ def test_full_run_is_the_longest_that_fits(prepared):
     assert "task.epochs" not in [d.setting for d in shortened.decisions]
 
 
-def cheapest(prepared, *given):
-    run = fitted(prepared, PACE, seconds=1.0, given=frozenset(given))
-    return run.full_steps, run.spec.search.trials, run.spec.confirm.seeds, run.spec.confirm.fidelity
-
-
-def test_trials_then_seeds_then_the_confirmation_are_shortened(prepared):
-    seen = []
-    for share in (0.5, 0.4, 0.3, 0.2, 0.1, 0.01):
-        seconds = share * expected_seconds(prepared, PACE)
-        run = fitted(prepared, PACE, seconds=seconds, given=NOTHING)
-        seen.append((run.spec.search.trials, run.spec.confirm.seeds, run.spec.confirm.fidelity))
-    assert seen == sorted(seen, key=lambda row: (-row[0], -row[1], row[2] == "half"))
-    assert seen[0][1:] == (5, "full")
-    assert seen[-1] == (12, 2, "half")
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ((), (20, 12, 2, "half")),
-        (("search.trials",), (20, 24, 2, "half")),
-        (("confirm.seeds", "search.trials"), (20, 24, 5, "half")),
-        (("confirm.fidelity",), (20, 12, 2, "full")),
-    ],
-)
-def test_what_the_user_set_is_never_shortened(prepared, given, expected):
-    assert cheapest(prepared, *given) == expected
+@pytest.mark.parametrize("given", [(), ("search.trials",), ("confirm.seeds", "confirm.fidelity")])
+def test_what_the_user_set_is_never_shortened(prepared, given):
+    chosen = RunSpec(
+        search=SearchSpec(methods=("lora",), trials=17), confirm=ConfirmSpec(fidelity="full", seeds=4)
+    )
+    spec = prepared.spec
+    for name in given:
+        spec = with_setting(spec, name, attrgetter(name)(chosen))
+    run = within_cost(
+        fitted(replace(prepared, spec=spec), PACE, seconds=1.0, given=frozenset(given)), frozenset(given)
+    )
+    assert run.full_steps == 20
+    assert all(attrgetter(name)(run.spec) == attrgetter(name)(chosen) for name in given)
 
 
 def test_language_model_is_evaluated_on_fewer_examples_first(prepared):
     few = replace(prepared.task.defaults, eval_examples=10)
     writing = replace(prepared, task=replace(prepared.task, defaults=few))
-    run = fitted(writing, PACE, seconds=0.3 * expected_seconds(writing, PACE), given=NOTHING)
+    run = fitted(writing, PACE, seconds=0.1 * expected_seconds(writing, PACE, given=NOTHING), given=NOTHING)
     assert run.spec.data.max_eval_examples in (10, 20)
     schedule = schedule_of(run)
     assert max(schedule.n_search, schedule.n_confirm, schedule.n_test) == run.spec.data.max_eval_examples
@@ -106,7 +117,7 @@ def test_language_model_is_evaluated_on_fewer_examples_first(prepared):
 
 
 def test_full_run_shorter_than_the_least_is_not_lengthened(prepared):
-    assert cheapest(replace(prepared, full_steps=9))[0] == 9
+    assert fitted(replace(prepared, full_steps=9), PACE, seconds=1.0, given=NOTHING).full_steps == 9
 
 
 @pytest.mark.parametrize("task", [{"epochs": 1.0}, {"max_steps": 5}])
@@ -118,14 +129,15 @@ def test_length_that_the_user_set_is_kept(spec, task):
 def test_plenty_of_time_changes_nothing(prepared, spec):
     _, context = fit_to_budget(prepared, requested_space(spec))
     limit = TimeLimit(spec=spec, given=NOTHING, started=time.monotonic())
-    assert within_time(replace(prepared, full_steps=30), limit, context) == replace(prepared, full_steps=30)
+    short = replace(prepared, full_steps=30)
+    assert within_time(short, limit, context) == within_cost(short, NOTHING)
 
 
 def test_too_little_time_is_said_and_the_cheapest_run_is_taken(prepared, spec, caplog):
     _, context = fit_to_budget(prepared, requested_space(spec))
     late = TimeLimit(spec=spec, given=NOTHING, started=time.monotonic() - 3599.0)
     run = within_time(prepared, late, context)
-    assert (run.full_steps, run.spec.search.trials) == (20, 12)
+    assert (run.full_steps, run.spec.search.trials) == (20, 6)
     assert "--max-time is short" in caplog.text
 
 

@@ -82,8 +82,8 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
     small = ("--batch-size", 8, "--confirm-seeds", 2)
     commands = {
         "analyze": (*data, "--budget", "5%", "--scores", "weight_norm", "--max-examples", 32),
-        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 4),
-        "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--trials", 2, "--metric", "kappa"),
+        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 8),
+        "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--trials", 6, "--metric", "kappa"),
         "export": ("--run", folder / "search", "--to", "table"),
     }
     commands["search"] += ("--space", EXAMPLE / "space.yaml")

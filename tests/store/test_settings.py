@@ -154,7 +154,7 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
     assert "'soon' is not a duration" in message
     assert "data.text_columns.0" in message
     assert "task.epochs (AUTOPEFT_TASK_EPOCHS) is -1" in message and "greater than 0" in message
-    assert "confirm.fidelity (--set) is 'quarter'; it should be 'full', 'half' or 'none'" in message
+    assert "confirm.fidelity (--set) is 'quarter'; it should be 'auto', 'full', 'half' or 'none'" in message
     assert "confirm.margin (--set): inf is not finite" in message
     assert "\n" not in message
 

@@ -60,7 +60,7 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
     )
     result, path = pipeline.search(spec, progress=Silent())
     assert result.setting.greater_is_better is greater_is_better
-    assert result.verdict.label in ("better", "equivalent", "worse", "inconclusive", "none")
+    assert result.verdict.label in ("better", "equivalent", "worse", "inconclusive", "default kept")
     assert greater_is_better or "points" not in " ".join((result.verdict.sentence, *result.sentences))
     best, tested = result.confirmations[0], result.test[0]
     assert best.metric_std_error > 0 and tested.metric_std_error > 0

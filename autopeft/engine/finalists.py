@@ -1,0 +1,66 @@
+"""The plans that are confirmed, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from autopeft.engine.ledger import Ledger
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.promote import best_user_plans
+from autopeft.engine.ranking import by_loss
+from autopeft.records import Plan
+
+SMALLEST_SHARE = (
+    0.5  # of the best plan's parameters; to save less is not worth a confirmation; chosen by hand
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalists:
+    """The plans to confirm, named before: incumbent, baseline, a small plan, and others beside them.
+
+    `best` is the plan that is handed over, which the confirmation decides; before, it is the incumbent.
+    """
+
+    incumbent: Plan
+    best: Plan
+    baseline: Plan
+    smallest: Plan
+    others: tuple[tuple[str, Plan], ...] = ()
+
+    @property
+    def named(self) -> dict[str, Plan]:
+        """Every plan by its name; one plan may have several."""
+        chief = {"best": self.best, "smallest": self.smallest, "baseline": self.baseline}
+        lost = {"incumbent": self.incumbent} if self.incumbent != self.best else {}
+        return chief | lost | {name: plan for name, plan in self.others if plan not in chief.values()}
+
+    @property
+    def chief(self) -> tuple[Plan, ...]:
+        """Best, smallest and baseline, each once; the test split is read for these."""
+        return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
+
+
+def with_best(named: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:
+    """The finalists once the confirmation has decided which plan is handed over.
+
+    Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan.
+    """
+    if best == named.incumbent:
+        return named
+    most = SMALLEST_SHARE * best.trainable_params
+    small = [p for p in (named.smallest, named.incumbent) if p in confirmed and p.trainable_params <= most]
+    smallest = min(small, key=lambda plan: plan.trainable_params, default=best)
+    return replace(named, best=best, smallest=smallest)
+
+
+def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
+    """The chosen three, with the head alone and the user's plans at their best rates."""
+    longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
+    finished = [m for m in longest_first if m.loss is not None]
+    heads = [m.plan for m in finished if not m.plan.adapters]
+    others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
+    others += [(str(ledger.arms[plan]), plan) for plan in best_user_plans(problem, ledger, finished)]
+    best, baseline, smallest = chosen
+    return Finalists(incumbent=best, best=best, baseline=baseline, smallest=smallest, others=tuple(others))

@@ -1,0 +1,120 @@
+"""`--max-cost`: how search and confirmation divide what a run may cost, where the user leaves it open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from autopeft.engine import Schedule
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.problem import schedule_of
+from autopeft.records import Decision, RunSpec, with_setting
+
+# What is decided here; a resumed run keeps what it decided.
+DECIDED = frozenset(
+    {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
+)
+_SHORT_RUN = 300  # steps; below, plans need a larger part of a full run to rank
+_COST, _SHORT_COST = 4.0, 7.0  # R: what a sweep over four learning rates costs that people do anyway
+_CONFIRM_SHARE = 0.55  # of the cost at most, for two plans and the head alone; chosen by hand
+_CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest seeds; chosen by hand
+_FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
+_LEAST_TRIALS = 6  # two baselines at two rates, the head, and one other plan
+_EVAL_SHARE = 0.2  # of a full run, that the evaluation of a split may cost; chosen by hand
+_LEAST_EXAMPLES = 128  # to evaluate; chosen by hand
+
+
+def within_cost(prepared: Prepared, given: frozenset[str]) -> Prepared:
+    """The run with cost, confirmation, trials and evaluated examples chosen where they are open, and told.
+
+    `given` are the dotted names of the user's settings. A number of trials that the user gave is not limited
+    by a cost that they did not give.
+    """
+    decisions = list(prepared.decisions)
+    for decide in (_examples, _confirmation, _cost, _trials):
+        for decision, spec in decide(prepared, given):
+            prepared = replace(prepared, spec=spec)
+            decisions.append(decision)
+    return replace(prepared, decisions=tuple(decisions))
+
+
+Decided = Iterator[tuple[Decision, RunSpec]]
+
+
+def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
+    """As many evaluated examples as a fifth of a full run pays."""
+    spec, schedule = prepared.spec, schedule_of(prepared)
+    most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
+    n_examples = max(most, _LEAST_EXAMPLES)
+    largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
+    if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
+        rule = f"all {largest:,} of a split would cost more than a fifth of a full run"
+        yield _decided(spec, "data.max_eval_examples", n_examples, rule)
+
+
+def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
+    """Full length where three seeds of two plans can be paid, else half length."""
+    spec, total = prepared.spec, _total(prepared)
+    if spec.confirm.fidelity != "auto":
+        return
+    usual = spec.confirm.seeds
+    for fidelity, least in _CONFIRMATIONS:
+        tried = with_setting(spec, "confirm.fidelity", fidelity)
+        schedule = schedule_of(replace(prepared, spec=tried))
+        n_seeds = usual
+        while n_seeds > least and not _pays(schedule, n_seeds, total):
+            n_seeds -= 1
+        if _pays(schedule, n_seeds, total):
+            break
+    n_seeds = usual if "confirm.seeds" in given else n_seeds
+    cost = schedule.confirm_cost(n_seeds=n_seeds)
+    rule = f"{n_seeds} seeds of two plans take {cost:.1f} of {total:g} R"
+    yield _decided(spec, "confirm.fidelity", fidelity, rule)
+    if n_seeds != usual:
+        spec = with_setting(spec, "confirm.fidelity", fidelity)
+        yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; what --max-cost pays")
+
+
+def _pays(schedule: Schedule, n_seeds: int, total: float) -> bool:
+    return schedule.confirm_cost(n_seeds=n_seeds) <= _CONFIRM_SHARE * total
+
+
+def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
+    """The usual limit; none where the user gave the trials, or a confirmation that the limit does not pay."""
+    spec = prepared.spec
+    if spec.search.max_cost is not None or "search.trials" in given:
+        return
+    total = _total(prepared)
+    if confirm_cost(prepared) > _CONFIRM_SHARE * total and "confirm.fidelity" in given:
+        total = round(confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total, 1)
+    rule = "in R, search and confirmation together; R is one full run of the baseline"
+    yield _decided(spec, "search.max_cost", total, rule)
+
+
+def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
+    """As many proposals as half of the search's part pays at the first rung."""
+    spec, usual = prepared.spec, prepared.spec.search.trials
+    if "search.trials" in given or spec.search.max_cost is None:
+        return
+    left = spec.search.max_cost - confirm_cost(prepared)
+    n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
+    if max(n_paid, _LEAST_TRIALS) < usual:
+        rule = f"{usual} by default; what --max-cost pays"
+        yield _decided(spec, "search.trials", max(n_paid, _LEAST_TRIALS), rule)
+
+
+def confirm_cost(prepared: Prepared) -> float:
+    """Cost in R that the confirmation of two plans and the head alone takes; 0 without a confirmation."""
+    confirm = prepared.spec.confirm
+    return 0.0 if confirm.fidelity == "none" else schedule_of(prepared).confirm_cost(n_seeds=confirm.seeds)
+
+
+def _total(prepared: Prepared) -> float:
+    limit = prepared.spec.search.max_cost
+    usual = _SHORT_COST if prepared.full_steps < _SHORT_RUN else _COST
+    return usual if limit is None else limit
+
+
+def _decided(spec: RunSpec, name: str, value: str | float, rule: str) -> tuple[Decision, RunSpec]:
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value
+    return Decision(setting=name, value=shown, rule=rule), with_setting(spec, name, value)

@@ -1,0 +1,104 @@
+"""`--max-cost`: what a run may cost in all, and how search and confirmation divide it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autopeft.pipeline.allowance import confirm_cost, within_cost
+from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.problem import schedule_of
+from autopeft.records import (
+    BudgetSpec,
+    ConfirmSpec,
+    DataSpec,
+    ModelSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+    with_setting,
+)
+
+NOTHING = frozenset[str]()
+
+
+@pytest.fixture(scope="module")
+def prepared(model_dir, data_dir):
+    spec = RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        budget=BudgetSpec(requested="20%"),
+        task=TaskSpec(batch_size=8),
+    )
+    return prepare(spec)
+
+
+def decided(run):
+    return {decision.setting: decision.value for decision in run.decisions}
+
+
+@pytest.mark.parametrize(("full_steps", "limit"), [(40, 7.0), (299, 7.0), (300, 4.0), (5000, 4.0)])
+def test_a_run_costs_four_full_runs_and_seven_where_these_are_short(prepared, full_steps, limit):
+    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
+    assert run.spec.search.max_cost == limit
+    assert decided(run)["search.max_cost"] == f"{limit:g}"
+    assert confirm_cost(run) < limit
+    first = run.spec.search.trials * schedule_of(run).rung_cost(0)
+    assert first <= limit - confirm_cost(run) or run.spec.search.trials == 6
+
+
+@pytest.mark.parametrize(
+    ("max_cost", "expected"),
+    # Two plans cost 2 R a seed in full and 1 R at half length, and a little for the head and for evaluation.
+    [(3.0, ("half", 2)), (4.0, ("half", 2)), (9.0, ("half", 4)), (14.0, ("full", 3)), (30.0, ("full", 5))],
+)
+def test_confirmation_is_as_long_and_has_as_many_seeds_as_its_share_pays(prepared, max_cost, expected):
+    limited = with_setting(prepared.spec, "search.max_cost", max_cost)
+    run = within_cost(replace(prepared, spec=limited, full_steps=1000), NOTHING)
+    assert (run.spec.confirm.fidelity, run.spec.confirm.seeds) == expected
+    assert run.spec.search.max_cost == max_cost
+
+
+def test_what_the_user_gave_is_kept(prepared):
+    spec = prepared.spec.model_copy(
+        update={
+            "search": SearchSpec(trials=40, max_cost=5.0),
+            "confirm": ConfirmSpec(fidelity="full", seeds=3),
+        }
+    )
+    given = frozenset({"search.trials", "search.max_cost", "confirm.fidelity", "confirm.seeds"})
+    run = within_cost(replace(prepared, spec=spec, full_steps=1000), given)
+    assert run.spec == spec
+    assert run.decisions == prepared.decisions
+
+
+def test_given_trials_are_not_limited_by_a_cost_that_was_not_given(prepared):
+    spec = with_setting(prepared.spec, "search.trials", 40)
+    run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"search.trials"}))
+    assert (run.spec.search.trials, run.spec.search.max_cost) == (40, None)
+    assert run.spec.confirm.fidelity == "half"
+
+
+def test_a_full_confirmation_that_was_asked_for_raises_the_limit(prepared):
+    spec = prepared.spec.model_copy(update={"confirm": ConfirmSpec(fidelity="full", seeds=5)})
+    run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"confirm.fidelity"}))
+    assert (run.spec.confirm.fidelity, run.spec.confirm.seeds) == ("full", 5)
+    assert run.spec.search.max_cost > confirm_cost(run) > 10
+
+
+def test_settings_that_were_decided_once_are_not_decided_again(prepared):
+    """A resumed run, and one from its run.yaml."""
+    once = within_cost(replace(prepared, full_steps=1000, decisions=()), NOTHING)
+    again = within_cost(replace(once, decisions=()), NOTHING)
+    assert again.spec == once.spec
+    assert again.decisions == ()
+
+
+def test_large_splits_are_evaluated_in_part(prepared):
+    full_steps = 10
+    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
+    sizes = schedule_of(replace(prepared, full_steps=full_steps))
+    largest = max(sizes.n_search, sizes.n_confirm, sizes.n_test)
+    limit = max(128, int(0.2 * full_steps * 8 / 0.5))
+    assert run.spec.data.max_eval_examples == (limit if largest > limit else None)
