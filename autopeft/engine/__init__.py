@@ -10,6 +10,7 @@ twins, promote → propose, finalists → judge, choose → confirm → sentence
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft.engine.choose import choose, retune, with_margin
-from autopeft.engine.confirm import MAX_CONFIRMED, MAX_TESTED, confirm, read_test
+from autopeft.engine.confirm import MAX_TESTED, confirm, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.finalists import finalists, with_best
 from autopeft.engine.front import front, is_allowed
@@ -30,8 +31,8 @@ from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
-from autopeft.engine.twins import measure_twins, n_pairs
-from autopeft.records import NULL_SCORES, Outcome, Proxy
+from autopeft.engine.twins import measure_twins, n_twins
+from autopeft.records import Outcome, Proxy
 
 __all__ = [
     "Ledger",
@@ -107,11 +108,13 @@ def _proxy(problem: SearchProblem, by_rung: Sequence[Measured]) -> Proxy:
 def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
     """Tell the ledger all measurements that are known at the start, so that its time left means the run."""
     schedule, n_seeds = problem.schedule, problem.spec.confirm.seeds
-    n_at_first = problem.n_proposals + n_pairs(problem) + len(NULL_SCORES)
-    planned = [(problem.rung(0), n_at_first)]
-    planned += [(problem.rung(i), schedule.n_promoted(i)) for i in range(1, schedule.last + 1)]
+    limit = math.inf if problem.spec.search.max_cost is None else problem.spec.search.max_cost
+    left = limit - problem.confirm_reserve
+    numbers = schedule.n_paid(n_first=problem.n_proposals + n_twins(problem), max_cost=left)
+    for index, n_plans in enumerate(numbers):
+        steps = schedule.new_steps(index)
+        ledger.plan_ahead(problem.rung(index), n_measurements=n_plans, new_steps=steps)
     if problem.spec.confirm.fidelity != "none":
-        for split, n_plans in (("confirm", MAX_CONFIRMED), ("test", MAX_TESTED), ("general", MAX_TESTED)):
-            planned.append((schedule.fidelity(split, seed=problem.seed), n_plans * n_seeds))
-    for fidelity, n_measurements in planned:
-        ledger.plan_ahead(fidelity, n_measurements=n_measurements)
+        for split in ("confirm", "test", "general"):
+            fidelity = schedule.fidelity(split, seed=problem.seed)
+            ledger.plan_ahead(fidelity, n_measurements=MAX_TESTED * n_seeds)

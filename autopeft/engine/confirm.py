@@ -14,8 +14,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.records import Measurement, Plan, Status
 
-MAX_CONFIRMED = 4  # best, baseline, smallest, head alone
-MAX_TESTED = 3
+MAX_TESTED = 3  # best, baseline, smallest
 _LEAST_SEEDS = 2  # of a plan that is compared
 
 log = logging.getLogger(__name__)

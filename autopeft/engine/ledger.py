@@ -29,6 +29,15 @@ Measured = dict[Plan, Measurement]  # at one fidelity
 Key = tuple[Plan, Fidelity]
 
 
+@dataclass
+class _Planned:
+    """Measurements of one kind that are still to come."""
+
+    fidelity: Fidelity
+    n_left: int
+    new_steps: int | None
+
+
 class Progress(Protocol):
     """A display of the search; all calls come from the thread that searches."""
 
@@ -66,7 +75,7 @@ class Ledger:
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
-    _planned: dict[tuple[str, int], tuple[Fidelity, int]] = field(default_factory=dict)
+    _planned: dict[tuple[str, int], _Planned] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
     _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
@@ -99,9 +108,13 @@ class Ledger:
             self._note_speed(measurement)
         self.measured[key] = measurement
         plan, fidelity = key
-        planned, n_left = self._planned.get(_kind(fidelity), (fidelity, 0))
-        self._planned[_kind(fidelity)] = (planned, max(0, n_left - 1))
-        seconds = math.fsum(n_left * self.estimate(at) for at, n_left in self._planned.values())
+        planned = self._planned.get(_kind(fidelity))
+        if planned is not None:
+            planned.n_left = max(0, planned.n_left - 1)
+        seconds = math.fsum(
+            kind.n_left * self.estimate(kind.fidelity, new_steps=kind.new_steps)
+            for kind in self._planned.values()
+        )
         seconds_left = seconds if self._seconds_per_step else None
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
 
@@ -119,9 +132,12 @@ class Ledger:
         """The measurements of this run at one fidelity."""
         return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
 
-    def plan_ahead(self, fidelity: Fidelity, *, n_measurements: int) -> None:
-        """Set how many measurements of a kind are still to come; the time left is estimated from it."""
-        self._planned[_kind(fidelity)] = (fidelity, n_measurements)
+    def plan_ahead(self, fidelity: Fidelity, *, n_measurements: int, new_steps: int | None = None) -> None:
+        """Set how many measurements of a kind are still to come; the time left is estimated from it.
+
+        `new_steps` counts the steps that each has still to train, where a rung continues an earlier one.
+        """
+        self._planned[_kind(fidelity)] = _Planned(fidelity, n_measurements, new_steps)
 
     def cost(self, schedule: Schedule) -> float:
         """Cost of all measurements so far in R, counted in steps and examples."""

@@ -43,7 +43,8 @@ def _measure_rung(
 ) -> Measured:
     fidelity = problem.rung(index)
     ledger.progress.phase(f"rung {index + 1}", len(plans))
-    ledger.plan_ahead(fidelity, n_measurements=len(plans))
+    new_steps = problem.schedule.new_steps(index)
+    ledger.plan_ahead(fidelity, n_measurements=len(plans), new_steps=new_steps)
     measured: Measured = {}
     waiting = list(plans)
     while waiting:
@@ -52,6 +53,7 @@ def _measure_rung(
             log.info(
                 "%d of %d plans reach rung %d: no more can be paid.", len(measured), len(plans), index + 1
             )
+            ledger.plan_ahead(fidelity, n_measurements=0)
             break
         ledger.require_time()
         wave, waiting = waiting[:n_next], waiting[n_next:]

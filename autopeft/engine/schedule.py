@@ -102,6 +102,20 @@ class Schedule:
         later = range(index + 1, self.last + 1)
         return _LEAST_KEPT * math.fsum(self.rung_cost(above) for above in later)
 
+    def n_paid(self, *, n_first: int, max_cost: float) -> list[int]:
+        """How many plans each rung measures where a search may cost so much R, the first rung first.
+
+        Two plans at least, as many as may go on at most; room stays for the rungs above.
+        """
+        numbers = [n_first]
+        left = max_cost - n_first * self.rung_cost(0)
+        for index in range(1, self.last + 1):
+            most, cost = self.n_promoted(index), self.rung_cost(index)
+            room = left - self.least_cost_above(index)
+            numbers.append(most if room >= most * cost else max(2, int(room / cost)))
+            left -= numbers[-1] * cost
+        return numbers
+
     def confirm_cost(self, *, n_seeds: int) -> float:
         """Cost in R of confirming two plans and the head alone on so many seeds, the test split included."""
         read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)

@@ -32,7 +32,7 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
         the worst loss of the run.
     """
     problem, ledger = study_log.problem, study_log.ledger
-    if not n_pairs(problem):
+    if not n_twins(problem):
         return ()
     scored = _scored(study_log, first)
     new = {plan for _, twins in scored for plan in twins.values()} - set(first)
@@ -65,12 +65,12 @@ def _scored(study_log: StudyLog, first: Measured) -> list[tuple[Proposal, Twins]
         twins = {null: _twin(policy, null, study_log.problem) for null in nulls}
         if twins[NULL_SCORES[0]] != plan:
             scored[plan] = (proposal, twins)
-    return list(scored.values())[: n_pairs(study_log.problem)]
+    return list(scored.values())[:MAX_PAIRS]
 
 
-def n_pairs(problem: SearchProblem) -> int:
-    """How many proposals get twins: as many as a test needs, where the user asks for it."""
-    return MAX_PAIRS if problem.spec.search.check_score else 0
+def n_twins(problem: SearchProblem) -> int:
+    """How many twins there are at most: one for each pair, and two more for the first."""
+    return MAX_PAIRS + len(UNEVEN_NULLS) if problem.spec.search.check_score else 0
 
 
 def _twin(policy: Policy, null: str, problem: SearchProblem) -> Plan:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from toys.engine import NO_LORA, SPACE, Quality, Run, World, levels, method_of, problem, run
+from toys.engine import NO_LORA, SPACE, Display, Quality, Run, World, levels, method_of, problem, run
 from toys.results import WORDS, toy_result
 
 from autopeft import report
 from autopeft.cli.tables import print_result
 from autopeft.engine import search_cost
-from autopeft.records import Cost, Fidelity, Plan
+from autopeft.records import Cost, Fidelity, Measurement, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -130,3 +130,22 @@ def test_what_a_verdict_needs_is_measured_whatever_it_costs():
     outcome = run(levels(), trials=200, max_cost=0.1).outcome
     assert outcome.verdict.label != "none"
     assert len([p for p in outcome.proposals if p.source not in ("evened", "retuned")]) <= 12
+
+
+@pytest.mark.parametrize("trials", [12, 40])
+@pytest.mark.parametrize("max_cost", [None, 14.0, 25.0])
+def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, trials: int) -> None:
+    """It cannot foresee lower rates (4 runs of 12 steps) and whether a small plan is confirmed (2 of 30)."""
+
+    class Clock(Display):
+        def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+            super().measured(measurement, arm=arm, seconds_left=seconds_left)
+            left.append((world.seconds, seconds_left or 0.0))
+
+    left: list[tuple[float, float]] = []
+    world = World(quality=levels(ia3=0.9))
+    run(world, display=Clock(), trials=trials, max_cost=max_cost)
+    later = [(at, told) for at, told in left if at >= trials * 3]
+    assert later
+    for at, told in later:
+        assert told == pytest.approx(world.seconds - at, rel=0.1, abs=4 * 12 + 2 * 30)

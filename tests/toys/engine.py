@@ -238,11 +238,12 @@ def run(
     storage: BaseStorage | None = None,
     limit_seconds: float | None = None,
     known: Mapping[tuple[Plan, Fidelity], Measurement] | None = None,
+    display: Display | None = None,
     **settings: Any,
 ) -> Run:
     """Search in a world, or in one with that truth; `settings` are those of `problem`."""
     world = world if isinstance(world, World) else World(quality=world)
-    display, records = Display(), []
+    display, records = display or Display(), []
     ledger = Ledger(
         executor=executor or Serial(),
         measure=world.measure,
