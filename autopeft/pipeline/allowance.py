@@ -21,7 +21,7 @@ _CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest se
 _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
 _LEAST_TRIALS = 6  # two baselines at two rates, the head, and one other plan
 _EVAL_SHARE = 0.2  # of a full run, that the evaluation of a split may cost; chosen by hand
-_LEAST_EXAMPLES = 128  # to evaluate; chosen by hand
+_LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
 
 def within_cost(prepared: Prepared, given: frozenset[str]) -> Prepared:
@@ -45,7 +45,7 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many evaluated examples as a fifth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
     most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
-    n_examples = max(most, _LEAST_EXAMPLES)
+    n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
         rule = f"all {largest:,} of a split would cost more than a fifth of a full run"

@@ -149,7 +149,8 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
         head_rates=SimpleNamespace(alone=lambda: description.head_rates),
     )
     facts = description.metric
-    task = SimpleNamespace(**{**vars(facts), "metric": facts.name})
+    defaults = SimpleNamespace(eval_examples=None)
+    task = SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": defaults})
     base = SimpleNamespace(sites=description.sites)
     full = description.cell.full
     return cast(Prepared, _StandIn(spec=spec, base=base, task=task, bench=bench, full_steps=full))
