@@ -13,9 +13,6 @@ from autopeft.space import BASELINE_METHOD, Policy, baseline_policies, learning_
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
 _FEW_RATES, _MANY_RATES = 2, 3
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
-_MOST = (
-    0.7  # of the trials, so that the sampler has a part of long searches and of short ones; chosen by hand
-)
 
 Enqueued = tuple[Arm, Policy | Plan]
 
@@ -24,7 +21,8 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """Baselines, the user's plans and the head at several learning rates each, then usual arms at one.
 
     Every baseline has the first of its rates before one has the second. Usual arms start from the middle of
-    their range of learning rates. With `--check-score` the plan whose ranks follow the score comes twice.
+    their range of learning rates; what trials are left is sampled. With `--check-score` the plan whose ranks
+    follow the score comes twice, before them.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
@@ -42,8 +40,7 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
             queue.append((problem.without_adapters, replace(head, learning_rate=head_rates[index])))
     if problem.spec.search.check_score and BASELINE_METHOD in problem.space.methods:
         queue += [_greedy(problem, lora_rates[0])] * 2
-    room = max(0, int(_MOST * trials) - len(queue))
-    return tuple([*queue, *list(_usual(problem))[:room]][:trials])
+    return tuple([*queue, *_usual(problem)][:trials])
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:

@@ -123,11 +123,16 @@ def only_ia3_below(max_params: int) -> Space:
 
 
 @pytest.mark.parametrize("max_params", [ROOMY, TIGHT])
-@pytest.mark.parametrize("trials", [10, 16, 24])
-def test_a_part_of_the_first_rung_is_sampled(trials: int, max_params: int) -> None:
+@pytest.mark.parametrize("trials", [5, 10, 16, 24])
+def test_all_that_the_queue_leaves_is_sampled(trials: int, max_params: int) -> None:
     outcome = run(levels(), trials=trials, max_params=max_params, confirm="none").outcome
-    sampled = [p for p in of_the_study(outcome.proposals) if p.source != "enqueued"]
-    assert len(sampled) >= 0.3 * trials
+    proposals = of_the_study(outcome.proposals)
+    enqueued = [p for p in proposals if p.source == "enqueued"]
+    assert len(proposals) == trials
+    n_rates = 3 if trials == 24 else 2
+    assert len(enqueued) == min(
+        trials, 3 * n_rates + 2
+    )  # two baselines and the head; IA3 and LoRA on the MLP
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
