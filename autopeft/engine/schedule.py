@@ -138,21 +138,19 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     poem_sentiment, 71 steps in full, most plans still gave every text the most frequent label after 28; the
     plan that learned first led there and lost in full.
 
-    The strategy `topk` skips what lies between the first and the last rung; `random` has the last alone.
+    The strategy `random` has the last alone.
 
     Example:
         >>> rungs(955), rungs(200), rungs(112), rungs(71), rungs(3)
         ((30, 75, 115), (30, 75), (18, 45, 75), (11, 28, 71), (1, 2, 3))
-        >>> rungs(5000), rungs(5000, strategy="topk"), rungs(5000, strategy="random")
-        ((50, 173, 600), (50, 600), (600,))
+        >>> rungs(5000), rungs(5000, strategy="random")
+        ((50, 173, 600), (600,))
     """
     first = max(1, min(max(30, round(0.01 * full_steps)), round(0.16 * full_steps)))
     second = max(first + 1, min(max(_RANKING, round(0.12 * full_steps)), round(0.4 * full_steps)))
     last = max(second, min(_RANKING, full_steps))
     if strategy == "random":
         return (last,)
-    if strategy == "topk":
-        return (first, last)
     if last > second:
         return (first, second, last)
     if last < _LARGE_STEP * first:

@@ -158,7 +158,7 @@ class SearchSpec(Extent):
     sampler: Literal["tpe", "random", "qmc", "gp"] = setting(
         "tpe", "Optuna sampler of the proposals", "Search"
     )
-    strategy: Literal["halving", "topk", "random"] = setting(
+    strategy: Literal["halving", "random"] = setting(
         "halving", "How proposals are promoted to longer runs", "Search"
     )
     objective: Literal["score", "params", "pareto"] = setting("score", "What the search optimizes", "Search")

@@ -155,10 +155,6 @@ def test_sampled_plan_with_the_sites_and_ranks_of_a_baseline_counts_as_the_basel
 # Strategies.
 
 
-def test_top_k_goes_from_the_first_rung_to_the_last():
-    assert rungs(5000, strategy="topk") == (rungs(5000)[0], rungs(5000)[-1])
-
-
 def test_random_strategy_samples_at_random_alone():
     sources = Counter(p.source for p in run(levels(), strategy="random", confirm="none").outcome.proposals)
     assert sources["random"] > 0 and not sources["sampler"] and not sources["refined"]

@@ -47,7 +47,7 @@ def test_the_cost_cannot_shrink(out):
     ("name", "value"),
     [
         ("search.sampler", "random"),
-        ("search.strategy", "topk"),
+        ("search.strategy", "random"),
         ("search.objective", "pareto"),
         ("search.warm_start", "plan.yaml"),
         ("search.baseline", "mine"),
