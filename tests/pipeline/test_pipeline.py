@@ -30,7 +30,7 @@ GIVEN = frozenset({"search.trials", "confirm.seeds"})
 
 
 def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
-    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 12, "seed": 3, "confirm_seeds": 2}
+    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 18, "seed": 3, "confirm_seeds": 2}
     return run_spec(model_dir, data_dir, out=out, **{"check_score": True} | usual | settings)
 
 
@@ -64,7 +64,7 @@ def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, a
 def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
     sources = [trial.user_attrs["source"] for trial in study.trials]
-    assert len([source for source in sources if source not in ("twin", "evened", "retuned")]) == 12
+    assert len([source for source in sources if source not in ("twin", "evened", "retuned")]) == 18
     assert all(trial.state.is_finished() for trial in study.trials)
     assert {"enqueued", "sampler", "random", "twin"} <= set(sources)
     assert set(sources) <= {"enqueued", "sampler", "random", "twin", "evened", "retuned", "refined"}
@@ -203,7 +203,7 @@ def test_report_renders_again_to_the_same_text(run: Path) -> None:
 def test_run_yaml_repeats_the_run_and_does_not_name_its_folder(run: Path) -> None:
     content = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     assert "output" not in content
-    assert content["search"]["trials"] == 12
+    assert content["search"]["trials"] == 18
     assert str(run) not in (run / "run.yaml").read_text(encoding="utf-8")
 
 
