@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from table import EXAMPLE_FIELDS, FIELDS, FULL_SEEDS, SEARCH_SEED, packed
@@ -38,6 +39,7 @@ HERE = Path(__file__).parent
 Job = tuple[int, str]  # index of a candidate; "rungs", or a seed of a full run
 Rows = list[tuple[dict[str, Any], tuple[float, ...]]]  # with the scores of the examples
 
+_PARENT_SECONDS = 2.0  # between two looks whether the parent is alive
 _STATE: dict[str, Any] = {}  # of a worker: its bench, its candidates and its cell
 
 
@@ -48,9 +50,17 @@ def start_worker(cell: Cell, data: Path, models: Path) -> None:
     from autopeft.model import quiet_libraries
 
     torch.set_num_threads(1)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with quiet_libraries():
         _STATE["bench"], _STATE["candidates"] = prepared_cell(cell, data, models)
     _STATE["cell"] = cell
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has: a worker of a killed pool would wait for work forever."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
 
 
 def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Candidate]]:
