@@ -43,14 +43,14 @@ _PARENT_SECONDS = 2.0  # between two looks whether the parent is alive
 _STATE: dict[str, Any] = {}  # of a worker: its bench, its candidates and its cell
 
 
-def start_worker(cell: Cell, data: Path, models: Path) -> None:
+def start_worker(cell: Cell, data: Path, models: Path, parent: int) -> None:
     """Load the base model and the data of a cell in a worker process."""
     import torch
 
     from autopeft.model import quiet_libraries
 
     torch.set_num_threads(1)
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     with quiet_libraries():
         _STATE["bench"], _STATE["candidates"] = prepared_cell(cell, data, models)
     _STATE["cell"] = cell
@@ -252,7 +252,7 @@ def measure_cell(name: str, cell: Cell, given: argparse.Namespace, *, ends: floa
         max_workers=given.workers,
         mp_context=get_context("spawn"),
         initializer=start_worker,
-        initargs=(cell, given.data, given.models),
+        initargs=(cell, given.data, given.models, os.getpid()),
     ) as pool:
         plans = pool.submit(digests).result()
         for stage in (jobs, second_jobs):
