@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -22,6 +24,8 @@ _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
 _LEAST_TRIALS = 6  # two baselines at two rates, the head, and one other plan
 _EVAL_SHARE = 0.2  # of a full run, that the evaluation of a split may cost; chosen by hand
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 def within_cost(prepared: Prepared, given: frozenset[str]) -> Prepared:
@@ -107,6 +111,21 @@ def confirm_cost(prepared: Prepared) -> float:
     """Cost in R that the confirmation of two plans and the head alone takes; 0 without a confirmation."""
     confirm = prepared.spec.confirm
     return 0.0 if confirm.fidelity == "none" else schedule_of(prepared).confirm_cost(n_seeds=confirm.seeds)
+
+
+def warn_of_cost(prepared: Prepared) -> None:
+    """Warn where `--max-cost` is less than a verdict needs, which is measured whatever it costs."""
+    spec, schedule = prepared.spec, schedule_of(prepared)
+    numbers = schedule.n_paid(n_first=min(spec.search.trials, _LEAST_TRIALS), max_cost=0.0)
+    least = math.fsum(n * schedule.rung_cost(index) for index, n in enumerate(numbers))
+    least += confirm_cost(prepared)
+    if spec.search.max_cost is not None and least > spec.search.max_cost:
+        log.warning(
+            "--max-cost is %g R, but a verdict needs about %.1f R, which are spent; raise it, or ask for less by "
+            "--confirm none, fewer --max-eval-examples or longer full runs.",
+            spec.search.max_cost,
+            least,
+        )
 
 
 def _total(prepared: Prepared) -> float:

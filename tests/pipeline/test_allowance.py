@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopeft.pipeline.allowance import confirm_cost, within_cost
+from autopeft.pipeline.allowance import confirm_cost, warn_of_cost, within_cost
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import (
@@ -102,3 +102,11 @@ def test_large_splits_are_evaluated_in_part(prepared):
     largest = max(sizes.n_search, sizes.n_confirm, sizes.n_test)
     limit = max(128, int(0.2 * full_steps * 8 / 0.5))
     assert run.spec.data.max_eval_examples == (limit if largest > limit else None)
+
+
+@pytest.mark.parametrize(("max_cost", "is_told"), [(1.0, True), (7.0, False)])
+def test_a_cost_that_pays_no_verdict_is_told(prepared, caplog, max_cost, is_told):
+    spec = with_setting(prepared.spec, "search.max_cost", max_cost)
+    run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"search.max_cost"}))
+    warn_of_cost(run)
+    assert ("--max-cost is 1 R, but a verdict needs about" in caplog.text) == is_told
