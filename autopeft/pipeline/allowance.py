@@ -121,8 +121,8 @@ def warn_of_cost(prepared: Prepared) -> None:
     least += confirm_cost(prepared)
     if spec.search.max_cost is not None and least > spec.search.max_cost:
         log.warning(
-            "--max-cost is %g R, but a verdict needs about %.1f R, which are spent; raise it, or ask for less by "
-            "--confirm none, fewer --max-eval-examples or longer full runs.",
+            "--max-cost is %g R, but a verdict needs about %.1f R, which are spent; raise it, or ask for "
+            "less by --confirm none, fewer --max-eval-examples or longer full runs.",
             spec.search.max_cost,
             least,
         )

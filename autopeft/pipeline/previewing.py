@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from autopeft import engine
-from autopeft.pipeline.allowance import DECIDED, confirm_cost, warn_of_cost
+from autopeft.pipeline.allowance import DECIDED, confirm_cost
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
@@ -52,7 +52,6 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
     kept = given | DECIDED if resume else given
     prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context)
-    warn_of_cost(prepared)
     spec = prepared.spec
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)

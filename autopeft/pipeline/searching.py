@@ -14,7 +14,7 @@ import optuna
 from autopeft import engine, report, space
 from autopeft.engine import Ledger, Progress
 from autopeft.extension import discover
-from autopeft.pipeline.allowance import DECIDED, warn_of_cost
+from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
@@ -92,7 +92,6 @@ def _search_in(
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     prepared = within_time(prepared, limit, context)
-    warn_of_cost(prepared)
     spec = prepared.spec
     first_trials = note_start(run, prepared)
     prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))

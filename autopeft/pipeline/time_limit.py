@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from autopeft import engine, space
 from autopeft.errors import TrainingError
-from autopeft.pipeline.allowance import within_cost
+from autopeft.pipeline.allowance import warn_of_cost, within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, Plan, RunSpec, with_setting
@@ -58,23 +58,29 @@ def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext
 
     What `--max-cost` decides follows from the length of a full run and is told too.
     """
+    chosen = within_cost(_shortened(prepared, limit, context), limit.given)
+    warn_of_cost(chosen)
+    return chosen
+
+
+def _shortened(prepared: Prepared, limit: TimeLimit, context: AllocationContext) -> Prepared:
+    """The run as long as its time allows, before the limit of cost decides the rest."""
     given = limit.given
     if not limit.is_open:
-        return within_cost(prepared, given)
+        return prepared
     try:
         pace = pace_of(prepared.bench, _probe(context))
     except TrainingError as error:
         log.warning("The length of a full run does not follow --max-time. %s", error)
-        return within_cost(prepared, given)
+        return prepared
     seconds = limit.seconds_left
     if expected_seconds(prepared, pace, given=given) <= seconds:
-        return within_cost(prepared, given)
+        return prepared
     shortened = fitted(prepared, pace, seconds=seconds, given=given)
     expected = expected_seconds(shortened, pace, given=given)
-    chosen = within_cost(shortened, given)
     if expected > seconds:
         evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME), given=given)
-        schedule = schedule_of(chosen)
+        schedule = schedule_of(within_cost(shortened, given))
         log.warning(
             "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %d "
             "examples of search, %d of confirm and %d of test, several times each; raise --max-time.",
@@ -84,7 +90,7 @@ def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext
             schedule.n_confirm,
             schedule.n_test,
         )
-    return chosen
+    return shortened
 
 
 def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -> float:
