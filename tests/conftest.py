@@ -10,6 +10,7 @@ import csv
 import os
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -35,6 +36,10 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # A probe's choice depends on the machine and on what else it does.
 os.environ["AUTOPEFT_EXECUTION_DTYPE"] = "float32"
+
+# How long an example takes is nothing that a test asserts: machines are loaded.
+hypothesis.settings.register_profile("without_deadline", deadline=None)
+hypothesis.settings.load_profile("without_deadline")
 
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.
