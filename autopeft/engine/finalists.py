@@ -11,9 +11,8 @@ from autopeft.engine.promote import best_user_plans
 from autopeft.engine.ranking import by_loss
 from autopeft.records import Plan
 
-SMALLEST_SHARE = (
-    0.5  # of the best plan's parameters; to save less is not worth a confirmation; chosen by hand
-)
+# Of the best plan's parameters, for the smallest plan; to save less is not worth a confirmation. By hand.
+SMALLEST_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,8 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     if spec.confirm.fidelity != "auto":
         return
     usual = spec.confirm.seeds
-    for fidelity, least in _CONFIRMATIONS:
+    for fidelity, fewest in _CONFIRMATIONS:
+        least = usual if "confirm.seeds" in given else fewest
         tried = with_setting(spec, "confirm.fidelity", fidelity)
         schedule = schedule_of(replace(prepared, spec=tried))
         n_seeds = usual
@@ -70,7 +71,6 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
             n_seeds -= 1
         if _pays(schedule, n_seeds, total):
             break
-    n_seeds = usual if "confirm.seeds" in given else n_seeds
     cost = schedule.confirm_cost(n_seeds=n_seeds)
     rule = f"{n_seeds} seeds of two plans take {cost:.1f} of {total:g} R"
     yield _decided(spec, "confirm.fidelity", fidelity, rule)

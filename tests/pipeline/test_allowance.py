@@ -110,3 +110,11 @@ def test_a_cost_that_pays_no_verdict_is_told(prepared, caplog, max_cost, is_told
     run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"search.max_cost"}))
     warn_of_cost(run)
     assert ("--max-cost is 1 R, but a verdict needs about" in caplog.text) == is_told
+
+
+def test_as_many_seeds_as_the_user_gave_decide_the_length(prepared):
+    """Three full seeds of two plans would fit 14 R, five do not."""
+    spec = with_setting(prepared.spec, "search.max_cost", 14.0)
+    given = frozenset({"search.max_cost", "confirm.seeds"})
+    run = within_cost(replace(prepared, spec=spec, full_steps=1000), given)
+    assert (run.spec.confirm.fidelity, run.spec.confirm.seeds) == ("half", 5)
