@@ -101,6 +101,7 @@ ARMS: Mapping[str, Policy] = {
     "lora/q+v & ia3/mlp & ln_tuning/all": _mix(_lora("q+v")),
     "lora/attention & ia3/mlp & ln_tuning/all": _mix(_lora("attention")),
 }
+AT_MIDDLE_TOO = ("lora/all", "lora/q+v")  # the baselines: a sweep of rates has the middle of the range
 OTHERS = ("miss", "oft", "hira", "vera", "road", "delora", "shira", "bottleneck", "lokr", "c3a", "fourierft")
 
 
@@ -121,7 +122,8 @@ def candidates(context: AllocationContext, *, head_rates: tuple[float, float]) -
     order = (1, 2, 0, 3)  # the middle of the range first
     for position in (*(POSITIONS[i] for i in order), *MIDDLE):
         for arm, policy in policies.items():
-            if policy is None or (position in MIDDLE) != (arm in others):
+            wanted = arm in others or arm in AT_MIDDLE_TOO if position in MIDDLE else arm not in others
+            if policy is None or not wanted:
                 continue
             rate = rate_at(position, context.methods[policy.method].learning_rate_range)
             plan = plan_of(_at(policy, rate), context)
