@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 import yaml
+from cells import POSITIONS
 from optuna.storages import InMemoryStorage
 from pydantic import ValidationError
 from surrogate import Surrogate, TableBench
@@ -177,15 +178,15 @@ def _default_arm(surrogate: Surrogate) -> str:
 
 
 def sweep(surrogate: Surrogate, seed: int) -> Found:
-    """Each baseline at each measured rate on the search split, at the rung next to a full run."""
+    """Each baseline at four rates on the search split, at the rung next to a full run."""
     steps = surrogate.description.cell.rungs[-1]
-    return best_of(surrogate, _of_arms(surrogate, BASELINES), steps=steps, seed=seed)
+    return best_of(surrogate, _swept(surrogate, BASELINES), steps=steps, seed=seed)
 
 
 def sweep_of_default(surrogate: Surrogate, seed: int) -> Found:
     """As `sweep`, of the arm of `plain_default` alone."""
     steps = surrogate.description.cell.rungs[-1]
-    return best_of(surrogate, _of_arms(surrogate, [_default_arm(surrogate)]), steps=steps, seed=seed)
+    return best_of(surrogate, _swept(surrogate, [_default_arm(surrogate)]), steps=steps, seed=seed)
 
 
 def at_random(n_plans: int) -> Policy:
@@ -234,6 +235,10 @@ def best_of(surrogate: Surrogate, named: Iterable[Named], *, steps: int, seed: i
 def _of_arms(surrogate: Surrogate, arms: Iterable[str]) -> list[Named]:
     wanted = list(arms)
     return [name for name in surrogate.plans if name[0] in wanted]
+
+
+def _swept(surrogate: Surrogate, arms: Iterable[str]) -> list[Named]:
+    return [name for name in _of_arms(surrogate, arms) if name[1] in POSITIONS]
 
 
 SEARCHES = {

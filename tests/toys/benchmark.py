@@ -9,7 +9,7 @@ from typing import Any
 
 import description
 import numpy as np
-from cells import Candidate, Cell, candidates
+from cells import AT_MIDDLE_TOO, POSITIONS, Candidate, Cell, candidates
 from measure import Table
 from surrogate import Surrogate
 from table import FULL_SEEDS, Results
@@ -32,9 +32,10 @@ def right(share: float, n: int) -> tuple[float, ...]:
 
 
 def toy_candidates(arms: Iterable[str] | None = None, *, max_params: int = ROOMY) -> list[Candidate]:
-    """The plans of the toy cell, or of some arms of it."""
+    """The plans of the toy cell, or of some arms of it; a baseline at the four rates of a sweep."""
     made = list(candidates(context(max_params), head_rates=HEAD_RATES))
-    return [candidate for candidate in made if arms is None or candidate.arm in arms]
+    swept = [c for c in made if c.arm not in AT_MIDDLE_TOO or c.position in POSITIONS]
+    return [candidate for candidate in swept if arms is None or candidate.arm in arms]
 
 
 def write_table(folder: Path, truth: Truth, plans: Iterable[Candidate], **changes: Any) -> Path:
