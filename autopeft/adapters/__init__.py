@@ -1,8 +1,8 @@
 """Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
 
 Inside the folder each file imports only from those before it:
-values, configs, formulas, stack, checking → reading, skeleton → unmatched, representable → fitting →
-layers, counting → planning.
+values, configs, formulas, matching, stack, checking → reading, skeleton → unmatched, representable →
+fitting → layers, counting → planning.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from autopeft.adapters.configs import (
 )
 from autopeft.adapters.counting import Count, count_configs, count_plan
 from autopeft.adapters.fitting import attach_fitting, refuse_weights
+from autopeft.adapters.matching import TargetMatch, target_matches
 from autopeft.adapters.planning import UserPlan, read_user_plan
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigFile",
     "Count",
     "Stack",
+    "TargetMatch",
     "UserPlan",
     "adapts_modules",
     "attach_fitting",
@@ -45,6 +47,7 @@ __all__ = [
     "read_user_plan",
     "refuse_weights",
     "stays_beside_weights",
+    "target_matches",
     "task_name",
     "type_counts",
     "type_name",

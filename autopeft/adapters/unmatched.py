@@ -10,6 +10,7 @@ from typing import Any
 
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
+from autopeft.adapters.matching import matches_ending, matches_key, matches_pattern
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
@@ -25,7 +26,7 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     entries = [str(entry) for entry in ([targets] if is_regex else targets or ())]
     if not entries or any(entry in _ALL for entry in entries) or file.content.get("target_parameters"):
         return
-    matches = _matches_pattern if is_regex else _matches_ending
+    matches = matches_pattern if is_regex else matches_ending
     if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
         return
     known = list(dict.fromkeys(_last(site.name) for site in base.sites if site.kind != "model"))
@@ -59,7 +60,7 @@ def _unmatched_names(content: dict[str, Any], targeted: Collection[str], modules
         names = content.get(field)
         known = (*_ALL, *(_HEADS if is_classifier and field == "modules_to_save" else ()))
         entries = [str(name) for name in names if name not in known] if isinstance(names, list) else []
-        if lost := _lost(entries, choices, _matches_ending):
+        if lost := _lost(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
             notes.append(f"{field} names what is not there: {', '.join(lost)}{near}.")
     return notes
@@ -72,7 +73,7 @@ def _unmatched_keys(content: dict[str, Any], targeted: Collection[str]) -> list[
         keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
         if any(isinstance(kept, list) for kept in keys.values()):
             continue  # what AdaLoRA has left of each rank, under the names of tensors
-        if lost := _lost(keys, targeted, _matches_key):
+        if lost := _lost(keys, targeted, matches_key):
             notes.append(f"{field} has keys that fit no target: {', '.join(lost)}.")
     layers = content.get("layers_to_transform")
     numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
@@ -83,27 +84,6 @@ def _unmatched_keys(content: dict[str, Any], targeted: Collection[str]) -> list[
 
 def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
     return [entry for entry in entries if not any(matches(entry, name) for name in names)]
-
-
-def _matches_ending(entry: str, name: str) -> bool:
-    """As `peft` compares the entries of a list."""
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _matches_pattern(entry: str, name: str) -> bool:
-    """As `peft` compares a string: a regular expression on the whole name."""
-    try:
-        return re.fullmatch(entry, name) is not None or _matches_ending(entry, name)
-    except re.error:
-        return True  # peft says what is wrong with it
-
-
-def _matches_key(key: str, name: str) -> bool:
-    """As `peft` looks up `rank_pattern` and its like."""
-    try:
-        return re.match(rf"(.*\.)?({key})$", name) is not None
-    except re.error:
-        return False
 
 
 def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import lists
+from autopeft.cli import lists, sharing
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.lists import print_json
@@ -259,5 +259,6 @@ def report(run: Annotated[Path, typer.Argument(help="Run directory.")], as_json:
             tables.print_result(result, run)
 
 
+app.add_typer(sharing.app)
 for _command in (lists.methods, lists.formats, lists.spaces):
     app.command()(_command)

@@ -2,7 +2,8 @@
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
 prepare → scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start →
-problem → allowance → time_limit → previewing, searching, exporting → analyzing, training.
+problem → allowance → time_limit → previewing, searching, exporting → analyzing, training →
+reference → verifying.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
 from autopeft.pipeline.searching import render, search
 from autopeft.pipeline.training import train_plan
+from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
 
 __all__ = [
     "Analysis",
@@ -25,6 +27,9 @@ __all__ = [
     "InMemory",
     "MethodsOnModel",
     "Preview",
+    "Reading",
+    "Verification",
+    "VerifyRequest",
     "analyze",
     "apply",
     "count",
@@ -35,4 +40,5 @@ __all__ = [
     "save",
     "search",
     "train_plan",
+    "verify",
 ]

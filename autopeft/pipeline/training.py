@@ -75,7 +75,9 @@ def train_plan(
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
     _require_writable(target)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # no other process has this name
-    spec = _spec(document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})})
+    spec = spec_of_plan(
+        document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})}
+    )
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec, keep_weights=lambda plan, seed: fresh))
     check_plan(document.plan, prepared.base, prepared.methods)
@@ -115,7 +117,7 @@ def _require_writable(folder: Path) -> None:
         )
 
 
-def _spec(
+def spec_of_plan(
     document: PlanDocument, model_id: str | None, data_source: str | None, overrides: Mapping[str, object]
 ) -> RunSpec:
     """The settings that a plan remembers, with the user's overrides.

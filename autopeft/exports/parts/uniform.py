@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,16 +39,7 @@ def lora_factors(source: ExportSource) -> Factors:
     """
     factors: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
-        halves: dict[str, dict[str, torch.Tensor]] = {}
-        for key, tensor in weights.items():
-            match = _KEY.match(key)
-            if match:
-                halves.setdefault(match[1], {})[match[2]] = tensor.detach().cpu().float()
-            elif not in_head(key, source.head):
-                raise SpecError(
-                    f"The weights hold {key!r}, which is no part of LoRA on a linear map; use --to merged."
-                )
-        for site, pair in halves.items():
+        for site, pair in _pairs(weights, head=source.head).items():
             down, up = _scaled(site, pair, config)
             if site in factors:
                 down, up = torch.cat([factors[site][0], down]), torch.cat([factors[site][1], up], dim=1)
@@ -56,6 +47,33 @@ def lora_factors(source: ExportSource) -> Factors:
     if not factors:
         raise SpecError("The weights hold no part of LoRA on a linear map; use those of a trained adapter.")
     return factors
+
+
+def lora_halves(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> Factors:
+    """A and B of every site as they are stored, without the scale.
+
+    `head` names the modules that are trained whole. A SpecError says which tensor is missing, or no part
+    of LoRA.
+    """
+    pairs = _pairs(weights, head=head)
+    lone = [site for site, pair in pairs.items() if set(pair) != {"A", "B"}]
+    if lone:
+        raise SpecError(f"The weights at {lone[0]} lack one half of LoRA; use those of one adapter.")
+    return {site: (pair["A"], pair["B"]) for site, pair in pairs.items()}
+
+
+def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
+    """Site -> its tensors A and B in float32, as many of them as there are."""
+    halves: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in weights.items():
+        match = _KEY.match(key)
+        if match:
+            halves.setdefault(match[1], {})[match[2]] = tensor.detach().cpu().float()
+        elif not in_head(key, head):
+            raise SpecError(
+                f"The weights hold {key!r}, which is no part of LoRA on a linear map; use --to merged."
+            )
+    return halves
 
 
 def _scaled(

@@ -1,0 +1,107 @@
+"""The commands that check a plan's files before others get them, and pass them on."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autopeft.cli import options as opt
+from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.lists import print_json
+
+if TYPE_CHECKING:
+    from autopeft.pipeline import Reading, Verification
+
+app = typer.Typer()
+
+_MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
+
+_Path = Annotated[
+    Path, typer.Argument(help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.")
+]
+_Run = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
+    ),
+]
+_Model = Annotated[str | None, typer.Option(help="Base model in place of the one that is named.")]
+_Data = Annotated[str | None, typer.Option(help="Dataset in place of the run's.")]
+_Reader = Annotated[
+    list[str] | None,
+    typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
+]
+
+
+@app.command()
+def verify(
+    path: _Path,
+    run: _Run = None,
+    model: _Model = None,
+    data: _Data = None,
+    reader: _Reader = None,
+    max_examples: Annotated[int, typer.Option(help="Rows to compare, at most.", min=1)] = 32,
+    tolerance: Annotated[float, typer.Option(help="Largest difference of an output.", min=0.0)] = 1e-5,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Check that an adapter or export gives the outputs of the confirmed plan; exit 1 if it does not."""
+    with exit_codes(quiet=quiet or as_json):
+        from autopeft import pipeline
+
+        request = pipeline.VerifyRequest(
+            path=path,
+            run=run,
+            model_id=model,
+            data_source=data,
+            readers=tuple(reader or ()),
+            max_examples=max_examples,
+            tolerance=tolerance,
+        )
+        verification = pipeline.verify(request)
+        if as_json:
+            print_json(verification_json(verification))
+        else:
+            print(verification_text(verification))
+    if not verification.is_same:
+        raise typer.Exit(1)
+
+
+def verification_json(verification: Verification) -> dict[str, object]:
+    """A verification as plain values; a difference that is infinite is null."""
+    answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
+    for reading in answer["readings"]:
+        if reading["largest_difference"] == float("inf"):
+            reading["largest_difference"] = None
+    return answer
+
+
+def verification_text(verification: Verification) -> str:
+    """The comparison in lines: against what, the modules of each entry, each reader, and the answer."""
+    lines = [
+        f"{verification.path} on {verification.base_model}",
+        f"compared with {verification.reference} on {verification.n_examples} rows of the "
+        f"{verification.split} split, in float32",
+    ]
+    for match in verification.targets:
+        n_modules = len(match.modules)
+        lines.append(f"{_short(match.entry)}: {n_modules} {'module' if n_modules == 1 else 'modules'}")
+    lines += ["", *(_line(reading) for reading in verification.readings)]
+    lines += [f"- {fault}" for fault in dict.fromkeys(f for r in verification.readings for f in r.faults)]
+    answer = "the same outputs" if verification.is_same else "other outputs than the confirmed plan"
+    return "\n".join([*lines, "", f"{answer}, within {verification.tolerance:g}"])
+
+
+def _line(reading: Reading) -> str:
+    answer = "same" if reading.is_same else "DIFFERS"
+    return f"{reading.reader:<13}{answer:<9}largest difference of an output {reading.largest_difference:.1e}"
+
+
+def _short(entry: str) -> str:
+    """A pattern without its escapes, cut where it is long."""
+    plain = re.sub(r"\\(.)", r"\1", entry)
+    return plain if len(plain) <= _MAX_ENTRY else f"{plain[: _MAX_ENTRY - 1]}…"

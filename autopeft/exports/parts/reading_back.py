@@ -1,0 +1,141 @@
+"""An adapter's folder as its readers load it: plain `peft`, and LoRA by the rules of vLLM and llama.cpp.
+
+A server knows nothing of patterns: it takes one scale from the top of the config for all modules. vLLM
+divides alpha by the config's r (vllm/lora/peft_helper.py), by its root for rsLoRA; llama.cpp divides it by
+the rank of each tensor (src/llama-adapter.h).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from autopeft.adapters import ConfigFile, changed_fields, stays_beside_weights
+from autopeft.errors import SpecError
+from autopeft.exports.parts.adapter import PREFIX, in_head
+from autopeft.exports.parts.uniform import lora_halves
+from autopeft.exports.parts.weights import read_weights
+from autopeft.model import map_shape
+
+PEFT = "peft"
+_SERVERS: Mapping[str, Callable[[LoraConfig, int], float]] = {
+    "vllm": lambda config, rank: config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r),
+    "llama.cpp": lambda config, rank: config.lora_alpha / rank,
+}
+READERS = (PEFT, *_SERVERS)
+# Fields of LoRA that leave the update B A with one scale.
+_PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout", "exclude_modules"}
+_PLAIN |= {"layers_to_transform", "layers_pattern", "init_lora_weights"}
+
+
+def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
+    """The readers for which an adapter's configs are made: `peft`, and servers where it is plain LoRA."""
+    if len(files) != 1 or not isinstance(files[0].config, LoraConfig):
+        return (PEFT,)
+    fields = changed_fields(files[0].config).keys() - _PLAIN
+    servers = READERS[1:] if not fields else ("vllm",) if fields == {"use_rslora"} else ()
+    return (PEFT, *servers)
+
+
+def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
+    """A base model with an adapter that plain `peft` has loaded, and phrases on tensors that do not match.
+
+    Of several configs, those that change weights are merged one after the other; bottleneck adapters and
+    prompts, which cannot be merged, follow.
+
+    Args:
+        module: The base model in float32; changed in place.
+        files: The configs, with weights beside them.
+
+    Raises:
+        SpecError: A folder has no weights that can be read, or `peft` refuses the adapter.
+    """
+    faults: list[str] = []
+    model = module
+    _put_head(module, files[0].folder)
+    for file in sorted(files, key=lambda file: stays_beside_weights(file.config)):  # stable
+        tensors = _weights_of(file)
+        try:
+            adapted = PeftModel.from_pretrained(model, str(file.folder), low_cpu_mem_usage=False)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+            raise SpecError(
+                f"peft cannot load {file.folder} ({reason}); export it again, or name its base model."
+            ) from error
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        faults += _tensor_faults(expected, tensors, file.folder)
+        beside = len(files) == 1 or stays_beside_weights(file.config)
+        model = adapted if beside else cast(Any, adapted).merge_and_unload()
+    return model, tuple(faults)
+
+
+def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:
+    """A base model whose weights a server's reading of LoRA has changed.
+
+    Args:
+        module: The base model in float32 and not quantised; changed in place, its head too.
+        file: The config of a LoRA folder, with weights beside it.
+        reader: `vllm` or `llama.cpp`.
+
+    Raises:
+        SpecError: The reader does not exist, or the weights are no LoRA on linear maps of this model.
+    """
+    if reader not in _SERVERS:
+        raise SpecError(f"There is no reader {reader!r}; use {', '.join(READERS)}.")
+    if not isinstance(file.config, LoraConfig):
+        raise SpecError(f"{reader} reads LoRA alone, and {file.folder} is none; leave --reader out.")
+    tensors, saved = _weights_of(file), tuple(file.config.modules_to_save or ())
+    _put_head(module, file.folder)
+    whole = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if in_head(key, saved)}
+    module.load_state_dict(whole, strict=False)
+    modules = dict(module.named_modules())
+    for site, (down, up) in lora_halves(tensors, head=saved).items():
+        layer = cast(Any, modules.get(site))
+        shape = None if layer is None else map_shape(layer)
+        if shape is None:
+            raise SpecError(
+                f"{site} of {file.folder} is no linear map of the base model; name the right one."
+            )
+        if (down.shape[1], up.shape[0]) != shape[1:] or down.shape[0] != up.shape[1]:
+            raise SpecError(
+                f"{file.folder} has {tuple(up.shape)} times {tuple(down.shape)} for {site}, which maps "
+                f"{shape[1]} to {shape[2]}; export it again."
+            )
+        change = (_SERVERS[reader](file.config, down.shape[0]) * (up @ down)).to(layer.weight.device)
+        layer.weight.data += change.T if isinstance(layer, Conv1D) else change
+    return module
+
+
+def _put_head(module: nn.Module, folder: Path) -> None:
+    """Give a base model the trained head that an export has beside its LoRA, if there is one."""
+    head = folder / "head.safetensors"
+    if head.is_file():
+        module.load_state_dict(load_file(head), strict=False)
+
+
+def _weights_of(file: ConfigFile) -> dict[str, torch.Tensor]:
+    tensors = read_weights(file.folder)
+    if tensors is None:
+        raise SpecError(f"{file.folder} has no weights to verify; export a trained plan.")
+    return tensors
+
+
+def _tensor_faults(
+    expected: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], folder: Path
+) -> list[str]:
+    """Phrases on tensors that `peft` looked for in vain, and on those that it passed over."""
+    missing, unread = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    faults = []
+    if missing:
+        faults.append(f"{folder} lacks {len(missing)} tensors that peft expects, such as {missing[0]}")
+    if unread:
+        faults.append(f"{folder} holds {len(unread)} tensors that peft ignores, such as {unread[0]}")
+    return faults

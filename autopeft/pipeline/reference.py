@@ -1,0 +1,126 @@
+"""The confirmed plan on rows of its run: what an adapter or an export is compared with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft import model
+from autopeft.adapters import compile_plan
+from autopeft.errors import RunDirError, SpecError
+from autopeft.extension import Batch
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.training import spec_of_plan
+from autopeft.records import ExecutionSpec, Plan, RunSpec
+from autopeft.store import RunDir, read_plan
+
+SPLIT = "confirm"  # whose rows every run has
+_MAX_OUTPUTS = 1 << 26  # numbers of outputs that are kept, 256 MiB; chosen by hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The confirmed plan: the settings that it was trained with, and the folder of its weights."""
+
+    spec: RunSpec
+    plan: Plan
+    weights: Path
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / "run.yaml").is_file()
+
+
+def reference_of(path: Path, run: Path | None) -> Reference:
+    """The confirmed plan that a folder is compared with.
+
+    Args:
+        path: The folder to verify.
+        run: A run, or a folder that `train` wrote. None takes the run that `path` lies in, else `path`.
+
+    Raises:
+        SpecError: No run is known.
+        RunDirError: The run has confirmed nothing.
+    """
+    folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
+    if is_run(folder):
+        opened = RunDir.open(folder)
+        written = opened.best / "weights" / "training.json"
+        if not written.is_file():
+            raise RunDirError(f"{folder} has no confirmed weights in best/weights; confirm its plan first.")
+        plan = read_plan(opened.best).plan
+        seed = json.loads(written.read_bytes())["seed"]
+        kept = opened.weights(plan, seed)  # of which best/weights is a copy
+        weights = kept if kept.is_dir() else opened.best / "weights"
+        return Reference(spec=opened.read_spec(), plan=plan, weights=weights)
+    if not (folder / "plan.yaml").is_file():
+        raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
+    document = read_plan(folder)
+    return Reference(spec=spec_of_plan(document, None, None, {}), plan=document.plan, weights=folder)
+
+
+def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
+    """The settings in float32 on this machine, with another base model or dataset where one is named."""
+    execution = ExecutionSpec(
+        dtype="float32", micro_batch_tokens=1, checkpointing="off"
+    )  # nothing is trained
+    topics: dict[str, Any] = {"execution": execution}
+    if model_id is not None:
+        topics["model"] = spec.model.model_copy(update={"id": model_id, "revision": None})
+    if data_source is not None:
+        topics["data"] = spec.data.model_copy(update={"source": data_source})
+    return spec.model_copy(update=topics)
+
+
+def batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
+    """The first rows of the confirm split, one by one, so that no padding enters."""
+    split, base = prepared.bench.splits[SPLIT], prepared.base
+    for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True):
+        batch = prepared.task.collate([example], [label], base.pad_token_id)
+        yield {name: value.to(base.device) for name, value in batch.items()}
+
+
+def expected_outputs(
+    prepared: Prepared, reference: Reference, batches: Sequence[Batch]
+) -> list[torch.Tensor]:
+    """The outputs of the confirmed plan for as many rows as fit into memory."""
+    stack = compile_plan(reference.plan, prepared.methods)
+    task_type, kept, n_numbers = prepared.task.peft_task_type, [], 0
+    with prepared.base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:
+        model.load_weights(adapted, stack.names, reference.weights)
+        for output in outputs_of(adapted, batches, prepared):
+            kept.append(output)
+            n_numbers += output.numel()
+            if n_numbers > _MAX_OUTPUTS:
+                break
+    return kept
+
+
+@torch.no_grad()
+def outputs_of(module: nn.Module, batches: Sequence[Batch], prepared: Prepared) -> Iterator[torch.Tensor]:
+    """The logits of each row on the CPU; a decoder is given the labels, from which it shifts its inputs."""
+    module.to(prepared.base.device).eval()
+    takes_labels = prepared.task.auto_class == "AutoModelForSeq2SeqLM"
+    for batch in batches:
+        features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
+        yield module(**features).logits.float().cpu()
+
+
+def largest_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Tensor]) -> float:
+    """The largest difference of two lists of outputs, relative to the largest where that is above 1."""
+    worst, largest = 0.0, 1.0
+    for left, right in zip(expected, seen, strict=True):
+        if left.shape != right.shape or not torch.equal(left.isfinite(), right.isfinite()):
+            return math.inf
+        is_finite = left.isfinite()
+        worst = max(worst, float((left - right)[is_finite].abs().max()))
+        largest = max(largest, float(left[is_finite].abs().max()))
+    return worst / largest

@@ -1,0 +1,173 @@
+"""`verify`: whether an adapter or an export gives the outputs of the plan that was confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from autopeft import adapters, exports, model
+from autopeft.adapters import ConfigFile, TargetMatch
+from autopeft.errors import SpecError
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.pipeline.reference import (
+    SPLIT,
+    batches_of,
+    expected_outputs,
+    in_float32,
+    is_run,
+    largest_difference,
+    outputs_of,
+    reference_of,
+)
+from autopeft.records import ModelSpec
+
+MERGED = "transformers"  # the reader of a whole model
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest:
+    """What to verify, against which run, and how closely.
+
+    `run` is a run, or a folder that `train` wrote; None takes the one that `path` lies in. `model_id` and
+    `data_source` replace base model and dataset. No `readers` means those that the folder is made for.
+    """
+
+    path: Path
+    run: Path | None = None
+    model_id: str | None = None
+    data_source: str | None = None
+    readers: tuple[str, ...] = ()
+    max_examples: int = 32
+    tolerance: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The outputs of one reader beside those of the confirmed plan.
+
+    `largest_difference` is the largest of all outputs (logits), divided by the largest output where that is
+    above 1; infinite where the outputs differ in shape. `faults` are phrases on tensors and names that match
+    nothing.
+    """
+
+    reader: str
+    largest_difference: float
+    faults: tuple[str, ...]
+    is_same: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """All readings of a folder, and the modules that each entry of its configs matches."""
+
+    path: str
+    reference: str
+    base_model: str
+    split: str
+    n_examples: int
+    tolerance: float
+    targets: tuple[TargetMatch, ...]
+    readings: tuple[Reading, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every reader gives the outputs of the confirmed plan."""
+        return all(reading.is_same for reading in self.readings)
+
+
+def verify(request: VerifyRequest) -> Verification:
+    """Compare the outputs of an adapter or export with those of the confirmed plan, in float32.
+
+    Raises:
+        SpecError: The folder holds nothing to verify, or no run to compare it with is known.
+        ModelError, DataError: Base model or dataset of the run cannot be loaded.
+    """
+    discover("autopeft.methods")  # a method may register its own type with `peft`
+    path = request.path / "best" / "weights" if is_run(request.path) else request.path
+    files, readers = _contents(path, request.readers)
+    reference = reference_of(path, request.run)
+    prepared = prepare(in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source))
+    with model.quiet_libraries():
+        batches = list(batches_of(prepared, request.max_examples))
+        expected = expected_outputs(prepared, reference, batches)
+        batches = batches[: len(expected)]
+        targets: tuple[TargetMatch, ...] = ()
+        readings = []
+        for reader in readers:
+            module, matches, faults = _load(path, files, reader, prepared=prepared, request=request)
+            targets = targets or matches
+            worst = largest_difference(expected, list(outputs_of(module, batches, prepared)))
+            is_same = worst <= request.tolerance and not faults
+            readings.append(Reading(reader=reader, largest_difference=worst, faults=faults, is_same=is_same))
+    return Verification(
+        path=str(path),
+        reference=str(reference.weights),
+        base_model=_base_spec(files, prepared, request).id or prepared.base.name,
+        split=SPLIT,
+        n_examples=len(expected),
+        tolerance=request.tolerance,
+        targets=targets,
+        readings=tuple(readings),
+    )
+
+
+def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile], tuple[str, ...]]:
+    """The adapter configs of a folder, none for a whole model, and the readers to try."""
+    if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
+        files = adapters.read_configs(path)
+        if odd := set(requested) - set(exports.READERS):
+            raise SpecError(f"--reader is {sorted(odd)[0]}; use {', '.join(exports.READERS)}.")
+        return files, requested or exports.readers_of(files)
+    if (path / "config.json").is_file():
+        if requested:
+            raise SpecError(f"{path} is a whole model, which {MERGED} reads; leave --reader out.")
+        return [], (MERGED,)
+    raise SpecError(
+        f"{path} holds neither adapter_config.json, order.json nor config.json; pass an adapter, a run, or a "
+        "folder that `export` wrote with weights."
+    )
+
+
+def _base_spec(files: Sequence[ConfigFile], prepared: Prepared, request: VerifyRequest) -> ModelSpec:
+    """The base model that the adapter names; the run's where the request names one or the adapter none."""
+    config = next((file.config for file in files if file.config.base_model_name_or_path), None)
+    used = prepared.spec.model
+    if config is None or request.model_id is not None:
+        return used
+    source = model.resolve(used)[0]
+    revision = config.revision or (used.revision if config.base_model_name_or_path == source else None)
+    return ModelSpec(id=config.base_model_name_or_path, revision=revision, quantize=used.quantize)
+
+
+def _load(
+    path: Path, files: Sequence[ConfigFile], reader: str, *, prepared: Prepared, request: VerifyRequest
+) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
+    """The model as a reader loads it, the modules that its entries match, and what matches nothing."""
+    if reader == MERGED:
+        return _load_base(ModelSpec(id=str(path)), prepared).module, (), ()
+    base = _load_base(_base_spec(files, prepared, request), prepared)
+    matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
+    lost = tuple(
+        f"{match.field} names {match.entry}, which is not there" for match in matches if not match.modules
+    )
+    if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
+        model.dequantise(base.module)
+    if reader != exports.PEFT:
+        return exports.load_as_served(base.module, files[0], reader=reader), matches, lost
+    adapted, faults = exports.load_in_peft(base.module, files)
+    return adapted, matches, (*lost, *faults)
+
+
+def _load_base(spec: ModelSpec, prepared: Prepared) -> BaseModel:
+    return model.load(
+        spec,
+        auto_class=prepared.task.auto_class,
+        label_names=prepared.data.label_names,
+        needs_tokenizer=False,
+        device=str(prepared.base.device),
+    )
