@@ -27,7 +27,6 @@ from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
-from autopeft.engine.samplers import check_sampler
 from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
@@ -39,7 +38,6 @@ __all__ = [
     "Progress",
     "Schedule",
     "SearchProblem",
-    "check_sampler",
     "climb",
     "n_first",
     "planned_cost",

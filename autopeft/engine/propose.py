@@ -12,14 +12,18 @@ from autopeft.engine.ledger import Measured, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
-from autopeft.engine.refine import even_out, refined_plan
+from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import WAVE, may_go_on
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 
-_N_STARTUP = 8  # finished trials before TPE models anything, those of the queue among them; chosen by hand
+Asked = tuple[Trial, Proposal]
+
+_N_STARTUP = (
+    8  # finished trials before a sampler models anything, those of the queue among them; chosen by hand
+)
 _NEEDED = ("baseline", "head", "given")  # kinds of arms that are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
 
@@ -36,7 +40,9 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
             break
         if start:  # the first wave is always measured, so that there is a run to resume
             ledger.require_time()
-        wave = [_propose(study_log, queue) for _ in range(min(WAVE, n_trials - start))]
+        wave: list[Asked] = []
+        while len(wave) < min(WAVE, n_trials - start):
+            wave.append(_propose(study_log, queue, wave=wave))
         results = ledger.measure_all([(proposal.plan, problem.rung(0)) for _, proposal in wave])
         for (trial, proposal), result in zip(wave, results, strict=True):
             study_log.tell(trial, result)
@@ -44,25 +50,46 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     return even_out(study_log, measured)
 
 
-def _propose(study_log: StudyLog, queue: Sequence[Enqueued]) -> tuple[Trial, Proposal]:
-    """The next proposal: from the queue, a small step from the best plan, or drawn by a sampler."""
+def _propose(study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[Asked]) -> Asked:
+    """The next proposal: from the queue, a rate of the baseline, a small step from the best plan, or drawn.
+
+    A wave has one further rate of the baseline at most, since the next one depends on its loss.
+    """
     problem, number = study_log.problem, len(study_log.proposals)
-    source = "enqueued" if number < len(queue) else _source_of(number - len(queue), problem)
-    refined = None
+    study_log.study.sampler = make_sampler("random", seed=problem.seed, number=number, n_startup=_N_STARTUP)
+    if number < len(queue):
+        return _from_queue(study_log, *queue[number])
+    if not any(proposal.source == "evened" for _, proposal in wave):
+        owed = owed_rate(study_log)
+        if owed is not None:
+            return _known(study_log, *owed, source="evened")
+    n_evened = sum(proposal.source == "evened" for proposal in study_log.proposals)
+    source = _source_of(number - len(queue) - n_evened, problem)
     if source == "refined":
         n_before = sum(proposal.source == "refined" for proposal in study_log.proposals)
         refined = refined_plan(problem, study_log.ledger, n_before=n_before)
-        source = "sampler" if refined is None else source
-    kind = problem.spec.search.sampler if source == "sampler" else "random"
-    study_log.study.sampler = make_sampler(kind, seed=problem.seed, number=number, n_startup=_N_STARTUP)
-    if number < len(queue):
-        return _from_queue(study_log, *queue[number])
+        if refined is not None:
+            return _known(study_log, *refined, source=source)
+        source = "sampler"
+    if source == "sampler":
+        kind = problem.spec.search.sampler
+        study_log.study.sampler = make_sampler(kind, seed=problem.seed, number=number, n_startup=_N_STARTUP)
     trial = study_log.study.ask()
-    if refined is not None:
-        return trial, study_log.note(trial, *refined, source=source)
     policy = suggest(trial, problem.space, problem.context.methods)
     plan = plan_of(policy, problem.context)
     return trial, study_log.note(trial, policy.arm, plan, source=source, policy=policy)
+
+
+def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: str) -> Asked:
+    """A trial of a plan; where only the rate of an earlier one is changed, with parameters to learn from."""
+    earlier = study_log.policy_with(plan.adapters)
+    if earlier is None:
+        trial = study_log.study.ask()
+        return trial, study_log.note(trial, arm, plan, source=source)
+    beside = tuple(replace(part, learning_rate=plan.learning_rate) for part in earlier.beside)
+    policy = replace(earlier, learning_rate=plan.learning_rate, beside=beside)
+    trial = _with_parameters(study_log, policy)
+    return trial, study_log.note(trial, arm, plan, source=source, policy=policy)
 
 
 def _source_of(index: int, problem: SearchProblem) -> str:
@@ -81,21 +108,27 @@ def _source_of(index: int, problem: SearchProblem) -> str:
     return "random" if is_random else "sampler"
 
 
-def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> tuple[Trial, Proposal]:
-    """A trial with the parameters of a policy, from which the sampler learns; that of a plan has none."""
+def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> Asked:
+    """A trial of a policy, or of a plan, which has no parameters."""
     if isinstance(content, Plan):
         trial = study_log.study.ask()
         return trial, study_log.note(trial, arm, content, source="enqueued")
     if arm.kind == "greedy":
         content = _at_baseline_rate(study_log, arm, content)
+    trial = _with_parameters(study_log, content)
+    plan = plan_of(content, study_log.problem.context)
+    return trial, study_log.note(trial, arm, plan, source="enqueued", policy=content)
+
+
+def _with_parameters(study_log: StudyLog, policy: Policy) -> Trial:
+    """A trial with the parameters of a policy, from which the sampler learns; none outside the space."""
     space, methods = study_log.problem.space, study_log.problem.context.methods
-    parameters = parameters_of(content, space, methods)
+    parameters = parameters_of(policy, space, methods)
     study_log.study.enqueue_trial(parameters or {})
     trial = study_log.study.ask()
     if parameters is not None:
         suggest(trial, space, methods)  # registers the enqueued values
-    plan = plan_of(content, study_log.problem.context)
-    return trial, study_log.note(trial, arm, plan, source="enqueued", policy=content)
+    return trial
 
 
 def _at_baseline_rate(study_log: StudyLog, arm: Arm, policy: Policy) -> Policy:

@@ -59,27 +59,36 @@ def _at_next_rate(
     return None if rate is None else replace(plan, learning_rate=rate)
 
 
-def even_out(study_log: StudyLog, first: Measured) -> Measured:
-    """The first rung, with as many learning rates for the baseline as the arm with the most has."""
+def owed_rate(study_log: StudyLog) -> tuple[Arm, Plan] | None:
+    """The best baseline so far at its next learning rate, where another arm has been tried at more rates.
+
+    None where the baseline has as many rates as any arm, or enough, or where no rate is left to try.
+    """
     problem, ledger = study_log.problem, study_log.ledger
     rates: dict[Arm, set[float]] = {}  # of the arms that the sampler can propose
-    for plan in first:
-        if ledger.arms[plan].kind not in ("head", "baseline", "greedy"):
-            rates.setdefault(ledger.arms[plan], set()).add(plan.learning_rate)
+    for proposal in study_log.proposals:
+        if proposal.arm.kind not in ("head", "baseline", "greedy"):
+            rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
     most = min(_MAX_EVENED, max(map(len, rates.values()), default=0))
-    measured = dict(first)
-    while problem.has_baseline:
-        baselines = ranked_by_loss(m for m in measured.values() if is_baseline(m.plan, problem, ledger))
-        if not baselines or not has_room(problem, ledger, n_plans=1, index=0):
+    measured = ledger.at(problem.rung(0))
+    baselines = ranked_by_loss(m for m in measured.values() if is_baseline(m.plan, problem, ledger))
+    if not problem.has_baseline or not baselines:
+        return None
+    best = baselines[0].plan
+    arm = ledger.arms[best]
+    at_next_rate = _at_next_rate(best, problem, measured, arm=arm, most=most)
+    return None if at_next_rate is None else (arm, at_next_rate)
+
+
+def even_out(study_log: StudyLog, first: Measured) -> Measured:
+    """The first rung, with as many learning rates for the baseline as the arm with the most has."""
+    problem, ledger, measured = study_log.problem, study_log.ledger, dict(first)
+    while has_room(problem, ledger, n_plans=1, index=0):
+        owed = owed_rate(study_log)
+        if owed is None:
             break
-        best = baselines[0].plan
-        arm, tried = ledger.arms[best], ledger.at(problem.rung(0))
-        at_next_rate = _at_next_rate(best, problem, tried, arm=arm, most=most)
-        if at_next_rate is None:
-            break
-        measured[at_next_rate] = study_log.measure_extra(
-            arm, at_next_rate, source="evened", fidelity=problem.rung(0)
-        )
+        arm, plan = owed
+        measured[plan] = study_log.measure_extra(arm, plan, source="evened", fidelity=problem.rung(0))
     return measured
 
 

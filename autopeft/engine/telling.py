@@ -10,7 +10,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.records import Arm, Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Proposal, Status
 from autopeft.space import Policy
 
 _DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids diverging rates
@@ -40,6 +40,13 @@ class StudyLog:
         for name, value in _attributes(proposal).items():
             trial.set_user_attr(name, value)
         return proposal
+
+    def policy_with(self, adapters: tuple[Adapter, ...]) -> Policy | None:
+        """The policy of the first proposal with these adapters; None where they come from no policy."""
+        pairs = zip(self.proposals, self.policies, strict=True)
+        return next(
+            (p for proposal, p in pairs if p is not None and proposal.plan.adapters == adapters), None
+        )
 
     def tell(self, trial: Trial, measurement: Measurement) -> None:
         """Finish a trial: with its loss, a bad one where it diverged, or as failed where it broke off."""

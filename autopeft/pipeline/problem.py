@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft import adapters, engine, model, space
-from autopeft.engine import Schedule, SearchProblem, check_sampler
+from autopeft.engine import Schedule, SearchProblem
 from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def requested_space(spec: RunSpec) -> space.Space:
     """The search space, reduced to what methods, servers, limits and the objective allow.
 
-    Raises SpecError where no arm is left, or where the sampler cannot sample from the space.
+    Raises SpecError where no arm is left.
     """
     methods = discover("autopeft.methods")
     requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
@@ -38,7 +38,6 @@ def requested_space(spec: RunSpec) -> space.Space:
         servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
         requested = space.servable(requested, servers, methods)
     requested = space.limited(requested, spec.limits, methods)
-    check_sampler(spec.search.sampler, requested)
     if spec.search.objective == "score":
         return requested
     shared = requested.sharing(_SMALLEST_SHARE)

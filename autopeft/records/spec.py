@@ -155,8 +155,8 @@ class SearchSpec(Extent):
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
         (), "Only plans that these servers load, separated by commas", "Limits beside the budget"
     )
-    sampler: Literal["tpe", "random", "qmc", "gp"] = setting(
-        "tpe", "Optuna sampler of the proposals", "Search"
+    sampler: Literal["auto", "gp", "tpe", "random"] = setting(
+        "auto", "Optuna sampler of the proposals; auto is gp, and tpe from 60 trials on", "Search"
     )
     strategy: Literal["halving", "random"] = setting(
         "halving", "How proposals are promoted to longer runs", "Search"

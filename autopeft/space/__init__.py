@@ -1,7 +1,7 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-spaces → files, policies, limits → layout → baselines, transfer.
+spaces, policies → files, limits, sampling → layout → baselines, transfer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from autopeft.space.layout import (
     select_sites,
 )
 from autopeft.space.limits import SERVERS, limited, servable, violations
-from autopeft.space.policies import Policy, learning_rates, parameters_of, suggest
+from autopeft.space.policies import Policy
+from autopeft.space.sampling import learning_rates, parameters_of, suggest
 from autopeft.space.spaces import MethodSpace, MixPart, Space
 from autopeft.space.transfer import Transferred, transfer
 

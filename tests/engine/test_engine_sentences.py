@@ -69,7 +69,7 @@ def test_plans_as_good_as_the_best_are_listed_with_the_smallest() -> None:
     # All tables are alike, so that every plan is within the margin; the head alone is the smallest.
     assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
     nothing_near = run(levels(ia3=0.9), seeds=3).outcome
-    assert sentence_of(nothing_near, "No other of the 4 confirmed plans")
+    assert sentence_of(nothing_near, "No other of the 3 confirmed plans")
 
 
 def test_without_confirmation_there_are_no_findings() -> None:

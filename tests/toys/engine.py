@@ -192,7 +192,7 @@ def problem(
         head_rates=head_rates,
         first_trials=search.get("trials", 16),
         spec=RunSpec(
-            search=SearchSpec(**{"trials": 16, **search}),
+            search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
             limits=limits,
             confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),

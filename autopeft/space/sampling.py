@@ -1,0 +1,226 @@
+"""How an Optuna trial proposes a policy: one set of parameters for all arms of a space.
+
+Every trial has every parameter, so that the model of a sampler learns from all trials: a good learning rate,
+placement or depth of one arm counts for the others. An arm reads each parameter by the choices it has. Where
+it lacks the drawn value, it takes its first choice or the nearer end of its range. A parameter that the arm
+does not have changes nothing in its policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import BaseTrial
+
+from autopeft.extension import Method
+from autopeft.space.policies import Policy
+from autopeft.space.spaces import MethodSpace, Space
+
+ARM, RATE = "method", "rate_position"
+_CHOICES = ("placement", "layers_by", "ranks_by", "size")  # fields of `MethodSpace` that list values
+_RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
+_DIGITS = 9  # beyond the point, to which two numbers of policies are the same
+
+Parameters = dict[str, Any]
+
+
+def parameters(space: Space) -> dict[str, BaseDistribution]:
+    """Name -> distribution of every parameter of a trial; choices of one value are no parameters.
+
+    `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
+    upper end, even in the logarithm. Those of further parts of mixes begin with `part2.`, `part3.` and so on.
+    """
+    found: dict[str, BaseDistribution] = {}
+    if len(space.arms) > 1:
+        found[ARM] = CategoricalDistribution(space.arms)
+    parts = _parts_by_index(space)
+    low, high = _hull(part.budget_share for part in parts[0])
+    if low < high:
+        found["budget_share"] = FloatDistribution(low, high, log=True)
+    if any(part.learning_rate is None or part.learning_rate[0] < part.learning_rate[1] for part in parts[0]):
+        found[RATE] = FloatDistribution(0.0, 1.0)
+    for index, alike in enumerate(parts):
+        found |= {_prefix(index) + name: each for name, each in _of_parts(alike)}
+    return found
+
+
+def _parts_by_index(space: Space) -> list[list[MethodSpace]]:
+    """The first parts of all arms, then their second parts, and so on."""
+    by_arm = [[part for _, part in space.parts(arm)] for arm in space.arms]
+    longest = max(map(len, by_arm))
+    return [[parts[index] for parts in by_arm if index < len(parts)] for index in range(longest)]
+
+
+def _prefix(index: int) -> str:
+    return "" if index == 0 else f"part{index + 1}."
+
+
+def _of_parts(parts: Sequence[MethodSpace]) -> Iterator[tuple[str, BaseDistribution]]:
+    """The parameters of parts at one place of their arms, but for learning rate and budget share."""
+    for name in _CHOICES:
+        values = _union(getattr(part, name) for part in parts)
+        if len(values) > 1:
+            yield name, CategoricalDistribution(values)
+    for name in _RANGES:
+        low, high = _hull(getattr(part, name) for part in parts)
+        if low < high:
+            yield name, FloatDistribution(low, high)
+    for option in _union(part.options for part in parts):
+        values = _union(part.options.get(option, ()) for part in parts)
+        if len(values) > 1:
+            yield option, CategoricalDistribution(values)
+    depths = [part.depth_parts for part in parts if "any" in part.layers_by]
+    for index in range(max(depths, default=0)):
+        yield f"depth.{index}", CategoricalDistribution((0, 1))
+
+
+def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
+    return list(dict.fromkeys(value for some in values for value in some))
+
+
+def _hull(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)
+
+
+def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Policy:
+    """The policy that a trial's sampler proposes."""
+    drawn: Parameters = {}
+    for name, each in parameters(space).items():
+        if isinstance(each, CategoricalDistribution):
+            drawn[name] = trial.suggest_categorical(name, each.choices)
+        else:
+            assert isinstance(each, FloatDistribution)
+            drawn[name] = trial.suggest_float(name, each.low, each.high, log=each.log)
+    return policy_of(drawn, space, methods)
+
+
+def policy_of(drawn: Mapping[str, Any], space: Space, methods: Mapping[str, Method]) -> Policy:
+    """The policy that the parameters of a trial mean; those that are missing have one value."""
+    arm = drawn.get(ARM, space.arms[0])
+    (name, part), *others = space.parts(arm)
+    lead = _policy_of_part(drawn, methods[name], part, index=0)
+    beside = [
+        _policy_of_part(drawn, methods[method], other, index=index, lead=lead)
+        for index, (method, other) in enumerate(others, start=1)
+    ]
+    rate = _rate_at(drawn.get(RATE, 0.0), learning_rates(space, arm, methods))
+    share = _clipped(drawn.get("budget_share", 1.0), part.budget_share)
+    at_rate = tuple(replace(policy, learning_rate=rate) for policy in beside)
+    return replace(lead, budget_share=share, learning_rate=rate, beside=at_rate)
+
+
+def _policy_of_part(
+    drawn: Mapping[str, Any], method: Method, part: MethodSpace, *, index: int, lead: Policy | None = None
+) -> Policy:
+    """One part without its learning rate and budget share."""
+
+    def chosen(name: str, choices: Sequence[Any]) -> Any:
+        value = drawn.get(_prefix(index) + name, choices[0])
+        return value if value in choices else choices[0]
+
+    def number(name: str, bounds: tuple[float, float]) -> float:
+        return _clipped(drawn.get(_prefix(index) + name, bounds[0]), bounds)
+
+    options = {option: chosen(option, values) for option, values in part.options.items()}
+    share, layers_by = number("layer_share", part.layer_share), chosen("layers_by", part.layers_by)
+    if layers_by == "any":
+        layers_by = "".join(str(chosen(f"depth.{i}", (0, 1))) for i in range(part.depth_parts))
+    elif layers_by == "lead" and lead is not None:
+        share, layers_by = lead.layer_share, lead.layers_by
+    size = chosen("size", part.size) if part.size else None
+    return Policy(
+        method=method.name,
+        placement=chosen("placement", part.placement),
+        layer_share=share,
+        layers_by=layers_by,
+        exponent=number("exponent", part.exponent),
+        ranks_by=chosen("ranks_by", part.ranks_by),
+        options=tuple((o, value) for o, value in options.items() if value != method.choices[o][0]),
+        min_rank=part.min_rank if size is None else size,
+        max_rank=part.max_rank if size is None else size,
+        learning_rate=0.0,  # one rate for all parts is set afterwards
+    )
+
+
+def _clipped(value: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return min(max(value, low), high)
+
+
+def _rate_at(position: float, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    return low * (high / low) ** position if low < high else low
+
+
+def parameters_of(policy: Policy, space: Space, methods: Mapping[str, Method]) -> Parameters | None:
+    """The trial parameters under which `suggest` gives this policy; None where the space lacks it.
+
+    Rates and shares are the same but for rounding. Parameters that the arm does not read get their first
+    choice or the upper end of their range.
+    """
+    names = [part.method for part in (policy, *policy.beside)]
+    for arm in space.arms:
+        if [name for name, _ in space.parts(arm)] == names:
+            wanted = _all_parameters(policy, space, arm, methods)
+            inside = {name: _inside(wanted.get(name), each) for name, each in parameters(space).items()}
+            if _is_same(policy_of(inside, space, methods), policy):
+                return inside
+    return None
+
+
+def _inside(value: Any, distribution: BaseDistribution) -> Any:
+    """The value, or one of the distribution where it has no such value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value if value in distribution.choices else distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution)
+    return distribution.high if value is None else _clipped(value, (distribution.low, distribution.high))
+
+
+def _all_parameters(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Parameters:
+    """Every parameter that the space could have for an arm, with the values of a policy."""
+    low, high = learning_rates(space, arm, methods)
+    is_inside = 0 < low < high and policy.learning_rate > 0
+    position = math.log(policy.learning_rate / low) / math.log(high / low) if is_inside else 0.0
+    found: Parameters = {ARM: arm, "budget_share": policy.budget_share, RATE: position}
+    for index, (part, (_, choices)) in enumerate(
+        zip((policy, *policy.beside), space.parts(arm), strict=True)
+    ):
+        is_any = set(part.layers_by) <= {"0", "1"} and len(part.layers_by) == choices.depth_parts
+        defaults = {option: methods[part.method].choices[option][0] for option in choices.options}
+        is_led = index > 0 and "lead" in choices.layers_by
+        values: Parameters = {**defaults, **dict(part.options)}
+        values |= {name: getattr(part, name) for name in ("placement", "ranks_by", *_RANGES)}
+        values |= {"size": part.max_rank, "layers_by": "any" if is_any else part.layers_by}
+        values |= {f"depth.{i}": int(bit) for i, bit in enumerate(part.layers_by) if is_any}
+        values |= {"layers_by": "lead"} if is_led else {}
+        found |= {_prefix(index) + name: value for name, value in values.items()}
+    return found
+
+
+def _is_same(policy: Policy, other: Policy) -> bool:
+    """Whether two policies are equal but for rounding."""
+    return _rounded(policy) == _rounded(other)
+
+
+def _rounded(policy: Policy) -> Policy:
+    return replace(
+        policy,
+        layer_share=round(policy.layer_share, _DIGITS),
+        exponent=round(policy.exponent, _DIGITS),
+        budget_share=round(policy.budget_share, _DIGITS),
+        learning_rate=float(f"{policy.learning_rate:.6g}"),
+        beside=tuple(map(_rounded, policy.beside)),
+    )
+
+
+def learning_rates(space: Space, arm: str, methods: Mapping[str, Method]) -> tuple[float, float]:
+    """The range of learning rates of a method or a mix's first part: the space's, else the method's."""
+    if arm not in space.arms:
+        return methods[arm].learning_rate_range
+    (name, part), *_ = space.parts(arm)
+    return part.learning_rate or methods[name].learning_rate_range
