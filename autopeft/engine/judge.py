@@ -51,8 +51,15 @@ def judge(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> Ver
 
 
 def _last_look(problem: SearchProblem, confirmed: Confirmed, incumbent: Plan, baseline: Plan) -> Look:
-    """What all common seeds of two plans say; where time or a failed run ended them, as if so planned."""
-    rows = list(zip(confirmed[incumbent], confirmed[baseline], strict=True))
+    """What all common seeds of two plans say; where time or a failed run ended them, as if so planned.
+
+    Other plans that ran on the same seeds tell more of how much a seed moves a plan.
+    """
+    n_seeds = len(confirmed[incumbent])
+    others = [plan for plan in confirmed if plan.adapters and plan not in (incumbent, baseline)]
+    full = [plan for plan in others if len(confirmed[plan]) == n_seeds]
+    plans = (incumbent, baseline, *full)
+    rows = list(zip(*(confirmed[plan] for plan in plans), strict=True))
     seen = look_at(problem, rows)
     return seen if seen.is_decided else look_at(problem, rows, planned=len(rows))
 
@@ -60,11 +67,15 @@ def _last_look(problem: SearchProblem, confirmed: Confirmed, incumbent: Plan, ba
 def look_at(
     problem: SearchProblem, rows: Sequence[Sequence[Measurement]], *, planned: int | None = None
 ) -> Look:
-    """What the seeds of best (first in each row) and baseline (second) say so far."""
-    best, baseline = (scores_of(problem, [row[place] for row in rows]) for place in (0, 1))
+    """What the seeds of best (first in each row) and baseline (second) say so far.
+
+    Further plans in the rows count for the variance between seeds.
+    """
+    best, baseline, *others = (scores_of(problem, list(runs)) for runs in zip(*rows, strict=True))
     return evidence.look(
         best,
         baseline,
+        others=others,
         planned_seeds=planned or problem.spec.confirm.seeds,
         margin=problem.margin,
         span=problem.metric.score_span,
@@ -80,9 +91,21 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
     if min(map(len, tables.values())) < 2:
         return "unproven"
     [standing] = evidence.plans_within_margin(
-        tables, best="best", margin=problem.margin, span=problem.metric.score_span
+        tables,
+        best="best",
+        margin=problem.margin,
+        span=problem.metric.score_span,
+        pool=seed_pool(problem, confirmed),
     )
     return "proven" if standing.is_within else "unproven"
+
+
+def seed_pool(problem: SearchProblem, confirmed: Confirmed) -> list[list[list[float]]]:
+    """Scores of the confirmed plans that tell how much a seed moves a plan.
+
+    The head alone is left out: seeds move it less than plans with adapters.
+    """
+    return [scores_of(problem, rows) for plan, rows in confirmed.items() if plan.adapters]
 
 
 def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
 from autopeft.engine.finalists import Finalists
-from autopeft.engine.judge import Confirmed, scores_of
+from autopeft.engine.judge import Confirmed, scores_of, seed_pool
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement, Plan, Status, Verdict
@@ -59,6 +59,7 @@ def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> 
         best="best",
         margin=problem.margin,
         span=problem.metric.score_span,
+        pool=seed_pool(problem, confirmed),
     )
     proven = [standing.name for standing in standings if standing.is_within]
     if not proven:

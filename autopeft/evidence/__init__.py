@@ -12,7 +12,7 @@ scores.
     verdict = sequential_verdict(seen, metric=metric, fidelity="full", smallest_equivalent="proven")
 
 Inside the folder each file imports only from those before it:
-variance, order → bounds, checks, unbiased → intervals → equivalence, sequential → wording.
+variance, order → bounds, checks, pooling, unbiased → intervals → equivalence, sequential → wording.
 """
 
 from autopeft.evidence.equivalence import Standing, plans_within_margin

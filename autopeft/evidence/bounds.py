@@ -100,20 +100,21 @@ def _chance(squares: MeanSquares, design: Design) -> Floats:
 
     Optimistic on purpose: it takes the lower confidence bound of the seeds' variance, and unadjusted bounds.
     """
-    now, last = squares.n_seeds, design.planned_seeds
-    factor = (now - 1) / float(stats.chi2.ppf(_VARIANCE_LEVEL, now - 1))
+    now, last, freedom = squares.n_seeds, design.planned_seeds, squares.seed_freedom
+    factor = freedom / float(stats.chi2.ppf(_VARIANCE_LEVEL, freedom))
     example = squares.residual + squares.excess * last / now
-    at_end = replace(squares, seed=squares.seed * factor, example=example, n_seeds=last)
+    later = freedom * (last - 1) // (now - 1)
+    at_end = replace(squares, seed=squares.seed * factor, example=example, n_seeds=last, freedom=later)
     wide = half_width(at_end, 0.05 / design.n_compared)
     narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
     step = np.sqrt(squares.seed / squares.n_examples * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
     chance = np.ones_like(wide)
     # Elsewhere one bound alone is near enough. Student's t is slow, and this runs for thousands of subsets.
-    at = np.abs(squares.mean) < wide - float(special.stdtrit(now - 1, 1 - _MIN_CHANCE)) * step
-    chance[at] = _beyond(wide[at], squares.mean[at], step[at], now - 1)
+    at = np.abs(squares.mean) < wide - float(special.stdtrit(freedom, 1 - _MIN_CHANCE)) * step
+    chance[at] = _beyond(wide[at], squares.mean[at], step[at], freedom)
     at &= narrow > 0
-    chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], now - 1)
+    chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], freedom)
     return chance
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,19 @@ class Standing:
 
 
 def plans_within_margin(
-    tables: Mapping[str, npt.ArrayLike], *, best: str, margin: float, span: float | None = 1.0
+    tables: Mapping[str, npt.ArrayLike],
+    *,
+    best: str,
+    margin: float,
+    span: float | None = 1.0,
+    pool: Sequence[npt.ArrayLike] = (),
 ) -> tuple[Standing, ...]:
     """Non-inferiority of some plans against the best: the chance of any wrong claim is at most 5 %.
 
     A single plan is tested by its one-sided 95 % bound, the low end of the two-sided 90 % interval. Testing
     several plans at 5 % each would err more often. So Holm's step-down procedure divides the 5 % by the
-    number of plans that are not yet proven, and repeats until a round proves no further plan.
+    number of plans that are not yet proven, and repeats until a round proves no further plan. The seeds'
+    variance of the two plans is pooled with that of others (see `pooling`).
 
     Args:
         tables: Scores by name, (S, N) each, on the same examples and the same seeds in the same order. Where
@@ -40,6 +46,8 @@ def plans_within_margin(
         best: Name of the plan that the others are compared with; named before the scores were seen.
         margin: Largest loss that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
+        pool: Scores of plans whose seeds' variance is pooled with that of the compared ones, on the same
+            examples and seeds. A plan with fewer seeds than are compared is left out.
 
     Returns:
         One standing per plan but the best, in the order of `tables`.
@@ -65,7 +73,9 @@ def plans_within_margin(
         for name in unproven:
             n_common = min(len(scores[name]), len(scores[best]))
             pair = scores[name][:n_common], scores[best][:n_common]
-            bound = paired_interval(*pair, level=level, span=span).low
+            others = [other[:n_common] for other in map(np.asarray, pool) if len(other) >= n_common]
+            others = [other for other in others if not any(np.array_equal(other, one) for one in pair)]
+            bound = paired_interval(*pair, level=level, span=span, pool=(*pair, *others)).low
             standings[name] = Standing(name=name, bound=bound, is_within=bound > -margin)
         unproven = [name for name in unproven if not standings[name].is_within]
     return tuple(standings[name] for name in scores if name != best)

@@ -8,6 +8,7 @@ looked at after every seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from autopeft.evidence.checks import check_span, checked_pair, checked_table
+from autopeft.evidence.pooling import pooled
 from autopeft.evidence.variance import (
     Floats,
     MeanSquares,
@@ -37,7 +39,12 @@ class Interval:
 
 
 def paired_interval(
-    best: npt.ArrayLike, baseline: npt.ArrayLike, *, level: float = 0.95, span: float | None = 1.0
+    best: npt.ArrayLike,
+    baseline: npt.ArrayLike,
+    *,
+    level: float = 0.95,
+    span: float | None = 1.0,
+    pool: Sequence[npt.ArrayLike] = (),
 ) -> Interval:
     """Paired t interval of the mean of `best - baseline` over seeds and examples.
 
@@ -51,6 +58,8 @@ def paired_interval(
         baseline: Scores of the same shape, seeds and examples.
         level: Two-sided coverage, in (0, 1).
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds (losses).
+        pool: Scores of all plans whose seeds' variance is pooled, `best` and `baseline` first, on the same
+            seeds and examples (see `pooling`); without them the variance is that of the differences alone.
 
     Returns:
         The interval, centred on the plain mean. Its width is never zero: the standard error is at least one
@@ -73,6 +82,7 @@ def paired_interval(
     difference, scale = checked_pair(best, baseline, span)
     assert difference.shape[0] >= 2, "a paired interval needs 2 seeds or more"
     squares = _squares(difference, pseudo=pseudo_differences(span), scale=scale)
+    squares = pooled(squares, [moments(checked_table(table)) for table in pool], np.ones(len(difference)))
     mean, half = float(squares.mean), float(half_width(squares, 1 - level))
     bound = math.inf if span is None else span  # two seeds and few examples can give a half-width beyond it
     low, high = max(-bound, mean - half), min(bound, mean + half)

@@ -22,6 +22,7 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +30,9 @@ import numpy.typing as npt
 
 from autopeft.errors import SpecError
 from autopeft.evidence.bounds import BETTER, FUTILE, MAX_SEEDS, OPEN, WORSE, Design, decide
-from autopeft.evidence.checks import check_margin, checked_pair
+from autopeft.evidence.checks import check_margin, checked_pair, checked_table
 from autopeft.evidence.intervals import Interval
+from autopeft.evidence.pooling import pooled
 from autopeft.evidence.unbiased import prefixes, subsets, unbiased_means
 from autopeft.evidence.variance import (
     Floats,
@@ -80,6 +82,7 @@ def look(
     margin: float,
     span: float | None = 1.0,
     n_compared: int = 1,
+    others: Sequence[npt.ArrayLike] = (),
 ) -> Look:
     """Result of the first look that decides, or of the look at all scores so far: a group sequential test.
 
@@ -90,6 +93,8 @@ def look(
         margin: Largest difference that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
         n_compared: Plans of which the best is chosen by the scores of this split, >= 1; divides alpha.
+        others: Scores of further plans on the same seeds and examples, whose seeds' variance is pooled with
+            that of best and baseline (see `pooling`).
 
     Raises:
         SpecError: As `paired_interval`, or planned seeds outside 2 to 10.
@@ -109,7 +114,10 @@ def look(
     difference, scale = checked_pair(best, baseline, span)
     assert len(difference) <= planned_seeds, f"{len(difference)} seeds of {planned_seeds} planned"
     design = Design(planned_seeds=planned_seeds, margin=margin, span=span, n_compared=n_compared)
-    return _look(find_stops(moments(difference[None]), design, floor=rounding_floor(scale)), design)
+    tables = [checked_table(table) for table in (best, baseline, *others)]
+    plans = [moments(table[None]) for table in tables]
+    stops = find_stops(moments(difference[None]), design, floor=rounding_floor(scale), plans=plans)
+    return _look(stops, design)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +138,14 @@ class Stops:
     high_90: Floats
 
 
-def find_stops(differences: Moments, design: Design, *, floor: float = 0.0) -> Stops:
+def find_stops(
+    differences: Moments, design: Design, *, floor: float = 0.0, plans: Sequence[Moments] = ()
+) -> Stops:
     """Where R confirmations stop if looked at after every seed; the moments are of tables (R, S, N).
 
     `floor` is a lower bound of the variance of a mean over the examples. S is at most the planned seeds.
+    `plans` are the scores of the plans whose seeds' variance is pooled, the two that are compared first;
+    without them the differences alone tell the variance.
     """
     n_runs, n_seeds = differences.rows.shape
     pseudo = pseudo_differences(design.span)
@@ -142,7 +154,8 @@ def find_stops(differences: Moments, design: Design, *, floor: float = 0.0) -> S
     masks = subsets(n_seeds)
     for size in range(design.first_look, n_seeds + 1):
         at = np.flatnonzero(masks.sum(axis=1) == size)
-        codes[:, at] = decide(differences.squares(masks[at], pseudo=pseudo, floor=floor), design)
+        squares = pooled(differences.squares(masks[at], pseudo=pseudo, floor=floor), plans, masks[at])
+        codes[:, at] = decide(squares, design)
     first = codes[:, prefixes(n_seeds)]
     stopped = np.where((first != OPEN).any(axis=1), (first != OPEN).argmax(axis=1) + 1, n_seeds)
     code = first[np.arange(n_runs), stopped - 1]
@@ -152,6 +165,7 @@ def find_stops(differences: Moments, design: Design, *, floor: float = 0.0) -> S
         here = np.flatnonzero(stopped == size)
         chosen = masks[prefixes(n_seeds)[size - 1]]
         squares = differences.take(here).squares(chosen, pseudo=pseudo, floor=floor)
+        squares = pooled(squares, [plan.take(here) for plan in plans], chosen)
         numbers["mean"][here] = squares.mean
         if size >= 2:
             values = _intervals(squares, code[here], unbiased[here], design)

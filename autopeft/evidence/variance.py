@@ -35,7 +35,9 @@ FLOAT32_ROUNDING = float(np.finfo(np.float32).eps)
 class MeanSquares:
     """Means and mean squares of a batch of tables (S, N); each array has the shape of the batch.
 
-    `mean` is in units of the scores, `seed`, `example` and `residual` in their square, >= 0.
+    `mean` is in units of the scores, `seed`, `example` and `residual` in their square, >= 0. `freedom` is
+    the degrees of freedom of `seed`, for which `None` is S - 1; pooling over plans gives more (see
+    `pooling`).
     """
 
     mean: Floats
@@ -44,6 +46,12 @@ class MeanSquares:
     residual: Floats
     n_seeds: int
     n_examples: int
+    freedom: int | None = None
+
+    @property
+    def seed_freedom(self) -> int:
+        """Degrees of freedom of the mean square of the seeds, >= 1 from two seeds on."""
+        return self.n_seeds - 1 if self.freedom is None else self.freedom
 
     @property
     def std_error(self) -> Floats:
@@ -131,11 +139,11 @@ def rounding_floor(scale: float) -> float:
 def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     """Half the width of the confidence interval of the mean, in units of the scores.
 
-    It is a Student t interval whose quantile lies between that of the seeds, S - 1 degrees of freedom, and
-    that of the examples, N - 1. With V = (MS_seed + max(MS_example - MS_residual, 0)) / (S N)
-    and R the share of the examples in it,
+    It is a Student t interval whose quantile lies between that of the seeds, F degrees of freedom (S - 1
+    where nothing is pooled), and that of the examples, N - 1. With V = (MS_seed + max(MS_example -
+    MS_residual, 0)) / (S N) and R the share of the examples in it,
 
-        half = (t[N-1] + (t[S-1] - t[N-1]) (1 - R)**g) sqrt(V),    g = (S - 1) / 2, at most 1.5,
+        half = (t[N-1] + (t[F] - t[N-1]) (1 - R)**g) sqrt(V),    g = F / 2, at most 1.5,
 
     and at least t[N-1] sqrt(MS_example / (S N)). Where only seeds or only examples vary it is the exact t
     interval. The exponent g was set by numerical integration over R (this project, reports/LOG.md
@@ -147,11 +155,11 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     `squares` are of two seeds at least. `tail` is the probability, both sides together, that the interval
     misses the true mean: 0.05 for a 95 % interval; one number, or one per table.
     """
-    n_seeds, n_cells = squares.n_seeds, squares.n_seeds * squares.n_examples
+    freedom, n_cells = squares.seed_freedom, squares.n_seeds * squares.n_examples
     # The same numbers as `stats.t.isf` gives, twenty times as fast; simulations call this for each table.
-    by_seed = -special.stdtrit(n_seeds - 1, np.asarray(tail) / 2)
+    by_seed = -special.stdtrit(freedom, np.asarray(tail) / 2)
     by_example = -special.stdtrit(squares.n_examples - 1, np.asarray(tail) / 2)
     seed_share = 1 - squares.example_share
-    factor = by_example + (by_seed - by_example) * seed_share ** min((n_seeds - 1) / 2, 1.5)
+    factor = by_example + (by_seed - by_example) * seed_share ** min(freedom / 2, 1.5)
     half = np.maximum(factor * np.sqrt(squares.seed + squares.excess), by_example * np.sqrt(squares.example))
     return np.asarray(half / np.sqrt(n_cells))

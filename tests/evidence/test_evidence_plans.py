@@ -25,6 +25,12 @@ def plans(*losses: float, n_seeds: int = 4, spread: float = 0.02, seed: int = 0)
     }
 
 
+def bound_of(tables: dict[str, Floats], names: str, *, level: float) -> float:
+    """The lower bound of the first of these plans minus the second, the seeds' variance pooled over all."""
+    pool = [tables[name] for name in names]
+    return paired_interval(pool[0], pool[1], level=level, span=None, pool=pool).low
+
+
 def test_plans_within_the_margin_are_proven_in_the_order_of_the_tables() -> None:
     standings = plans_within_margin(plans(0.0, 0.001, 0.002, 0.5), best="a", margin=0.02, span=None)
     assert [(s.name, s.is_within) for s in standings] == [("b", True), ("c", True), ("d", False)]
@@ -42,13 +48,16 @@ def test_a_best_plan_alone_has_nothing_to_compare() -> None:
 def test_one_plan_is_tested_at_5_percent_and_holm_divides_it_among_more() -> None:
     tables = plans(0.0, 0.0, 0.0, 0.4, spread=0.5)
     two = plans_within_margin({name: tables[name] for name in "ab"}, best="a", margin=0.3, span=None)
-    bound = paired_interval(tables["b"], tables["a"], level=0.90, span=None).low
+    bound = bound_of(tables, "ba", level=0.90)
     assert two[0].bound == pytest.approx(bound)
     four = plans_within_margin(tables, best="a", margin=0.3, span=None)
-    first = paired_interval(tables["b"], tables["a"], level=1 - 2 * 0.05 / 3, span=None).low
+    first = bound_of(tables, "ba", level=1 - 2 * 0.05 / 3)
     assert four[0].bound == pytest.approx(first)
-    last = paired_interval(tables["d"], tables["a"], level=0.90, span=None).low  # alone by then
+    last = bound_of(tables, "da", level=0.90)  # alone by then
     assert four[2].bound == pytest.approx(last)
+    every = list(tables.values())
+    pooled = plans_within_margin(tables, best="a", margin=0.3, span=None, pool=every)
+    assert pooled[0].bound == pytest.approx(bound_of(tables, "bacd", level=1 - 2 * 0.05 / 3))
 
 
 def test_plans_beyond_the_margin_are_seldom_called_within() -> None:
@@ -68,8 +77,8 @@ def test_plans_with_fewer_seeds_are_compared_on_the_common_ones() -> None:
     tables = plans(0.0, 0.0)
     fewer = {"a": tables["a"], "b": tables["b"][:2]}
     [standing] = plans_within_margin(fewer, best="a", margin=0.05, span=None)
-    same = paired_interval(tables["b"][:2], tables["a"][:2], level=0.90, span=None)
-    assert standing.bound == pytest.approx(same.low)
+    first_two = {name: table[:2] for name, table in tables.items()}
+    assert standing.bound == pytest.approx(bound_of(first_two, "ba", level=0.90))
 
 
 # The winner's curse.
