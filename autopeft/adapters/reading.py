@@ -14,6 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from autopeft.adapters.configs import type_name
 from autopeft.adapters.values import faults
 from autopeft.errors import SpecError, UnknownNameError, first_line_of
+from autopeft.store import require_unchanged
 
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
 _WRITTEN_BY_PEFT = f"it must be the {_CONFIG} that peft wrote"
@@ -59,9 +60,11 @@ def read_configs(path: Path) -> list[ConfigFile]:
 
     Raises:
         UnknownNameError: A type that this `peft` does not know.
-        SpecError: A file of another name, an order that lists no folders, an unreadable config, or
-            values that `peft` refuses.
+        SpecError: A file of another name, an order that lists no folders beside it, an unreadable config,
+            a file that differs from its checksum, or values that `peft` refuses.
     """
+    if path.is_dir():
+        require_unchanged(path)
     files = [_read_config(folder) for folder in _config_folders(path)]
     return sorted(files, key=lambda file: bool(file.config.is_prompt_learning))  # stable
 
@@ -88,11 +91,16 @@ def _config_folders(path: Path) -> list[Path]:
     if not (path / _ORDER).is_file():
         return [path]
     order = _read_json(path / _ORDER)
-    is_list = isinstance(order, list) and order and all(isinstance(name, str) for name in order)
+    is_list = isinstance(order, list) and order and all(map(_is_name, order))
     if not is_list or len(set(order)) < len(order):
-        expected = "each folder once" if is_list else "the folders beside it"
+        expected = "each folder once" if is_list else "the names of the folders beside it"
         raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
     return [path / name for name in order]
+
+
+def _is_name(name: object) -> bool:
+    """Whether a name is that of a folder right here: no path, and no link that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _read_config(folder: Path) -> ConfigFile:

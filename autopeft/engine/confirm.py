@@ -67,10 +67,7 @@ def _confirm_group(
         row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
         failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
         if failed and is_needed:
-            raise TrainingError(
-                f"A confirming run of plan {failed.plan.digest} failed: {failed.error}. "
-                "What was measured is kept; mend the cause and continue with --resume."
-            )
+            raise _broken_off("A confirming run", failed)
         if failed:
             log.warning("A confirming run of plan %s failed; it has fewer seeds.", failed.plan.digest)
             break
@@ -108,6 +105,9 @@ def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirme
     """The test split, read once, with the confirmed weights of the chief plans; empty where there is none.
 
     A seed that diverged has no weights, and counts as wrong here as it does in the confirmation.
+
+    Raises:
+        TrainingError: A run broke off, which says nothing of its plan's quality.
     """
     if not problem.schedule.n_test:
         return {}
@@ -118,7 +118,17 @@ def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirme
         for run in runs:
             fidelity = problem.schedule.fidelity("test", seed=run.fidelity.seed)
             if run.status is Status.COMPLETE:
-                tested[plan] += ledger.measure_all([(plan, fidelity)])
+                (measurement,) = ledger.measure_all([(plan, fidelity)])
+                if measurement.status.is_of_machine:
+                    raise _broken_off("A run on the test split", measurement)
+                tested[plan].append(measurement)
             else:
                 tested[plan].append(replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0))
     return tested
+
+
+def _broken_off(run: str, measurement: Measurement) -> TrainingError:
+    return TrainingError(
+        f"{run} of plan {measurement.plan.digest} failed: {(measurement.error or '').rstrip('.')}. "
+        "What was measured is kept; mend the cause and continue with --resume."
+    )

@@ -13,14 +13,16 @@ from torch import nn
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.model.attaching import attached_names, holder_of
+from autopeft.store import require_unchanged, seal_folder
 
 
 def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Write the adapters and the head of a trained plan to a folder.
 
     One adapter lies in the folder itself, so that `PeftModel.from_pretrained(base, folder)` reads it;
-    several lie in a sub-folder each, in the order that `order.json` lists.
+    several lie in a sub-folder each, in the order that `order.json` lists. `checksums.json` seals them.
     """
+    (folder / "checksums.json").unlink(missing_ok=True)
     for name in names:
         # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
         holder = holder_of(model, name)
@@ -28,14 +30,18 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
+    seal_folder(folder)
 
 
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
-    """Load what `save_weights` wrote into a model with the same plan; raises TrainingError without a file.
+    """Load what `save_weights` wrote into a model with the same plan.
+
+    Raises TrainingError where a file is missing, and SpecError where a file differs from its checksum.
 
     For P-tuning `peft` saves the outputs of the prompt encoder and not the encoder: a model with loaded
     prompts can be evaluated, but not trained further.
     """
+    require_unchanged(folder)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():

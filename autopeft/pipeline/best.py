@@ -11,6 +11,7 @@ from autopeft.adapters import compile_plan
 from autopeft.exports import write_adapter
 from autopeft.extension import ExportSource
 from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.resuming import copy_weights
 from autopeft.records import (
     IN_MEMORY,
     Forgetting,
@@ -46,7 +47,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         if m.plan == result.best and m.fidelity.split == "confirm" and m.status is Status.COMPLETE
     ]
     if confirmed:
-        shutil.copytree(run.weights(result.best, confirmed[0].fidelity.seed), fresh / "weights")
+        copy_weights(run, confirmed[0], fresh / "weights")
         write_text(fresh / "weights" / "training.json", training_json(confirmed[0]))
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import peft
 import torch
@@ -24,12 +27,14 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.store import RunDir, write_text
+from autopeft.store import RunDir, seal_of, write_text
 
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _START = "start.json"  # in the state of a run: fingerprints of data, weights and versions
 _EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
+
+log = logging.getLogger(__name__)
 
 
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
@@ -151,17 +156,42 @@ def _decisions(run: RunDir) -> tuple[Decision, ...] | None:
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Measurements of a stopped run; a confirmation is used only where its weights still exist."""
+    """Measurements of a stopped run; a confirmation is used only where its weights are as it left them."""
     known = {}
-    for measurement in run.measurements.load():
+    for measurement, seal in run.measurements.entries():
         plan, fidelity = measurement.plan, measurement.fidelity
-        needs_weights = fidelity.split == "confirm" and measurement.status is Status.COMPLETE
-        if not needs_weights or run.weights(plan, fidelity.seed).is_dir():
+        if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
             known[plan, fidelity] = measurement
+        else:
+            log.warning(
+                "The kept weights of plan %s, seed %d, are missing or damaged; they are trained again.",
+                plan.digest,
+                fidelity.seed,
+            )
     return known
+
+
+def copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
+    """Copy the weights that a confirmation kept; TrainingError where the copy is not what it left."""
+    plan, seed = measurement.plan, measurement.fidelity.seed
+    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
+    seal = seals.get((plan, measurement.fidelity))
+    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
+    if seal is None or seal_of(folder) != seal:
+        raise TrainingError(
+            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
+            "--resume trains them again."
+        )
+
+
+def _keeps_weights(measurement: Measurement) -> bool:
+    return measurement.fidelity.split == "confirm" and measurement.status is Status.COMPLETE
 
 
 def record(run: RunDir, measurement: Measurement) -> None:
     """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
-    if not measurement.status.is_of_machine:
-        run.measurements.append(measurement)
+    if measurement.status.is_of_machine:
+        return
+    folder = run.weights(measurement.plan, measurement.fidelity.seed)
+    seal = seal_of(folder) if _keeps_weights(measurement) else None
+    run.measurements.append(measurement, weights=seal)

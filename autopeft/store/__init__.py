@@ -1,11 +1,12 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml → settings, plan, measurement_log, study → run_dir.
+files, yaml → checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
 
+from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import sha256_of, write_text
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
@@ -18,7 +19,10 @@ __all__ = [
     "parse_yaml",
     "read_plan",
     "read_yaml",
+    "require_unchanged",
     "resolve_settings",
+    "seal_folder",
+    "seal_of",
     "sha256_of",
     "validate",
     "write_plan",

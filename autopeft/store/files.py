@@ -32,7 +32,7 @@ def write_text(path: Path | str, text: str) -> None:
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
         finally:
             fresh.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -53,7 +53,8 @@ def sha256_of(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
     if os.name != "posix":  # Windows cannot open a folder, and needs no sync of it
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -8,12 +8,15 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError
 from autopeft.records import Measurement, digest_of, from_json, to_json
 from autopeft.store.files import cannot_write
+
+Entry = tuple[Measurement, str | None]  # with the seal of its weights
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,15 @@ class MeasurementLog:
         self._path = path
         self._ends_with_whole_line = False
 
-    def append(self, measurement: Measurement) -> None:
-        """Add a measurement, which is on the disk when this returns; RunDirError where it cannot be."""
-        content = to_json(measurement)
-        line = json.dumps({"sha256": digest_of(content), "measurement": content}) + "\n"
+    def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
+        """Add a measurement, which is on the disk when this returns; RunDirError where it cannot be.
+
+        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`).
+        """
+        content: dict[str, Any] = {"measurement": to_json(measurement)}
+        if weights is not None:
+            content["weights"] = weights
+        line = json.dumps({"sha256": _digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
             if not self._ends_with_whole_line:
@@ -44,15 +52,19 @@ class MeasurementLog:
 
     def load(self) -> tuple[Measurement, ...]:
         """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
-        measurements = {}
-        for number, (_, measurement) in enumerate(self._lines(), start=1):
-            if measurement is None:
+        return tuple(measurement for measurement, _ in self.entries())
+
+    def entries(self) -> tuple[Entry, ...]:
+        """As `load`, each measurement with the seal of the weights that it kept, None where it kept none."""
+        entries = {}
+        for number, (_, entry) in enumerate(self._lines(), start=1):
+            if entry is None:
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
             else:
-                measurements[measurement.plan, measurement.fidelity] = measurement
-        return tuple(measurements.values())
+                entries[entry[0].plan, entry[0].fidelity] = entry
+        return tuple(entries.values())
 
-    def _lines(self) -> Iterator[tuple[bytes, Measurement | None]]:
+    def _lines(self) -> Iterator[tuple[bytes, Entry | None]]:
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
@@ -60,7 +72,7 @@ class MeasurementLog:
         except OSError as error:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
         for line in io.BytesIO(content):
-            yield line, _measurement_in(line)
+            yield line, _entry_in(line)
 
     def _cut_torn_line(self) -> None:
         """Remove half a line at the end: a line that is appended to it would be lost."""
@@ -69,14 +81,19 @@ class MeasurementLog:
             os.truncate(self._path, sum(len(line) for line, _ in lines[:-1]))
 
 
-def _measurement_in(line: bytes) -> Measurement | None:
-    """The measurement of a line; None where the line is torn or damaged."""
+def _entry_in(line: bytes) -> Entry | None:
+    """The measurement of a line with the seal of its weights; None where the line is torn or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
         content = json.loads(line)
-        if content["sha256"] != digest_of(content["measurement"]):
+        if content.pop("sha256") != _digest_of(content):
             return None
-        return from_json(Measurement, content["measurement"])
-    except (ValueError, KeyError, TypeError, ValidationError):
+        return from_json(Measurement, content["measurement"]), content.get("weights")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
         return None
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    """Digest of a line: of its measurement alone where it has no weights."""
+    return digest_of(content if "weights" in content else content["measurement"])

@@ -62,3 +62,13 @@ def test_a_run_of_the_head_that_broke_off_costs_its_place_alone():
     outcome = run(broken_world("head", Status.OUT_OF_MEMORY), seeds=3).outcome
     assert outcome.verdict.label == "better"
     assert "head" not in {confirmation.name for confirmation in outcome.confirmations}
+
+
+@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
+def test_a_run_on_the_test_split_that_broke_off_is_no_score(failure):
+    def quality(plan, fidelity):
+        return None if fidelity.split == "test" else levels()(plan, fidelity)
+
+    world = World(quality=quality, error="out of memory", failure=failure)
+    with pytest.raises(TrainingError, match=r"on the test split .* failed: out of memory.*with --resume"):
+        run(world)

@@ -1,0 +1,63 @@
+"""Checksums of the files in a folder, in a file beside them: a later change or damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from autopeft.errors import SpecError
+from autopeft.store.files import sha256_of, sync_folder, write_text
+
+_FILE = "checksums.json"
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the SHA-256 of every file in a folder to its `checksums.json`; all are on the disk afterwards."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
+    for path in paths:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    for sub_folder in {path.parent for path in paths}:
+        sync_folder(sub_folder)
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
+
+
+def seal_of(folder: Path) -> str | None:
+    """The SHA-256 of a folder's checksums; None where the folder has none, or a file differs from its own."""
+    try:
+        sums = _sums(folder)
+        if sums is None or any(sha256_of(folder / name) != sum_ for name, sum_ in sums.items()):
+            return None
+        return sha256_of(folder / _FILE)
+    except (OSError, SpecError):
+        return None
+
+
+def require_unchanged(folder: Path) -> None:
+    """Raise SpecError where a file of a folder no longer has its checksum; folders without any pass."""
+    for name, expected in (_sums(folder) or {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise SpecError(f"{path} is missing; write the folder again, or delete {folder / _FILE}.")
+        if sha256_of(path) != expected:
+            raise SpecError(
+                f"{path} is damaged or was edited: its SHA-256 differs from the one in {_FILE}; write the "
+                f"folder again, or delete {_FILE} to use the file as it is."
+            )
+
+
+def _sums(folder: Path) -> dict[str, str] | None:
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise SpecError(f"{path} is damaged; write the folder again, or delete the file.")
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content):
+        raise SpecError(f"{path} names files outside its folder; write the folder again.")
+    return content
