@@ -1,7 +1,7 @@
 """The command line: the only room that prints and exits.
 
 Inside the folder each file imports only from those before it:
-options, exit_codes, tables, progress, counts, heat_map → analysis, lists → sharing → app.
+options, signals → exit_codes, tables, progress, counts, heat_map → analysis, lists → sharing → app.
 """
 
 from __future__ import annotations

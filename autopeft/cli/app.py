@@ -58,7 +58,7 @@ def search(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(quiet=quiet or as_json) as interrupt:
         from autopeft.store import resolve_settings
 
         spec, given = resolve_settings(
@@ -77,7 +77,9 @@ def search(
             return
         progress = progress_display(quiet=quiet or as_json)
         try:
-            result, path = pipeline.search(spec, given=given, resume=resume, progress=progress)
+            result, path = pipeline.search(
+                spec, given=given, resume=resume, progress=progress, interrupt=interrupt
+            )
         finally:
             progress.close()
         if as_json:

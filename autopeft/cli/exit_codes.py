@@ -5,55 +5,79 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import typer
 
+from autopeft.cli.signals import stopping_signals
 from autopeft.errors import AutopeftError
 
-_STOPPED = "stopped; to continue a run that has measurements: autopeft search --resume --out FOLDER"
+# Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
 
 
 @contextlib.contextmanager
-def exit_codes(*, quiet: bool = False) -> Iterator[None]:
+def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     """Turn an error of the block into its exit code; warnings and notes go to stderr as plain lines.
 
-    Libraries may log errors only. Ctrl-C exits with 130 and SIGTERM with 143; finished measurements are on
-    the disk by then.
+    Libraries may log errors only. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
+    finished measurements are on the disk by then. Yields a function for long loops, which raises where a
+    signal has come (see `stopping_signals`).
     """
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
-    )
+    sys.stderr = _Lasting(sys.stderr)  # type: ignore[assignment]
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     logging.getLogger("autopeft").setLevel(logging.NOTSET)
     for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
         sys.stdout.reconfigure(errors="replace")
-    previous = signal.signal(signal.SIGTERM, _terminated)
     try:
-        yield
+        with stopping_signals() as stop:
+            yield stop
     except AutopeftError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {str(error).translate(_CONTROLS)}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        print(f"error: {where}{error.strerror or error}.".translate(_CONTROLS), file=sys.stderr)
         raise typer.Exit(AutopeftError.exit_code) from error
     except KeyboardInterrupt as error:
-        print(_STOPPED, file=sys.stderr)
         raise typer.Exit(130) from error
-    except SystemExit:  # from _terminated, which prints nothing: it may have interrupted a line on stderr
-        print(_STOPPED, file=sys.stderr)
-        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        sys.stderr = sys.stderr.stream  # type: ignore[attr-defined]
 
 
-def _terminated(*_: object) -> None:
-    raise SystemExit(143)
+class _Printable(logging.Formatter):
+    """Formats a record without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return super().format(record).translate(_CONTROLS)
+
+
+class _Lasting:
+    """A stream that drops what it can no longer write, so that a closed terminal ends no run."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing."""
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or do nothing."""
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

@@ -58,6 +58,7 @@ class Ledger:
         known: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search goes on.
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
+        interrupt: Called before each new measurement; what it raises stops the search.
         limit_seconds: Time that the run may take; None for no limit.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
@@ -69,6 +70,7 @@ class Ledger:
     known: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
     release: Callable[[Collection[Plan]], None] = lambda plans: None
+    interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     started: float = 0.0
     limit_seconds: float | None = None
@@ -87,6 +89,7 @@ class Ledger:
         n_taken = 0
         for key in keys:
             if key not in self.known:
+                self.interrupt()
                 pending[key] = self.executor.submit(self.measure, *key)
             # An executor that runs at submit has finished here. Its measurement must be on the disk before
             # the next one begins, since a signal may come then.

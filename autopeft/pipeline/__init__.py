@@ -1,8 +1,8 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
-prepare → scoring, counting, listing, resuming, applying, forgetting, reporting, best → warm_start →
-problem → allowance → time_limit → previewing, searching, exporting → analyzing, training →
+prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → best,
+warm_start → problem → allowance → time_limit → previewing, searching, exporting → analyzing, training →
 reference → verifying.
 """
 

@@ -68,6 +68,7 @@ def prepare(
     keep_weights: Callable[[Plan, int], Path] | None = None,
     paused: Callable[[Plan, int], Path] | None = None,
     memory: InMemory = NAMED,
+    interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Load data and base model, and encode the splits.
 
@@ -76,6 +77,7 @@ def prepare(
         keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
         paused: Gives the folder for the paused training of a plan and seed; None keeps none on disk.
         memory: Model and dataset that were passed as objects.
+        interrupt: Called before each training step; what it raises stops the run.
 
     Raises:
         SpecError: More workers than the executor takes.
@@ -119,6 +121,7 @@ def prepare(
         batch_size=batch_size,
         keep_weights=keep_weights,
         paused=paused,
+        interrupt=interrupt,
     )
     spec, bench, computing = with_compute(spec, bench)
     return Prepared(

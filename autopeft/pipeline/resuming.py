@@ -1,22 +1,19 @@
-"""`--resume`: restore a run's settings, check its data and versions, and reuse its measurements."""
+"""`--resume`: restore a run's settings, scores and decisions, and reuse its measurements."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-import peft
-import torch
+from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
-    VERSION,
     Decision,
     Fidelity,
     Measurement,
@@ -27,12 +24,15 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.store import RunDir, seal_of, write_text
+from autopeft.store import RunDir, damaged, read_checked, seal_of, write_checked
+
+Record = TypeVar("Record")
 
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
-_START = "start.json"  # in the state of a run: fingerprints of data, weights and versions
-_EXTENDABLE = frozenset({"search.trials", "search.max_time_seconds", "search.max_cost", "output.out"})
+_GROWING = ("search.trials", "search.max_time_seconds", "search.max_cost")
+# What a resumed run may change: limits, and how measurements are spread over processes.
+_EXTENDABLE = frozenset({*_GROWING, "output.out", "execution.executor", "execution.workers"})
 
 log = logging.getLogger(__name__)
 
@@ -90,52 +90,19 @@ def _cost(limit: object) -> float:
     return float(limit) if isinstance(limit, int | float) else math.inf
 
 
-def note_start(run: RunDir, prepared: Prepared) -> int:
-    """Store fingerprints of data, weights and versions, and raise RunDirError on resume where one differs.
-
-    Returns the number of trials that the run started with.
-    """
-    path = run.state / _START
-    now = {
-        "data_fingerprint": prepared.data.fingerprint,
-        "base_sha256": prepared.base.sha256(),
-        "general_text": prepared.general.fingerprint if prepared.general else None,
-        "autopeft": VERSION,
-        "peft": peft.__version__,
-        "torch": torch.__version__,
-    }
-    start = {**now, "trials": prepared.spec.search.trials}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else start
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise RunDirError(
-                f"{run.path} was measured with {name} {before.get(name)}, now it is {value}; "
-                "put it back as it was, or pass another --out."
-            )
-    write_text(path, json.dumps(before) + "\n")
-    return int(before["trials"])
-
-
-def check_base(run: RunDir, prepared: Prepared) -> None:
-    """Raise TrainingError where the weights of the base model are no longer those of the run's start.
-
-    After each trial a part of them is compared; this reads all of them.
-    """
-    start = json.loads((run.state / _START).read_text(encoding="utf-8"))
-    if prepared.base.sha256() != start["base_sha256"]:
-        raise TrainingError(
-            f"The weights of {prepared.base.name} changed during the run, so that its measurements cannot be "
-            "trusted; this is a bug, please report it, and start again with another --out."
-        )
-
-
 def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> tuple[SiteScores, ...]:
-    """The sensitivity scores of this run: those on the disk, so that ranks come out the same again."""
+    """The sensitivity scores of this run: those on the disk, so that ranks come out the same again.
+
+    Damaged ones are computed anew, after a warning.
+    """
     path = run.state / "scores.json"
     if path.is_file():
-        return from_json(tuple[SiteScores, ...], json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return _read(tuple[SiteScores, ...], path)
+        except RunDirError as error:
+            log.warning("%s", error)
     scores = compute()
-    write_text(path, json.dumps([to_json(score) for score in scores]) + "\n")
+    write_checked(path, [to_json(score) for score in scores])
     return scores
 
 
@@ -143,16 +110,28 @@ def keep_decisions(run: RunDir, derived: tuple[Decision, ...]) -> tuple[Decision
     """The settings that this run derived: those on the disk, since a resumed run reads their values."""
     if (kept := _decisions(run)) is not None:
         return kept
-    write_text(run.state / _DECISIONS, json.dumps([to_json(decision) for decision in derived]) + "\n")
+    write_checked(run.state / _DECISIONS, [to_json(decision) for decision in derived])
     return derived
 
 
 def _decisions(run: RunDir) -> tuple[Decision, ...] | None:
-    """The decisions on the disk; None before there are any."""
+    """The decisions on the disk; None before there are any, or after a warning where they are damaged."""
     path = run.state / _DECISIONS
     if not path.is_file():
         return None
-    return from_json(tuple[Decision, ...], json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return _read(tuple[Decision, ...], path)
+    except RunDirError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _read(kind: type[Record], path: Path) -> Record:
+    remedy = "it is made anew"
+    try:
+        return from_json(kind, read_checked(path, remedy=remedy))
+    except ValidationError as error:
+        raise damaged(path, remedy=remedy) from error
 
 
 def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:

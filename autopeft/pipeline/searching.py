@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,23 +17,22 @@ from autopeft.extension import discover
 from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
+from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, fit_to_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import (
-    check_base,
     keep_decisions,
     keep_scores,
     known_measurements,
-    note_start,
     record,
     resumed,
 )
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
-from autopeft.records import Plan, RunSpec, SearchResult
+from autopeft.records import Plan, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir
 from autopeft.train import Bench
 
@@ -47,6 +46,7 @@ def search(
     resume: bool = False,
     progress: Progress,
     memory: InMemory = NAMED,
+    interrupt: Callable[[], None] = lambda: None,
 ) -> tuple[SearchResult, Path]:
     """Search, confirm and write the run directory; returns the result and the directory's path.
 
@@ -59,6 +59,8 @@ def search(
         progress: Display of phases and measurements.
         memory: Model and dataset that were passed as objects; the caller wraps a model in
             `model.restoring`.
+        interrupt: Called before each measurement and each training step; what it raises stops the run, which
+            can be resumed then.
 
     Raises:
         AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
@@ -69,12 +71,16 @@ def search(
     check_forgetting(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
         try:
-            prepared = prepare(spec, keep_weights=run.weights, paused=run.paused, memory=memory)
+            prepared = prepare(
+                spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
+            )
             prepared = with_general_text(prepared)
             limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
             return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
-        except BaseException:
+        except BaseException as error:
             run.discard()  # does nothing once there is a measurement
+            if isinstance(error, KeyboardInterrupt | SystemExit) and run.measurements.load():
+                log.warning("Stopped; continue with: %s", resume_command(spec, run.path))
             raise
 
 
@@ -93,7 +99,7 @@ def _search_in(
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     prepared = within_time(prepared, limit, context)
     spec = prepared.spec
-    first_trials = note_start(run, prepared)
+    first_trials = note_start(run, prepared, requested=requested, user_plans=brought)
     prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))
     for decision in prepared.decisions:
         log.info("%s", decision)
@@ -107,16 +113,7 @@ def _search_in(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
-    ledger = Ledger(
-        executor=discover("autopeft.executors")[spec.execution.executor],
-        measure=bench.measure,
-        progress=progress,
-        known=known_measurements(run),
-        record=lambda measurement: record(run, measurement),
-        release=lambda plans: _forget(run, bench, plans),
-        started=limit.started,
-        limit_seconds=spec.search.max_time_seconds,
-    )
+    ledger = _ledger(run, bench, spec, progress=progress, started=limit.started)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
@@ -148,6 +145,20 @@ def _search_in(
     run.save_result(result)
     report.write(result, run.path, words=part_words(result.setting))
     return result
+
+
+def _ledger(run: RunDir, bench: Bench, spec: RunSpec, *, progress: Progress, started: float) -> Ledger:
+    return Ledger(
+        executor=discover("autopeft.executors")[spec.execution.executor],
+        measure=bench.measure,
+        progress=progress,
+        interrupt=bench.interrupt,
+        known=known_measurements(run),
+        record=lambda measurement: record(run, measurement),
+        release=lambda plans: _forget(run, bench, plans),
+        started=started,
+        limit_seconds=spec.search.max_time_seconds,
+    )
 
 
 def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:

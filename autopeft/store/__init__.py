@@ -1,11 +1,12 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml → checksums, settings, plan, measurement_log, study → run_dir.
+files, yaml → checked, checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
 
+from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import sha256_of, write_text
 from autopeft.store.plan import read_plan, write_plan
@@ -16,7 +17,9 @@ from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 __all__ = [
     "RunDir",
     "by_dotted_name",
+    "damaged",
     "parse_yaml",
+    "read_checked",
     "read_plan",
     "read_yaml",
     "require_unchanged",
@@ -25,6 +28,7 @@ __all__ = [
     "seal_of",
     "sha256_of",
     "validate",
+    "write_checked",
     "write_plan",
     "write_text",
     "write_yaml_text",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
+from pydantic import ValidationError
 
 from autopeft.errors import RunDirError
 from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_command, resume_command, to_json
+from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.measurement_log import MeasurementLog
 from autopeft.store.study import STUDY_FILES, close_study, open_study
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 _SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
 # Everything that a run writes before its first measurement.
 _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".lock")
+# The names that `files.write_text` and `train.pausing.write` give to what they are writing.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.[0-9a-f]{10}-[0-9]+\.tmp")
+# What a run writes to its state before run.yaml, which makes a folder a run.
+_UNBORN_STATE = frozenset({"start.json", "decisions.json"})
 
 
 class RunDir:
@@ -54,11 +61,12 @@ class RunDir:
 
         Raises:
             RunDirError: The folder holds files already, is no run to resume, is in use by another
-                process, or cannot be written.
+                process, holds links, or cannot be written.
         """
         path = Path(path)
         try:
             _refuse_no_run(path) if resume else _refuse_files(path)
+            _refuse_links(path)
             made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / ".lock", timeout=0)
@@ -72,6 +80,8 @@ class RunDir:
         try:
             if not resume:
                 _refuse_files(path)  # again, now that nobody else can write
+                shutil.rmtree(run.state, ignore_errors=True)
+            _sweep(path)
         except BaseException:
             lock.release()
             raise
@@ -79,10 +89,11 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """An existing run to read from, not locked; raises RunDirError where there is none."""
+        """An existing run to read from, not locked; RunDirError where there is none, or a link in it."""
         path = Path(path)
         try:
             _refuse_no_run(path)
+            _refuse_links(path)
         except OSError as error:
             raise RunDirError(f"{path} cannot be read: {error.strerror or error}.") from error
         return cls(path)
@@ -167,28 +178,66 @@ class RunDir:
     def save_result(self, result: SearchResult) -> None:
         """Write the result for `load_result`, without the measurements' scores of single examples."""
         small = tuple(replace(measurement, example_scores=()) for measurement in result.measurements)
-        write_text(self._result_path, json.dumps(to_json(replace(result, measurements=small))))
+        write_checked(self._result_path, to_json(replace(result, measurements=small)))
 
     def load_result(self) -> SearchResult:
-        """The result of a finished run; raises RunDirError where it has not finished."""
+        """The result of a finished run; raises RunDirError where it has not finished or is damaged."""
+        remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
         try:
-            return from_json(SearchResult, json.loads(self._result_path.read_bytes()))
+            return from_json(SearchResult, read_checked(self._result_path, remedy=remedy))
         except FileNotFoundError as error:
             raise RunDirError(
                 f"{self.path} has no result: the run has not finished; go on with "
                 f"`{resume_command(self.read_spec(), self.path)}`."
             ) from error
-        except (OSError, ValueError) as error:
-            raise RunDirError(f"{self._result_path} cannot be read; remove it and resume the run.") from error
+        except ValidationError as error:
+            raise damaged(self._result_path, remedy=remedy) from error
 
 
 def _refuse_no_run(path: Path) -> None:
     if not (path / "run.yaml").is_file():
-        raise RunDirError(f"{path} is not the folder of a run: it has no run.yaml. Pass what --out was.")
+        remedy = "Start it without --resume" if path.is_dir() and _is_unborn(path) else "Pass what --out was"
+        raise RunDirError(f"{path} is not the folder of a run: it has no run.yaml. {remedy}.")
 
 
 def _refuse_files(path: Path) -> None:
-    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+    if path.is_dir() and not _is_unborn(path):
         raise RunDirError(
             f"{path} already holds files. Pass --resume to go on with that run, or another --out."
         )
+
+
+def _is_unborn(path: Path) -> bool:
+    """Whether a folder is empty, or holds only what a killed run wrote before its run.yaml."""
+    names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)}
+    if not names <= {".lock", "state"}:
+        return False
+    state = path / "state"
+    if state.is_symlink() or not state.is_dir():
+        return "state" not in names
+    return {entry.name for entry in state.iterdir() if not _is_temporary(entry)} <= _UNBORN_STATE
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether a path is a file or folder that was being written when its process was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes were writing in a run directory."""
+    for leftover in [entry for entry in path.rglob(".*.tmp") if _is_temporary(entry)]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _refuse_links(path: Path) -> None:
+    """Raise RunDirError for a link in a run directory: writing through it would change files elsewhere."""
+    for folder, sub_folders, files in os.walk(path):
+        for name in (*sub_folders, *files):
+            if (Path(folder) / name).is_symlink():
+                raise RunDirError(
+                    f"{Path(folder) / name} is a link; a run directory holds none, replace it by what it "
+                    "links to."
+                )

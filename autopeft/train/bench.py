@@ -72,7 +72,7 @@ class Bench:
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
     the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
     does not hold or another process takes up; None trains every rung from the start. `general` is the task
-    of the split of that name.
+    of the split of that name. `interrupt` is called before each training step; what it raises stops the run.
     """
 
     base: BaseModel
@@ -85,6 +85,7 @@ class Bench:
     rung_steps: tuple[int, ...] = ()
     compute: Compute = field(default_factory=Compute)
     general: Task | None = None
+    interrupt: Callable[[], None] = lambda: None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
@@ -264,6 +265,7 @@ class Bench:
             loss=self._loss,
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
+            interrupt=self.interrupt,
             start=states.load(plan, fidelity.seed) if states else None,
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
         )

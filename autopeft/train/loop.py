@@ -35,6 +35,7 @@ class TrainingRun:
     `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
     makes a batch of row indices, and counts the terms that its `loss` is the mean of. `start` is the state
     from which the run resumes, if there is one. `keep` takes the state at its end; None keeps none.
+    `interrupt` is called before each step; what it raises stops the run.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
@@ -45,6 +46,7 @@ class TrainingRun:
     seed: int
     start: State | None = None
     keep: Callable[[State], None] | None = None
+    interrupt: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ def train(
         counted = _CountedLoss(run, position)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
         for step in range(first_step, run.schedule.n_steps):
+            run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
             losses += [(step, loss) for loss in _step(model, optimizer, run.steps[step], counted)]

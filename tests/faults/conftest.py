@@ -20,7 +20,7 @@ def small_spec(model_dir, data_dir):
     """A function: folder and further settings -> the settings of a search of a few seconds."""
 
     def make(out: Path, **settings):
-        return run_spec(model_dir, data_dir, out=out, **SETTINGS | settings)
+        return run_spec(**{"model": model_dir, "data": data_dir, "out": out} | SETTINGS | settings)
 
     return make
 

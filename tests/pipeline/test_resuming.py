@@ -9,7 +9,8 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
-from autopeft.pipeline.resuming import check_base, keep_decisions, resumed
+from autopeft.pipeline.fingerprint import check_base
+from autopeft.pipeline.resuming import keep_decisions, resumed
 from autopeft.records import Decision
 from autopeft.store import RunDir
 

@@ -282,3 +282,44 @@ def test_a_result_that_is_damaged_is_refused(run):
     (run.state / "search_result.json").write_text("{")
     with pytest.raises(RunDirError, match=r"search_result\.json cannot be read"):
         run.load_result()
+
+
+@pytest.mark.parametrize(
+    "names", [(".lock",), ("state/start.json",), ("state/start.json", "state/decisions.json")]
+)
+def test_a_run_killed_before_its_settings_were_written_starts_afresh(tmp_path, names):
+    path = tmp_path / "run"
+    for name in (*names, ".run.yaml.0123abcd.tmp"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    with pytest.raises(RunDirError, match=r"it has no run\.yaml\. Start it without --resume"):
+        RunDir.create(path, resume=True)
+    with RunDir.create(path, resume=False):
+        assert [entry.name for entry in path.rglob("*")] == [".lock"]
+
+
+def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
+    run.close()
+    kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden.tmp"]
+    swept = [run.path / ".report.md.01ab23cd.tmp", run.state / "paused" / ".0123456789-3.tmp" / "half"]
+    for path in (*kept, *swept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with RunDir.create(run.path, resume=True):
+        assert [path.exists() for path in (*kept, *swept)] == [True, True, False, False]
+        assert not swept[1].parent.exists()
+
+
+@pytest.mark.parametrize("name", ["best.new", "state", "state/weights", "state/measurements.jsonl", ".lock"])
+def test_a_link_in_a_run_directory_is_refused_and_its_target_kept(run, tmp_path, name):
+    run.close()
+    target = tmp_path / "victim"
+    target.write_text("mine") if name.endswith(("jsonl", "lock")) else target.mkdir()
+    path = run.path / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
+        with pytest.raises(RunDirError, match=f"{name} is a link; a run directory holds none"):
+            use()
+    assert target.is_dir() or target.read_text() == "mine"

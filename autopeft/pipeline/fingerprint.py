@@ -1,0 +1,149 @@
+"""What the measurements of a run depend on: noted at its start, compared where it resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+
+from autopeft.errors import RunDirError, TrainingError
+from autopeft.pipeline.prepare import Prepared
+from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
+from autopeft.space import Space
+from autopeft.store import RunDir, damaged, read_checked, sha256_of, write_checked
+
+_START = "start.json"  # in the state of a run
+_BASE = "base_sha256"
+_MISSING = "missing"
+_SHOWN = 3  # differences that an error names; chosen by hand
+# Settings that may differ between a start and its resumption: limits, which can grow; what the fingerprints
+# of data and weights cover wherever these lie; and how measurements are spread over processes.
+_FREE = frozenset(
+    {
+        "search.trials",
+        "search.max_time_seconds",
+        "search.max_cost",
+        "output.out",
+        "model.id",
+        "model.revision",
+        "data.source",
+        "execution.executor",
+        "execution.workers",
+    }
+)
+# Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
+_VOLATILE = frozenset(
+    {"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "truncation", "padding"}
+)
+
+
+def note_start(
+    run: RunDir, prepared: Prepared, *, requested: Space, user_plans: Sequence[tuple[Arm, Plan]]
+) -> int:
+    """Store what the measurements depend on, or compare it with what is stored.
+
+    Returns the number of trials that the run started with. Raises RunDirError on resume where anything
+    differs; the message shows the differences.
+    """
+    path = run.state / _START
+    now = {
+        **_facts(prepared),
+        "search space": digest_of(requested.model_dump(mode="json")),
+        "plans of --baseline and --warm-start": digest_of([to_json(plan) for _, plan in user_plans]),
+    }
+    if not path.is_file():
+        write_checked(path, {**now, "trials": prepared.spec.search.trials})
+        return prepared.spec.search.trials
+    before = _read_start(run)
+    first_trials = before.pop("trials", None)
+    differing = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+    if differing or not isinstance(first_trials, int):
+        raise RunDirError(f"{run.path} was measured with {_shown(differing, before, now)}.")
+    return first_trials
+
+
+def check_base(run: RunDir, prepared: Prepared) -> None:
+    """Raise TrainingError where the weights of the base model are no longer those of the run's start.
+
+    After each trial a part of them is compared; this reads all of them.
+    """
+    if prepared.base.sha256() != _read_start(run)[_BASE]:
+        raise TrainingError(
+            f"The weights of {prepared.base.name} changed during the run, so that its measurements cannot be "
+            "trusted; this is a bug, please report it, and start again with another --out."
+        )
+
+
+def _read_start(run: RunDir) -> dict[str, Any]:
+    path, remedy = run.state / _START, "start again with another --out"
+    content = read_checked(path, remedy=remedy)
+    if not isinstance(content, dict) or _BASE not in content:
+        raise damaged(path, remedy=remedy)
+    return content
+
+
+def _shown(names: Sequence[str], before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The differences, and what to do about them."""
+    pairs = [
+        f"{name} {before.get(name, _MISSING)}, now it is {now.get(name, _MISSING)}" for name in names[:_SHOWN]
+    ]
+    more = f" and {len(names) - _SHOWN} more differences" if len(names) > _SHOWN else ""
+    listed = "; ".join(pairs) or "another start.json"
+    return f"{listed}{more}; put it back as it was, or pass another --out"
+
+
+def _facts(prepared: Prepared) -> dict[str, Any]:
+    """Fingerprints of data and model, the model's config, settings and versions, by name."""
+    return {
+        "data_fingerprint": prepared.data.fingerprint,
+        _BASE: prepared.base.sha256(),
+        "general_text": prepared.general.fingerprint if prepared.general else None,
+        **dict(_config_values(prepared.base.module.config)),
+        **dict(_processor_files(prepared.base.tokenizer)),
+        **dict(_settings(prepared.spec)),
+        "autopeft": VERSION,
+        "peft": peft.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _settings(spec: RunSpec) -> Iterator[tuple[str, Any]]:
+    content = to_json(spec)
+    for name in SETTINGS:
+        topic, _, field = name.partition(".")
+        if name not in _FREE:
+            yield name, content[topic][field]
+
+
+def _config_values(config: Any) -> Iterator[tuple[str, Any]]:
+    """`config.hidden_act` and all other values of a model's config."""
+    for name, value in json.loads(config.to_json_string(use_diff=False)).items():
+        if name not in _VOLATILE:
+            yield f"config.{name}", value
+
+
+def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
+    """A fingerprint of each file that a tokenizer or image processor saves, such as `tokenizer.json`."""
+    if not hasattr(processor, "save_pretrained"):
+        return
+    with tempfile.TemporaryDirectory(prefix="autopeft-") as folder:
+        processor.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(folder).as_posix(), _file_digest(path)
+
+
+def _file_digest(path: Path) -> str:
+    """16 hexadecimal digits over a file's content; of a JSON object without what may change by itself."""
+    if path.suffix == ".json" and isinstance(content := json.loads(path.read_bytes()), dict):
+        kept = {name: value for name, value in content.items() if name not in _VOLATILE}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of(path)[:16]

@@ -1,0 +1,96 @@
+"""Signals: each ends the run, also where Python drops the exception; the folder to resume is named."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import signal
+import sys
+
+import pytest
+from toys.specs import run_spec
+
+from autopeft import pipeline
+from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.progress import Silent
+from autopeft.cli.signals import stopping_signals
+from autopeft.errors import SpecError
+
+CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129}
+
+
+def raised_by(name):
+    return KeyboardInterrupt if name == "SIGINT" else SystemExit
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_raises_where_it_arrives(name):
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(raised_by(name)) as caught, stopping_signals():
+        os.kill(os.getpid(), getattr(signal, name))
+    assert getattr(caught.value, "code", None) == CODES[name]
+    assert signal.getsignal(getattr(signal, name)) == before
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_swallows_is_raised_by_the_loop(name):
+    class Slow:
+        def __del__(self):
+            os.kill(os.getpid(), getattr(signal, name))
+
+    with stopping_signals() as stop:
+        stop()
+        cycle = [Slow()]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()  # the exception goes no further than this
+        with pytest.raises(raised_by(name)):
+            stop()
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_ends_nothing_and_control_characters_do_not_reach_one(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with exit_codes():
+        print("progress", file=sys.stderr, flush=True)
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(BaseException, match="2"), exit_codes():
+        raise SpecError("the file \x1b[31mred\x9b is missing.")
+    assert terminal.getvalue() == "error: the file \\x1b[31mred\\x9b is missing.\n"
+    assert sys.stderr is terminal
+
+
+@pytest.mark.parametrize(("n_calls", "is_measured"), [(1, False), (12, True)])
+def test_the_folder_to_resume_is_named_once_something_was_measured(
+    model_dir, data_dir, tmp_path, caplog, n_calls, is_measured
+):
+    calls = []
+
+    def interrupt():
+        calls.append(1)
+        if len(calls) == n_calls:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, given=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt)
+    assert (f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text) == is_measured
+    assert out.exists() == is_measured
+    assert len(calls) == n_calls

@@ -1,0 +1,130 @@
+"""A resumed run refuses what would give other numbers, and shows the difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import yaml
+from toys.specs import run_spec
+
+from autopeft import pipeline
+from autopeft.cli.progress import Silent
+from autopeft.errors import RunDirError
+from autopeft.store import read_checked, write_checked
+
+
+class StopsAfterOne(Silent):
+    def measured(self, measurement, **_):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def stopped(small_spec, model_dir, tmp_path_factory):
+    """A folder with a model, a search space, and the run that stopped after its first measurement."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(model_dir, folder / "model")
+    (folder / "space.yaml").write_text(
+        "about: toy\nmethods: {lora: {placement: [all]}, ia3: {placement: [all]}}\n"
+    )
+    spec = small_spec(folder / "run", model=str(folder / "model"), space=str(folder / "space.yaml"))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, given=frozenset({"search.trials"}), progress=StopsAfterOne())
+    return folder
+
+
+def resume(folder):
+    pipeline.search(run_spec(out=folder / "run"), resume=True, progress=StopsAfterOne())
+
+
+def edit_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def swap_words(folder):
+    path = folder / "model/tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(content))
+
+
+def longer_run(folder):
+    path = folder / "run/run.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["task"]["max_steps"] = 12
+    path.write_text(yaml.safe_dump(content))
+
+
+def other_version(folder):
+    path = folder / "run/state/start.json"
+    write_checked(path, read_checked(path, remedy="") | {"transformers": "5.0.1"})
+
+
+CHANGES = {
+    "config.hidden_act gelu, now it is relu": lambda f: edit_json(f / "model/config.json", hidden_act="relu"),
+    "config.layer_norm_eps 1e-12, now it is 0.1": lambda f: edit_json(
+        f / "model/config.json", layer_norm_eps=0.1
+    ),
+    "config.hidden_dropout_prob 0.1, now it is 0.4": lambda f: edit_json(
+        f / "model/config.json", hidden_dropout_prob=0.4
+    ),
+    r"tokenizer\.json [0-9a-f]{16}, now it is [0-9a-f]{16}": swap_words,
+    "task.max_steps 8, now it is 12": longer_run,
+    "search space .*, now it is": lambda f: (f / "space.yaml").write_text(
+        "about: toy\nmethods: {lora: {placement: [all]}}\n"
+    ),
+    r"transformers 5\.0\.1, now it is": other_version,
+}
+
+
+@pytest.mark.parametrize("sentence", CHANGES)
+def test_a_change_that_gives_other_numbers_is_refused(stopped, tmp_path, sentence):
+    # At its place, since the run names its model by its path.
+    spare = shutil.copytree(stopped, tmp_path / "spare")
+    try:
+        CHANGES[sentence](stopped)
+        with pytest.raises(RunDirError, match=f"was measured with .*{sentence}.*put it back as it was"):
+            resume(stopped)
+    finally:
+        shutil.rmtree(stopped)
+        shutil.copytree(spare, stopped)
+
+
+def test_an_unchanged_run_goes_on_even_where_its_model_was_moved(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "moved")
+    path = folder / "run/run.yaml"
+    path.write_text(path.read_text().replace(f"{stopped}/model", f"{folder}/model"))
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": "0", "content": {}}', '{"trials": 3}'])
+def test_a_damaged_start_is_refused_in_one_sentence(stopped, tmp_path, content):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    (folder / "run/state/start.json").write_text(content)
+    with pytest.raises(RunDirError, match=r"start\.json cannot be read: it is damaged or was edited"):
+        resume(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[1", '{"sha256": "0", "content": []}', '[{"name": 1}]'])
+def test_damaged_scores_are_computed_anew(stopped, tmp_path, content, caplog):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    path = folder / "run/state/scores.json"
+    before = path.read_text()
+    path.write_text(content)
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder)
+    assert "scores.json cannot be read: it is damaged or was edited; it is made anew" in caplog.text
+    assert path.read_text() == before
+
+
+def test_an_edited_result_is_not_rendered(run_copy):
+    path = run_copy / "state/search_result.json"
+    text = path.read_text()
+    path.write_text(text.replace('"metric_mean": 0', '"metric_mean": 9', 1))
+    assert path.read_text() != text
+    with pytest.raises(RunDirError, match=r"search_result\.json cannot be read.*--resume --out"):
+        pipeline.render(run_copy)
