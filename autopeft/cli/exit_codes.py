@@ -27,7 +27,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     finished measurements are on the disk by then. Yields a function for long loops, which raises where a
     signal has come (see `stopping_signals`).
     """
-    sys.stderr = _Lasting(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = _Lasting(sys.stderr)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     logging.getLogger("autopeft").setLevel(logging.NOTSET)
@@ -51,7 +51,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
-        sys.stderr = sys.stderr.stream  # type: ignore[attr-defined]
+        sys.stderr = sys.stderr.stream
 
 
 class _Printable(logging.Formatter):

@@ -18,7 +18,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft.engine.choose import choose, retune, with_margin
-from autopeft.engine.confirm import MAX_TESTED, confirm, read_test
+from autopeft.engine.confirm import MAX_TESTED, confirm, in_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.finalists import finalists, with_best
 from autopeft.engine.front import front, is_allowed
@@ -67,8 +67,10 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     score_pairs = measure_twins(study_log, first)
     by_rung = climb(problem, ledger, first)
     problem = with_margin(problem, ledger, by_rung[-1])
-    by_rung[-1] = retune(problem, study_log, by_rung[-1])
+    if len(by_rung) > problem.schedule.last:  # all rungs were reached
+        by_rung[-1] = retune(problem, study_log, by_rung[-1])
     named = finalists(problem, ledger, choose(problem, ledger, by_rung[-1]))
+    problem = in_time(problem, ledger, named)
     confirmed = confirm(problem, ledger, named)
     best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)
     named = with_best(named, best, confirmed=confirmed)

@@ -20,6 +20,26 @@ _LEAST_SEEDS = 2  # of a plan that is compared
 log = logging.getLogger(__name__)
 
 
+def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchProblem:
+    """The problem, with confirming runs of half length where two full seeds of two plans do not fit.
+
+    Raises:
+        StoppedError: Two seeds of half length do not fit before the time limit, either.
+    """
+    if problem.spec.confirm.fidelity == "none":
+        return problem
+    plans = dict.fromkeys([named.incumbent, named.baseline])
+    n_seeds = _LEAST_SEEDS if len(plans) > 1 else 1
+    for candidate in (problem, problem.at_half_length):
+        keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
+        n_new = sum(key not in ledger.known for key in keys)
+        if ledger.has_time_for(seconds=n_new * ledger.estimate(candidate.confirmation(0)), reserve=0.0):
+            if candidate is not problem:
+                log.warning("Time is short: the plans are confirmed by runs of half length.")
+            return candidate
+    raise StoppedError(TIME_IS_UP)
+
+
 def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirmed:
     """Train plans on fresh seeds: incumbent and baseline first, then the smallest, then the others.
 
@@ -82,8 +102,7 @@ def _has_room(
 ) -> bool:
     """Whether one more seed fits; the first two of incumbent and baseline may use the report's reserve."""
     if may_use_reserve:
-        limit = ledger.limit_seconds
-        return limit is None or ledger.clock() - ledger.started < limit
+        return ledger.has_time_for(seconds=0.0, reserve=0.0)  # `in_time` has counted them
     return _can_pay(problem, ledger, group) and ledger.has_time_for(
         seconds=len(group) * ledger.estimate(problem.confirmation(0)),
         reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,7 +16,9 @@ from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
-_RESERVE_SECONDS = 15.0  # for the test split and the report; chosen by hand
+_REPORT_SECONDS, _REPORT_SHARE = 15.0, 0.15  # for the report: the smaller of both; chosen by hand
+_LEAST_RUNS = 4  # of a verdict: two seeds of two plans
+_MOST_CONFIRM = 0.5  # of the time limit, which the least verdict at full length may take; chosen by hand
 # Loss that stands for "bad" before any run has one: a guess among 150 classes has log(150) = 5.0.
 _BAD_LOSS = 5.0
 
@@ -60,6 +62,7 @@ class Ledger:
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
         interrupt: Called before each new measurement; what it raises stops the search.
         limit_seconds: Time that the run may take; None for no limit.
+        n_workers: Measurements that the executor runs at the same time.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
     """
@@ -74,21 +77,52 @@ class Ledger:
     clock: Callable[[], float] = time.monotonic
     started: float = 0.0
     limit_seconds: float | None = None
+    n_workers: int = 1
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
     _planned: dict[tuple[str, int], _Planned] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
+    _overhead_seconds: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
     _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
 
     def measure_all(self, requests: Sequence[Key]) -> list[Measurement]:
         """The measurements of some plans, in the order of the requests; only unknown ones are run."""
-        keys = [key for key in dict.fromkeys(requests) if key not in self.measured]
+        self._measure(list(dict.fromkeys(requests)), has_time=lambda key, n_running: True)
+        return [self.measured[key] for key in requests]
+
+    def measure_in_time(
+        self, requests: Sequence[Key], *, reserve: float, new_steps: int | None = None, least: int = 0
+    ) -> list[Measurement]:
+        """As `measure_all`, but it ends before a measurement for which the time is too short.
+
+        Args:
+            requests: Plans at their fidelities, the most important first.
+            reserve: Seconds to keep for what follows.
+            new_steps: Steps that each has still to train, where a rung continues an earlier one.
+            least: Measurements that are made whatever time is left.
+        """
+        keys = list(dict.fromkeys(requests))
+
+        def has_time(key: Key, n_running: int) -> bool:
+            seconds = self.estimate(key[1], new_steps=new_steps) * (1 + n_running // self.n_workers)
+            return keys.index(key) < least or self.has_time_for(seconds=seconds, reserve=reserve)
+
+        self._measure(keys, has_time=has_time)
+        done = (self.measured.get(key) for key in requests)
+        return list(_until_missing(done))
+
+    def _measure(self, requests: Sequence[Key], *, has_time: Callable[[Key, int], bool]) -> None:
+        """Measure in the order of the requests, up to one for which there is no time."""
+        keys = [key for key in requests if key not in self.measured]
         pending: dict[Key, Future[Measurement]] = {}
         n_taken = 0
-        for key in keys:
+        for place, key in enumerate(keys):
             if key not in self.known:
+                if not has_time(key, sum(not future.done() for future in pending.values())):
+                    keys = keys[:place]
+                    break
                 self.interrupt()
                 pending[key] = self.executor.submit(self.measure, *key)
             # An executor that runs at submit has finished here. Its measurement must be on the disk before
@@ -98,7 +132,6 @@ class Ledger:
                 n_taken += 1
         for key in keys[n_taken:]:
             self._take(key, pending)
-        return [self.measured[key] for key in requests]
 
     def _is_finished(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
         return key in self.known or (key in pending and pending[key].done())
@@ -118,7 +151,7 @@ class Ledger:
             kind.n_left * self.estimate(kind.fidelity, new_steps=kind.new_steps)
             for kind in self._planned.values()
         )
-        seconds_left = seconds if self._seconds_per_step else None
+        seconds_left = max(0.0, min(seconds, self._limit_left())) if self._seconds_per_step else None
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
 
     def note_arm(self, plan: Plan, arm: Arm) -> None:
@@ -159,14 +192,31 @@ class Ledger:
         steps = 0 if fidelity.split in ("test", "general") else steps
         training = steps * _mean(self._seconds_per_step)
         without, whole = map(_mean, (self._seconds_per_example[False], self._seconds_per_example[True]))
-        return training + fidelity.eval_examples * (whole or without)
+        return training + fidelity.eval_examples * (whole or without) + _mean(self._overhead_seconds)
 
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
         if problem.spec.confirm.fidelity == "none":
-            return _RESERVE_SECONDS
+            return self._report_seconds()
         seconds = 2 * problem.spec.confirm.seeds * self.estimate(problem.confirmation(0))
         return _RESERVE_FACTOR * seconds + self.report_reserve(problem, n_plans=2)
+
+    def verdict_reserve(self, problem: SearchProblem) -> float:
+        """Seconds to keep for the least verdict, two seeds of best and baseline, and for the report.
+
+        The seeds are counted at half length where full ones would take too much of the time limit.
+        """
+        if problem.spec.confirm.fidelity == "none":
+            return self._report_seconds()
+        full, half = (
+            _LEAST_RUNS * self.estimate(candidate.confirmation(0))
+            for candidate in (problem, problem.at_half_length)
+        )
+        is_long = full > _MOST_CONFIRM * (math.inf if self.limit_seconds is None else self.limit_seconds)
+        return (half if is_long else full) + self._report_seconds()
+
+    def _report_seconds(self) -> float:
+        return min(_REPORT_SECONDS, _REPORT_SHARE * (self.limit_seconds or math.inf))
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""
@@ -174,12 +224,16 @@ class Ledger:
         test, general = map(self.estimate, fidelities)
         n_runs = n_plans * problem.spec.confirm.seeds
         # The base model is evaluated on the general text too.
-        return n_runs * (test + general) + general + _RESERVE_SECONDS
+        return n_runs * (test + general) + general + self._report_seconds()
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""
+        return seconds + reserve <= self._limit_left()
+
+    def _limit_left(self) -> float:
+        """Seconds until the time limit; negative beyond it."""
         limit = math.inf if self.limit_seconds is None else self.limit_seconds
-        return self.clock() - self.started + seconds + reserve <= limit
+        return limit - (self.clock() - self.started)
 
     def require_time(self) -> None:
         """Raise StoppedError where the time limit has passed; all measurements are kept."""
@@ -189,10 +243,19 @@ class Ledger:
     def _note_speed(self, measurement: Measurement) -> None:
         if measurement.status is not Status.COMPLETE:
             return
+        self._overhead_seconds.append(measurement.overhead_seconds)
         per_example = measurement.eval_seconds / measurement.fidelity.eval_examples
         self._seconds_per_example[measurement.metric is not None].append(per_example)
         if measurement.plan.adapters and measurement.trained_steps:
             self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
+
+
+def _until_missing(measurements: Iterable[Measurement | None]) -> Iterator[Measurement]:
+    """The measurements up to the first that is missing."""
+    for measurement in measurements:
+        if measurement is None:
+            return
+        yield measurement
 
 
 def _kind(fidelity: Fidelity) -> tuple[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.engine.schedule import Schedule, n_first
 from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
@@ -80,6 +80,18 @@ class SearchProblem:
     def confirmation(self, index: int) -> Fidelity:
         """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
         return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)
+
+    @property
+    def at_half_length(self) -> SearchProblem:
+        """The problem with confirming runs of half a full run, as `--confirm half` has them."""
+        confirm = self.spec.confirm.model_copy(update={"fidelity": "half"})
+        half = max(1, round(self.schedule.full_steps / 2))
+        steps = min(half, self.schedule.confirm_steps)
+        return replace(
+            self,
+            spec=self.spec.model_copy(update={"confirm": confirm}),
+            schedule=replace(self.schedule, confirm_steps=steps),
+        )
 
     @property
     def rate_ranges(self) -> dict[str, tuple[float, float]]:

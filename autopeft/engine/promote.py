@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measured]:
     """The measurements of every rung, the first rung first; each rung measures what the one before leaves.
 
+    The last rungs are missing where the time is too short for two of their plans.
+
     Raises:
         TrainingError: No plan of the first rung could be trained.
     """
@@ -32,7 +34,11 @@ def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measu
     for index in range(1, problem.schedule.last + 1):
         plans = promoted(problem, ledger, rungs)
         ledger.release({*rungs[-1]} - {*plans})
-        rungs.append(_measure_rung(problem, ledger, plans, index=index, before=rungs[-1]))
+        measured = _measure_rung(problem, ledger, plans, index=index, before=rungs[-1])
+        if len(measured) < min(_LEAST_AT_RUNG, len(plans)):
+            log.warning("Time is short: rung %d ranks the plans.", index)
+            break
+        rungs.append(measured)
         ledger.release({*plans} - {*rungs[-1]})
     ledger.release(rungs[-1])
     return rungs
@@ -55,10 +61,16 @@ def _measure_rung(
             )
             ledger.plan_ahead(fidelity, n_measurements=0)
             break
-        ledger.require_time()
         wave, waiting = waiting[:n_next], waiting[n_next:]
-        results = ledger.measure_all([(plan, fidelity) for plan in wave])
-        measured |= dict(zip(wave, results, strict=True))
+        results = ledger.measure_in_time(
+            [(plan, fidelity) for plan in wave],
+            reserve=ledger.verdict_reserve(problem),
+            new_steps=new_steps,
+        )
+        measured |= dict(zip(wave, results, strict=False))
+        if len(results) < len(wave):
+            ledger.plan_ahead(fidelity, n_measurements=0)
+            return measured
     # Where every promoted baseline has diverged, its next rates follow one by one: a verdict needs one.
     ranked = ranked_by_loss(before.values())
     spare = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger) and m.plan not in measured]

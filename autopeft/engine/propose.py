@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ _N_STARTUP = (
 _NEEDED = ("baseline", "head", "given")  # kinds of arms that are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
 
+log = logging.getLogger(__name__)
+
 
 def measure_first_rung(study_log: StudyLog) -> Measured:
     """Every plan of the first rung with its measurement: the queue, then sampled plans, then more rates."""
@@ -38,15 +41,21 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     for start in range(0, n_trials, WAVE):
         if start >= n_needed and not may_go_on(problem, ledger, study_log.proposals):
             break
-        if start:  # the first wave is always measured, so that there is a run to resume
-            ledger.require_time()
         wave: list[Asked] = []
         while len(wave) < min(WAVE, n_trials - start):
             wave.append(_propose(study_log, queue, wave=wave))
-        results = ledger.measure_all([(proposal.plan, problem.rung(0)) for _, proposal in wave])
-        for (trial, proposal), result in zip(wave, results, strict=True):
+        results = ledger.measure_in_time(
+            [(proposal.plan, problem.rung(0)) for _, proposal in wave],
+            reserve=ledger.verdict_reserve(problem),
+            least=0 if start else 1,  # so that there is a run to resume
+        )
+        for (trial, proposal), result in zip(wave, results, strict=False):
             study_log.tell(trial, result)
             measured[proposal.plan] = result
+        if len(results) < len(wave):
+            study_log.drop([trial for trial, _ in wave[len(results) :]])
+            log.warning("Time is short: %d plans are measured.", len(measured))
+            break
     return even_out(study_log, measured)
 
 

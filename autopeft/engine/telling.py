@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import optuna
@@ -19,6 +20,8 @@ _DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids d
 @dataclass(kw_only=True)
 class StudyLog:
     """The Optuna study and its proposals, one for each trial and in the same order.
+
+    Trials that were dropped for lack of time have no proposal; nothing is proposed after them.
 
     Every loss in the study was measured at the first rung, or at the last one for a plan whose source is
     `retuned`, which is added after all sampling. `policies` stand beside the proposals; None for a plan that
@@ -58,6 +61,13 @@ class StudyLog:
             self.study.tell(trial, _DIVERGED_FACTOR * self.ledger.worst_loss())
         else:
             self.study.tell(trial, state=TrialState.FAIL)
+
+    def drop(self, trials: Sequence[Trial]) -> None:
+        """Finish the last trials as failed, since there was no time to measure their plans."""
+        for trial in trials:
+            self.study.tell(trial, state=TrialState.FAIL)
+        del self.proposals[len(self.proposals) - len(trials) :]
+        del self.policies[len(self.proposals) :]
 
     def measure_extra(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
         """Measure a plan that is no sampled proposal, and add it as a finished trial.

@@ -1,0 +1,76 @@
+"""A time limit: it is looked at before every measurement, and a verdict at half length comes before none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from toys.engine import Display, World, levels, run
+
+from autopeft.errors import StoppedError
+
+FULL_VERDICT = 4 * 30  # seconds of two full seeds of two plans
+NEEDED = 7 * 3 + 2 * 9 + 15  # the plans that every search measures, two of them further, and the report
+
+
+@pytest.mark.parametrize("limit_seconds", range(60, 400, 20))
+def test_a_limit_holds_and_there_is_a_verdict_where_two_full_seeds_of_two_plans_fit(limit_seconds):
+    world = World(quality=levels())
+    try:
+        verdict = run(world, trials=60, limit_seconds=limit_seconds).outcome.verdict
+    except StoppedError:
+        verdict = None
+    assert world.seconds <= 1.1 * limit_seconds + 5
+    if limit_seconds >= FULL_VERDICT + 10:
+        assert verdict is not None and verdict.label != "none"
+    if limit_seconds >= 2 * FULL_VERDICT + NEEDED:
+        assert verdict.fidelity == "full"
+
+
+def test_half_length_is_tried_before_no_verdict_and_said(caplog):
+    verdict = run(levels(), limit_seconds=FULL_VERDICT).outcome.verdict
+    assert (verdict.fidelity, verdict.n_seeds) == ("half", 2)
+    assert "confirmed by runs of half length" in caplog.text
+
+
+@pytest.mark.parametrize("limit_seconds", [1, 20])
+def test_too_short_a_time_ends_without_a_verdict(limit_seconds):
+    world = World(quality=levels())
+    with pytest.raises(StoppedError, match="no verdict yet; continue with --resume and a larger --max-time"):
+        run(world, limit_seconds=limit_seconds)
+    assert 0 < world.seconds <= limit_seconds + 5
+
+
+def test_a_wave_ends_early_where_its_next_measurement_would_not_leave_time_for_a_verdict():
+    """Every measurement takes ten seconds beside its training, so that a wave takes 52."""
+    world = World(quality=levels(), overhead_seconds=10.0)
+    search = run(world, limit_seconds=250)
+    first = search.at("search", 3)
+    assert len(first) % 4
+    assert len(search.outcome.proposals) - len(first) == sum(
+        proposal.source in ("retuned", "evened") for proposal in search.outcome.proposals
+    )
+    assert world.seconds <= 1.1 * 250 + 5
+
+
+def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been():
+    short = run(levels(), trials=30, limit_seconds=150)
+    known = {(m.plan, m.fidelity): m for m in short.records}
+    ample = run(levels(), trials=30)
+    assert run(levels(), trials=30, known=known).outcome == ample.outcome
+
+
+@dataclass
+class Clock(Display):
+    """Remembers the time left that was shown."""
+
+    left: list[float | None] = None
+
+    def measured(self, measurement, *, arm, seconds_left):
+        self.left = [*(self.left or []), seconds_left]
+
+
+def test_no_more_time_is_shown_as_left_than_the_limit_leaves():
+    display = Clock()
+    run(levels(), trials=60, limit_seconds=200, display=display)
+    assert 0 <= max(display.left) <= 200 - 3
