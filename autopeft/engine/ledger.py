@@ -62,7 +62,6 @@ class Ledger:
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
         interrupt: Called before each new measurement; what it raises stops the search.
         limit_seconds: Time that the run may take; None for no limit.
-        n_workers: Measurements that the executor runs at the same time.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
     """
@@ -77,7 +76,6 @@ class Ledger:
     clock: Callable[[], float] = time.monotonic
     started: float = 0.0
     limit_seconds: float | None = None
-    n_workers: int = 1
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
@@ -106,7 +104,7 @@ class Ledger:
         keys = list(dict.fromkeys(requests))
 
         def has_time(key: Key, n_running: int) -> bool:
-            seconds = self.estimate(key[1], new_steps=new_steps) * (1 + n_running // self.n_workers)
+            seconds = self.estimate(key[1], new_steps=new_steps) * (1 + n_running // self.executor.n_workers)
             return keys.index(key) < least or self.has_time_for(seconds=seconds, reserve=reserve)
 
         self._measure(keys, has_time=has_time)

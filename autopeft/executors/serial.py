@@ -14,6 +14,7 @@ class Serial:
 
     name = "serial"
     max_workers: int | None = 1
+    n_workers = 1
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A finished future of `fn(*args)`; an exception comes out of `result()`."""

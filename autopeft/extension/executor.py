@@ -19,6 +19,7 @@ class Executor(Protocol):
 
     name: str  # what specifications call it, such as `serial`
     max_workers: int | None  # the largest `--workers` that it takes; None takes any number
+    n_workers: int  # functions that it runs at the same time
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A future of `fn(*args)`; `result()` raises what `fn` raised."""

@@ -147,6 +147,7 @@ class Backwards:
     """An executor that starts nothing before it is waited for, and then the last first."""
 
     name = "backwards"
+    n_workers = 1
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
