@@ -19,6 +19,7 @@ from autopeft.records import Budget
 _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
+_LONGEST = 60  # characters of a budget; chosen by hand
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _ALLOWED = "write a share of the base model such as 0.5%, or a number such as 300k, 1.2M or 113000"
 
@@ -39,8 +40,8 @@ def parse(requested: str, *, base_params: int) -> Budget:
     """
     text = requested.strip()
     match = _AMOUNT.fullmatch(text)
-    if match is None:
-        raise SpecError(f"The budget {requested!r} cannot be read; {_ALLOWED}.")
+    if match is None or len(text) > _LONGEST:
+        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
     amount = Fraction(match[1].replace(",", "").replace("_", ""))
     unit = match[2].lower()
     exact = amount * base_params / 100 if unit == "%" else amount * _FACTOR[unit]

@@ -1,8 +1,9 @@
 """Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
 
 Inside the folder each file imports only from those before it:
-values, configs, formulas, matching, stack, checking → reading, skeleton → unmatched, representable →
-fitting → layers, counting → planning.
+values, configs, formulas, matching, stack, checking → reading, skeleton → quick_patterns, representable →
+unmatched → fitting →
+layers, counting → planning.
 """
 
 from __future__ import annotations

@@ -22,7 +22,10 @@ from autopeft.model import BaseModel
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
 # What `peft` and torch raise of a config that does not fit.
-_PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error)
+_PEFT_ERRORS = (
+    *(ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error),
+    ArithmeticError,  # a rank of 0, or a number with hundreds of digits
+)
 
 
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:

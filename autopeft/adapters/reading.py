@@ -131,5 +131,5 @@ def _read_config(folder: Path) -> ConfigFile:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error

@@ -11,6 +11,7 @@ from typing import Any
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from autopeft.adapters.matching import matches_ending, matches_key, matches_pattern
+from autopeft.adapters.quick_patterns import require_quick_patterns
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
@@ -20,7 +21,13 @@ _HEADS = ("classifier", "score")  # peft writes both into every config of a clas
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Refuse, by a SiteError with the nearest names, a config that targets no module of a base model."""
+    """Refuse a config that targets no module of a base model, or whose patterns take too long to match.
+
+    Raises:
+        SiteError: No module has the names; the message has the nearest.
+        SpecError: A regular expression of the config is too slow.
+    """
+    require_quick_patterns(file, [name for name, _ in base.module.named_modules() if name], path=path)
     targets = file.content.get("target_modules")
     is_regex = isinstance(targets, str)
     entries = [str(entry) for entry in ([targets] if is_regex else targets or ())]

@@ -96,7 +96,12 @@ def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Seq
     """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
     if is_needed and name not in table.column_names:
         raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
-    cells: Sequence[Any] = table[name] if name in table.column_names else [None] * len(table)
+    try:
+        cells: Sequence[Any] = list(table[name]) if name in table.column_names else [None] * len(table)
+    except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding
+        raise DataError(
+            f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
+        ) from error
     return cells
 
 

@@ -25,6 +25,7 @@ LABEL_NAMES = (
     " similarity_score"
 )
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
+_LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
 
 def read_texts(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -154,10 +155,10 @@ def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
     numbers = []
     for index, row in enumerate(rows):
         value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
-        if not math.isfinite(value):
+        if not abs(value) <= _LARGEST:
             raise DataError(
-                f"Label column {column} holds {row.label!r} in row {index + 1}, the others are numbers; "
-                "write a number there or leave it empty."
+                f"Label column {column} holds {row.label[:40]!r} in row {index + 1}; write a number from "
+                f"-{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
             )
         numbers.append(row._replace(label=value))
     return numbers

@@ -163,6 +163,11 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
             )
         except _FILE_ERRORS as error:
             reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
+            if "thread" in reason:  # of a pool that reads the file
+                raise DataError(
+                    f"{path} was not read: the system allows this process no more threads ({reason}); raise "
+                    "the limit (ulimit -u) or end other processes."
+                ) from error
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
             text = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
             raise DataError(text) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
@@ -53,7 +54,8 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     sides = (cells_of(part, table, name) for name in (tokens, columns.label))
     cells = zip(*sides, *groups_and_times(part, table, columns), strict=True)
     for index, (token_cell, tag_cell, group, time) in enumerate(cells):
-        where, words, tags = f"row {index + 1} of {part}", _list(token_cell), _list(tag_cell)
+        where = f"row {index + 1} of {part}"
+        words, tags = _list(token_cell, where), _list(tag_cell, where)
         if len(words) != len(tags):
             raise DataError(
                 f"{where.capitalize()} has {len(words)} tokens and {len(tags)} tags "
@@ -69,7 +71,11 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     return rows
 
 
-def _list(cell: Any) -> tuple[str, ...]:
+def _list(cell: Any, where: str) -> tuple[str, ...]:
     if isinstance(cell, str):
         return tuple(cell.split())
+    if not isinstance(cell, Iterable | None):
+        raise DataError(
+            f"{where.capitalize()} has {cell!r}, which is no list of tokens or tags; write a list."
+        )
     return tuple("" if item is None or item != item else str(item) for item in cell or ())

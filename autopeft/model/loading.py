@@ -13,7 +13,7 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
-from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
+from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, require_reachable, resolve
 from autopeft.model.precision import Precision, find_device
 from autopeft.model.quantising import (
     output_layer_names,
@@ -56,6 +56,7 @@ def load(
     """
     precision = precision or Precision()
     source, name = resolve(spec)
+    require_reachable(source, spec)
     place = find_device(device)
     if spec.quantize == "none":
         dtype = precision.torch_dtype

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import errors as hub_errors
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
@@ -27,6 +28,7 @@ _FILE_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, Safeten
 _CONFIG_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, StrictDataclassError)
 LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError)
 
+_HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 
 
@@ -82,9 +84,28 @@ def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **arguments}
 
 
+def require_reachable(source: str, spec: ModelSpec) -> None:
+    """Raise ModelError where a hub model is not in the cache and the hub does not answer.
+
+    One short question beforehand: transformers retries for half a minute, once for every file.
+    """
+    if os.path.exists(source) or source.endswith(".gguf") or commit_of(spec) is not None:  # noqa: PTH110
+        return
+    try:
+        HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
+    except (OSError, ValueError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
+        if getattr(error, "response", None) is None and not isinstance(error, ValueError):
+            raise ModelError(
+                f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot "
+                f"be reached ({type(error).__name__}); check the spelling and the network, or pass a local "
+                "directory."
+            ) from error
+
+
 def config_of(spec: ModelSpec) -> Any:
     """The transformers config of a base model; raises ModelError where it cannot be read."""
     source, _ = resolve(spec)
+    require_reachable(source, spec)
     try:
         return transformers.AutoConfig.from_pretrained(**pretrained_arguments(source, spec))
     except LOAD_ERRORS as error:

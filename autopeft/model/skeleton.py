@@ -10,7 +10,7 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_sites
-from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, resolve
+from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, require_reachable, resolve
 from autopeft.model.quantising import conv1d_to_linear
 from autopeft.records import ModelSpec
 
@@ -22,6 +22,8 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     `here_only` only a directory or the hub's cache is read.
     """
     source, name = resolve(spec)
+    if not here_only:
+        require_reachable(source, spec)
     try:
         arguments = pretrained_arguments(source, spec)
         config = transformers.AutoConfig.from_pretrained(**arguments, local_files_only=here_only)

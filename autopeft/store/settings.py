@@ -23,6 +23,7 @@ _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment na
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
+_LONGEST = 60  # characters of an amount of memory; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
 
 
@@ -134,10 +135,12 @@ def parse_bytes(text: str) -> int:
     """
     match = _BYTES.fullmatch(text.strip().lower())
     n_bytes = 0
-    if match is not None:
+    if match is not None and len(text) <= _LONGEST:
         n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
     if n_bytes < 1:
-        raise SpecError(f"{text!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes).")
+        raise SpecError(
+            f"{text[:_LONGEST]!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes)."
+        )
     return n_bytes
 
 

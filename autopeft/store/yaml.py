@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -31,6 +31,7 @@ _CORE_SCHEMA = (
         list("-+.0123456789"),
     ),
 )
+_MOST_DIGITS = 100  # chosen by hand
 _FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one line
 
 
@@ -139,6 +140,8 @@ def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) 
 def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:
     """Names of the fields at a location in a model: `(adapters, 0)` is an item of its `adapters`."""
     for part in location:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
         if isinstance(part, int):
             kind = get_args(kind)[0]
         else:
@@ -173,6 +176,8 @@ class _Loader(yaml.SafeLoader):
 
     def read_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
+        if len(text) > _MOST_DIGITS:  # Python refuses to write numbers of more than 4,300 digits
+            raise ValueError(f"a number has {len(text)} digits, {_MOST_DIGITS} at most are read")
         # In YAML 1.2 a leading zero means nothing; PyYAML would read `010` as 8.
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 

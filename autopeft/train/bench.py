@@ -106,7 +106,7 @@ class Bench:
                 plan=plan,
                 fidelity=fidelity,
                 status=_status_of(error),
-                error=f"{type(error).__name__}: {first_line_of(error)}",
+                error=_told(error),
                 train_seconds=time.perf_counter() - started,
             )
         if measurement.status is Status.OUT_OF_MEMORY:
@@ -376,6 +376,13 @@ class Bench:
         collated = self.batches.get(split, rows)
         self.frozen_outputs.note(collated.batch, split, rows)
         return collated
+
+
+def _told(error: Exception) -> str:
+    """What broke a run off, in the user's words where memory ran out."""
+    if is_out_of_memory(error):
+        return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
+    return f"{type(error).__name__}: {first_line_of(error)}"
 
 
 def _status_of(error: Exception) -> Status:
