@@ -9,6 +9,7 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── SiteError                 exit 3   nothing to adapt, or an adapter that does not fit its site
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
+├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
 └── StoppedError              exit 75  stopped before a verdict; `--resume` continues
 
 A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
@@ -86,6 +87,10 @@ class BudgetError(AutopeftError):
 
 class TrainingError(AutopeftError):
     """A training run failed without which the command cannot continue."""
+
+
+class WorkerLostError(AutopeftError):
+    """The process that ran a measurement ended, and the one that repeated it too."""
 
 
 class StoppedError(AutopeftError):

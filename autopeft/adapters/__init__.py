@@ -2,8 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 values, configs, formulas, matching, stack, checking → reading, skeleton → quick_patterns, representable →
-unmatched → fitting →
-layers, counting → planning.
+unmatched → fitting → layers, counting → planning.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from autopeft.records import Measurement, Plan, Status
 
 MAX_TESTED = 3  # best, baseline, smallest
 _LEAST_SEEDS = 2  # of a plan that is compared
+_FIRST_LOOK = 3  # seeds before which `evidence.look` decides nothing, or all seeds if two are planned
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchP
     for candidate in (problem, problem.at_half_length):
         keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
         n_new = sum(key not in ledger.known for key in keys)
-        if ledger.has_time_for(seconds=n_new * ledger.estimate(candidate.confirmation(0)), reserve=0.0):
+        n_turns = math.ceil(n_new / ledger.executor.n_workers)
+        if ledger.has_time_for(seconds=n_turns * ledger.estimate(candidate.confirmation(0)), reserve=0.0):
             if candidate is not problem:
                 log.warning("Time is short: the plans are confirmed by runs of half length.")
             return candidate
@@ -81,43 +83,68 @@ def _confirm_group(
 ) -> list[list[Measurement]]:
     """One row for each seed, with a measurement of every plan; it may stop early."""
     rows: list[list[Measurement]] = []
-    for index in range(n_seeds):
-        if not _has_room(problem, ledger, group, may_use_reserve=is_needed and index < _LEAST_SEEDS):
-            break
-        row = ledger.measure_all([(plan, problem.confirmation(index)) for plan in group])
-        failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
-        if failed and is_needed:
-            raise _broken_off("A confirming run", failed)
-        if failed:
-            log.warning("A confirming run of plan %s failed; it has fewer seeds.", failed.plan.digest)
-            break
-        rows.append(row)
-        if len(group) > 1 and look_at(problem, rows).is_decided:
+    while len(rows) < n_seeds:
+        new = _next_rows(problem, ledger, group, n_rows=len(rows), n_seeds=n_seeds, is_needed=is_needed)
+        for row in new:
+            failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
+            if failed and is_needed:
+                raise _broken_off("A confirming run", failed)
+            if failed:
+                log.warning("A confirming run of plan %s failed; it has fewer seeds.", failed.plan.digest)
+                return rows
+            rows.append(row)
+        if not new or (len(group) > 1 and look_at(problem, rows).is_decided):
             break
     return rows
 
 
+def _next_rows(
+    problem: SearchProblem,
+    ledger: Ledger,
+    group: Sequence[Plan],
+    *,
+    n_rows: int,
+    n_seeds: int,
+    is_needed: bool,
+) -> list[list[Measurement]]:
+    """The next seeds of a group; none where time or cost runs short.
+
+    Side by side run as many as there are workers for, and as are needed whatever the scores before them say.
+    """
+    n_sure = n_seeds if len(group) == 1 else min(n_seeds, _FIRST_LOOK)
+    n_beside = math.ceil(ledger.executor.n_workers / len(group))
+    n_new = max(1, min(n_beside, n_sure - n_rows))
+    while n_new and not _has_room(
+        problem, ledger, group, n_new=n_new, may_use_reserve=is_needed and n_rows + n_new <= _LEAST_SEEDS
+    ):
+        n_new -= 1
+    seeds = range(n_rows, n_rows + n_new)
+    results = ledger.measure_all([(plan, problem.confirmation(seed)) for seed in seeds for plan in group])
+    return [results[start : start + len(group)] for start in range(0, len(results), len(group))]
+
+
 def _has_room(
-    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, may_use_reserve: bool
+    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int, may_use_reserve: bool
 ) -> bool:
-    """Whether one more seed fits; the first two of incumbent and baseline may use the report's reserve."""
+    """Whether more seeds fit; the first two of incumbent and baseline may use the report's reserve."""
     if may_use_reserve:
         return ledger.has_time_for(seconds=0.0, reserve=0.0)  # `in_time` has counted them
-    return _can_pay(problem, ledger, group) and ledger.has_time_for(
-        seconds=len(group) * ledger.estimate(problem.confirmation(0)),
+    n_turns = math.ceil(n_new * len(group) / ledger.executor.n_workers)
+    return _can_pay(problem, ledger, group, n_new=n_new) and ledger.has_time_for(
+        seconds=n_turns * ledger.estimate(problem.confirmation(0)),
         reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED),
     )
 
 
-def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan]) -> bool:
-    """Whether one more seed of some plans, and the test split of all confirmed ones, keep to `max_cost`."""
+def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int) -> bool:
+    """Whether more seeds of some plans, and the test split of all confirmed ones, keep to `max_cost`."""
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
     n_confirmed = sum(fidelity.split == "confirm" for _, fidelity in ledger.measured)
     seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
-    read = (n_confirmed + len(group)) * schedule.cost(steps=0, eval_examples=schedule.n_test)
-    return ledger.cost(schedule) + seed + read <= limit
+    read = (n_confirmed + n_new * len(group)) * schedule.cost(steps=0, eval_examples=schedule.n_test)
+    return ledger.cost(schedule) + n_new * seed + read <= limit
 
 
 def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirmed: Confirmed) -> Confirmed:

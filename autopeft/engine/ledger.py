@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
-from autopeft.errors import StoppedError
+from autopeft.errors import StoppedError, TrainingError, WorkerLostError
 from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _REPORT_SECONDS, _REPORT_SHARE = 15.0, 0.15  # for the report: the smaller of both; chosen by hand
 _LEAST_RUNS = 4  # of a verdict: two seeds of two plans
+_MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
 _MOST_CONFIRM = 0.5  # of the time limit, which the least verdict at full length may take; chosen by hand
 # Loss that stands for "bad" before any run has one: a guess among 150 classes has log(150) = 5.0.
 _BAD_LOSS = 5.0
@@ -81,6 +82,8 @@ class Ledger:
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
     _planned: dict[tuple[str, int], _Planned] = field(default_factory=dict)
     _seconds_per_step: list[float] = field(default_factory=list)
+    _new: dict[Key, Measurement] = field(default_factory=dict)  # recorded, and not yet in `measured`
+    _n_failed: int = 0  # measurements that broke off since the last that did not
     _overhead_seconds: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
     _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
@@ -125,6 +128,7 @@ class Ledger:
                 pending[key] = self.executor.submit(self.measure, *key)
             # An executor that runs at submit has finished here. Its measurement must be on the disk before
             # the next one begins, since a signal may come then.
+            self._record_finished(pending)
             while n_taken < len(keys) and self._is_finished(keys[n_taken], pending):
                 self._take(keys[n_taken], pending)
                 n_taken += 1
@@ -136,10 +140,10 @@ class Ledger:
 
     def _take(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, record it if it is new, and show it."""
-        measurement = pending[key].result() if key in pending else self.known[key]
         if key in pending:
-            self.record(measurement)
-            self._note_speed(measurement)
+            self._wait(key, pending)
+        measurement = self._new.pop(key) if key in pending else self.known[key]
+        self._count_failures(measurement)
         self.measured[key] = measurement
         plan, fidelity = key
         planned = self._planned.get(_kind(fidelity))
@@ -149,8 +153,42 @@ class Ledger:
             kind.n_left * self.estimate(kind.fidelity, new_steps=kind.new_steps)
             for kind in self._planned.values()
         )
-        seconds_left = max(0.0, min(seconds, self._limit_left())) if self._seconds_per_step else None
+        seconds = min(seconds / self.executor.n_workers, self._limit_left())
+        seconds_left = max(0.0, seconds) if self._seconds_per_step else None
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
+
+    def _wait(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
+        """Wait for a measurement, and record what finishes before it."""
+        while self.executor.n_workers > 1 and not pending[key].done():
+            wait([future for future in pending.values() if not future.done()], return_when=FIRST_COMPLETED)
+            self._record_finished(pending)
+        if key not in self._new:
+            self._record(key, pending[key])
+
+    def _record_finished(self, pending: Mapping[Key, Future[Measurement]]) -> None:
+        for key, future in pending.items():
+            if future.done() and key not in self._new and key not in self.measured:
+                self._record(key, future)
+
+    def _record(self, key: Key, future: Future[Measurement]) -> None:
+        """Put a new measurement on the disk; one whose workers died is a failed one."""
+        try:
+            measurement = future.result()
+        except WorkerLostError as error:
+            plan, fidelity = key
+            measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.FAIL, error=str(error))
+        self.record(measurement)
+        self._note_speed(measurement)
+        self._new[key] = measurement
+
+    def _count_failures(self, measurement: Measurement) -> None:
+        """Raise TrainingError where so many measurements in a row broke off that the machine is to blame."""
+        self._n_failed = self._n_failed + 1 if measurement.status is Status.FAIL else 0
+        if self._n_failed >= _MOST_FAILED:
+            raise TrainingError(
+                f"The last {self._n_failed} runs failed: {(measurement.error or '').rstrip('.')}. What was "
+                "measured before is kept; mend the cause and continue with --resume."
+            )
 
     def note_arm(self, plan: Plan, arm: Arm) -> None:
         """Remember under which arm a plan was first proposed."""

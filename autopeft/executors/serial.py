@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+Function = Callable[..., Any]
 
 
 class Serial:
@@ -15,6 +16,11 @@ class Serial:
     name = "serial"
     max_workers: int | None = 1
     n_workers = 1
+    shares_memory = True
+
+    def start(self, make: Callable[[int], Function], *, local: Function, n_workers: int) -> Function:
+        """`local` itself: there is no worker to make a function for."""
+        return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A finished future of `fn(*args)`; an exception comes out of `result()`."""
@@ -28,7 +34,7 @@ class Serial:
         return future
 
     def shutdown(self) -> None:
-        """Do nothing: there are no resources to release."""
+        """Do nothing: nothing runs, and there are no resources to release."""
 
 
 PART = Serial()

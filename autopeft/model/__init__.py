@@ -26,7 +26,7 @@ from autopeft.model.input_statistics import input_directions, input_rms, set_ini
 from autopeft.model.loading import load, quiet_libraries
 from autopeft.model.locating import DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
-from autopeft.model.precision import Precision, choose_precision, find_device
+from autopeft.model.precision import Precision, choose_precision, device_names, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
 from autopeft.model.roles import ROLE_GROUPS, known_role
@@ -56,6 +56,7 @@ __all__ = [
     "config_of",
     "conv1d_to_linear",
     "dequantise",
+    "device_names",
     "find_device",
     "for_task",
     "forward_config",

@@ -61,8 +61,23 @@ class Precision:
             torch.set_float32_matmul_precision(before)
 
 
-def find_device(name: str | None) -> torch.device:
-    """The named device, or by default a GPU where there is one; raises ModelError for an absent device."""
+def device_names(names: str | None) -> tuple[str | None, ...]:
+    """The devices of `--device`, at least one; None is the default device.
+
+    Example:
+        >>> device_names("cuda:0,1"), device_names("cpu"), device_names(None)
+        (('cuda:0', 'cuda:1'), ('cpu',), (None,))
+    """
+    if names is None:
+        return (None,)
+    first, *others = (name.strip() for name in names.split(","))
+    kind = first.partition(":")[0]
+    return (first, *(f"{kind}:{name}" if name.isdecimal() else name for name in others))
+
+
+def find_device(names: str | None) -> torch.device:
+    """The first named device, or by default a GPU where there is one; ModelError for an absent device."""
+    name = device_names(names)[0]
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -2,8 +2,8 @@
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
 prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → best,
-warm_start → problem → allowance → time_limit → previewing, searching, exporting → analyzing, training →
-reference → verifying.
+working, warm_start → problem → allowance → time_limit → previewing, searching, exporting → analyzing,
+training → reference → verifying.
 """
 
 from __future__ import annotations

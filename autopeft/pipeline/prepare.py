@@ -9,8 +9,8 @@ from pathlib import Path
 
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
-from autopeft.errors import SiteError, SpecError
-from autopeft.extension import Catalogue, Executor, Method, Task, discover
+from autopeft.errors import SiteError
+from autopeft.extension import Catalogue, Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
 from autopeft.pipeline.defaults import with_full_run, with_max_length
@@ -80,13 +80,11 @@ def prepare(
         interrupt: Called before each training step; what it raises stops the run.
 
     Raises:
-        SpecError: More workers than the executor takes.
         DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`; a ModelError
             also where memory runs out.
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
-    _check_workers(discover("autopeft.executors")[spec.execution.executor], spec.execution.workers)
     loaded = load_data(spec, part.read_rows, memory)
     for note in loaded.notes:
         log.info("%s", note)
@@ -140,15 +138,6 @@ def methods_for(base: BaseModel) -> Mapping[str, Method]:
     """The installed methods with their learning rates for the width of a base model."""
     known: Catalogue[Method] = discover("autopeft.methods")
     return known.changed(lambda method: method.at_width(base.hidden_size))
-
-
-def _check_workers(executor: Executor, n_workers: int) -> None:
-    """Raise SpecError where the executor cannot run so many measurements at the same time."""
-    if executor.max_workers is not None and n_workers > executor.max_workers:
-        raise SpecError(
-            f"--workers is {n_workers}; the executor {executor.name} takes at most {executor.max_workers}. "
-            "Lower --workers, or choose another --executor."
-        )
 
 
 def _pinned(spec: RunSpec) -> RunSpec:

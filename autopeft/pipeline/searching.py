@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from autopeft.pipeline.resuming import (
 )
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
+from autopeft.pipeline.working import check_executor, started
 from autopeft.records import Plan, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir
 from autopeft.train import Bench
@@ -67,6 +69,7 @@ def search(
     """
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
+    check_executor(spec)
     requested = requested_space(spec)
     check_forgetting(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
@@ -113,15 +116,12 @@ def _search_in(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
-    ledger = _ledger(run, bench, spec, progress=progress, started=limit.started)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
-    finally:  # stopped by the time limit or a signal: a resumed search takes up the states of its rungs
-        if bench.states is not None:
-            bench.states.write()
-    run.close_study()
-    forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
+    with _ledger(run, prepared, bench, progress=progress, began=limit.started) as ledger:
+        with run.writing_study():
+            outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+        run.close_study()
+        forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     check_base(run, prepared)
     result = SearchResult(
         spec=spec,
@@ -147,18 +147,32 @@ def _search_in(
     return result
 
 
-def _ledger(run: RunDir, bench: Bench, spec: RunSpec, *, progress: Progress, started: float) -> Ledger:
-    return Ledger(
-        executor=discover("autopeft.executors")[spec.execution.executor],
-        measure=bench.measure,
-        progress=progress,
-        interrupt=bench.interrupt,
-        known=known_measurements(run),
-        record=lambda measurement: record(run, measurement),
-        release=lambda plans: _forget(run, bench, plans),
-        started=started,
-        limit_seconds=spec.search.max_time_seconds,
-    )
+@contextlib.contextmanager
+def _ledger(
+    run: RunDir, prepared: Prepared, bench: Bench, *, progress: Progress, began: float
+) -> Iterator[Ledger]:
+    """A context with the ledger of a run, whose workers end with it.
+
+    What stopped the search (the time limit, a signal) leaves the states of paused runs on the disk, and a
+    resumed search takes them up.
+    """
+    executor = discover("autopeft.executors")[prepared.spec.execution.executor]
+    try:
+        yield Ledger(
+            executor=executor,
+            measure=started(executor, run, prepared, bench),
+            progress=progress,
+            interrupt=bench.interrupt,
+            known=known_measurements(run),
+            record=lambda measurement: record(run, measurement),
+            release=lambda plans: _forget(run, bench, plans),
+            started=began,
+            limit_seconds=prepared.spec.search.max_time_seconds,
+        )
+    finally:
+        executor.shutdown()
+        if bench.states is not None:
+            bench.states.write()
 
 
 def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:

@@ -246,7 +246,8 @@ class ExecutionSpec(Topic):
     workers: int = setting(1, "Measurements at the same time, where the executor can", "Machine", ge=1)
     device: str | None = setting(
         None,
-        "Torch device: cpu, cuda, cuda:1 or mps. Default: a GPU, if there is one",
+        "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1. Default: a "
+        "GPU, if there is one",
         "Machine",
         min_length=1,
     )

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_comm
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.measurement_log import MeasurementLog
-from autopeft.store.study import STUDY_FILES, close_study, open_study
+from autopeft.store.study import STUDY_FILES, close_study, open_study, study_errors
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ class RunDir:
         """
         if not self._fresh or self.measurements.load():
             return
-        self.close_study()
-        with suppress(OSError):  # the caller handles the error that matters
+        with suppress(OSError, RunDirError):  # the caller handles the error that matters
+            self.close_study()
+        with suppress(OSError):
             for name in _EARLY_FILES:
                 target = self.path / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -169,11 +170,16 @@ class RunDir:
             self._storage = open_study(self.path / "study.sqlite")
         return self._storage
 
+    def writing_study(self) -> AbstractContextManager[None]:
+        """A context in which a study that cannot be written, such as on a full disk, is a RunDirError."""
+        return study_errors(self.path / "study.sqlite")
+
     def close_study(self) -> None:
-        """Close the study, so that `study.sqlite` alone holds it."""
+        """Close the study, so that `study.sqlite` alone holds it; RunDirError where it cannot be written."""
         if self._storage is not None:
             storage, self._storage = self._storage, None
-            close_study(storage, self.path / "study.sqlite")
+            with self.writing_study():
+                close_study(storage, self.path / "study.sqlite")
 
     def save_result(self, result: SearchResult) -> None:
         """Write the result for `load_result`, without the measurements' scores of single examples."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,22 @@ def open_study(path: Path) -> RDBStorage:
     except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
         raise RunDirError(
             f"{path} cannot be opened as an Optuna study: {first_line_of(error)}. Pass another --out."
+        ) from error
+
+
+@contextlib.contextmanager
+def study_errors(path: Path) -> Iterator[None]:
+    """A context in which a study that cannot be written is a RunDirError of one sentence."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        reason = first_line_of(error.__cause__ or error)
+        raise RunDirError(
+            f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
+            "with --resume."
         ) from error
 
 

@@ -73,6 +73,7 @@ class Bench:
     the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
     does not hold or another process takes up; None trains every rung from the start. `general` is the task
     of the split of that name. `interrupt` is called before each training step; what it raises stops the run.
+    `state_bytes` is the most that memory holds of states of paused runs; None is a quarter of what is free.
     """
 
     base: BaseModel
@@ -86,6 +87,7 @@ class Bench:
     compute: Compute = field(default_factory=Compute)
     general: Task | None = None
     interrupt: Callable[[], None] = lambda: None
+    state_bytes: int | None = None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
@@ -239,7 +241,9 @@ class Bench:
         """The states of this bench's paused runs; None if every rung is trained from the start."""
         if self.paused is None:
             return None
-        max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
+        max_bytes = self.state_bytes
+        if max_bytes is None:
+            max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
         return RungStates(folder=self.paused, max_bytes=max_bytes)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
 import pytest
 
+from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
+from autopeft.executors.process import Process
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
@@ -14,6 +25,14 @@ def executor(request):
     """Each discovered executor, shut down afterwards."""
     yield EXECUTORS[request.param]
     EXECUTORS[request.param].shutdown()
+
+
+@pytest.fixture
+def process():
+    """A process executor, whose workers end with the test."""
+    executor = Process()
+    yield executor
+    executor.shutdown()
 
 
 def test_part_meets_the_protocol(executor):
@@ -49,3 +68,101 @@ def test_serial_lets_a_keyboard_interrupt_through():
 
     with pytest.raises(KeyboardInterrupt, match="ctrl-c"):
         EXECUTORS["serial"].submit(interrupted)
+
+
+# The process executor.
+
+
+def make_answering(index):
+    """A function of a worker that says which worker it is, and in which process."""
+    return lambda value: (index, os.getpid(), value)
+
+
+def test_workers_keep_what_was_made_for_them_and_share_the_work(process):
+    answer = process.start(make_answering, local=None, n_workers=2)
+    answers = [future.result(timeout=120) for future in [process.submit(answer, i) for i in range(8)]]
+    assert [value for _, _, value in answers] == list(range(8))
+    assert len({(index, pid) for index, pid, _ in answers}) == len({index for index, _, _ in answers}) <= 2
+    assert os.getpid() not in {pid for _, pid, _ in answers}
+    assert process.n_workers == 2
+
+
+def make_dying_once(folder, index):
+    """A function that ends its process the first time that it is called with a name."""
+
+    def work(name):
+        try:
+            (folder / name).touch(exist_ok=False)
+        except FileExistsError:
+            return f"{name} again"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return work
+
+
+def test_a_worker_that_dies_is_replaced_and_its_work_repeated_once(process, tmp_path):
+    work = process.start(partial(make_dying_once, tmp_path), local=None, n_workers=2)
+    futures = [process.submit(work, name) for name in ("a", "b", "c")]
+    assert [future.result(timeout=120) for future in futures] == ["a again", "b again", "c again"]
+
+
+def make_dying(index):
+    return lambda: os._exit(3)
+
+
+def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(process):
+    work = process.start(make_dying, local=None, n_workers=1)
+    with pytest.raises(WorkerLostError, match="a worker process ended at this work, 2 times"):
+        process.submit(work).result(timeout=120)
+    assert process.submit(pow, 2, 3).result(timeout=120) == 8
+
+
+def make_refusing(index):
+    raise UnknownNameError("model", "nope", ["known"])
+
+
+def test_a_worker_that_cannot_begin_says_why(process):
+    work = process.start(make_refusing, local=None, n_workers=1)
+    with pytest.raises(TrainingError, match="could not begin: There is no model named 'nope'"):
+        process.submit(work).result(timeout=120)
+
+
+def test_no_process_is_left_after_a_shutdown_even_of_one_that_works(process):
+    before = {child.pid for child in multiprocessing.active_children()}
+    pid = process.submit(os.getpid).result(timeout=120)
+    process.submit(time.sleep, 600)
+    process.shutdown()
+    assert {child.pid for child in multiprocessing.active_children()} <= before
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+PARENT = """
+import os, sys, time
+from autopeft.executors.process import Process
+if __name__ == "__main__":
+    executor = Process()
+    print(executor.submit(os.getpid).result(), flush=True)
+    executor.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(600):
+        if not is_running(worker):
+            break
+        time.sleep(0.1)
+    assert not is_running(worker)
+
+
+def is_running(pid):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+Function = Callable[..., Any]
 
 
 class Thread:
@@ -14,9 +15,14 @@ class Thread:
 
     name = "thread"
     max_workers: int | None = 1
+    n_workers = 1
+    shares_memory = True
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, make: Callable[[int], Function], *, local: Function, n_workers: int) -> Function:
+        return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="measure")

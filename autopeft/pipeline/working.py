@@ -1,0 +1,99 @@
+"""The workers of an executor: each prepares the bench of a run for itself, from its settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from autopeft import model
+from autopeft.errors import ModelError, SpecError
+from autopeft.extension import Executor, discover
+from autopeft.pipeline.forgetting import with_general_text
+from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec
+from autopeft.store import RunDir
+from autopeft.train import Bench
+
+Measure = Callable[[Plan, Fidelity], Measurement]
+
+
+def check_executor(spec: RunSpec) -> None:
+    """Raise SpecError where the executor of a run cannot do its measurements.
+
+    It has fewer workers than were asked for, or its workers cannot load objects in memory.
+    """
+    executor: Executor = discover("autopeft.executors")[spec.execution.executor]
+    n_workers = _n_workers(spec)
+    if executor.max_workers is not None and n_workers > executor.max_workers:
+        raise SpecError(
+            f"--workers is {spec.execution.workers} and --device {spec.execution.device}; the executor "
+            f"{executor.name} takes at most {executor.max_workers} worker on one device. Lower --workers, "
+            "or choose another --executor."
+        )
+    if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
+        raise SpecError(
+            f"The executor {executor.name} loads model and data in other processes, and here they are "
+            "objects in memory; save them and pass their paths, or leave the executor out."
+        )
+
+
+def _n_workers(spec: RunSpec) -> int:
+    """As many as `--workers` says, and one for each device at least."""
+    return max(spec.execution.workers, len(model.device_names(spec.execution.device)))
+
+
+def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:
+    """The function to submit to an executor: the bench's own, or that of workers, which are started.
+
+    Worker `i` takes the device `i` of `--device`, round by round, and its share of the processor's threads.
+    """
+    spec = prepared.spec
+    devices, n_workers = model.device_names(spec.execution.device), _n_workers(spec)
+    make = WorkerBench(
+        spec=spec,
+        run=run.path,
+        rung_steps=bench.rung_steps,
+        base_sha256=prepared.base.sha256(),
+        devices=devices,
+        n_threads=max(1, torch.get_num_threads() // n_workers),
+    )
+    return executor.start(make, local=bench.measure, n_workers=n_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerBench:
+    """Makes the measuring function of a worker, in its process; everything in it can be pickled."""
+
+    spec: RunSpec
+    run: Path
+    rung_steps: tuple[int, ...]
+    base_sha256: str
+    devices: tuple[str | None, ...]
+    n_threads: int
+
+    def __call__(self, index: int) -> Measure:
+        """The measuring function of a bench like that of the main process.
+
+        States of paused runs go to the disk, since another worker may continue them.
+
+        Raises:
+            ModelError: The worker loaded other weights than the main process.
+        """
+        logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process has told all of it
+        torch.set_num_threads(self.n_threads)
+        device = self.devices[index % len(self.devices)]
+        execution = self.spec.execution.model_copy(update={"device": device})
+        run = RunDir(self.run)
+        prepared = prepare(
+            self.spec.model_copy(update={"execution": execution}), keep_weights=run.weights, paused=run.paused
+        )
+        if prepared.base.sha256() != self.base_sha256:
+            raise ModelError(
+                f"Worker {index} loaded other weights of {prepared.base.name}; start the run again."
+            )
+        bench = with_general_text(prepared).bench
+        return replace(bench, rung_steps=self.rung_steps, state_bytes=0).measure

@@ -1,0 +1,125 @@
+"""Files of strangers: each is answered in a sentence, and none hangs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autopeft import budget, pipeline, space
+from autopeft.data import load
+from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError, UnknownNameError
+from autopeft.extension import discover
+from autopeft.model.locating import require_reachable
+from autopeft.records import DataSpec, ModelSpec
+from autopeft.store import resolve_settings
+
+MANY = "9" * 5000
+
+
+def read(path, content, *, task="text-classification", **settings):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    read_rows = discover("autopeft.tasks")[task].read_rows
+    return load(DataSpec(source=str(path), **settings), seed=0, read_rows=read_rows)
+
+
+def rows(**cells):
+    """60 rows of JSON Lines; a list is taken item by item, again and again."""
+    return "\n".join(
+        json.dumps(
+            {k: v[i % len(v)] if isinstance(v, list) else v for k, v in cells.items()}, ensure_ascii=False
+        )
+        for i in range(60)
+    )
+
+
+def test_json_lines_in_latin_1_are_refused(tmp_path):
+    content = rows(text=["café", "thé"], label=["a", "b"]).encode("latin-1")
+    with pytest.raises(DataError, match=r"Column text of train is no UTF-8 text.*convert the file to UTF-8"):
+        read(tmp_path / "d.jsonl", content)
+
+
+@pytest.mark.parametrize("cells", [{"tokens": [["a", "b"]], "tags": 1}, {"tokens": 3, "tags": [["O"]]}])
+def test_a_number_in_place_of_tokens_or_tags_is_refused(tmp_path, cells):
+    with pytest.raises(DataError, match=r"Row 1 of train has [13], which is no list of tokens or tags"):
+        read(tmp_path / "d.jsonl", rows(**cells), task="token-classification")
+
+
+@pytest.mark.parametrize("label", [1e300, -1e19])
+def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
+    with pytest.raises(DataError, match=r"holds '-?1e\+\d+' in row 1; write a number from -1e\+18 to 1e\+18"):
+        read(tmp_path / "d.jsonl", rows(text="x", label=[label, 0.5]), label_kind="number")
+
+
+def test_an_unknown_key_inside_a_mix_is_named(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("about: x\nmixes: {a+b: [{method: lora, foo: 1}, {method: ln_tuning}]}\n")
+    with pytest.raises(UnknownNameError, match=r"named 'mixes\.a\+b\.0\.foo'"):
+        space.load(str(path), known_methods=discover("autopeft.methods"))
+
+
+def count(folder, model, content):
+    text = content if isinstance(content, str) else json.dumps({"peft_type": "LORA", **content})
+    (folder / "adapter_config.json").write_text(text)
+    return pipeline.count(folder, model_id=str(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"peft_type": "VERA", "r": 0, "target_modules": ["q_proj"]}, "does not fit .*division by zero"),
+        ({"r": 8, "lora_alpha": 10**4200, "target_modules": ["q_proj"]}, "does not fit .*too large"),
+        (f'{{"peft_type": "LORA", "r": {MANY}}}', "cannot be read .*4300 digits"),
+    ],
+)
+def test_absurd_numbers_in_a_config_are_refused(tmp_path, tiny_llama, content, words):
+    with pytest.raises((SiteError, SpecError), match=words):
+        count(tmp_path, tiny_llama, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"target_modules": r"(\w+\.?)+X"},
+        {"target_modules": "(.*)*Y"},
+        {"target_modules": ["q_proj"], "rank_pattern": {r"(\w+\.?)+X": 4}},
+        {"target_modules": "all-linear", "exclude_modules": "(.*)*Y"},
+    ],
+)
+def test_a_pattern_that_would_hang_is_refused(tmp_path, tiny_llama, content):
+    with pytest.raises(SpecError, match="a regular expression that takes too long to match"):
+        count(tmp_path, tiny_llama, content)
+
+
+def test_a_quick_pattern_counts_as_a_list_of_its_names_does(tmp_path, tiny_llama):
+    by_pattern = count(tmp_path, tiny_llama, {"r": 4, "target_modules": r".*\.layers\.\d+\..*(q|v)_proj"})
+    by_names = count(tmp_path, tiny_llama, {"r": 4, "target_modules": ["q_proj", "v_proj"]})
+    assert by_pattern.trainable_params == by_names.trainable_params > 0
+
+
+@pytest.mark.parametrize("number", [MANY, f"0x{'f' * 5000}"])
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path, number):
+    path = tmp_path / "space.yaml"
+    path.write_text(f"about: x\nmethods: {{lora: {{max_rank: {number}}}}}\n")
+    uses = [
+        lambda: space.load(str(path), known_methods=discover("autopeft.methods")),
+        lambda: resolve_settings(config=None, env={}, flags={}, assignments=[f"search.trials={number}"]),
+        lambda: resolve_settings(
+            config=None, env={}, flags={"execution.memory_bytes": number}, assignments=()
+        ),
+        lambda: budget.parse(number, base_params=1000),
+    ]
+    for use in uses:
+        with pytest.raises(AutopeftError) as caught:
+            use()
+        assert len(str(caught.value)) < 500
+
+
+def test_a_hub_model_without_a_hub_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    spec = ModelSpec(id="nobody/no-such-model")
+    with pytest.raises(
+        ModelError, match="no directory and not in the hub's cache, and the hub cannot be reached"
+    ):
+        require_reachable("nobody/no-such-model", spec)

@@ -1,0 +1,54 @@
+"""A run on worker processes: the same measurements as on one, and none lost where a worker dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import datasets
+import pytest
+from toys.reading import rows_of
+from toys.specs import run_spec
+
+from autopeft import pipeline
+from autopeft.cli.progress import Silent
+from autopeft.errors import SpecError
+from autopeft.pipeline.memory import InMemory
+from autopeft.records import IN_MEMORY
+
+GIVEN = frozenset({"search.trials", "confirm.seeds"})
+
+
+class Kills(Silent):
+    """Kills a worker after the third measurement, while it may be at the fourth."""
+
+    n_measured = 0
+
+    def measured(self, measurement, **_):
+        self.n_measured += 1
+        if self.n_measured == 3:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+
+def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(small_spec, finished, tmp_path):
+    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
+    before = {child.pid for child in multiprocessing.active_children()}
+    display = Kills()
+    result, path = pipeline.search(spec, given=GIVEN, progress=display)
+    assert display.n_measured >= 3
+    assert rows_of(path) == rows_of(finished)
+    assert {child.pid for child in multiprocessing.active_children()} <= before
+    assert not list((path / "state/paused").glob("*"))
+    # A resumed run may spread its measurements otherwise; here nothing is left to measure.
+    again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
+    assert again.verdict == result.verdict
+
+
+def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
+    spec = small_spec(tmp_path / "run", executor="process", workers=2)
+    spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
+    table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
+    with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
+        pipeline.search(spec, given=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
