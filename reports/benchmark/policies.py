@@ -249,6 +249,7 @@ SEARCHES = {
     "10 R": "max_cost=10",
     "random strategy": "strategy=random",
     "random sampler": "sampler=random",
+    "TPE": "sampler=tpe",
     "LoRA alone": "methods=[lora]",
 }
 
