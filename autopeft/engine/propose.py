@@ -22,9 +22,8 @@ from autopeft.space import Policy, parameters_of, plan_of, suggest
 
 Asked = tuple[Trial, Proposal]
 
-_N_STARTUP = (
-    8  # finished trials before a sampler models anything, those of the queue among them; chosen by hand
-)
+# Finished trials before a sampler models anything, those of the queue among them; chosen by hand.
+_N_STARTUP = 8
 _NEEDED = ("baseline", "head", "given")  # kinds of arms that are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
 

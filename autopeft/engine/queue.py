@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.rates import spread
+from autopeft.engine.rates import central, spread
 from autopeft.records import Arm, Plan
 from autopeft.space import BASELINE_METHOD, Policy, baseline_policies, learning_rates, usual_policies
 
@@ -20,14 +20,14 @@ Enqueued = tuple[Arm, Policy | Plan]
 def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """Baselines, the user's plans and the head at several learning rates each, then usual arms at one.
 
-    Every baseline has the first of its rates before one has the second. Usual arms start from the middle of
-    their range of learning rates; what trials are left is sampled. With `--check-score` the plan whose ranks
-    follow the score comes twice, before them.
+    Every baseline has the first of its rates before one has the second. Usual arms start near the middle of
+    their range of learning rates; the remaining trials are sampled. With `--check-score` the plan whose ranks
+    follow the score comes twice, before the usual arms.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
     policies = _baselines(problem) if problem.has_baseline else []
-    lora_rates = spread(*learning_rates(problem.space, BASELINE_METHOD, problem.context.methods), n_rates)
+    lora_rates = central(*learning_rates(problem.space, BASELINE_METHOD, problem.context.methods), n_rates)
     head_rates = list(dict.fromkeys(spread(*problem.head_rates, n_rates)))
     user_rates = [_user_rates(plan, arm, problem, n_rates=n_rates) for arm, plan in problem.user_plans]
     head = Plan(adapters=(), learning_rate=0.0, trainable_params=0)
@@ -44,13 +44,13 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
-    """The usual arms of the space, each in the middle of its range of learning rates."""
+    """The usual arms of the space, each near the middle of its range of learning rates."""
     space = problem.space
     arms = {tuple(name for name, _ in space.parts(arm)): arm for arm in space.arms}
     for policy in usual_policies(learning_rate=1.0, max_rank=_max_rank(problem)):
         arm = arms.get(tuple(part.method for part in (policy, *policy.beside)))
         if arm is not None:
-            (rate,) = spread(*learning_rates(space, arm, problem.context.methods), 1)
+            (rate,) = central(*learning_rates(space, arm, problem.context.methods), 1)
             beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
             at_rate = replace(policy, learning_rate=rate, beside=beside)
             yield replace(policy.arm, kind="usual"), at_rate
@@ -71,7 +71,7 @@ def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -
     """Rates around the plan's own, or over its method's range where it has none."""
     if plan.learning_rate > 0:
         return tuple(plan.learning_rate * factor for factor in _USER_FACTORS[:n_rates])
-    return spread(*problem.rate_range(plan, arm), n_rates)
+    return central(*problem.rate_range(plan, arm), n_rates)
 
 
 def _greedy(problem: SearchProblem, rate: float) -> Enqueued:

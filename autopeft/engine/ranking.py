@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement
 
+_CLEAR = 2.0  # standard errors by which the metric overrules the loss; chosen by hand
 _ONE_SIDED = 1.645  # standard errors: the one-sided 95 % bound
 
 
@@ -26,12 +27,12 @@ def ranked_by_loss(measurements: Iterable[Measurement]) -> list[Measurement]:
 def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Measurement:
     """The first of `ranked` that the metric cannot tell from the best by the metric.
 
-    The metric can tell two plans apart where they differ by more than one standard error of their paired
+    The metric can tell two plans apart where they differ by more than two standard errors of their paired
     difference. A few hundred examples order close plans by chance; the loss, by which `ranked` is sorted,
     looks at the probability of every example and does not.
     """
     best = max(ranked, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
-    return next(m for m in ranked if m is best or not is_better(problem, best, m, std_errors=1.0))
+    return next(m for m in ranked if m is best or not is_better(problem, best, m, std_errors=_CLEAR))
 
 
 def is_better(problem: SearchProblem, first: Measurement, second: Measurement, *, std_errors: float) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import by_loss, is_better
+from autopeft.engine.ranking import is_better
 from autopeft.records import Measurement, Proposal
 
 WAVE = 4  # plans between two looks at the clock; fixed, so that the number of workers changes nothing
@@ -68,7 +68,7 @@ def _is_patient(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Prop
         n_idle += proposal.source != "enqueued"
         if measurement.loss is None:
             continue
-        is_lowest = best is None or by_loss(measurement) < by_loss(best)
+        is_lowest = best is None or best.loss is None or measurement.loss < best.loss
         if is_lowest or (best and is_better(problem, measurement, best, std_errors=_SURE)):
             best, n_idle = measurement, 0
     if n_idle >= patience:

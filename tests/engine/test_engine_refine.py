@@ -127,7 +127,8 @@ def test_every_plan_of_a_mix_stays_in_its_own_range_of_rates(rates):
     space = SPACE.model_copy(update={"mixes": {"m": parts}})
     outcome = run(truth, trials=60, space=space).outcome
     of_mix = [p for p in outcome.proposals if p.arm.methods == ("lora", "ia3")]
-    assert {"refined", "sampler"} <= {p.source for p in of_mix}
+    sources = {p.source for p in of_mix}
+    assert "refined" in sources and sources & {"sampler", "random"}
     assert all(rates[0] <= p.plan.learning_rate <= rates[1] for p in of_mix)
     assert {a.method for a in outcome.best.adapters} == {"lora", "ia3"}
 

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
 from autopeft.engine import Ledger, Schedule, SearchProblem
-from autopeft.engine.rates import spread
+from autopeft.engine.rates import central
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
 from autopeft.records import (
@@ -65,7 +65,7 @@ def context(max_params: int) -> AllocationContext:
 
 def baseline_plans(max_params: int = ROOMY, *, n_rates: int = 2) -> list[Plan]:
     """The baselines at each of some learning rates: two in searches of fewer than 24 trials, else three."""
-    rates, allocation = spread(*METHODS["lora"].learning_rate_range, n_rates), context(max_params)
+    rates, allocation = central(*METHODS["lora"].learning_rate_range, n_rates), context(max_params)
     policies = baseline_policies(allocation, learning_rate=1.0).values()
     return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
 
