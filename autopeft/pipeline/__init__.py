@@ -1,9 +1,9 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
-prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → best,
-working, warm_start → problem → allowance → time_limit → previewing, searching, exporting → analyzing,
-training → reference → verifying.
+prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → hub_folder →
+best, working, warm_start → problem → allowance → time_limit → previewing, searching, exporting →
+analyzing, training → reference → verifying, pushing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
+from autopeft.pipeline.pushing import Pushed, PushRequest, push
 from autopeft.pipeline.searching import render, search
 from autopeft.pipeline.training import train_plan
 from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
@@ -27,6 +28,8 @@ __all__ = [
     "InMemory",
     "MethodsOnModel",
     "Preview",
+    "PushRequest",
+    "Pushed",
     "Reading",
     "Verification",
     "VerifyRequest",
@@ -36,6 +39,7 @@ __all__ = [
     "export",
     "methods_on",
     "preview",
+    "push",
     "render",
     "save",
     "search",

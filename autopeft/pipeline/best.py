@@ -10,6 +10,7 @@ from autopeft import report, train
 from autopeft.adapters import compile_plan
 from autopeft.exports import write_adapter
 from autopeft.extension import ExportSource
+from autopeft.pipeline.hub_folder import write_card, write_loading_files
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import copy_weights
 from autopeft.records import (
@@ -49,6 +50,8 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     if confirmed:
         copy_weights(run, confirmed[0], fresh / "weights")
         write_text(fresh / "weights" / "training.json", training_json(confirmed[0]))
+        write_loading_files(fresh / "weights", prepared)
+        write_card(fresh / "weights", result, seed=confirmed[0].fidelity.seed)
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)
     if prepared.spec.search.objective == "pareto":

@@ -13,6 +13,7 @@ from autopeft.adapters import check_plan
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
+from autopeft.pipeline.hub_folder import write_loading_files
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import (
     MAX_SEED,
@@ -97,6 +98,7 @@ def train_plan(
         measured_forgetting = forgetting_of(prepared, document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
         write_text(fresh / "training.json", training_json(measurement, measured_forgetting))
+        write_loading_files(fresh, prepared)
         if target.exists():
             target.rmdir()
         fresh.rename(target)

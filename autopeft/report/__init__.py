@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps → rendering, helped, forgetting, positions → heat, usage, tables → view.
+words, maps → rendering, helped, forgetting, positions → heat, usage, tables → view, card.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from autopeft.records import SearchResult
 from autopeft.report import forgetting, maps, usage, view
+from autopeft.report.card import CardFacts, hub_id, model_card
 from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
@@ -25,6 +26,7 @@ from autopeft.report.words import PartWords, plan_words
 from autopeft.store import write_text
 
 __all__ = [
+    "CardFacts",
     "PartWords",
     "did_it_help",
     "edge_sentence",
@@ -32,6 +34,8 @@ __all__ = [
     "forgetting_json",
     "forgetting_line",
     "heat_svg",
+    "hub_id",
+    "model_card",
     "rate_words",
     "report_html",
     "report_md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from autopeft.records import IN_MEMORY, QUANTISED, SearchResult
@@ -11,24 +12,41 @@ from autopeft.report.rendering import render
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
 
 
-def python_lines(result: SearchResult, auto_class: str) -> str:
-    """Lines to paste, with the run's folder as the working directory, after a confirmation.
+def python_lines(
+    result: SearchResult,
+    auto_class: str,
+    *,
+    folder: str = "best/weights",
+    sub_folders: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    source: str | None = None,
+) -> str:
+    """Lines to paste that load the confirmed adapter, by default in the folder of the run.
 
-    `auto_class` names the transformers class that loads the task's base model.
+    Args:
+        result: A search with a confirmation.
+        auto_class: Name of the transformers class that loads the task's base model.
+        folder: Where the adapter lies, or its id on the hub.
+        sub_folders: Of a plan with several configs, in the order in which they are loaded.
+        imports: Modules that tell `peft` about a method of autopeft.
+        source: Where to load the base model from; None is where the run did.
     """
     setting, revision = result.setting, result.spec.model.revision
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
         is_mix=len({adapter.method for adapter in result.best.adapters}) > 1,
-        is_in_memory=setting.base_model_source == IN_MEMORY,
+        is_in_memory=(source or setting.base_model_source) == IN_MEMORY,
         auto_class=auto_class,
         reads_images=reads_images,
         loader="AutoImageProcessor" if reads_images else "AutoTokenizer",
-        source=json.dumps(setting.base_model_source, ensure_ascii=False),
+        source=json.dumps(source or setting.base_model_source, ensure_ascii=False),
         pinned=f", revision={json.dumps(revision)}" if revision else "",
         n_labels=len(setting.label_names),
         quantised=_quantisation(result),
+        folder=folder,
+        sub_folders=list(sub_folders),
+        imports=list(imports),
     )
 
 

@@ -1,0 +1,78 @@
+"""What makes a folder of trained weights ready for the hub: model card, tokenizer, names of the labels."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from autopeft import model, report
+from autopeft.adapters import compile_plan, stays_beside_weights
+from autopeft.extension import discover
+from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.reporting import part_words
+from autopeft.records import IN_MEMORY, SearchResult, Setting
+from autopeft.report import CardFacts, hub_id
+from autopeft.store import write_text
+
+
+def write_loading_files(folder: Path, prepared: Prepared) -> None:
+    """Write the tokenizer or image processor, and the base model's config with the labels of the task.
+
+    A reader passes that config to `from_pretrained` of the base model, whose outputs then have names. A
+    language model has no labels and needs none.
+    """
+    base, labels = prepared.base, prepared.data.label_names
+    if hasattr(base.tokenizer, "save_pretrained"):
+        base.tokenizer.save_pretrained(str(folder))
+    if not labels:
+        return
+    module = cast(Any, base.module)
+    is_named = prepared.spec.model.id != IN_MEMORY
+    config = model.config_of(prepared.spec.model) if is_named else copy.deepcopy(module.config)
+    config.architectures = [type(module).__name__]
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.pad_token_id = module.config.pad_token_id
+    config.save_pretrained(str(folder))
+
+
+def write_card(
+    folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
+) -> None:
+    """Write the model card of weights of a seed.
+
+    `repo` names the repository on the hub that the folder is pushed to, `base_model` the base model there;
+    None is what the run knows.
+    """
+    setting = result.setting
+    stack = compile_plan(result.best, discover("autopeft.methods"))
+    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
+    modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
+    facts = CardFacts(
+        base_model=base_model or hub_base(setting),
+        dataset=_not_here(result.spec.data.source),
+        peft_types=tuple(dict.fromkeys(config.peft_type.value.lower() for config in stack.configs))
+        or ("lora",),
+        seed=seed,
+        folder=repo or "best/weights",
+        # What changes weights is merged first.
+        sub_folders=tuple(sorted(configs, key=lambda name: stays_beside_weights(configs[name])))
+        if len(configs) > 1
+        else (),
+        imports=tuple(name for name in modules if not name.startswith("peft.")),
+    )
+    write_text(folder / "README.md", report.model_card(result, facts, part_words(setting)))
+
+
+def hub_base(setting: Setting) -> str | None:
+    """The base model's id on the hub; None for a model that lies in a folder or was in memory alone."""
+    if setting.base_model == model.DEMO_NAME:
+        return model.DEMO_HUB_ID
+    return _not_here(setting.base_model_source)
+
+
+def _not_here(name: str | None) -> str | None:
+    """An id on the hub; None where a file or folder of that name is here."""
+    return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.locating

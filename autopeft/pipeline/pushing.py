@@ -1,0 +1,105 @@
+"""`push`: upload the confirmed adapter of a run to the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, errors
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils._validators import validate_repo_id
+
+from autopeft.errors import HubError, RunDirError, SpecError, first_line_of
+from autopeft.pipeline.hub_folder import hub_base, write_card
+from autopeft.records import resume_command
+from autopeft.store import RunDir, write_text
+
+# Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
+_HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushRequest:
+    """Which run to push to which repository of the hub.
+
+    `base_model` is the base model's id on the hub, for a run that loaded it from a folder. A `dry_run`
+    uploads nothing. `overwrite` allows a repository that exists.
+    """
+
+    run: Path
+    repo: str
+    private: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    base_model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """The files of a push by name with their bytes; `url` is None where nothing was uploaded."""
+
+    repo: str
+    base_model: str
+    files: dict[str, int]
+    url: str | None
+
+
+def push(request: PushRequest) -> Pushed:
+    """Upload `best/weights` with its model card; a repository that exists is kept unless told otherwise.
+
+    Raises:
+        SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
+        RunDirError: The run has no confirmed weights.
+        HubError: The hub cannot be reached, or refuses.
+    """
+    try:
+        validate_repo_id(request.repo)
+    except HFValidationError as error:
+        raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
+    run = RunDir.open(request.run)
+    weights = run.best / "weights"
+    if not weights.is_dir():
+        words = resume_command(run.read_spec(), run.path)
+        raise RunDirError(f"{request.run} has no confirmed weights; confirm its plan with: {words}")
+    result = run.load_result()
+    base_model = request.base_model or hub_base(result.setting)
+    if base_model is None:
+        raise SpecError(
+            f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
+            "id on the hub with --base-model."
+        )
+    with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
+        folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
+        seed = json.loads((folder / "training.json").read_bytes())["seed"]
+        write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
+        for config in folder.rglob("adapter_config.json"):
+            content = json.loads(config.read_bytes()) | {"base_model_name_or_path": base_model}
+            write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        files = {
+            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
+        }
+        url = None if request.dry_run else _upload(folder, request)
+    return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
+
+
+def _upload(folder: Path, request: PushRequest) -> str:
+    """The address of the repository after the upload."""
+    api = HfApi()
+    try:
+        if not request.overwrite and api.repo_exists(request.repo):
+            raise SpecError(f"{request.repo} exists on the hub; pass --overwrite, or another name.")
+        url = api.create_repo(request.repo, private=request.private, exist_ok=True)
+        api.upload_folder(
+            repo_id=request.repo, folder_path=folder, commit_message="Upload adapter with autopeft"
+        )
+    except OfflineModeIsEnabled as error:
+        raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
+    except (_HTTP_ERROR, LocalTokenNotFoundError) as error:
+        raise HubError(
+            f"{request.repo} cannot be pushed ({first_line_of(error).rstrip('.')}); check the name, the "
+            "network, and that `hf auth login` was run with a token that may write."
+        ) from error
+    return str(url)

@@ -1,0 +1,163 @@
+"""The model card of an adapter: metadata for the hub, the verdict, a table, and the lines to load it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.report.rendering import render
+from autopeft.report.tables import result_json
+from autopeft.report.usage import python_lines
+from autopeft.report.words import PartWords, duration, metric, plan_words, plus_minus
+
+# In the order of `peft`'s own cards, which end with these lines.
+_LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
+_NAMES = ("best", "smallest", "baseline", "incumbent", "head")  # rows of the table, in this order
+_ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
+_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What the card says and a result does not know.
+
+    `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
+    such as `lora`. `folder` is where a reader loads the adapter from, `sub_folders` those of a plan with
+    several configs, `imports` modules that `peft` needs for them. `seed` is that of the weights.
+    """
+
+    base_model: str | None
+    dataset: str | None
+    peft_types: tuple[str, ...]
+    seed: int
+    folder: str = "best/weights"
+    sub_folders: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+
+def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
+    """The README.md of an adapter's folder, with metadata in front.
+
+    `peft` keeps text, results and pipeline of the card when it saves an adapter into the same folder. It sets
+    the tags and the base model anew.
+    """
+    return f"---\n{_metadata(result, facts).to_yaml()}\n---\n\n{_body(result, facts, words)}"
+
+
+def _metadata(result: SearchResult, facts: CardFacts) -> ModelCardData:
+    setting = result.setting
+    tags = [*facts.peft_types, "autopeft", "transformers"]
+    tags += [f"base_model:adapter:{facts.base_model}"] if facts.base_model else []
+    return ModelCardData(
+        base_model=facts.base_model,
+        base_model_relation="adapter" if facts.base_model else None,
+        library_name="peft",
+        pipeline_tag=setting.task,
+        tags=sorted(tags),
+        datasets=[facts.dataset] if facts.dataset else None,
+        metrics=[setting.metric],
+        model_name=_title(result, facts),
+        eval_results=list(_eval_results(result, facts)),
+    )
+
+
+def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult]:
+    """The metric of the best plan on the test split, else on the confirm split."""
+    setting = result.setting
+    for split, records in (("test", result.test), ("confirm", result.confirmations)):
+        record = _record(result, records, "best")
+        if record is not None:
+            yield EvalResult(
+                task_type=setting.task,
+                task_name=setting.task.replace("-", " ").capitalize(),
+                dataset_type=facts.dataset or "custom",
+                dataset_name=_last(setting.data),
+                dataset_split=split,
+                metric_type=setting.metric,
+                metric_name=setting.metric,
+                metric_value=record.metric_mean,
+            )
+            return
+
+
+def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
+    setting, environment = result.setting, result.environment
+    by_split = {"confirm": result.confirmations, "test": result.test}
+    by_split = {split: records for split, records in by_split.items() if records}
+    confirmed = _record(result, result.confirmations, "best")
+    base = facts.base_model
+    context: dict[str, Any] = {
+        "title": _title(result, facts),
+        "verdict": result.verdict.sentence,
+        "plan": plan_words(result.best, words.labels),
+        "base_link": f"[{base}](https://huggingface.co/{base})" if base else _last(setting.base_model),
+        "best": result_json(result, "complete")["best"],
+        "setting": setting,
+        "splits": tuple(by_split),
+        "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
+        "n_seeds": len(confirmed.seeds) if confirmed else 0,
+        "seed": facts.seed,
+        "lines": python_lines(
+            result,
+            words.auto_class,
+            folder=facts.folder,
+            sub_folders=facts.sub_folders,
+            imports=facts.imports,
+            source=facts.base_model,
+        ),
+        "cost": duration(result.cost.total_seconds),
+        "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
+    }
+    return render("model_card.md", **context)
+
+
+def _rows(
+    result: SearchResult, splits: Sequence[Sequence[Confirmation]], *, is_share: bool
+) -> Iterator[dict[str, Any]]:
+    """One row per confirmed plan, with all the names that it has."""
+    names: dict[Plan, list[str]] = {}
+    for record in (record for records in splits for record in records):
+        names.setdefault(record.plan, [])
+    for name in _NAMES:
+        for record in filter(None, (_record(result, records, name) for records in splits)):
+            if name not in names[record.plan]:
+                names[record.plan].append(name)
+    for plan, called in sorted(names.items(), key=lambda item: [_NAMES.index(name) for name in item[1]]):
+        cells = []
+        for records in splits:
+            shown = next((record for record in records if record.plan == plan), None)
+            mean, error = (shown.metric_mean, shown.metric_std_error) if shown else (None, None)
+            cells.append(f"{metric(mean, is_share)} {plus_minus(error, is_share)}".strip())
+        yield {"name": ", ".join(called), "plan": plan, "cells": cells}
+
+
+def _title(result: SearchResult, facts: CardFacts) -> str:
+    """Base model and data, without the folders of a path."""
+    return f"{_last(facts.base_model or result.setting.base_model)} adapted to {_last(result.setting.data)}"
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _record(result: SearchResult, records: Sequence[Confirmation], name: str) -> Confirmation | None:
+    """The record of that name, else of a plan that is equal to it."""
+    named = [record for record in records if record.name == name]
+    plan = getattr(result, name, None)
+    return next(iter([*named, *(record for record in records if record.plan == plan)]), None)
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name where it can be an id on the hub; None for paths, files and empty names.
+
+    Example:
+        >>> hub_id("org/model"), hub_id("/tmp/model"), hub_id("reviews.csv")
+        ('org/model', None, None)
+    """
+    is_id = name is not None and _ON_HUB.fullmatch(name) and not name.endswith(_FILES)
+    return name if is_id else None

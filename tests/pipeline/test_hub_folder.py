@@ -1,0 +1,169 @@
+"""`best/weights` can be pushed as it is: its card is valid, and `peft` alone loads it with named labels."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from toys.bases import adapters_of
+from toys.exports import refused
+from toys.hub import Hub, hub_on_this_machine
+from toys.results import toy_result
+from toys.words import LABEL_NAMES
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+from autopeft.extension import discover
+from autopeft.pipeline.hub_folder import write_card
+from autopeft.records import Adapter
+from autopeft.store import RunDir
+
+
+@pytest.fixture(scope="module")
+def run(model_dir, data_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    flags = "--budget 5% --max-steps 6 --trials 3 --methods lora --confirm full --confirm-seeds 2".split()
+    paths = ["--model", str(model_dir), "--data", str(data_dir), "--out", str(out), "--quiet"]
+    done = CliRunner().invoke(app, ["search", *flags, *paths])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def lines_of(card):
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
+    card = ModelCard.load(run / "best/weights/README.md")
+    answer = json.loads((run / "result.json").read_text())
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-classification")
+    assert {"autopeft", "lora", "transformers"} <= set(data.tags)
+    (result,) = data.eval_results
+    assert (result.dataset_split, result.metric_type) == ("test", "accuracy")
+    assert result.metric_value == pytest.approx(answer["test"]["best"]["metric_mean"])
+    assert answer["verdict"]["sentence"] in card.text
+    assert card.text.count(f"{answer['best']['trainable_params']:,}") >= 2
+    assert "\n### Framework versions\n\n- PEFT " in card.text
+
+
+def test_base_model_of_the_hub_is_named_with_its_relation_and_a_folder_is_not(run, tmp_path):
+    result = toy_result()
+    named = replace(result, setting=replace(result.setting, base_model="a/b", base_model_source="a/b"))
+    write_card(tmp_path, named, seed=101)
+    data = ModelCard.load(tmp_path / "README.md").data.to_dict()
+    assert (data["base_model"], data["base_model_relation"]) == ("a/b", "adapter")
+    assert "base_model:adapter:a/b" in data["tags"]
+    local = ModelCard.load(run / "best/weights/README.md").data.to_dict()
+    assert "base_model" not in local and "base_model_relation" not in local
+
+
+def test_peft_loads_the_folder_by_the_lines_of_the_card_and_labels_have_names(run, monkeypatch):
+    monkeypatch.chdir(run)
+    lines: dict = {}
+    exec(lines_of((run / "best/weights/README.md").read_text(encoding="utf-8")), lines)
+    model, tokenizer = lines["model"], lines["tokenizer"]
+    logits = model(**tokenizer(["a film"], return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] in LABEL_NAMES
+    assert set(model.config.label2id) == set(LABEL_NAMES)
+
+
+def test_card_keeps_its_text_and_results_when_peft_saves_into_the_folder(run, model_dir, tmp_path):
+    folder = shutil.copytree(run / "best/weights", tmp_path / "weights")
+    before = ModelCard.load(folder / "README.md")
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    PeftModel.from_pretrained(base, folder).save_pretrained(folder)
+    after = ModelCard.load(folder / "README.md")
+    assert after.text.strip() == before.text.strip()
+    assert after.data.eval_results == before.data.eval_results
+    assert after.data.pipeline_tag == before.data.pipeline_tag == "text-classification"
+    assert AutoTokenizer.from_pretrained(folder)("a film")["input_ids"]
+
+
+def test_config_names_each_trained_module_once(run):
+    config = json.loads((run / "best/weights/adapter_config.json").read_text())
+    assert sorted(config["modules_to_save"]) == ["classifier", "score"]
+
+
+def test_card_of_a_mix_merges_what_it_can_and_attaches_the_rest(tmp_path):
+    result = toy_result()
+    last_maps = [site for site in result.sites if site.role == "o"]
+    bottlenecks = adapters_of(discover("autopeft.methods")["bottleneck"], last_maps, rank=2)
+    adapters = (*bottlenecks, Adapter(method="lora", site="h.0.q", rank=2, scale=2.0))
+    write_card(tmp_path, replace(result, best=replace(result.best, adapters=adapters)), seed=101)
+    lines = lines_of((tmp_path / "README.md").read_text(encoding="utf-8")).splitlines()
+    assert lines[0].startswith("import autopeft.methods.")
+    assert [re.findall(r'subfolder="(\w+)_\d"\)(\.\w+)', line) for line in lines[-2:]] == [
+        [("lora", ".merge_and_unload")],
+        [("bottleneck", ".eval")],
+    ]
+
+
+def push(*arguments):
+    return CliRunner().invoke(app, ["push", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A function: the hub's repositories -> its state, which `push` then talks to."""
+    with hub_on_this_machine(state := Hub(["me/taken"])) as address:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_standin")
+        yield state
+
+
+def test_dry_run_lists_the_files_and_calls_nobody(run, hub):
+    result = push(run, "me/new", "--base-model", "org/tiny-bert", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    here = {path.name for path in (run / "best/weights").iterdir()}
+    assert set(answer["files"]) == here >= {"README.md", "adapter_model.safetensors", "config.json"}
+    assert answer["url"] is None and hub.calls == []
+
+
+def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
+    result = push(run, "me/new", "--base-model", "org/tiny-bert", "--private")
+    assert result.exit_code == 0, result.output
+    files = hub.repositories["me/new"]
+    weights = run / "best/weights"
+    assert set(files) >= {path.name for path in weights.iterdir()}
+    assert files["adapter_model.safetensors"] == (weights / "adapter_model.safetensors").read_bytes()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"
+    card = files["README.md"].decode()
+    assert 'from_pretrained(base_model, "me/new")' in card and "base_model: org/tiny-bert" in card
+    assert str(run.parent) not in card
+    assert hub.private["me/new"] is True
+
+
+def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
+    flags = (run, "me/taken", "--base-model", "org/tiny-bert")
+    refused(push(*flags), 2, "me/taken exists", "--overwrite")
+    assert hub.repositories["me/taken"] == {}
+    assert push(*flags, "--overwrite").exit_code == 0
+    assert "README.md" in hub.repositories["me/taken"]
+
+
+def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
+    refused(push(run, "me/new"), 2, "--base-model")
+    refused(push(run, "no name"), 2, "user/name")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "me/new cannot be pushed")
+
+
+def test_run_without_confirmed_weights_has_nothing_to_push(run, tmp_path):
+    bare = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(bare / "best/weights")
+    refused(push(bare, "me/new"), 2, "no confirmed weights", "--resume")
+    assert RunDir.open(bare).load_result().confirmations
