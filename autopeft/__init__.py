@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.records.version import VERSION
 
 if TYPE_CHECKING:
-    from autopeft.api import analyze, apply, load_plan, save, search
+    from autopeft.api import analyze, apply, load_plan, load_result, save, search, suggest
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
@@ -23,13 +23,17 @@ __all__ = [
     "analyze",
     "apply",
     "load_plan",
+    "load_result",
     "save",
     "search",
+    "suggest",
 ]
 
 # The module of each name. It is imported at the first use: torch, transformers and peft take seconds.
 _MODULES = {
-    **dict.fromkeys(("analyze", "apply", "load_plan", "save", "search"), "autopeft.api"),
+    **dict.fromkeys(
+        ("analyze", "apply", "load_plan", "load_result", "save", "search", "suggest"), "autopeft.api"
+    ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
 }

@@ -53,9 +53,9 @@ def parse(requested: str, *, base_params: int) -> Budget:
             "PEFT trains a small part of it, so ask for less than 100%."
         )
     if exact < 1:
-        raise SpecError(
-            f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
-        )
+        share = f"{float(100 * amount):g}%"
+        hint = f"did you mean {share!r}" if unit == "" else "ask for more"
+        raise SpecError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
 
 

@@ -3,20 +3,22 @@
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
 prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → hub_folder →
 best, working, warm_start → problem → allowance → time_limit → previewing, searching, exporting →
-analyzing, training → reference → verifying, pushing.
+analyzing, training, suggesting → reference → verifying, pushing.
 """
 
 from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, analyze
-from autopeft.pipeline.applying import apply, save
+from autopeft.pipeline.applying import apply, load_confirmed, save
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
 from autopeft.pipeline.pushing import Pushed, PushRequest, push
+from autopeft.pipeline.reporting import part_words
 from autopeft.pipeline.searching import render, search
+from autopeft.pipeline.suggesting import Suggestion, suggest
 from autopeft.pipeline.training import train_plan
 from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
 
@@ -31,18 +33,22 @@ __all__ = [
     "PushRequest",
     "Pushed",
     "Reading",
+    "Suggestion",
     "Verification",
     "VerifyRequest",
     "analyze",
     "apply",
     "count",
     "export",
+    "load_confirmed",
     "methods_on",
+    "part_words",
     "preview",
     "push",
     "render",
     "save",
     "search",
+    "suggest",
     "train_plan",
     "verify",
 ]

@@ -28,7 +28,7 @@ from autopeft.space import BASELINE_METHOD, Policy
 from autopeft.store import write_plan, write_text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Analysis:
     """Scores of a base model's sites on a dataset, and the untested plan that the first score suggests.
 
@@ -54,6 +54,14 @@ class Analysis:
     def search_command(self) -> str:
         """A command (or Python code, for objects in memory) that starts a search with the same settings."""
         return search_command(self.spec)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(score.name for score in self.scores)
+        plan = self.suggestion.plan
+        return (
+            f"Analysis({scores} of {len(self.sites)} sites of {self.base_model} · suggests "
+            f"{plan.trainable_params:,} params on {len(plan.adapters)} sites)"
+        )
 
 
 def analyze(

@@ -12,11 +12,11 @@ from torch import nn
 
 from autopeft import model
 from autopeft.adapters import check_plan, compile_plan
-from autopeft.errors import ModelError, SpecError
+from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.exports import fresh_folder
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
-from autopeft.records import Plan, PlanDocument
+from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,43 @@ def apply(
             "writes its other adapters too."
         )
     return attached.train(is_training)
+
+
+def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
+    """The base model of a run with its confirmed adapter and head, in eval mode.
+
+    Args:
+        result: The result of the run.
+        folder: The folder of the run.
+        module: The base model, changed in place; None loads the one that the run names.
+
+    Raises:
+        RunDirError: The run has no confirmed weights.
+        ModelError: The base model cannot be loaded, or was in memory and is not passed.
+    """
+    weights, setting = folder / "best" / "weights", result.setting
+    if not weights.is_dir():
+        raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
+    if module is not None:
+        return apply(result.best, module, weights=weights).eval()
+    if result.spec.model.id == IN_MEMORY:
+        raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
+    task = discover("autopeft.tasks")[setting.task]
+    with model.quiet_libraries():
+        base = model.load(
+            result.spec.model,
+            auto_class=task.auto_class,
+            label_names=setting.label_names,
+            needs_tokenizer=False,
+        )
+    attached = base.attach_for_good(
+        compile_plan(result.best, discover("autopeft.methods")).configs,
+        plan=result.best,
+        task_type=task.peft_task_type,
+        seed=0,
+        weights=weights,
+    )
+    return attached.eval()
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:

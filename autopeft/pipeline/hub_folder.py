@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from autopeft import model, report
+from autopeft import adapters, model, report
 from autopeft.adapters import compile_plan, stays_beside_weights
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
@@ -49,12 +49,12 @@ def write_card(
     setting = result.setting
     stack = compile_plan(result.best, discover("autopeft.methods"))
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
+    written = stack.configs or (model.head_only_config(),)
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     facts = CardFacts(
         base_model=base_model or hub_base(setting),
         dataset=_not_here(result.spec.data.source),
-        peft_types=tuple(dict.fromkeys(config.peft_type.value.lower() for config in stack.configs))
-        or ("lora",),
+        peft_types=tuple(dict.fromkeys(adapters.type_name(config).lower() for config in written)),
         seed=seed,
         folder=repo or "best/weights",
         # What changes weights is merged first.

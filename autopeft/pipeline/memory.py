@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import pandas as pd
 from torch import nn
 
 from autopeft import data, model
@@ -24,7 +25,10 @@ _NAME = "dataset in memory"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InMemory:
-    """A model, its tokenizer, a `Dataset` or `DatasetDict`; None where a setting names the object."""
+    """A model, its tokenizer, and a dataset; None where a setting names the object.
+
+    The dataset is a `Dataset`, a `DataFrame`, or a dictionary of these by split.
+    """
 
     model: nn.Module | None = None
     tokenizer: Any = None
@@ -93,8 +97,8 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
 
 def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> LabelledData:
     """The splits of a dataset in memory, read through temporary Parquet files like any other dataset."""
-    by_split = isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict)
-    tables = dict(dataset) if by_split else {"train": dataset}
+    tables = dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
+    tables = {str(split): _as_dataset(table) for split, table in tables.items()}
     notes: list[str] = []
     if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
         if spec.data.max_examples is None:
@@ -106,8 +110,8 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
     if odd or not tables:
         kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
         raise DataError(
-            f"The data in memory is a {kind}; pass a datasets.Dataset, a datasets.DatasetDict, or the name "
-            "of a file."
+            f"The data in memory is a {kind}; pass a datasets.Dataset, a pandas.DataFrame, a dictionary "
+            "of these by split, or the name of a file."
         )
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent, _no_bars():
         folder = Path(parent) / _NAME
@@ -126,6 +130,15 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
         except DataError as error:
             raise DataError(str(error).replace(str(folder), f"the {_NAME}")) from error
     return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
+
+
+def _as_dataset(table: Any) -> Any:
+    """A data frame as a dataset without its index; any other object as it is."""
+    return (
+        datasets.Dataset.from_pandas(table, preserve_index=False)
+        if isinstance(table, pd.DataFrame)
+        else table
+    )
 
 
 @contextlib.contextmanager

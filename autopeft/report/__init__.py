@@ -3,7 +3,8 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps → rendering, helped, forgetting, positions → heat, usage, tables → view, card.
+words, maps → rendering, helped, forgetting, positions → heat, usage, tables → view, card →
+summary.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
 from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
+from autopeft.report.summary import leaderboard, short_html, short_text
 from autopeft.report.tables import arm_names, effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.report.words import PartWords, plan_words
 from autopeft.store import write_text
@@ -35,6 +37,7 @@ __all__ = [
     "forgetting_line",
     "heat_svg",
     "hub_id",
+    "leaderboard",
     "model_card",
     "rate_words",
     "report_html",
@@ -42,6 +45,8 @@ __all__ = [
     "result_json",
     "seen_enough",
     "sensitivity_csv",
+    "short_html",
+    "short_text",
     "trials_csv",
     "write",
 ]

@@ -1,0 +1,234 @@
+"""What `import autopeft` offers to Python: search, analyze, suggest, load_plan, load_result, apply and save.
+
+A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
+(`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
+
+Inside the folder each file imports only from those before it: words, progress → result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from autopeft import pipeline
+from autopeft.api.progress import BarProgress, is_watched
+from autopeft.api.result import Result, with_path
+from autopeft.api.words import in_python_words
+from autopeft.errors import ModelError, SpecError
+from autopeft.model import require_plain, restoring
+from autopeft.pipeline import Analysis, InMemory, Suggestion, apply, save
+from autopeft.records import IN_MEMORY, RunSpec
+from autopeft.store import RunDir, by_dotted_name, resolve_settings
+from autopeft.store import read_plan as load_plan
+
+__all__ = [
+    "Analysis",
+    "Result",
+    "Suggestion",
+    "analyze",
+    "apply",
+    "load_plan",
+    "load_result",
+    "save",
+    "search",
+    "suggest",
+]
+
+
+def search(
+    first: RunSpec | nn.Module | str | Path | None = None,
+    second: Any = None,
+    /,
+    *,
+    model: nn.Module | str | Path | None = None,
+    data: Any = None,
+    tokenizer: Any = None,
+    resume: bool = False,
+    **settings: Any,
+) -> Result:
+    """Search as `autopeft search` does, write the same run directory, and return its result as a record.
+
+    `search(model, data, budget="0.5%")` is the usual call. Without model and data, the demo runs on its small
+    model and sample dataset.
+
+    Args:
+        first: The model; or settings as a record, or the YAML file that holds them (`run.yaml`), over which
+            arguments win.
+        second: The data.
+        model: Hub id, directory, or a transformers model with the task's head. A model that is passed as an
+            object is unchanged afterwards.
+        data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a pandas `DataFrame`, or
+            a dictionary of these by split.
+        tokenizer: The tokenizer of a model object; for a vision model its image processor.
+        resume: Continue the run in `out`. Model and data that were objects are passed again.
+        **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or
+            `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
+
+    Returns:
+        All plans with their measurements, the best plan, its confirmation (full runs on fresh seeds) and the
+        verdict against the baseline. `result.path` is the folder of the run.
+
+    Raises:
+        UnknownNameError: No setting, method, task or other part has this name.
+        DataError, ModelError: The dataset or the model cannot be used.
+        SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
+        AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
+    """
+    progress = BarProgress(shows=is_watched() and not settings.pop("quiet", False))
+    with in_python_words():
+        spec, model, data = _positional(first, second, model=model, data=data)
+        request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        try:
+            with _lent(memory):
+                result, path = pipeline.search(
+                    request, given=given, resume=resume, progress=progress, memory=memory
+                )
+        finally:
+            progress.close()
+    return with_path(result, path)
+
+
+def analyze(
+    first: RunSpec | nn.Module | str | Path | None = None,
+    second: Any = None,
+    /,
+    *,
+    model: nn.Module | str | Path | None = None,
+    data: Any = None,
+    tokenizer: Any = None,
+    scores: Sequence[str] = ("gradient", "fisher"),
+    **settings: Any,
+) -> Analysis:
+    """The sensitivity of every site, and the plan that it suggests; nothing is trained.
+
+    The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
+    scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
+    most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
+    """
+    max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
+    with in_python_words():
+        spec, model, data = _positional(first, second, model=model, data=data)
+        request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        with _lent(memory):
+            return pipeline.analyze(
+                request,
+                scores=[scores] if isinstance(scores, str) else list(scores),
+                given=given,
+                max_examples=max_examples,
+                out=None if out is None else Path(out),
+                memory=memory,
+            )
+
+
+def suggest(
+    model: nn.Module | str | Path | None = None,
+    data: Any = None,
+    budget: Any = None,
+    *,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> Suggestion:
+    """A `peft` config for a model and budget at once: the LoRA that a search would call its baseline.
+
+    LoRA on all linear maps, of even ranks that spend the budget, at the middle of the learning rates for a
+    model of this width. Nothing is trained and nothing is compared.
+
+    Args:
+        model: As for `search`.
+        data: As for `search`; it says how many labels there are.
+        budget: Such as "0.5%" or 300_000.
+        tokenizer: As for `search`.
+        **settings: Any other setting of a search by the name of its flag.
+
+    Raises:
+        AutopeftError: As for `search`.
+
+    Example:
+        suggestion = autopeft.suggest(model, data, "0.5%", tokenizer=tokenizer)
+        peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
+    """
+    with in_python_words():
+        settings |= {} if budget is None else {"budget": budget}
+        request, given, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
+        with _lent(memory):
+            return pipeline.suggest(request, given=given, memory=memory)
+
+
+def load_result(folder: str | Path) -> Result:
+    """The result of a finished run, from its folder.
+
+    Raises:
+        RunDirError: The folder is no run, or the run has not finished.
+    """
+    with in_python_words():
+        return with_path(RunDir.open(folder).load_result(), Path(folder))
+
+
+def _positional(
+    first: RunSpec | nn.Module | str | Path | None,
+    second: Any,
+    *,
+    model: nn.Module | str | Path | None,
+    data: Any,
+) -> tuple[RunSpec | str | Path | None, nn.Module | str | Path | None, Any]:
+    """Settings, model and data of a call; the first positional argument is either settings or the model.
+
+    Raises:
+        SpecError: Model or data are passed twice.
+    """
+    is_settings = isinstance(first, RunSpec) or Path(str(first)).suffix in (".yaml", ".yml")
+    spec = first if is_settings and not isinstance(first, nn.Module) else None
+    named = None if spec is not None else first
+    for word, one, other in (("model", named, model), ("data", second, data)):
+        if one is not None and other is not None:
+            raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
+    return (
+        spec,
+        model if named is None else cast("nn.Module | str | Path", named),
+        data if second is None else second,
+    )
+
+
+def _resolve(
+    spec: RunSpec | str | Path | None,
+    settings: Mapping[str, Any],
+    *,
+    model: nn.Module | str | Path | None,
+    data: Any,
+    tokenizer: Any,
+) -> tuple[RunSpec, frozenset[str], InMemory]:
+    """The settings, the names of those that the user set, and the model and data that are objects."""
+    arguments = by_dotted_name(settings)
+    model_object = None if isinstance(model, str | Path) else model
+    data_object = None if isinstance(data, str | Path) else data
+    if tokenizer is not None and model_object is None:
+        raise ModelError(
+            "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
+        )
+    if model is not None:
+        arguments["model.id"] = model if model_object is None else IN_MEMORY
+    if data is not None:
+        arguments["data.source"] = data if data_object is None else IN_MEMORY
+    memory = InMemory(model=model_object, tokenizer=tokenizer, data=data_object)
+    flags, config = {}, None
+    if isinstance(spec, RunSpec):
+        topics = spec.model_dump(exclude_unset=True)
+        flags = {f"{topic}.{name}": value for topic in topics for name, value in topics[topic].items()}
+    elif spec is not None:
+        config = Path(spec)
+    flags |= {name: value for name, value in arguments.items() if value is not None}
+    request, given = resolve_settings(config=config, env={}, flags=flags, assignments=(), origin="argument")
+    return request, given, memory
+
+
+def _lent(memory: InMemory) -> AbstractContextManager[None]:
+    """A context that restores a model object at its end."""
+    if memory.model is None:
+        return nullcontext()
+    require_plain(memory.model)
+    return restoring(memory.model)

@@ -1,0 +1,86 @@
+"""What a search gives in Python: its result with a short face, and what people do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autopeft import pipeline, report
+from autopeft.api.words import in_python_words
+from autopeft.pipeline import Pushed, PushRequest
+from autopeft.records import SearchResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import PeftModel
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result(SearchResult):
+    """A finished search: a `SearchResult` that knows its folder."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return Path(str(self.spec.output.out))
+
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per plan: the confirmed plans first, best metric first, then all others.
+
+        The metric of a plan that was not confirmed is that of a short run on the split that steered the
+        search, and no result.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self.setting).labels))
+
+    def load(self, model: nn.Module | None = None) -> PeftModel:
+        """The base model with the confirmed adapter and head on it, in eval mode.
+
+        Args:
+            model: The base model as it was passed to the search, needed where it was an object alone; changed
+                in place. None loads the base model that the run names.
+
+        Raises:
+            ModelError: The base model cannot be loaded, or was in memory and is not passed.
+            RunDirError: The run has confirmed no weights.
+        """
+        with in_python_words():
+            return pipeline.load_confirmed(self, self.path, module=model)
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, overwrite: bool = False, base_model: str | None = None
+    ) -> Pushed:
+        """Upload the confirmed adapter with its model card and tokenizer.
+
+        Args:
+            repo: `user/name` on the hub.
+            private: Make a new repository private.
+            overwrite: Upload into a repository that exists.
+            base_model: Id of the base model on the hub, for a run that loaded it from a folder.
+
+        Raises:
+            SpecError: The repository exists, or the base model is not on the hub.
+            HubError: The hub cannot be reached, or refuses.
+        """
+        request = PushRequest(
+            run=self.path, repo=repo, private=private, overwrite=overwrite, base_model=base_model
+        )
+        with in_python_words():
+            return pipeline.push(request)
+
+    def __repr__(self) -> str:
+        return report.short_text(self, str(self.path))
+
+    def _repr_html_(self) -> str:
+        return report.short_html(self, str(self.path), pipeline.part_words(self.setting))
+
+
+def with_path(result: SearchResult, path: Path) -> Result:
+    """A result whose settings name the folder that the run was written to."""
+    fields: dict[str, Any] = dict(vars(result))
+    output = result.spec.output.model_copy(update={"out": str(path)})
+    return Result(**{**fields, "spec": result.spec.model_copy(update={"output": output})})

@@ -1,0 +1,67 @@
+"""`suggest`: the usual LoRA under a budget at the middle of its learning rates, with nothing trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from peft import PeftConfig
+
+from autopeft import model, space
+from autopeft.adapters import compile_plan
+from autopeft.pipeline.best import plan_document
+from autopeft.pipeline.memory import NAMED, InMemory
+from autopeft.pipeline.prepare import fit_to_budget, prepare, with_demo_settings
+from autopeft.records import PlanDocument, RunSpec
+from autopeft.space import BASELINE_METHOD
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Suggestion:
+    """A `peft` config to start from, the learning rate that goes with it, and the plan that both say.
+
+    The config names task and head, so that `peft.get_peft_model(model, config)` trains exactly
+    `trainable_params` parameters beside the head.
+    """
+
+    config: PeftConfig
+    learning_rate: float
+    document: PlanDocument
+
+    @property
+    def trainable_params(self) -> int:
+        """Parameters of the adapters, without the head."""
+        return self.document.plan.trainable_params
+
+    def __repr__(self) -> str:
+        kind, n_sites = type(self.config).__name__, len(self.document.plan.adapters)
+        return (
+            f"Suggestion({kind} on {n_sites} sites · {self.trainable_params:,} params · "
+            f"learning_rate {self.learning_rate:.2g})"
+        )
+
+
+def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
+    """LoRA on all linear maps, of even ranks that spend the budget: the first baseline of a search.
+
+    Raises:
+        BudgetError: The budget does not pay for rank 1 at one site.
+        AutopeftError: Data or model cannot be used, as for a search.
+    """
+    prepared = prepare(with_demo_settings(spec, given), memory=memory)
+    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
+    feasible, context = fit_to_budget(prepared, lora_space)
+    low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
+    policies = space.baseline_policies(
+        context,
+        learning_rate=math.sqrt(low * high),
+        max_rank=feasible.methods[BASELINE_METHOD].max_rank,
+    )
+    document = plan_document(prepared, space.plan_of(next(iter(policies.values())), context))
+    (config,) = model.for_task(
+        compile_plan(document.plan, prepared.methods).configs,
+        prepared.base.module,
+        task_type=prepared.task.peft_task_type,
+        head_names=prepared.base.head_names,
+    )
+    return Suggestion(config=config, learning_rate=document.plan.learning_rate, document=document)

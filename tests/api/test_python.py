@@ -1,0 +1,173 @@
+"""The result of a search in Python: short to look at, and loaded, pushed and suggested as people call it."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import huggingface_hub
+import pandas as pd
+import peft
+import pytest
+import torch
+import transformers
+from toys.hub import Hub, hub_on_this_machine
+from toys.memory import SMALL, toy_dataset
+
+import autopeft
+from autopeft.api import words
+from autopeft.api.progress import BarProgress
+from autopeft.errors import DataError, ModelError, RunDirError, SpecError
+from autopeft.records import Fidelity, Measurement, Plan, Status
+
+
+@pytest.fixture(scope="module")
+def named_run(model_dir, data_dir, tmp_path_factory):
+    """A search on names, as in `autopeft.search(model, data, budget=…)`."""
+    out = tmp_path_factory.mktemp("named") / "run"
+    return autopeft.search(str(model_dir), str(data_dir), out=out, **SMALL)
+
+
+def test_model_and_data_are_taken_by_position(named_run, model_dir, data_dir):
+    spec = named_run.spec
+    assert (spec.model.id, spec.data.source) == (str(model_dir), str(data_dir))
+    with pytest.raises(SpecError, match="model is passed twice"):
+        autopeft.search("a", model="b")
+    with pytest.raises(SpecError, match="data is passed twice"):
+        autopeft.search("run.yaml", "a.csv", data="b.csv")
+
+
+def test_result_is_short_to_look_at_and_knows_its_folder(named_run):
+    assert named_run.path.joinpath("result.json").is_file()
+    text = repr(named_run)
+    assert len(text) < 300 and "\n" not in text
+    assert named_run.verdict.label in text and f"{named_run.best.trainable_params:,} params" in text
+    html = named_run._repr_html_()
+    assert len(html) < 5_000 and "<table>" in html and "LoRA" in html
+    assert len(repr(autopeft.load_result(named_run.path))) == len(text)
+
+
+def test_leaderboard_has_every_plan_once_with_confirmed_plans_first(named_run):
+    table = named_run.leaderboard()
+    measured = {m.plan.digest for m in named_run.measurements if m.status is Status.COMPLETE}
+    assert isinstance(table, pd.DataFrame) and set(table["plan_id"]) == measured
+    assert table["plan_id"].is_unique
+    confirmed = table[table["split"] == "confirm"]
+    assert list(confirmed.index) == list(range(len(confirmed)))
+    assert confirmed["metric"].is_monotonic_decreasing
+    (best,) = table[table["answers"].str.contains("best")].to_dict("records")
+    expected = next(c for c in named_run.confirmations if c.plan == named_run.best)
+    assert best["metric"] == expected.metric_mean
+
+
+def test_loaded_model_gives_what_plain_peft_loads(named_run, model_dir, make_batch):
+    batch = {name: value for name, value in make_batch().items() if name != "labels"}
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    plain = peft.PeftModel.from_pretrained(base, named_run.path / "best/weights").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(named_run.load()(**batch).logits, plain(**batch).logits)
+
+
+def test_model_in_memory_is_passed_to_load(run, make_base):
+    _, _, result, _ = run
+    with pytest.raises(ModelError, match=r"result\.load\(model\)"):
+        result.load()
+    loaded = result.load(make_base("bert").module)
+    assert isinstance(loaded, peft.PeftModel) and not loaded.training
+
+
+def test_push_to_hub_uploads_the_folder(named_run, monkeypatch):
+    with hub_on_this_machine(hub := Hub()) as address:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_standin")
+        pushed = named_run.push_to_hub("me/new", base_model="org/tiny-bert")
+        with pytest.raises(SpecError, match="pass overwrite=True, or another name"):
+            named_run.push_to_hub("me/new", base_model="org/tiny-bert")
+    assert set(pushed.files) <= set(hub.repositories["me/new"])
+
+
+def test_data_frames_are_read_like_data_sets(model_dir, tmp_path):
+    frame = toy_dataset().to_pandas()
+    frame.index = frame.index + 7  # an index is no column
+    by_frame = autopeft.analyze(str(model_dir), frame, scores=["gradient"], budget="5%")
+    by_dataset = autopeft.analyze(str(model_dir), toy_dataset(), scores=["gradient"], budget="5%")
+    assert by_frame.sensitivity.scores == by_dataset.sensitivity.scores
+    assert len(repr(by_frame)) < 300
+    parts = {"train": frame, "validation": toy_dataset(40, 1).to_pandas()}
+    by_split = autopeft.analyze(str(model_dir), parts, scores=["gradient"], budget="5%")
+    assert by_split.n_train > by_frame.n_train
+    with pytest.raises(DataError, match=r"is a list; pass a datasets\.Dataset, a pandas\.DataFrame"):
+        autopeft.analyze(str(model_dir), [1, 2])
+
+
+@pytest.mark.parametrize("budget", ["5%", 1000])
+def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, model_dir):
+    suggestion = autopeft.suggest(str(model_dir), toy_dataset(), budget)
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    n_base = sum(p.numel() for n, p in base.named_parameters() if not n.startswith("classifier"))
+    head = sum(p.numel() for p in base.classifier.parameters())
+    model = peft.get_peft_model(base, suggestion.config)
+    n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    most = n_base * 5 // 100 if budget == "5%" else budget
+    assert n_trained == suggestion.trainable_params + suggestion.document.head_params
+    assert 0.8 * most < suggestion.trainable_params <= most
+    assert suggestion.document.head_params >= head
+    low, high = sorted(suggestion.learning_rate * factor for factor in (0.1, 10))
+    assert low < 1e-2 < high  # near the rate of the README's demo, on a narrower model
+    assert isinstance(suggestion.config, peft.LoraConfig) and "LoraConfig" in repr(suggestion)
+
+
+def test_suggestion_is_a_baseline_of_the_search(named_run, model_dir, data_dir):
+    suggestion = autopeft.suggest(str(model_dir), str(data_dir), SMALL["budget"])
+    baselines = [p.plan for p in named_run.proposals if p.arm.kind == "baseline"]
+    assert suggestion.document.plan.adapters in [plan.adapters for plan in baselines]
+
+
+def test_budget_that_is_a_fraction_is_answered_with_percent(model_dir):
+    with pytest.raises(SpecError, match=r"less than one parameter.*did you mean '0\.5%'"):
+        autopeft.suggest(str(model_dir), toy_dataset(), 0.005)
+
+
+def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
+    with pytest.raises(RunDirError, match=r"Pass resume=True to go on with that run, or another out\."):
+        autopeft.search(str(model_dir), str(data_dir), out=named_run.path, **SMALL)
+    with pytest.raises(RunDirError, match=r"no run\.yaml"):
+        autopeft.load_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("lower --max-length.", "lower max_length."),
+        (
+            "go on with `autopeft search --resume --out 'a b'`.",
+            "go on with `autopeft.search(out='a b', resume=True)`.",
+        ),
+        ("pass --no-such-flag.", "pass --no-such-flag."),
+        ("Lower the rank or raise --budget.", "Lower the rank or raise budget."),
+    ],
+)
+def test_words_of_the_command_line_become_python(message, expected):
+    assert words.python_words(message) == expected
+
+
+def test_bars_count_the_measurements_of_a_phase(capsys):
+    fidelity = Fidelity(split="search", train_steps=1, train_examples=8, eval_examples=8, seed=0)
+    plan = Plan(adapters=(), learning_rate=0.1, trainable_params=0)
+    for shows in (True, False):
+        progress = BarProgress(shows=shows)
+        progress.phase("rung 1", 2)
+        for loss in (0.5, 0.25):
+            measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, loss=loss)
+            progress.measured(measurement, arm="head", seconds_left=3.0)
+        progress.close()
+        shown = capsys.readouterr().err
+        assert ("rung 1: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows
+        assert shows or "2/2" not in shown
+
+
+def test_notebook_of_a_run_is_valid_json_and_html(named_run):
+    assert json.loads((named_run.path / "result.json").read_text())["verdict"]["sentence"]
+    assert named_run._repr_html_().count("<tr>") == 1 + len({c.plan for c in named_run.confirmations})
+    assert isinstance(datasets.Dataset.from_pandas(named_run.leaderboard()), datasets.Dataset)
