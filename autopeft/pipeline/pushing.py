@@ -15,7 +15,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from autopeft.errors import HubError, RunDirError, SpecError, first_line_of
 from autopeft.pipeline.hub_folder import hub_base, write_card
 from autopeft.records import resume_command
-from autopeft.store import RunDir, write_text
+from autopeft.store import RunDir, seal_folder, write_text
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
@@ -78,6 +78,7 @@ def push(request: PushRequest) -> Pushed:
         for config in folder.rglob("adapter_config.json"):
             content = json.loads(config.read_bytes()) | {"base_model_name_or_path": base_model}
             write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        seal_folder(folder)
         files = {
             str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
         }
