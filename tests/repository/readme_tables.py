@@ -1,8 +1,8 @@
-"""The tables in the README, made from the methods, the toys that they are tested on, and the scores.
+"""The tables in docs/methods.md, made from the methods, the toys that they are tested on, and the scores.
 
     PYTHONPATH=tests python tests/repository/readme_tables.py
 
-writes them into the README, between its markers; `test_readme` holds the README against them.
+writes them into the page, between its markers; `test_docs` holds the page against them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toys.bases import toy_base
 from autopeft.extension import Method, discover
 from autopeft.records import Site
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 ARCHITECTURES = {
     "BERT": "bert",
     "GPT-2": "gpt2",
@@ -129,13 +129,13 @@ TABLES = {"methods": method_table, "fits": fit_table, "scores": score_table}
 
 
 def filled(text: str) -> str:
-    """The README with its tables made anew."""
+    """The page with its tables made anew."""
     for name, make in TABLES.items():
         place = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
-        assert place, f"the README has no place for the table {name}"
+        assert place, f"the page has no place for the table {name}"
         text = f"{text[: place.start(1)]}\n{make()}\n\n{text[place.end(1) :]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""CONTRIBUTING and the README give the tested order of rooms, and the worked method keeps its contract."""
+"""CONTRIBUTING and docs/code.md give the tested order of rooms, and the worked method keeps its contract."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_contributing_gives_the_order_of_rooms_that_is_tested() -> None:
     assert re.findall(r"\w+", order) == rooms_that_exist()
 
 
-def test_tree_in_the_readme_has_the_rooms_in_the_same_order() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", readme, re.DOTALL)
+def test_tree_of_the_code_has_the_rooms_in_the_same_order() -> None:
+    page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", page, re.DOTALL)
     assert re.findall(r"^[├└]── (\w+)", tree, re.MULTILINE) == rooms_that_exist()
 
 

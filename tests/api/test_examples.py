@@ -1,0 +1,72 @@
+"""The scripts in examples/ run as they stand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys.words import LABEL_NAMES, toy_rows
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name, *arguments, cwd):
+    command = [sys.executable, str(EXAMPLES / name), *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reviews(model_dir, data_dir, tmp_path_factory):
+    """Where the example of a classification ran, and what it printed."""
+    folder = tmp_path_factory.mktemp("example")
+    flags = (
+        "--model",
+        model_dir,
+        "--data",
+        data_dir,
+        "--budget",
+        "5%",
+        "--max-steps",
+        6,
+        "--out",
+        folder / "run",
+    )
+    return folder, example("text_classification.py", *flags, cwd=folder)
+
+
+def test_texts_are_classified_with_named_labels(reviews):
+    _, printed = reviews
+    *_, first, second = printed.splitlines()
+    assert {line.partition(":")[0] for line in (first, second)} <= set(LABEL_NAMES)
+    assert "trainable_params" in printed
+
+
+def test_export_of_the_example_is_verified(reviews):
+    folder, _ = reviews
+    lora_or_not = json.loads((folder / "run/result.json").read_text())["best"]["plan"]["adapters"]
+    if {adapter["method"] for adapter in lora_or_not} != {"lora"}:
+        pytest.skip("the best plan of this run is no LoRA, which servers do not read")
+    assert "the same outputs" in example("serving.py", folder / "run", folder / "lora", cwd=folder)
+
+
+def test_language_model_writes_an_answer(llama_with_weights, tmp_path):
+    _, model_dir = llama_with_weights
+    texts, _ = toy_rows(160, seed=5)
+    rows = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text[::-1]}]}
+        for text in texts
+    ]
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    flags = ("--model", folder, "--data", data, "--budget", "5%", "--max-steps", 4, "--out", tmp_path / "run")
+    assert example("chat.py", *flags, "--prompt", "a film", cwd=tmp_path)

@@ -1,0 +1,126 @@
+"""README and docs say what the code is: tables, links, commands with their flags, and Python that runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import typer.main
+from peft import PeftModel
+from readme_tables import PAGE, filled
+from transformers import AutoModelForSequenceClassification
+
+from autopeft.cli.app import app
+from autopeft.store import read_plan
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md"]
+MAX_README_WORDS = 900
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run(code: str, names: dict[str, object], *, origin: Path) -> None:
+    exec(compile(code, str(origin), "exec"), names)
+
+
+def test_tables_are_those_of_the_parts() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == filled(text), "run: PYTHONPATH=.:tests python tests/repository/readme_tables.py"
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= MAX_README_WORDS
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The `autopeft` commands in a page's blocks of shell, as words without comments."""
+    shell = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
+    lines = [line.removeprefix("$ ") for line in shell.splitlines()]
+    inline = re.findall(r"`(autopeft [a-z][^`]*)`", text)
+    return [shlex.split(line, comments=True) for line in [*lines, *inline] if line.startswith("autopeft ")]
+
+
+def unknown_flags(words: list[str]) -> list[str]:
+    """What a command line names and the command does not know."""
+    commands = typer.main.get_command(app).commands
+    name = words[1]
+    if name not in commands:
+        return [name]
+    known = {flag for parameter in commands[name].params for flag in parameter.opts} | {"--help", "-h"}
+    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+    return [flag for flag in given if flag not in known]
+
+
+@by_page
+def test_commands_of_a_page_have_the_flags_of_the_command_line(page: Path) -> None:
+    commands = commands_of(page.read_text(encoding="utf-8"))
+    assert [(words, unknown_flags(words)) for words in commands if unknown_flags(words)] == []
+
+
+def test_planted_flags_and_commands_are_found() -> None:
+    assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
+    assert unknown_flags(["autopeft", "serach"]) == ["serach"]
+
+
+@by_page
+def test_links_of_a_page_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    own = "https://github.com/autopeft/autopeft/blob/main/"
+    here = [page.parent / link for link in links if "://" not in link]
+    here += [ROOT / link.removeprefix(own) for link in links if link.startswith(own)]
+    assert [str(path) for path in here if not path.exists()] == []
+
+
+def test_navigation_names_pages_that_exist() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r": ([\w-]+\.md)$", navigation, re.MULTILINE))
+    assert named and named <= {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.fixture
+def reviews(model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and data of the names that the pages use, which is the working directory."""
+    shutil.copytree(model_dir, tmp_path / "bert-base-uncased")
+    shutil.copytree(data_dir, tmp_path / "reviews")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_of_the_readme_runs(reviews: Path) -> None:
+    load, search = blocks(README.read_text(encoding="utf-8"), "python")
+    names: dict[str, object] = {}
+    run(search, names, origin=README)
+    shutil.copytree(reviews / "reports/reviews", reviews / "reports/RUN")
+    loaded: dict[str, object] = {}
+    run(load, loaded, origin=README)
+    assert isinstance(loaded["model"], PeftModel) and isinstance(names["adapted"], PeftModel)
+    assert len(set(loaded["config"].id2label.values())) == 2
+
+
+def test_python_page_runs(reviews: Path, model_dir: Path) -> None:
+    page = ROOT / "docs" / "python.md"
+    names: dict[str, object] = {"peft": peft}
+    first, *others = blocks(page.read_text(encoding="utf-8"), "python")
+    run(first, names, origin=page)
+    plan = read_plan(reviews / "reports" / "reviews")
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    adapted = PeftModel.from_pretrained(base, reviews / "trained" / "adapter", is_trainable=True)
+    n_trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert n_trained == plan.plan.trainable_params + plan.head_params
+    for code in others:  # the first block leaves the model with an adapter on it
+        names["model"] = names["inputs"]["model"] = fresh_model(model_dir)
+        run(code, names, origin=page)
+    assert isinstance(names["trainable"], PeftModel)
+
+
+def fresh_model(model_dir: Path) -> AutoModelForSequenceClassification:
+    return AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
