@@ -1,0 +1,123 @@
+"""Every file that a run leaves, damaged: a command says so in a sentence, or gives what it gave before."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from toys.reading import rows_of
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+
+FILES = (
+    "run.yaml study.sqlite state/start.json state/scores.json state/decisions.json "
+    "state/measurements.jsonl state/search_result.json state/weights/*/adapter_model.safetensors "
+    "state/weights/*/adapter_config.json state/weights/*/checksums.json best/plan.yaml "
+    "best/adapters/adapter_config.json best/weights/adapter_model.safetensors "
+    "best/weights/adapter_config.json best/weights/checksums.json trials.csv result.json"
+).split()
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def torn(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def edited(path):
+    """The last digit of the file is another one."""
+    content = path.read_bytes()
+    place = max(match.start() for match in re.finditer(rb"\d", content))
+    digit = b"7" if content[place : place + 1] != b"7" else b"3"
+    path.write_bytes(content[:place] + digit + content[place + 1 :])
+
+
+def linked(path):
+    """A link to what was there."""
+    target = path.parents[2] / f"elsewhere-{path.name}"
+    shutil.move(path, target)
+    path.symlink_to(target)
+
+
+DAMAGES = (emptied, torn, flipped, edited, linked)
+# People edit a plan, and its copy as configs is for other tools: what they say is what is meant.
+FREE = ("best/plan.yaml", "best/adapters/adapter_config.json")
+
+
+def answer_of(run, command, tmp_path):
+    """Exit code, stderr, and all that a command gives: its stdout and the files that it writes."""
+    words = {
+        "report": ["report", str(run), "--json"],
+        "count": ["count", str(run / "best/weights"), "--json"],
+        "export": ["export", "--run", str(run), "--to", "native", "--out", str(tmp_path / "out")],
+        "resume": ["search", "--resume", "--out", str(run), "--json"],
+    }[command]
+    result = CliRunner().invoke(app, words)
+    assert not isinstance(result.exception, Exception), result.exception
+    written = sorted((tmp_path / "out").rglob("*.*")) if command == "export" else []
+    given = {str(path.relative_to(tmp_path)): path.read_bytes() for path in written if path.is_file()}
+    if command in ("report", "resume") and not result.exit_code:
+        given["rows"] = rows_of(run)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    stdout = re.sub(r'"\w*seconds\w*": [\d.e-]+|"\w*full_runs": [\d.]+', "", result.stdout)
+    return result.exit_code, result.stderr, (stdout.replace(str(run), "RUN"), given)
+
+
+@pytest.fixture(scope="module")
+def whole(finished, tmp_path_factory):
+    """What each command gives for the whole run."""
+
+    def answer(command):
+        folder = tmp_path_factory.mktemp("whole")
+        run = shutil.copytree(finished, folder / "deep" / "run")
+        code, _, given = answer_of(run, command, folder)
+        assert code == 0
+        return given
+
+    return {command: answer(command) for command in ("report", "count", "export", "resume")}
+
+
+def differing(finished, tmp_path, expected, *, command, name, damages):
+    """The damages of a file after which a command gives something else and does not say why."""
+    run, found = tmp_path / "deep" / "run", []
+    for damage in damages:
+        shutil.rmtree(tmp_path / "deep", ignore_errors=True)
+        shutil.copytree(finished, run)
+        damage(min(run.glob(name)))
+        code, errors, given = answer_of(run, command, tmp_path)
+        is_told = len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
+        if (code and not is_told) or (not code and given != expected and "damaged" not in errors):
+            found.append((damage.__name__, code, errors))
+    return found
+
+
+@pytest.mark.parametrize("command", ["report", "count", "export"])
+@pytest.mark.parametrize("name", FILES)
+def test_no_damage_makes_a_difference_in_silence(finished, whole, tmp_path, command, name):
+    damages = [damage for damage in DAMAGES if name not in FREE or damage is linked]
+    assert not differing(finished, tmp_path, whole[command], command=command, name=name, damages=damages)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_resumed_run_repairs_a_damage_or_says_it(finished, whole, tmp_path, name):
+    assert not differing(finished, tmp_path, whole["resume"], command="resume", name=name, damages=(edited,))
+
+
+def test_the_table_has_every_kind_of_file_of_a_run(finished):
+    known = {path for name in FILES for path in finished.glob(name)}
+    rest = {path for path in finished.rglob("*") if path.is_file()} - known
+    written_anew = {"report.md", "report.html", "sensitivity.csv", "training.json", ".lock"}
+    assert {path.name for path in rest} <= written_anew | {"README.md"}
+    assert all(isinstance(path, Path) for path in known) and len(known) > len(FILES)

@@ -1,0 +1,35 @@
+"""Searches that are ended at any file operation come back equal to the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize(
+    ("name", "executor", "n_ends"),
+    [
+        ("SIGKILL", "serial", 17),
+        ("SIGKILL", "process", 3),
+        ("SIGINT", "serial", 4),
+        ("SIGTERM", "serial", 4),
+        ("SIGHUP", "serial", 4),
+    ],
+)
+def test_an_ended_search_comes_back_equal(model_dir, data_dir, name, executor, n_ends):
+    command = [sys.executable, str(TESTS / "faults/killing.py"), "--model", str(model_dir)]
+    command += ["--data", str(data_dir), "--ends", str(n_ends), "--signal", name, "--executor", executor]
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["faults"] == {}

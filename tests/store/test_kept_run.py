@@ -1,0 +1,55 @@
+"""A run directory that version 0.2.0 wrote: later versions read it, render it and export its plan."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from pathlib import Path
+
+import optuna
+import pytest
+
+from autopeft import pipeline
+from autopeft.pipeline.exporting import ExportRequest
+from autopeft.store import RunDir, read_plan, seal_of
+
+KEPT = sorted((Path(__file__).parent / "kept").glob("run-*.tar.gz"))
+
+
+@pytest.fixture(params=KEPT, ids=lambda path: path.name.removesuffix(".tar.gz"))
+def kept(request, tmp_path):
+    with tarfile.open(request.param) as archive:
+        archive.extractall(tmp_path / "run", filter="data")
+    return tmp_path / "run"
+
+
+def test_its_measurements_are_read_and_its_weights_are_those_that_were_measured(kept):
+    run = RunDir.open(kept)
+    entries = run.measurements.entries()
+    lines = (kept / "state/measurements.jsonl").read_text().splitlines()
+    assert len(entries) == len(lines) > 10
+    confirmed = [(m, seal) for m, seal in entries if m.fidelity.split == "confirm"]
+    assert len(confirmed) >= 2
+    assert all(seal_of(run.weights(m.plan, m.fidelity.seed)) == seal is not None for m, seal in confirmed)
+
+
+def test_its_report_is_rendered_with_a_row_for_every_measurement(kept):
+    result = pipeline.render(kept)
+    with (kept / "trials.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(result.measurements)
+    answer = json.loads((kept / "result.json").read_text())
+    assert answer["best"]["trainable_params"] == read_plan(kept).plan.trainable_params
+    assert (kept / "report.html").stat().st_size > 10_000
+
+
+def test_its_study_holds_a_finished_trial_for_every_proposal(kept):
+    study = optuna.load_study(study_name="autopeft", storage=f"sqlite:///{kept / 'study.sqlite'}")
+    assert len(study.trials) == len(RunDir.open(kept).load_result().proposals)
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
+def test_its_plan_is_exported(kept, tmp_path):
+    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=kept))
+    assert "adapter_model.safetensors" in written.files
