@@ -40,7 +40,8 @@ _FREE = frozenset(
 )
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
 _VOLATILE = frozenset(
-    {"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "truncation", "padding"}
+    "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "
+    "padding".split()
 )
 
 

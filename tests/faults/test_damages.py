@@ -72,7 +72,7 @@ def answer_of(run, command, tmp_path):
         given["rows"] = rows_of(run)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     stdout = re.sub(r'"\w*seconds\w*": [\d.e-]+|"\w*full_runs": [\d.]+', "", result.stdout)
-    return result.exit_code, result.stderr, (stdout.replace(str(run), "RUN"), given)
+    return result.exit_code, result.stderr, (stdout.replace(str(tmp_path), ""), given)
 
 
 @pytest.fixture(scope="module")
