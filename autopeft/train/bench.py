@@ -384,6 +384,8 @@ class Bench:
 
 def _told(error: Exception) -> str:
     """What broke a run off, in the user's words where memory ran out."""
+    if isinstance(error, NothingToCutError):
+        return "out of memory at a single row: lower --max-length, or pass --quantize 4bit"
     if is_out_of_memory(error):
         return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
     return f"{type(error).__name__}: {first_line_of(error)}"
