@@ -157,8 +157,8 @@ def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
         value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
         if not abs(value) <= _LARGEST:
             raise DataError(
-                f"Label column {column} holds {row.label[:40]!r} in row {index + 1}; write a number from "
-                f"-{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
+                f"Label column {column} holds {row.label[:40]!r} in row {index + 1}, the others are "
+                f"numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
             )
         numbers.append(row._replace(label=value))
     return numbers

@@ -12,9 +12,10 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, RunSpec, with_setting
 
-# What is decided here; a resumed run keeps what it decided.
+# What limits of cost and time decide; a resumed run keeps what it decided.
 DECIDED = frozenset(
     {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
+    | {"task.epochs", "task.max_steps"}
 )
 _SHORT_RUN = 300  # steps; below, plans need a larger part of a full run to rank
 _COST, _SHORT_COST = 4.0, 7.0  # R: what a sweep over four learning rates costs that people do anyway

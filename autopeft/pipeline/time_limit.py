@@ -42,9 +42,14 @@ class TimeLimit:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a time limit, and the length of a full run is left to it."""
+        """Whether there is a time limit, and the length of a full run is left to it.
+
+        The demo's length gives way to a limit that the user set.
+        """
         task, seconds = self.spec.task, self.spec.search.max_time_seconds
-        return seconds is not None and task.epochs is None and task.max_steps is None
+        if seconds is None or self.given & {"task.epochs", "task.max_steps"}:
+            return False
+        return "search.max_time_seconds" in self.given or (task.epochs is None and task.max_steps is None)
 
     @property
     def seconds_left(self) -> float:

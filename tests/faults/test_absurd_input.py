@@ -47,7 +47,10 @@ def test_a_number_in_place_of_tokens_or_tags_is_refused(tmp_path, cells):
 
 @pytest.mark.parametrize("label", [1e300, -1e19])
 def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
-    with pytest.raises(DataError, match=r"holds '-?1e\+\d+' in row 1; write a number from -1e\+18 to 1e\+18"):
+    with pytest.raises(
+        DataError,
+        match=r"holds '-?1e\+\d+' in row 1, the others are numbers; write a number from -1e\+18 to 1e\+18",
+    ):
         read(tmp_path / "d.jsonl", rows(text="x", label=[label, 0.5]), label_kind="number")
 
 

@@ -64,7 +64,9 @@ def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, a
 def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
     sources = [trial.user_attrs["source"] for trial in study.trials]
-    assert len([source for source in sources if source not in ("twin", "evened", "retuned")]) == 18
+    proposed = [source for source in sources if source not in ("twin", "retuned")]
+    # Further rates of the baseline are proposed too, and some are added after all proposals.
+    assert len(proposed) - proposed.count("evened") <= 18 <= len(proposed)
     assert all(trial.state.is_finished() for trial in study.trials)
     assert {"enqueued", "sampler", "random", "twin"} <= set(sources)
     assert set(sources) <= {"enqueued", "sampler", "random", "twin", "evened", "retuned", "refined"}

@@ -12,7 +12,7 @@ import pytest
 from autopeft.cli.progress import Silent
 from autopeft.errors import StoppedError
 from autopeft.pipeline import preview, search
-from autopeft.pipeline.allowance import within_cost
+from autopeft.pipeline.allowance import DECIDED, within_cost
 from autopeft.pipeline.prepare import fit_to_budget, prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, expected_seconds, fitted, within_time
@@ -124,6 +124,14 @@ def test_full_run_shorter_than_the_least_is_not_lengthened(prepared):
 def test_length_that_the_user_set_is_kept(spec, task):
     limited = spec.model_copy(update={"task": TaskSpec(**task), "search": SearchSpec(max_time_seconds=1.0)})
     assert not TimeLimit(spec=limited, given=NOTHING, started=0.0).is_open
+
+
+def test_length_of_the_demo_gives_way_to_a_limit_that_the_user_set(spec):
+    demo = spec.model_copy(update={"task": TaskSpec(epochs=2.0)})
+    limit = TimeLimit(spec=demo, given=frozenset({"search.max_time_seconds"}), started=0.0)
+    assert limit.is_open
+    assert not replace(limit, given=limit.given | {"task.epochs"}).is_open
+    assert not replace(limit, given=limit.given | DECIDED).is_open  # a resumed run
 
 
 def test_plenty_of_time_changes_nothing(prepared, spec):
