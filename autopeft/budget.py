@@ -38,25 +38,44 @@ def parse(requested: str, *, base_params: int) -> Budget:
         >>> parse("0.5%", base_params=22_713_216).max_trainable_params
         113566
     """
-    text = requested.strip()
-    match = _AMOUNT.fullmatch(text)
-    if match is None or len(text) > _LONGEST:
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
-    amount = Fraction(match[1].replace(",", "").replace("_", ""))
-    unit = match[2].lower()
-    exact = amount * base_params / 100 if unit == "%" else amount * _FACTOR[unit]
-    if exact == 0:
-        raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
+    amount, is_share = _amount(requested)
+    exact = amount * base_params if is_share else amount
     if exact > base_params:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
             "PEFT trains a small part of it, so ask for less than 100%."
         )
     if exact < 1:
-        share = f"{float(100 * amount):g}%"
-        hint = f"did you mean {share!r}" if unit == "" else "ask for more"
+        has_unit = not requested.strip().endswith(tuple("0123456789"))
+        hint = "ask for more" if has_unit else f"did you mean '{float(100 * amount):g}%'"
         raise SpecError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
-    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=text)
+    return Budget(max_trainable_params=int(exact), base_params=base_params, requested=requested.strip())
+
+
+def check(requested: str) -> None:
+    """Raise SpecError for a `--budget` that no base model could have, before any is loaded.
+
+    Example:
+        >>> check("0.5%")
+    """
+    amount, is_share = _amount(requested)
+    if is_share and amount > 1:
+        raise SpecError(
+            f"The budget {requested!r} is more than the whole base model; ask for less than 100%."
+        )
+
+
+def _amount(requested: str) -> tuple[Fraction, bool]:
+    """A number above 0, and whether it is a share of the base model."""
+    text = requested.strip()
+    match = _AMOUNT.fullmatch(text)
+    if match is None or len(text) > _LONGEST:
+        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
+    amount = Fraction(match[1].replace(",", "").replace("_", ""))
+    if amount == 0:
+        raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
+    unit = match[2].lower()
+    return (amount / 100, True) if unit == "%" else (amount * _FACTOR[unit], False)
 
 
 @dataclass(frozen=True, kw_only=True)

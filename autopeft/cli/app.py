@@ -14,10 +14,25 @@ from autopeft.cli import lists, sharing
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.lists import print_json
+from autopeft.cli.usage import PlainErrors
 from autopeft.records import VERSION
+
+# Paragraphs, since rich joins lines.
+_EXAMPLES = """Examples:
+
+autopeft search --budget 0.5%  (the demo: a small model, sample data)
+
+autopeft search --model ID --data train.csv --budget 300k
+
+autopeft search --model ID --data DIR --max-time 2h --out first
+
+autopeft search --resume --out first --trials 40  (go on, or further)
+
+--help-all shows every option."""
 
 app = typer.Typer(
     name="autopeft",
+    cls=PlainErrors,
     help="Find what to adapt under a budget: which modules, which PEFT method, which rank, at what gain.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,11 +60,12 @@ def _root(
     pass
 
 
-@app.command()
-@opt.takes_settings(opt.SEARCH_FLAGS)
+@app.command(epilog=_EXAMPLES)
+@opt.takes_settings(opt.SEARCH_FLAGS, shown=opt.ESSENTIAL)
 def search(
     *,
     settings: Mapping[str, Any],
+    help_all: opt.HelpAll = False,
     resume: opt.Resume = False,
     config: opt.Config = None,
     assignments: opt.Assignments = None,
@@ -247,13 +263,30 @@ def export(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Run directory.")], as_json: opt.Json = False) -> None:
-    """Render the report of a finished run again."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for one page about several runs. Default: ./autopeft-runs.html."),
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Render the report of a finished run again, or put several runs on one page."""
     with exit_codes(quiet=as_json):
         from autopeft import pipeline
         from autopeft import report as reports
         from autopeft.cli import tables
 
+        if len(runs) > 1 or out is not None:
+            page = out or Path("autopeft-runs.html")
+            results = pipeline.render_several(runs, page)
+            if as_json:
+                answers = [reports.result_json(result, "complete") for result in results]
+                print_json({"page": str(page), "runs": answers})
+            else:
+                tables.print_several(runs, results, page)
+            return
+        (run,) = runs
         result = pipeline.render(run)
         if as_json:
             print_json({**reports.result_json(result, "complete"), "run": str(run)})

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from textwrap import wrap
 from typing import Any
 
 import typer
@@ -27,6 +30,8 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     finished measurements are on the disk by then. Yields a function for long loops, which raises where a
     signal has come (see `stopping_signals`).
     """
+    if quiet:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
     sys.stderr = _Lasting(sys.stderr)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
@@ -40,13 +45,13 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         with stopping_signals() as stop:
             yield stop
     except AutopeftError as error:
-        print(f"error: {str(error).translate(_CONTROLS)}", file=sys.stderr)
+        print(_printable(f"error: {error}"), file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}.".translate(_CONTROLS), file=sys.stderr)
+        print(_printable(f"error: {where}{error.strerror or error}."), file=sys.stderr)
         raise typer.Exit(AutopeftError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
@@ -59,7 +64,20 @@ class _Printable(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
-        return super().format(record).translate(_CONTROLS)
+        return _printable(super().format(record))
+
+
+def _printable(text: str) -> str:
+    """The text without control characters; on a terminal, lines are broken between words.
+
+    A word that is longer than a line, such as a path, stays whole.
+    """
+    text = text.translate(_CONTROLS)
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = (wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join(part for line in lines for part in line or [""])
 
 
 class _Lasting:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.extension import REFERENCE_WIDTH, Method, discover
-from autopeft.report.words import rate
+from autopeft.cli.known import known_methods, method_facts
+from autopeft.extension import REFERENCE_WIDTH, discover
+from autopeft.records import rate
 
 _COLUMNS, _INDENT = 80, 18
 
@@ -25,6 +28,7 @@ def print_json(content: Any) -> None:
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
 
 
+_SpaceName = Annotated[str | None, typer.Argument(help="Print the file of this space.")]
 _Model = Annotated[
     str | None,
     typer.Option("--model", help="Show learning rates and sites on this model: hub id, or directory."),
@@ -37,18 +41,16 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
     Learning rates depend on the hidden size of the base model, of which --model needs the config alone.
     """
     with exit_codes(quiet=as_json):
-        from autopeft.cli import tables
-
         if model is not None:
             _print_methods_on(model, name, as_json=as_json)
             return
-        known = discover("autopeft.methods")
+        known = known_methods()
         shown = list(known.values()) if name is None else [known[name]]
         if as_json:
-            print_json({method.name: _method_json(method) for method in shown})
+            print_json({facts["name"]: facts for facts in shown})
         elif name is None:
-            rows = [(m.name, m.label, m.summary, _yes_or_no(m.merges), _range(m)) for m in shown]
-            tables.print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
+            rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
+            print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
             print(f"\nThe learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others.")
         else:
             print(_method_text(shown[0], hidden_size=REFERENCE_WIDTH))
@@ -57,80 +59,84 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(quiet=as_json):
-        from autopeft.cli import tables
-
         rows = [(exporter.name, exporter.summary) for exporter in discover("autopeft.exports").values()]
         if as_json:
             print_json(dict(rows))
         else:
-            tables.print_rows(("format", "what it is"), rows)
+            print_rows(("format", "what it is"), rows)
 
 
-def spaces(as_json: opt.Json = False) -> None:
-    """List the search spaces that come with autopeft."""
+def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
+    """List the search spaces that come with autopeft, or print the file of one, to copy and change."""
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
-        from autopeft.cli import tables
 
+        if name is not None and not as_json:
+            print(search_space.text_of(name), end="")
+            return
         known = discover("autopeft.methods")
-        loaded = {name: search_space.load(name, known_methods=known) for name in search_space.names()}
+        shown = search_space.names() if name is None else (name,)
+        loaded = {name: search_space.load(name, known_methods=known) for name in shown}
         if as_json:
             print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
         else:
             rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
-            tables.print_rows(("space", "about", "methods and mixes"), rows)
+            print_rows(("space", "about", "methods and mixes"), rows)
 
 
 def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     """Print the methods, or one of them, as they are on a base model."""
     from autopeft import pipeline
-    from autopeft.cli import tables
 
     found = pipeline.methods_on(model)
-    shown = list(found.methods.values()) if name is None else [found.methods[name]]
+    methods = list(found.methods.values()) if name is None else [found.methods[name]]
+    shown = [method_facts(method) for method in methods]
     if as_json:
         of_model = {"base_model": found.base_model, "hidden_size": found.hidden_size}
-        print_json([{**_method_json(m), **of_model, "n_sites": found.n_sites[m.name]} for m in shown])
+        print_json([{**m, **of_model, "n_sites": found.n_sites[m["name"]]} for m in shown])
     elif name is None:
-        rows = [(m.name, m.label, f"{found.n_sites[m.name]:,}", _range(m)) for m in shown]
+        rows = [(m["name"], m["label"], f"{found.n_sites[m['name']]:,}", _range(m)) for m in shown]
         print(f"{found.base_model}, hidden size {found.hidden_size:,}\n")
-        tables.print_rows(("name", "method", "sites", "learning rate"), rows)
+        print_rows(("name", "method", "sites", "learning rate"), rows)
     else:
         print(_method_text(shown[0], hidden_size=found.hidden_size))
 
 
-def _method_text(method: Method, *, hidden_size: int) -> str:
+def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:
     """Everything about one method, at most 80 columns wide."""
-    servers = ", ".join(method.servers({}))
-    options = "; ".join(f"{name} {_values(values)}" for name, values in method.choices.items())
+    servers = ", ".join(method["servers"])
+    options = "; ".join(f"{name} {_values(values)}" for name, values in method["choices"].items())
     facts = {
-        "trains": method.summary,
-        "parameters": f"{method.formula}, for a map of n inputs and m outputs",
-        "ranks": "yes" if method.ranked else "none",
-        "identity at start": _yes_or_no(method.identity_at_start),
-        "merges": _yes_or_no(method.merges),
-        "read by": servers or ("peft alone; merge it to serve it" if method.merges else "peft alone"),
-        "learning rates": f"{_range(method)} at hidden size {hidden_size}: {method.learning_rate_source}",
-        "step time": f"{method.step_time:.2f}: {method.step_time_source}",
+        "trains": method["summary"],
+        "parameters": f"{method['formula']}, for a map of n inputs and m outputs",
+        "ranks": "yes" if method["ranked"] else "none",
+        "identity at start": _yes_or_no(method["identity_at_start"]),
+        "merges": _yes_or_no(method["merges"]),
+        "read by": servers or ("peft alone; merge it to serve it" if method["merges"] else "peft alone"),
+        "learning rates": f"{_range(method)} at hidden size {hidden_size}: {method['learning_rate_source']}",
+        "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
         "options": options or "none",
     }
     lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
     wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
-    return "\n".join([f"{method.name}: {method.label}", "", *(line for lines in wrapped for line in lines)])
-
-
-def _method_json(method: Method) -> dict[str, Any]:
-    """Everything about one method, for scripts."""
-    facts = {name: getattr(method, name) for name in Method.__annotations__}
-    return {**facts, "servers": list(method.servers({}))}
+    title = f"{method['name']}: {method['label']}"
+    return "\n".join([title, "", *(line for lines in wrapped for line in lines)])
 
 
 def _values(values: Iterable[object]) -> str:
     return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
 
 
-def _range(method: Method) -> str:
-    return " … ".join(map(rate, method.learning_rate_range))
+def _range(method: Mapping[str, Any]) -> str:
+    return " … ".join(map(rate, method["learning_rate_range"]))
+
+
+def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a plain table."""
+    table = Table(*(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
 
 
 def _yes_or_no(fact: bool) -> str:

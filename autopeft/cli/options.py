@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from autopeft.cli.usage import show_all
 from autopeft.records import SHORT_NAMES
 from autopeft.records.settings import Group, SettingField
 
 
-def _option(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="Run")
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="Run", **more)
 
 
-Resume = Annotated[bool, _option("Continue the run in --out, or extend it.", "--resume")]
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
+]
+Resume = Annotated[bool, _option("Continue the run in --out, or extend it.", "--resume", metavar="")]
 Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]
-DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run")]
-Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json")]
-Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q")]
+DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run", metavar="")]
+Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json", metavar="")]
+Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q", metavar="")]
 
 # What `search` takes: every setting that has a flag, group by group, with the help of its declaration.
 SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
     sorted(SHORT_NAMES, key=lambda name: get_args(Group).index(SHORT_NAMES[name].group))
 )
 
+# The settings that `search --help` shows; `--help-all` shows the others too. Chosen by hand: what one must
+# know to run a search, to bound it, and to repeat it.
+ESSENTIAL = frozenset(
+    "model data task budget methods baseline trials max_time confirm quantize seed out".split()
+)
+
 Command = Callable[..., None]
 
 
-def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Command]:
+def takes_settings(
+    flags: Mapping[str, str | None], *, shown: Container[str] | None = None
+) -> Callable[[Command], Command]:
     """A decorator that gives a command the flags of settings, in the place of its parameter `settings`.
 
     The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
-    the order of the help, to a help text of the command, or to None for the declared help and group.
+    the order of the help, to a help text of the command, or to None for the declared help and group. Flags
+    that are not `shown` are left out of the short help; None shows all.
     """
 
     def decorate(command: Command) -> Command:
@@ -47,7 +60,10 @@ def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Comma
         parameters = []
         for parameter in inspect.signature(command).parameters.values():
             if parameter.name == "settings":
-                parameters += [_parameter(SHORT_NAMES[name], text) for name, text in flags.items()]
+                parameters += [
+                    _parameter(SHORT_NAMES[name], text, hidden=shown is not None and name not in shown)
+                    for name, text in flags.items()
+                ]
             else:
                 parameters.append(parameter.replace(annotation=hints[parameter.name]))
 
@@ -65,10 +81,14 @@ def takes_settings(flags: Mapping[str, str | None]) -> Callable[[Command], Comma
     return decorate
 
 
-def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
+def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspect.Parameter:
     # The name is given, since typer adds a --no- flag to a boolean whose name it derives.
     option = typer.Option(
-        field.flag, help=text or field.text, rich_help_panel="Options" if text else field.group
+        field.flag,
+        help=text or field.short_text,
+        metavar=_metavar(field),
+        hidden=hidden,
+        rich_help_panel="Options" if text else field.group,
     )
     return inspect.Parameter(
         str(field.short),
@@ -76,6 +96,16 @@ def _parameter(field: SettingField, text: str | None) -> inspect.Parameter:
         default=None,
         annotation=Annotated[_flag_type(field) | None, option],
     )
+
+
+def _metavar(field: SettingField) -> str | None:
+    """What the help shows in place of the value: choices as choices, units as words; None for typer's."""
+    if field.kind is bool:
+        return ""
+    if field.choices:
+        return f"[{'|'.join(field.choices)}]"
+    endings = {"_seconds": "TIME", "_bytes": "SIZE"}
+    return next((word for ending, word in endings.items() if field.name.endswith(ending)), None)
 
 
 def _flag_type(field: SettingField) -> Any:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from rich import progress
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from autopeft.records import Measurement
+
+_LABEL = 38  # columns of an arm's name, so that a row fits 80
+_BAR = 24  # columns of the bar
+HEADINGS = f"{'approach':<{_LABEL}} {'parameters':>11} {'rate':>7} {'steps':>6}  loss"
 
 
 class Silent:
@@ -27,66 +37,138 @@ class Silent:
 
 
 @dataclass
-class Lines:
-    """One line per measurement."""
+class Phase:
+    """What is known of the current phase: how far it is, and its lowest losses.
+
+    `best` and `baseline` are (arm, loss) of the best plan and of the best baseline, None before there is one.
+    """
 
     name: str = ""
     total: int = 0
     done: int = 0
-    best: float | None = None
+    best: tuple[str, float] | None = None
+    baseline: tuple[str, float] | None = None
+
+    def add(self, measurement: Measurement, arm: str) -> None:
+        """Count one measurement."""
+        self.done += 1
+        if measurement.loss is None:
+            return
+        found = (arm, measurement.loss)
+        self.best = _lower(self.best, found)
+        if arm.startswith("baseline"):
+            self.baseline = _lower(self.baseline, found)
+
+    @property
+    def count(self) -> str:
+        """`rung 1, 3 of 8`; the name alone where nothing is counted."""
+        return f"{self.name}, {self.done} of {self.total}" if self.total else self.name
+
+    @property
+    def standing(self) -> str:
+        """The best plan beside the baseline: `best ia3/all 0.2337, baseline 0.2539`."""
+        if self.best is None:
+            return ""
+        arm, loss = self.best
+        if self.baseline is None:
+            return f"best {shortened(arm)} {loss:.4f}"
+        if self.baseline == self.best:
+            return f"best is the baseline, {loss:.4f}"
+        return f"best {shortened(arm)} {loss:.4f}, baseline {self.baseline[1]:.4f}"
+
+
+class Lines:
+    """One line per measurement, below the headings of its phase."""
+
+    def __init__(self) -> None:
+        self._phase = Phase()
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase: its count and its best loss begin again."""
-        self.name, self.total, self.done, self.best = name, n_measurements, 0, None
-        if not n_measurements:
-            print(name, file=sys.stderr, flush=True)
+        self._phase = Phase(name=name, total=n_measurements)
+        text = f"{name}: {n_measurements} runs\n{HEADINGS}" if n_measurements else name
+        print(text, file=sys.stderr, flush=True)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Print one line about a measurement."""
-        self.done += 1
-        self.best = _lower(self.best, measurement.loss)
-        best = f"  best {self.best:.4f}" if self.best is not None else ""
+        self._phase.add(measurement, arm)
         left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
-        count = f"{self.name} {self.done}/{self.total}"
-        print(f"{count:<18} {describe(measurement, arm)}{best}{left}", file=sys.stderr, flush=True)
+        print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing."""
 
 
+@dataclass
 class Live:
-    """A bar per phase with the best loss so far, below a line per measurement."""
+    """One bar over the whole search and one line for the phase, below a line per measurement.
 
-    def __init__(self, console: Console) -> None:
-        self._bars = progress.Progress(
-            progress.SpinnerColumn(),
-            progress.TextColumn("{task.description:<12}"),
-            progress.BarColumn(bar_width=20),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[note]}"),
-            console=console,
+    The bar is the share of time: what has passed of what has passed and is left.
+    """
+
+    console: Console
+    clock: Callable[[], float] = time.monotonic
+    _phase: Phase = field(default_factory=Phase)
+    _left: tuple[float, float] | None = None  # seconds left, and when this was known
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+        self._live = RichLive(
+            console=self.console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
         )
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start the bar of a phase; the first phase opens the display."""
-        self._bars.start()
-        self._best: float | None = None
-        self._task = self._bars.add_task(name, total=n_measurements or None, note="")
+        """Start a phase; the first one opens the display, and one that counts runs prints its headings."""
+        self._phase = Phase(name=name, total=n_measurements)
+        if not self._live.is_started:
+            before = sys.stderr
+            self._live.start()
+            _move_log(before, sys.stderr)  # the display's own stream, which prints above it
+        if n_measurements:
+            self.console.print(
+                Text(f"{name}: {n_measurements} run{'s' * (n_measurements > 1)}", style="bold")
+            )
+            self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Advance the bar, and print one line about a measurement."""
-        self._best = _lower(self._best, measurement.loss)
-        best = f"best {self._best:.4f}" if self._best is not None else "none yet"
-        left = f", {clock(seconds_left)} left" if seconds_left is not None else ""
-        self._bars.update(self._task, advance=1, note=f"{best}{left}")
-        # No markup: an error's text may hold brackets.
-        self._bars.console.print(describe(measurement, arm), style="dim", markup=False, highlight=False)
+        """Advance the display, and print one line about a measurement."""
+        self._phase.add(measurement, arm)
+        self._left = None if seconds_left is None else (seconds_left, self.clock())
+        # Text takes no markup: an error may hold brackets.
+        self.console.print(Text(describe(measurement, arm)))
+        self._live.refresh()
 
     def close(self) -> None:
-        """Stop the display; the bars stay on the screen."""
-        if self._bars.live.is_started:
-            self._bars.stop()
+        """Take the display away; the lines stay on the screen."""
+        if self._live.is_started:
+            within = sys.stderr
+            self._live.stop()
+            _move_log(within, sys.stderr)
+
+    def _render(self) -> Group:
+        now = self.clock()
+        spent, left = now - self._started, None
+        if self._left is not None:
+            seconds, known = self._left
+            left = max(0.0, seconds - (now - known))
+        total = None if left is None else max(spent + left, 1e-9)
+        bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=left is None)
+        times = f"{clock(spent)} spent" + ("" if left is None else f", about {clock(left)} left")
+        row = Table.grid(padding=(0, 1))
+        row.add_row(bar, Text(times))
+        line = Text(f"{self._phase.count}  {self._phase.standing}", no_wrap=True, overflow="ellipsis")
+        return Group(row, line)
+
+
+def _move_log(old: Any, new: Any) -> None:
+    """Let the log handlers that write to one stream write to another."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+            handler.stream = new  # `setStream` would flush the old one, which may be closed
 
 
 def progress_display(*, quiet: bool) -> Silent | Lines | Live:
@@ -98,16 +180,29 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
 
 
 def describe(measurement: Measurement, arm: str) -> str:
-    """A measurement in one line of less than 60 columns."""
+    """A measurement in one line of less than 80 columns; an error may be longer."""
     plan = measurement.plan
-    label = arm.rpartition(": ")[2] if len(arm) > 24 else arm  # without its kind where both do not fit
-    run = f"{label[:24]:<24} {plan.trainable_params:>9,} lr {plan.learning_rate:.1e}"
-    outcome = f"loss {measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
+    steps = measurement.fidelity.train_steps
+    run = f"{shortened(arm):<{_LABEL}} {plan.trainable_params:>11,} {plan.learning_rate:>7.1e} {steps:>6,}"
+    outcome = f"{measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
     return f"{run}  {outcome}"
 
 
-def _lower(best: float | None, loss: float | None) -> float | None:
-    return min((value for value in (best, loss) if value is not None), default=None)
+def shortened(arm: str) -> str:
+    """An arm's name in the columns that it has: its end is kept too, which tells twins apart.
+
+    Example:
+        >>> shortened("baseline: LoRA on all linear maps of the last layers")
+        'baseline: LoRA on a…of the last layers'
+    """
+    if len(arm) <= _LABEL:
+        return arm
+    end = (_LABEL - 1) // 2
+    return f"{arm[: _LABEL - 1 - end]}…{arm[-end:]}"
+
+
+def _lower(best: tuple[str, float] | None, found: tuple[str, float]) -> tuple[str, float]:
+    return found if best is None or found[1] < best[1] else best
 
 
 def clock(seconds: float) -> str:

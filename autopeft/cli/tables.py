@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from autopeft.records import train_command
-from autopeft.report import did_it_help, edge_sentence, forgetting_line, rate_words
+from autopeft.report import (
+    PartWords,
+    answer_of,
+    did_it_help,
+    edge_sentence,
+    forgetting_line,
+    rate_words,
+    summary_of,
+)
+from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, plus_minus
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Preview
@@ -18,44 +29,106 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output, without colours where it is no terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    """Standard output: colours and lines broken between words on a terminal, neither elsewhere."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def print_result(result: SearchResult, path: Path) -> None:
-    """Print the verdict, the confirmed plans, and where the files are."""
-    out = console()
-    setting, cost = result.setting, result.cost
-    out.print(f"\n[bold]{result.verdict.sentence}[/bold]\n")
-    if result.confirmations:
-        out.print(_confirmed_table(result))
-    budget = setting.budget
-    share = 100 * result.best.trainable_params / budget.base_params
-    out.print(
-        f"budget {budget.requested} = {budget.max_trainable_params:,}; the best plan trains "
-        f"{result.best.trainable_params:,} ({share:.3f} %), the head {setting.head_params:,} beside it"
-    )
-    out.print(f"its learning rate is {rate_words(result.best, result)}")
-    for sentence in filter(None, (*result.sentences, edge_sentence(result))):
-        out.print(sentence)
+    """Print the answer in plain words, the named plans, what else is known, and where the files are."""
+    from autopeft.pipeline import part_words  # heavy: it loads torch
+
+    out, words = console(), part_words(result.setting)
+    answer = answer_of(result, words)
+    out.print(f"\n[bold]{escape(answer.title)}[/bold]")
+    for sentence in answer.aside:
+        out.print(escape(sentence))
+    out.print()
+    for (_, sentences), name in zip(answer.sections, ("use", "cost", "sure"), strict=True):
+        out.print(_beside(name, " ".join(sentences)))
+    out.print()
+    out.print(_summary_table(result, words))
+    out.print()
+    for sentence in _evidence(result):
+        out.print(escape(sentence))
     if result.spec.search.objective == "pareto":
         _print_front(result, out, path)
-    rho = result.proxy.rank_correlation
+    _print_files(result, out, path)
+
+
+def _beside(name: str, text: str) -> Table:
+    """A word and a paragraph beside it."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=4)
+    table.add_column()
+    table.add_row(f"[dim]{name}[/dim]", escape(text))
+    return table
+
+
+def _summary_table(result: SearchResult, words: PartWords) -> Table:
+    """Baseline, best, smallest and head alone, at most 80 columns wide."""
+    is_share = words.metric_is_share
+
+    def score(record: Confirmation | None) -> str:
+        if record is None:
+            return NOTHING
+        return f"{metric(record.metric_mean, is_share)} {plus_minus(record.metric_std_error, is_share)}"
+
+    rows = [
+        (
+            row.role_words
+            if row.name == row.role_words
+            else f"{row.role_words}\n[dim]{escape(row.name)}[/dim]",
+            score(row.test),
+            score(row.confirm),
+            f"{row.plan.trainable_params:,}",
+            megabytes(row.megabytes),
+            memory(row.peak_bytes),
+            NOTHING if row.seconds is None else duration(row.seconds),
+        )
+        for row in summary_of(result, words)
+    ]
+    return _table(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), rows)
+
+
+def _evidence(result: SearchResult) -> Iterator[str]:
+    """The verdict in the words of statistics, and what was seen beside it, one fact a sentence."""
+    yield result.verdict.sentence
+    yield from filter(None, (*result.sentences, edge_sentence(result)))
+    budget, cost, rho = result.setting.budget, result.cost, result.proxy.rank_correlation
+    yield (
+        f"Budget {budget.requested} = {budget.max_trainable_params:,} parameters; the head has "
+        f"{result.setting.head_params:,} beside it. Learning rate {rate_words(result.best, result)}."
+    )
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
     total = "" if cost.total_full_runs is None else f", all together {cost.total_full_runs:.1f} R"
-    out.print(
-        f"search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}; "
-        f"rank correlation between the rungs {agreement}"
+    yield (
+        f"Search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}; "
+        f"rank correlation between the rungs {agreement}."
     )
     if result.forgetting is not None:
-        out.print(forgetting_line(result.forgetting))
+        yield forgetting_line(result.forgetting)
     if result.score_pairs:
-        out.print(did_it_help(result).sentence)
-    out.print(f"\nreport  {path / 'report.html'}\nplan    {path / 'best' / 'plan.yaml'}")
+        yield did_it_help(result).sentence
+
+
+def _print_files(result: SearchResult, out: Console, path: Path) -> None:
+    """Print where the files are, each on one line to copy, however long."""
+    places = {"report": path / "report.html", "plan": path / "best" / "plan.yaml"}
     if (path / "best" / "weights").is_dir():
-        out.print(f"weights {path / 'best' / 'weights'}")
+        places["weights"] = path / "best" / "weights"
     command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
-    out.print(f"train it in full: {command}", markup=False)
+    lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"again   {command}"]
+    out.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
+
+
+def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:
+    """Print the answer of each run in one sentence, and where the page is."""
+    from autopeft.pipeline import part_words
+
+    out = console()
+    for path, result in zip(paths, results, strict=True):
+        out.print(f"[bold]{escape(str(path))}[/bold]: {answer_of(result, part_words(result.setting)).title}")
+    out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
 
 
 def _in_full_runs(cost: Cost) -> str:
@@ -77,22 +150,8 @@ def _print_front(result: SearchResult, out: Console, path: Path) -> None:
     out.print(_table(headers, rows))
 
 
-def _confirmed_table(result: SearchResult) -> Table:
-    """One row per confirmed plan, with the test split where it was read."""
-    test = {record.name: _mean_and_error(record) for record in result.test}
-    rows = [
-        (record.name, *_size_and_rate(record.plan), _mean_and_error(record), test.get(record.name, ""))
-        for record in result.confirmations
-    ]
-    return _table(("plan", "parameters", "learning rate", f"{result.setting.metric} (confirm)", "test"), rows)
-
-
 def _size_and_rate(plan: Plan) -> tuple[str, str]:
     return f"{plan.trainable_params:,}", f"{plan.learning_rate:.1e}"
-
-
-def _mean_and_error(record: Confirmation) -> str:
-    return f"{record.metric_mean:.4f} ± {record.metric_std_error:.4f}"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -130,11 +189,3 @@ def print_preview(preview: Preview) -> None:
 def _derived(decisions: Sequence[Decision]) -> str:
     """One line per setting that was derived, with the flag that sets it."""
     return "".join(f"{'' if i else 'derived':<13} {decision}\n" for i, decision in enumerate(decisions))
-
-
-def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a plain table."""
-    table = Table(*(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)

@@ -16,8 +16,8 @@ from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
 from autopeft.pipeline.pushing import Pushed, PushRequest, push
-from autopeft.pipeline.reporting import part_words
-from autopeft.pipeline.searching import render, search
+from autopeft.pipeline.reporting import part_words, render, render_several
+from autopeft.pipeline.searching import search
 from autopeft.pipeline.suggesting import Suggestion, suggest
 from autopeft.pipeline.training import train_plan
 from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
@@ -46,6 +46,7 @@ __all__ = [
     "preview",
     "push",
     "render",
+    "render_several",
     "save",
     "search",
     "suggest",

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from autopeft import model
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopeft import model, report
 from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.prepare import Prepared, parse_budget
-from autopeft.records import IN_MEMORY, Setting, SplitSizes
+from autopeft.records import IN_MEMORY, SearchResult, Setting, SplitSizes
 from autopeft.report import PartWords
+from autopeft.store import RunDir, write_text
+
+
+def render(path: Path) -> SearchResult:
+    """Render the report of a finished run again."""
+    run = RunDir.open(path)
+    result = run.load_result()
+    report.write(result, run.path, words=part_words(result.setting))
+    return result
+
+
+def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]:
+    """Write one page about several finished runs to `out`; the runs stay as they are.
+
+    A run is named by the last part of its path that tells it from the others.
+    """
+    results = tuple(RunDir.open(path).load_result() for path in paths)
+    ends = [path.resolve().parts[-2:] for path in paths]
+    last = [parts[-1] for parts in ends]
+    names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
+    pages = [(name, result, part_words(result.setting)) for name, result in zip(names, results, strict=True)]
+    write_text(out, report.several_html(pages))
+    return results
 
 
 def part_words(setting: Setting) -> PartWords:

@@ -73,6 +73,7 @@ def search(
     requested = requested_space(spec)
     check_forgetting(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
+        log.info("The run's folder is %s", run.path)
         try:
             prepared = prepare(
                 spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
@@ -180,11 +181,3 @@ def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:
     if bench.states is not None:
         bench.states.forget(plans)
     run.forget_paused(plans)
-
-
-def render(path: Path) -> SearchResult:
-    """Render the report of a finished run again."""
-    run = RunDir.open(path)
-    result = run.load_result()
-    report.write(result, run.path, words=part_words(result.setting))
-    return result

@@ -67,6 +67,7 @@ from autopeft.records.spec import (
 from autopeft.records.text import (
     digest_of,
     from_json,
+    rate,
     to_json,
 )
 from autopeft.records.version import VERSION
@@ -122,6 +123,7 @@ __all__ = [
     "Verdict",
     "digest_of",
     "from_json",
+    "rate",
     "repeat_command",
     "resume_command",
     "search_command",

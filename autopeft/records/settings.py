@@ -100,8 +100,16 @@ class SettingField:
     @property
     def text(self) -> str:
         """The help with choices and default."""
-        default = f" Default {self.default_text}." if self.default_text else ""
-        return f"{self.help}{self.choices_text}.{default}"
+        return f"{self.help}{self.choices_text}.{self._default}"
+
+    @property
+    def short_text(self) -> str:
+        """The help with the default alone, for a page that shows the choices beside the flag."""
+        return f"{self.help}.{self._default}"
+
+    @property
+    def _default(self) -> str:
+        return f" Default {self.default_text}." if self.default_text else ""
 
     def _shown(self, value: object) -> str:
         if value is None or value is False or value == ():

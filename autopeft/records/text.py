@@ -1,4 +1,4 @@
-"""The one way of records to and from JSON."""
+"""The one way of records to and from JSON, and of learning rates to text."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def digest_of(content: Any) -> str:
     """Ten hexadecimal digits of the SHA-256 of some JSON content, independent of key order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def rate(value: float) -> str:
+    """A learning rate as people write it.
+
+    Example:
+        >>> rate(0.004), rate(0.00015)
+        ('4e-3', '1.5e-4')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 @cache

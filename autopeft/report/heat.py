@@ -15,6 +15,7 @@ from autopeft.report.rendering import render
 from autopeft.report.words import minus
 
 # Colours of a shade and of the text on it, from little to much; equal to those of the report's page.
+# What lies beyond the scale has the last shade and a dashed edge.
 LIGHT = tuple(
     zip("#e4eff9 #bcd7f0 #86b6e2 #2f74b5 #0f4178".split(), 3 * ["#10233a"] + 2 * ["#ffffff"], strict=True)
 )

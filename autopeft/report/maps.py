@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log2
+from itertools import pairwise
+from math import floor, log2
 
 from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
 
-N_LEVELS = 5  # shades in the template's colour scale
+N_LEVELS = 5  # shades of the colour scale
+BEYOND = N_LEVELS + 1  # hatched: four times the last step of a scale or more
 OUTSIDE = "outside"  # row of the sites that are in no layer
 LEFT_ALONE = "·"  # a site without adapter
+# Ranks where a new shade begins, the same for every plan, so that maps of two plans can be compared.
+RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
+# The same for a score, as multiples of the mean cell of the layers; chosen by hand. A pooler can hold nine
+# tenths of a score, beside which all layers would look alike.
+_MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +34,30 @@ class Cell:
 class Map:
     """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
 
-    `total` is that of the score over all sites, None for ranks.
+    `total` is that of the score over all sites, None for ranks. `steps` are the numbers, in the unit of the
+    cells, at which a new shade begins.
     """
 
     name: str
     roles: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    steps: tuple[float, ...]
     total: float | None = None
+
+    @property
+    def legend(self) -> tuple[str, ...]:
+        """The numbers that each shade stands for, the lightest first, the hatched one last."""
+        if self.total is None:
+            last = int(self.steps[-1])
+            spans = [f"{int(a)}–{int(b) - 1}" if b - a > 1 else f"{int(a)}" for a, b in pairwise(self.steps)]
+            return (*spans, f"{last}–{4 * last - 1}", f"≥ {4 * last}")
+        first, *others = (f"{step:.2g} %" for step in self.steps[1:])
+        return (
+            f"< {first}",
+            f"≥ {first}",
+            *(f"≥ {other}" for other in others),
+            f"≥ {4 * self.steps[-1]:.2g} %",
+        )
 
 
 def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
@@ -46,7 +70,6 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
     for adapter in plan.adapters:
         adapters[adapter.site].append(adapter)
     shown = {s.role for s in sites if s.kind in ("linear", "conv1d") or s.name in adapters}
-    top = max((adapter.rank for adapter in plan.adapters), default=0)
 
     def label(site: Site) -> str:
         words = (str(a.rank or short_labels.get(a.method, a.method)) for a in adapters.get(site.name, ()))
@@ -55,12 +78,11 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
     def cell(group: Sequence[Site]) -> Cell:
         ranks = [adapter.rank for site in group for adapter in adapters.get(site.name, ())]
         rank = max(ranks, default=0)
-        # Logarithmic, because ranks double; a method without rank gets the lightest shade.
-        level = max(1, ceil(N_LEVELS * log2(1 + rank) / log2(1 + top))) if rank else min(1, len(ranks))
+        level = level_of(rank, RANK_STEPS) if rank else min(1, len(ranks))  # without rank: the lightest
         title = "; ".join(f"{site.name}: {label(site)}" for site in group)
         return Cell(text=_grouped([label(site) for site in group]), level=level, title=title)
 
-    return _grid("rank", [site for site in sites if site.role in shown], cell)
+    return _grid("rank", [site for site in sites if site.role in shown], cell, steps=RANK_STEPS)
 
 
 def score_maps(result: SearchResult) -> tuple[Map, ...]:
@@ -81,18 +103,29 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
     if not 0 < total < float("inf"):
         return None
     sums = {place: sum(by_site[s.name] for s in group) for place, group in _places(kept).items()}
-    in_layers = (value for (layer, _), value in sums.items() if layer is not None)
-    # A pooler can hold nine tenths of a score, beside which all layers would look alike.
-    top = max(in_layers, default=0.0) or max(sums.values())
-    digits = digits_of(100 * top / total)
+    in_layers = [value for (layer, _), value in sums.items() if layer is not None]
+    scale = in_layers if any(in_layers) else list(sums.values())
+    steps = tuple(100 * sum(scale) / len(scale) / total * step for step in _MEAN_STEPS)
+    digits = digits_of(100 * max(scale) / total)
 
     def cell(group: Sequence[Site]) -> Cell:
         value = sums[group[0].layer, group[0].role]
         title = "; ".join(f"{site.name}: {by_site[site.name]:.3g}" for site in group)
-        level = shade_of(value, top=top, n_shades=N_LEVELS)
-        return Cell(text=f"{100 * value / total:.{digits}f}", level=level, title=title)
+        share = 100 * value / total
+        level = level_of(share, steps) if value > 0 else 0
+        return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
-    return _grid(score.name, kept, cell, total=total)
+    return _grid(score.name, kept, cell, steps=steps, total=total)
+
+
+def level_of(value: float, steps: Sequence[float]) -> int:
+    """The shade of a value, from 1 to `BEYOND`; `steps` are the numbers where a new shade begins.
+
+    Example:
+        >>> [level_of(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
+        [1, 2, 2, 3, 4, 5, 5, 6]
+    """
+    return max(1, sum(value >= step for step in (*steps, 4 * steps[-1])))
 
 
 def shade_of(value: float, *, top: float, n_shades: int) -> int:
@@ -113,7 +146,12 @@ def digits_of(top: float) -> int:
 
 
 def _grid(
-    name: str, sites: Sequence[Site], cell: Callable[[Sequence[Site]], Cell], *, total: float | None = None
+    name: str,
+    sites: Sequence[Site],
+    cell: Callable[[Sequence[Site]], Cell],
+    *,
+    steps: tuple[float, ...],
+    total: float | None = None,
 ) -> Map:
     places = _places(sites)
     roles = tuple(dict.fromkeys(site.role for site in sorted(sites, key=lambda site: site.layer is None)))
@@ -125,7 +163,7 @@ def _grid(
     ]:
         cells = (cell(places[layer, role]) if (layer, role) in places else empty for role in roles)
         rows.append((OUTSIDE if layer is None else str(layer), tuple(cells)))
-    return Map(name=name, roles=roles, rows=tuple(rows), total=total)
+    return Map(name=name, roles=roles, rows=tuple(rows), steps=steps, total=total)
 
 
 def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from autopeft.records import Plan, SearchResult
-from autopeft.report.words import rate
+from autopeft.records import Plan, SearchResult, rate
 
 _EDGE = 0.1  # of a range, to each side; chosen by hand
 

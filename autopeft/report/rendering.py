@@ -9,11 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from autopeft.records import rate
 from autopeft.report import words
 
 _FILTERS = (
     *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
-    *(words.gain, words.loss, words.metric, words.percent, words.plus_minus, words.rate, words.rhos),
+    *(words.gain, words.loss, words.metric, words.percent, words.plus_minus, rate, words.rhos),
+    *(words.last_part, words.megabytes, words.memory, words.tied),
 )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from autopeft.records import SETTINGS, Confirmation, Cost, Measurement, Plan, SearchResult, Status
+from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status
 from autopeft.report.tables import ANSWERS, NO_ARM
-from autopeft.report.words import duration
 
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
@@ -29,37 +27,6 @@ class Confirmed:
     seconds: float
 
 
-def bars(result: SearchResult) -> tuple[tuple[str, int, float], ...]:
-    """Name, parameters and percent of the budget, of the budget itself and of each answer.
-
-    Without a confirmation there is no smallest plan to show. The head is counted only if the budget counts
-    it. Percent is at most 100.
-    """
-    budget = result.setting.budget.max_trainable_params
-    head = result.setting.head_params if result.spec.budget.count_head else 0
-    params = {"budget": budget}
-    params |= {name: getattr(result, name).trainable_params + head for name in ANSWERS}
-    if result.verdict.label == "none":
-        del params["smallest"]
-    return tuple((name, spent, min(100.0, 100 * spent / budget)) for name, spent in params.items())
-
-
-def interval(result: SearchResult) -> dict[str, float] | None:
-    """The picture of the verdict: positions in percent of an axis, 50 being no difference.
-
-    `low`, `middle` and `high` are of the 95 % interval, `band_low` and `band_high` of the margin. None
-    without an interval.
-    """
-    verdict = result.verdict
-    if verdict.interval_95 is None or verdict.mean_difference is None:
-        return None
-    low, high = verdict.interval_95
-    reach = 1.15 * max(abs(low), abs(high), verdict.margin)
-    values = {"low": low, "middle": verdict.mean_difference, "high": high}
-    values |= {"band_low": -verdict.margin, "band_high": verdict.margin}
-    return {name: round(50 + 50 * value / reach, 2) for name, value in values.items()}
-
-
 def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed, ...]:
     """The confirmed plans, best metric first; a plan with two names appears once."""
     sign = -1 if result.setting.greater_is_better else 1
@@ -71,7 +38,7 @@ def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed
             arm=arms.get(record.plan, record.name),
             percent=100 * record.plan.trainable_params / result.setting.budget.base_params,
             worst=worst(record.metrics, default=record.metric_mean),
-            seconds=_run_seconds(result, record),
+            seconds=run_seconds(result, record),
         )
         for record in {record.plan: record for record in reversed(result.confirmations)}.values()
     ]
@@ -97,18 +64,6 @@ def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, 
     return [(arms.get(run.plan, NO_ARM), run) for run in failed]
 
 
-def smallest_words(result: SearchResult) -> tuple[str, str]:
-    """A title for the smallest plan, and whether it is proven, which only a confirmation can do."""
-    if result.verdict.label == "none":
-        note = "the best plan itself; " if result.smallest == result.best else ""
-        return "Candidate for the smallest", f"{note}unproven, as nothing was confirmed"
-    if result.smallest == result.best:
-        return "Smallest equivalent plan", "the best plan itself"
-    if result.verdict.smallest_equivalent == "proven":
-        return "Smallest equivalent plan", "proven"
-    return "Candidate for the smallest", "unproven"
-
-
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     """Stage, seconds, and the same in full runs (R), with their total where the result has one.
 
@@ -122,26 +77,10 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     return (*rows, total) if cost.total_seconds else rows
 
 
-def search_words(cost: Cost) -> tuple[str, str]:
-    """What the search cost, and what R is, the unit of that cost."""
-    if cost.full_runs is None or cost.full_run_seconds is None:
-        return duration(
-            cost.search_seconds
-        ), "no plan was trained, so that there is no full run to compare with"
-    unit = f"R is one full run, {duration(cost.full_run_seconds)}"
-    return f"{cost.full_runs:.1f} R", f"{duration(cost.search_seconds)}; {unit}"
-
-
 def scoring(result: SearchResult) -> str:
     """What the sensitivity cost, in seconds and in full runs (R)."""
     (_, seconds, in_r), *_ = costs(result)
     return f"Scoring took {seconds:.1f} s" + ("." if in_r is None else f", {in_r:.3f} R.")
-
-
-def tests(answer: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, test numbers and confirmation numbers of each answer that was tested."""
-    tested: Mapping[str, Any] = answer["test"] or {}
-    return [(name, row, answer[name]) for name, row in tested.items() if row["metric_mean"] is not None]
 
 
 def confirm_steps(result: SearchResult) -> int | None:
@@ -180,7 +119,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _run_seconds(result: SearchResult, record: Confirmation) -> float:
+def run_seconds(result: SearchResult, record: Confirmation) -> float:
     """Mean over the confirming runs that finished; the record's own mean if their measurements are gone."""
     runs = [
         run.train_seconds

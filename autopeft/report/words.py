@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from autopeft.records import Plan
 
@@ -49,6 +51,16 @@ def plan_words(plan: Plan, labels: Mapping[str, str]) -> str:
 def count(number: int) -> str:
     """A count with thousands separators."""
     return f"{number:,}"
+
+
+def last_part(name: str) -> str:
+    """The name of a base model: of a local path its last part, which says enough in a heading.
+
+    Example:
+        >>> last_part("/data/models/tiny.gguf"), last_part("org/tiny")
+        ('tiny.gguf', 'org/tiny')
+    """
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def percent(number: float) -> str:
@@ -119,17 +131,6 @@ def change(difference: float, spread: float | None) -> str:
     return text if spread is None else f"{text} ± {spread:.4f}"
 
 
-def rate(value: float) -> str:
-    """A learning rate as people write it.
-
-    Example:
-        >>> rate(0.004), rate(0.00015)
-        ('4e-3', '1.5e-4')
-    """
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
     if seconds < 10:
@@ -137,6 +138,35 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def megabytes(value: float) -> str:
+    """Megabytes with two digits, `< 0.01` where there are fewer."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value >= 0.01 else "0" if value == 0 else "< 0.01"
+
+
+def memory(n_bytes: int | None) -> str:
+    """Bytes of training memory in MB or GB."""
+    if not n_bytes:
+        return NOTHING
+    return (
+        f"{n_bytes / 1e9:.1f} GB"
+        if n_bytes >= 1e9
+        else f"{n_bytes / 1e6:.0f} MB"
+        if n_bytes >= 1e6
+        else "< 1 MB"
+    )
+
+
+def tied(sentence: str) -> str:
+    """The sentence with no line break between a number and its unit."""
+    return re.sub(
+        r"(?<=\d) (?=[%±]|points?\b|[MG]B\b|s\b|min\b|h\b|times\b|seeds\b)|(?<=±) ",
+        "\N{NO-BREAK SPACE}",
+        sentence,
+    )
 
 
 def agreement(correlation: float | None, n_plans: int) -> str:

@@ -7,7 +7,7 @@ spaces, policies → files, limits, sampling → layout → baselines, transfer.
 from __future__ import annotations
 
 from autopeft.space.baselines import BASELINE_METHOD, baseline_policies, usual_policies
-from autopeft.space.files import load, names
+from autopeft.space.files import load, names, text_of
 from autopeft.space.layout import (
     AllocationContext,
     cheapest,
@@ -46,6 +46,7 @@ __all__ = [
     "select_sites",
     "servable",
     "suggest",
+    "text_of",
     "transfer",
     "usual_policies",
     "violations",

@@ -25,6 +25,17 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
 
 
+def text_of(name: str) -> str:
+    """The YAML text of a search space that comes with autopeft, to copy and change.
+
+    Raises:
+        UnknownNameError: No such space.
+    """
+    if name not in names():
+        raise UnknownNameError("search space", name, names())
+    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] = ()) -> Space:
     """A search space by its name or its file.
 

@@ -14,6 +14,7 @@ from typing import Any, get_origin
 
 from pydantic import ValidationError
 
+from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec
 from autopeft.records.settings import SettingField
@@ -91,6 +92,7 @@ def resolve_settings(
             faults.append(f"{name} ({entries[setting].origin}) {fault}")
     if faults:
         raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+    budget.check(spec.budget.requested)
     return spec, frozenset(entries)
 
 

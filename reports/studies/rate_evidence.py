@@ -18,9 +18,8 @@ from pathlib import Path
 from statistics import fmean
 
 from autopeft.extension import Method, discover
-from autopeft.records import Adapter
+from autopeft.records import Adapter, rate
 from autopeft.report.positions import rate_position
-from autopeft.report.words import rate
 
 HERE = Path(__file__).parent
 LLAMA = 3072  # hidden size of Llama-3.2-3B

@@ -3,21 +3,116 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 
+import pytest
 from rich.console import Console
 
-from autopeft.cli.progress import Live
+from autopeft.cli.progress import HEADINGS, Lines, Live, Phase, describe
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
+BIG = Plan(adapters=(), learning_rate=1e-3, trainable_params=123_456_789)
 FIDELITY = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
 
 
-def test_an_error_with_brackets_is_shown_as_it_is():
+def run(loss=None, *, plan=HEAD, error=None):
+    status = Status.COMPLETE if error is None else Status.FAIL
+    return Measurement(plan=plan, fidelity=FIDELITY, status=status, loss=loss, error=error)
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@contextmanager
+def display():
+    """A live display on a terminal of 80 columns, and what it wrote. It is closed within the test."""
     shown = io.StringIO()
-    live = Live(Console(file=shown, width=200))
-    failed = Measurement(plan=HEAD, fidelity=FIDELITY, status=Status.FAIL, error="bad [/close] tag")
-    live.phase("rung 1", 1)
-    live.measured(failed, arm="head", seconds_left=None)
-    live.close()
-    assert "bad [/close] tag" in shown.getvalue()
+    live = Live(Console(file=shown, width=80, force_terminal=True, color_system=None), clock=Clock())
+    try:
+        yield live, shown
+    finally:
+        live.close()
+
+
+def lines_of(display):
+    """The lines of the part that stays at the bottom."""
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(display._render())
+    return captured.get().splitlines()
+
+
+def test_an_error_with_brackets_is_shown_as_it_is():
+    with display() as (live, shown):
+        live.phase("rung 1", 1)
+        live.measured(run(error="bad [/close] tag"), arm="head", seconds_left=None)
+        assert "bad [/close] tag" in " ".join(shown.getvalue().split())
+
+
+def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
+    with display() as (live, _):
+        live.phase("sensitivity", 0)
+        live.phase("rung 1", 2)
+        live.clock.seconds = 30.0
+        live.measured(run(0.5), arm="head", seconds_left=90.0)
+        bar, phase = lines_of(live)
+        assert "0:30 spent, about 1:30 left" in bar and phase.startswith("rung 1, 1 of 2")
+        live.clock.seconds = 50.0
+        assert "0:50 spent, about 1:10 left" in lines_of(live)[0]
+        live.clock.seconds = 500.0  # later than expected: no negative time
+        assert "about 0:00 left" in lines_of(live)[0]
+
+
+def test_a_phase_without_a_count_shows_none():
+    with display() as (live, _):
+        live.phase("sensitivity", 0)
+        bar, phase = lines_of(live)
+        assert phase.strip() == "sensitivity" and "?" not in bar + phase and "left" not in bar
+
+
+def test_the_display_is_gone_when_it_closes():
+    with display() as (live, shown):
+        live.phase("rung 1", 1)
+        live.measured(run(0.25), arm="head", seconds_left=1.0)
+        live.close()
+        last = shown.getvalue()
+        assert last.endswith("\x1b[2K") or "\x1b[1A\x1b[2K" in last[-40:]  # it erases its own two lines
+        assert "spent" not in last[last.rindex("\x1b[2K") :]
+
+
+def test_the_incumbent_is_told_beside_the_baseline():
+    phase = Phase(name="rung 1", total=3)
+    phase.add(run(0.4), "baseline: LoRA on q and v")
+    assert phase.standing == "best is the baseline, 0.4000"
+    phase.add(run(error="diverged"), "bitfit/all")
+    phase.add(run(0.3), "ia3/all")
+    assert (phase.count, phase.standing) == ("rung 1, 3 of 3", "best ia3/all 0.3000, baseline 0.4000")
+
+
+@pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear maps of the last layers", "m" * 99])
+def test_a_row_stands_below_its_headings_within_80_columns(arm):
+    row = describe(run(0.123456, plan=BIG), arm)
+    assert len(row) < 80 and len(HEADINGS) < 80
+    assert row.index("0.1235") == HEADINGS.index("loss")
+    for heading, value in (("parameters", "123,456,789"), ("rate", "1.0e-03"), ("steps", " 1 ")):
+        assert HEADINGS.index(heading) + len(heading) == row.index(value) + len(value.rstrip())
+
+
+def test_two_long_names_that_differ_at_the_end_stay_apart():
+    twins = [f"greedy by gradient on all linear maps, scored by {null}" for null in ("uniform", "random")]
+    assert len({describe(run(0.1), arm)[:38] for arm in twins}) == 2
+
+
+def test_a_file_gets_one_line_per_run_and_the_headings_of_each_phase(capsys):
+    lines = Lines()
+    lines.phase("sensitivity", 0)
+    lines.phase("rung 1", 2)
+    lines.measured(run(0.5), arm="head", seconds_left=65.0)
+    first, second, headings, row = capsys.readouterr().err.splitlines()
+    assert (first, second, headings) == ("sensitivity", "rung 1: 2 runs", HEADINGS)
+    assert row.endswith("0.5000  1:05 left")

@@ -104,3 +104,9 @@ def toy_result():
         environment={"python": "3.13.1", "torch": "2.9.0", "cpu": "2 cores"},
     )
 # fmt: on
+
+
+def with_head(result):
+    """The result with a confirmation of the head alone: 80 % on the same seeds."""
+    head = replace(toy_confirmations("confirm", 0.8, 0.8, 0.8)[0], name="head", plan=HEAD)
+    return replace(result, confirmations=(*result.confirmations, head))

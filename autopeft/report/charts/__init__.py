@@ -1,0 +1,25 @@
+"""The charts of the report, as inline SVG in the page's colours.
+
+Inside the folder each file imports only from those before it:
+canvas → marks → scores, rungs.
+"""
+
+from __future__ import annotations
+
+from autopeft.report.charts.rungs import loss_by_rate, short_runs, who_went_on
+from autopeft.report.charts.scores import (
+    loss_by_parameters,
+    same_seeds,
+    score_by_parameters,
+    verdict_interval,
+)
+
+__all__ = [
+    "loss_by_parameters",
+    "loss_by_rate",
+    "same_seeds",
+    "score_by_parameters",
+    "short_runs",
+    "verdict_interval",
+    "who_went_on",
+]

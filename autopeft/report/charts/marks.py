@@ -1,0 +1,117 @@
+"""What several charts draw: points of a group of plans, names beside points, numbers on axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from autopeft.records import rate
+from autopeft.report.charts.canvas import CARD, INK, Sheet, group_colour, spread
+from autopeft.report.naming import Group
+from autopeft.report.words import minus
+
+_NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
+_SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that look small beside a square
+
+
+def point(
+    axes: Axes, x: float, y: float, *, group: Group, gid: str, hollow: bool = False, **style: Any
+) -> None:
+    """One plan: colour and marker of its group; hollow points are filled with the card's colour."""
+    colour = group_colour(group.colour)
+    axes.plot(
+        [x],
+        [y],
+        marker=group.marker,
+        markersize=style.pop("size", 1.0) * _SIZES.get(group.marker, 7.0),
+        markerfacecolor=CARD if hollow else colour,
+        markeredgecolor=colour,
+        markeredgewidth=1.4,
+        gid=gid,
+        linestyle="none",
+        **{"zorder": 4.0, "clip_on": False, **style},
+    )
+
+
+def name_points(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write names beside points (x, y, name), towards the middle of the chart."""
+    axes = drawn.axes
+    drawn.figure.draw_without_rendering()  # settles the limits
+    box = axes.get_window_extent()
+    middle = (box.x0 + box.x1) / 2
+    sides: tuple[list[tuple[float, float, str]], ...] = ([], [])
+    for x, y, name in points:
+        sides[int(axes.transData.transform((x, y))[0] > middle)].append((x, y, name))
+    for is_right, side in enumerate(sides):
+        name_beside(drawn, side, to_the_left=bool(is_right), raised=9)
+
+
+def name_beside(
+    drawn: Sheet,
+    points: Sequence[tuple[float, float, str]],
+    *,
+    to_the_left: bool = False,
+    raised: float = 0.0,
+) -> None:
+    """Write names to one side of points (x, y, name), moved up and down where they would meet.
+
+    `raised` lifts all names by so many pixels, off a line that leaves the points.
+    """
+    drawn.figure.draw_without_rendering()
+    heights = [float(drawn.axes.transData.transform((x, y))[1]) for x, y, _ in points]
+    for (x, y, name), height, placed in zip(points, heights, spread(heights, gap=_NAME_HEIGHT), strict=True):
+        drawn.axes.annotate(
+            name,
+            (x, y),
+            xytext=(-11.0 if to_the_left else 11.0, placed - height + raised),
+            textcoords="offset pixels",
+            ha="right" if to_the_left else "left",
+            va="center",
+            color=INK,
+            zorder=5,
+        )
+
+
+def metric_axis(axes: Axes, name: str, *, is_share: bool) -> None:
+    """Numbers of the y axis in percent for a share, and its name."""
+    if is_share:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_ylabel(f"{name}, %" if is_share else name)
+
+
+@FuncFormatter
+def parameters(value: float, _: int | None) -> str:
+    """A number of parameters on an axis: `800`, `20 k`, `1.5 M`.
+
+    Example:
+        >>> parameters(20_000, 0), parameters(1_500_000, 0), parameters(800, 0)
+        ('20 k', '1.5 M', '800')
+    """
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+@FuncFormatter
+def rates(value: float, _: int | None) -> str:
+    """A learning rate on an axis."""
+    return minus(rate(value))
+
+
+def loss_axis(axes: Axes, losses: Sequence[float]) -> None:
+    """The y axis of losses; logarithmic where the largest is more than six times the smallest."""
+    axes.set_ylabel("loss (search split)")
+    low, high = min(losses), max(losses)
+    if low > 0 and high > 6 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.15, high * 1.15)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        return
+    margin = 0.08 * (high - low) or 0.05 * math.fabs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)

@@ -1,0 +1,118 @@
+"""Charts of the short trial runs: loss by learning rate, and which plans went on to longer runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from autopeft.records import Measurement, Plan, SearchResult, Status, rate
+from autopeft.report.charts.canvas import group_colour, log_axis, sheet
+from autopeft.report.charts.marks import loss_axis, point, rates
+from autopeft.report.naming import Group
+
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.6, "linestyle": "none"}
+_CROSS |= {"zorder": 3, "clip_on": False}
+
+
+def short_runs(result: SearchResult) -> tuple[tuple[Measurement, ...], ...]:
+    """The finished runs of each rung with a finite loss, shortest first; rungs without any are left out."""
+    by_steps: dict[int, list[Measurement]] = {}
+    for run in result.measurements:
+        is_finite = run.loss is not None and math.isfinite(run.loss)
+        if run.fidelity.split == "search" and run.status is Status.COMPLETE and is_finite:
+            by_steps.setdefault(run.fidelity.train_steps, []).append(run)
+    return tuple(tuple(by_steps[steps]) for steps in sorted(by_steps))
+
+
+def loss_by_rate(
+    result: SearchResult, rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]
+) -> Markup | None:
+    """Loss by learning rate; the longest runs are filled, shorter ones paler, the shortest hollow.
+
+    A line joins the rates of equal plans at one rung. None for fewer than two runs with a learning rate.
+    """
+    has_head = result.setting.head_params > 0  # without one, no adapters means that nothing is trained
+    shown = [[run for run in rung if run.plan.adapters or has_head] for rung in rungs]
+    runs = [run for rung in shown for run in rung]
+    if len(runs) < 2:
+        return None
+    with sheet("rates") as drawn:
+        axes = drawn.axes
+        log_axis(axes, [run.plan.learning_rate for run in runs], shown=rates)
+        loss_axis(axes, _losses(runs))
+        for place, rung in enumerate(shown):
+            strength = 1.0 if len(shown) < 2 else 0.5 + 0.5 * place / (len(shown) - 1)
+            for line in _same_places(rung):
+                style: dict[str, Any] = {
+                    "color": group_colour(groups[line[0].plan].colour),
+                    "alpha": 0.6 * strength,
+                }
+                axes.plot(
+                    [r.plan.learning_rate for r in line], _losses(line), linewidth=1.2, zorder=2, **style
+                )
+            for run in rung:
+                group, x = groups[run.plan], run.plan.learning_rate
+                key = f"{run.plan.digest}-{run.fidelity.train_steps}"
+                gid = drawn.named(key, _title(run, group))
+                hollow = place == 0 and len(shown) > 1
+                (y,) = _losses([run])
+                point(axes, x, y, group=group, gid=gid, hollow=hollow, alpha=1.0 if hollow else strength)
+        axes.set_xlabel("learning rate")
+        return drawn.svg("Loss by learning rate, for each approach and length of the trial run")
+
+
+def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]) -> Markup | None:
+    """Each plan's loss along the rungs: a cross where it stopped; None for fewer than two rungs."""
+    if len(rungs) < 2:
+        return None
+    by_plan: dict[Plan, list[tuple[int, Measurement]]] = {}
+    for place, rung in enumerate(rungs):
+        for run in rung:
+            by_plan.setdefault(run.plan, []).append((place, run))
+    with sheet("rungs") as drawn:
+        axes, last = drawn.axes, len(rungs) - 1
+        loss_axis(axes, _losses([run for rung in rungs for run in rung]))
+        for plan, line in by_plan.items():
+            group, went_on = groups[plan], len(line) > 1
+            colour = group_colour(group.colour)
+            losses = _losses([run for _, run in line])
+            axes.plot([n for n, _ in line], losses, color=colour, linewidth=1.5 if went_on else 1, zorder=2)
+            for (place, run), loss in zip(line, losses, strict=True):
+                gid = drawn.named(f"{plan.digest}-{run.fidelity.train_steps}", _title(run, group))
+                stopped = place == line[-1][0] and place < last
+                if stopped:
+                    cross: dict[str, Any] = {
+                        "marker": "x",
+                        "markersize": 7,
+                        "markeredgewidth": 1.6,
+                        "linestyle": "none",
+                    }
+                    axes.plot([place], [loss], color=colour, gid=gid, zorder=3, clip_on=False, **cross)
+                else:
+                    point(axes, place, loss, group=group, gid=gid)
+        axes.set_xlim(-0.3, last + 0.3)
+        axes.set_xticks(range(len(rungs)), [f"{rung[0].fidelity.train_steps:,}" for rung in rungs])
+        axes.set_xlabel("training steps")
+        return drawn.svg("Loss of every plan after each length of trial run, and where it stopped")
+
+
+def _losses(runs: Sequence[Measurement]) -> list[float]:
+    return [run.loss for run in runs if run.loss is not None]
+
+
+def _same_places(rung: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Runs of one rung that differ in the learning rate alone, by rate; only where there are two or more."""
+    lines: dict[object, list[Measurement]] = {}
+    for run in rung:
+        places = tuple((a.method, a.site, a.rank) for a in run.plan.adapters)
+        lines.setdefault(places, []).append(run)
+    ordered = (sorted(line, key=lambda run: run.plan.learning_rate) for line in lines.values())
+    return [line for line in ordered if len(line) > 1]
+
+
+def _title(run: Measurement, group: Group) -> str:
+    steps = f"{run.fidelity.train_steps:,} steps"
+    return f"{group.label}, rate {rate(run.plan.learning_rate)}: loss {run.loss:.4f} after {steps}"

@@ -1,0 +1,209 @@
+"""Charts of what was confirmed: score against parameters, equal seeds of all plans, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict
+from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
+from autopeft.report.charts.marks import metric_axis, name_beside, name_points, parameters, point
+from autopeft.report.naming import Group
+from autopeft.report.words import count, difference, metric, minus
+
+_Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
+_MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
+
+
+def score_by_parameters(
+    result: SearchResult,
+    confirmed: Sequence[Confirmation],
+    groups: Mapping[Plan, Group],
+    names: Mapping[Plan, str],
+    *,
+    is_share: bool,
+) -> Markup | None:
+    """Confirmed plans by parameters and metric, with 95 % intervals, front, budget and the head alone.
+
+    None where fewer than two plans with adapters were confirmed.
+    """
+    adapted = [record for record in confirmed if record.plan.adapters]
+    if len(adapted) < 2:
+        return None
+    budget = result.setting.budget.max_trainable_params
+    with sheet("score") as drawn:
+        axes = drawn.axes
+        log_axis(axes, [*(r.plan.trainable_params for r in adapted), budget], shown=parameters)
+        for record in adapted:
+            size, mean, half = (
+                record.plan.trainable_params,
+                record.metric_mean,
+                _Z95 * record.metric_std_error,
+            )
+            group = groups[record.plan]
+            title = f"{names[record.plan]}: {metric(mean, is_share)}, {count(size)} parameters"
+            axes.errorbar(
+                [size], [mean], [half], capsize=4, color=group_colour(group.colour), linewidth=1.4, zorder=3
+            )
+            point(axes, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
+        metric_axis(axes, f"{result.setting.metric} ({adapted[0].split} split)", is_share=is_share)
+        points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
+        _front(drawn, points, upwards=result.setting.greater_is_better)
+        _head_line(drawn, confirmed, names)
+        _budget_line(drawn, budget)
+        name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
+        return drawn.svg(f"{result.setting.metric} of the confirmed plans by trainable parameters")
+
+
+def loss_by_parameters(
+    result: SearchResult,
+    runs: Sequence[Measurement],
+    groups: Mapping[Plan, Group],
+    names: Mapping[Plan, str],
+) -> Markup | None:
+    """Short trial runs of one length by parameters and loss, with front and budget; `names` marks some.
+
+    None where fewer than two plans with adapters are among them.
+    """
+    adapted = [run for run in runs if run.plan.adapters and run.loss is not None]
+    if len(adapted) < 2:
+        return None
+    budget = result.setting.budget.max_trainable_params
+    with sheet("score") as drawn:
+        axes, points, named = drawn.axes, [], []
+        log_axis(axes, [*(run.plan.trainable_params for run in adapted), budget], shown=parameters)
+        for run in adapted:
+            assert run.loss is not None
+            size, group = run.plan.trainable_params, groups[run.plan]
+            title = f"{group.label}: loss {run.loss:.4f}, {count(size)} parameters"
+            point(axes, size, run.loss, group=group, gid=drawn.named(run.plan.digest, title))
+            points.append((size, run.loss))
+            if run.plan in names:
+                named.append((size, run.loss, names[run.plan]))
+        axes.set_ylabel("loss (search split)")
+        axes.margins(y=0.15)
+        _front(drawn, points, upwards=False)
+        _budget_line(drawn, budget)
+        name_points(drawn, named)
+        return drawn.svg("Loss of the short trial runs by trainable parameters")
+
+
+def same_seeds(
+    result: SearchResult,
+    confirmed: Sequence[Confirmation],
+    groups: Mapping[Plan, Group],
+    names: Mapping[Plan, str],
+    *,
+    is_share: bool,
+) -> Markup | None:
+    """The metric of each seed, equal seeds joined across plans; None for fewer than two plans or seeds."""
+    if len(confirmed) < 2 or max(len(record.seeds) for record in confirmed) < 2:
+        return None
+    by_seed: dict[int, list[tuple[int, float]]] = {}
+    with sheet("seeds") as drawn:
+        axes = drawn.axes
+        for column, record in enumerate(confirmed):
+            for seed, value in zip(record.seeds, record.metrics, strict=True):
+                by_seed.setdefault(seed, []).append((column, value))
+                title = f"{names[record.plan]}, seed {seed}: {metric(value, is_share)}"
+                gid = drawn.named(f"{record.plan.digest}-{seed}", title)
+                point(axes, column, value, group=groups[record.plan], gid=gid)
+        for line in by_seed.values():
+            axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1, zorder=2)
+        axes.set_xlim(-0.4, len(confirmed) - 0.45 + 0.15 * len(confirmed))
+        axes.set_xticks(range(len(confirmed)), [_folded(names[record.plan]) for record in confirmed])
+        metric_axis(axes, f"{result.setting.metric} ({confirmed[0].split} split)", is_share=is_share)
+        axes.margins(y=0.12)
+        if len(by_seed) <= _MAX_SEEDS_NAMED:
+            name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
+        return drawn.svg(f"{result.setting.metric} of every confirming run, equal seeds joined")
+
+
+def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Markup | None:
+    """The difference to the baseline with its 95 % interval and the margin; None without an interval."""
+    if verdict.interval_95 is None or verdict.mean_difference is None:
+        return None
+    low, high = verdict.interval_95
+    reach = 1.2 * max(abs(low), abs(high), verdict.margin)
+    scale = 100 if is_share else 1
+    with sheet("difference", height=150) as drawn:
+        axes = drawn.axes
+        axes.axvspan(-verdict.margin, verdict.margin, color=BAND, linewidth=0, zorder=1)
+        axes.axvline(0, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=2)
+        axes.plot([low, high], [0, 0], color=INK, linewidth=2.2, zorder=3, solid_capstyle="butt")
+        axes.plot([low, high], [0, 0], color=INK, marker="|", markersize=12, linestyle="none", zorder=3)
+        title = f"{difference(verdict.mean_difference, is_share)}"
+        gid = drawn.named("mean", title)
+        axes.plot([verdict.mean_difference], [0], color=INK, marker="o", markersize=9, gid=gid, zorder=4)
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-1, 1.6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: minus(f"{scale * value:+g}" if value else "0"))
+        )
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.text(-reach, 1.25, f"← {baseline} better", ha="left", va="center", color=INK)
+        axes.text(reach, 1.25, f"{candidate} better →", ha="right", va="center", color=INK)
+        axes.set_xlabel("difference in points" if is_share else "difference, as the reader gains")
+        bounds = f"{difference(low, is_share)} to {difference(high, is_share)}"
+        return drawn.svg(f"95 % interval of the difference: {bounds}")
+
+
+def _front(drawn: Sheet, points: Sequence[tuple[float, float]], *, upwards: bool) -> None:
+    """The line of plans that no smaller plan equals or beats."""
+    front: list[tuple[float, float]] = []
+    for size, value in sorted(points, key=lambda p: (p[0], -p[1] if upwards else p[1])):
+        if not front or (value > front[-1][1] if upwards else value < front[-1][1]):
+            front.append((size, value))
+    if len(front) > 1:
+        style: dict[str, Any] = {"color": SOFT, "linewidth": 1.1, "zorder": 2}
+        drawn.axes.step(*zip(*front, strict=True), where="post", gid=drawn.named("front", "front"), **style)
+
+
+def _head_line(drawn: Sheet, confirmed: Sequence[Confirmation], names: Mapping[Plan, str]) -> None:
+    head = next((record for record in confirmed if not record.plan.adapters), None)
+    if head is None:
+        return
+    gid = drawn.named("head", f"{names[head.plan]}: {head.metric_mean:.4f}")
+    style: dict[str, Any] = {
+        "color": group_colour(1),
+        "linestyle": (0, (2, 2)),
+        "linewidth": 1.4,
+        "zorder": 2,
+    }
+    drawn.axes.axhline(head.metric_mean, gid=gid, **style)
+    drawn.axes.margins(y=0.14)
+    drawn.axes.annotate(
+        names[head.plan],
+        (0.01, head.metric_mean),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 5),
+        textcoords="offset points",
+        va="bottom",
+        color=INK,
+    )
+
+
+def _budget_line(drawn: Sheet, budget: int) -> None:
+    axes = drawn.axes
+    axes.set_xlabel("trainable parameters")
+    gid = drawn.named("budget", f"budget: {count(budget)} parameters")
+    axes.axvline(budget, color=SOFT, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1, gid=gid)
+    axes.annotate(
+        "budget",
+        (budget, 0.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 5),
+        textcoords="offset points",
+        ha="left",
+        color=SOFT,
+    )
+
+
+def _folded(name: str) -> str:
+    """A name in two lines at its bracket."""
+    return name.replace(" (", "\n(")

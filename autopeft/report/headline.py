@@ -1,0 +1,244 @@
+"""The answer in plain words: what to use, what it costs, how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
+from autopeft.report.naming import Naming
+from autopeft.report.roles import Row, head_plan
+from autopeft.report.words import (
+    count,
+    difference,
+    duration,
+    megabytes,
+    memory,
+    metric,
+    percent,
+    plus_minus,
+)
+
+# Label of a verdict -> words and tone of the mark above the headline.
+_MARKS = {
+    "better": ("better than the default", "better"),
+    "equivalent": ("as good as the default", "calm"),
+    "worse": ("default kept", "calm"),
+    "inconclusive": ("not settled", "inconclusive"),
+    "default kept": ("default kept", "calm"),
+    "none": ("not confirmed", "inconclusive"),
+}
+_CLEARLY_SMALLER = 1.25  # chosen by hand: a ratio of parameters below it is not worth a sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """`title` is the recommendation; `use`, `cost` and `sure` are sentences; `aside` may be empty."""
+
+    mark: str
+    tone: str
+    title: str
+    aside: tuple[str, ...]
+    use: tuple[str, ...]
+    cost: tuple[str, ...]
+    sure: tuple[str, ...]
+
+    @property
+    def sections(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The three groups of sentences with their headings."""
+        use = "What to use" if self.mark != _MARKS["none"][0] else "What leads so far"
+        return ((use, self.use), ("What it costs", self.cost), ("How sure it is", self.sure))
+
+
+def headline(result: SearchResult, naming: Naming, rows: Sequence[Row]) -> Headline:
+    """The headline of a result; `rows` is its summary."""
+    mark, tone = _MARKS[result.verdict.label]
+    best = next(row for row in rows if "best" in row.roles)
+    says = _Says(result=result, naming=naming, best=best)
+    return Headline(
+        mark=mark,
+        tone=tone,
+        title=says.title(),
+        aside=tuple(filter(None, (says.smaller(), says.head()))),
+        use=says.use(),
+        cost=says.cost(),
+        sure=tuple(filter(None, (says.settled(), says.seeds()))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Says:
+    """The sentences about one result."""
+
+    result: SearchResult
+    naming: Naming
+    best: Row
+
+    def title(self) -> str:
+        """What to do."""
+        verdict, share = self.result.verdict, self._is_share
+        best, baseline = self._full(self.result.best), self._full(self.result.baseline)
+        gap = difference(abs(verdict.mean_difference or 0.0), share, signed=False)
+        if verdict.label == "none":
+            the = "the " if self.naming.is_default(self.result.best) else ""
+            return f"No verdict yet: {the}{best} did best in the short trial runs, and nothing was confirmed."
+        if verdict.label == "default kept":
+            return f"Keep the {baseline}: no other plan tried proved better."
+        if verdict.label == "better":
+            return f"Use {best}: it beats the {baseline} by {gap}."
+        if verdict.label == "equivalent":
+            ratio = self.result.baseline.trainable_params / max(1, self.result.best.trainable_params)
+            less = f", with {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
+            return f"Use {best}: it is as good as the {baseline}{less}."
+        if verdict.label == "worse":
+            return f"Keep the {baseline}: {best} scored {gap} {self._lower}."
+        side = "ahead of" if (verdict.mean_difference or 0.0) >= 0 else "behind"
+        return f"{best[:1].upper()}{best[1:]} is {gap} {side} the {baseline}, which settles nothing."
+
+    def smaller(self) -> str:
+        """The smallest plan beside the best, and whether it is proven."""
+        result = self.result
+        best, smallest = result.best, result.smallest
+        ratio = best.trainable_params / max(1, smallest.trainable_params)
+        if result.verdict.label == "none" or smallest == best or ratio < _CLEARLY_SMALLER:
+            return ""
+        name = self.naming.short(smallest)
+        name = f"{name[:1].upper()}{name[1:]}"
+        size = f"{name} trains {_times(ratio)} fewer parameters"
+        if result.verdict.smallest_equivalent == "proven":
+            margin = difference(result.verdict.margin, self._is_share, signed=False)
+            return f"{size} and is proven as good, within {margin}."
+        ours, theirs = self._record(best), self._record(smallest)
+        if ours is None or theirs is None:
+            return f"{size}, but was not compared."
+        gain = (theirs.metric_mean - ours.metric_mean) * self._sign
+        gap = difference(abs(gain), self._is_share, signed=False)
+        scored = f"scored {gap} {self._lower if gain < 0 else self._higher}"
+        n_seeds = len(theirs.seeds)
+        return f"{size} and {scored} ({n_seeds} seed{'s' * (n_seeds > 1)}, not settled)."
+
+    def head(self) -> str:
+        """What the adapters are worth: the head alone, or the base model as it is."""
+        plan = head_plan(self.result)
+        head = None if plan is None else self._record(plan)
+        ours = self._record(self.result.best)
+        if head is None or ours is None:
+            return ""
+        gap = difference(abs(ours.metric_mean - head.metric_mean), self._is_share, signed=False)
+        is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
+        if self.result.setting.head_params:
+            return f"Training the head alone scores {gap} {self._lower if is_gain else self._higher}."
+        here = f"{metric(head.metric_mean, self._is_share)} to {metric(ours.metric_mean, self._is_share)}"
+        verb = "brings" if is_gain else "worsens"
+        return f"Training {verb} the {self.result.setting.metric} from {here}."
+
+    def use(self) -> tuple[str, ...]:
+        """The plan, its rate and its size."""
+        plan = self.result.best
+        share = 100 * plan.trainable_params / self.result.setting.budget.base_params
+        name = self._full(plan)
+        return (
+            f"{name[:1].upper()}{name[1:]}, learning rate {rate(plan.learning_rate)}.",
+            *((f"It reaches {self._score()}.",) if self._score() else ()),
+            f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model.",
+        )
+
+    def _score(self) -> str:
+        """The best plan's metric on the test split, else on the confirm split; empty where neither is."""
+        record = self.best.test or self.best.confirm
+        if record is None:
+            return ""
+        value = f"{self.result.setting.metric} {metric(record.metric_mean, self._is_share)}"
+        return f"{value} {plus_minus(record.metric_std_error, self._is_share)} on the {record.split} split"
+
+    def cost(self) -> tuple[str, ...]:
+        """Time of the whole run, and what one training of the plan takes."""
+        cost, best = self.result.cost, self.best
+        spent = cost.sensitivity_seconds + cost.search_seconds + cost.confirm_seconds
+        total = cost.total_seconds or spent
+        lines = [f"This search took {duration(total)} in all."]
+        if cost.full_run_seconds is None:
+            lines.append("In it no plan was trained: every one failed, or none had time.")
+        if best.seconds:
+            steps = f" ({count(best.steps)} steps)" if best.steps else ""
+            beside = f"{memory(best.peak_bytes)} beside the weights"
+            lines.append(f"Training the plan{steps}: {duration(best.seconds)}, {beside}.")
+        lines.append(f"Adapter file: {megabytes(best.megabytes)} MB.")
+        return tuple(lines)
+
+    def settled(self) -> str:
+        """Whether the difference to the default is settled, in one sentence."""
+        verdict = self.result.verdict
+        if verdict.label == "none":
+            return "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict."
+        if verdict.interval_95 is None:
+            return "Chosen by short trial runs: no other plan came close enough to compare it again."
+        low, high = verdict.interval_95
+        n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
+        is_open = low < 0 < high and verdict.label != "equivalent"
+        name = self.naming.short(self.result.incumbent)
+        return (
+            f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
+            f"{self._span(low, high)} than the default (95 % interval{n_seeds})."
+        )
+
+    def _span(self, low: float, high: float) -> str:
+        """An interval of differences in words: `2.8 points worse to 1.4 points better`."""
+        if min(low, high) >= 0 or max(low, high) <= 0:
+            near, far = sorted((abs(low), abs(high)))
+            less = difference(near, self._is_share, signed=False).removesuffix(" points")
+            more = difference(far, self._is_share, signed=False)
+            return f"{less} to {more} {'better' if high > 0 else 'worse'}"
+        worse, better = (difference(abs(v), self._is_share, signed=False) for v in (low, high))
+        return f"{worse} worse to {better} better"
+
+    def seeds(self) -> str:
+        """The worst seed, and the runs that failed."""
+        record = self._record(self.result.best)
+        if record is None:
+            return ""
+        worst = (min if self._sign > 0 else max)(record.metrics, default=record.metric_mean)
+        runs = [
+            run
+            for run in self.result.measurements
+            if run.plan == record.plan and run.fidelity.split == record.split
+        ]
+        failed = sum(run.status is not Status.COMPLETE for run in runs)
+        n_seeds = len(record.seeds)
+        of = f"Worst of {n_seeds} runs" if n_seeds > 1 else "One run"
+        none = "none failed" if n_seeds > 1 else "it did not fail"
+        fate = f"{failed} failed" if failed else none
+        return f"{of}: {self.result.setting.metric} {metric(worst, self._is_share)}; {fate}."
+
+    def _full(self, plan: Plan) -> str:
+        return self.naming.short(plan) + self.naming.place(plan)
+
+    def _record(self, plan: Plan) -> Confirmation | None:
+        return next((record for record in self.result.confirmations if record.plan == plan), None)
+
+    @property
+    def _is_share(self) -> bool:
+        return self.naming.words.metric_is_share
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.result.setting.greater_is_better else -1
+
+    @property
+    def _lower(self) -> str:
+        """How a worse score is called: lower, or for losses higher."""
+        return "lower" if self.result.setting.greater_is_better else "higher"
+
+    @property
+    def _higher(self) -> str:
+        return "higher" if self.result.setting.greater_is_better else "lower"
+
+
+def _times(ratio: float) -> str:
+    """A ratio in words.
+
+    Example:
+        >>> _times(4.02), _times(16.4), _times(1.5)
+        ('4 times', '16 times', '1.5 times')
+    """
+    return f"{ratio:.0f} times" if ratio >= 1.95 else f"{ratio:.1f} times"

@@ -1,0 +1,106 @@
+"""What people call a plan, and the group of plans that it is drawn with: colour and marker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopeft.records import Plan, Proposal, SearchResult
+from autopeft.report.words import PartWords
+
+HEAD_ALONE, UNTRAINED = "head alone", "untrained model"
+_MIX, _OTHERS = "mixes", "other approaches"
+# matplotlib's markers for the groups after the default and the head; each colour has a shape of its own.
+_MARKERS = "oD^pP*X"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Plans that share a colour and a marker. `colour` is the number of the page's variable `--gN`."""
+
+    label: str
+    colour: int
+    marker: str
+
+
+DEFAULT_GROUP = Group(label="default", colour=0, marker="s")
+HEAD_GROUP = Group(label=HEAD_ALONE, colour=1, marker="v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """Names of the plans of one result: `first` maps a plan to the trial that proposed it first."""
+
+    result: SearchResult
+    words: PartWords
+    first: Mapping[Plan, Proposal]
+
+    @property
+    def head(self) -> str:
+        """The plan without adapters: the head alone, or without a head the base model as it is."""
+        return HEAD_ALONE if self.result.setting.head_params else UNTRAINED
+
+    def is_default(self, plan: Plan) -> bool:
+        """Whether the plan is a baseline, as people write one."""
+        proposal = self.first.get(plan)
+        return plan == self.result.baseline or (proposal is not None and proposal.arm.kind == "baseline")
+
+    def approach(self, plan: Plan) -> str:
+        """The plan's methods in people's words: `LoRA`, `IA³ + BitFit`, `head alone`."""
+        if not plan.adapters:
+            return self.head
+        methods = Counter(adapter.method for adapter in plan.adapters)
+        return " + ".join(self.words.labels.get(method, method) for method in methods)
+
+    def short(self, plan: Plan) -> str:
+        """`default LoRA` for a baseline, `your config` for the user's, else the approach."""
+        if plan.adapters and self.is_default(plan):
+            return f"default {self.approach(plan)}"
+        proposal = self.first.get(plan)
+        if proposal is not None and proposal.arm.kind == "given":
+            return "your config"
+        return self.approach(plan)
+
+    def place(self, plan: Plan) -> str:
+        """Where a baseline adapts, from its arm: ` on q and v`; empty for other plans."""
+        proposal = self.first.get(plan)
+        if proposal is None or not self.is_default(plan):
+            return ""
+        return f" on {place}" if (place := proposal.arm.label.partition(" on ")[2]) else ""
+
+    def groups(self) -> dict[Plan, Group]:
+        """Every measured plan with its group: default, head, each single method, mixes.
+
+        The groups are ordered by their number of plans; where markers run out, the rest share the last one.
+        """
+        plans = list(dict.fromkeys(run.plan for run in self.result.measurements))
+        kinds = {plan: self._kind(plan) for plan in plans}
+        counted = Counter(kind for kind in kinds.values() if kind not in (DEFAULT_GROUP.label, HEAD_ALONE))
+        ordered = sorted(counted, key=lambda kind: (kind == _MIX, -counted[kind], kind))
+        groups = {DEFAULT_GROUP.label: DEFAULT_GROUP, HEAD_ALONE: HEAD_GROUP}
+        for number, kind in enumerate(ordered):
+            place = min(number, len(_MARKERS) - 1)
+            label = _OTHERS if place < number or len(ordered) > len(_MARKERS) == number + 1 else kind
+            groups[kind] = Group(label=label, colour=2 + place, marker=_MARKERS[place])
+        labels = {HEAD_ALONE: self.head, DEFAULT_GROUP.label: self.short(self.result.baseline)}
+        return {
+            plan: Group(
+                label=labels.get(kind, groups[kind].label),
+                colour=groups[kind].colour,
+                marker=groups[kind].marker,
+            )
+            for plan, kind in kinds.items()
+        }
+
+    def _kind(self, plan: Plan) -> str:
+        if not plan.adapters:
+            return HEAD_ALONE
+        if self.is_default(plan):
+            return DEFAULT_GROUP.label
+        return _MIX if len({adapter.method for adapter in plan.adapters}) > 1 else self.approach(plan)
+
+
+def legend(groups: Mapping[Plan, Group]) -> tuple[Group, ...]:
+    """The groups once each, in the order of their colours."""
+    return tuple(sorted(set(groups.values()), key=lambda group: group.colour))

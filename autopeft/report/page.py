@@ -1,0 +1,110 @@
+"""Everything that the templates lay out, for one result and for several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from markupsafe import Markup
+
+from autopeft.records import SearchResult
+from autopeft.report import charts, forgetting, maps, usage, view
+from autopeft.report.charts import short_runs
+from autopeft.report.headline import Headline, headline
+from autopeft.report.heat import seen_enough
+from autopeft.report.helped import did_it_help
+from autopeft.report.naming import Naming, legend
+from autopeft.report.positions import edge_sentence, rate_words
+from autopeft.report.roles import Row, chart_names, confirmed_plans, summary
+from autopeft.report.tables import arm_names, first_proposals, result_json
+from autopeft.report.words import PartWords, plan_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charts:
+    """The charts of a result, each None where there is too little to draw.
+
+    `score_steps` is the length of the runs in the first chart where nothing was confirmed, else 0.
+    """
+
+    score: Markup | None
+    score_steps: int
+    seeds: Markup | None
+    difference: Markup | None
+    rates: Markup | None
+    rungs: Markup | None
+
+    @property
+    def score_is_confirmed(self) -> bool:
+        """Whether the first chart shows results and not short trial runs."""
+        return not self.score_steps
+
+
+def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, Any]:
+    """What both templates of one result show."""
+    answer = result_json(result, status)
+    arms = arm_names(result)
+    naming = Naming(result=result, words=words, first=first_proposals(result))
+    rows = summary(result, naming)
+    return {
+        "result": result,
+        "setting": result.setting,
+        "is_share": words.metric_is_share,
+        "status": status,
+        "answer": answer,
+        "headline": headline(result, naming, rows),
+        "summary": rows,
+        "legend": legend(naming.groups()),
+        "rung_steps": [rung[0].fidelity.train_steps for rung in short_runs(result)],
+        "plan_words": partial(plan_words, labels=words.labels),
+        "best_rate": rate_words(result.best, result),
+        "edge_sentence": edge_sentence(result),
+        "confirmed": view.confirmed(result, arms),
+        "proxies": view.proxies(result, arms),
+        "failures": view.failures(result, arms),
+        "max_rows": view.MAX_ROWS,
+        "rank_map": maps.rank_map(result.sites, result.best, words.short_labels),
+        "score_maps": maps.score_maps(result),
+        "seen": {score.name: seen_enough(score) for score in result.scores},
+        "helped": did_it_help(result),
+        "scoring": view.scoring(result),
+        "forgot": forgetting.forgot(result.forgetting),
+        "costs": view.costs(result),
+        "confirm_steps": view.confirm_steps(result),
+        "python_lines": usage.python_lines(result, words.auto_class),
+        "settings": view.settings(result),
+    }
+
+
+def answer_of(result: SearchResult, words: PartWords) -> Headline:
+    """The answer in plain words."""
+    naming = Naming(result=result, words=words, first=first_proposals(result))
+    return headline(result, naming, summary(result, naming))
+
+
+def summary_of(result: SearchResult, words: PartWords) -> tuple[Row, ...]:
+    """Baseline, best, smallest and head alone, each plan once."""
+    return summary(result, Naming(result=result, words=words, first=first_proposals(result)))
+
+
+def drawn(result: SearchResult, words: PartWords) -> Charts:
+    """The charts of one result."""
+    naming = Naming(result=result, words=words, first=first_proposals(result))
+    groups, names, is_share = naming.groups(), chart_names(result, naming), words.metric_is_share
+    confirmed, rungs = confirmed_plans(result), short_runs(result)
+    score = charts.score_by_parameters(result, confirmed, groups, names, is_share=is_share)
+    # The longest rung with enough plans to compare; the first rung has all of them.
+    trials = next((rung for rung in reversed(rungs) if len(rung) > 3), next(iter(rungs), ()))
+    steps = 0 if score or not trials else trials[0].fidelity.train_steps
+    if score is None:
+        score = charts.loss_by_parameters(result, trials, groups, names)
+    candidate, baseline = naming.short(result.incumbent), naming.short(result.baseline)
+    return Charts(
+        score=score,
+        score_steps=steps,
+        seeds=charts.same_seeds(result, confirmed, groups, names, is_share=is_share),
+        difference=charts.verdict_interval(result.verdict, candidate, baseline, is_share=is_share),
+        rates=charts.loss_by_rate(result, rungs, groups),
+        rungs=charts.who_went_on(rungs, groups),
+    )

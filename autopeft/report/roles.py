@@ -1,0 +1,108 @@
+"""The summary table of the page: baseline, best, smallest and head alone, and what each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.report.naming import Naming
+from autopeft.report.view import run_seconds
+
+_BYTES = 4  # a saved number is a float32
+ROLES = ("baseline", "best", "smallest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One plan under all of its roles. Numbers are None where they were not measured.
+
+    `megabytes` is the size of adapter and head as float32, `peak_bytes` the training memory beside the
+    weights, `seconds` the mean time of one confirming run, and `steps` its length.
+    """
+
+    roles: tuple[str, ...]
+    name: str
+    plan: Plan
+    test: Confirmation | None
+    confirm: Confirmation | None
+    megabytes: float
+    peak_bytes: int | None
+    seconds: float | None
+    steps: int | None
+
+    @property
+    def role_words(self) -> str:
+        """`baseline = best`."""
+        return " = ".join(self.roles)
+
+
+def summary(result: SearchResult, naming: Naming) -> tuple[Row, ...]:
+    """The named plans in the order of `ROLES`, each once, and the head alone.
+
+    Without a confirmation there is no smallest plan.
+    """
+    plans: dict[str, Plan | None] = {name: getattr(result, name) for name in ROLES}
+    if result.verdict.label == "none":
+        plans["smallest"] = None
+    plans[naming.head] = head_plan(result)
+    by_plan: dict[Plan, list[str]] = {}
+    for role, plan in plans.items():
+        if plan is not None:
+            by_plan.setdefault(plan, []).append(role)
+    return tuple(_row(result, naming, plan, roles) for plan, roles in by_plan.items())
+
+
+def head_plan(result: SearchResult) -> Plan | None:
+    """The plan without adapters that was confirmed, else the best measured one; None if there is none."""
+    confirmed = [record.plan for record in result.confirmations if not record.plan.adapters]
+    runs = [r for r in result.measurements if not r.plan.adapters and r.status is Status.COMPLETE]
+    longest = sorted(runs, key=lambda run: (-run.fidelity.train_steps, run.loss or 0.0))
+    return next(iter((*confirmed, *(run.plan for run in longest))), None)
+
+
+def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:
+    """The confirmations, each plan once: named plans in the order of `ROLES`, then others, the head last."""
+    by_plan = {record.plan: record for record in reversed(result.confirmations)}
+    order = [result.baseline, result.best, result.smallest]
+    rank = {plan: place for place, plan in reversed(list(enumerate(order)))}
+    last = len(order)
+    return tuple(sorted(by_plan.values(), key=lambda r: (not r.plan.adapters, rank.get(r.plan, last))))
+
+
+def chart_names(result: SearchResult, naming: Naming) -> dict[Plan, str]:
+    """What charts write beside a plan: its name, and in brackets the roles that it has."""
+    names = {}
+    for row in summary(result, naming):
+        roles = [role for role in row.roles if role in ("best", "smallest")]
+        names[row.plan] = f"{row.name} ({' and '.join(roles)})" if roles else row.name
+    for record in result.confirmations:
+        names.setdefault(record.plan, naming.short(record.plan))
+    return names
+
+
+def _row(result: SearchResult, naming: Naming, plan: Plan, roles: Sequence[str]) -> Row:
+    runs = _runs_of(result, plan)
+    confirm = _record(result.confirmations, plan)
+    saved = plan.trainable_params + result.setting.head_params
+    return Row(
+        roles=tuple(roles),
+        name=naming.short(plan),
+        plan=plan,
+        test=_record(result.test, plan),
+        confirm=confirm,
+        megabytes=_BYTES * saved / 1e6,
+        peak_bytes=max((run.peak_bytes for run in runs), default=0) or None,
+        seconds=(run_seconds(result, confirm) or None) if confirm else None,
+        steps=next(
+            (r.fidelity.train_steps for r in runs if confirm and r.fidelity.split == confirm.split), None
+        ),
+    )
+
+
+def _runs_of(result: SearchResult, plan: Plan) -> Sequence[Measurement]:
+    return [run for run in result.measurements if run.plan == plan and run.status is Status.COMPLETE]
+
+
+def _record(records: Sequence[Confirmation], plan: Plan) -> Confirmation | None:
+    return next((record for record in records if record.plan == plan), None)

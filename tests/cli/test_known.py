@@ -1,0 +1,64 @@
+"""The list of methods is kept between calls, and is never out of date."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from autopeft.cli import known
+from autopeft.errors import UnknownNameError
+from autopeft.extension import discover
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "autopeft"
+
+
+def test_what_is_kept_says_what_the_methods_say(cache):
+    first, again = known.known_methods(), known.known_methods()
+    assert dict(first) == dict(again) and len(list(cache.iterdir())) == 1
+    methods = discover("autopeft.methods")
+    assert list(again) == list(methods)
+    for name, method in methods.items():
+        assert again[name]["summary"] == method.summary
+        assert tuple(again[name]["learning_rate_range"]) == method.learning_rate_range
+
+
+def test_an_unknown_method_is_answered_with_the_nearest(cache):
+    for _ in range(2):
+        with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
+            known.known_methods()["lroa"]
+
+
+def test_kept_notes_load_neither_torch_nor_peft(cache):
+    known.known_methods()
+    code = (
+        "import sys\nfrom autopeft.cli.app import app\n"
+        "try: app(['methods', '--json'])\n"
+        "except SystemExit: print({'torch', 'peft', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stderr.strip() == "set()" and "lora" in json.loads(done.stdout)
+
+
+def test_another_version_and_damaged_notes_are_read_anew(cache, monkeypatch):
+    known.known_methods()
+    (kept,) = cache.iterdir()
+    kept.write_text("{", encoding="utf-8")
+    assert "lora" in known.known_methods()
+    assert json.loads(kept.read_text(encoding="utf-8"))
+    monkeypatch.setattr(known, "VERSION", "0.0.0")
+    known.known_methods()
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "lora" in known.known_methods()

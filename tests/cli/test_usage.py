@@ -1,0 +1,91 @@
+"""Help in two lengths, errors in one style, and answers before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from autopeft.budget import check, parse
+from autopeft.cli.app import app
+from autopeft.errors import SpecError
+from autopeft.records import SETTINGS, SHORT_NAMES
+
+runner = CliRunner()
+
+
+def run(*arguments, columns=200):
+    return runner.invoke(app, list(map(str, arguments)), env={"COLUMNS": str(columns), "TERM": "dumb"})
+
+
+def flags_of(text):
+    return {word for line in text.splitlines() for word in line.split() if word.startswith("--")}
+
+
+def test_the_short_help_has_what_matters_and_examples_and_the_long_one_everything():
+    short, long = run("search", "--help"), run("search", "--help-all")
+    every = {field.flag for field in SHORT_NAMES.values()}
+    assert short.exit_code == long.exit_code == 0
+    assert every <= flags_of(long.stdout)
+    shown = flags_of(short.stdout) & every
+    assert {"--model", "--data", "--budget", "--trials", "--out"} <= shown and len(shown) <= 14
+    assert "autopeft search --model ID --data train.csv --budget 300k" in short.stdout
+    assert "--help-all" in short.stdout
+
+
+def test_choices_are_shown_as_choices():
+    text = run("search", "--help-all").stdout
+    for field in SETTINGS.values():
+        if field.flag and field.choices:
+            assert f"[{'|'.join(field.choices)}]" in text
+
+
+def test_a_hidden_flag_still_works():
+    assert "cannot be read" in run("search", "--batch-size", 4, "--budget", "banana").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("search", "--trials", "x"), ("--trials", "integer")),
+        (("search", "--budgt", "1%"), ("--budgt", "--budget")),
+        (("serch",), ("serch", "search")),
+        (("count",), ("path",)),
+        (("search", "--budget", "banana"), ("banana", "0.5%")),
+    ],
+)
+def test_every_error_is_one_plain_line(arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words)
+
+
+def test_a_usage_error_names_the_help_of_its_command():
+    assert run("search", "--trials", "x").stderr.rstrip().endswith("search --help`.")
+
+
+@pytest.mark.parametrize("budget", ["banana", "0", "0%", "-1", "101%", ""])
+def test_a_budget_that_no_model_has_is_refused_before_a_model_is_known(budget):
+    with pytest.raises(SpecError, match="budget"):
+        check(budget)
+    with pytest.raises(SpecError, match="budget"):
+        parse(budget, base_params=10**9)
+
+
+def test_an_unreadable_budget_is_refused_without_torch():
+    code = (
+        "import sys\nfrom autopeft.cli.app import app\n"
+        "try: app(['search', '--budget', 'banana'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False", "False"]
+
+
+def test_a_space_is_printed_as_its_file():
+    result = run("spaces", "lora_only")
+    assert result.exit_code == 0 and "schema_version: 1" in result.stdout
+    assert "Did you mean 'lora_only'?" in run("spaces", "lora_onyl").stderr

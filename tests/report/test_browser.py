@@ -1,0 +1,126 @@
+"""The report in a real browser: sorting, copying, dark mode, phone and paper, no error and no request."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from toys.results import WORDS, toy_result, with_head
+
+from autopeft import report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    pytest.mark.xdist_group("browser"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(report.report_html(with_head(toy_result()), words=WORDS), encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page at 1400 pixels; what the browser complains of or asks for fails the test."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, seen = context.new_page(), []
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: seen.append(request.url) if request.url != address else None)
+    page.goto(address)
+    yield page
+    context.close()
+    assert seen == []
+
+
+def column(page, table, number):
+    return page.locator(f"#{table} tbody tr td:nth-child({number})").all_inner_texts()
+
+
+def test_a_heading_sorts_its_table_both_ways_by_click_and_by_key(page):
+    parameters = [int(text.replace(",", "")) for text in column(page, "confirmed", 6)]
+    heading = page.locator("#confirmed th", has_text="parameters")
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert [int(t.replace(",", "")) for t in column(page, "confirmed", 6)] == sorted(parameters)
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert [int(t.replace(",", "")) for t in column(page, "confirmed", 6)] == sorted(parameters, reverse=True)
+
+
+def test_words_sort_too(page):
+    page.locator("#trials th", has_text="arm").get_by_role("button").click()
+    arms = column(page, "trials", 1)
+    assert arms == sorted(arms) and len(arms) == 4
+
+
+def test_a_click_copies_the_commands(page):
+    page.locator("#use .copy").first.click()
+    page.wait_for_function("document.querySelector('#use .copy').textContent === 'Copied'")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.splitlines() == [
+        "autopeft train --plan best/plan.yaml --out my-adapter",
+        "autopeft count best/plan.yaml",
+        "autopeft search --config run.yaml --out again",
+    ]
+
+
+def test_dark_mode_changes_paper_ink_and_charts(page):
+    script = """() => {
+        const colour = (query, name) => getComputedStyle(document.querySelector(query))[name];
+        return [colour("body", "backgroundColor"), colour("body", "color"), colour("svg.chart text", "fill")];
+    }"""
+    light = page.evaluate(script)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(script)
+    assert light[0] == "rgb(251, 251, 249)" and dark[0] == "rgb(19, 22, 26)"
+    assert all(a != b for a, b in zip(light, dark, strict=True))
+
+
+@pytest.mark.parametrize("width", [1400, 768, 390, 320])
+def test_nothing_is_wider_than_the_screen_or_cut_off(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = """() => [...document.querySelectorAll("td, th, pre, figure, .three dd")].filter((box) => {
+        const style = getComputedStyle(box);
+        return style.overflowX === "visible" && box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;
+    }).map((box) => box.outerHTML.slice(0, 80))"""
+    assert page.evaluate(cut) == []
+
+
+def test_no_two_texts_of_a_chart_meet(page):
+    meeting = """() => [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
+        const boxes = [...chart.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()]);
+        return boxes.flatMap(([a, p], n) => boxes.slice(n + 1).filter(([b, q]) =>
+            p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 3 && q.top < p.bottom - 3
+        ).map(([b]) => a.textContent + " / " + b.textContent));
+    })"""
+    assert page.evaluate(meeting) == []
+
+
+def test_the_arm_stays_on_the_phone_and_details_open_on_paper(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.locator("#confirmed td.arm").first.is_visible()
+    assert not page.locator("#details details p").first.is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.locator("#details details p").first.is_visible()
+    assert page.locator("#confirmed td.arm").first.is_visible()

@@ -1,0 +1,149 @@
+"""The first screen: what to use, what it costs, how sure it is, for every verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_confirmations, toy_result
+
+from autopeft import report
+from autopeft.report.naming import Naming
+from autopeft.report.page import contents
+from autopeft.report.tables import first_proposals
+
+LOSSES = replace(WORDS, metric_is_share=False)
+
+
+def answered(label, difference, low, high, words=WORDS, **changes):
+    """The headline of the toy result with another verdict; its best plan has 7,296 parameters."""
+    verdict = {"label": label, "mean_difference": difference, "interval_95": (low, high), "n_seeds": 3}
+    result = toy_result()
+    result = replace(result, verdict=replace(result.verdict, **verdict), **changes)
+    return report.answer_of(result, words)
+
+
+@pytest.mark.parametrize(
+    ("label", "numbers", "title", "sure"),
+    [
+        (
+            "better",
+            (0.014, 0.006, 0.022),
+            "Use LoRA: it beats the default LoRA by 1.4 points.",
+            "Settled: LoRA is 0.6 to 2.2 points better than the default (95 % interval, 3 seeds).",
+        ),
+        (
+            "equivalent",
+            (0.001, -0.004, 0.006),
+            "Use LoRA: it is as good as the default LoRA, with 1.4 times fewer parameters.",
+            "Settled: LoRA is 0.4 points worse to 0.6 points better than the default "
+            "(95 % interval, 3 seeds).",
+        ),
+        (
+            "inconclusive",
+            (0.004, -0.008, 0.016),
+            "LoRA is 0.4 points ahead of the default LoRA, which settles nothing.",
+            "Not settled: LoRA may be 0.8 points worse to 1.6 points better than the default "
+            "(95 % interval, 3 seeds).",
+        ),
+        (
+            "worse",
+            (-0.014, -0.022, -0.006),
+            "Keep the default LoRA: LoRA scored 1.4 points lower.",
+            "Settled: LoRA is 0.6 to 2.2 points worse than the default (95 % interval, 3 seeds).",
+        ),
+    ],
+)
+def test_a_verdict_in_plain_words(label, numbers, title, sure):
+    answer = answered(label, *numbers)
+    assert (answer.title, answer.sure[0]) == (title, sure)
+
+
+def test_a_kept_default_is_the_recommendation():
+    confirmations = toy_confirmations("confirm", 0.94, 0.933, 0.93)
+    first = replace(confirmations[1], name="incumbent")
+    answer = answered(
+        "default kept", -0.007, -0.028, 0.014, best=BASELINE, confirmations=(*confirmations, first)
+    )
+    assert answer.title == "Keep the default LoRA: no other plan tried proved better."
+    assert answer.sure[0].startswith("Not settled: LoRA may be 2.8 points worse to 1.4 points better than")
+
+
+def test_without_a_confirmation_nothing_is_recommended():
+    answer = answered("none", 0.0, 0.0, 0.0, confirmations=(), test=())
+    assert answer.title.startswith("No verdict yet: LoRA did best in the short trial runs")
+    assert answer.sure == (
+        "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict.",
+    )
+    assert answer.sections[0][0] == "What leads so far"
+    assert not any("reaches" in sentence for sentence in answer.use)
+
+
+def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
+    confirmations = toy_confirmations("confirm", 0.94, 0.954, 0.942)
+    head = replace(confirmations[0], name="head", plan=HEAD, metric_mean=0.80)
+    answer = answered("better", 0.014, 0.006, 0.022, confirmations=(*confirmations, head))
+    smaller, alone = answer.aside
+    # 7,296 / 128 = 57; 95.4 - 80.0 = 15.4
+    assert smaller == "IA³ trains 57 times fewer parameters and is proven as good, within 1.0 points."
+    assert alone == "Training the head alone scores 15.4 points lower."
+    unproven = toy_result()
+    unproven = replace(
+        unproven,
+        confirmations=confirmations,
+        verdict=replace(unproven.verdict, smallest_equivalent="unproven"),
+    )
+    (smaller,) = report.answer_of(unproven, WORDS).aside
+    assert smaller.endswith("and scored 1.2 points lower (3 seeds, not settled).")
+
+
+def test_a_lower_loss_is_said_to_be_lower():
+    result = toy_result()
+    confirmations = toy_confirmations("confirm", 1.60, 1.50, 1.55)
+    head = replace(confirmations[0], name="untrained", plan=HEAD, metric_mean=2.25)
+    setting = replace(result.setting, metric="loss", greater_is_better=False, head_params=0)
+    answer = answered(
+        "worse", -0.1, -0.2, -0.05, LOSSES, confirmations=(*confirmations, head), setting=setting, test=()
+    )
+    assert answer.title == "Keep the default LoRA: LoRA scored 0.100 higher."
+    assert answer.aside[-1] == "Training brings the loss from 2.250 to 1.500."
+    assert answer.use[1] == "It reaches loss 1.500 ± 0.002 on the confirm split."
+    assert answer.sure[1] == "Worst of 3 runs: loss 1.504; none failed."
+
+
+def test_the_summary_has_each_plan_once_with_all_that_it_takes():
+    result = toy_result()
+    rows = contents(result, WORDS, "complete")["summary"]
+    assert [row.role_words for row in rows] == ["baseline", "best", "smallest", "head alone"]
+    best = rows[1]
+    assert best.megabytes == pytest.approx(4 * (7_296 + 390) / 1e6)
+    assert best.seconds == pytest.approx(300 / 7) and best.steps == 300 and best.peak_bytes == 10**6
+    assert (best.test.metric_mean, best.confirm.metric_mean) == (0.948, 0.954)
+    assert rows[3].test is None and rows[3].confirm is None
+    kept = replace(result, best=BASELINE, smallest=BASELINE)
+    assert [r.role_words for r in contents(kept, WORDS, "complete")["summary"]] == [
+        "baseline = best = smallest",
+        "head alone",
+    ]
+
+
+def test_every_group_of_plans_has_a_colour_and_a_shape_of_its_own():
+    result = toy_result()
+    groups = Naming(result=result, words=WORDS, first=first_proposals(result)).groups()
+    assert {groups[plan].label for plan in (BASELINE, BEST, SMALLEST, HEAD)} == {
+        "default LoRA",
+        "LoRA",
+        "IA³",
+        "head alone",
+    }
+    kinds = set(groups.values())
+    assert len({group.colour for group in kinds}) == len({group.marker for group in kinds}) == len(kinds)
+
+
+def test_several_runs_share_a_page_with_ids_of_their_own():
+    result = toy_result()
+    page = report.several_html([("first", result, WORDS), ("second", result, WORDS)])
+    for part in ("first", "second", "2 runs", "Use LoRA: it beats the default LoRA by 1.4"):
+        assert part in page
+    assert 'href="#run-2"' in page and 'id="run-2"' in page
+    assert page.count('id="run1-score-budget"') == page.count('id="run2-score-budget"') == 1
