@@ -23,6 +23,7 @@ from autopeft.adapters.fitting import attach_fitting, refuse_weights
 from autopeft.adapters.matching import TargetMatch, target_matches
 from autopeft.adapters.planning import UserPlan, read_user_plan
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
+from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TargetMatch",
     "UserPlan",
     "adapts_modules",
+    "add_shira_indices",
     "attach_fitting",
     "auto_class_of",
     "base_model_of",
@@ -41,6 +43,7 @@ __all__ = [
     "compile_plan",
     "count_configs",
     "count_plan",
+    "forgo_initial_values",
     "is_adapter",
     "rate_factor",
     "read_configs",

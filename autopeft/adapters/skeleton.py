@@ -83,7 +83,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     """
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
-        _forgo_initial_values(config)
+        forgo_initial_values(config)
     stand_ins = [stand_in(config) if has_formula(config) else config for config in copies]
     adapted = put_on(module, stand_ins, names=names, making=_without_memory)
     beside_bytes = 0
@@ -93,7 +93,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
             beside_bytes += apply_formula(config, layers, adapter=name)
         if config.peft_type == PeftType.ADALORA:
             _prune(config, module, name)
-    _add_shira_indices(adapted)
+    add_shira_indices(adapted)
     return Attached(model=adapted, beside_bytes=beside_bytes)
 
 
@@ -126,8 +126,8 @@ def _without_memory(config: PeftConfig) -> contextlib.AbstractContextManager[obj
     return contextlib.nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta")
 
 
-def _forgo_initial_values(config: Any) -> None:
-    """Ask for no initial value that must be computed; the number of parameters stays the same."""
+def forgo_initial_values(config: Any) -> None:
+    """Change a config so that no initial value must be computed; the number of parameters stays the same."""
     if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
         config.init_lora_weights = True
     if config.peft_type == PeftType.SHIRA:
@@ -147,8 +147,8 @@ def _prune(config: Any, module: nn.Module, adapter: str) -> None:
     config.rank_pattern = None  # else the state would be cut once more
 
 
-def _add_shira_indices(adapted: PeftModel) -> None:
-    """Give SHiRA the indices that go into its file, two int32 per weight, which the mask would have."""
+def add_shira_indices(adapted: nn.Module) -> None:
+    """Give SHiRA's layers the indices of their weights, two int32 each, which its mask would have."""
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer) and hasattr(layer, "shira_indices"):
             for name, weight in cast(Any, layer).shira_weight.items():

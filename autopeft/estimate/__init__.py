@@ -1,22 +1,45 @@
 """What a training step will take, told before it runs and without weights.
 
 Inside the folder each file imports only from those before it:
-living_bytes, few_bits, fake → replay.
+living_bytes, few_bits, fake → phases → replay → scaling → subjects, fitting → answers.
 """
 
 from __future__ import annotations
 
-from autopeft.estimate.fake import StandInValues
+from autopeft.estimate.answers import Answer, Limits, Step, Wish, answer
+from autopeft.estimate.fake import StandInArrays, StandInValues
 from autopeft.estimate.few_bits import quantise_maps
+from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
 from autopeft.estimate.living_bytes import LivingBytes
-from autopeft.estimate.replay import StepMemory, TrainingStep, measure, replay, without_weights
+from autopeft.estimate.replay import Replay, StepMemory, TrainingStep, measure, replay, without_weights
+from autopeft.estimate.scaling import MemoryModel, Subject
+from autopeft.estimate.subjects import FULL, Described, Setup, Target, by_name, describe
 
 __all__ = [
+    "FULL",
+    "Answer",
+    "Described",
+    "Limits",
     "LivingBytes",
+    "Memory",
+    "MemoryModel",
+    "Replay",
+    "Setup",
+    "StandInArrays",
     "StandInValues",
+    "Step",
     "StepMemory",
+    "Subject",
+    "Target",
     "TrainingStep",
+    "Wish",
+    "answer",
+    "by_name",
+    "describe",
+    "in_parts",
+    "longest_row",
     "measure",
+    "most_rows",
     "quantise_maps",
     "replay",
     "without_weights",

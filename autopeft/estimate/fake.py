@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
+_N_VALUES = "_autopeft_n_values"  # marks a stand-in for a sparse tensor
+_ATEN = torch.ops.aten
+_INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 
 
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
@@ -33,7 +38,8 @@ def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
-    fake: torch.Tensor = FakeTensor(mode, tensor.to("meta"), _DEVICE)
+    constant = None if tensor.is_meta else tensor
+    fake: torch.Tensor = FakeTensor(mode, tensor.to("meta"), _DEVICE, constant=constant)
     return fake
 
 
@@ -41,25 +47,108 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that answers where code reads a value of a fake tensor: 1, or True for a truth value.
 
     "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
-    Where code asks which are true, the first `n_true` are; None leaves that question to torch, which raises.
+    Where code selects by a mask, all is selected, but of a mask of `mask_size` elements `n_true` are.
+
+    While adapters are attached, tensors on the meta device stay there when code wants them on the CPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, attaching: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.n_true: int | None = None
+        self._attaching = attaching
+        self.mask_size, self.n_true = 0, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation, or give the stand-in for the value that it reads."""
-        if func is torch.ops.aten._local_scalar_dense.default:
-            (tensor,) = args
-            if tensor.dtype == torch.bool:
-                return not getattr(tensor, _IS_FALSE, False)
-            return 1.0 if tensor.is_floating_point() else 1
-        if func is torch.ops.aten.nonzero.default and self.n_true is not None:
-            return args[0].new_empty((self.n_true, args[0].ndim), dtype=torch.long)
-        result = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.all.default, torch.ops.aten.any.default):
+        options = dict(kwargs or {})
+        if func is _ATEN._local_scalar_dense.default and _lacks_values(args[0]):
+            return _scalar(args[0])
+        if func is _ATEN.nonzero.default and _lacks_values(args[0]):
+            return args[0].new_empty((self._n_selected(args[0]), args[0].ndim), dtype=torch.long)
+        if func is _ATEN.bincount.default and _lacks_values(args[0]):
+            return args[0].new_zeros(options.get("minlength", 0))
+        if self._attaching and func is _ATEN._to_copy.default:
+            options.pop("device", None)  # peft decomposes weights on the CPU, wherever they are
+        if func in _INDEXING:
+            args = (args[0], self._without_masks(args[1]), *args[2:])
+        result = func(*args, **options)
+        if func in (_ATEN.all.default, _ATEN.any.default):
             setattr(result, _IS_FALSE, True)
         return result
+
+    def _n_selected(self, mask: torch.Tensor) -> int:
+        return self.n_true if mask.numel() == self.mask_size else mask.numel()
+
+    def _without_masks(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The indices with numbers in the place of each mask, one tensor for each of its dimensions."""
+        numbers: list[torch.Tensor | None] = []
+        for index in indices:
+            if index is not None and index.dtype == torch.bool and _lacks_values(index):
+                n_selected = self._n_selected(index)
+                shape = (n_selected,)
+                numbers += [index.new_empty(shape, dtype=torch.long) for _ in range(index.ndim)]
+            else:
+                numbers.append(index)
+        return numbers
+
+
+class StandInArrays(TorchFunctionMode):
+    """A context that gives stand-ins for what has no form without memory: numpy arrays and sparse tensors.
+
+    An array holds random numbers. A sparse tensor becomes one number that is repeated over the whole shape.
+    Whole numbers that code writes into a tensor, such as a shape, keep their values.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run a function, or give the stand-in for its result."""
+        if func is torch.Tensor.numpy and _lacks_values(args[0]):
+            return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
+        if func is torch.tensor and _are_whole(args[0]):
+            return func(*args, **{**(kwargs or {}), "device": "cpu"})
+        if func is torch.sparse_coo_tensor and _lacks_values(args[1]):
+            sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call]
+            setattr(sparse, _N_VALUES, args[1].numel())
+            return sparse
+        n_values = getattr(args[0], _N_VALUES, None) if args else None
+        if n_values is not None:
+            if func is torch.Tensor.coalesce:
+                return args[0]
+            if func is torch.Tensor._nnz:
+                return n_values
+            if func is torch.Tensor.to_dense:
+                return args[0].clone(memory_format=torch.contiguous_format)
+        return func(*args, **(kwargs or {}))
+
+
+class _Sparse(torch.autograd.Function):
+    """A sparse tensor in memory that hardly counts; its indices are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, indices: torch.Tensor, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        ctx.save_for_backward(indices.to(torch.long, copy=True), values)
+        return values.new_empty(1).expand(*shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, None]:
+        _, values = ctx.saved_tensors
+        return None, torch.empty_like(values), None
+
+
+def _lacks_values(tensor: torch.Tensor) -> bool:
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def _are_whole(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
+
+
+def _scalar(tensor: torch.Tensor) -> bool | int | float:
+    constant = getattr(tensor, "constant", None)
+    if constant is not None:
+        return constant.item()  # type: ignore[no-any-return]
+    if tensor.dtype == torch.bool:
+        return not getattr(tensor, _IS_FALSE, False)
+    return 1.0 if tensor.is_floating_point() else 1

@@ -16,12 +16,20 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     What a kernel takes for itself and gives back before it returns is not seen. On a GPU the allocator rounds
     each storage up to 512 bytes, and keeps freed blocks in reserve; neither is counted.
+
+    A step has phases, such as forward and backward, of which each has a peak: the most bytes alive at once,
+    and how many of them were gradients, as `gradient_bytes` was told.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0  # bytes alive
-        self.peak = 0  # most bytes alive at once
+        self.gradient_bytes = 0  # of these, gradients of parameters
+        self.peaks: dict[str, int] = {}
+        self.gradients_at_peak: dict[str, int] = {}
+        self.at_start: dict[str, int] = {}  # bytes alive when a phase was last entered
+        self.phase = ""
+        self._top = 0
         self._alive: set[int] = set()
 
     def watch(self, tensors: Iterable[torch.Tensor]) -> int:
@@ -31,18 +39,30 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(tensor)
         return self.now - before
 
-    def forget_peak(self) -> None:
-        """Start the peak anew at what is alive now."""
-        self.peak = self.now
+    def enter(self, phase: str) -> None:
+        """Begin a phase, or go on with it; what is alive now counts for its peak."""
+        self.phase = phase
+        self.at_start[phase] = self.now
+        self._top = self.peaks.get(phase, -1)
+        self._note_peak()
+
+    def _note_peak(self) -> None:
+        if self.now > self._top:
+            self._top = self.peaks[self.phase] = self.now
+            self.gradients_at_peak[self.phase] = self.gradient_bytes
 
     def _add(self, tensor: torch.Tensor) -> None:
+        if tensor.layout == torch.sparse_coo:
+            self._add(tensor._indices())
+            self._add(tensor._values())
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._alive:
             n_bytes = storage.nbytes()
             self._alive.add(key)
             self.now += n_bytes
-            self.peak = max(self.peak, self.now)
+            self._note_peak()
             # Torch keeps a storage's Python object for as long as the storage lives, whoever holds it.
             weakref.finalize(storage, self._drop, key, n_bytes)
 

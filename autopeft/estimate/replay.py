@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +13,18 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import AdamW, Optimizer
 
+from autopeft.adapters import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, first_line_of
-from autopeft.estimate.fake import StandInValues, make_fake
+from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.living_bytes import LivingBytes
+from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
 from autopeft.extension import Batch
-from autopeft.model import BaseModel, attach, checkpointed
+from autopeft.model import BaseModel, adapter_names, attach, checkpointed, put_on
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError)
+# Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, a matrix per map.
+_LEFT_ON_CPU = ("boft_P",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,8 @@ class TrainingStep:
     `micro_batches` go through the model one after the other; they are on the CPU, and only their shapes
     matter, and how many terms their `loss` is the mean of: `n_terms` counts them, all alike if it is None.
     The loss is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over the
-    parameters: all at once, which takes one more copy of the second moments, or one by one.
+    parameters: all at once, which takes one more copy of the second moments, or one by one. `on_gpu` counts
+    the memory of a GPU, and not the tensors that `peft` leaves on the CPU.
     """
 
     micro_batches: Sequence[Batch]
@@ -38,6 +44,7 @@ class TrainingStep:
     autocast: bool = False
     checkpointing: bool = False
     foreach: bool = False
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +52,29 @@ class StepMemory:
     """The bytes of a training step, from the second on, when AdamW has its moments.
 
     `weights_bytes` is what stays frozen, `trained_bytes` adapters and head, with a gradient of
-    `gradient_bytes` and moments of `optimizer_bytes`. `forward_bytes` are alive at the end of the largest
-    forward pass beside these. `peak_bytes` is the most that is alive at once, with everything.
+    `gradient_bytes` and moments of `optimizer_bytes`. `body_bytes` are alive beside these where the last
+    layer ends, and `forward_bytes` at the end of the largest forward pass. `peaks` has the most that is alive
+    at once in each phase, with everything, and `gradients_at_peak` how much of it are gradients.
     """
 
     weights_bytes: int
     trained_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
+    body_bytes: int
     forward_bytes: int
-    peak_bytes: int
+    peaks: Mapping[str, int]
+    gradients_at_peak: Mapping[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that are alive at once."""
+        return max(self.peaks.values())
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase in which most is alive."""
+        return max(self.peaks, key=lambda phase: self.peaks[phase])
 
 
 def without_weights(
@@ -71,49 +91,87 @@ def without_weights(
     Raises:
         SpecError: `peft` reads values of weights to attach a config.
     """
+    base_in(base, dtype)
+    base.widen_head()
+    with _attaching():
+        return attach(base.module, _cheap(configs), task_type=task_type, head_names=base.head_names)
+
+
+def with_configs(base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype) -> PeftModel:
+    """As `without_weights`, with configs that name task and head themselves, as `peft` attaches them."""
+    base_in(base, dtype)
+    with _attaching():
+        return put_on(base.module, _cheap(configs), names=adapter_names(configs))
+
+
+def base_in(base: BaseModel, dtype: torch.dtype) -> None:
+    """Give the weights of a skeleton a number format; what is packed in few bits keeps it."""
     for parameter in base.module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
-    base.widen_head()
+
+
+def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
+    """Copies of configs that ask for no initial value."""
+    copies = [copy.deepcopy(config) for config in configs]
+    for config in copies:
+        forgo_initial_values(config)
+    return copies
+
+
+@contextlib.contextmanager
+def _attaching() -> Iterator[None]:
     try:
-        with torch.device("meta"), StandInValues():
-            return attach(base.module, configs, task_type=task_type, head_names=base.head_names)
+        with torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
+            yield
     except _LACKS_VALUES as error:
         raise _unpredictable(error) from error
 
 
-def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
-    """The memory of a training step of a model without weights, which is changed in place.
+class Replay:
+    """Replays training steps of a model without weights, which stays a model of fake tensors.
 
     The model is replayed as on a CPU. A GPU's attention has the same tensors where the CPU's is fused; where
     attention has dropout, the CPU's is not, and its weights (B, heads, T, T) are counted too.
-
-    Args:
-        model: On the meta device, with what requires a gradient marked.
-        step: What is computed.
-
-    Raises:
-        SpecError: A forward or backward pass reads values of tensors.
     """
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    make_fake(model, fake_mode)
-    n_terms = iter([step.n_terms(batch) if step.n_terms else None for batch in step.micro_batches])
 
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        stand_ins.n_true = next(n_terms)
-        return step.loss(model, batch)
+    def __init__(self, model: nn.Module) -> None:
+        """Take a model on the meta device, with what requires a gradient marked; it is changed in place."""
+        add_shira_indices(model)
+        self._model = model
+        self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        make_fake(model, self._fake_mode)
 
-    try:
-        with fake_mode, StandInValues() as stand_ins:
-            return measure(model, replace(step, loss=loss))
-    except _LACKS_VALUES as error:
-        raise _unpredictable(error) from error
+    def memory(self, step: TrainingStep) -> StepMemory:
+        """The memory of a training step; raises SpecError where a pass reads values of tensors."""
+        n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
+
+        def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+            stand_ins.n_true = next(n_terms)
+            stand_ins.mask_size = batch["labels"].numel() if stand_ins.n_true else 0
+            return step.loss(model, batch)
+
+        try:
+            with self._fake_mode, StandInArrays(), StandInValues() as stand_ins:
+                return measure(self._model, replace(step, loss=loss))
+        except _LACKS_VALUES as error:
+            raise _unpredictable(error) from error
+
+
+def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
+    """The memory of one training step, as of `Replay`."""
+    return Replay(model).memory(step)
 
 
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
     """The memory of a training step of a model, which is run on its device; its weights change."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    frozen = [tensor for tensor in (*model.parameters(), *model.buffers()) if not tensor.requires_grad]
+    named = (*model.named_parameters(), *model.named_buffers())
+    frozen = [
+        tensor
+        for name, tensor in named
+        if not tensor.requires_grad and not (step.on_gpu and name.endswith(_LEFT_ON_CPU))
+    ]
     with LivingBytes() as living:
         weights_bytes, trained_bytes = living.watch(frozen), living.watch(trained)
         optimizer = AdamW(trained, foreach=step.foreach)
@@ -121,37 +179,71 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()  # makes the moments
         optimizer.zero_grad()
-        optimizer_bytes = living.now - weights_bytes - trained_bytes
+        lasting = living.now
         model.train()
-        living.forget_peak()
-        with checkpointed(model) if step.checkpointing else contextlib.nullcontext():
-            forward_bytes = _train(model, optimizer, step, living)
+        living.peaks.clear()
+        with (
+            checkpointed(model) if step.checkpointing else contextlib.nullcontext(),
+            told_apart(model, living),
+            _gradients_counted(trained, living),
+        ):
+            forward_bytes, body_bytes = _train(model, optimizer, step, living)
         return StepMemory(
             weights_bytes=weights_bytes,
             trained_bytes=trained_bytes,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
-            optimizer_bytes=optimizer_bytes,
+            optimizer_bytes=lasting - weights_bytes - trained_bytes,
+            body_bytes=body_bytes,
             forward_bytes=forward_bytes,
-            peak_bytes=living.peak,
+            peaks=dict(living.peaks),
+            gradients_at_peak=dict(living.gradients_at_peak),
         )
 
 
-def _train(model: nn.Module, optimizer: Optimizer, step: TrainingStep, living: LivingBytes) -> int:
-    """One optimizer step; returns the most bytes that a forward pass left alive."""
-    largest, device = 0, next(model.parameters()).device
+def _train(
+    model: nn.Module, optimizer: Optimizer, step: TrainingStep, living: LivingBytes
+) -> tuple[int, int]:
+    """One optimizer step; returns the most that a forward pass left, and the most where its layers ended."""
+    largest, in_body, device = 0, 0, next(model.parameters()).device
     counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
     for batch, n_terms in zip(step.micro_batches, counts, strict=True):
+        living.enter(FORWARD)
         before = living.now
         features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
+        in_body = max(in_body, living.at_start.get(HEAD, living.now) - before)
         largest = max(largest, living.now - before)
+        if living.phase == FORWARD:  # no layers are known
+            living.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
+    living.enter(OPTIMIZER)
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return largest
+    return largest, in_body
+
+
+@contextlib.contextmanager
+def _gradients_counted(trained: Sequence[nn.Parameter], living: LivingBytes) -> Iterator[None]:
+    """A context in which the bytes of gradients are told, each parameter's once."""
+    seen: set[int] = set()
+
+    def note(parameter: torch.Tensor) -> None:
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            living.gradient_bytes += parameter.numel() * parameter.element_size()
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
+        for parameter in trained
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _unpredictable(error: Exception) -> SpecError:

@@ -28,7 +28,12 @@ from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of
 from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.precision import Precision, choose_precision, device_names, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
-from autopeft.model.quantising import conv1d_to_linear, dequantise, unquantised_modules
+from autopeft.model.quantising import (
+    conv1d_to_linear,
+    dequantise,
+    output_layer_names,
+    unquantised_modules,
+)
 from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
@@ -81,6 +86,7 @@ __all__ = [
     "merge",
     "modules_kept_whole",
     "note_flags",
+    "output_layer_names",
     "plain_weight",
     "put_on",
     "quiet_libraries",

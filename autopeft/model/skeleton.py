@@ -15,11 +15,13 @@ from autopeft.model.quantising import conv1d_to_linear
 from autopeft.records import ModelSpec
 
 
-def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = False) -> BaseModel:
+def load_skeleton(
+    spec: ModelSpec, *, auto_class: str | None, here_only: bool = False, n_layers: int | None = None
+) -> BaseModel:
     """A base model with all modules and no weights; raises ModelError without a config that can be read.
 
     `auto_class` names the transformers class; None takes the architecture that the config names. With
-    `here_only` only a directory or the hub's cache is read.
+    `here_only` only a directory or the hub's cache is read. `n_layers` builds the first layers alone.
     """
     source, name = resolve(spec)
     if not here_only:
@@ -27,6 +29,8 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     try:
         arguments = pretrained_arguments(source, spec)
         config = transformers.AutoConfig.from_pretrained(**arguments, local_files_only=here_only)
+        if n_layers is not None:
+            _keep_layers(config.get_text_config(), n_layers)
         builder = _model_class(config, auto_class, name=name)
         with torch.device("meta"):
             module = getattr(builder, "from_config", builder)(config)
@@ -37,6 +41,13 @@ def load_skeleton(spec: ModelSpec, *, auto_class: str | None, here_only: bool = 
     base = BaseModel(module, None, name=name, untrained=frozenset())
     require_sites(base)
     return base
+
+
+def _keep_layers(config: Any, n_layers: int) -> None:
+    """Let a config describe its first layers alone."""
+    config.num_hidden_layers = n_layers
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = config.layer_types[:n_layers]
 
 
 def _model_class(config: Any, auto_class: str | None, *, name: str) -> Any:

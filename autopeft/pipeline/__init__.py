@@ -1,9 +1,9 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
-prepare → scoring, counting, listing, resuming, fingerprint, applying, forgetting, reporting → hub_folder →
-best, working, warm_start → problem → allowance → time_limit → previewing, searching, exporting →
-analyzing, training, suggesting → reference → verifying, pushing.
+prepare → scoring, counting, estimating, listing, resuming, fingerprint, applying, forgetting, reporting →
+hub_folder → best, working, warm_start → problem → allowance → time_limit → previewing, searching,
+exporting → analyzing, training, suggesting → reference → verifying, pushing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.applying import apply, load_confirmed, save
 from autopeft.pipeline.counting import Count, count
+from autopeft.pipeline.estimating import EstimateRequest, StepEstimate, estimate_step
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
@@ -25,6 +26,7 @@ from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, ve
 __all__ = [
     "Analysis",
     "Count",
+    "EstimateRequest",
     "Export",
     "ExportRequest",
     "InMemory",
@@ -33,12 +35,14 @@ __all__ = [
     "PushRequest",
     "Pushed",
     "Reading",
+    "StepEstimate",
     "Suggestion",
     "Verification",
     "VerifyRequest",
     "analyze",
     "apply",
     "count",
+    "estimate_step",
     "export",
     "load_confirmed",
     "methods_on",

@@ -40,7 +40,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False")
-    commands = "search analyze count train export report methods formats spaces".split()
+    commands = "search analyze count estimate train export report methods formats spaces".split()
     assert [name for name in commands if name not in done.stdout] == []
 
 

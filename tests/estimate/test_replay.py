@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from peft import LoraConfig
+from peft import AdamssConfig, FrodConfig, LoraConfig, ShiraConfig, UniLoraConfig, VBLoRAConfig
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SpecError
 from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
 from autopeft.extension import discover
 from autopeft.model import BaseModel, attach
@@ -66,8 +65,11 @@ LABELS = 8 * N_ROWS * N_TOKENS  # one more copy of the labels, where code asks w
 
 
 def assert_same(predicted, real, *, slack):
-    assert replace(predicted, peak_bytes=0) == replace(real, peak_bytes=0)
+    assert replace(predicted, peaks={}) == replace(real, peaks={})
+    assert predicted.peaks.keys() == real.peaks.keys()
     assert abs(predicted.peak_bytes - real.peak_bytes) <= slack
+    for phase, peak in real.peaks.items():  # a kernel may take more for itself than its stand-in
+        assert predicted.peaks[phase] == pytest.approx(peak, rel=0.1, abs=slack), phase
 
 
 @pytest.mark.parametrize("architecture", TASKS)
@@ -87,11 +89,9 @@ def test_replayed_step_has_the_bytes_of_a_real_one(architecture, choices, method
     assert_same(predicted, real, slack=LABELS if architecture.endswith("-lm") else 0)
 
 
-# `peft` reads values of these where a tensor without memory has none.
-UNPREDICTABLE = ("shira",)
 # The numbers of a prompt's tokens, 8 bytes each, are copied for every row where there are no weights.
 PROMPTS = ("p_tuning", "prefix_tuning", "prompt_tuning")
-METHODS = sorted(set(discover("autopeft.methods")) - {*UNPREDICTABLE, *PROMPTS})
+METHODS = sorted(set(discover("autopeft.methods")) - {"shira", *PROMPTS})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -108,10 +108,26 @@ def test_replayed_step_with_virtual_tokens_is_near_a_real_one(method, methods, m
     assert abs(predicted.peak_bytes - real.peak_bytes) <= LABELS + 8 * 2 * N_ROWS  # of rank 2
 
 
-@pytest.mark.parametrize("method", UNPREDICTABLE)
-def test_method_whose_code_reads_values_is_refused_in_one_sentence(method, methods, make_plan):
-    with pytest.raises(SpecError, match=r"cannot be told without weights: .*nonzero.*; .*Train a few steps"):
-        both("llama-lm", method, methods, make_plan)
+# Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
+READING = {
+    "adamss": (AdamssConfig, {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
+    "frod": (FrodConfig, {"sparse_rate": 0.05}),
+    "shira": (ShiraConfig, {"r": 2}),
+    "unilora": (UniLoraConfig, {"r": 2, "theta_d_length": 32}),
+    "vblora": (VBLoRAConfig, {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
+}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_method_whose_code_reads_values_is_near_a_real_step(name):
+    kind, fields = READING[name]
+    config = kind(target_modules=["q_proj", "v_proj"], **fields)
+    base, step = toy_base("llama-lm", hidden=64), step_of("llama-lm")
+    adapted = without_weights(skeleton_of(base), [config], task_type="CAUSAL_LM", dtype=torch.float32)
+    predicted = replay(adapted, step)
+    real = measure(attach(base.module, [config], task_type="CAUSAL_LM", head_names=()), step)
+    assert predicted.gradient_bytes == pytest.approx(real.gradient_bytes, rel=0.01)  # k-means has other parts
+    assert predicted.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
 
 
 def llama_skeleton(**shape):

@@ -1,0 +1,146 @@
+"""What `estimate` prints: the memory of a step in parts, what fits, and the nearest settings that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.estimate import Limits, Memory, Step
+    from autopeft.pipeline import StepEstimate
+
+_COLUMNS, _NAME = 80, 34
+_LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
+
+
+def gib(n_bytes: float) -> str:
+    """Bytes in GiB, as cards and --memory count them.
+
+    Example:
+        >>> gib(25_769_803_776)
+        '24.00'
+    """
+    return f"{n_bytes / 2**30:,.2f}"
+
+
+def estimate_text(estimate: StepEstimate) -> str:
+    """An estimate for people, at most 80 columns wide."""
+    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    count, device = described.count, "a GPU" if estimate.on_gpu else "a CPU"
+    trained = described.base_params if count is None else count.trainable_params
+    bits = "" if step.quantize == "none" else f", maps in {step.quantize}"
+    paragraphs = [
+        f"{estimate.target.label} on {described.base_model}",
+        f"{trained:,} trainable parameters of {described.base_params:,} "
+        f"({100 * trained / described.base_params:.4f} %)",
+        f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
+        f"{'on' if step.checkpointing else 'off'}, {_LOOPS[estimate.like]} on {device}",
+    ]
+    lines = [*_wrapped(paragraphs), "", *_table(step.memory)]
+    lines += ["", f"The most is alive in this part of a step: {step.memory.phase}."]
+    if limits is not None:
+        lines += ["", *_wrapped(_limits(limits, step))]
+    if count is not None and count.notes:
+        lines += ["", *_wrapped(f"note: {note}" for note in count.notes)]
+    return "\n".join(lines)
+
+
+def _rows(n_rows: int) -> str:
+    return "1 row" if n_rows == 1 else f"{n_rows:,} rows"
+
+
+def _table(memory: Memory) -> list[str]:
+    """Rows of the parts, with columns for low, expected and high."""
+    parts = {
+        "weights": memory.weights,
+        "adapters, gradients, optimizer": memory.trained,
+        "activations": memory.activations,
+        "logits and loss": memory.logits,
+    }
+    rows = [(name, [gib(n_bytes)] * 3) for name, n_bytes in parts.items()]
+    rows.append(("allocator's reserve", [gib(n_bytes) for n_bytes in memory.reserve]))
+    rows.append(("total", [gib(memory.low), gib(memory.expected), gib(memory.high)]))
+    header = ("peak memory, GiB", ["low", "expected", "high"])
+    return [f"{name:<{_NAME}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in [header, *rows]]
+
+
+def _limits(limits: Limits, step: Step) -> Iterator[str]:
+    """Sentences about what fits."""
+    whole = f"{gib(limits.max_bytes)} GiB"
+    if limits.fits:
+        yield f"This fits into {whole}."
+        yield f"Largest batch of rows of {step.n_tokens:,} tokens: {limits.most_rows:,}."
+        yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
+        return
+    yield f"This does not fit into {whole}: {gib(step.memory.high)} GiB may be needed."
+    if limits.nearest is not None:
+        yield f"The nearest settings that fit take {gib(limits.nearest.memory.high)} GiB at most:"
+        yield flags(limits.nearest)
+    elif limits.least is not None:
+        yield (
+            f"No settings of this model fit; the smallest step takes {gib(limits.least.memory.high)} GiB at "
+            "most:"
+        )
+        yield flags(limits.least)
+        yield "Take a smaller model, or a device with more memory."
+
+
+def flags(step: Step) -> str:
+    """The flags that give the settings of a step."""
+    bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
+    switch = "on" if step.checkpointing else "off"
+    return f"{bits}--checkpointing {switch} --batch-size {step.n_rows} --max-length {step.n_tokens}"
+
+
+def _wrapped(paragraphs: Any) -> list[str]:
+    return [line for paragraph in paragraphs for line in wrap(paragraph, _COLUMNS, break_on_hyphens=False)]
+
+
+def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
+    """An estimate for scripts; `peak_bytes` and `parts` are in bytes."""
+    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    count = described.count
+    content = {
+        "base_model": described.base_model,
+        "trained": estimate.target.label,
+        "trainable_params": described.base_params if count is None else count.trainable_params,
+        "head_params": 0 if count is None else count.head_params,
+        "base_params": described.base_params,
+        "dtype": estimate.dtype,
+        "like": estimate.like,
+        "device": "gpu" if estimate.on_gpu else "cpu",
+        **_step_json(step),
+        "phase": step.memory.phase,
+        "notes": [] if count is None else list(count.notes),
+    }
+    if limits is None:
+        return content
+    given = asdict(limits)
+    return {
+        **content,
+        "memory_bytes": limits.max_bytes,
+        **{name: given[name] for name in ("fits", "most_rows", "longest_row")},
+        "nearest": limits.nearest and _step_json(limits.nearest),
+        "least": limits.least and _step_json(limits.least),
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    memory = step.memory
+    low, expected, high = memory.reserve
+    return {
+        "batch_size": step.n_rows,
+        "max_length": step.n_tokens,
+        "quantize": step.quantize,
+        "checkpointing": step.checkpointing,
+        "peak_bytes": {"low": memory.low, "expected": memory.expected, "high": memory.high},
+        "parts": {
+            "weights": memory.weights,
+            "trained": memory.trained,
+            "activations": memory.activations,
+            "logits_and_loss": memory.logits,
+            "reserve": {"low": low, "expected": expected, "high": high},
+        },
+    }

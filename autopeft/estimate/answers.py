@@ -1,0 +1,156 @@
+"""What a training step takes, and which settings fit into a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from autopeft.errors import SpecError
+from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
+from autopeft.estimate.scaling import MemoryModel
+from autopeft.estimate.subjects import Described
+
+_N_ROWS, _N_TOKENS = 4, 1024  # where the user names none; chosen by hand
+_LONGEST = 2**17  # tokens of a row of a model without a limit
+_LEAST_TOKENS = 16  # of the smallest step that anybody would train; chosen by hand
+_FEW_BITS = "4bit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """The settings of a step that a user asks for; those that are None are chosen.
+
+    `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise.
+    """
+
+    n_rows: int | None = None
+    n_tokens: int | None = None
+    quantize: str = "none"
+    checkpointing: bool | None = None
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The settings of a step, and its memory."""
+
+    n_rows: int
+    n_tokens: int
+    quantize: str
+    checkpointing: bool
+    memory: Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What fits into a memory: the most rows of the step's length, the longest row of its batch; 0 for none.
+
+    `nearest` are the settings nearest to a step that does not fit; where none fit, `least` takes least.
+    """
+
+    max_bytes: int
+    fits: bool
+    most_rows: int
+    longest_row: int
+    nearest: Step | None = None
+    least: Step | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The step of a wish, and its limits where a memory was named."""
+
+    described: Described
+    step: Step
+    limits: Limits | None = None
+
+
+def answer(wish: Wish, describe: Callable[[str], Described]) -> Answer:
+    """The memory of a wished step, and what fits.
+
+    Args:
+        wish: The settings.
+        describe: The target on its model with weights in so many bits (`none`, `4bit` or `8bit`).
+
+    Raises:
+        SpecError: A row longer than the model takes.
+    """
+    described = describe(wish.quantize)
+    max_tokens = described.subject.max_tokens or _LONGEST
+    n_rows, n_tokens = wish.n_rows or _N_ROWS, wish.n_tokens or min(_N_TOKENS, max_tokens)
+    if n_tokens > max_tokens:
+        raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
+    steps = _Steps(describe=describe, max_tokens=max_tokens)
+    step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=bool(wish.checkpointing))
+    if wish.max_bytes is None:
+        return Answer(described=described, step=step)
+    if wish.checkpointing is None and step.memory.high > wish.max_bytes:
+        step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=True)
+    return Answer(described=described, step=step, limits=steps.limits(step, wish.max_bytes))
+
+
+@dataclass(kw_only=True)
+class _Steps:
+    """Steps of a target under several settings."""
+
+    describe: Callable[[str], Described]
+    max_tokens: int
+    _models: dict[tuple[str, bool], MemoryModel] = field(default_factory=dict)
+
+    def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
+        """A step and its memory."""
+        model = self._model(quantize, checkpointing)
+        return Step(
+            n_rows=n_rows,
+            n_tokens=n_tokens,
+            quantize=quantize,
+            checkpointing=checkpointing,
+            memory=in_parts(model.at(n_rows, n_tokens), on_gpu=model.subject.on_gpu),
+        )
+
+    def limits(self, step: Step, max_bytes: int) -> Limits:
+        """What fits into a memory at the settings of a step, or near them."""
+        model = self._model(step.quantize, step.checkpointing)
+        fits = step.memory.high <= max_bytes
+        n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes)
+        n_tokens = longest_row(model, n_rows=step.n_rows, max_bytes=max_bytes, limit=self.max_tokens)
+        # The step was replayed as it is, and decides where the scaled steps differ by a little.
+        limits = Limits(
+            max_bytes=max_bytes,
+            fits=fits,
+            most_rows=max(n_rows, step.n_rows) if fits else min(n_rows, step.n_rows - 1),
+            longest_row=max(n_tokens, step.n_tokens) if fits else min(n_tokens, step.n_tokens - 1),
+        )
+        if limits.fits:
+            return limits
+        nearest = self._nearest(step, max_bytes)
+        least = None if nearest else self._least(step)
+        return replace(limits, nearest=nearest, least=least)
+
+    def _nearest(self, step: Step, max_bytes: int) -> Step | None:
+        """The first settings that fit: fewer rows, then fewer bits, then shorter rows, all checkpointed."""
+        for quantize in self._bits(step):
+            n_rows = most_rows(self._model(quantize, True), n_tokens=step.n_tokens, max_bytes=max_bytes)
+            if n_rows:
+                return self.at(min(n_rows, step.n_rows), step.n_tokens, quantize, checkpointing=True)
+        for quantize in self._bits(step):
+            model = self._model(quantize, True)
+            n_tokens = longest_row(model, n_rows=1, max_bytes=max_bytes, limit=step.n_tokens)
+            if n_tokens:
+                return self.at(1, n_tokens, quantize, checkpointing=True)
+        return None
+
+    def _least(self, step: Step) -> Step:
+        return self.at(1, min(_LEAST_TOKENS, self.max_tokens), self._bits(step)[-1], checkpointing=True)
+
+    def _bits(self, step: Step) -> list[str]:
+        """What the weights may be held in; full fine-tuning trains no weights in few bits."""
+        is_full = self.describe(step.quantize).count is None
+        return [step.quantize] if is_full else list(dict.fromkeys((step.quantize, _FEW_BITS)))
+
+    def _model(self, quantize: str, checkpointing: bool) -> MemoryModel:
+        key = (quantize, checkpointing)
+        if key not in self._models:
+            subject = self.describe(quantize).subject
+            self._models[key] = MemoryModel(subject=subject, checkpointing=checkpointing)
+        return self._models[key]

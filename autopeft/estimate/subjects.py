@@ -1,0 +1,252 @@
+"""What is trained: a plan, adapter configs, a method at all of its sites, or the whole model."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft.adapters import ConfigFile, Count, auto_class_of, compile_plan, count_configs, count_plan
+from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.estimate.few_bits import quantise_maps
+from autopeft.estimate.phases import repeated_layers
+from autopeft.estimate.replay import base_in, with_configs, without_weights
+from autopeft.estimate.scaling import DEPTHS, Subject
+from autopeft.extension import Batch, Method, Task
+from autopeft.model import BaseModel, load_skeleton, output_layer_names, without_cache
+from autopeft.records import ModelSpec, Plan
+from autopeft.space import AllocationContext, Policy, plan_of
+from autopeft.tasks.parts.token_losses import PIECE_LOGITS
+
+FULL = "full"  # the word for full fine-tuning
+_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
+_RANK = 16  # of a method that is named without one; chosen by hand
+_CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
+_CLASSES, _TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+# The auto class of models that read tokens, by the ending of a class of transformers.
+_AUTO_CLASSES = {
+    "ForCausalLM": _CAUSAL,
+    "LMHeadModel": _CAUSAL,
+    "ForSequenceClassification": _CLASSES,
+    "ForTokenClassification": _TOKENS,
+    "ForConditionalGeneration": _SEQ2SEQ,
+    "ForSeq2SeqLM": _SEQ2SEQ,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is trained: a plan, files of configs, a method with a rank; the whole model if none of them.
+
+    `path` is where the configs were read, for messages.
+    """
+
+    label: str
+    plan: Plan | None = None
+    files: tuple[ConfigFile, ...] = ()
+    path: Path = Path()
+    method: Method | None = None
+    rank: int = 0
+    task: str | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.plan is None and not self.files and self.method is None
+
+    def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
+        """The plan, as far as a base model has its sites."""
+        if self.method is not None:
+            return _everywhere(self.method, self.rank, base, methods)
+        assert self.plan is not None, "configs and the whole model have no plan"
+        names = {site.name for site in base.sites}
+        return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.site in names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a step is computed: the model and its quantisation, its number format, the loop, the device.
+
+    `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
+    """
+
+    model: ModelSpec
+    dtype: torch.dtype
+    plain_loop: bool = False
+    on_gpu: bool = True
+
+
+def by_name(word: str, methods: Mapping[str, Method]) -> Target:
+    """A method at every site that it fits, named like `lora_r16`, or `full`; raises UnknownNameError."""
+    if word == FULL:
+        return Target(label="full fine-tuning")
+    match = _SHORTHAND.fullmatch(word)
+    name, rank = (match[1], match[2]) if match else (word, None)
+    if name not in methods:
+        raise UnknownNameError("file, folder or method", name, [*methods, FULL])
+    method = methods[name]
+    rank = int(rank or _RANK) if method.ranked else 0
+    shown = f"{method.label} of rank {rank}" if rank else method.label
+    return Target(label=f"{shown} at all sites", method=method, rank=rank)
+
+
+def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
+    """A method at every site that it fits, of one rank as far as the sites allow."""
+    if all(method.refusal(site) is not None for site in base.sites):
+        raise SiteError(f"{method.name} fits no site of {base.name}; choose another method.")
+    context = AllocationContext(
+        sites=base.sites,
+        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
+        methods=methods,
+        max_params=sys.maxsize,
+    )
+    policy = Policy(method=method.name, learning_rate=1.0, max_rank=rank or None)
+    return plan_of(policy, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A target on its base model: what a replay needs, and what is counted; no count of the whole model."""
+
+    subject: Subject
+    base_model: str
+    base_params: int
+    count: Count | None
+
+
+def describe(
+    target: Target, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
+) -> Described:
+    """What is trained on which model, from the model's config alone.
+
+    Raises:
+        SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
+        SiteError: The target does not fit the model.
+    """
+    if target.is_full and setup.model.quantize != "none":
+        raise SpecError(
+            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
+        )
+    auto_class = auto_class_of([file.config for file in target.files])
+    base = load_skeleton(setup.model, auto_class=auto_class)
+    task = tasks[target.task] if target.task else _task_of(base, auto_class, tasks)
+    if auto_class is None:
+        base = load_skeleton(setup.model, auto_class=task.auto_class)
+    base_model, base_params = base.name, base.base_params
+    config: Any = base.module.config
+    n_layers = _n_alike(base.module)
+    max_tokens = base.max_tokens()
+    count = _count(target, base, task, methods)
+    if count is not None and n_layers is not None and not _is_even(count, n_layers):
+        n_layers = None
+    builder = _Builder(target=target, setup=setup, task=task, methods=methods, auto_class=auto_class)
+    n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
+    in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
+    subject = Subject(
+        build=builder.build,
+        n_layers=n_layers,
+        batch=builder.batch,
+        loss=_plain_loss if setup.plain_loop else builder.loss,
+        n_terms=None if setup.plain_loop else task.n_terms,
+        max_tokens=max_tokens,
+        piece_tokens=max(1, PIECE_LOGITS // n_words) if in_pieces else 0,
+        autocast=setup.dtype == torch.bfloat16,
+        on_gpu=setup.on_gpu,
+    )
+    return Described(subject=subject, base_model=base_model, base_params=base_params, count=count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Builder:
+    """Makes models without weights, batches and losses for a target."""
+
+    target: Target
+    setup: Setup
+    task: Task
+    methods: Mapping[str, Method]
+    auto_class: str | None
+
+    def build(self, n_layers: int | None) -> nn.Module:
+        """The model with its adapters, with a number of layers or all of them."""
+        target, setup = self.target, self.setup
+        base = load_skeleton(
+            setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
+        )
+        if target.is_full:
+            base_in(base, setup.dtype)
+            return base.module.requires_grad_(True)
+        if setup.model.quantize != "none":
+            kept = (*base.head_names, *output_layer_names(base.module))
+            quantise_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
+        adapted: nn.Module
+        if target.files:
+            adapted = with_configs(base, [file.config for file in target.files], dtype=setup.dtype)
+            return adapted
+        configs = compile_plan(target.on(base, self.methods), self.methods).configs
+        adapted = without_weights(base, configs, task_type=self.task.peft_task_type, dtype=setup.dtype)
+        return adapted
+
+    def batch(self, n_rows: int, n_tokens: int) -> Batch:
+        """Rows of tokens that all have labels, or rows with one label each."""
+        ids = torch.zeros(n_rows, n_tokens, dtype=torch.long)
+        labels = torch.zeros(n_rows, dtype=torch.long) if self.task.auto_class == _CLASSES else ids
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The loss as autopeft's trainer takes it."""
+        with without_cache(model):
+            return self.task.loss(model, batch)
+
+
+def _plain_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    loss: torch.Tensor = model(**batch).loss
+    return loss
+
+
+def _task_of(base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
+    """The task of a class of transformers; an encoder without a head classifies texts."""
+    kind = auto_class or type(base.module).__name__
+    wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
+    if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
+        wanted = _CLASSES
+    task = next((task for task in tasks.values() if task.auto_class == wanted), None)
+    if task is None:
+        known = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
+        raise SpecError(f"The memory of a {kind} cannot be told; it can be for {known}.")
+    return task
+
+
+def _count(target: Target, base: BaseModel, task: Task, methods: Mapping[str, Method]) -> Count | None:
+    if target.is_full:
+        return None
+    if target.files:
+        return count_configs(target.files, base, path=target.path)
+    plan = target.on(base, methods)
+    return count_plan(plan, base, methods, task_type=task.peft_task_type)
+
+
+def _n_alike(module: nn.Module) -> int | None:
+    """The number of a model's layers where all have the same tensors; None where they may differ."""
+    layers = repeated_layers(module)
+    config: Any = module.config
+    n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if layers is None or len(layers) != n_layers or len(layers) <= DEPTHS[-1] or config.is_encoder_decoder:
+        return None
+    shapes = {_shapes(layer) for layer in layers}
+    return n_layers if len(shapes) == 1 else None
+
+
+def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(parameter.shape)) for name, parameter in layer.named_parameters())
+
+
+def _is_even(count: Count, n_layers: int) -> bool:
+    """Whether all layers train equally many parameters, or none."""
+    by_layer = [n for layer, n in count.by_layer.items() if layer.isdigit()]
+    return not by_layer or (len(by_layer) == n_layers and len(set(by_layer)) == 1)

@@ -1,0 +1,127 @@
+"""`autopeft estimate` on a config alone: what it prints, what fits, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+from peft import LoraConfig
+from typer.testing import CliRunner, Result
+
+from autopeft.cli.app import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["estimate", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        vocab_size=20_000,
+        max_position_embeddings=2048,
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(path)
+    return path
+
+
+def estimated(*arguments: object, code: int = 0) -> dict:
+    result = run(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def test_json_holds_the_peak_and_five_parts_that_add_up(folder: Path) -> None:
+    content = estimated("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 128)
+    parts, peak = dict(content["parts"]), content["peak_bytes"]
+    reserve = parts.pop("reserve")
+    assert set(parts) == {"weights", "trained", "activations", "logits_and_loss"}
+    for end in ("low", "expected", "high"):
+        assert peak[end] == sum(parts.values()) + reserve[end]
+    assert content["trainable_params"] == 6 * 8 * (4 * 128 + 3 * 192)
+    assert (content["batch_size"], content["max_length"]) == (2, 128)
+    assert "fits" not in content
+
+
+def test_table_is_80_columns_wide_and_names_the_parts(folder: Path) -> None:
+    result = run("lora_r8", "--model", folder, "--memory", "24GiB")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80 + len(str(folder))
+    for words in ("weights", "adapters, gradients, optimizer", "activations", "logits and loss", "reserve"):
+        assert words in result.stdout
+    assert "This fits into 24.00 GiB." in result.stdout
+
+
+def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder: Path) -> None:
+    wish = ("lora_r8", "--model", folder, "--batch-size", 512, "--max-length", 2048, "--memory", "1GiB")
+    content = estimated(*wish, code=3)
+    assert not content["fits"]
+    nearest = content["nearest"]
+    settings = {
+        "--batch-size": nearest["batch_size"],
+        "--max-length": nearest["max_length"],
+        "--quantize": nearest["quantize"],
+        "--checkpointing": "on" if nearest["checkpointing"] else "off",
+    }
+    flags = [word for pair in settings.items() for word in pair]
+    assert estimated("lora_r8", "--model", folder, "--memory", "1GiB", *flags)["fits"]
+    text = run(*wish)
+    assert text.exit_code == 3
+    assert f"--batch-size {nearest['batch_size']} --max-length {nearest['max_length']}" in text.stdout
+
+
+def test_impossible_wish_names_the_least_step_and_exits_with_3(folder: Path) -> None:
+    content = estimated("lora_r8", "--model", folder, "--memory", "1MiB", code=3)
+    assert content["nearest"] is None
+    assert content["least"]["batch_size"] == 1
+    assert content["least"]["peak_bytes"]["high"] > 2**20
+    assert "Take a smaller model" in run("lora_r8", "--model", folder, "--memory", "1MiB").stdout
+
+
+def test_adapter_config_and_its_file_are_estimated_alike(folder: Path, tmp_path: Path) -> None:
+    LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    of_folder = estimated(tmp_path, "--model", folder)
+    of_file = estimated(tmp_path / "adapter_config.json", "--model", folder)
+    assert of_folder["peak_bytes"] == of_file["peak_bytes"]
+    assert of_folder["trainable_params"] == 6 * 2 * 8 * 128
+
+
+def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(folder: Path) -> None:
+    def expected(*arguments: object) -> int:
+        return int(estimated(*arguments, "--model", folder)["peak_bytes"]["expected"])
+
+    lora = expected("lora_r8")
+    assert expected("lora_r8", "--like", "trainer") > lora
+    assert expected("full") > lora
+    assert expected("lora_r8", "--checkpointing", "on") < lora
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("lroa",), ("lroa", "Did you mean 'lora'?")),
+        (("lora_r8", "--dtype", "fp8"), ("--dtype is 'fp8'", "bfloat16")),
+        (("lora_r8", "--batch-size", 0), ("--batch-size is 0", "at least 1")),
+        (("lora_r8", "--max-length", 4096), ("4,096", "2,048")),
+        (("lora_r8", "--memory", "lots"), ("lots", "2GiB")),
+        (("full", "--quantize", "4bit"), ("4bit", "leave --quantize out")),
+    ],
+)
+def test_bad_argument_is_a_usage_error(folder: Path, arguments: tuple, words: tuple[str, ...]) -> None:
+    result = run(*arguments, "--model", folder)
+    assert result.exit_code == 2, result.output
+    assert [word for word in words if word not in result.stderr] == []
+
+
+def test_method_without_a_model_asks_for_one() -> None:
+    result = run("lora_r8")
+    assert result.exit_code == 2
+    assert "--model" in result.stderr

@@ -1,0 +1,159 @@
+"""A step that was scaled up has the bytes of the same step replayed with all layers, rows and tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig
+
+from autopeft.adapters import read_configs
+from autopeft.estimate import (
+    MemoryModel,
+    Setup,
+    Target,
+    TrainingStep,
+    by_name,
+    describe,
+    in_parts,
+    longest_row,
+    most_rows,
+    replay,
+)
+from autopeft.extension import discover
+from autopeft.records import ModelSpec
+
+N_LAYERS, HIDDEN, WORDS = 7, 32, 400
+METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A config of a small Llama of seven layers, without weights."""
+    path = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=80,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
+        vocab_size=WORDS,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(path)
+    return path
+
+
+def described(folder, word, **setup):
+    choices = {"dtype": torch.bfloat16} | setup
+    model = ModelSpec(id=str(folder), quantize=choices.pop("quantize", "none"))
+    return describe(by_name(word, METHODS), Setup(model=model, **choices), methods=METHODS, tasks=TASKS)
+
+
+def whole(subject, n_rows, n_tokens, *, checkpointing):
+    """The step as it is, with all layers."""
+    step = TrainingStep(
+        micro_batches=[subject.batch(n_rows, n_tokens)],
+        loss=subject.loss,
+        n_terms=subject.n_terms,
+        autocast=subject.autocast,
+        checkpointing=checkpointing,
+        on_gpu=subject.on_gpu,
+    )
+    return replay(subject.build(None), step)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("word", ["lora_r4", "full", "ia3"])
+def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
+    subject = described(folder, word).subject
+    assert subject.n_layers == N_LAYERS
+    scaled = MemoryModel(subject=subject, checkpointing=checkpointing).at(3, 100)
+    replayed = whole(subject, 3, 100, checkpointing=checkpointing)
+    assert scaled.peaks.keys() == replayed.peaks.keys()
+    assert scaled.peak_bytes == replayed.peak_bytes
+    assert scaled.weights_bytes == replayed.weights_bytes
+    assert scaled.optimizer_bytes == replayed.optimizer_bytes
+    assert scaled.body_bytes == replayed.body_bytes
+
+
+@pytest.mark.parametrize("plain_loop", [False, True])
+@pytest.mark.parametrize(("n_rows", "n_tokens"), [(2, 1600), (5, 700), (1, 4000)])
+def test_small_steps_scaled_up_have_the_bytes_of_large_ones(folder, n_rows, n_tokens, plain_loop):
+    subject = described(folder, "lora_r4", plain_loop=plain_loop).subject
+    scaled = MemoryModel(subject=subject).scaled(n_rows, n_tokens)
+    replayed = whole(subject, n_rows, n_tokens, checkpointing=False)
+    assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
+
+
+def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
+    LoraConfig(target_modules=["q_proj"], layers_to_transform=[5, 6]).save_pretrained(tmp_path)
+    target = Target(label="last", files=tuple(read_configs(tmp_path)), path=tmp_path)
+    setup = Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16)
+    uneven = describe(target, setup, methods=METHODS, tasks=TASKS)
+    assert uneven.subject.n_layers is None
+    assert uneven.count.trainable_params == 2 * 8 * (HIDDEN + HIDDEN)
+
+
+def test_parts_of_a_step_are_what_the_shapes_say(folder):
+    subject = described(folder, "lora_r4", plain_loop=True).subject
+    memory = in_parts(MemoryModel(subject=subject).at(2, 64), on_gpu=True)
+    maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
+    n_frozen = N_LAYERS * (maps + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
+    assert memory.weights == pytest.approx(2 * n_frozen, rel=0.001)  # beside a few numbers of the rotation
+    n_trained = 4 * N_LAYERS * (4 * 2 * HIDDEN + 3 * (HIDDEN + 80))
+    assert 12 * n_trained <= memory.trained <= 16 * n_trained + 4 * 14 * N_LAYERS
+    assert memory.phase == "output layer and loss"
+    assert memory.logits >= 4 * 2 * 64 * WORDS  # the logits in float32 once, at least
+    assert memory.low < memory.expected < memory.high
+    assert memory.low == memory.weights + memory.trained + memory.activations + memory.logits
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
+    model = MemoryModel(subject=described(folder, "lora_r4").subject, checkpointing=checkpointing)
+    max_bytes = 2**29 + 150 * 10**6
+
+    def high(n_rows, n_tokens):
+        memory = whole(model.subject, n_rows, n_tokens, checkpointing=checkpointing)
+        return in_parts(memory, on_gpu=True).high
+
+    n_rows = most_rows(model, n_tokens=1024, max_bytes=max_bytes)
+    assert n_rows > 1
+    assert high(n_rows, 1024) <= 1.005 * max_bytes
+    assert high(n_rows + 1, 1024) > 0.995 * max_bytes
+    n_tokens = longest_row(model, n_rows=3, max_bytes=max_bytes, limit=4096)
+    assert high(3, n_tokens) <= 1.005 * max_bytes
+
+
+def test_few_bits_and_float32_change_the_weights_alone_as_they_should(folder):
+    def weights(**setup):
+        return MemoryModel(subject=described(folder, "lora_r4", **setup).subject).at(1, 32).weights_bytes
+
+    n_maps = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * 80)
+    plain = weights()
+    assert plain - weights(quantize="4bit") == pytest.approx((2 - 0.515869) * n_maps, rel=0.001)
+    assert weights(dtype=torch.float32) == pytest.approx(2 * plain, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        (transformers.BertConfig, "BertForSequenceClassification"),
+        (transformers.Qwen3Config, "Qwen3ForCausalLM"),
+        (transformers.Gemma3TextConfig, "Gemma3ForCausalLM"),
+        (transformers.GPT2Config, "GPT2LMHeadModel"),
+    ],
+)
+def test_families_are_scaled_too(kind, task, tmp_path):
+    shape = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "vocab_size": 100}
+    if kind is not transformers.GPT2Config:
+        shape |= {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16}
+    kind(**shape, architectures=[task]).save_pretrained(tmp_path)
+    subject = described(tmp_path, "lora_r2").subject
+    assert subject.n_layers == 6
+    scaled = MemoryModel(subject=subject).at(2, 50)
+    replayed = whole(subject, 2, 50, checkpointing=False)
+    # Of six layers of a Gemma 3 one attends to all tokens, with a mask that the first few lack.
+    assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
