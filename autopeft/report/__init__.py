@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps → naming, rendering, helped, forgetting, positions → charts, tables, heat, usage → view, card →
+words, maps → naming, rendering, helped, forgetting, positions → charts, tables, heat, usage, schema → view, card →
 roles, summary → headline → page → several.
 """
 
@@ -20,6 +20,7 @@ from autopeft.report.helped import did_it_help
 from autopeft.report.page import answer_of, contents, drawn, summary_of
 from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
+from autopeft.report.schema import ResultFile, result_schema
 from autopeft.report.several import several_html
 from autopeft.report.summary import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
@@ -29,6 +30,7 @@ from autopeft.store import write_text
 __all__ = [
     "CardFacts",
     "PartWords",
+    "ResultFile",
     "answer_of",
     "did_it_help",
     "edge_sentence",
@@ -43,6 +45,7 @@ __all__ = [
     "report_html",
     "report_md",
     "result_json",
+    "result_schema",
     "seen_enough",
     "sensitivity_csv",
     "several_html",

@@ -47,6 +47,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
         "smallest": _answer(result, "smallest"),
         "baseline": _baseline(result),
+        "head": _head(result),
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
@@ -151,15 +152,25 @@ def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:
     plan: Plan = getattr(result, name)
+    return {**_plan_keys(result, plan), **_numbers(result, result.confirmations, name)}
+
+
+def _plan_keys(result: SearchResult, plan: Plan) -> dict[str, Any]:
     return {
         "plan": to_json(plan),
+        "plan_id": plan.digest,
         "digest": plan.digest,
         "trainable_params": plan.trainable_params,
         "head_params": result.setting.head_params,
         "learning_rate_position": position_of(plan, result),
         "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
-        **_numbers(result, result.confirmations, name),
     }
+
+
+def _head(result: SearchResult) -> dict[str, Any] | None:
+    """The head alone as it was confirmed; None where it was not."""
+    record = next((record for record in result.confirmations if not record.plan.adapters), None)
+    return None if record is None else {**_plan_keys(result, record.plan), **_record_keys(record)}
 
 
 def _baseline(result: SearchResult) -> dict[str, Any]:
@@ -170,11 +181,15 @@ def _baseline(result: SearchResult) -> dict[str, Any]:
 def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -> dict[str, Any]:
     """The numbers of the record called `name`, else of one with an equal plan: those are confirmed once."""
     fitting = [r for r in records if r.name == name] + [r for r in records if r.plan == getattr(result, name)]
-    record = next(iter(fitting), None)
+    return _record_keys(next(iter(fitting), None))
+
+
+def _record_keys(record: Confirmation | None) -> dict[str, Any]:
     return {
         "metric_mean": record and record.metric_mean,
         "metric_std_error": record and record.metric_std_error,
         "seeds": list(record.seeds) if record else [],
+        "metrics": list(record.metrics) if record else [],
     }
 
 
