@@ -19,7 +19,8 @@ MAX_CONDUCTOR_LINES = 200  # the pipeline only calls other rooms
 # pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
 # `Preview` is the JSON object of a dry run, one key for each fact.
-WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview")
+# `ResultFile` names the keys of result.json, as `Preview` does.
+WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview", "ResultFile")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib.
 BROAD_EXCEPTS = {("train/bench.py", "Exception"), ("executors/serial.py", "BaseException")}
 
