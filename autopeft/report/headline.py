@@ -80,20 +80,19 @@ class _Says:
         best, baseline = self._full(self.result.best), self._full(self.result.baseline)
         gap = difference(abs(verdict.mean_difference or 0.0), share, signed=False)
         if verdict.label == "none":
-            the = "the " if self.naming.is_default(self.result.best) else ""
-            return f"No verdict yet: {the}{best} did best in the short trial runs, and nothing was confirmed."
+            return f"No verdict yet: {best} did best in the short trial runs, and nothing was confirmed."
         if verdict.label == "default kept":
-            return f"Keep the {baseline}: no other plan tried proved better."
+            return f"Keep {baseline}: no other plan tried proved better."
         if verdict.label == "better":
-            return f"Use {best}: it beats the {baseline} by {gap}."
+            return f"Use {best}: it beats {baseline} by {gap}."
         if verdict.label == "equivalent":
             ratio = self.result.baseline.trainable_params / max(1, self.result.best.trainable_params)
             less = f", with {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
-            return f"Use {best}: it is as good as the {baseline}{less}."
+            return f"Use {best}: it is as good as {baseline}{less}."
         if verdict.label == "worse":
-            return f"Keep the {baseline}: {best} scored {gap} {self._lower}."
+            return f"Keep {baseline}: {best} scored {gap} {self._lower}."
         side = "ahead of" if (verdict.mean_difference or 0.0) >= 0 else "behind"
-        return f"{best[:1].upper()}{best[1:]} is {gap} {side} the {baseline}, which settles nothing."
+        return f"{_capital(best)} is {gap} {side} {baseline}, which settles nothing."
 
     def smaller(self) -> str:
         """The smallest plan beside the best, and whether it is proven."""
@@ -102,9 +101,7 @@ class _Says:
         ratio = best.trainable_params / max(1, smallest.trainable_params)
         if result.verdict.label == "none" or smallest == best or ratio < _CLEARLY_SMALLER:
             return ""
-        name = self.naming.short(smallest)
-        name = f"{name[:1].upper()}{name[1:]}"
-        size = f"{name} trains {_times(ratio)} fewer parameters"
+        size = f"{_capital(self._full(smallest))} trains {_times(ratio)} fewer parameters"
         if result.verdict.smallest_equivalent == "proven":
             margin = difference(result.verdict.margin, self._is_share, signed=False)
             return f"{size} and is proven as good, within {margin}."
@@ -127,18 +124,19 @@ class _Says:
         gap = difference(abs(ours.metric_mean - head.metric_mean), self._is_share, signed=False)
         is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
         if self.result.setting.head_params:
-            return f"Training the head alone scores {gap} {self._lower if is_gain else self._higher}."
+            change = f"{gap} {self._lower if is_gain else self._higher}"
+            return f"Training only the output layer (the head), without adapters, scores {change}."
         here = f"{metric(head.metric_mean, self._is_share)} to {metric(ours.metric_mean, self._is_share)}"
         verb = "brings" if is_gain else "worsens"
-        return f"Training {verb} the {self.result.setting.metric} from {here}."
+        sense = "" if self._sign > 0 else " (lower is better)"
+        return f"Training {verb} the {self.result.setting.metric}{sense} from {here}."
 
     def use(self) -> tuple[str, ...]:
         """The plan, its rate and its size."""
         plan = self.result.best
         share = 100 * plan.trainable_params / self.result.setting.budget.base_params
-        name = self._full(plan)
         return (
-            f"{name[:1].upper()}{name[1:]}, learning rate {rate(plan.learning_rate)}.",
+            f"{_capital(self._full(plan))}, learning rate {rate(plan.learning_rate)}.",
             *((f"It reaches {self._score()}.",) if self._score() else ()),
             f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model.",
         )
@@ -160,9 +158,11 @@ class _Says:
         if cost.full_run_seconds is None:
             lines.append("In it no plan was trained: every one failed, or none had time.")
         if best.seconds:
-            steps = f" ({count(best.steps)} steps)" if best.steps else ""
-            beside = f"{memory(best.peak_bytes)} beside the weights"
-            lines.append(f"Training the plan{steps}: {duration(best.seconds)}, {beside}.")
+            steps = f"{count(best.steps)} steps" if best.steps else "one run"
+            device = self.result.environment.get("device")
+            where = f" on {device}" if device else ""
+            beside = f"{memory(best.peak_bytes)} of memory beside the weights"
+            lines.append(f"Training the plan ({steps}{where}): {duration(best.seconds)}, {beside}.")
         lines.append(f"Adapter file: {megabytes(best.megabytes)} MB.")
         return tuple(lines)
 
@@ -176,7 +176,7 @@ class _Says:
         low, high = verdict.interval_95
         n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         is_open = low < 0 < high and verdict.label != "equivalent"
-        name = self.naming.short(self.result.incumbent)
+        name = self._full(self.result.incumbent)
         return (
             f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
             f"{self._span(low, high)} than the default (95 % interval{n_seeds})."
@@ -208,10 +208,11 @@ class _Says:
         of = f"Worst of {n_seeds} runs" if n_seeds > 1 else "One run"
         none = "none failed" if n_seeds > 1 else "it did not fail"
         fate = f"{failed} failed" if failed else none
-        return f"{of}: {self.result.setting.metric} {metric(worst, self._is_share)}; {fate}."
+        where = f"on the {record.split} split"
+        return f"{of} {where}: {self.result.setting.metric} {metric(worst, self._is_share)}; {fate}."
 
     def _full(self, plan: Plan) -> str:
-        return self.naming.short(plan) + self.naming.place(plan)
+        return self.naming.full(plan)
 
     def _record(self, plan: Plan) -> Confirmation | None:
         return next((record for record in self.result.confirmations if record.plan == plan), None)
@@ -232,6 +233,11 @@ class _Says:
     @property
     def _higher(self) -> str:
         return "higher" if self.result.setting.greater_is_better else "lower"
+
+
+def _capital(name: str) -> str:
+    """The text with its first letter as a capital."""
+    return f"{name[:1].upper()}{name[1:]}"
 
 
 def _times(ratio: float) -> str:

@@ -54,13 +54,23 @@ class Naming:
         return " + ".join(self.words.labels.get(method, method) for method in methods)
 
     def short(self, plan: Plan) -> str:
-        """`default LoRA` for a baseline, `your config` for the user's, else the approach."""
+        """`default LoRA` for a baseline, `your config` for the user's, else the approach.
+
+        `searched LoRA` is one that the search laid out, where the default is a LoRA too.
+        """
         if plan.adapters and self.is_default(plan):
             return f"default {self.approach(plan)}"
         proposal = self.first.get(plan)
         if proposal is not None and proposal.arm.kind == "given":
             return "your config"
-        return self.approach(plan)
+        approach = self.approach(plan)
+        is_other = plan.adapters and approach == self.approach(self.result.baseline)
+        return f"searched {approach}" if is_other else approach
+
+    def full(self, plan: Plan) -> str:
+        """The plan's name within a sentence, with its article: `the default LoRA on q and v`, `IA³`."""
+        name = self.short(plan) + self.place(plan)
+        return f"the {name}" if name.startswith(("default ", "searched ", UNTRAINED, HEAD_ALONE)) else name
 
     def place(self, plan: Plan) -> str:
         """Where a baseline adapts, from its arm: ` on q and v`; empty for other plans."""
@@ -98,7 +108,7 @@ class Naming:
             return HEAD_ALONE
         if self.is_default(plan):
             return DEFAULT_GROUP.label
-        return _MIX if len({adapter.method for adapter in plan.adapters}) > 1 else self.approach(plan)
+        return _MIX if len({adapter.method for adapter in plan.adapters}) > 1 else self.short(plan)
 
 
 def legend(groups: Mapping[Plan, Group]) -> tuple[Group, ...]:

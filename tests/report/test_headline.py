@@ -29,28 +29,30 @@ def answered(label, difference, low, high, words=WORDS, **changes):
         (
             "better",
             (0.014, 0.006, 0.022),
-            "Use LoRA: it beats the default LoRA by 1.4 points.",
-            "Settled: LoRA is 0.6 to 2.2 points better than the default (95 % interval, 3 seeds).",
+            "Use the searched LoRA: it beats the default LoRA by 1.4 points.",
+            "Settled: the searched LoRA is 0.6 to 2.2 points better than the default "
+            "(95 % interval, 3 seeds).",
         ),
         (
             "equivalent",
             (0.001, -0.004, 0.006),
-            "Use LoRA: it is as good as the default LoRA, with 1.4 times fewer parameters.",
-            "Settled: LoRA is 0.4 points worse to 0.6 points better than the default "
+            "Use the searched LoRA: it is as good as the default LoRA, with 1.4 times fewer parameters.",
+            "Settled: the searched LoRA is 0.4 points worse to 0.6 points better than the default "
             "(95 % interval, 3 seeds).",
         ),
         (
             "inconclusive",
             (0.004, -0.008, 0.016),
-            "LoRA is 0.4 points ahead of the default LoRA, which settles nothing.",
-            "Not settled: LoRA may be 0.8 points worse to 1.6 points better than the default "
+            "The searched LoRA is 0.4 points ahead of the default LoRA, which settles nothing.",
+            "Not settled: the searched LoRA may be 0.8 points worse to 1.6 points better than the default "
             "(95 % interval, 3 seeds).",
         ),
         (
             "worse",
             (-0.014, -0.022, -0.006),
-            "Keep the default LoRA: LoRA scored 1.4 points lower.",
-            "Settled: LoRA is 0.6 to 2.2 points worse than the default (95 % interval, 3 seeds).",
+            "Keep the default LoRA: the searched LoRA scored 1.4 points lower.",
+            "Settled: the searched LoRA is 0.6 to 2.2 points worse than the default "
+            "(95 % interval, 3 seeds).",
         ),
     ],
 )
@@ -66,12 +68,12 @@ def test_a_kept_default_is_the_recommendation():
         "default kept", -0.007, -0.028, 0.014, best=BASELINE, confirmations=(*confirmations, first)
     )
     assert answer.title == "Keep the default LoRA: no other plan tried proved better."
-    assert answer.sure[0].startswith("Not settled: LoRA may be 2.8 points worse to 1.4 points better than")
+    assert answer.sure[0].startswith("Not settled: the searched LoRA may be 2.8 points worse to 1.4 points")
 
 
 def test_without_a_confirmation_nothing_is_recommended():
     answer = answered("none", 0.0, 0.0, 0.0, confirmations=(), test=())
-    assert answer.title.startswith("No verdict yet: LoRA did best in the short trial runs")
+    assert answer.title.startswith("No verdict yet: the searched LoRA did best in the short trial runs")
     assert answer.sure == (
         "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict.",
     )
@@ -86,7 +88,7 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
     smaller, alone = answer.aside
     # 7,296 / 128 = 57; 95.4 - 80.0 = 15.4
     assert smaller == "IA³ trains 57 times fewer parameters and is proven as good, within 1.0 points."
-    assert alone == "Training the head alone scores 15.4 points lower."
+    assert alone == "Training only the output layer (the head), without adapters, scores 15.4 points lower."
     unproven = toy_result()
     unproven = replace(
         unproven,
@@ -105,10 +107,10 @@ def test_a_lower_loss_is_said_to_be_lower():
     answer = answered(
         "worse", -0.1, -0.2, -0.05, LOSSES, confirmations=(*confirmations, head), setting=setting, test=()
     )
-    assert answer.title == "Keep the default LoRA: LoRA scored 0.100 higher."
-    assert answer.aside[-1] == "Training brings the loss from 2.250 to 1.500."
+    assert answer.title == "Keep the default LoRA: the searched LoRA scored 0.100 higher."
+    assert answer.aside[-1] == "Training brings the loss (lower is better) from 2.250 to 1.500."
     assert answer.use[1] == "It reaches loss 1.500 ± 0.002 on the confirm split."
-    assert answer.sure[1] == "Worst of 3 runs: loss 1.504; none failed."
+    assert answer.sure[1] == "Worst of 3 runs on the confirm split: loss 1.504; none failed."
 
 
 def test_the_summary_has_each_plan_once_with_all_that_it_takes():
@@ -132,7 +134,7 @@ def test_every_group_of_plans_has_a_colour_and_a_shape_of_its_own():
     groups = Naming(result=result, words=WORDS, first=first_proposals(result)).groups()
     assert {groups[plan].label for plan in (BASELINE, BEST, SMALLEST, HEAD)} == {
         "default LoRA",
-        "LoRA",
+        "searched LoRA",
         "IA³",
         "head alone",
     }
@@ -143,7 +145,7 @@ def test_every_group_of_plans_has_a_colour_and_a_shape_of_its_own():
 def test_several_runs_share_a_page_with_ids_of_their_own():
     result = toy_result()
     page = report.several_html([("first", result, WORDS), ("second", result, WORDS)])
-    for part in ("first", "second", "2 runs", "Use LoRA: it beats the default LoRA by 1.4"):
+    for part in ("first", "second", "2 runs", "Use the searched LoRA: it beats the default LoRA by 1.4"):
         assert part in page
     assert 'href="#run-2"' in page and 'id="run-2"' in page
     assert page.count('id="run1-score-budget"') == page.count('id="run2-score-budget"') == 1

@@ -113,7 +113,7 @@ def test_without_confirmation_a_report_names_no_smallest_plan(result, is_best):
         assert "smallest" in render(result, words=WORDS)
     assert _Page(report.report_html(unconfirmed, words=WORDS)).columns("memory")["plan"][:2] == (
         "baselinedefault LoRA",
-        "bestLoRA",
+        "bestsearched LoRA",
     )
 
 
