@@ -357,5 +357,27 @@ def report(
 
 
 app.add_typer(sharing.app)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.")] = Path("reports"),
+    as_json: opt.Json = False,
+) -> None:
+    """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
+    with exit_codes(quiet=True):
+        from autopeft.cli.checks import checks_text
+        from autopeft.doctor import diagnose
+
+        found = diagnose(out)
+        is_well = all(check.status != "fail" for check in found)
+        if as_json:
+            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in found]})
+        else:
+            print(checks_text(found))
+        if not is_well:
+            raise typer.Exit(1)
+
+
 for _command in (lists.methods, lists.formats, lists.spaces):
     app.command()(_command)

@@ -1,0 +1,188 @@
+"""What this machine can do, what would fail on it, and the remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import torch
+from huggingface_hub import constants
+from packaging.requirements import Requirement
+
+from autopeft.errors import ModelError, first_line_of
+from autopeft.model import choose_precision, find_device, free_bytes, resolve
+from autopeft.records import VERSION, ModelSpec
+
+Status = Literal["ok", "note", "fail"]
+
+_WRITTEN_BYTES = 2**25  # to time the writing; chosen by hand
+_SLOW_BYTES_PER_SECOND = 5 * 10**6  # a study with its measurements then takes seconds a trial; chosen by hand
+_LEAST_FREE_BYTES = 2**30  # the demo takes 0.9 GiB (reports/LOG.md)
+_HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
+_PROBED_WIDTH = 1024  # hidden units of the probe of number formats, its widest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One fact of this machine: `ok`, a `note` where something is left out, or `fail`.
+
+    `remedy` says what to do; empty where nothing has to be done.
+    """
+
+    name: str
+    status: Status
+    value: str
+    remedy: str = ""
+
+
+def diagnose(folder: Path) -> tuple[Check, ...]:
+    """All checks; a file is written to `folder`, where runs go, and removed again."""
+    requirements = importlib.metadata.requires("autopeft") or []
+    return (
+        Check(name="autopeft", status="ok", value=f"{VERSION}, Python {platform.python_version()}"),
+        *package_checks(requirements, _installed),
+        *_device_checks(),
+        demo_check(),
+        write_check(folder),
+        hub_check(is_offline=constants.HF_HUB_OFFLINE, reach=_reach_hub),
+    )
+
+
+def package_checks(requirements: Sequence[str], version_of: Callable[[str], str | None]) -> Iterator[Check]:
+    """A check of each required package, and one of each extra.
+
+    Args:
+        requirements: As in the metadata of a package, with markers for extras.
+        version_of: Gives the installed version of a package; None where it is absent.
+    """
+    extras: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, requirements):
+        extra = _extra_of(requirement)
+        if extra is not None:
+            extras.setdefault(extra, []).append(requirement)
+        elif requirement.marker is None or requirement.marker.evaluate():
+            yield _package_check(requirement, version_of(requirement.name))
+    for extra, members in extras.items():
+        missing = [member.name for member in members if not _is_met(member, version_of(member.name))]
+        yield Check(
+            name=f"extra {extra}",
+            status="note" if missing else "ok",
+            value=f"lacks {', '.join(missing)}" if missing else "present",
+            remedy=f'pip install "autopeft[{extra}]"' if missing else "",
+        )
+
+
+def _extra_of(requirement: Requirement) -> str | None:
+    """The extra that asks for a package, and applies here; None for a package that is always needed."""
+    text = str(requirement.marker or "")
+    return text.split("extra == ")[1].strip("\"' )") if "extra == " in text else None
+
+
+def _package_check(requirement: Requirement, version: str | None) -> Check:
+    if _is_met(requirement, version):
+        return Check(name=requirement.name, status="ok", value=str(version))
+    value = f"{version}, but {requirement.specifier} is needed" if version else "not installed"
+    remedy = f'pip install -U "{requirement.name}{requirement.specifier}"'
+    return Check(name=requirement.name, status="fail", value=value, remedy=remedy)
+
+
+def _is_met(requirement: Requirement, version: str | None) -> bool:
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device_checks() -> Iterator[Check]:
+    """The device that a search takes, its free memory, the threads, and the number format."""
+    device = find_device(None)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    yield Check(name="device", status="ok", value=f"{device.type} ({name})")
+    free = free_bytes(device)
+    is_little = free < _LEAST_FREE_BYTES
+    yield Check(
+        name="free memory",
+        status="fail" if is_little else "ok",
+        value=f"{free / 2**30:.1f} GiB",
+        remedy="end other programs, or take a device with more memory" if is_little else "",
+    )
+    yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"))
+    text = SimpleNamespace(hidden_size=_PROBED_WIDTH)
+    config = SimpleNamespace(get_text_config=lambda: text)
+    chosen = choose_precision(config, device)
+    words = f"{chosen.dtype}, products of float32 by {chosen.matmul!r}"
+    yield Check(name="number format", status="ok", value=words)
+
+
+def thread_check(n_threads: int, wait_policy: str | None) -> Check:
+    """The threads of torch, and whether idle ones give way to other programs."""
+    yields = n_threads == 1 or (wait_policy or "").upper() == "PASSIVE"
+    return Check(
+        name="threads",
+        status="ok" if yields else "note",
+        value=f"{n_threads}, OMP_WAIT_POLICY {wait_policy or 'not set'}",
+        remedy="" if yields else "set OMP_WAIT_POLICY=PASSIVE where other programs share the processor",
+    )
+
+
+def demo_check() -> Check:
+    """Whether the demo model is installed."""
+    try:
+        _, name = resolve(ModelSpec())
+    except ModelError as error:
+        return Check(name="demo model", status="note", value="absent", remedy=first_line_of(error))
+    return Check(name="demo model", status="ok", value=name)
+
+
+def write_check(folder: Path) -> Check:
+    """How fast a folder takes bytes; it is made where it is absent, and left as it was."""
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".autopeft-doctor-") as file:
+            started = time.perf_counter()
+            file.write(bytes(_WRITTEN_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            rate = _WRITTEN_BYTES / (time.perf_counter() - started)
+    except OSError as error:
+        value = f"{existing} cannot be written: {error.strerror or error}"
+        return Check(name="run folder", status="fail", value=value, remedy="pass another folder with --out")
+    is_slow = rate < _SLOW_BYTES_PER_SECOND
+    return Check(
+        name="run folder",
+        status="note" if is_slow else "ok",
+        value=f"{existing}: {rate / 10**6:,.0f} MB/s",
+        remedy="pass a folder on a faster disk with --out" if is_slow else "",
+    )
+
+
+def hub_check(*, is_offline: bool, reach: Callable[[], object]) -> Check:
+    """Whether the hub answers; it is not asked where the user works offline."""
+    remedy = "pass local directories with --model and --data, or models that are in the cache"
+    if is_offline:
+        return Check(name="hub", status="note", value="not asked, HF_HUB_OFFLINE is set", remedy=remedy)
+    try:
+        reach()
+    except OSError as error:
+        value = f"does not answer ({first_line_of(error).rstrip('.')})"
+        return Check(name="hub", status="note", value=value, remedy=remedy)
+    return Check(name="hub", status="ok", value="answers")
+
+
+def _reach_hub() -> None:
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    with urllib.request.urlopen(request, timeout=_HUB_SECONDS):
+        pass

@@ -1,0 +1,94 @@
+"""`doctor`: what fails has a remedy, what is left out is a note, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from autopeft import doctor
+from autopeft.cli.app import app
+
+REQUIREMENTS = [
+    "torch>=2.4",
+    "peft<0.22,>=0.19",
+    'never; python_version < "3"',
+    'bitsandbytes>=0.45; extra == "quantize"',
+    'ray; extra == "ray"',
+]
+
+
+def checks_of(**versions):
+    return {check.name: check for check in doctor.package_checks(REQUIREMENTS, versions.get)}
+
+
+def test_packages_that_are_there_are_ok_with_their_versions():
+    checks = checks_of(torch="2.13.0+cpu", peft="0.21.2", bitsandbytes="0.50.2", ray="2.9")
+    assert {check.status for check in checks.values()} == {"ok"}
+    assert checks["torch"].value == "2.13.0+cpu"
+    assert "never" not in checks
+
+
+def test_old_or_absent_package_fails_with_the_command_that_cures_it():
+    checks = checks_of(peft="0.12.0")
+    assert (checks["torch"].status, checks["torch"].value) == ("fail", "not installed")
+    assert checks["peft"].status == "fail"
+    assert "0.12.0" in checks["peft"].value
+    assert checks["peft"].remedy == 'pip install -U "peft<0.22,>=0.19"'
+
+
+def test_absent_extra_is_a_note_that_names_it():
+    extra = checks_of(torch="2.4", peft="0.20", ray="2.9")["extra quantize"]
+    assert (extra.status, extra.value) == ("note", "lacks bitsandbytes")
+    assert extra.remedy == 'pip install "autopeft[quantize]"'
+
+
+def test_folder_is_written_to_and_left_as_it_was(tmp_path):
+    check = doctor.write_check(tmp_path / "reports" / "run")
+    assert check.status in ("ok", "note")  # a slow disk is a note
+    assert "MB/s" in check.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_takes_no_file_fails(tmp_path):
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    check = doctor.write_check(place)
+    assert check.status == "fail"
+    assert "--out" in check.remedy
+
+
+def refuse():
+    raise OSError("no route to host")
+
+
+def never():
+    raise AssertionError("the hub was asked")
+
+
+def test_hub_is_asked_unless_the_user_works_offline():
+    assert doctor.hub_check(is_offline=True, reach=never).status == "note"
+    silent = doctor.hub_check(is_offline=False, reach=refuse)
+    assert (silent.status, "no route to host" in silent.value) == ("note", True)
+    assert doctor.hub_check(is_offline=False, reach=lambda: None).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "policy", "status"), [(1, None, "ok"), (2, None, "note"), (2, "passive", "ok")]
+)
+def test_threads_that_spin_are_noted(n_threads, policy, status):
+    assert doctor.thread_check(n_threads, policy).status == status
+
+
+def test_command_prints_checks_and_exits_with_1_where_one_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    content = json.loads(done.stdout)
+    names = [check["name"] for check in content["checks"]]
+    for name in ("autopeft", "torch", "peft", "device", "free memory", "threads", "run folder", "hub"):
+        assert name in names
+    statuses = {check["status"] for check in content["checks"]}
+    assert done.exit_code == (1 if "fail" in statuses else 0)
+    assert content["ok"] is (done.exit_code == 0)
+    assert all(check["remedy"] for check in content["checks"] if check["status"] == "fail")
