@@ -86,7 +86,7 @@ class Lines:
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase: its count and its best loss begin again."""
         self._phase = Phase(name=name, total=n_measurements)
-        text = f"{name}: {n_measurements} runs\n{HEADINGS}" if n_measurements else name
+        text = f"{_title(name, n_measurements)}\n{HEADINGS}" if n_measurements else name
         print(text, file=sys.stderr, flush=True)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
@@ -129,9 +129,7 @@ class Live:
             self._live.start()
             _move_log(before, sys.stderr)  # the display's own stream, which prints above it
         if n_measurements:
-            self.console.print(
-                Text(f"{name}: {n_measurements} run{'s' * (n_measurements > 1)}", style="bold")
-            )
+            self.console.print(Text(_title(name, n_measurements), style="bold"))
             self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
@@ -199,6 +197,10 @@ def shortened(arm: str) -> str:
         return arm
     end = (_LABEL - 1) // 2
     return f"{arm[: _LABEL - 1 - end]}…{arm[-end:]}"
+
+
+def _title(phase: str, n_measurements: int) -> str:
+    return f"{phase}: {n_measurements} run{'' if n_measurements == 1 else 's'}"
 
 
 def _lower(best: tuple[str, float] | None, found: tuple[str, float]) -> tuple[str, float]:

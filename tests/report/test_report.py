@@ -317,3 +317,10 @@ def _luminance(colour):  # WCAG 2.1, relative luminance
     parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_loss_that_is_the_metric_is_shown_once(result):
+    lost = replace(result, setting=replace(result.setting, metric="loss", greater_is_better=False))
+    board = _Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
+    assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "seconds"]
+    assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
