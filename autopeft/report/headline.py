@@ -172,7 +172,7 @@ class _Says:
         if verdict.label == "none":
             return "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict."
         if verdict.interval_95 is None:
-            return "Chosen by short trial runs: no other plan came close enough to compare it again."
+            return "Chosen by short trial runs: no other plan promised more, so none was compared again."
         low, high = verdict.interval_95
         n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         is_open = low < 0 < high and verdict.label != "equivalent"

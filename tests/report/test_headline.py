@@ -149,3 +149,10 @@ def test_several_runs_share_a_page_with_ids_of_their_own():
         assert part in page
     assert 'href="#run-2"' in page and 'id="run-2"' in page
     assert page.count('id="run1-score-budget"') == page.count('id="run2-score-budget"') == 1
+
+
+def test_a_default_that_led_from_the_start_is_not_called_settled():
+    result = toy_result()
+    verdict = replace(result.verdict, label="default kept", mean_difference=0.0, interval_95=None)
+    answer = report.answer_of(replace(result, best=BASELINE, verdict=verdict), WORDS)
+    assert answer.sure[0].startswith("Chosen by short trial runs") and "ettled" not in " ".join(answer.sure)
