@@ -147,19 +147,33 @@ def count(
     path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
     model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Set beside PATH: another path, a method such as ia3, or full. May be repeated."),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
     with exit_codes(quiet=as_json):
         from autopeft import pipeline
-        from autopeft.cli.counts import count_text
+        from autopeft.cli import counts
 
+        if compare:
+            words = [str(path), *compare]
+            compared = pipeline.compare_steps(words, model_id=model, revision=revision)
+            if as_json:
+                print_json({word: counts.comparison_json(each) for word, each in compared.items()})
+            else:
+                print(counts.comparison_text(compared, markdown=markdown))
+            return
         counted = pipeline.count(path, model_id=model, revision=revision)
+        memory = pipeline.memory_of_step(path, model_id=model, revision=revision)
         if as_json:
-            print_json({**dataclasses.asdict(counted), "percent": counted.percent})
+            peak = None if memory is None else counts.comparison_json(memory)["peak_bytes"]
+            print_json({**dataclasses.asdict(counted), "percent": counted.percent, "peak_bytes": peak})
         else:
-            print(count_text(counted, markdown=markdown))
+            print(counts.count_text(counted, memory, markdown=markdown))
 
 
 @app.command()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Count
+    from autopeft.pipeline import Count, StepEstimate
 
 _COLUMNS = 80
+_WORD = 16  # characters of a name in a comparison
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def count_text(count: Count, *, markdown: bool = False) -> str:
-    """A count in columns or Markdown tables, at most 80 characters wide where the model's name is short."""
+def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bool = False) -> str:
+    """A count in columns or Markdown tables, at most 80 characters wide where the model's name is short.
+
+    `memory` is that of a training step; None where it cannot be told.
+    """
     table = _markdown if markdown else _aligned
     strong = "**" if markdown else ""
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
@@ -25,6 +29,8 @@ def count_text(count: Count, *, markdown: bool = False) -> str:
         "",
         f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}",
     ]
+    if memory is not None:
+        lines += [memory_line(memory)]
     if count.by_role:
         lines += ["", *table(("role", "sites", "rank", "parameters", "share"), _roles(count))]
         lines += ["", *table(("layer", "each", "parameters", "share"), _layers(count))]
@@ -32,6 +38,63 @@ def count_text(count: Count, *, markdown: bool = False) -> str:
         marked = [f"{'- ' if markdown else ''}note: {note}" for note in count.notes]
         lines += ["", *(marked if markdown else ["\n".join(wrap(note, _COLUMNS)) for note in marked])]
     return "\n".join(lines)
+
+
+def memory_line(estimate: StepEstimate) -> str:
+    """The memory of a training step, for the foot of a count."""
+    step = estimate.answer.step
+    return (
+        f"training takes about {step.memory.expected / 2**30:.1f} GiB for {step.n_rows} rows of "
+        f"{step.n_tokens:,} tokens\nin {estimate.dtype}; `autopeft estimate` says more"
+    )
+
+
+def comparison_text(estimates: Mapping[str, StepEstimate], *, markdown: bool = False) -> str:
+    """Several targets side by side, by the words that the user gave; the first is the measure of a step."""
+    first, *_ = estimates.values()
+    step = first.answer.step
+    title = (
+        f"{first.answer.described.base_model}, {step.n_rows} rows of {step.n_tokens:,} tokens, {first.dtype}"
+    )
+    headers = ("trained", "parameters", "share", "peak GiB", "step", "file", "read by")
+    rows = [_compared(word, estimate, step.flops) for word, estimate in estimates.items()]
+    table = _markdown if markdown else _aligned
+    note = (
+        "step: operations of a step, relative to the first; what only moves numbers is not in it. read by: "
+        'without a merge; "merged" after one.'
+    )
+    return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *wrap(note, _COLUMNS)])
+
+
+def _compared(word: str, estimate: StepEstimate, flops: int) -> tuple[str, ...]:
+    content = comparison_json(estimate)
+    servers = content["read_by"]
+    read_by = "peft alone" if servers is None else ", ".join(servers) or "merged"
+    return (
+        word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
+        f"{content['trainable_params']:,}",
+        f"{100 * content['trainable_params'] / content['base_params']:.3g} %",
+        f"{content['peak_bytes']['expected'] / 2**30:.1f}",
+        f"{content['flops'] / flops:.2f}",
+        size(content["file_bytes"]),
+        "any" if estimate.target.is_full else read_by,
+    )
+
+
+def comparison_json(estimate: StepEstimate) -> dict[str, Any]:
+    """One row of a comparison, for scripts; `read_by` is null where plain peft alone reads it."""
+    described, step = estimate.answer.described, estimate.answer.step
+    count = described.count
+    weight_bytes = 2 if estimate.dtype == "bfloat16" else 4
+    memory = step.memory
+    return {
+        "trainable_params": described.base_params if count is None else count.trainable_params,
+        "base_params": described.base_params,
+        "peak_bytes": {"low": memory.low, "expected": memory.expected, "high": memory.high},
+        "flops": step.flops,
+        "file_bytes": weight_bytes * described.base_params if count is None else count.adapter_bytes,
+        "read_by": None if described.servers is None else list(described.servers),
+    }
 
 
 def size(n_bytes: int) -> str:

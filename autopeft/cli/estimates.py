@@ -135,6 +135,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "max_length": step.n_tokens,
         "quantize": step.quantize,
         "checkpointing": step.checkpointing,
+        "flops": step.flops,
         "peak_bytes": {"low": memory.low, "expected": memory.expected, "high": memory.high},
         "parts": {
             "weights": memory.weights,

@@ -32,13 +32,14 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The settings of a step, and its memory."""
+    """The settings of a step, its memory, and the floating-point operations of its products."""
 
     n_rows: int
     n_tokens: int
     quantize: str
     checkpointing: bool
     memory: Memory
+    flops: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +101,14 @@ class _Steps:
     def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
         """A step and its memory."""
         model = self._model(quantize, checkpointing)
+        step = model.at(n_rows, n_tokens)
         return Step(
             n_rows=n_rows,
             n_tokens=n_tokens,
             quantize=quantize,
             checkpointing=checkpointing,
-            memory=in_parts(model.at(n_rows, n_tokens), on_gpu=model.subject.on_gpu),
+            memory=in_parts(step, on_gpu=model.subject.on_gpu),
+            flops=step.flops,
         )
 
     def limits(self, step: Step, max_bytes: int) -> Limits:

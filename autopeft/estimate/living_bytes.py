@@ -1,4 +1,4 @@
-"""Adds up the storages that are alive while torch computes, of real or fake tensors."""
+"""Adds up the storages that are alive while torch computes, of real or fake tensors, and the operations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs alone
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -18,13 +22,15 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     each storage up to 512 bytes, and keeps freed blocks in reserve; neither is counted.
 
     A step has phases, such as forward and backward, of which each has a peak: the most bytes alive at once,
-    and how many of them were gradients, as `gradient_bytes` was told.
+    and how many of them were gradients, as `gradient_bytes` was told. `flops` counts the floating-point
+    operations of products and of attention.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0  # bytes alive
         self.gradient_bytes = 0  # of these, gradients of parameters
+        self.flops = 0
         self.peaks: dict[str, int] = {}
         self.gradients_at_peak: dict[str, int] = {}
         self.at_start: dict[str, int] = {}  # bytes alive when a phase was last entered
@@ -75,7 +81,25 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
+        self.flops += _flops(func, args, kwargs or {}, result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._add(leaf)
         return result
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:
+    """The floating-point operations of one call of a kernel, 0 for those that only move numbers."""
+    kernel = getattr(func, "_overloadpacket", None)
+    if kernel in flop_registry:
+        return int(flop_registry[kernel](*args, **kwargs, out_val=result))
+    if kernel is _ATTENTION:
+        return 2 * _product(*args[:2])
+    if kernel is _ATTENTION_BACKWARD:
+        return 5 * _product(*args[1:3])  # the scores once more, and four products of gradients
+    return 0
+
+
+def _product(queries: torch.Tensor, keys: torch.Tensor) -> int:
+    """Operations of a product of queries (…, T, D) and keys (…, U, D)."""
+    return 2 * queries.numel() * keys.shape[-2]

@@ -54,7 +54,8 @@ class StepMemory:
     `weights_bytes` is what stays frozen, `trained_bytes` adapters and head, with a gradient of
     `gradient_bytes` and moments of `optimizer_bytes`. `body_bytes` are alive beside these where the last
     layer ends, and `forward_bytes` at the end of the largest forward pass. `peaks` has the most that is alive
-    at once in each phase, with everything, and `gradients_at_peak` how much of it are gradients.
+    at once in each phase, with everything, and `gradients_at_peak` how much of it are gradients. `flops` are
+    the floating-point operations of the step's products and attention.
     """
 
     weights_bytes: int
@@ -65,6 +66,7 @@ class StepMemory:
     forward_bytes: int
     peaks: Mapping[str, int]
     gradients_at_peak: Mapping[str, int]
+    flops: int
 
     @property
     def peak_bytes(self) -> int:
@@ -197,6 +199,7 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
             forward_bytes=forward_bytes,
             peaks=dict(living.peaks),
             gradients_at_peak=dict(living.gradients_at_peak),
+            flops=living.flops,
         )
 
 

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.adapters import ConfigFile, Count, auto_class_of, compile_plan, count_configs, count_plan
+from autopeft.adapters import (
+    ConfigFile,
+    Count,
+    auto_class_of,
+    compile_plan,
+    count_configs,
+    count_plan,
+    type_name,
+)
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.phases import repeated_layers
@@ -59,6 +67,24 @@ class Target:
     def is_full(self) -> bool:
         """Whether all weights are trained."""
         return self.plan is None and not self.files and self.method is None
+
+    def servers(self, plan: Plan | None, methods: Mapping[str, Method]) -> tuple[str, ...] | None:
+        """The servers that read the adapters; () where they must be merged first, None where they cannot be.
+
+        `plan` is the plan on its base model; None for configs and for the whole model, which is served as is.
+        """
+        if plan is None:
+            by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
+            configs = [file.config for file in self.files]
+            used = [
+                (by_type.get(type_name(each)), {"dora": getattr(each, "use_dora", False)}) for each in configs
+            ]
+        else:
+            used = [(methods[adapter.method], dict(adapter.options)) for adapter in plan.adapters]
+        known = [method.servers(options) if method else () for method, options in used]
+        shared = [name for name in (known[0] if known else ()) if all(name in names for names in known)]
+        merges = all(method is not None and method.merges for method, _ in used)
+        return tuple(shared) if shared or merges else None
 
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
         """The plan, as far as a base model has its sites."""
@@ -112,12 +138,16 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """A target on its base model: what a replay needs, and what is counted; no count of the whole model."""
+    """A target on its base model: what a replay needs, and what is counted; no count of the whole model.
+
+    `servers` are as `Target.servers` gives them.
+    """
 
     subject: Subject
     base_model: str
     base_params: int
     count: Count | None
+    servers: tuple[str, ...] | None
 
 
 def describe(
@@ -142,7 +172,8 @@ def describe(
     config: Any = base.module.config
     n_layers = _n_alike(base.module)
     max_tokens = base.max_tokens()
-    count = _count(target, base, task, methods)
+    plan = None if target.is_full or target.files else target.on(base, methods)
+    count = _count(target, plan, base, task, methods)
     if count is not None and n_layers is not None and not _is_even(count, n_layers):
         n_layers = None
     builder = _Builder(target=target, setup=setup, task=task, methods=methods, auto_class=auto_class)
@@ -159,7 +190,10 @@ def describe(
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
     )
-    return Described(subject=subject, base_model=base_model, base_params=base_params, count=count)
+    servers = target.servers(plan, methods)
+    return Described(
+        subject=subject, base_model=base_model, base_params=base_params, count=count, servers=servers
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +256,12 @@ def _task_of(base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task])
     return task
 
 
-def _count(target: Target, base: BaseModel, task: Task, methods: Mapping[str, Method]) -> Count | None:
-    if target.is_full:
-        return None
-    if target.files:
-        return count_configs(target.files, base, path=target.path)
-    plan = target.on(base, methods)
-    return count_plan(plan, base, methods, task_type=task.peft_task_type)
+def _count(
+    target: Target, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
+) -> Count | None:
+    if plan is not None:
+        return count_plan(plan, base, methods, task_type=task.peft_task_type)
+    return count_configs(target.files, base, path=target.path) if target.files else None
 
 
 def _n_alike(module: nn.Module) -> int | None:

@@ -11,7 +11,13 @@ from __future__ import annotations
 from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.applying import apply, load_confirmed, save
 from autopeft.pipeline.counting import Count, count
-from autopeft.pipeline.estimating import EstimateRequest, StepEstimate, estimate_step
+from autopeft.pipeline.estimating import (
+    EstimateRequest,
+    StepEstimate,
+    compare_steps,
+    estimate_step,
+    memory_of_step,
+)
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
@@ -41,10 +47,12 @@ __all__ = [
     "VerifyRequest",
     "analyze",
     "apply",
+    "compare_steps",
     "count",
     "estimate_step",
     "export",
     "load_confirmed",
+    "memory_of_step",
     "methods_on",
     "part_words",
     "preview",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,27 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         )
         answer = estimate.answer(wish, describe)
     return StepEstimate(target=target, dtype=dtype, like=request.like, on_gpu=on_gpu, answer=answer)
+
+
+def compare_steps(
+    words: Sequence[str], *, model_id: str | None, revision: str | None
+) -> dict[str, StepEstimate]:
+    """The usual step of several targets on one base model, which the first may name.
+
+    Raises what `estimate_step` raises.
+    """
+    if model_id is None:
+        model_id = read_target(words[0], model_id=None, revision=revision)[1].id
+    requests = [EstimateRequest(trained=word, model_id=model_id, revision=revision) for word in words]
+    return {request.trained: estimate_step(request) for request in requests}
+
+
+def memory_of_step(path: Path, *, model_id: str | None, revision: str | None) -> StepEstimate | None:
+    """The usual step of a plan or configs; None for models and configs whose memory cannot be told."""
+    try:
+        return estimate_step(EstimateRequest(trained=str(path), model_id=model_id, revision=revision))
+    except SpecError:
+        return None
 
 
 def read_target(trained: str, *, model_id: str | None, revision: str | None) -> tuple[Target, ModelSpec]:

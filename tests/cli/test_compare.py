@@ -1,0 +1,83 @@
+"""`count --compare`: several targets side by side, against closed forms and torch's own count of operations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner, Result
+
+from autopeft.cli.app import app
+from autopeft.estimate import TrainingStep, measure
+
+HIDDEN, INNER, N_LAYERS, WORDS = 32, 64, 5, 2000
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["count", *map(str, arguments)])
+
+
+def llama_config() -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
+        vocab_size=WORDS,
+        architectures=["LlamaForCausalLM"],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("llama")
+    llama_config().save_pretrained(path)
+    return path
+
+
+def test_targets_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
+    LoraConfig(r=4, use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    words = ["lora_r4", "--compare", tmp_path, "--compare", "ia3", "--compare", "full", "--model", folder]
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    lora, dora, ia3, full = json.loads(result.stdout).values()
+    assert lora["trainable_params"] == N_LAYERS * 4 * (4 * 2 * HIDDEN + 3 * (HIDDEN + INNER))
+    assert dora["trainable_params"] == N_LAYERS * (4 * 2 * HIDDEN + HIDDEN)
+    assert lora["file_bytes"] == 4 * lora["trainable_params"]
+    assert full["file_bytes"] == 2 * full["base_params"]
+    assert full["peak_bytes"]["expected"] > lora["peak_bytes"]["expected"]
+    assert full["flops"] > lora["flops"]
+    assert lora["read_by"] == ["vllm", "tgi", "llama.cpp"]
+    assert dora["read_by"] == ia3["read_by"] == []  # after a merge
+    text = run(*words)
+    assert "read by" in text.stdout
+    assert "merged" in text.stdout
+    assert max(map(len, text.stdout.splitlines()[2:])) <= 100
+
+
+def test_count_shows_the_memory_of_a_step(folder: Path, tmp_path: Path) -> None:
+    LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    assert "training takes about" in run(tmp_path, "--model", folder).stdout
+    peak = json.loads(run(tmp_path, "--model", folder, "--json").stdout)["peak_bytes"]
+    assert 0 < peak["low"] <= peak["expected"] <= peak["high"]
+
+
+def test_operations_of_a_step_are_those_that_torch_counts() -> None:
+    config = llama_config()
+    config._attn_implementation = "eager"  # torch has no count of the CPU's fused attention
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.zeros(2, 10, dtype=torch.long)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with FlopCounterMode(display=False) as counted:
+        model(**batch).loss.backward()
+    step = TrainingStep(micro_batches=[batch], loss=lambda model, batch: model(**batch).loss)
+    assert measure(model, step).flops == counted.get_total_flops()
+    config._attn_implementation = "sdpa"
+    fused = measure(transformers.LlamaForCausalLM(config), step).flops
+    # The fused backward pass multiplies queries and keys once more, for rows of ten tokens in five layers.
+    assert fused == counted.get_total_flops() + N_LAYERS * 2 * 2 * 10 * 10 * HIDDEN
