@@ -59,17 +59,14 @@ def comparison_text(estimates: Mapping[str, StepEstimate], *, markdown: bool = F
     headers = ("trained", "parameters", "share", "peak GiB", "step", "file", "read by")
     rows = [_compared(word, estimate, step.flops) for word, estimate in estimates.items()]
     table = _markdown if markdown else _aligned
-    note = (
-        "step: operations of a step, relative to the first; what only moves numbers is not in it. read by: "
-        'without a merge; "merged" after one.'
-    )
+    note = "step: operations of a step, relative to the first; what only moves numbers is not in it."
     return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *wrap(note, _COLUMNS)])
 
 
 def _compared(word: str, estimate: StepEstimate, flops: int) -> tuple[str, ...]:
     content = comparison_json(estimate)
     servers = content["read_by"]
-    read_by = "peft alone" if servers is None else ", ".join(servers) or "merged"
+    read_by = "peft alone" if servers is None else ", ".join(servers) or "after a merge"
     return (
         word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
         f"{content['trainable_params']:,}",
