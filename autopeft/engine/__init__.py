@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
+schedule, rates, samplers, race → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
 twins, promote → propose, finalists → judge, choose → confirm → sentences.
 """
 
@@ -27,6 +27,7 @@ from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
+from autopeft.engine.race import STUDY, show_race
 from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
@@ -44,6 +45,7 @@ __all__ = [
     "rungs",
     "search",
     "search_cost",
+    "show_race",
     "stretched",
 ]
 
@@ -61,7 +63,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         StoppedError: The time was up before a verdict.
     """
     _plan_ahead(problem, ledger)
-    study = optuna.create_study(study_name="autopeft", storage=storage, direction="minimize")
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
     study_log = StudyLog(problem=problem, ledger=ledger, study=study)
     first = measure_first_rung(study_log)
     score_pairs = measure_twins(study_log, first)

@@ -121,6 +121,7 @@ def _search_in(
     with _ledger(run, prepared, bench, progress=progress, began=limit.started) as ledger:
         with run.writing_study():
             outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+            engine.show_race(run.study_storage(), outcome)
         run.close_study()
         forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
     check_base(run, prepared)

@@ -1,0 +1,60 @@
+"""The study as people look at it afterwards: each trial's loss at every rung, and who was stopped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autopeft.records import Measurement, Outcome, Plan
+
+STUDY = "autopeft"
+
+
+def show_race(storage: BaseStorage, outcome: Outcome) -> None:
+    """Replace the finished study by one whose trials hold their losses by training steps.
+
+    The sampler needs losses of one length, so that a trial is told its loss at the first rung alone. Here a
+    trial that reached the last rung is complete with the loss there, one that did not is pruned, and one
+    without any loss stays as it was. Numbers, parameters and attributes are kept.
+    """
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    losses = _losses_by_steps(outcome.measurements)
+    last = max((steps for by_steps in losses.values() for steps in by_steps), default=0)
+    plans = [proposal.plan for proposal in outcome.proposals]
+    trials = [
+        _with_losses(trial, losses.get(plan, {}), last=last)
+        for trial, plan in zip(
+            study.trials, [*plans, *[None] * (len(study.trials) - len(plans))], strict=True
+        )
+    ]
+    direction = study.direction
+    optuna.delete_study(study_name=STUDY, storage=storage)
+    fresh = optuna.create_study(study_name=STUDY, storage=storage, direction=direction)
+    fresh.add_trials(trials)
+
+
+def _losses_by_steps(measurements: Sequence[Measurement]) -> dict[Plan | None, dict[int, float]]:
+    losses: dict[Plan | None, dict[int, float]] = defaultdict(dict)
+    for run in measurements:
+        if run.fidelity.split == "search" and run.loss is not None:
+            losses[run.plan].setdefault(run.fidelity.train_steps, run.loss)  # of several seeds the first
+    return losses
+
+
+def _with_losses(trial: FrozenTrial, by_steps: dict[int, float], *, last: int) -> FrozenTrial:
+    if not by_steps:
+        return trial
+    reached = max(by_steps)
+    return create_trial(
+        state=TrialState.COMPLETE if reached == last else TrialState.PRUNED,
+        value=by_steps[reached],
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+        intermediate_values=by_steps,
+    )
