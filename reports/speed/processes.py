@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SEARCH = {"budget": "0.5%", "max_steps": 24, "trials": 12, "confirm": "none", "dtype": "float32"}
+SEARCH = {"budget": "0.5%", "max_steps": 16, "trials": 8, "confirm": "none", "dtype": "float32"}
 WAYS = {"serial": {"executor": "serial"}, "process": {"executor": "process", "workers": 2}}
 N_THREADS = 2
 WARM = 4  # measurements after which every worker has loaded its model: a wave
@@ -80,6 +80,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", way]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+            print(way, runs[way][-1], file=sys.stderr, flush=True)  # a stopped script has shown something
     ratios = {
         key: statistics.median(run[key] for run in runs["serial"])
         / statistics.median(run[key] for run in runs["process"])
