@@ -19,7 +19,7 @@ from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
 from autopeft.extension import Batch
-from autopeft.model import BaseModel, adapter_names, attach, checkpointed, put_on
+from autopeft.model import BaseModel, adapter_names, attach, can_checkpoint, checkpointed, put_on
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError)
@@ -184,8 +184,9 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
         lasting = living.now
         model.train()
         living.peaks.clear()
+        checkpointing = step.checkpointing and can_checkpoint(model)
         with (
-            checkpointed(model) if step.checkpointing else contextlib.nullcontext(),
+            checkpointed(model) if checkpointing else contextlib.nullcontext(),
             told_apart(model, living),
             _gradients_counted(trained, living),
         ):
