@@ -20,6 +20,18 @@ from autopeft.errors import SpecError
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129}
 
 
+@pytest.fixture(autouse=True)
+def delivered():
+    """Signals arrive, also where the tests run in the background, which may ignore some."""
+    before = {name: signal.getsignal(getattr(signal, name)) for name in CODES}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
 def raised_by(name):
     return KeyboardInterrupt if name == "SIGINT" else SystemExit
 

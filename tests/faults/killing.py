@@ -58,6 +58,8 @@ def search(words: Sequence[str], out: Path, *, chosen: int | None, name: str) ->
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(errors.fileno(), 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # both may be ignored where tests run
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         operations = Operations(out, chosen, getattr(signal, name))
         sys.addaudithook(operations)
         code = 1
