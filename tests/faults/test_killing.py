@@ -17,11 +17,11 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("name", "executor", "n_ends"),
     [
-        ("SIGKILL", "serial", 18),
+        ("SIGKILL", "serial", 8),
         ("SIGKILL", "process", 2),
-        ("SIGINT", "serial", 3),
-        ("SIGTERM", "serial", 3),
-        ("SIGHUP", "serial", 3),
+        ("SIGINT", "serial", 1),
+        ("SIGTERM", "serial", 1),
+        ("SIGHUP", "serial", 1),
     ],
 )
 def test_an_ended_search_comes_back_equal(model_dir, data_dir, name, executor, n_ends):
