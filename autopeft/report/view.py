@@ -109,7 +109,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("trials", str(spec.search.trials)),
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
-        ("confirmation", f"{spec.confirm.fidelity}, up to {spec.confirm.seeds} seeds"),
+        ("confirmation", f"{_length_of_confirmation(result)}, up to {spec.confirm.seeds} seeds"),
         *([("forgetting", general_text)] if general_text else []),
         ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
         *(
@@ -117,6 +117,12 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
             for decision in setting.decisions
         ),
     )
+
+
+def _length_of_confirmation(result: SearchResult) -> str:
+    """The length that was confirmed; with the requested one where time was too short for that."""
+    requested, used = result.spec.confirm.fidelity, result.verdict.fidelity
+    return requested if used in (requested, "none") else f"{used} (time was short for {requested})"
 
 
 def run_seconds(result: SearchResult, record: Confirmation) -> float:

@@ -19,6 +19,7 @@ from autopeft import records as rec
 from autopeft import report
 from autopeft.extension import discover
 from autopeft.report import PartWords
+from autopeft.report.view import settings
 from autopeft.report.words import metric
 from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 
@@ -324,3 +325,13 @@ def test_a_loss_that_is_the_metric_is_shown_once(result):
     board = _Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
     assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "seconds"]
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
+
+
+def test_a_confirmation_that_time_shortened_names_the_length_that_was_run(result):
+    confirm = result.spec.confirm.model_copy(update={"fidelity": "full"})
+    spec = result.spec.model_copy(update={"confirm": confirm})
+    shown = []
+    for used in ("full", "half"):
+        run = replace(result, spec=spec, verdict=replace(result.verdict, fidelity=used))
+        shown.append(dict(settings(run))["confirmation"].partition(",")[0])
+    assert shown == ["full", "half (time was short for full)"]
