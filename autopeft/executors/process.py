@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -22,6 +23,7 @@ from autopeft.errors import AutopeftError, TrainingError, WorkerLostError
 Result = TypeVar("Result")
 Function = Callable[..., Any]
 
+_PATIENCE_SECONDS = 3.0  # for idle workers to end; chosen by hand
 _MOST_TRIES = 2  # of a function whose worker died; chosen by hand
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 _RESIDENT: list[Function] = []  # in a worker: the function that its `make` gave, which keeps the base model
@@ -61,9 +63,14 @@ class _Worker:
             self.start()
             return self._pool.submit(task.fn, *task.args)
 
-    def end(self) -> None:
-        """End the process, whatever it is at."""
+    def close(self) -> None:
+        """Let the process end once it is idle, so that it frees its locks."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def end(self, deadline: float) -> None:
+        """Wait for the process to end; end it by force at the deadline, in seconds of `time.monotonic`."""
         for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -118,7 +125,10 @@ class Process:
             self._waiting.clear()
             self.n_workers = 1
         for worker in workers:
-            worker.end()
+            worker.close()
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for worker in workers:
+            worker.end(deadline)
 
     def _open(self, n_workers: int, make: Callable[[int], Function] | None) -> None:
         self._workers = [_Worker(index, make) for index in range(n_workers)]

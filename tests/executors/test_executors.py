@@ -166,3 +166,30 @@ def is_running(pid):
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+WITH_A_LOCK = """
+import multiprocessing
+
+from autopeft.executors.process import Process
+
+
+def make(index):
+    lock = multiprocessing.RLock()  # as progress bars of libraries do
+    return lambda number: number + 1 if lock else 0
+
+
+if __name__ == "__main__":
+    process = Process()
+    submitted = process.start(make, local=int, n_workers=2)
+    print([process.submit(submitted, number).result() for number in range(4)])
+    process.shutdown()
+"""
+
+
+def test_idle_workers_free_their_locks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WITH_A_LOCK)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[1, 2, 3, 4]"
+    assert "leaked" not in done.stderr
