@@ -383,12 +383,12 @@ def doctor(
         from autopeft.cli.checks import checks_text
         from autopeft.doctor import diagnose
 
-        found = diagnose(out)
-        is_well = all(check.status != "fail" for check in found)
+        checks = diagnose(out)
+        is_well = all(check.status != "fail" for check in checks)
         if as_json:
-            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in found]})
+            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in checks]})
         else:
-            print(checks_text(found))
+            print(checks_text(checks))
         if not is_well:
             raise typer.Exit(1)
 

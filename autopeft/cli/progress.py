@@ -54,10 +54,10 @@ class Phase:
         self.done += 1
         if measurement.loss is None:
             return
-        found = (arm, measurement.loss)
-        self.best = _lower(self.best, found)
+        scored = (arm, measurement.loss)
+        self.best = _lower(self.best, scored)
         if arm.startswith("baseline"):
-            self.baseline = _lower(self.baseline, found)
+            self.baseline = _lower(self.baseline, scored)
 
     @property
     def count(self) -> str:

@@ -90,7 +90,7 @@ def _with_parameters(study: Study) -> list[FrozenTrial]:
 
 
 def capped(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials with no loss further above the median than the lowest loss lies below it."""
+    """The trials; a loss above the cap, 2 x the median - the lowest, is lowered to the cap."""
     losses = [trial.value for trial in trials if trial.value is not None]
     if not losses:
         return trials

@@ -72,7 +72,7 @@ class _Worker:
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+            process.join()
 
 
 class Process:
@@ -158,7 +158,7 @@ class Process:
         if is_repeated:
             return
         if is_lost:
-            text = f"a worker process ended at this work, {task.n_tries} times; it may have run out of memory"
+            text = f"the worker process died, {task.n_tries} times; the machine may have run out of memory"
             task.future.set_exception(WorkerLostError(text))
         elif error is not None:
             task.future.set_exception(error)

@@ -34,18 +34,18 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
     upper end, even in the logarithm. Those of further parts of mixes begin with `part2.`, `part3.` and so on.
     """
-    found: dict[str, BaseDistribution] = {}
+    distributions: dict[str, BaseDistribution] = {}
     if len(space.arms) > 1:
-        found[ARM] = CategoricalDistribution(space.arms)
+        distributions[ARM] = CategoricalDistribution(space.arms)
     parts = _parts_by_index(space)
     low, high = _hull(part.budget_share for part in parts[0])
     if low < high:
-        found["budget_share"] = FloatDistribution(low, high, log=True)
+        distributions["budget_share"] = FloatDistribution(low, high, log=True)
     if any(part.learning_rate is None or part.learning_rate[0] < part.learning_rate[1] for part in parts[0]):
-        found[RATE] = FloatDistribution(0.0, 1.0)
+        distributions[RATE] = FloatDistribution(0.0, 1.0)
     for index, alike in enumerate(parts):
-        found |= {_prefix(index) + name: each for name, each in _of_parts(alike)}
-    return found
+        distributions |= {_prefix(index) + name: each for name, each in _of_parts(alike)}
+    return distributions
 
 
 def _parts_by_index(space: Space) -> list[list[MethodSpace]]:
@@ -186,7 +186,7 @@ def _all_parameters(policy: Policy, space: Space, arm: str, methods: Mapping[str
     low, high = learning_rates(space, arm, methods)
     is_inside = 0 < low < high and policy.learning_rate > 0
     position = math.log(policy.learning_rate / low) / math.log(high / low) if is_inside else 0.0
-    found: Parameters = {ARM: arm, "budget_share": policy.budget_share, RATE: position}
+    named: Parameters = {ARM: arm, "budget_share": policy.budget_share, RATE: position}
     for index, (part, (_, choices)) in enumerate(
         zip((policy, *policy.beside), space.parts(arm), strict=True)
     ):
@@ -198,8 +198,8 @@ def _all_parameters(policy: Policy, space: Space, arm: str, methods: Mapping[str
         values |= {"size": part.max_rank, "layers_by": "any" if is_any else part.layers_by}
         values |= {f"depth.{i}": int(bit) for i, bit in enumerate(part.layers_by) if is_any}
         values |= {"layers_by": "lead"} if is_led else {}
-        found |= {_prefix(index) + name: value for name, value in values.items()}
-    return found
+        named |= {_prefix(index) + name: value for name, value in values.items()}
+    return named
 
 
 def _is_same(policy: Policy, other: Policy) -> bool:

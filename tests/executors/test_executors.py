@@ -112,7 +112,7 @@ def make_dying(index):
 
 def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(process):
     work = process.start(make_dying, local=None, n_workers=1)
-    with pytest.raises(WorkerLostError, match="a worker process ended at this work, 2 times"):
+    with pytest.raises(WorkerLostError, match="the worker process died, 2 times"):
         process.submit(work).result(timeout=120)
     assert process.submit(pow, 2, 3).result(timeout=120) == 8
 
