@@ -1,9 +1,9 @@
 """The protocols that a part must meet, and `discover`, which finds the parts.
 
-To add a PEFT method, a task type, a metric, a score, an executor or an exporter, write one file
-in the folder of that name with a module-level `PART`, or publish an entry point of
-another package in the group `autopeft.methods`, `autopeft.tasks` and so on. `tests/example_package`
-is a package with one part of each kind.
+To add a PEFT method, a task type, a metric, a score, an executor, an exporter or a tracker,
+write one file in the folder of that name with a module-level `PART`, or publish an entry point
+of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
+`tests/example_package` is a package with one part of each kind.
 """
 
 from autopeft.extension.discovery import Catalogue, discover
@@ -23,6 +23,7 @@ from autopeft.extension.task import (
     TaskDefaults,
     metric_facts,
 )
+from autopeft.extension.tracker import TrackedRun, Tracker, Values
 
 __all__ = [
     "REFERENCE_WIDTH",
@@ -43,6 +44,9 @@ __all__ = [
     "Target",
     "Task",
     "TaskDefaults",
+    "TrackedRun",
+    "Tracker",
+    "Values",
     "discover",
     "metric_facts",
 ]

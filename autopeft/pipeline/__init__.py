@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
 prepare → scoring, counting, estimating, listing, resuming, fingerprint, applying, forgetting, reporting →
-hub_folder → best, working, warm_start → problem → allowance → time_limit → previewing, searching,
+hub_folder → best, working, warm_start → problem → allowance → time_limit, tracking → previewing, searching,
 exporting → analyzing, training, suggesting → reference → verifying, pushing.
 """
 

@@ -24,13 +24,15 @@ _BASE = "base_sha256"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
 # Settings that may differ between a start and its resumption: limits, which can grow; what the fingerprints
-# of data and weights cover wherever these lie; and how measurements are spread over processes.
+# of data and weights cover wherever these lie; how measurements are spread over processes;
+# and what logs them.
 _FREE = frozenset(
     {
         "search.trials",
         "search.max_time_seconds",
         "search.max_cost",
         "output.out",
+        "output.report_to",
         "model.id",
         "model.revision",
         "data.source",

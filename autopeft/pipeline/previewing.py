@@ -13,6 +13,7 @@ from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.time_limit import TimeLimit, within_time
+from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
 from autopeft.records import Decision, GeneralText, RunSpec
 
@@ -47,6 +48,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     check_executor(spec)
+    check_trackers(spec)
     requested = requested_space(spec)
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))

@@ -31,8 +31,9 @@ Record = TypeVar("Record")
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _GROWING = ("search.trials", "search.max_time_seconds", "search.max_cost")
-# What a resumed run may change: limits, and how measurements are spread over processes.
-_EXTENDABLE = frozenset({*_GROWING, "output.out", "execution.executor", "execution.workers"})
+# What a resumed run may change: limits, how measurements are spread over processes, and what logs them.
+_FREE = ("output.out", "output.report_to", "execution.executor", "execution.workers")
+_EXTENDABLE = frozenset({*_GROWING, *_FREE})
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     run = RunDir.open(requested.output.out)
     stored = run.read_spec()
     # A run directory may have been moved, so that run.yaml does not hold its path.
-    topics = {**stored.model_dump(), "output": requested.output.model_dump()}
+    topics = stored.model_dump()
+    topics["output"]["out"] = requested.output.out
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(requested, topic), field)

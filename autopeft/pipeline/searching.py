@@ -33,6 +33,7 @@ from autopeft.pipeline.resuming import (
 )
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
+from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, started
 from autopeft.records import Plan, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir
@@ -70,6 +71,7 @@ def search(
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     check_executor(spec)
+    check_trackers(spec)
     requested = requested_space(spec)
     check_forgetting(spec)
     with RunDir.create(_out(spec), resume=resume) as run:
@@ -118,34 +120,36 @@ def _search_in(
     )
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _ledger(run, prepared, bench, progress=progress, began=limit.started) as ledger:
-        with run.writing_study():
-            outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
-            engine.show_race(run.study_storage(), outcome)
-        run.close_study()
-        forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
-    check_base(run, prepared)
-    result = SearchResult(
-        spec=spec,
-        setting=setting_of(prepared, problem.rate_ranges),
-        sites=prepared.base.sites,
-        scores=scores,
-        cost=engine.search_cost(
-            outcome.measurements,
-            outcome.proposals,
-            outcome.baseline,
-            schedule=problem.schedule,
-            scoring_seconds=scoring_seconds,
-            load_seconds=load_seconds,
-            forgetting_seconds=forgetting.seconds if forgetting else 0.0,
-        ),
-        environment=environment(prepared.base, spec.execution),
-        forgetting=forgetting,
-        **vars(outcome),
-    )
-    write_best(run, prepared, result)
-    run.save_result(result)
-    report.write(result, run.path, words=part_words(result.setting))
+    with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
+        with _ledger(run, prepared, bench, progress=tracked, began=limit.started) as ledger:
+            with run.writing_study():
+                outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+                engine.show_race(run.study_storage(), outcome)
+            run.close_study()
+            forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
+        check_base(run, prepared)
+        result = SearchResult(
+            spec=spec,
+            setting=setting_of(prepared, problem.rate_ranges),
+            sites=prepared.base.sites,
+            scores=scores,
+            cost=engine.search_cost(
+                outcome.measurements,
+                outcome.proposals,
+                outcome.baseline,
+                schedule=problem.schedule,
+                scoring_seconds=scoring_seconds,
+                load_seconds=load_seconds,
+                forgetting_seconds=forgetting.seconds if forgetting else 0.0,
+            ),
+            environment=environment(prepared.base, spec.execution),
+            forgetting=forgetting,
+            **vars(outcome),
+        )
+        write_best(run, prepared, result)
+        run.save_result(result)
+        report.write(result, run.path, words=part_words(result.setting))
+        tracked.finish(result)
     return result
 
 

@@ -276,9 +276,12 @@ class ExecutionSpec(Topic):
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes; None is a fresh folder under `reports/`."""
+    """Where the run directory goes, and what logs the search; no `out` is a fresh folder under `reports/`."""
 
     out: str | None = setting(None, "Folder to write to; must be empty or absent", "Run", form="path")
+    report_to: tuple[str, ...] = setting(
+        (), "Experiment trackers that log every measurement, such as tensorboard, separated by commas", "Run"
+    )
 
 
 class RunSpec(Topic):

@@ -147,7 +147,9 @@ class RunDir:
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but the folder of the output."""
         content = to_json(spec)
-        del content["output"]
+        del content["output"]["out"]
+        if not spec.output.report_to:
+            del content["output"]
         header = f"{_SPEC_HEADER}# Repeat it elsewhere: {repeat_command(spec)}\n"
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 

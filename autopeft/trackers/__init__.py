@@ -1,0 +1,1 @@
+"""Experiment trackers, one file each; each needs the extra of its name."""
