@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import lists, sharing
+from autopeft.cli import foreseen, lists, sharing
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.lists import print_json
 from autopeft.cli.usage import PlainErrors
-from autopeft.errors import SiteError
 from autopeft.records import VERSION
 
 # Paragraphs, since rich joins lines.
@@ -82,7 +81,7 @@ def search(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
         from autopeft import pipeline, report
-        from autopeft.cli import tables
+        from autopeft.cli import previews, tables
         from autopeft.cli.progress import progress_display
 
         if dry_run:
@@ -90,7 +89,7 @@ def search(
             if as_json:
                 print_json(dataclasses.asdict(preview))
             else:
-                tables.print_preview(preview)
+                print(previews.preview_text(preview))
             return
         progress = progress_display(quiet=quiet or as_json)
         try:
@@ -142,99 +141,7 @@ def analyze(
             printed.print_analysis(analysis)
 
 
-@app.command()
-def count(
-    path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
-    model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(help="Set beside PATH: another path, a method such as ia3, or full. May be repeated."),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
-    as_json: opt.Json = False,
-) -> None:
-    """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
-    with exit_codes(quiet=as_json):
-        from autopeft import pipeline
-        from autopeft.cli import counts
-
-        if compare:
-            words = [str(path), *compare]
-            compared = pipeline.compare_steps(words, model_id=model, revision=revision)
-            if as_json:
-                print_json({word: counts.comparison_json(each) for word, each in compared.items()})
-            else:
-                print(counts.comparison_text(compared, markdown=markdown))
-            return
-        counted = pipeline.count(path, model_id=model, revision=revision)
-        memory = pipeline.memory_of_step(path, model_id=model, revision=revision)
-        if as_json:
-            peak = None if memory is None else counts.comparison_json(memory)["peak_bytes"]
-            print_json({**dataclasses.asdict(counted), "percent": counted.percent, "peak_bytes": peak})
-        else:
-            print(counts.count_text(counted, memory, markdown=markdown))
-
-
-@app.command()
-def estimate(
-    trained: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
-        ),
-    ],
-    model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows that go through the model at once. Default 4.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of each row. Default 1024, or what the model takes.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32; auto is bfloat16.")] = "auto",
-    quantize: Annotated[
-        str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")
-    ] = None,
-    checkpointing: Annotated[
-        str, typer.Option(help="auto, on or off; auto is on where --memory asks for it.")
-    ] = "auto",
-    like: Annotated[
-        str,
-        typer.Option(help="Loop: autopeft, or trainer for that of transformers, with all logits at once."),
-    ] = "autopeft",
-    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of the device, such as 24GiB; tells what fits.")
-    ] = None,
-    as_json: opt.Json = False,
-) -> None:
-    """Estimate the memory of a training step from the model's config: no weights, no network, no GPU."""
-    with exit_codes(quiet=as_json):
-        from autopeft import pipeline
-        from autopeft.cli.estimates import estimate_json, estimate_text
-
-        request = pipeline.EstimateRequest(
-            trained=trained,
-            model_id=model,
-            revision=revision,
-            batch_size=batch_size,
-            max_length=max_length,
-            dtype=dtype,
-            quantize=quantize,
-            checkpointing=checkpointing,
-            like=like,
-            device=device,
-            memory=memory,
-        )
-        estimated = pipeline.estimate_step(request)
-        if as_json:
-            print_json(estimate_json(estimated))
-        else:
-            print(estimate_text(estimated))
-        if estimated.answer.limits is not None and not estimated.answer.limits.fits:
-            raise typer.Exit(SiteError.exit_code)
+app.add_typer(foreseen.app)
 
 
 @app.command()

@@ -50,21 +50,22 @@ def memory_line(estimate: StepEstimate) -> str:
 
 
 def comparison_text(estimates: Mapping[str, StepEstimate], *, markdown: bool = False) -> str:
-    """Several targets side by side, by the words that the user gave; the first is the measure of a step."""
+    """Several targets side by side, by the words that the user gave."""
     first, *_ = estimates.values()
     step = first.answer.step
     title = (
         f"{first.answer.described.base_model}, {step.n_rows} rows of {step.n_tokens:,} tokens, {first.dtype}"
     )
-    headers = ("trained", "parameters", "share", "peak GiB", "step", "file", "read by")
-    rows = [_compared(word, estimate, step.flops) for word, estimate in estimates.items()]
+    headers = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
+    rows = [_compared(word, estimate) for word, estimate in estimates.items()]
     table = _markdown if markdown else _aligned
-    note = "step: operations of a step, relative to the first; what only moves numbers is not in it."
+    note = f"step ms: expected time of a step on {first.rates.name}." if first.rates else ""
     return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *wrap(note, _COLUMNS)])
 
 
-def _compared(word: str, estimate: StepEstimate, flops: int) -> tuple[str, ...]:
+def _compared(word: str, estimate: StepEstimate) -> tuple[str, ...]:
     content = comparison_json(estimate)
+    seconds = content["step_seconds"]
     servers = content["read_by"]
     read_by = "peft alone" if servers is None else ", ".join(servers) or "after a merge"
     return (
@@ -72,7 +73,7 @@ def _compared(word: str, estimate: StepEstimate, flops: int) -> tuple[str, ...]:
         f"{content['trainable_params']:,}",
         f"{100 * content['trainable_params'] / content['base_params']:.3g} %",
         f"{content['peak_bytes']['expected'] / 2**30:.1f}",
-        f"{content['flops'] / flops:.2f}",
+        "–" if seconds is None else f"{1e3 * seconds:,.0f}",
         size(content["file_bytes"]),
         "any" if estimate.target.is_full else read_by,
     )
@@ -89,6 +90,7 @@ def comparison_json(estimate: StepEstimate) -> dict[str, Any]:
         "base_params": described.base_params,
         "peak_bytes": {"low": memory.low, "expected": memory.expected, "high": memory.high},
         "flops": step.flops,
+        "step_seconds": step.seconds,
         "file_bytes": weight_bytes * described.base_params if count is None else count.adapter_bytes,
         "read_by": None if described.servers is None else list(described.servers),
     }

@@ -1,4 +1,4 @@
-"""What `estimate` prints: the memory of a step in parts, what fits, and the nearest settings that do."""
+"""What `estimate` prints: memory in parts, what fits, the nearest settings that do, time and price."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from autopeft.report.words import duration
+
 if TYPE_CHECKING:
     from autopeft.estimate import Limits, Memory, Step
     from autopeft.pipeline import StepEstimate
 
 _COLUMNS, _NAME = 80, 34
+TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 
@@ -29,6 +32,8 @@ def estimate_text(estimate: StepEstimate) -> str:
     """An estimate for people, at most 80 columns wide."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
     count, device = described.count, "a GPU" if estimate.on_gpu else "a CPU"
+    if estimate.rates is not None:
+        device = estimate.rates.name
     trained = described.base_params if count is None else count.trainable_params
     bits = "" if step.quantize == "none" else f", maps in {step.quantize}"
     paragraphs = [
@@ -40,6 +45,7 @@ def estimate_text(estimate: StepEstimate) -> str:
     ]
     lines = [*_wrapped(paragraphs), "", *_table(step.memory)]
     lines += ["", f"The most is alive in this part of a step: {step.memory.phase}."]
+    lines += ["", *_wrapped(_times(estimate))]
     if limits is not None:
         lines += ["", *_wrapped(_limits(limits, step))]
     if count is not None and count.notes:
@@ -64,6 +70,33 @@ def _table(memory: Memory) -> list[str]:
     rows.append(("total", [gib(memory.low), gib(memory.expected), gib(memory.high)]))
     header = ("peak memory, GiB", ["low", "expected", "high"])
     return [f"{name:<{_NAME}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in [header, *rows]]
+
+
+def _times(estimate: StepEstimate) -> Iterator[str]:
+    """Sentences about the time of a step, of a run and of a search."""
+    step, run = estimate.answer.typical, estimate.run
+    if step.seconds is None:
+        yield "No time is told for a GPU that is not here; name a card, such as --device l4."
+        return
+    low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
+    n_tokens = step.n_rows * step.n_tokens
+    yield (
+        f"A step of {_rows(step.n_rows)} of {step.n_tokens:,} tokens takes {expected} ({low} to {high}); "
+        f"{n_tokens / step.seconds:,.0f} tokens a second."
+    )
+    if run is None:
+        yield "Pass --data or --max-steps for the time of a run."
+        return
+    yield f"A full run of {run.n_steps:,} steps takes {_spent(run.seconds, run.price)}, without evaluation."
+    whole = run.search_runs * run.seconds
+    yield f"A search may take {run.search_runs:g} times as long: {_spent(whole, run.price)}."
+
+
+def _spent(seconds: float, price: float | None) -> str:
+    """Time as low to high, and what it costs."""
+    low, _, high = (share * seconds for share in TIME_SPAN)
+    words = f"{duration(low)} to {duration(high)}"
+    return words if price is None else f"{words} ({price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
 
 
 def _limits(limits: Limits, step: Step) -> Iterator[str]:
@@ -113,6 +146,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "device": "gpu" if estimate.on_gpu else "cpu",
         **_step_json(step),
         "phase": step.memory.phase,
+        **_times_json(estimate),
         "notes": [] if count is None else list(count.notes),
     }
     if limits is None:
@@ -124,6 +158,24 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         **{name: given[name] for name in ("fits", "most_rows", "longest_row")},
         "nearest": limits.nearest and _step_json(limits.nearest),
         "least": limits.least and _step_json(limits.least),
+    }
+
+
+def _times_json(estimate: StepEstimate) -> dict[str, Any]:
+    """Seconds of the typical step, of a run and of a search; null where they are not known."""
+    step, run = estimate.answer.typical, estimate.run
+
+    def span(seconds: float | None) -> dict[str, float] | None:
+        names = ("low", "expected", "high")
+        return seconds and {name: share * seconds for name, share in zip(names, TIME_SPAN, strict=True)}
+
+    return {
+        "typical_length": step.n_tokens,
+        "step_seconds": span(step.seconds),
+        "full_run_steps": run and run.n_steps,
+        "full_run_seconds": run and span(run.seconds),
+        "search_full_runs": run and run.search_runs,
+        "price_per_hour": run and run.price,
     }
 
 

@@ -24,8 +24,7 @@ from autopeft.report import (
 from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, plus_minus
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Preview
-    from autopeft.records import Confirmation, Cost, Decision, Plan, SearchResult
+    from autopeft.records import Confirmation, Cost, Plan, SearchResult
 
 
 def console() -> Console:
@@ -161,31 +160,3 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def print_preview(preview: Preview) -> None:
-    """Print what a search would do."""
-    first, *others = map(str, preview.rung_steps)
-    above = f", the best go on to {' and '.join(others)}" if others else ""
-    text = preview.forgetting
-    general = (
-        f"forgetting    {text.n_blocks} blocks of {text.block_tokens} tokens of {text.name}\n" if text else ""
-    )
-    console().print(
-        f"budget        {preview.max_trainable_params:,} of {preview.base_params:,} parameters, "
-        f"head {preview.head_params:,} beside it\n"
-        f"sites         {preview.n_sites}\n"
-        f"methods       {', '.join(preview.methods)}\n"
-        f"search        {preview.trials} trials of {first} steps{above}; "
-        f"at most {preview.search_cost:.1f} R\n"
-        f"full run      {preview.full_run_steps} steps\n"
-        f"confirmation  {preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan; "
-        f"{preview.confirm_cost:.1f} R for two plans\n"
-        f"{general}{_derived(preview.decisions)}"
-        "Nothing was trained and nothing was written."
-    )
-
-
-def _derived(decisions: Sequence[Decision]) -> str:
-    """One line per setting that was derived, with the flag that sets it."""
-    return "".join(f"{'' if i else 'derived':<13} {decision}\n" for i, decision in enumerate(decisions))

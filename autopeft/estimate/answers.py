@@ -20,11 +20,13 @@ _FEW_BITS = "4bit"
 class Wish:
     """The settings of a step that a user asks for; those that are None are chosen.
 
-    `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise.
+    `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise. `n_tokens` are
+    those of the longest row, which decide the memory; `typical_tokens`, if given, decide the time.
     """
 
     n_rows: int | None = None
     n_tokens: int | None = None
+    typical_tokens: int | None = None
     quantize: str = "none"
     checkpointing: bool | None = None
     max_bytes: int | None = None
@@ -32,7 +34,10 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The settings of a step, its memory, and the floating-point operations of its products."""
+    """The settings of a step, its memory, and the floating-point operations of its products.
+
+    `seconds` is None where the device's rates are unknown.
+    """
 
     n_rows: int
     n_tokens: int
@@ -40,6 +45,7 @@ class Step:
     checkpointing: bool
     memory: Memory
     flops: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +65,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The step of a wish, and its limits where a memory was named."""
+    """The step of a wish, and its limits where a memory was named.
+
+    `typical` is the step whose time counts, which differs where `Wish.typical_tokens` was given.
+    """
 
     described: Described
     step: Step
+    typical: Step
     limits: Limits | None = None
 
 
@@ -83,11 +93,14 @@ def answer(wish: Wish, describe: Callable[[str], Described]) -> Answer:
         raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
     steps = _Steps(describe=describe, max_tokens=max_tokens)
     step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=bool(wish.checkpointing))
-    if wish.max_bytes is None:
-        return Answer(described=described, step=step)
-    if wish.checkpointing is None and step.memory.high > wish.max_bytes:
-        step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=True)
-    return Answer(described=described, step=step, limits=steps.limits(step, wish.max_bytes))
+    limits = None
+    if wish.max_bytes is not None:
+        if wish.checkpointing is None and step.memory.high > wish.max_bytes:
+            step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=True)
+        limits = steps.limits(step, wish.max_bytes)
+    typical_tokens = min(n_tokens, wish.typical_tokens or n_tokens)
+    typical = steps.at(n_rows, typical_tokens, wish.quantize, checkpointing=step.checkpointing)
+    return Answer(described=described, step=step, typical=typical, limits=limits)
 
 
 @dataclass(kw_only=True)
@@ -101,7 +114,7 @@ class _Steps:
     def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
         """A step and its memory."""
         model = self._model(quantize, checkpointing)
-        step = model.at(n_rows, n_tokens)
+        step, rates = model.at(n_rows, n_tokens), model.subject.rates
         return Step(
             n_rows=n_rows,
             n_tokens=n_tokens,
@@ -109,6 +122,7 @@ class _Steps:
             checkpointing=checkpointing,
             memory=in_parts(step, on_gpu=model.subject.on_gpu),
             flops=step.flops,
+            seconds=None if rates is None else rates.of_step(step.busy_seconds, step.n_calls),
         )
 
     def limits(self, step: Step, max_bytes: int) -> Limits:

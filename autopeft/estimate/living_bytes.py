@@ -11,8 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from autopeft.estimate.rates import Rates
+
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs alone
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_LOOK_UPS = (
+    torch.ops.aten.embedding,
+    torch.ops.aten.index,
+    torch.ops.aten.gather,
+    torch.ops.aten.index_select,
+)
+_NO_KERNELS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten._unsafe_view)
 
 
 class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -23,11 +32,15 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     A step has phases, such as forward and backward, of which each has a peak: the most bytes alive at once,
     and how many of them were gradients, as `gradient_bytes` was told. `flops` counts the floating-point
-    operations of products and of attention.
+    operations of products and of attention, `n_calls` the kernels, and `busy_seconds` how long they compute
+    at the rates of a device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Rates | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._rates = rates
+        self.n_calls = 0
+        self.busy_seconds = 0.0
         self.now = 0  # bytes alive
         self.gradient_bytes = 0  # of these, gradients of parameters
         self.flops = 0
@@ -81,11 +94,32 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
-        self.flops += _flops(func, args, kwargs or {}, result)
+        self._note_work(func, args, kwargs or {}, result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._add(leaf)
         return result
+
+    def _note_work(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        kernel = getattr(func, "_overloadpacket", None)
+        flops = _flops(func, args, kwargs, result)
+        self.flops += flops
+        if func.namespace == "prim" or func.is_view or kernel in _NO_KERNELS:
+            return  # only looked at
+        self.n_calls += 1
+        if self._rates is not None:
+            written = _bytes_of(result)
+            read = written if kernel in _LOOK_UPS else _bytes_of((args, kwargs))
+            self.busy_seconds += self._rates.of_kernel(flops, read + written)
+
+
+def _bytes_of(values: Any) -> int:
+    """The bytes of all tensors among some values."""
+    return sum(leaf.nbytes for leaf in tree_leaves(values) if _has_bytes(leaf))
+
+
+def _has_bytes(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:

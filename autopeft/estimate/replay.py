@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -18,6 +18,7 @@ from autopeft.errors import SpecError, first_line_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
+from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
 from autopeft.model import BaseModel, adapter_names, attach, can_checkpoint, checkpointed, put_on
 
@@ -35,7 +36,8 @@ class TrainingStep:
     matter, and how many terms their `loss` is the mean of: `n_terms` counts them, all alike if it is None.
     The loss is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over the
     parameters: all at once, which takes one more copy of the second moments, or one by one. `on_gpu` counts
-    the memory of a GPU, and not the tensors that `peft` leaves on the CPU.
+    the memory of a GPU, and not the tensors that `peft` leaves on the CPU. `rates` are those of the device
+    whose time is counted, if any.
     """
 
     micro_batches: Sequence[Batch]
@@ -45,6 +47,7 @@ class TrainingStep:
     checkpointing: bool = False
     foreach: bool = False
     on_gpu: bool = False
+    rates: Rates | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ class StepMemory:
     `gradient_bytes` and moments of `optimizer_bytes`. `body_bytes` are alive beside these where the last
     layer ends, and `forward_bytes` at the end of the largest forward pass. `peaks` has the most that is alive
     at once in each phase, with everything, and `gradients_at_peak` how much of it are gradients. `flops` are
-    the floating-point operations of the step's products and attention.
+    the floating-point operations of the step's products and attention, `n_calls` its kernels, `busy_seconds`
+    how long these compute at the rates of the device, 0 without rates. Real tensors take a few kernels more.
     """
 
     weights_bytes: int
@@ -67,6 +71,8 @@ class StepMemory:
     peaks: Mapping[str, int]
     gradients_at_peak: Mapping[str, int]
     flops: int
+    n_calls: int = field(default=0, compare=False)
+    busy_seconds: float = field(default=0.0, compare=False)
 
     @property
     def peak_bytes(self) -> int:
@@ -174,7 +180,7 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
         for name, tensor in named
         if not tensor.requires_grad and not (step.on_gpu and name.endswith(_LEFT_ON_CPU))
     ]
-    with LivingBytes() as living:
+    with LivingBytes(step.rates) as living:
         weights_bytes, trained_bytes = living.watch(frozen), living.watch(trained)
         optimizer = AdamW(trained, foreach=step.foreach)
         for parameter in trained:
@@ -184,6 +190,7 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
         lasting = living.now
         model.train()
         living.peaks.clear()
+        living.n_calls, living.busy_seconds = 0, 0.0
         checkpointing = step.checkpointing and can_checkpoint(model)
         with (
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
@@ -201,6 +208,8 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
             peaks=dict(living.peaks),
             gradients_at_peak=dict(living.gradients_at_peak),
             flops=living.flops,
+            n_calls=living.n_calls,
+            busy_seconds=living.busy_seconds,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep
 from autopeft.extension import Batch
 
@@ -42,6 +43,7 @@ class Subject:
     piece_tokens: int = 0
     autocast: bool = True
     on_gpu: bool = True
+    rates: Rates | None = None
 
 
 @dataclass(kw_only=True)
@@ -51,10 +53,16 @@ class MemoryModel:
     subject: Subject
     checkpointing: bool = False
     _replays: dict[int | None, Replay] = field(default_factory=dict)
+    _known: dict[tuple[int, int], StepMemory] = field(default_factory=dict)
     _points: list[StepMemory] = field(default_factory=list)
 
     def at(self, n_rows: int, n_tokens: int) -> StepMemory:
         """The memory of a step of so many rows of so many tokens each."""
+        if (n_rows, n_tokens) not in self._known:
+            self._known[n_rows, n_tokens] = self._computed(n_rows, n_tokens)
+        return self._known[n_rows, n_tokens]
+
+    def _computed(self, n_rows: int, n_tokens: int) -> StepMemory:
         least_rows, least_tokens = self._least
         is_small = n_rows * n_tokens <= least_rows * least_tokens  # a loss may take less than two pieces
         if is_small or (not self._points and n_rows * n_tokens <= _DIRECT_TOKENS):
@@ -100,6 +108,7 @@ class MemoryModel:
             autocast=self.subject.autocast,
             checkpointing=self.checkpointing,
             on_gpu=self.subject.on_gpu,
+            rates=self.subject.rates,
         )
         return self._replays[depth].memory(step)
 
@@ -113,7 +122,10 @@ def combined(memories: Sequence[StepMemory], weights: Sequence[float]) -> StepMe
     """The sum of each kind of bytes, weighted; phases that only some of them have are left out."""
 
     def total(values: Sequence[int]) -> int:
-        return round(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        return round(in_all(values))
+
+    def in_all(values: Sequence[float]) -> float:
+        return sum(weight * value for weight, value in zip(weights, values, strict=True))
 
     def by_phase(maps: Sequence[Mapping[str, int]]) -> dict[str, int]:
         shared = [phase for phase in maps[0] if all(phase in other for other in maps)]
@@ -122,5 +134,8 @@ def combined(memories: Sequence[StepMemory], weights: Sequence[float]) -> StepMe
     values: dict[str, Any] = {}
     for entry in fields(StepMemory):
         each = [getattr(memory, entry.name) for memory in memories]
-        values[entry.name] = by_phase(each) if isinstance(each[0], Mapping) else total(each)
+        if isinstance(each[0], Mapping):
+            values[entry.name] = by_phase(each)
+        else:
+            values[entry.name] = in_all(each) if isinstance(each[0], float) else total(each)
     return StepMemory(**values)

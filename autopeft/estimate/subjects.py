@@ -24,6 +24,7 @@ from autopeft.adapters import (
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.phases import repeated_layers
+from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, Subject
 from autopeft.extension import Batch, Method, Task
@@ -99,6 +100,7 @@ class Target:
 class Setup:
     """How a step is computed: the model and its quantisation, its number format, the loop, the device.
 
+    `rates` are those of the device, if its time is to be told.
     `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
     """
 
@@ -106,6 +108,7 @@ class Setup:
     dtype: torch.dtype
     plain_loop: bool = False
     on_gpu: bool = True
+    rates: Rates | None = None
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> Target:
@@ -140,11 +143,13 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
 class Described:
     """A target on its base model: what a replay needs, and what is counted; no count of the whole model.
 
+    `task` is the name of the task that such a model is trained for.
     `servers` are as `Target.servers` gives them.
     """
 
     subject: Subject
     base_model: str
+    task: str
     base_params: int
     count: Count | None
     servers: tuple[str, ...] | None
@@ -189,10 +194,16 @@ def describe(
         piece_tokens=max(1, PIECE_LOGITS // n_words) if in_pieces else 0,
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
+        rates=setup.rates,
     )
     servers = target.servers(plan, methods)
     return Described(
-        subject=subject, base_model=base_model, base_params=base_params, count=count, servers=servers
+        subject=subject,
+        base_model=base_model,
+        task=task.name,
+        base_params=base_params,
+        count=count,
+        servers=servers,
     )
 
 

@@ -23,7 +23,7 @@ from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
-from autopeft.model.loading import load, quiet_libraries
+from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.precision import Precision, choose_precision, device_names, find_device
@@ -79,6 +79,7 @@ __all__ = [
     "layer_name",
     "list_sites",
     "load",
+    "load_processor",
     "load_skeleton",
     "load_weights",
     "loaded_from",

@@ -165,6 +165,12 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
+def load_processor(spec: ModelSpec, *, reads_images: bool = False) -> Any:
+    """The tokenizer or image processor of a model alone; raises ModelError."""
+    source, name = resolve(spec)
+    return _processor(spec, source, name, reads_images=reads_images, is_needed=True)
+
+
 def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, is_needed: bool) -> Any:
     """The tokenizer of a model, with a padding token, or its image processor."""
     auto = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer

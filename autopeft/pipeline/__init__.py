@@ -1,9 +1,10 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it: memory, environment, defaults, computing →
-prepare → scoring, counting, estimating, listing, resuming, fingerprint, applying, forgetting, reporting →
-hub_folder → best, working, warm_start → problem → allowance → time_limit, tracking → previewing, searching,
-exporting → analyzing, training, suggesting → reference → verifying, pushing.
+Inside the folder each file imports only from those before it: memory, environment, defaults, computing,
+estimate_request, estimate_target → row_lengths, prepare → scoring, counting, listing, resuming, fingerprint,
+applying, forgetting, reporting → hub_folder → best, working, warm_start → problem → allowance → forecast,
+estimating → time_limit, tracking → previewing, searching, exporting → analyzing, training, suggesting →
+reference → verifying, pushing.
 """
 
 from __future__ import annotations
@@ -11,14 +12,10 @@ from __future__ import annotations
 from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.applying import apply, load_confirmed, save
 from autopeft.pipeline.counting import Count, count
-from autopeft.pipeline.estimating import (
-    EstimateRequest,
-    StepEstimate,
-    compare_steps,
-    estimate_step,
-    memory_of_step,
-)
+from autopeft.pipeline.estimate_request import EstimateRequest, RunEstimate, RunRequest, StepEstimate
+from autopeft.pipeline.estimating import compare_steps, estimate_step, memory_of_step
 from autopeft.pipeline.exporting import Export, ExportRequest, export
+from autopeft.pipeline.forecast import Forecast, Span
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
@@ -35,12 +32,16 @@ __all__ = [
     "EstimateRequest",
     "Export",
     "ExportRequest",
+    "Forecast",
     "InMemory",
     "MethodsOnModel",
     "Preview",
     "PushRequest",
     "Pushed",
     "Reading",
+    "RunEstimate",
+    "RunRequest",
+    "Span",
     "StepEstimate",
     "Suggestion",
     "Verification",

@@ -131,8 +131,12 @@ def warn_of_cost(prepared: Prepared) -> None:
 
 def _total(prepared: Prepared) -> float:
     limit = prepared.spec.search.max_cost
-    usual = _SHORT_COST if prepared.full_steps < _SHORT_RUN else _COST
-    return usual if limit is None else limit
+    return usual_cost(prepared.full_steps) if limit is None else limit
+
+
+def usual_cost(full_steps: int) -> float:
+    """The default of `--max-cost` for full runs of so many steps, in R."""
+    return _SHORT_COST if full_steps < _SHORT_RUN else _COST
 
 
 def _decided(spec: RunSpec, name: str, value: str | float, rule: str) -> tuple[Decision, RunSpec]:

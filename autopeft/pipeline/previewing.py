@@ -1,13 +1,15 @@
-"""`search --dry-run`: everything that a search needs is checked, and its size is told."""
+"""`search --dry-run`: everything that a search needs is checked; its size, time and memory are told."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autopeft import engine
+from autopeft import engine, space
 from autopeft.pipeline.allowance import DECIDED, confirm_cost
+from autopeft.pipeline.forecast import Forecast, forecast
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
@@ -22,16 +24,29 @@ from autopeft.records import Decision, GeneralText, RunSpec
 class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
-    `trials` counts plans at the first rung. `search_cost` and `confirm_cost` are bounds in R, the second for
-    two plans and the head alone. `forgetting` is the text on which forgetting would be measured, None without
-    `--forgetting`. `decisions` are the settings that would be derived.
+    `inputs` and `label` are columns of the data, `split_sizes` rows by split. `out` is the run's folder, None
+    for a new one. `matched_sites` says at how many of `n_sites` each method of the space fits. `trials`
+    counts plans at the first rung. `search_cost` and `confirm_cost` are bounds in R, the second for two plans
+    and the head alone. `forecast` is None where the baseline cannot be trained. `forgetting` is the text on
+    which forgetting would be measured, None without `--forgetting`. `decisions` are the settings that would
+    be derived.
     """
 
+    base_model: str
+    data: str
+    inputs: tuple[str, ...]
+    label: str
+    split_sizes: Mapping[str, int]
+    device: str
+    dtype: str
+    out: str | None
     max_trainable_params: int
     base_params: int
     head_params: int
     n_sites: int
     methods: tuple[str, ...]
+    matched_sites: Mapping[str, int]
+    baselines: tuple[str, ...]
     trials: int
     search_cost: float
     confirm_cost: float
@@ -39,6 +54,7 @@ class Preview:
     full_run_steps: int
     confirm_steps: int
     confirm_seeds: int
+    forecast: Forecast | None
     forgetting: GeneralText | None = None
     decisions: tuple[Decision, ...] = ()
 
@@ -52,6 +68,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     requested = requested_space(spec)
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
+    loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
     kept = given | DECIDED if resume else given
@@ -60,12 +77,27 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     planned = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
+    base = prepared.base
+    fitting = {
+        name: sum(prepared.methods[name].refusal(site) is None for site in base.sites)
+        for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    }
     return Preview(
+        base_model=base.name,
+        data=prepared.data.name,
+        inputs=prepared.data.text_columns,
+        label=prepared.data.label_column,
+        split_sizes={name: len(split.labels) for name, split in prepared.bench.splits.items()},
+        device=base.device.type,
+        dtype=base.precision.dtype,
+        out=spec.output.out,
         max_trainable_params=parse_budget(prepared).max_trainable_params,
-        base_params=prepared.base.base_params,
-        head_params=prepared.base.head_params,
-        n_sites=len(prepared.base.sites),
+        base_params=base.base_params,
+        head_params=base.head_params,
+        n_sites=len(base.sites),
         methods=feasible.arms,
+        matched_sites=fitting,
+        baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
         trials=n_trials,
         search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),
         confirm_cost=confirm_cost(prepared),
@@ -73,6 +105,7 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         full_run_steps=schedule.full_steps,
         confirm_steps=schedule.confirm_steps,
         confirm_seeds=spec.confirm.seeds,
+        forecast=forecast(prepared, feasible, context, given=kept, seconds_so_far=loaded_seconds),
         forgetting=prepared.general,
         decisions=prepared.decisions,
     )

@@ -13,19 +13,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from autopeft import engine, space
 from autopeft.errors import TrainingError
 from autopeft.pipeline.allowance import warn_of_cost, within_cost
+from autopeft.pipeline.forecast import expected_seconds, probe_plan
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
-from autopeft.records import Decision, Plan, RunSpec, with_setting
+from autopeft.records import Decision, RunSpec, with_setting
 from autopeft.space import AllocationContext
 from autopeft.train import Pace, pace_of
 
 _SHARE = 0.85  # of the limit; the rest is for methods slower than LoRA and for the report; chosen by hand
 # Steps of a full run: below the first, plans rank badly (see `engine.rungs`); the last is chosen by hand.
 _RANKING_STEPS, _LEAST_STEPS = 75, 20
-_PROBE_RATE = 1e-5  # so low that no run diverges
 _EVAL_EXAMPLES = "data.max_eval_examples"
 _NO_TIME = 1e-9  # seconds of a step, where only the rest of a run is counted
 
@@ -74,7 +73,7 @@ def _shortened(prepared: Prepared, limit: TimeLimit, context: AllocationContext)
     if not limit.is_open:
         return prepared
     try:
-        pace = pace_of(prepared.bench, _probe(context))
+        pace = pace_of(prepared.bench, probe_plan(context))
     except TrainingError as error:
         log.warning("The length of a full run does not follow --max-time. %s", error)
         return prepared
@@ -96,26 +95,6 @@ def _shortened(prepared: Prepared, limit: TimeLimit, context: AllocationContext)
             schedule.n_test,
         )
     return shortened
-
-
-def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -> float:
-    """What search and confirmation take at most, by the schedule's own cost and a measured pace."""
-    prepared = within_cost(prepared, given)
-    search, plain = prepared.spec.search, schedule_of(prepared)
-    timed = replace(
-        plain,
-        eval_cost=pace.example_seconds * plain.batch_size / pace.step_seconds,
-        run_steps=pace.run_seconds / pace.step_seconds,
-    )
-    n_seeds = 0 if prepared.spec.confirm.fidelity == "none" else prepared.spec.confirm.seeds
-    planned, cost = (
-        engine.planned_cost(schedule, trials=search.trials, strategy=search.strategy)
-        + schedule.confirm_cost(n_seeds=n_seeds)
-        for schedule in (plain, timed)
-    )
-    # The search stops at its limit, which counts steps and examples by the plain schedule.
-    share = 1.0 if search.max_cost is None else min(1.0, search.max_cost / planned)
-    return share * cost * plain.full_steps * pace.step_seconds
 
 
 def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[str]) -> Prepared:
@@ -176,9 +155,3 @@ def _told(before: Prepared, after: Prepared) -> Prepared:
         value = str(spec.data.max_eval_examples)
         decisions.append(Decision(setting=_EVAL_EXAMPLES, value=value, rule=f"all by default; {why}"))
     return replace(after, spec=spec, decisions=tuple(decisions))
-
-
-def _probe(context: AllocationContext) -> Plan:
-    """The baseline, which has no adapters where no LoRA fits the budget."""
-    policy = next(iter(space.baseline_policies(context, learning_rate=_PROBE_RATE).values()))
-    return space.plan_of(policy, context)

@@ -273,6 +273,9 @@ class ExecutionSpec(Topic):
     checkpointing: Literal["auto", "on", "off"] = setting(
         "auto", "Keep only the inputs of layers for the backward pass, which takes a third longer", "Machine"
     )
+    gpu_price: float | None = setting(
+        None, "Price of the machine in an hour, in any currency, for the price of a run", "Machine", ge=0
+    )
 
 
 class OutputSpec(Topic):

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from autopeft.train.bench import Bench
 from autopeft.train.choosing import LESS_MEMORY, choose_compute
-from autopeft.train.compute import Compute
-from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of
+from autopeft.train.compute import Compute, padded_tokens
+from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
 from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.pace import Pace, pace_of
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
@@ -42,6 +42,8 @@ __all__ = [
     "full_run_steps",
     "max_length_of",
     "pace_of",
+    "padded_tokens",
     "rate_schedule",
+    "train_rows",
     "uncut_lengths",
 ]

@@ -51,6 +51,7 @@ def test_targets_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert lora["file_bytes"] == 4 * lora["trainable_params"]
     assert full["file_bytes"] == 2 * full["base_params"]
     assert full["flops"] > lora["flops"]
+    assert min(full["step_seconds"], lora["step_seconds"]) > 0
     assert lora["read_by"] == ["vllm", "tgi", "llama.cpp"]
     assert dora["read_by"] == ia3["read_by"] == []  # after a merge
     text = run(*words)

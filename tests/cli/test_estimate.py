@@ -104,9 +104,41 @@ def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(f
     assert expected("lora_r8", "--checkpointing", "on") < lora
 
 
+def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(folder: Path) -> None:
+    wish = ("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 128, "--device", "l4")
+    content = estimated(*wish, "--max-steps", 250, "--gpu-price", 0.5)
+    assert content["memory_bytes"] == 22.5 * 2**30
+    assert content["fits"]
+    step, whole = content["step_seconds"], content["full_run_seconds"]
+    assert 0 < step["low"] < step["expected"] < step["high"]
+    assert whole["expected"] == pytest.approx(250 * step["expected"])
+    assert (content["search_full_runs"], content["price_per_hour"]) == (7, 0.5)  # short runs cost 7 R
+    assert estimated(*wish, "--max-steps", 300)["search_full_runs"] == 4
+    faster = estimated(*wish[:-1], "h200", "--max-steps", 250)
+    assert faster["step_seconds"]["expected"] <= step["expected"]
+    text = run(*wish, "--max-steps", 250, "--gpu-price", 0.5).stdout
+    assert "A full run of 250 steps" in text
+    assert "A search may take 7 times as long" in text
+
+
+def test_no_time_is_told_for_a_gpu_that_is_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert estimated("lora_r8", "--model", folder)["step_seconds"] is None
+    assert "--device l4" in run("lora_r8", "--model", folder).stdout
+
+
+def test_cpu_of_this_machine_is_measured(folder: Path) -> None:
+    wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--device", "cpu", "--dtype", "float32")
+    short, long = (estimated(*wish, "--max-length", length)["step_seconds"] for length in (64, 1024))
+    assert short["expected"] < long["expected"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("lora_r8", "--device", "h1000"), ("'h1000'", "h100")),
+        (("lora_r8", "--max-steps", 0), ("--max-steps is 0", "at least 1")),
+        (("lora_r8", "--gpu-price", -1), ("--gpu-price is -1", "at least 0")),
         (("lroa",), ("lroa", "Did you mean 'lora'?")),
         (("lora_r8", "--dtype", "fp8"), ("--dtype is 'fp8'", "bfloat16")),
         (("lora_r8", "--batch-size", 0), ("--batch-size is 0", "at least 1")),

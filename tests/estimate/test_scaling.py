@@ -10,6 +10,7 @@ from peft import LoraConfig
 from autopeft.adapters import read_configs
 from autopeft.estimate import (
     MemoryModel,
+    Rates,
     Setup,
     Target,
     TrainingStep,
@@ -24,6 +25,7 @@ from autopeft.extension import discover
 from autopeft.records import ModelSpec
 
 N_LAYERS, HIDDEN, WORDS = 7, 32, 400
+RATES = Rates(name="", flops=1e9, bytes=1e8, call_seconds=1e-6, runs_ahead=True)
 METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
 
 
@@ -60,6 +62,7 @@ def whole(subject, n_rows, n_tokens, *, checkpointing):
         autocast=subject.autocast,
         checkpointing=checkpointing,
         on_gpu=subject.on_gpu,
+        rates=subject.rates,
     )
     return replay(subject.build(None), step)
 
@@ -67,7 +70,7 @@ def whole(subject, n_rows, n_tokens, *, checkpointing):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("word", ["lora_r4", "full", "ia3"])
 def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
-    subject = described(folder, word).subject
+    subject = described(folder, word, rates=RATES).subject
     assert subject.n_layers == N_LAYERS
     scaled = MemoryModel(subject=subject, checkpointing=checkpointing).at(3, 100)
     replayed = whole(subject, 3, 100, checkpointing=checkpointing)
@@ -76,6 +79,8 @@ def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpo
     assert scaled.weights_bytes == replayed.weights_bytes
     assert scaled.optimizer_bytes == replayed.optimizer_bytes
     assert scaled.body_bytes == replayed.body_bytes
+    assert scaled.busy_seconds == pytest.approx(replayed.busy_seconds, rel=1e-6)
+    assert scaled.n_calls == pytest.approx(replayed.n_calls, rel=0.01)
 
 
 @pytest.mark.parametrize("plain_loop", [False, True])

@@ -1,0 +1,118 @@
+"""How fast a device computes: its rates, those of known cards, and those of this machine, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from autopeft.errors import UnknownNameError
+
+# What training reaches of a card's data sheet, and the time between two kernels of torch without compilation:
+# the middle of what was fitted on two halves of 66 published configs, on NVIDIA's L40S
+# (reports/studies/published_times.md).
+_FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
+
+_SIDE = 512  # rows and columns of the probe's products; about those of a small model's
+_COPIED = 2**24  # numbers of the probe's copies, more than caches hold
+_REPEATS, _CALLS = 5, 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a device does, as training reaches it.
+
+    `flops` is of products in a second, `bytes` the memory traffic in a second, `call_seconds` the time from
+    one kernel's start to the next. Where `runs_ahead`, a GPU computes while the next kernels are started.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+    call_seconds: float
+    runs_ahead: bool
+
+    def of_kernel(self, flops: int, n_bytes: int) -> float:
+        """Seconds of one kernel, which either its products or its memory traffic limits (a roofline)."""
+        return max(flops / self.flops, n_bytes / self.bytes)
+
+    def of_step(self, busy_seconds: float, n_calls: float) -> float:
+        """Seconds of a step whose kernels compute for so long."""
+        starting = n_calls * self.call_seconds
+        return max(busy_seconds, starting) if self.runs_ahead else busy_seconds + starting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU by its data sheet: GiB of memory, dense TFLOP/s in bfloat16 (float16 on a T4), GB/s of memory."""
+
+    gib: float
+    tflops: float
+    gb_per_second: float
+
+
+# From NVIDIA's data sheets; products without sparsity, sums in float32.
+CARDS = {
+    "t4": Card(gib=15, tflops=65, gb_per_second=300),
+    "a10": Card(gib=22.5, tflops=125, gb_per_second=600),
+    "l4": Card(gib=22.5, tflops=121, gb_per_second=300),
+    "l40s": Card(gib=44.5, tflops=362, gb_per_second=864),
+    "rtx3090": Card(gib=24, tflops=71, gb_per_second=936),
+    "rtx4090": Card(gib=24, tflops=165, gb_per_second=1008),
+    "rtx5090": Card(gib=32, tflops=210, gb_per_second=1792),
+    "a100-40gb": Card(gib=39.5, tflops=312, gb_per_second=1555),
+    "a100-80gb": Card(gib=79, tflops=312, gb_per_second=2039),
+    "h100": Card(gib=79, tflops=989, gb_per_second=3350),
+    "h200": Card(gib=139, tflops=989, gb_per_second=4800),
+}
+
+
+def rates_of(card: str) -> Rates:
+    """What training is expected to reach on a known card; raises UnknownNameError."""
+    if card not in CARDS:
+        raise UnknownNameError("GPU", card, list(CARDS))
+    sheet = CARDS[card]
+    return Rates(
+        name=card,
+        flops=_FLOPS_SHARE * sheet.tflops * 1e12,
+        bytes=_BYTES_SHARE * sheet.gb_per_second * 1e9,
+        call_seconds=_CALL_SECONDS,
+        runs_ahead=True,
+    )
+
+
+def probe(device: torch.device, dtype: torch.dtype) -> Rates:
+    """The rates of a device of this machine in a number format, from a second of products and copies."""
+    matrices = torch.ones(2, _SIDE, _SIDE, device=device, dtype=dtype)
+    numbers, single = torch.ones(_COPIED, device=device), torch.ones(1, device=device)
+
+    def start_many() -> None:
+        for _ in range(_CALLS):
+            single.add(1.0)
+
+    with torch.inference_mode():
+        product = _seconds(lambda: matrices[0] @ matrices[1], device)
+        copy = _seconds(numbers.clone, device)
+        calls = _seconds(start_many, device)
+    return Rates(
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        flops=2 * _SIDE**3 / product,
+        bytes=2 * numbers.nbytes / copy,
+        call_seconds=calls / _CALLS,
+        runs_ahead=device.type == "cuda",
+    )
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median time of some work, once it was done before."""
+    times = []
+    for _ in range(1 + _REPEATS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return median(times[1:])

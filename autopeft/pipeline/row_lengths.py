@@ -1,0 +1,73 @@
+"""The lengths of a dataset's rows for a model, from its tokenizer and config alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopeft import data, model, train
+from autopeft.extension import discover
+from autopeft.pipeline.defaults import with_full_run, with_max_length
+from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
+
+_STEPS = 64  # whose mean length is that of a run; chosen by hand
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLengths:
+    """What a full run reads: `n_rows` a step, padded to `typical_tokens` in the mean, `longest` at most."""
+
+    n_rows: int
+    longest: int
+    typical_tokens: int
+    n_steps: int
+
+
+def row_lengths(
+    spec: ModelSpec,
+    source: str,
+    *,
+    task: str,
+    batch_size: int | None,
+    max_length: int | None,
+    epochs: float | None,
+    max_steps: int | None,
+) -> RowLengths:
+    """The rows of a full run as a search would train them, without weights; batches are padded.
+
+    Raises:
+        DataError, ModelError: The data cannot be read, or the model has no tokenizer.
+    """
+    run = RunSpec(
+        model=spec.model_copy(update={"quantize": "none"}),
+        data=DataSpec(source=source),
+        task=TaskSpec(
+            name=task, batch_size=batch_size, max_length=max_length, epochs=epochs, max_steps=max_steps
+        ),
+    )
+    part = discover("autopeft.tasks")[task]
+    loaded = data.load(run.data, seed=run.search.seed, read_rows=part.read_rows)
+    base = model.load_skeleton(spec, auto_class=part.auto_class)
+    base.tokenizer = model.load_processor(spec)
+    fitted = part.fitted(run.task, loaded.target, base.tokenizer)
+    run, length = with_max_length(run, loaded, base, fitted)
+    encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
+    run, full_run = with_full_run(run, encoded.lengths.tolist(), base, fitted)
+    for decision in (*length, *full_run):
+        log.info("%s", decision)
+    n_train = len(encoded.labels)
+    n_rows = min(run.task.batch_size or n_train, n_train)
+    steps = train.train_rows(encoded.lengths, n_steps=_STEPS, batch_size=n_rows, seed=0)
+    padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
+    return RowLengths(
+        n_rows=n_rows,
+        longest=int(encoded.lengths.max()),
+        typical_tokens=round(float(np.mean(padded)) / n_rows),
+        n_steps=train.full_run_steps(
+            n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
+        ),
+    )

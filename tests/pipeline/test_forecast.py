@@ -1,0 +1,80 @@
+"""What a dry run tells of a search: its size, the modules that match, time, memory and price."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from autopeft import model
+from autopeft.cli.app import app
+from autopeft.extension import discover
+from autopeft.pipeline.row_lengths import row_lengths
+from autopeft.records import ModelSpec
+
+
+def dry_run(model_dir, data_dir, *flags):
+    arguments = ("search", "--model", model_dir, "--data", data_dir, "--budget", "20%", "--dry-run", *flags)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def preview(model_dir, data_dir):
+    flags = ("--max-steps", 20, "--gpu-price", 3.6, "--methods", "lora,ia3", "--device", "cpu", "--json")
+    result = dry_run(model_dir, data_dir, *flags)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_matched_sites_are_those_that_a_method_takes(preview, model_dir):
+    base = model.load_skeleton(ModelSpec(id=str(model_dir)), auto_class="AutoModelForSequenceClassification")
+    methods = discover("autopeft.methods")
+    assert preview["n_sites"] == len(base.sites)
+    for name in ("lora", "ia3"):
+        assert preview["matched_sites"][name] == sum(methods[name].refusal(s) is None for s in base.sites)
+
+
+def test_time_spans_the_expected_one_and_the_price_is_that_of_its_hours(preview):
+    forecast = preview["forecast"]
+    seconds, price = forecast["seconds"], forecast["price"]
+    assert 0 < seconds["low"] < seconds["expected"] < seconds["high"]
+    for end in ("low", "expected", "high"):
+        assert price[end] == pytest.approx(seconds[end] * 3.6 / 3600)
+    assert seconds["expected"] > forecast["full_run_seconds"]
+
+
+def test_memory_is_that_of_the_method_that_takes_most(preview):
+    memory = preview["forecast"]["memory"]
+    assert preview["forecast"]["dearest"] in ("lora", "ia3")
+    assert memory["weights"] >= 4 * (preview["base_params"] + preview["head_params"])
+
+
+def test_text_names_data_columns_folder_and_rungs(model_dir, data_dir):
+    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--out", "first")
+    assert result.exit_code == 0, result.output
+    words = ("columns text, label", "first", "tiny-bert", "baselines", "time", "memory", "20 steps")
+    assert [word for word in words if word not in result.stdout] == []
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "price" not in result.stdout
+
+
+def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):
+    rows = row_lengths(
+        ModelSpec(id=str(model_dir)),
+        str(data_dir),
+        task="text-classification",
+        batch_size=8,
+        max_length=None,
+        epochs=2,
+        max_steps=None,
+    )
+    tokenizer = model.load_processor(ModelSpec(id=str(model_dir)))
+    texts = [line.rsplit(",", 1)[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
+    lengths = np.array([len(tokenizer(text)["input_ids"]) for text in texts])
+    assert rows.longest <= lengths.max()
+    assert lengths.mean() <= rows.typical_tokens <= lengths.max()
+    n_train = rows.n_steps // 2 * 8
+    assert 0 < n_train < len(texts)  # a part of train is kept for the search split
+    assert rows.n_rows == 8
