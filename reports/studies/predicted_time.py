@@ -4,10 +4,10 @@
     python reports/studies/predicted_time.py --summary OUT.csv
 
 FOLDER of data holds the sets by name, that of models `all-mpnet-base-v2` and SmolLM2-135M as a GGUF file. A
-cell is a search at default settings but for its length. Three numbers are told before it starts: the seconds
-of the whole search and R, by two timed steps of the baseline (`search --dry-run`), and the time of a step from
-the config alone (`estimate --device cpu --data`). Then the search runs. The row has both, and after the first
-rung the time left that the search showed beside the time that it still took.
+cell is a search at default settings but for its length. Three numbers are told before it starts: the
+seconds of the whole search and R, by two timed steps of the baseline (`search --dry-run`), and the time of
+a step from the config alone (`estimate --device cpu --data`). Then the search runs. The row has both, and
+after the first rung the time left that the search showed beside the time that it still took.
 """
 
 from __future__ import annotations
