@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autopeft.pipeline import StepEstimate
 
 _COLUMNS, _NAME = 80, 34
+_ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
@@ -166,8 +167,9 @@ def _times_json(estimate: StepEstimate) -> dict[str, Any]:
     step, run = estimate.answer.typical, estimate.run
 
     def span(seconds: float | None) -> dict[str, float] | None:
-        names = ("low", "expected", "high")
-        return seconds and {name: share * seconds for name, share in zip(names, TIME_SPAN, strict=True)}
+        if seconds is None:
+            return None
+        return {end: share * seconds for end, share in zip(_ENDS, TIME_SPAN, strict=True)}
 
     return {
         "typical_length": step.n_tokens,
