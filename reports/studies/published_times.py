@@ -39,8 +39,8 @@ CARD = CARDS["l40s"]
 # Why the replay differs, from the code of peft; none of it was run on a GPU.
 REASONS = {
     "adamss-rank32": "k-means and many small products per map; the replay has stand-in values there",
-    "boft-default": "a permutation matrix per map stays on the CPU and is copied in each step; its kernels for "
-    "blocks of four are far from a card's rates",
+    "boft-default": "a permutation matrix per map stays on the CPU and is copied in each step; its kernels "
+    "for blocks of four are far from a card's rates",
     "frod-default": "products with a sparse matrix, which the replay has as a dense one",
     "frod-sparse0.02-lr_0.001": "as frod-default",
     "lora-rank10-target-mlp": "not explained",
