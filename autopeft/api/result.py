@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import pipeline, report
+from autopeft.api.plots import Plots
 from autopeft.api.words import in_python_words
 from autopeft.pipeline import Pushed, PushRequest
 from autopeft.records import SearchResult
@@ -36,6 +37,11 @@ class Result(SearchResult):
         import pandas as pd
 
         return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self.setting).labels))
+
+    @property
+    def plot(self) -> Plots:
+        """The charts of the report as matplotlib figures: `result.plot.front()`."""
+        return Plots(self)
 
     def load(self, model: nn.Module | None = None) -> PeftModel:
         """The base model with the confirmed adapter and head on it, in eval mode.

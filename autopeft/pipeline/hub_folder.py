@@ -14,7 +14,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchResult, Setting
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import write_text
+from autopeft.store import write_bytes, write_text
 
 
 def write_loading_files(folder: Path, prepared: Prepared) -> None:
@@ -41,12 +41,16 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
 def write_card(
     folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
 ) -> None:
-    """Write the model card of weights of a seed.
+    """Write the model card of weights of a seed, and its chart where several plans were confirmed.
 
     `repo` names the repository on the hub that the folder is pushed to, `base_model` the base model there;
     None is what the run knows.
     """
-    setting = result.setting
+    setting, words = result.setting, part_words(result.setting)
+    drawing = report.Drawing(result, words)
+    chart = drawing.score() if drawing.is_confirmed else None
+    if chart is not None:
+        write_bytes(folder / report.CHART, report.png_of(chart.picture()))
     stack = compile_plan(result.best, discover("autopeft.methods"))
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
     written = stack.configs or (model.head_only_config(),)
@@ -62,8 +66,9 @@ def write_card(
         if len(configs) > 1
         else (),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
+        chart="" if chart is None else chart.label,
     )
-    write_text(folder / "README.md", report.model_card(result, facts, part_words(setting)))
+    write_text(folder / "README.md", report.model_card(result, facts, words))
 
 
 def hub_base(setting: Setting) -> str | None:

@@ -4,7 +4,7 @@ Everything but `write` is a pure function of the result. The layout is in `templ
 
 Inside the folder each file imports only from those before it:
 words, maps → naming, rendering, helped, forgetting, positions → charts, tables, heat, usage, schema → view,
-card → roles, summary → headline → page → several.
+card, grids → roles, summary → headline, drawing → page → several.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import json
 from pathlib import Path
 
 from autopeft.records import SearchResult
-from autopeft.report.card import CardFacts, hub_id, model_card
+from autopeft.report.card import CHART, CardFacts, hub_id, model_card
+from autopeft.report.charts import Sheet, png_of
+from autopeft.report.drawing import Drawing
 from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
@@ -28,9 +30,12 @@ from autopeft.report.words import PartWords
 from autopeft.store import write_text
 
 __all__ = [
+    "CHART",
     "CardFacts",
+    "Drawing",
     "PartWords",
     "ResultFile",
+    "Sheet",
     "answer_of",
     "did_it_help",
     "edge_sentence",
@@ -41,6 +46,7 @@ __all__ = [
     "hub_id",
     "leaderboard",
     "model_card",
+    "png_of",
     "rate_words",
     "report_html",
     "report_md",

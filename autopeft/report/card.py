@@ -19,6 +19,7 @@ from autopeft.report.words import PartWords, duration, metric, plan_words, plus_
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
 _NAMES = ("best", "smallest", "baseline", "incumbent", "head")  # rows of the table, in this order
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
+CHART = "score.png"  # beside the card
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 
 
@@ -29,6 +30,7 @@ class CardFacts:
     `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from, `sub_folders` those of a plan with
     several configs, `imports` modules that `peft` needs for them. `seed` is that of the weights.
+    `chart` describes the picture in the file `CHART` beside the card; empty where there is none.
     """
 
     base_model: str | None
@@ -38,6 +40,7 @@ class CardFacts:
     folder: str = "best/weights"
     sub_folders: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    chart: str = ""
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
@@ -102,6 +105,8 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
         "n_seeds": len(confirmed.seeds) if confirmed else 0,
         "seed": facts.seed,
+        "chart": facts.chart,
+        "chart_file": CHART,
         "lines": python_lines(
             result,
             words.auto_class,

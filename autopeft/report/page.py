@@ -9,14 +9,15 @@ from typing import Any
 from markupsafe import Markup
 
 from autopeft.records import SearchResult
-from autopeft.report import charts, forgetting, maps, usage, view
-from autopeft.report.charts import short_runs
+from autopeft.report import forgetting, maps, usage, view
+from autopeft.report.charts import Sheet, short_runs
+from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
 from autopeft.report.heat import seen_enough
 from autopeft.report.helped import did_it_help
 from autopeft.report.naming import Naming, legend
 from autopeft.report.positions import edge_sentence, rate_words
-from autopeft.report.roles import Row, chart_names, confirmed_plans, summary
+from autopeft.report.roles import Row, summary
 from autopeft.report.tables import arm_names, first_proposals, result_json
 from autopeft.report.words import PartWords, plan_words
 
@@ -90,21 +91,16 @@ def summary_of(result: SearchResult, words: PartWords) -> tuple[Row, ...]:
 
 def drawn(result: SearchResult, words: PartWords) -> Charts:
     """The charts of one result."""
-    naming = Naming(result=result, words=words, first=first_proposals(result))
-    groups, names, is_share = naming.groups(), chart_names(result, naming), words.metric_is_share
-    confirmed, rungs = confirmed_plans(result), short_runs(result)
-    score = charts.score_by_parameters(result, confirmed, groups, names, is_share=is_share)
-    # The longest rung with enough plans to compare; the first rung has all of them.
-    trials = next((rung for rung in reversed(rungs) if len(rung) > 3), next(iter(rungs), ()))
-    steps = 0 if score or not trials else trials[0].fidelity.train_steps
-    if score is None:
-        score = charts.loss_by_parameters(result, trials, groups, names)
-    candidate, baseline = naming.short(result.incumbent), naming.short(result.baseline)
+    drawing = Drawing(result, words)
     return Charts(
-        score=score,
-        score_steps=steps,
-        seeds=charts.same_seeds(result, confirmed, groups, names, is_share=is_share),
-        difference=charts.verdict_interval(result.verdict, candidate, baseline, is_share=is_share),
-        rates=charts.loss_by_rate(result, rungs, groups),
-        rungs=charts.who_went_on(rungs, groups),
+        score=_svg(drawing.score()),
+        score_steps=0 if drawing.is_confirmed else drawing.score_steps,
+        seeds=_svg(drawing.seeds()),
+        difference=_svg(drawing.difference()),
+        rates=_svg(drawing.rates()),
+        rungs=_svg(drawing.rungs()),
     )
+
+
+def _svg(chart: Sheet | None) -> Markup | None:
+    return None if chart is None else chart.svg()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
-from autopeft.store.files import sha256_of, write_text
+from autopeft.store.files import sha256_of, write_bytes, write_text
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
 from autopeft.store.settings import by_dotted_name, parse_bytes, resolve_settings
@@ -29,6 +29,7 @@ __all__ = [
     "seal_of",
     "sha256_of",
     "validate",
+    "write_bytes",
     "write_checked",
     "write_plan",
     "write_text",

@@ -11,9 +11,14 @@ from autopeft.errors import RunDirError
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replace a file in one step: after a crash it holds the old text or the new, never half.
+    """Write a text in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
-    The text is written in UTF-8, and missing folders are made.
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Replace a file in one step: after a crash it holds the old content or the new, never half.
+
+    Missing folders are made.
 
     Raises:
         RunDirError: The file cannot be written (no permission, disk full, a file where a folder should be).
@@ -25,8 +30,8 @@ def write_text(path: Path | str, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with fresh.open("x", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with fresh.open("xb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name

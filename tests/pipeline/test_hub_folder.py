@@ -11,10 +11,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from PIL import Image
 from toys.bases import adapters_of
 from toys.exports import refused
 from toys.hub import Hub, hub_on_this_machine
-from toys.results import toy_result
+from toys.results import toy_result, with_head
 from toys.words import LABEL_NAMES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
@@ -53,6 +54,17 @@ def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
     assert answer["verdict"]["sentence"] in card.text
     assert card.text.count(f"{answer['best']['trainable_params']:,}") >= 2
     assert "\n### Framework versions\n\n- PEFT " in card.text
+
+
+def test_card_shows_its_chart_where_several_plans_were_confirmed(tmp_path):
+    write_card(tmp_path, with_head(toy_result()), seed=101)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "![accuracy of the confirmed plans by trainable parameters](score.png)" in card
+    assert Image.open(tmp_path / "score.png").format == "PNG"
+    alone = replace(toy_result(), confirmations=toy_result().confirmations[1:2])
+    write_card(tmp_path / "alone", alone, seed=101)
+    assert "score.png" not in (tmp_path / "alone" / "README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "alone" / "score.png").exists()
 
 
 def test_base_model_of_the_hub_is_named_with_its_relation_and_a_folder_is_not(run, tmp_path):

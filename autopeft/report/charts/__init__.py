@@ -1,4 +1,4 @@
-"""The charts of the report, as inline SVG in the page's colours.
+"""The charts of the report, each as a sheet that becomes inline SVG or a figure.
 
 Inside the folder each file imports only from those before it:
 canvas → marks → scores, rungs.
@@ -6,6 +6,7 @@ canvas → marks → scores, rungs.
 
 from __future__ import annotations
 
+from autopeft.report.charts.canvas import Sheet, png_of, sheet
 from autopeft.report.charts.rungs import loss_by_rate, short_runs, who_went_on
 from autopeft.report.charts.scores import (
     loss_by_parameters,
@@ -15,10 +16,13 @@ from autopeft.report.charts.scores import (
 )
 
 __all__ = [
+    "Sheet",
     "loss_by_parameters",
     "loss_by_rate",
+    "png_of",
     "same_seeds",
     "score_by_parameters",
+    "sheet",
     "short_runs",
     "verdict_interval",
     "who_went_on",

@@ -1,7 +1,8 @@
-"""The sheet that every chart is drawn on: matplotlib to inline SVG that takes the page's colours and font.
+"""The sheet that every chart is drawn on: inline SVG in the page's colours and font, or a figure.
 
-matplotlib writes fixed colours. The charts use stand-ins for the page's CSS variables, which `Sheet.svg`
-replaces, so that one picture serves light and dark. Equal calls give equal bytes.
+matplotlib writes fixed colours. The charts use stand-ins for the page's CSS variables. `Sheet.svg` replaces
+them by the variables, so that one picture serves light and dark; `Sheet.picture` by the light colours. Equal
+calls give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex, to_rgba, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from autopeft.report.naming import Group
 
 # Stand-ins for colours: matplotlib's text -> CSS.
 INK, SOFT, CARD, BAND = "#000001", "#000002", "#000003", "#000004"
@@ -28,6 +34,11 @@ _CSS = {
     CARD: "var(--card)",
     BAND: "var(--band)",
 }
+# The page's light colours, and those of the groups `--g0`, `--g1` and so on.
+LIGHT = {INK: "#1b2128", SOFT: "#59636f", CARD: "#ffffff", BAND: "#cfe6d6"}
+LIGHT_GROUPS = tuple("#1f5f9e #6b7480 #c2410c #0a7d55 #9b3d8f #8a6a00 #0e7490 #7c4a2d #4b4fc4".split())
+_COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")  # of any artist
+_KEY_INCHES = 0.28  # height of a row of keys
 _GROUP = re.compile(r"#0001([0-9a-f]{2})")
 _UNNAMED = re.compile(r'<g id="(?:text|line2d|patch|axes|figure|matplotlib\.axis|LineCollection)_\d+">')
 _WIDTH, _POINT = 460, 72  # of a chart, in SVG units; matplotlib's points per inch
@@ -56,14 +67,26 @@ def group_colour(number: int) -> str:
     return f"#0001{number:02x}"
 
 
+class Picture(Figure):
+    """A figure that notebooks show, whether or not they have set up matplotlib."""
+
+    def _repr_png_(self) -> bytes:
+        return png_of(self)
+
+
 @dataclass
 class Sheet:
-    """One chart in the making. `titles` are the tooltips of drawn things by their id."""
+    """One chart in the making. `titles` are the tooltips of drawn things by their id.
+
+    `label` says what the chart shows, for a screen reader. `groups` have a point in the chart.
+    """
 
     name: str
     axes: Axes
     figure: Figure
+    label: str = ""
     titles: dict[str, str] = field(default_factory=dict)
+    groups: set[Group] = field(default_factory=set)
 
     def named(self, key: str, title: str) -> str:
         """The id for a drawn thing, with a tooltip."""
@@ -71,20 +94,78 @@ class Sheet:
         self.titles[gid] = title
         return gid
 
-    def svg(self, label: str) -> Markup:
-        """The chart as an `<svg>` element; `label` is what a screen reader says."""
+    def labelled(self, label: str) -> Sheet:
+        """The finished chart."""
+        self.label = label
+        return self
+
+    def svg(self) -> Markup:
+        """The chart as an `<svg>` element."""
         text = io.StringIO()
-        self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        return Markup(_for_page(text.getvalue(), self.name, label, self.titles))
+        with mpl.rc_context(_STYLE):
+            metadata = {"Date": None, "Creator": None}
+            self.figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+        return Markup(_for_page(text.getvalue(), self.name, self.label, self.titles))
+
+    def picture(self) -> Figure:
+        """The chart as a figure in light colours, with the keys of its groups; the sheet is spent then."""
+        with mpl.rc_context(_STYLE):
+            self._add_keys()
+        for artist in self.figure.findobj():
+            _paint(artist)
+        self.axes.tick_params(colors=LIGHT[SOFT])  # of ticks that a reader's zoom adds
+        return self.figure
+
+    def _add_keys(self) -> None:
+        """Name the groups below the axes, which keep their size."""
+        groups = sorted(self.groups, key=lambda group: group.colour)
+        if not groups:
+            return
+        handles = [
+            Line2D([], [], color=group_colour(g.colour), marker=g.marker, linestyle="none", label=g.label)
+            for g in groups
+        ]
+        n_columns = min(3, len(handles))
+        n_rows = -(-len(handles) // n_columns)
+        self.figure.set_figheight(self.figure.get_figheight() + n_rows * _KEY_INCHES)
+        self.figure.legend(handles=handles, loc="outside lower center", ncols=n_columns, frameon=False)
 
 
 @contextmanager
-def sheet(name: str, *, height: int = 300) -> Iterator[Sheet]:
-    """An empty chart 460 wide; draw on its axes and take its SVG before the block ends."""
+def sheet(name: str, *, width: float = _WIDTH, height: float = 300) -> Iterator[Sheet]:
+    """An empty chart; draw on its axes before the block ends. The sizes are in points."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH / _POINT, height / _POINT))
+        # A pixel is a point, so that names which are placed by pixels fit at every resolution.
+        figure = Picture(figsize=(width / _POINT, height / _POINT), dpi=_POINT)
         FigureCanvasSVG(figure)
         yield Sheet(name=name, axes=figure.add_subplot(), figure=figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file, at twice the size of the page's charts."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=2 * _POINT, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _paint(artist: Any) -> None:
+    """Give an artist the light colours in place of stand-ins."""
+    for name in _COLOURED:
+        if hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}"):
+            getattr(artist, f"set_{name}")(_light(getattr(artist, f"get_{name}")()))
+
+
+def _light(colour: Any) -> Any:
+    """A colour, or several, with light ones in place of stand-ins; their opacity stays."""
+    if isinstance(colour, str) and colour.lower() in ("none", "auto"):
+        return colour
+    rows = [to_rgba(_real(to_hex(row)), alpha=row[3]) for row in to_rgba_array(colour)]
+    return rows if np.ndim(colour) == 2 else rows[0]
+
+
+def _real(colour: str) -> str:
+    group = _GROUP.fullmatch(colour)
+    return LIGHT_GROUPS[int(group[1], 16)] if group else LIGHT.get(colour, colour)
 
 
 def log_axis(axes: Axes, values: Sequence[float], *, shown: FuncFormatter) -> None:

@@ -19,11 +19,12 @@ _SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that loo
 
 
 def point(
-    axes: Axes, x: float, y: float, *, group: Group, gid: str, hollow: bool = False, **style: Any
+    drawn: Sheet, x: float, y: float, *, group: Group, gid: str, hollow: bool = False, **style: Any
 ) -> None:
     """One plan: colour and marker of its group; hollow points are filled with the card's colour."""
     colour = group_colour(group.colour)
-    axes.plot(
+    drawn.groups.add(group)
+    drawn.axes.plot(
         [x],
         [y],
         marker=group.marker,

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from autopeft.records import Measurement, Plan, SearchResult, Status, rate
-from autopeft.report.charts.canvas import group_colour, log_axis, sheet
+from autopeft.report.charts.canvas import Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import loss_axis, point, rates
 from autopeft.report.naming import Group
 
@@ -29,7 +27,7 @@ def short_runs(result: SearchResult) -> tuple[tuple[Measurement, ...], ...]:
 
 def loss_by_rate(
     result: SearchResult, rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]
-) -> Markup | None:
+) -> Sheet | None:
     """Loss by learning rate; the longest runs are filled, shorter ones paler, the shortest hollow.
 
     A line joins the rates of equal plans at one rung. None for fewer than two runs with a learning rate.
@@ -59,12 +57,12 @@ def loss_by_rate(
                 gid = drawn.named(key, _title(run, group))
                 hollow = place == 0 and len(shown) > 1
                 (y,) = _losses([run])
-                point(axes, x, y, group=group, gid=gid, hollow=hollow, alpha=1.0 if hollow else strength)
+                point(drawn, x, y, group=group, gid=gid, hollow=hollow, alpha=1.0 if hollow else strength)
         axes.set_xlabel("learning rate")
-        return drawn.svg("Loss by learning rate, for each approach and length of the trial run")
+        return drawn.labelled("Loss by learning rate, for each approach and length of the trial run")
 
 
-def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]) -> Markup | None:
+def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]) -> Sheet | None:
     """Each plan's loss along the rungs: a cross where it stopped; None for fewer than two rungs."""
     if len(rungs) < 2:
         return None
@@ -84,19 +82,14 @@ def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Gr
                 gid = drawn.named(f"{plan.digest}-{run.fidelity.train_steps}", _title(run, group))
                 stopped = place == line[-1][0] and place < last
                 if stopped:
-                    cross: dict[str, Any] = {
-                        "marker": "x",
-                        "markersize": 7,
-                        "markeredgewidth": 1.6,
-                        "linestyle": "none",
-                    }
-                    axes.plot([place], [loss], color=colour, gid=gid, zorder=3, clip_on=False, **cross)
+                    drawn.groups.add(group)
+                    axes.plot([place], [loss], color=colour, gid=gid, **_CROSS)
                 else:
-                    point(axes, place, loss, group=group, gid=gid)
+                    point(drawn, place, loss, group=group, gid=gid)
         axes.set_xlim(-0.3, last + 0.3)
         axes.set_xticks(range(len(rungs)), [f"{rung[0].fidelity.train_steps:,}" for rung in rungs])
         axes.set_xlabel("training steps")
-        return drawn.svg("Loss of every plan after each length of trial run, and where it stopped")
+        return drawn.labelled("Loss of every plan after each length of trial run, and where it stopped")
 
 
 def _losses(runs: Sequence[Measurement]) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict
@@ -25,7 +24,7 @@ def score_by_parameters(
     names: Mapping[Plan, str],
     *,
     is_share: bool,
-) -> Markup | None:
+) -> Sheet | None:
     """Confirmed plans by parameters and metric, with 95 % intervals, front, budget and the head alone.
 
     None where fewer than two plans with adapters were confirmed.
@@ -48,14 +47,14 @@ def score_by_parameters(
             axes.errorbar(
                 [size], [mean], [half], capsize=4, color=group_colour(group.colour), linewidth=1.4, zorder=3
             )
-            point(axes, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
+            point(drawn, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
         metric_axis(axes, f"{result.setting.metric} ({adapted[0].split} split)", is_share=is_share)
         points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
         _front(drawn, points, upwards=result.setting.greater_is_better)
         _head_line(drawn, confirmed, names)
         _budget_line(drawn, budget)
         name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
-        return drawn.svg(f"{result.setting.metric} of the confirmed plans by trainable parameters")
+        return drawn.labelled(f"{result.setting.metric} of the confirmed plans by trainable parameters")
 
 
 def loss_by_parameters(
@@ -63,7 +62,7 @@ def loss_by_parameters(
     runs: Sequence[Measurement],
     groups: Mapping[Plan, Group],
     names: Mapping[Plan, str],
-) -> Markup | None:
+) -> Sheet | None:
     """Short trial runs of one length by parameters and loss, with front and budget; `names` marks some.
 
     None where fewer than two plans with adapters are among them.
@@ -79,7 +78,7 @@ def loss_by_parameters(
             assert run.loss is not None
             size, group = run.plan.trainable_params, groups[run.plan]
             title = f"{group.label}: loss {run.loss:.4f}, {count(size)} parameters"
-            point(axes, size, run.loss, group=group, gid=drawn.named(run.plan.digest, title))
+            point(drawn, size, run.loss, group=group, gid=drawn.named(run.plan.digest, title))
             points.append((size, run.loss))
             if run.plan in names:
                 named.append((size, run.loss, names[run.plan]))
@@ -88,7 +87,7 @@ def loss_by_parameters(
         _front(drawn, points, upwards=False)
         _budget_line(drawn, budget)
         name_points(drawn, named)
-        return drawn.svg("Loss of the short trial runs by trainable parameters")
+        return drawn.labelled("Loss of the short trial runs by trainable parameters")
 
 
 def same_seeds(
@@ -98,7 +97,7 @@ def same_seeds(
     names: Mapping[Plan, str],
     *,
     is_share: bool,
-) -> Markup | None:
+) -> Sheet | None:
     """The metric of each seed, equal seeds joined across plans; None for fewer than two plans or seeds."""
     if len(confirmed) < 2 or max(len(record.seeds) for record in confirmed) < 2:
         return None
@@ -110,7 +109,7 @@ def same_seeds(
                 by_seed.setdefault(seed, []).append((column, value))
                 title = f"{names[record.plan]}, seed {seed}: {metric(value, is_share)}"
                 gid = drawn.named(f"{record.plan.digest}-{seed}", title)
-                point(axes, column, value, group=groups[record.plan], gid=gid)
+                point(drawn, column, value, group=groups[record.plan], gid=gid)
         for line in by_seed.values():
             axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1, zorder=2)
         axes.set_xlim(-0.4, len(confirmed) - 0.45 + 0.15 * len(confirmed))
@@ -119,10 +118,10 @@ def same_seeds(
         axes.margins(y=0.12)
         if len(by_seed) <= _MAX_SEEDS_NAMED:
             name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
-        return drawn.svg(f"{result.setting.metric} of every confirming run, equal seeds joined")
+        return drawn.labelled(f"{result.setting.metric} of every confirming run, equal seeds joined")
 
 
-def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Markup | None:
+def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Sheet | None:
     """The difference to the baseline with its 95 % interval and the margin; None without an interval."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
@@ -150,7 +149,7 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
         axes.text(reach, 1.25, f"{candidate} better →", ha="right", va="center", color=INK)
         axes.set_xlabel("difference in points" if is_share else "difference, as the reader gains")
         bounds = f"{difference(low, is_share)} to {difference(high, is_share)}"
-        return drawn.svg(f"95 % interval of the difference: {bounds}")
+        return drawn.labelled(f"95 % interval of the difference: {bounds}")
 
 
 def _front(drawn: Sheet, points: Sequence[tuple[float, float]], *, upwards: bool) -> None:
