@@ -17,8 +17,12 @@ class Serial:
     max_workers: int | None = 1
     n_workers = 1
     shares_memory = True
+    assigns_gpus = False
+    packages: tuple[str, ...] = ()
 
-    def start(self, make: Callable[[int], Function], *, local: Function, n_workers: int) -> Function:
+    def start(
+        self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
+    ) -> Function:
         """`local` itself: there is no worker to make a function for."""
         return local
 

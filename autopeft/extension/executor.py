@@ -22,8 +22,12 @@ class Executor(Protocol):
     max_workers: int | None  # the largest `--workers` that it takes; None takes any number
     n_workers: int  # functions that it runs at the same time
     shares_memory: bool  # whether functions run in this process, so that objects in memory reach them
+    assigns_gpus: bool  # whether it gives each worker a GPU, so that a worker's GPU is always its first
+    packages: tuple[str, ...]  # what it imports that may be absent, under the names of the imports
 
-    def start(self, make: Callable[[int], Function], *, local: Function, n_workers: int) -> Function:
+    def start(
+        self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
+    ) -> Function:
         """Start workers; returns the function to submit in place of `local`, of the same arguments.
 
         `make` can be pickled. It is called once in each worker, with the worker's index from 0, and gives the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,10 +25,22 @@ Measure = Callable[[Plan, Fidelity], Measurement]
 def check_executor(spec: RunSpec) -> None:
     """Raise SpecError where the executor of a run cannot do its measurements.
 
-    It has fewer workers than were asked for, or its workers cannot load objects in memory.
+    It lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its workers
+    cannot load objects in memory.
     """
     executor: Executor = discover("autopeft.executors")[spec.execution.executor]
     n_workers = _n_workers(spec)
+    for package in executor.packages:
+        if importlib.util.find_spec(package) is None:
+            raise SpecError(
+                f"The executor {executor.name} needs the package {package}; install it with: "
+                f'pip install "autopeft[{package}]".'
+            )
+    if executor.assigns_gpus and ":" in (spec.execution.device or ""):
+        raise SpecError(
+            f"--device is {spec.execution.device}, and the executor {executor.name} gives each worker a GPU "
+            "by itself; set --device to cuda and --workers to the number of GPUs."
+        )
     if executor.max_workers is not None and n_workers > executor.max_workers:
         raise SpecError(
             f"--workers is {spec.execution.workers} and --device {spec.execution.device}; the executor "
@@ -50,9 +63,12 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
     """The function to submit to an executor: the bench's own, or that of workers, which are started.
 
     Worker `i` takes the device `i` of `--device`, round by round, and its share of the processor's threads.
+    Where the executor assigns GPUs, it takes a device of the kind that the main process has.
     """
     spec = prepared.spec
-    devices, n_workers = model.device_names(spec.execution.device), _n_workers(spec)
+    kind = prepared.base.device.type
+    devices = (kind,) if executor.assigns_gpus else model.device_names(spec.execution.device)
+    n_workers = _n_workers(spec)
     make = WorkerBench(
         spec=spec,
         run=run.path,
@@ -61,7 +77,7 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_workers),
     )
-    return executor.start(make, local=bench.measure, n_workers=n_workers)
+    return executor.start(make, local=bench.measure, n_workers=n_workers, uses_gpu=kind == "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,25 +15,23 @@ from pathlib import Path
 import pytest
 
 from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
-from autopeft.executors.process import Process
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
 
 
-@pytest.fixture(params=EXECUTORS)
+@pytest.fixture(params=EXECUTORS, scope="module")
 def executor(request):
     """Each discovered executor, shut down afterwards."""
     yield EXECUTORS[request.param]
     EXECUTORS[request.param].shutdown()
 
 
-@pytest.fixture
-def process():
-    """A process executor, whose workers end with the test."""
-    executor = Process()
-    yield executor
-    executor.shutdown()
+@pytest.fixture(params=["process", "ray"], scope="module")
+def pool(request):
+    """Each executor with workers; Ray's cluster serves all tests of this file."""
+    yield EXECUTORS[request.param]
+    EXECUTORS[request.param].shutdown()
 
 
 def test_part_meets_the_protocol(executor):
@@ -70,7 +69,7 @@ def test_serial_lets_a_keyboard_interrupt_through():
         EXECUTORS["serial"].submit(interrupted)
 
 
-# The process executor.
+# Executors with workers.
 
 
 def make_answering(index):
@@ -78,13 +77,13 @@ def make_answering(index):
     return lambda value: (index, os.getpid(), value)
 
 
-def test_workers_keep_what_was_made_for_them_and_share_the_work(process):
-    answer = process.start(make_answering, local=None, n_workers=2)
-    answers = [future.result(timeout=120) for future in [process.submit(answer, i) for i in range(8)]]
+def test_workers_keep_what_was_made_for_them_and_share_the_work(pool):
+    answer = pool.start(make_answering, local=None, n_workers=2)
+    answers = [future.result(timeout=120) for future in [pool.submit(answer, i) for i in range(8)]]
     assert [value for _, _, value in answers] == list(range(8))
     assert len({(index, pid) for index, pid, _ in answers}) == len({index for index, _, _ in answers}) <= 2
     assert os.getpid() not in {pid for _, pid, _ in answers}
-    assert process.n_workers == 2
+    assert pool.n_workers == 2
 
 
 def make_dying_once(folder, index):
@@ -100,9 +99,9 @@ def make_dying_once(folder, index):
     return work
 
 
-def test_a_worker_that_dies_is_replaced_and_its_work_repeated_once(process, tmp_path):
-    work = process.start(partial(make_dying_once, tmp_path), local=None, n_workers=2)
-    futures = [process.submit(work, name) for name in ("a", "b", "c")]
+def test_a_worker_that_dies_is_replaced_and_its_work_repeated_once(pool, tmp_path):
+    work = pool.start(partial(make_dying_once, tmp_path), local=None, n_workers=2)
+    futures = [pool.submit(work, name) for name in ("a", "b", "c")]
     assert [future.result(timeout=120) for future in futures] == ["a again", "b again", "c again"]
 
 
@@ -110,55 +109,71 @@ def make_dying(index):
     return lambda: os._exit(3)
 
 
-def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(process):
-    work = process.start(make_dying, local=None, n_workers=1)
+def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(pool):
+    work = pool.start(make_dying, local=None, n_workers=1)
     with pytest.raises(WorkerLostError, match="the worker process died, 2 times"):
-        process.submit(work).result(timeout=120)
-    assert process.submit(pow, 2, 3).result(timeout=120) == 8
+        pool.submit(work).result(timeout=120)
+    assert pool.submit(pow, 2, 3).result(timeout=120) == 8
 
 
 def make_refusing(index):
     raise UnknownNameError("model", "nope", ["known"])
 
 
-def test_a_worker_that_cannot_begin_says_why(process):
-    work = process.start(make_refusing, local=None, n_workers=1)
+def test_a_worker_that_cannot_begin_says_why(pool):
+    work = pool.start(make_refusing, local=None, n_workers=1)
     with pytest.raises(TrainingError, match="could not begin: There is no model named 'nope'"):
-        process.submit(work).result(timeout=120)
+        pool.submit(work).result(timeout=120)
 
 
-def test_no_process_is_left_after_a_shutdown_even_of_one_that_works(process):
-    before = {child.pid for child in multiprocessing.active_children()}
-    pid = process.submit(os.getpid).result(timeout=120)
-    process.submit(time.sleep, 600)
-    process.shutdown()
-    assert {child.pid for child in multiprocessing.active_children()} <= before
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
-PARENT = """
+USED = """
 import os, sys, time
-from autopeft.executors.process import Process
+from toys.processes import command_of, descendants
+from autopeft.extension import discover
 if __name__ == "__main__":
-    executor = Process()
-    print(executor.submit(os.getpid).result(), flush=True)
-    executor.submit(time.sleep, 600)
-    time.sleep(600)
+    pool = discover("autopeft.executors")[sys.argv[1]]
+    print(os.getpid(), pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    if sys.argv[2] == "killed":
+        time.sleep(600)
+    pool.shutdown()
+    print(*filter(None, map(command_of, descendants(os.getpid()))), sep="\\n")
 """
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        worker = int(parent.stdout.readline())
-        parent.kill()
+@contextlib.contextmanager
+def using(name, end, folder):
+    """A process that uses an executor, its id, and the id of a worker that works; the home is the folder."""
+    script = folder / "script.py"
+    script.write_text(USED)
+    command = [sys.executable, str(script), name, end]
+    environment = {**os.environ, "HOME": str(folder / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as used:
+        yield (used, *map(int, used.stdout.readline().split()))
+
+
+@pytest.mark.parametrize("name", ["process", "ray"])
+def test_nothing_is_left_after_a_shutdown_even_of_a_worker_that_works(name, tmp_path):
+    with using(name, "shut down", tmp_path) as (used, pid, worker):
+        rest = used.stdout.read()
+    assert used.returncode == 0
+    assert [command for command in rest.split("\n") if command and "resource_tracker" not in command] == []
+    assert not is_running(worker)
+    assert not (tmp_path / "home").exists()
+    assert not list(Path("/tmp").glob(f"ray*/session_*_{pid}"))
+
+
+@pytest.mark.parametrize("name", ["process", "ray"])
+def test_workers_end_with_a_parent_that_is_killed(name, tmp_path):
+    with using(name, "killed", tmp_path) as (used, pid, worker):
+        used.kill()
     for _ in range(600):
         if not is_running(worker):
             break
         time.sleep(0.1)
     assert not is_running(worker)
+    for folder in Path("/tmp").glob(f"ray*/session_*_{pid}"):  # of Ray: a killed process deletes nothing
+        shutil.rmtree(folder.parent)
 
 
 def is_running(pid):
@@ -171,7 +186,7 @@ def is_running(pid):
 WITH_A_LOCK = """
 import multiprocessing
 
-from autopeft.executors.process import Process
+from autopeft.executors.process import process_pool
 
 
 def make(index):
@@ -180,7 +195,7 @@ def make(index):
 
 
 if __name__ == "__main__":
-    process = Process()
+    process = process_pool()
     submitted = process.start(make, local=int, n_workers=2)
     print([process.submit(submitted, number).result() for number in range(4)])
     process.shutdown()

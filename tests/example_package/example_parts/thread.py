@@ -17,11 +17,15 @@ class Thread:
     max_workers: int | None = 1
     n_workers = 1
     shares_memory = True
+    assigns_gpus = False
+    packages: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
-    def start(self, make: Callable[[int], Function], *, local: Function, n_workers: int) -> Function:
+    def start(
+        self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
+    ) -> Function:
         return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:

@@ -1,14 +1,15 @@
-"""A run on worker processes: the same measurements as on one, and none lost where a worker dies."""
+"""A run on workers: the same measurements as on one process, and none lost where a worker dies."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import datasets
 import pytest
+from toys.processes import running_workers
 from toys.reading import rows_of
 from toys.specs import run_spec
 
@@ -29,17 +30,19 @@ class Kills(Silent):
     def measured(self, measurement, **_):
         self.n_measured += 1
         if self.n_measured == 3:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            os.kill(running_workers()[0], signal.SIGKILL)
 
 
-def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(small_spec, finished, tmp_path):
-    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
-    before = {child.pid for child in multiprocessing.active_children()}
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
+    executor, small_spec, finished, tmp_path
+):
+    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
     display = Kills()
     result, path = pipeline.search(spec, given=GIVEN, progress=display)
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
-    assert {child.pid for child in multiprocessing.active_children()} <= before
+    assert running_workers() == []
     assert not list((path / "state/paused").glob("*"))
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
     again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
@@ -52,3 +55,20 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
         pipeline.search(spec, given=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
+
+
+def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
+    spec = small_spec(tmp_path / "run", executor="ray", device="cuda:0,1")
+    with pytest.raises(
+        SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
+    ):
+        pipeline.search(spec, given=GIVEN, progress=Silent())
+
+
+def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    spec = small_spec(tmp_path / "run", executor="ray")
+    with pytest.raises(
+        SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
+    ):
+        pipeline.search(spec, given=GIVEN, progress=Silent())

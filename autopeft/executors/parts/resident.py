@@ -1,0 +1,39 @@
+"""The function that a worker makes once and keeps, with the base model that it holds."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from autopeft.errors import AutopeftError, TrainingError
+
+Function = Callable[..., Any]
+
+_RESIDENT: list[Function] = []  # in a worker: the function that its `make` gave
+
+
+def make_resident(make: Callable[[int], Function] | None, index: int) -> None:
+    """Make the function of this process, in its main thread. Ctrl-C is left to the main process."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if make is None:
+        return
+    try:
+        _RESIDENT[:] = [make(index)]
+    except AutopeftError as error:  # raised by the first call, since here it would only end the worker
+        _RESIDENT[:] = [partial(_refuse, str(error))]
+
+
+def call_resident(*args: Any) -> Any:
+    """Call the function of this process; errors with arguments of their own could not be unpickled."""
+    try:
+        return _RESIDENT[0](*args)
+    except AutopeftError as error:
+        raise TrainingError(str(error)) from None
+
+
+def _refuse(message: str, *_: Any) -> None:
+    raise TrainingError(f"A worker process could not begin: {message}")

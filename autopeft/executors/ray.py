@@ -1,0 +1,210 @@
+"""Ray: resident workers on the nodes of a Ray cluster, each an actor that keeps a base model of its own.
+
+`RAY_ADDRESS` names the cluster; without it, a cluster of this machine alone starts and ends with the workers.
+Ray gives each actor a GPU of its own where GPUs are used, and a core otherwise. Ray's own retries are off:
+the pool repeats what a dead actor ran, at most once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from typing import Any
+
+from autopeft.errors import SpecError
+from autopeft.executors.parts import WorkerPool, make_resident
+
+Function = Callable[..., Any]
+
+# Ray's least. Plans and measurements are small, and the base model is loaded by each actor itself.
+_OBJECT_STORE_BYTES = 80_000_000
+# Sockets lie in Ray's folder, and a path of a socket has at most 103 bytes: TMPDIR may be too long for it.
+_SHORT_FOLDER = "/tmp" if os.name == "posix" else None
+
+
+class _Actor:
+    """What runs in the process of an actor."""
+
+    def __init__(self, make: Callable[[int], Function] | None, index: int) -> None:
+        make_resident(make, index)
+
+    def call(self, fn: Function, *args: Any) -> Any:
+        """`fn(*args)`, in the actor's process."""
+        return fn(*args)
+
+
+class _RayWorker:
+    """One actor, which is replaced by `start`, and a thread that waits for its results.
+
+    Ray's own futures call back in a thread of Ray, in which no actor can be started.
+    """
+
+    def __init__(self, make: Callable[[int], Function] | None, index: int, *, uses_gpu: bool) -> None:
+        import ray
+
+        self._arguments = (make, index)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"ray-{index}")
+        self._actors = ray.remote(_Actor).options(
+            num_cpus=1,
+            num_gpus=int(uses_gpu),
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        self._actor: Any = None
+        self.start()
+
+    def start(self) -> None:
+        """Start an actor in place of an earlier one, which may only have lost its connection."""
+        if self._actor is not None:
+            self.close()
+        self._actor = self._actors.remote(*self._arguments)
+
+    def submit(self, fn: Function, *args: Any) -> Future[Any]:
+        """A future of `fn(*args)`, which raises BrokenExecutor where the actor died."""
+        return self._thread.submit(_result_of, self._actor, fn, args)
+
+    def close(self) -> None:
+        """End the actor, and with it what it runs."""
+        import ray
+
+        ray.kill(self._actor)
+
+    def end(self, deadline: float) -> None:
+        """Wait for the thread, which ends with the actor."""
+        self._thread.shutdown()
+
+
+def _result_of(actor: Any, fn: Function, args: tuple[Any, ...]) -> Any:
+    """Wait for what an actor returns; raise what its function raised, without Ray's traceback in the text."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(actor.call.remote(fn, *args))
+    except RayTaskError as error:
+        raise error.cause or error from None
+    except RayError as error:
+        raise BrokenExecutor(str(error).strip().splitlines()[-1]) from error
+
+
+class _Cluster:
+    """The cluster of RAY_ADDRESS, the one to which the caller is connected, or one of this machine alone."""
+
+    def __init__(self) -> None:
+        self._uses_gpu = False
+        self._is_connected = False  # by this object
+        self._folder: str | None = None  # of a cluster of this machine
+        self._n_cores = 0  # of that cluster
+
+    def open(self, n_workers: int, *, uses_gpu: bool) -> None:
+        """Connect to the cluster; SpecError where it has fewer GPUs or cores than workers."""
+        self._uses_gpu = uses_gpu
+        if self._folder is not None and n_workers > self._n_cores:
+            self.close()
+        with _environment():
+            import ray
+
+            if not ray.is_initialized():
+                with _own_signals():
+                    self._connect(n_workers)
+        resources = ray.cluster_resources()
+        for kind, n_needed in (("CPU", n_workers), ("GPU", n_workers * uses_gpu)):
+            if resources.get(kind, 0) < n_needed:
+                self.close()
+                raise SpecError(
+                    f"--workers is {n_workers}, and the Ray cluster has {resources.get(kind, 0):g} {kind}s; "
+                    "lower --workers, or add nodes to the cluster first."
+                )
+
+    def _connect(self, n_workers: int) -> None:
+        import ray
+
+        self._is_connected = True
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address := os.environ.get("RAY_ADDRESS"):
+            ray.init(address, **quiet)
+            return
+        self._folder, self._n_cores = tempfile.mkdtemp(prefix="ray-", dir=_SHORT_FOLDER), n_workers
+        ray.init(
+            "local",
+            num_cpus=n_workers,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=self._folder,
+            **quiet,
+        )
+
+    def worker(self, make: Callable[[int], Function] | None, index: int) -> _RayWorker:
+        """An actor that has been started."""
+        return _RayWorker(make, index, uses_gpu=self._uses_gpu)
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it started here; its folder is deleted."""
+        if self._is_connected:
+            import ray
+
+            ray.shutdown()
+            self._is_connected = False
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """A context in which Ray is imported and started.
+
+    Actors of a cluster of this machine import what this process can import.
+    """
+    before = dict(os.environ)
+    os.environ.update({**_variables(), **before, "PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@functools.cache
+def _variables() -> dict[str, str]:
+    """What Ray reads when it is imported, and when it starts a cluster.
+
+    Ray would print the death of a worker on stdout, where results belong. A cluster of this machine has a
+    token of this process, since Ray would write its own into the home folder. Where Ray has been imported
+    already, it has chosen its token.
+    """
+    variables = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_USAGE_STATS_ENABLED": "0"}
+    if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ:
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return variables
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """A context in which Ray changes the handler of SIGTERM, and after which it is as before."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def ray_pool() -> WorkerPool:
+    """An executor of Ray actors; Ray is imported when it is first used."""
+    return WorkerPool("ray", _Cluster(), packages=("ray",), assigns_gpus=True)
+
+
+PART = ray_pool()
