@@ -1,8 +1,8 @@
-"""The JSON Schema of result.json, made from its models in `autopeft/report/schema.py`.
+"""The JSON Schemas of result.json and trials.csv, made from their models in `autopeft/report/schema.py`.
 
     python scripts/result_schema.py
 
-writes `docs/result.schema.json`; `tests/report/test_schema.py` holds the file against the models.
+writes them to `docs/`; `tests/report/test_schema.py` holds the files against the models.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autopeft.report import result_schema
+from autopeft.report import result_schema, trials_schema
 
-PAGE = Path(__file__).parents[1] / "docs" / "result.schema.json"
+_DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {_DOCS / "result.schema.json": result_schema, _DOCS / "trials.schema.json": trials_schema}
 
 
-def schema_text() -> str:
-    """The content of the file."""
-    return json.dumps(result_schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text(page: Path) -> str:
+    """The content of a file."""
+    return json.dumps(PAGES[page](), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(schema_text(), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(schema_text(page), encoding="utf-8")

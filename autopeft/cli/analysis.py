@@ -67,7 +67,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "tested": False,
             "score": analysis.scores[0].name,
             "plan": to_json(plan),
-            "digest": plan.digest,
+            "plan_id": plan.digest,
             "trainable_params": plan.trainable_params,
             "head_params": analysis.suggestion.head_params,
             "percent": 100 * plan.trainable_params / budget.base_params,

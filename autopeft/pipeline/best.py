@@ -80,7 +80,7 @@ def training_json(measurement: Measurement, forgetting: Forgetting | None = None
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
     content = {
-        "plan_hash": measurement.plan.digest,
+        "plan_id": measurement.plan.digest,
         **record["fidelity"],
         **{key: record[key] for key in keys},
     }

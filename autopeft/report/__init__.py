@@ -22,7 +22,7 @@ from autopeft.report.helped import did_it_help
 from autopeft.report.page import answer_of, contents, drawn, summary_of
 from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
-from autopeft.report.schema import ResultFile, result_schema
+from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
 from autopeft.report.several import several_html
 from autopeft.report.summary import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
@@ -36,6 +36,7 @@ __all__ = [
     "PartWords",
     "ResultFile",
     "Sheet",
+    "TrialRow",
     "answer_of",
     "did_it_help",
     "edge_sentence",
@@ -59,6 +60,7 @@ __all__ = [
     "short_text",
     "summary_of",
     "trials_csv",
+    "trials_schema",
     "write",
 ]
 

@@ -64,7 +64,7 @@ def forgetting_json(forgetting: Forgetting | None) -> dict[str, Any] | None:
 def _numbers(measured: GeneralLoss, base_loss: float) -> dict[str, Any]:
     row = _forgot(measured.name, measured.losses, base_loss)
     return {
-        "digest": measured.plan.digest,
+        "plan_id": measured.plan.digest,
         "loss_mean": row.loss,
         "loss_std": row.spread,
         "perplexity": row.perplexity,

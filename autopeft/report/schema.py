@@ -1,6 +1,6 @@
-"""The JSON Schema of result.json, made from these models; `docs/result.schema.json` is the published copy.
+"""The JSON Schemas of result.json and trials.csv, made from these models; `docs/` has the published copies.
 
-Every key of the file is declared here, or in the record that is written as it is.
+Every key of the files is declared here, or in the record that is written as it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autopeft.records import Budget, Cost, GeneralText, Plan, Proxy, RunSpec, ScorePair, SplitSizes, Verdict
+from autopeft.records import (
+    Budget,
+    Cost,
+    GeneralText,
+    Plan,
+    Proxy,
+    RunSpec,
+    ScorePair,
+    SplitSizes,
+    Status,
+    Verdict,
+)
 from autopeft.report.helped import Against
 
 _Count = Annotated[int, Field(ge=0)]
@@ -31,18 +42,17 @@ class Numbers(_Keys):
 class PlanAnswer(Numbers):
     """A plan and its confirmation.
 
-    `plan_id` is the plan's digest, under which `trials.csv` has it; `digest` is the same under its older
-    name. `percent` is of the base model's parameters. `learning_rate_position` is the place of the rate in
-    the range that was searched, 0 the lowest and 1 the highest.
+    `plan_id` is the plan's name in every file of a run. `share_of_base` is the share of the base model's
+    parameters, in [0, 1]. `learning_rate_position` is the place of the rate in the range that was searched, 0
+    the lowest and 1 the highest.
     """
 
     plan: Plan
     plan_id: str
-    digest: str
     trainable_params: _Count
     head_params: _Count
     learning_rate_position: float | None
-    percent: Annotated[float, Field(ge=0, le=100)]
+    share_of_base: Annotated[float, Field(ge=0, le=1)]
 
 
 class BestAnswer(PlanAnswer):
@@ -67,9 +77,9 @@ class TestNumbers(_Keys):
 
 
 class FrontPlan(_Keys):
-    """A plan of the last rung that no other beats on loss and parameters; `plan` is its id."""
+    """A plan of the last rung that no other beats on loss and parameters."""
 
-    plan: str
+    plan_id: str
     trainable_params: _Count
     loss: float | None
     metric: float | None
@@ -85,7 +95,7 @@ class BaseLoss(_Keys):
 class PlanLoss(_Keys):
     """A confirmed plan on general text; `difference` is after minus before: above 0 it forgot."""
 
-    digest: str
+    plan_id: str
     loss_mean: float
     loss_std: float | None
     perplexity: float
@@ -135,7 +145,7 @@ class SensitivityAnswer(_Keys):
 class ResultFile(_Keys):
     """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     status: str
     base_model: str
     data: str
@@ -161,8 +171,49 @@ class ResultFile(_Keys):
     environment: dict[str, str]
 
 
+class TrialRow(_Keys):
+    """One row of trials.csv: one measurement. An empty cell stands for null.
+
+    `rung` counts from 0; it is null off the rungs, where `split` says what was measured. `ranks` is one
+    number, or the lowest and the highest; null without ranks. `trial` and `arm` say who proposed the plan
+    first; a plan that no trial proposed has no trial, and the arm `confirm`.
+    """
+
+    trial: _Count | None
+    arm: str
+    plan_id: str
+    methods: str | None
+    ranks: str | None
+    n_sites: _Count
+    trainable_params: _Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    rung: _Count | None
+    seed: _Count
+    status: Status
+    split: str
+    metric: float | None
+    loss: float | None
+    train_steps: _Count
+    train_examples: _Count
+    train_seconds: Annotated[float, Field(ge=0)]
+    eval_examples: _Count
+    eval_seconds: Annotated[float, Field(ge=0)]
+    peak_bytes: _Count
+    learning_rate_position: float | None
+    overhead_seconds: Annotated[float, Field(ge=0)]
+
+
 def result_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of result.json."""
-    schema = ResultFile.model_json_schema(mode="serialization")
+    return _schema(ResultFile, "result.json of an autopeft run")
+
+
+def trials_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a row of trials.csv."""
+    return _schema(TrialRow, "row of trials.csv of an autopeft run")
+
+
+def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    schema = model.model_json_schema(mode="serialization")
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": "result.json of an autopeft run", **schema}
+    return {"$schema": dialect, "title": title, **schema}

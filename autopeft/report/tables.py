@@ -26,21 +26,21 @@ ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
 NO_ARM = "confirm"  # the arm of a plan that no trial proposed
 _SETTING_KEYS = "base_model data task metric greater_is_better label_names".split()  # in result.json
 TRIAL_COLUMNS = (
-    "trial arm plan_hash trainable_params learning_rate rung seed status split metric loss train_steps"
-    " train_examples train_seconds eval_examples eval_seconds peak_bytes learning_rate_position"
-    " overhead_seconds"
+    "trial arm plan_id methods ranks n_sites trainable_params learning_rate rung seed status split metric"
+    " loss train_steps train_examples train_seconds eval_examples eval_seconds peak_bytes"
+    " learning_rate_position overhead_seconds"
 ).split()
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
-    """The content of result.json (schema_version 1): plain values, None in place of NaN and infinity.
+    """The content of result.json (schema_version 2): plain values, None in place of NaN and infinity.
 
     `status` says how the run ended: `complete` if nothing stopped it. Without a confirmation the numbers of a
     plan are None and its seeds are empty.
     """
     setting = result.setting
     content = {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": status,
         **{name: getattr(setting, name) for name in _SETTING_KEYS},
         "budget": to_json(setting.budget),
@@ -54,7 +54,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "sentences": result.sentences,
         "front": [
             {
-                "plan": run.plan.digest,
+                "plan_id": run.plan.digest,
                 "trainable_params": run.plan.trainable_params,
                 "loss": run.loss,
                 "metric": run.metric,
@@ -88,30 +88,37 @@ def trials_csv(result: SearchResult) -> str:
     Floats are written as `repr` does, so that equal runs give equal text.
     """
     first = first_proposals(result)
-    digests = {plan: plan.digest for plan in {run.plan for run in result.measurements}}  # slow to compute
+    # Both are slow to compute, and most plans have several rows.
+    described = {plan: _described(plan) for plan in {run.plan for run in result.measurements}}
     steps, rows = result.proxy.rung_steps, []
     for run in result.measurements:
         plan, fidelity, proposal = run.plan, run.fidelity, first.get(run.plan)
-        rung: int | str | None = fidelity.split
-        if rung == "search":
-            rung = steps.index(fidelity.train_steps) if fidelity.train_steps in steps else None
+        is_rung = fidelity.split == "search" and fidelity.train_steps in steps
         row = (
             *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
-            *(digests[plan], plan.trainable_params, plan.learning_rate, rung, fidelity.seed),
-            *(
-                run.status.value,
-                fidelity.split,
-                run.metric,
-                run.loss,
-                fidelity.train_steps,
-                fidelity.train_examples,
-            ),
+            *described[plan],
+            *(plan.trainable_params, plan.learning_rate),
+            *(steps.index(fidelity.train_steps) if is_rung else None, fidelity.seed),
+            *(run.status.value, fidelity.split, run.metric, run.loss),
+            *(fidelity.train_steps, fidelity.train_examples),
             *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
             position_of(plan, result),
             run.overhead_seconds,
         )
         rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)
+
+
+def _described(plan: Plan) -> tuple[str, str, str, int]:
+    """Id, methods, ranks and number of adapted sites: `("ab…", "lora+ia3", "2-8", 12)`.
+
+    Ranks are empty for methods without rank, and one number where all are equal.
+    """
+    ranks = sorted({adapter.rank for adapter in plan.adapters if adapter.rank})
+    methods = dict.fromkeys(adapter.method for adapter in plan.adapters)
+    sites = {adapter.site for adapter in plan.adapters}
+    shown = "-".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))) if ranks else ""
+    return plan.digest, "+".join(methods), shown, len(sites)
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
@@ -159,11 +166,10 @@ def _plan_keys(result: SearchResult, plan: Plan) -> dict[str, Any]:
     return {
         "plan": to_json(plan),
         "plan_id": plan.digest,
-        "digest": plan.digest,
         "trainable_params": plan.trainable_params,
         "head_params": result.setting.head_params,
         "learning_rate_position": position_of(plan, result),
-        "percent": 100 * plan.trainable_params / result.setting.budget.base_params,
+        "share_of_base": plan.trainable_params / result.setting.budget.base_params,
     }
 
 

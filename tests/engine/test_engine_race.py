@@ -21,7 +21,7 @@ def test_study_of_a_run_has_the_losses_of_trials_csv_by_steps(model_dir, data_di
     with (tmp_path / "run/trials.csv").open(encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             if row["split"] == "search" and row["loss"] and row["seed"] == "0":
-                losses[row["plan_hash"]].setdefault(int(row["train_steps"]), float(row["loss"]))
+                losses[row["plan_id"]].setdefault(int(row["train_steps"]), float(row["loss"]))
     last = max(steps for by_steps in losses.values() for steps in by_steps)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'run/study.sqlite'}")
     assert [trial.number for trial in study.trials] == list(range(len(study.trials)))

@@ -46,14 +46,14 @@ DAMAGES = [emptied, torn, flipped, retrained, removed]
 def kept_of_best(run):
     """The file of weights that the first confirming run of the best plan kept."""
     training = json.loads((run / "best/weights/training.json").read_text())
-    return run / "state/weights" / f"{training['plan_hash']}-{training['seed']}" / "adapter_model.safetensors"
+    return run / "state/weights" / f"{training['plan_id']}-{training['seed']}" / "adapter_model.safetensors"
 
 
 def held_out_scores(run):
     """Metric of each plan and seed on the confirm and test splits."""
     with (run / "trials.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] in ("confirm", "test")]
-    return sorted((row["plan_hash"], row["split"], row["seed"], row["metric"]) for row in rows)
+    return sorted((row["plan_id"], row["split"], row["seed"], row["metric"]) for row in rows)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

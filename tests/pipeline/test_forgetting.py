@@ -190,7 +190,7 @@ def test_result_json_and_reports_show_forgetting(run):
     spread = stdev(best.losses) if len(best.losses) > 1 else None
     assert in_json["best"]["loss_std"] == (pytest.approx(spread) if spread else None)
     assert (in_json["best"]["losses"], in_json["best"]["seeds"]) == (list(best.losses), list(best.seeds))
-    assert in_json["text"]["n_tokens"] == forgetting.text.n_tokens and answer["schema_version"] == 1
+    assert in_json["text"]["n_tokens"] == forgetting.text.n_tokens and answer["schema_version"] == 2
     shown = f"{fmean(best.losses) - forgetting.base_loss:+.4f}".replace("-", "−")
     for name in ("report.md", "report.html"):
         text = (path / name).read_text(encoding="utf-8")

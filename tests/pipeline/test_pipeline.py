@@ -129,9 +129,7 @@ def test_plain_peft_gives_the_same_count_and_the_confirmed_metric(
     assert fresh["attached"] - answer["best"]["head_params"] == answer["best"]["trainable_params"]
     assert fresh["accuracies"][0] == pytest.approx(training["metric"], abs=1e-12)
     first = answer["best"]["seeds"][0]
-    confirmed = [
-        r for r in rows_of(run) if r["split"] == "confirm" and r["plan_hash"] == training["plan_hash"]
-    ]
+    confirmed = [r for r in rows_of(run) if r["split"] == "confirm" and r["plan_id"] == training["plan_id"]]
     assert {float(r["metric"]) for r in confirmed if int(r["seed"]) == first} == {training["metric"]}
 
 

@@ -82,9 +82,9 @@ def test_result_json_has_the_documented_keys(result):
     answer = report.result_json(result, "complete")
     keys = "schema_version status base_model task metric greater_is_better budget best baseline verdict test"
     assert {*keys.split(), "proxy", "sensitivity", "cost", "environment"} <= answer.keys()
-    assert answer["schema_version"] == 1 and answer["sensitivity"]["helped"] is None
-    assert {"plan", "trainable_params", "head_params", "percent", "seeds"} <= answer["best"].keys()
-    assert answer["best"]["percent"] == pytest.approx(100 * 7_296 / 1_234_567)
+    assert answer["schema_version"] == 2 and answer["sensitivity"]["helped"] is None
+    assert {"plan", "trainable_params", "head_params", "share_of_base", "seeds"} <= answer["best"].keys()
+    assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
     assert len(answer["best"]["plan"]["adapters"]) == len(RANKS)
     assert (answer["baseline"]["name"], answer["baseline"]["metric_mean"]) == ("baseline", 0.940)
     assert answer["verdict"]["interval_95"] == [0.006, 0.022]
@@ -126,17 +126,17 @@ def test_a_result_without_confirmation_has_no_numbers_to_quote(result):
 def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
     assert ",".join(table.columns) == (
-        "trial,arm,plan_hash,trainable_params,learning_rate,rung,seed,status,split,metric,loss,train_steps,"
-        "train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,learning_rate_position,"
-        "overhead_seconds"
+        "trial,arm,plan_id,methods,ranks,n_sites,trainable_params,learning_rate,rung,seed,status,split,"
+        "metric,loss,train_steps,train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,"
+        "learning_rate_position,overhead_seconds"
     )
     for row, run in zip(table.itertuples(), result.measurements, strict=True):
-        assert row.plan_hash == run.plan.digest
+        assert row.plan_id == run.plan.digest
         seen = run.fidelity
         assert (row.split, row.status, int(row.seed)) == (seen.split, run.status.value, seen.seed)
         assert run.loss is None if pd.isna(row.loss) else float(row.loss) == run.loss
         assert float(row.train_seconds) == run.train_seconds
-    assert list(table.rung) == ["0"] * 5 + ["1"] * 3 + ["confirm"] * 6 + ["test"]
+    assert list(table.rung.fillna("")) == ["0"] * 5 + ["1"] * 3 + [""] * 7
     assert list(table.arm[:3]) == ["baseline", "lora/top", "ia3/all"]
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
     assert set(unproposed.arm) == {"confirm"} and unproposed.trial.isna().all()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import replace
 
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from toys.results import HEAD, toy_confirmations, toy_result
+from toys.results import BASELINE, BEST, HEAD, SMALLEST, toy_confirmations, toy_result
 
 from autopeft.records import Confirmation
-from autopeft.report import ResultFile, result_json
-from scripts.result_schema import PAGE, schema_text
+from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
+from autopeft.report.tables import TRIAL_COLUMNS
+from scripts.result_schema import PAGES, schema_text
 
-SCHEMA = json.loads(PAGE.read_text(encoding="utf-8"))
+SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in PAGES)
 
 
-def test_published_schema_is_that_of_the_models():
-    assert PAGE.read_text(encoding="utf-8") == schema_text(), "run: python scripts/result_schema.py"
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_published_schema_is_that_of_the_models(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == schema_text(page), "run: python scripts/result_schema.py"
+    jsonschema.Draft202012Validator.check_schema(json.loads(text))
 
 
 def answer_of(result):
@@ -44,7 +49,7 @@ def test_scores_of_each_seed_and_the_head_alone_are_in_the_result():
     assert (answer["head"]["metrics"], answer["head"]["trainable_params"]) == ([0.79, 0.81], 0)
     (best,) = [c for c in toy_confirmations("confirm", 0.94, 0.954, 0.951) if c.name == "best"]
     assert answer["best"]["metrics"] == list(best.metrics)
-    assert answer["best"]["plan_id"] == answer["best"]["digest"] == result.best.digest
+    assert answer["best"]["plan_id"] == result.best.digest
     assert answer_of(result)["head"] is None
 
 
@@ -58,5 +63,39 @@ def test_planted_fault_is_refused(change):
 
 
 def test_keys_of_the_result_are_documented():
-    page = (PAGE.parent / "files.md").read_text(encoding="utf-8")
-    assert [key for key in SCHEMA["properties"] if f"`{key}`" not in page] == []
+    (folder,) = {page.parent for page in PAGES}
+    page = (folder / "files.md").read_text(encoding="utf-8")
+    keys = (*SCHEMA["properties"], *ROW_SCHEMA["properties"])
+    assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+def read_row(row):
+    """A row of text with numbers where the schema has numbers, and None for an empty cell."""
+    kinds = {name: str(about) for name, about in ROW_SCHEMA["properties"].items()}
+    is_number = {name: "'number'" in kind or "'integer'" in kind for name, kind in kinds.items()}
+    return {
+        name: None if value == "" else json.loads(value) if is_number[name] else value
+        for name, value in row.items()
+    }
+
+
+def test_rows_of_trials_follow_their_schema():
+    result = toy_result()
+    rows = [read_row(row) for row in csv.DictReader(io.StringIO(trials_csv(result)))]
+    assert len(rows) == len(result.measurements)
+    for row, run in zip(rows, result.measurements, strict=True):
+        jsonschema.validate(row, ROW_SCHEMA)
+        TrialRow.model_validate(row)
+        steps = result.proxy.rung_steps
+        is_rung = run.fidelity.split == "search"
+        assert row["rung"] == (steps.index(run.fidelity.train_steps) if is_rung else None)
+    by_plan = {row["plan_id"]: (row["methods"], row["ranks"], row["n_sites"]) for row in rows}
+    assert by_plan[BEST.digest] == ("lora", "2-13", 7)
+    assert by_plan[BASELINE.digest] == ("lora", "4", 14)
+    assert by_plan[SMALLEST.digest] == ("ia3", None, 2)
+
+
+def test_a_plan_has_one_name_in_every_file():
+    names = {"digest", "plan_hash", "percent"}
+    text = json.dumps(answer_of(toy_result()))
+    assert [name for name in names if f'"{name}"' in text or name in TRIAL_COLUMNS] == []

@@ -153,10 +153,10 @@ def test_tracker_from_outside_sees_every_measurement_and_the_answer(run: Path) -
     assert settings["search.trials"] == 8
     assert [each["number"] for each in measured] == list(range(len(rows)))
     for each, row in zip(measured, rows, strict=True):
-        assert each["plan_id"] == row["plan_hash"]
+        assert each["plan_id"] == row["plan_id"]
         assert (each["arm"], each["train_steps"]) == (row["arm"], int(row["train_steps"]))
         assert each["loss"] == float(row["loss"])
-        assert each["stage"] == (f"rung_{row['rung']}" if row["rung"].isdigit() else row["rung"])
+        assert each["stage"] == (f"rung_{row['rung']}" if row["rung"] else row["split"])
     answer = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert outcome["verdict.label"] == answer["verdict"]["label"]
     assert outcome["best.metric_mean"] == answer["best"]["metric_mean"]

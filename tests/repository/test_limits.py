@@ -19,8 +19,8 @@ MAX_CONDUCTOR_LINES = 200  # the pipeline only calls other rooms
 # pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
 # `Preview` is the JSON object of a dry run, one key for each fact.
-# `ResultFile` names the keys of result.json, as `Preview` does.
-WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview", "ResultFile")
+# `ResultFile` names the keys of result.json, as `Preview` does, and `TrialRow` the columns of trials.csv.
+WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview", "ResultFile", "TrialRow")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
 # the client of a tracker may raise anything.
 BROAD_EXCEPTS = {

@@ -12,6 +12,7 @@ import pytest
 
 from autopeft import pipeline
 from autopeft.pipeline.exporting import ExportRequest
+from autopeft.report import ResultFile
 from autopeft.store import RunDir, read_plan, seal_of
 
 KEPT = sorted((Path(__file__).parent / "kept").glob("run-*.tar.gz"))
@@ -40,6 +41,8 @@ def test_its_report_is_rendered_with_a_row_for_every_measurement(kept):
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(result.measurements)
     answer = json.loads((kept / "result.json").read_text())
+    ResultFile.model_validate(answer)
+    assert {row["rung"] for row in rows if row["split"] == "confirm"} == {""}
     assert answer["best"]["trainable_params"] == read_plan(kept).plan.trainable_params
     assert (kept / "report.html").stat().st_size > 10_000
 

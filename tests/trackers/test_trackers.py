@@ -93,7 +93,7 @@ def test_tensorboard_reads_every_measurement_of_a_search_and_its_answer(run):
         rows = list(csv.DictReader(stream))
     logged = scalars(out / "tensorboard")
     for number, row in enumerate(rows):
-        stage = f"rung_{row['rung']}" if row["rung"].isdigit() else row["rung"]
+        stage = f"rung_{row['rung']}" if row["rung"] else row["split"]
         assert (number, pytest.approx(float(row["loss"]))) in logged[f"{stage}/loss"]
         within = scalars(out / "tensorboard" / f"measurement-{number:04d}")
         assert within["loss"] == [(number, pytest.approx(float(row["loss"])))]
