@@ -9,6 +9,7 @@ from autopeft.records.version import VERSION
 
 if TYPE_CHECKING:
     from autopeft.api import analyze, apply, load_plan, load_result, save, search, suggest
+    from autopeft.api.callback import SensitivityCallback
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
@@ -20,6 +21,7 @@ __all__ = [
     "PlanDocument",
     "RunSpec",
     "SearchResult",
+    "SensitivityCallback",
     "analyze",
     "apply",
     "load_plan",
@@ -36,6 +38,7 @@ _MODULES = {
     ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
+    "SensitivityCallback": "autopeft.api.callback",
 }
 
 

@@ -37,7 +37,7 @@ from autopeft.model.quantising import (
 from autopeft.model.roles import ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
-from autopeft.model.sites import layer_name, list_sites
+from autopeft.model.sites import head_names, layer_name, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
@@ -69,6 +69,7 @@ __all__ = [
     "free_bytes",
     "from_memory",
     "frozen_prefix",
+    "head_names",
     "head_only_config",
     "hidden_size",
     "holder_of",

@@ -2,6 +2,7 @@
 
 from autopeft.sensitivity.passes.halves import reads_examples
 from autopeft.sensitivity.passes.measure import ENOUGH, MEASURED_KINDS, measure
+from autopeft.sensitivity.passes.shares import layer_shares
 from autopeft.sensitivity.passes.visit import ScoredModel
 
-__all__ = ["ENOUGH", "MEASURED_KINDS", "ScoredModel", "measure", "reads_examples"]
+__all__ = ["ENOUGH", "MEASURED_KINDS", "ScoredModel", "layer_shares", "measure", "reads_examples"]
