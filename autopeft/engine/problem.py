@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from autopeft.engine.schedule import Schedule, n_first
 from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
-from autopeft.space import BASELINE_METHOD, AllocationContext, MethodSpace, Space, learning_rates
+from autopeft.space import (
+    BASELINE_METHOD,
+    AllocationContext,
+    MethodSpace,
+    Policy,
+    Space,
+    learning_rates,
+    scored_policy,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,19 @@ class SearchProblem:
     def n_proposals(self) -> int:
         """How many plans the first rung measures at most."""
         return n_first(self.schedule, trials=self.spec.search.trials, strategy=self.spec.search.strategy)
+
+    @property
+    def max_rank(self) -> int | None:
+        """Cap on the ranks of LoRA: that of the space, which keeps to the user's limit too, or the limit."""
+        part = self.space.methods.get(BASELINE_METHOD)
+        return self.spec.limits.max_rank if part is None else part.max_rank
+
+    @property
+    def in_scored_layers(self) -> Policy | None:
+        """LoRA in the layers of the highest score, where these differ from the baseline's; else None."""
+        if BASELINE_METHOD not in self.space.methods:
+            return None
+        return scored_policy(self.context, learning_rate=1.0, max_rank=self.max_rank)
 
     @property
     def without_adapters(self) -> Arm:

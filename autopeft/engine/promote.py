@@ -13,6 +13,7 @@ from autopeft.engine.stopping import WAVE, has_room
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
 from autopeft.records import Adapter, Measurement, Plan
+from autopeft.space import plan_of
 
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
 _LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
@@ -96,9 +97,10 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     """Which plans go on from the last of some rungs, the most important first, since time may run short.
 
     The best baseline and the best other plans come first. From the first rung every placement of the
-    baseline goes on at its two best rates, and one sentinel from the middle of the rest, so that the rank
-    correlation between the rungs is not measured on survivors alone. A small plan, the head alone and what
-    the user brought go on at their best rates.
+    baseline goes on at its two best rates, and one sentinel, so that the rank correlation between the rungs
+    is not measured on survivors alone. It is LoRA in the layers of the highest score, since early layers
+    learn later than a short rung sees, or a plan from the middle of the rest. A small plan, the head alone
+    and what the user brought go on at their best rates.
 
     Raises:
         TrainingError: No plan of the last rung could be trained.
@@ -117,9 +119,18 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
-    chosen = [*first[:1], *best[:2], *first[1:], *user_plans, *heads[:1], *best[2:], *second, *small[:1]]
-    rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 else []
+    scored = _in_scored_layers(problem, rivals) if len(rungs) == 1 else []
+    chosen = [*first[:1], *best[:1], *scored, *best[1:2], *first[1:], *user_plans, *heads[:1], *best[2:]]
+    chosen += [*second, *small[:1]]
+    rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 and not scored else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
+
+
+def _in_scored_layers(problem: SearchProblem, rivals: Sequence[Measurement]) -> list[Plan]:
+    """LoRA in the layers of the highest score at its best rate; empty where no rival is one."""
+    policy = problem.in_scored_layers
+    adapters = () if policy is None else plan_of(policy, problem.context).adapters
+    return [m.plan for m in rivals if m.plan.adapters == adapters][:1]
 
 
 def _baselines(

@@ -8,10 +8,17 @@ from dataclasses import replace
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.rates import central, spread
 from autopeft.records import Arm, Plan
-from autopeft.space import BASELINE_METHOD, Policy, baseline_policies, learning_rates, usual_policies
+from autopeft.space import (
+    BASELINE_METHOD,
+    Policy,
+    baseline_policies,
+    learning_rates,
+    usual_policies,
+)
 
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
 _FEW_RATES, _MANY_RATES = 2, 3
+_BY_SCORE = ", layers by score"
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
 
 Enqueued = tuple[Arm, Policy | Plan]
@@ -21,7 +28,8 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """Baselines, the user's plans and the head at several learning rates each, then usual arms at one.
 
     Every baseline has the first of its rates before one has the second. Usual arms start near the middle of
-    their range of learning rates; the remaining trials are sampled. With `--check-score` the plan whose ranks
+    their range of learning rates, LoRA in the layers of the highest score first; the remaining trials are
+    sampled. With `--check-score` the plan whose ranks
     follow the score comes twice, before the usual arms.
     """
     trials = problem.first_trials
@@ -47,23 +55,20 @@ def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
     """The usual arms of the space, each near the middle of its range of learning rates."""
     space = problem.space
     arms = {tuple(name for name, _ in space.parts(arm)): arm for arm in space.arms}
-    for policy in usual_policies(learning_rate=1.0, max_rank=_max_rank(problem)):
+    scored = problem.in_scored_layers
+    usual = usual_policies(learning_rate=1.0, max_rank=problem.max_rank)
+    for policy in usual if scored is None else (scored, *usual):
         arm = arms.get(tuple(part.method for part in (policy, *policy.beside)))
         if arm is not None:
             (rate,) = central(*learning_rates(space, arm, problem.context.methods), 1)
             beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
             at_rate = replace(policy, learning_rate=rate, beside=beside)
-            yield replace(policy.arm, kind="usual"), at_rate
-
-
-def _max_rank(problem: SearchProblem) -> int | None:
-    """Cap on the ranks of LoRA: that of the space, which keeps to the user's limit too, or the limit."""
-    part = problem.space.methods.get(BASELINE_METHOD)
-    return problem.spec.limits.max_rank if part is None else part.max_rank
+            label = f"{policy.arm.label}{_BY_SCORE if policy is scored else ''}"
+            yield replace(policy.arm, kind="usual", label=label), at_rate
 
 
 def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:
-    policies = baseline_policies(problem.context, learning_rate=1.0, max_rank=_max_rank(problem))
+    policies = baseline_policies(problem.context, learning_rate=1.0, max_rank=problem.max_rank)
     return [(Arm(kind="baseline", label=name), policy) for name, policy in policies.items()]
 
 
@@ -76,5 +81,5 @@ def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -
 
 def _greedy(problem: SearchProblem, rate: float) -> Enqueued:
     """LoRA with its ranks by score per parameter; the rate counts where no baseline has finished."""
-    policy = Policy(method=BASELINE_METHOD, exponent=1.0, max_rank=_max_rank(problem), learning_rate=rate)
+    policy = Policy(method=BASELINE_METHOD, exponent=1.0, max_rank=problem.max_rank, learning_rate=rate)
     return Arm(kind="greedy", label=f"greedy by {problem.spec.search.score}"), policy

@@ -22,8 +22,9 @@ _COST, _SHORT_COST = 4.0, 7.0  # R: what a sweep over four learning rates costs 
 _CONFIRM_SHARE = 0.55  # of the cost at most, for two plans and the head alone; chosen by hand
 _CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest seeds; chosen by hand
 _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
-_LEAST_TRIALS = 6  # two baselines at two rates, the head, and one other plan
-_EVAL_SHARE = 0.2  # of a full run, that the evaluation of a split may cost; chosen by hand
+_LEAST_TRIALS = 10  # two baselines and the head at two rates, and four other plans
+_NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost
+_EVAL_SHARE = 0.1  # of a full run, that the evaluation of a split may cost; chosen by hand
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,13 @@ Decided = Iterator[tuple[Decision, RunSpec]]
 
 
 def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """As many evaluated examples as a fifth of a full run pays."""
+    """As many evaluated examples as a tenth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
     most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
     n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
-        rule = f"all {largest:,} of a split would cost more than a fifth of a full run"
+        rule = f"all {largest:,} of a split would cost more than a tenth of a full run"
         yield _decided(spec, "data.max_eval_examples", n_examples, rule)
 
 
@@ -89,11 +90,15 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
     spec = prepared.spec
     if spec.search.max_cost is not None or "search.trials" in given:
         return
-    total = _total(prepared)
+    total, least = _total(prepared), least_cost(prepared, n_first=_LEAST_TRIALS)
     if confirm_cost(prepared) > _CONFIRM_SHARE * total and "confirm.fidelity" in given:
-        total = round(confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total, 1)
+        total = confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total
     rule = "in R, search and confirmation together; R is one full run of the baseline"
-    yield _decided(spec, "search.max_cost", total, rule)
+    if least > total:
+        rule = (
+            f"in R; {total:.2g} by default, and {_LEAST_TRIALS} proposals with their confirmation need more"
+        )
+    yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, least)) / 10, rule)
 
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
@@ -114,12 +119,16 @@ def confirm_cost(prepared: Prepared) -> float:
     return 0.0 if confirm.fidelity == "none" else schedule_of(prepared).confirm_cost(n_seeds=confirm.seeds)
 
 
+def least_cost(prepared: Prepared, *, n_first: int) -> float:
+    """Cost in R of so many proposals, the rungs of three of them, and the confirmation of two plans."""
+    schedule = schedule_of(prepared)
+    return n_first * schedule.rung_cost(0) + schedule.least_cost_above(0) + confirm_cost(prepared)
+
+
 def warn_of_cost(prepared: Prepared) -> None:
     """Warn where `--max-cost` is less than a verdict needs, which is measured whatever it costs."""
-    spec, schedule = prepared.spec, schedule_of(prepared)
-    numbers = schedule.n_paid(n_first=min(spec.search.trials, _LEAST_TRIALS), max_cost=0.0)
-    least = math.fsum(n * schedule.rung_cost(index) for index, n in enumerate(numbers))
-    least += confirm_cost(prepared)
+    spec = prepared.spec
+    least = least_cost(prepared, n_first=min(spec.search.trials, _NEEDED_TRIALS))
     if spec.search.max_cost is not None and least > spec.search.max_cost:
         log.warning(
             "--max-cost is %g R, but a verdict needs about %.1f R, which are spent; raise it, or ask for "

@@ -6,7 +6,7 @@ spaces, policies → files, limits, sampling → layout → baselines, transfer.
 
 from __future__ import annotations
 
-from autopeft.space.baselines import BASELINE_METHOD, baseline_policies, usual_policies
+from autopeft.space.baselines import BASELINE_METHOD, baseline_policies, scored_policy, usual_policies
 from autopeft.space.files import load, names, text_of
 from autopeft.space.layout import (
     AllocationContext,
@@ -43,6 +43,7 @@ __all__ = [
     "params_of",
     "plan_of",
     "scale_rule",
+    "scored_policy",
     "select_sites",
     "servable",
     "suggest",

@@ -1,39 +1,41 @@
-"""The gain of a search on the test split, measured by a training loop that shares no code with the search.
+"""The gain of a search over a learning-rate sweep, on test files, by a training loop of its own.
 
-    python reports/studies/real_gains.py OUT_DIR EPOCHS MAX_EXAMPLES BUDGET,BUDGET,... DATA [DATA ...]
-    python reports/studies/real_gains.py --summary OUT_DIR
+    python reports/studies/real_gains.py OUT_DIR --data FOLDER --sets NAME ... [--budgets 0.1%] [--steps 300]
+    python reports/studies/real_gains.py OUT_DIR --summary
 
-Each search runs at the default settings, without a confirmation. Then the best plan, the smallest plan and
-the baseline are trained in full with five fresh seeds by the loop below: batches of similar length in
-random order, AdamW, linear decay, number labels in units of their spread. They are scored on the test
-file, which no search has read, by the metric of the search (accuracy, macro-F1 where labels are uneven, or
-Pearson's r), computed by scikit-learn and scipy. Results that OUT_DIR holds are not computed again.
+For each set and budget the search runs at its default settings (MiniLM-L6; only steps and batch size are
+given) and hands over the best and the smallest plan. Beside it stands what people do: LoRA on all linear
+maps and on q and v, each of the size of the budget, each at four learning rates, trained once in full; the
+run with the best metric on the confirm split wins. With `--ceiling` other usual arms are swept too. Then
+the two plans, the winner of the sweep, and with `--ceiling` the winner among all arms, are trained with
+five fresh seeds and scored on the test file, which neither search nor sweep has read. Both work on the rows
+that the search trains on. `outside_loop.py` trains and scores. Rows in `gains.csv` and `sweep.csv` of
+OUT_DIR are not computed again.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import math
-import sys
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from outside_loop import Run, predictions, score, t_half_width
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score
-from torch import nn
 
-from autopeft import pipeline
-from autopeft.adapters import compile_plan
-from autopeft.data import LabelledData, load
-from autopeft.extension import discover
+from autopeft import pipeline, space
+from autopeft.data import LabelledData, load, read_texts, read_tokens
 from autopeft.model import BaseModel
 from autopeft.model import load as load_model
+from autopeft.pipeline.prepare import fit_to_budget, prepare
+from autopeft.pipeline.problem import requested_space
 from autopeft.records import (
     BudgetSpec,
-    ConfirmSpec,
     DataSpec,
     Measurement,
     ModelSpec,
@@ -43,13 +45,17 @@ from autopeft.records import (
     SearchResult,
     TaskSpec,
 )
+from autopeft.space import AllocationContext, Policy
 from autopeft.store import RunDir
 
-SEEDS = (101, 102, 103, 104, 105)
-FIELDS = (
-    *("data", "budget", "plan", "params", "learning_rate", "seed"),
-    *("metric", "score", "accuracy", "search_r", "arm"),
-)
+SEEDS, SWEEP_SEED = (101, 102, 103, 104, 105), 100
+POSITIONS = (0.15, 0.38, 0.62, 0.85)  # of the rates of a sweep, in a method's range
+BATCH_SIZE = 16
+TAGGED = ("wnut17", "snips_slots")
+GAIN_FIELDS = ("data", "budget", "role", "arm", "params", "learning_rate", "seed", "metric", "score")
+GAIN_FIELDS = (*GAIN_FIELDS, "search_r", "verdict")
+Roles = dict[str, dict[str, dict[str, str]]]  # role, seed, row
+SWEEP_FIELDS = ("data", "budget", "arm", "position", "learning_rate", "params", "metric", "score")
 
 
 class Silence:
@@ -65,231 +71,215 @@ class Silence:
         """Nothing."""
 
 
-def searched(spec: RunSpec, out: Path) -> SearchResult:
+@dataclass(frozen=True)
+class Cell:
+    """A set and a budget, and what every run of it needs."""
+
+    name: str
+    budget: str
+    spec: RunSpec
+    result: SearchResult
+    data: LabelledData
+    base: BaseModel
+    n_steps: int
+
+    def score(self, plan: Plan, *, seed: int, is_test: bool) -> float:
+        """A plan's metric on test or on confirm, after a full run."""
+        split = self.data.test if is_test else self.data.confirm
+        run = Run(n_steps=self.n_steps, batch_size=BATCH_SIZE, seed=seed)
+        predicted = predictions(plan, self.base, self.data, split, run)
+        return score(self.result.setting.metric, self.data, split, predicted)
+
+
+def searched(spec: RunSpec) -> SearchResult:
     """The result of a search, run now or read from the folder."""
+    out = Path(str(spec.output.out))
     if (out / "result.json").is_file():
         return RunDir.open(out).load_result()
-    resume = out.is_dir()
-    return pipeline.search(spec, resume=resume, progress=Silence())[0]
+    given = frozenset({"task.max_steps", "task.batch_size", "task.name", "data.source", "budget.requested"})
+    return pipeline.search(spec, given=given, resume=out.is_dir(), progress=Silence())[0]
 
 
-def trained_predictions(
-    plan: Plan, base: BaseModel, data: LabelledData, *, epochs: float, batch_size: int, seed: int
-) -> np.ndarray:
-    """Predictions for the test split after a full training run: a class or a number per row."""
-    is_number = data.target.kind == "number"
-    mean, spread = (np.mean(data.train.labels), np.std(data.train.labels)) if is_number else (0, 1)
-    stack = compile_plan(plan, discover("autopeft.methods"))
-    with base.attached(stack.configs, plan=plan, task_type="SEQ_CLS", seed=seed) as model:
-        factors = {}
-        for adapter in plan.adapters:
-            factors[adapter.method] = adapter.rate_factor
-        head, groups = [], defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
+def cell_of(source: Path, budget: str, *, out: Path, n_steps: int) -> Cell:
+    """A cell after its search."""
+    is_tagged = source.name in TAGGED
+    task = "token-classification" if is_tagged else "text-classification"
+    spec = RunSpec(
+        data=DataSpec(source=str(source)),
+        task=TaskSpec(name=task, max_steps=n_steps, batch_size=BATCH_SIZE),
+        budget=BudgetSpec(requested=budget),
+        output=OutputSpec(out=str(out / f"{source.name}-{budget.rstrip('%')}")),
+    )
+    result = searched(spec)
+    data = load(spec.data, seed=spec.search.seed, read_rows=read_tokens if is_tagged else read_texts)
+    kind = "Token" if is_tagged else "Sequence"
+    auto_class = f"AutoModelFor{kind}Classification"
+    base = load_model(ModelSpec(), auto_class=auto_class, label_names=data.label_names)
+    return Cell(source.name, budget, spec, result, data, base, n_steps)
+
+
+def context_of(spec: RunSpec) -> AllocationContext:
+    """What an allocation under the budget needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = spec.model_copy(update={"output": OutputSpec(out=folder)})
+        return fit_to_budget(prepare(fresh), requested_space(fresh))[1]
+
+
+def arms_of(context: AllocationContext, *, ceiling: bool) -> Mapping[str, Policy]:
+    """The arms of a sweep by name; the LoRAs that people write first."""
+    arms = dict(space.baseline_policies(context, learning_rate=1.0))
+    if ceiling:
+        names = ("IA3", "LoRA, IA3, norms", "BitFit", "LoRA in MLPs", "norms")
+        arms |= dict(zip(names, space.usual_policies(learning_rate=1.0), strict=True))
+    return arms
+
+
+def sweep(cell: Cell, table: Path, *, ceiling: bool) -> Mapping[str, list[tuple[float, Plan]]]:
+    """The score on confirm of every arm at every rate, with its plan; what the table lacks is measured."""
+    known = {(row["arm"], row["position"]): row for row in rows_in(table, cell)}
+    context = context_of(cell.spec)
+    found: dict[str, list[tuple[float, Plan]]] = defaultdict(list)
+    for arm, policy in arms_of(context, ceiling=ceiling).items():
+        low, high = context.methods[policy.method].learning_rate_range
+        for position in POSITIONS:
+            rate = low * (high / low) ** position
+            plan = space.plan_of(replace(policy, learning_rate=rate), context)
+            if not plan.adapters:
                 continue
-            if "modules_to_save" in name:
-                head.append(parameter)
-            else:
-                pairs = zip(stack.names, stack.configs, strict=False)
-                of = next((config for site, config in pairs if f".{site}" in name), None)
-                method = {"ln_tuning": "ln_tuning"}.get(
-                    of.peft_type.value.lower(), of.peft_type.value.lower()
-                )
-                groups[factors.get(method, 1.0)].append(parameter)
-        width = base.module.config.hidden_size
-        parts = [{"params": p, "lr": plan.learning_rate * factor} for factor, p in groups.items()]
-        parts.append({"params": head, "lr": 10 / width if plan.adapters else plan.learning_rate})
-        optimizer = torch.optim.AdamW(parts, weight_decay=0.0)
-        per_epoch = max(1, len(data.train.labels) // batch_size)
-        n_steps = max(1, math.ceil(epochs * per_epoch))
-        warmup = max(1, round(0.06 * n_steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda t: min((t + 1) / warmup, max(0.0, (n_steps - t) / (n_steps - warmup + 1)))
-        )
-        rng = np.random.default_rng(seed)
-        model.train()
-        torch.manual_seed(seed)
-        waiting: list[list[int]] = []
-        for _ in range(n_steps):
-            waiting = waiting or epoch(data, batch_size=batch_size, rng=rng)
-            chosen = waiting.pop()
-            logits = model(**tokens(base, [data.train.inputs[i] for i in chosen])).logits
-            labels = torch.tensor([data.train.labels[i] for i in chosen])
-            if is_number:
-                loss = nn.functional.mse_loss(logits[:, 0], ((labels - mean) / spread).float())
-            else:
-                loss = nn.functional.cross_entropy(logits, labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_([p for part in parts for p in part["params"]], 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        model.eval()
-        predicted = np.zeros(len(data.test.labels))
-        order = sorted(range(len(predicted)), key=lambda i: len(data.test.inputs[i][0]))
-        with torch.inference_mode():
-            for start in range(0, len(order), 64):
-                chosen = order[start : start + 64]
-                logits = model(**tokens(base, [data.test.inputs[i] for i in chosen])).logits
-                predicted[chosen] = (logits[:, 0] if is_number else logits.argmax(-1)).numpy()
-    return predicted * spread + mean
+            row = known.get((arm, str(position)))
+            value = float(row["score"]) if row else cell.score(plan, seed=SWEEP_SEED, is_test=False)
+            found[arm].append((value, plan))
+            if row is None:
+                keys = (cell.name, cell.budget, arm, position, f"{rate:.4g}", plan.trainable_params)
+                append(table, SWEEP_FIELDS, (*keys, cell.result.setting.metric, f"{value:.5f}"))
+    return found
 
 
-def epoch(data: LabelledData, *, batch_size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Whole batches of every row once, in random order; rows of eight batches are sorted by length first."""
-    rows = rng.permutation(len(data.train.labels)).tolist()
-    batches = []
-    for start in range(0, len(rows), 8 * batch_size):
-        near = sorted(rows[start : start + 8 * batch_size], key=lambda i: len(" ".join(data.train.inputs[i])))
-        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
-    whole = [batch for batch in batches if len(batch) == batch_size]
-    return [whole[i] for i in rng.permutation(len(whole))]
+def winner(found: Mapping[str, list[tuple[float, Plan]]], arms: Sequence[str]) -> tuple[str, Plan]:
+    """The arm and plan with the best score."""
+    return max(
+        ((score, arm, plan) for arm in arms for score, plan in found[arm]), key=lambda entry: entry[0]
+    )[1:]
 
 
-def scored(metric: str, truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float | str]:
-    """The metric of the search, and the accuracy of classes."""
-    if metric == "pearson":
-        return float(stats.pearsonr(truth, predicted).statistic), ""
-    accuracy = float(accuracy_score(truth, predicted))
-    return (
-        float(f1_score(truth, predicted, average="macro")) if metric == "macro-f1" else accuracy
-    ), accuracy
+def roles_of(cell: Cell, found: Mapping[str, list[tuple[float, Plan]]]) -> Iterator[tuple[str, str, Plan]]:
+    """Role, arm and plan of everything that is trained with fresh seeds."""
+    result = cell.result
+    arm_of = {proposal.plan: str(proposal.arm) for proposal in result.proposals}
+    yield "best", arm_of[result.best], result.best
+    yield "smallest", arm_of[result.smallest], result.smallest
+    loras = [arm for arm in found if arm.startswith("LoRA on")]
+    yield ("sweep", *winner(found, loras))
+    if len(found) > len(loras):
+        yield ("ceiling", *winner(found, list(found)))
 
 
-def tokens(base: BaseModel, texts: list[tuple[str, ...]]) -> dict[str, torch.Tensor]:
-    """One padded batch."""
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = base.tokenizer(*columns, truncation=True, max_length=128, padding=True, return_tensors="pt")
-    return dict(encoded)
-
-
-def rows_of(spec: RunSpec, out: Path, done: set[tuple[str, ...]]) -> Iterator[tuple[object, ...]]:
-    """The runs that are not done yet of one search."""
-    result = searched(spec, out)
-    data = load(spec.data, seed=spec.search.seed)
-    name, budget = Path(spec.data.source or "").name, spec.budget.requested
-    base = None
-    for plan_name in ("best", "smallest", "baseline"):
-        plan: Plan = getattr(result, plan_name)
-        same = next((n for n in ("best", "smallest") if getattr(result, n) == plan), plan_name)
-        arm = next(str(p.arm) for p in result.proposals if p.plan == plan)
-        for seed in SEEDS:
-            if (name, budget, plan_name, str(seed)) in done or same != plan_name:
-                continue
-            if base is None:
-                base = load_model(
-                    ModelSpec(),
-                    auto_class="AutoModelForSequenceClassification",
-                    label_names=data.label_names,
-                )
-            predicted = trained_predictions(
-                plan,
-                base,
-                data,
-                epochs=spec.task.epochs,
-                batch_size=min(spec.task.batch_size, len(data.train.labels)),
-                seed=seed,
-            )
-            metric = result.setting.metric
-            score, accuracy = scored(metric, np.array(data.test.labels), predicted)
-            rate, cost = f"{plan.learning_rate:.3g}", f"{result.cost.full_runs:.2f}"
-            known = (name, budget, plan_name, plan.trainable_params, rate, seed)
-            yield (*known, metric, f"{score:.5f}", accuracy and f"{accuracy:.5f}", cost, arm)
-        if same != plan_name and (name, budget, plan_name, f"= {same}") not in done:
-            yield (name, budget, plan_name, plan.trainable_params, "", f"= {same}", "", "", "", "", arm)
-
-
-def main(out: Path, epochs: float, max_examples: int, budgets: list[str], sources: list[str]) -> None:
-    """Search and measure what is missing."""
+def measure(cell: Cell, out: Path, *, ceiling: bool) -> None:
+    """Sweep, then train every role with fresh seeds; equal plans once."""
     table = out / "gains.csv"
-    for source in sources:
-        for budget in budgets:
-            done = set()
-            if table.exists():
-                with table.open(encoding="utf-8") as file:
-                    done = {
-                        tuple(row[n] for n in ("data", "budget", "plan", "seed"))
-                        for row in csv.DictReader(file)
-                    }
-            folder = out / f"{Path(source).name}-{budget.rstrip('%')}"
-            spec = RunSpec(
-                data=DataSpec(source=source, max_examples=max_examples),
-                task=TaskSpec(epochs=epochs),
-                budget=BudgetSpec(requested=budget),
-                confirm=ConfirmSpec(fidelity="none"),
-                output=OutputSpec(out=str(folder)),
+    known = {(row["role"], row["seed"]): row["score"] for row in rows_in(table, cell)}
+    scores: dict[tuple[Plan, int], float] = {}
+    for role, arm, plan in roles_of(cell, sweep(cell, out / "sweep.csv", ceiling=ceiling)):
+        for seed in SEEDS:
+            if (role, str(seed)) in known:
+                scores[plan, seed] = float(known[role, str(seed)])
+                continue
+            if (plan, seed) not in scores:
+                scores[plan, seed] = cell.score(plan, seed=seed, is_test=True)
+            result = cell.result
+            keys = (
+                cell.name,
+                cell.budget,
+                role,
+                arm,
+                plan.trainable_params,
+                f"{plan.learning_rate:.4g}",
+                seed,
             )
-            for row in rows_of(spec, folder, done):
-                is_new = not table.exists()
-                with table.open("a", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows([FIELDS, row] if is_new else [row])
+            cost = f"{result.cost.total_full_runs:.2f}"
+            value = f"{scores[plan, seed]:.5f}"
+            row = (*keys, result.setting.metric, value, cost, result.verdict.label)
+            append(table, GAIN_FIELDS, row)
 
 
-def summary(out: Path) -> None:
-    """Best and smallest plan against the baseline, paired by seed, with Holm's correction over the table."""
-    by_cell: dict[tuple[str, str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    first_rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    with (out / "gains.csv").open(encoding="utf-8") as file:
+def rows_in(table: Path, cell: Cell) -> list[dict[str, str]]:
+    """The rows of a cell that a table holds."""
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if (row["data"], row["budget"]) == (cell.name, cell.budget)]
+
+
+def append(table: Path, header: Sequence[str], row: Sequence[object]) -> None:
+    """Add a row to a table."""
+    is_new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, row] if is_new else [row])
+
+
+def summary(table: Path) -> str:
+    """Best, smallest and ceiling against the sweep, paired by seed, with the mean over the cells."""
+    cells: dict[tuple[str, str], dict[str, dict[str, dict[str, str]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    with table.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            first_rows.setdefault((row["data"], row["budget"], row["plan"]), row)
-            if row["seed"].startswith("= "):
-                same = by_cell[row["data"], row["budget"]][row["seed"][2:]]
-                by_cell[row["data"], row["budget"]][row["plan"]] = same
-            else:
-                by_cell[row["data"], row["budget"]][row["plan"]][row["seed"]] = float(row["score"])
-    cells = []
-    for (data, budget), plans in sorted(by_cell.items()):
-        for name in ("best", "smallest"):
-            scores, base = plans[name], plans["baseline"]
-            gaps = np.array([100 * (scores[seed] - base[seed]) for seed in scores if seed in base])
-            p = float(stats.ttest_1samp(gaps, 0).pvalue) if gaps.any() and len(gaps) > 1 else 1.0
-            cells.append((data, budget, name, plans, gaps, p))
-    order = sorted(range(len(cells)), key=lambda i: cells[i][5])
-    holm, worst = {}, 0.0
-    for place, index in enumerate(order):
-        worst = max(worst, min(1.0, cells[index][5] * (len(cells) - place)))
-        holm[index] = worst
-    print(
-        "| data | budget | plan | arm | parameters | baseline's | metric | score | gain (95 % interval) "
-        "| Holm p | search R |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for index, (data, budget, name, plans, gaps, _) in enumerate(cells):
-        half = 0.0
-        if len(gaps) > 1:
-            half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
-        mean = 100 * sum(plans[name].values()) / max(1, len(plans[name]))
-        row, base = first_rows[data, budget, name], first_rows[data, budget, "baseline"]
-        cost = next(
-            (
-                r["search_r"]
-                for (d, b, _), r in first_rows.items()
-                if (d, b) == (data, budget) and r["search_r"]
-            ),
-            "",
-        )
-        print(
-            f"| {data} | {budget} | {name} | {row['arm']} | {row['params']} | {base['params']} "
-            f"| {row['metric'] or first_rows[data, budget, 'best']['metric']} | {mean:.1f} "
-            f"| {gaps.mean():+.1f} ({gaps.mean() - half:+.1f} to {gaps.mean() + half:+.1f}) "
-            f"| {holm[index]:.2f} | {cost} |"
-        )
-    pooled = np.array([gaps.mean() for *_, name, _, gaps, _ in cells if name == "best"])
-    half = (
-        stats.t.ppf(0.975, len(pooled) - 1) * pooled.std(ddof=1) / math.sqrt(len(pooled))
-        if len(pooled) > 1
-        else 0
-    )
-    low, high = pooled.mean() - half, pooled.mean() + half
-    print(
-        f"\nPooled over {len(pooled)} cells: best less baseline {pooled.mean():+.2f} "
-        f"({low:+.2f} to {high:+.2f}) points."
-    )
+            cells[row["data"], row["budget"]][row["role"]][row["seed"]] = row
+    lines = [
+        "| set | budget | plan | arm | parameters | metric | test | less the sweep's | verdict | R |",
+        "|---|---|---|---|---:|---|---:|---:|---|---:|",
+    ]
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for (data, budget), roles in sorted(cells.items()):
+        for role, rows in roles.items():
+            scores = np.array([100 * float(row["score"]) for row in rows.values()])
+            paired = [100 * (float(rows[s]["score"]) - float(roles["sweep"][s]["score"])) for s in rows]
+            first, difference = next(iter(rows.values())), np.array(paired)
+            gaps[role].append(float(difference.mean()))
+            half = t_half_width(difference)
+            shown = "" if role == "sweep" else f"{difference.mean():+.1f} ± {half:.1f}"
+            cost = first["search_r"] if role == "best" else "8.0" if role == "sweep" else ""
+            cells_of_row = (
+                *(data, budget, role, first["arm"], f"{int(first['params']):,}", first["metric"]),
+                *(f"{scores.mean():.1f}", shown, first["verdict"] if role == "best" else "", cost),
+            )
+            lines.append(f"| {' | '.join(cells_of_row)} |")
+    for role, means in gaps.items():
+        if role != "sweep" and len(means) > 1:
+            values = np.array(means)
+            p = float(stats.ttest_1samp(values, 0.0).pvalue) if values.any() else 1.0
+            mean, half = values.mean(), t_half_width(values)
+            lines += [
+                "",
+                f"{role} less the sweep, over {len(means)} cells: {mean:+.2f} ± {half:.2f} points, from "
+                f"{values.min():+.1f} to {values.max():+.1f} (p = {p:.2f}).",
+            ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Search, sweep and measure what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=[])
+    parser.add_argument("--budgets", nargs="+", default=["0.1%"])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--ceiling", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--summary", action="store_true")
+    given = parser.parse_args()
+    if given.summary:
+        print(summary(given.out / "gains.csv"))
+        return
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for budget in given.budgets:
+        for name in given.sets:
+            cell = cell_of(given.data / name, budget, out=given.out, n_steps=given.steps)
+            measure(cell, given.out, ceiling=given.ceiling)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--summary":
-        summary(Path(sys.argv[2]))
-    else:
-        main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split(","), sys.argv[5:])
+    main()

@@ -16,6 +16,7 @@ from toys.engine import (
     METHODS,
     NO_LORA,
     ROOMY,
+    SITES,
     SPACE,
     TIGHT,
     Backwards,
@@ -122,6 +123,28 @@ def test_usual_arms_come_after_the_baselines_once_each_near_the_middle_of_their_
     for proposal, method in zip(enqueued[-2:], ("ia3", "lora"), strict=True):
         low, high = METHODS[method].learning_rate_range
         assert proposal.plan.learning_rate == pytest.approx(low * (high / low) ** 0.55)
+
+
+def late(plan: Plan, fidelity: Fidelity) -> float:
+    """A truth in which plans of the first layer alone are best, and learn after the first rung."""
+    layers = {adapter.site.split(".")[1] for adapter in plan.adapters}
+    if layers != {"0"}:
+        return levels()(plan, fidelity)
+    return 0.2 if fidelity.train_steps <= 3 else 0.9
+
+
+def test_lora_in_the_layers_of_the_highest_score_goes_on_though_it_learns_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = {site.name: 9.0 if site.layer == 0 else 1.0 for site in SITES}
+    monkeypatch.setattr("toys.engine.SCORES", scores)
+    search = run(late, max_params=TIGHT)
+    (arm,) = {p.arm for p in search.outcome.proposals if p.arm.label == "lora/all, layers by score"}
+    assert arm.kind == "usual"
+    plan = next(p.plan for p in search.outcome.proposals if p.arm == arm)
+    assert {adapter.site for adapter in plan.adapters} == {"h.0.q", "h.0.v", "h.0.up"}
+    assert plan in {m.plan for m in search.at("search", 12)}
+    assert search.outcome.best.adapters == plan.adapters
 
 
 def only_ia3_below(max_params: int) -> Space:

@@ -38,14 +38,23 @@ def decided(run):
     return {decision.setting: decision.value for decision in run.decisions}
 
 
-@pytest.mark.parametrize(("full_steps", "limit"), [(40, 7.0), (299, 7.0), (300, 4.0), (5000, 4.0)])
+@pytest.mark.parametrize(("full_steps", "limit"), [(299, 7.0), (300, 4.0), (5000, 4.0)])
 def test_a_run_costs_four_full_runs_and_seven_where_these_are_short(prepared, full_steps, limit):
     run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
     assert run.spec.search.max_cost == limit
     assert decided(run)["search.max_cost"] == f"{limit:g}"
     assert confirm_cost(run) < limit
     first = run.spec.search.trials * schedule_of(run).rung_cost(0)
-    assert first <= limit - confirm_cost(run) or run.spec.search.trials == 6
+    assert first <= limit - confirm_cost(run)
+    assert run.spec.search.trials >= 10
+
+
+def test_ten_proposals_and_their_confirmation_are_paid_by_default_whatever_they_cost(prepared):
+    run = within_cost(replace(prepared, full_steps=40), NOTHING)
+    schedule, limit = schedule_of(run), run.spec.search.max_cost
+    assert run.spec.search.trials >= 10
+    assert limit > 7.0
+    assert limit >= 10 * schedule.rung_cost(0) + confirm_cost(run)
 
 
 @pytest.mark.parametrize(

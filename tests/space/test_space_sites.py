@@ -16,6 +16,7 @@ from autopeft.space import (
     cheapest,
     feasible,
     plan_of,
+    scored_policy,
     select_sites,
 )
 
@@ -80,6 +81,30 @@ def test_baselines_narrow_as_the_budget_does(budget: int, shares: dict[str, floa
         assert policy.placement == ("q+v" if "q and v" in name else "all")
         n_sites = len(select_sites(policy, context(budget), METHODS["lora"])) if budget >= 32 else 1
         assert len(plan_of(policy, context(budget)).adapters) == n_sites
+
+
+@pytest.mark.parametrize(
+    ("budget", "by_layer", "layers"),
+    [
+        (160, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {2}),  # rank 1 fits in one layer
+        (RANK_ONE - 1, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {0, 2, 3}),  # in three
+        (160, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}, None),  # the layer of the baseline
+        (RANK_ONE, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in all
+        (31, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in none
+    ],
+)
+def test_lora_in_scored_layers_has_the_layers_of_the_highest_score_where_few_are_paid(
+    budget: int, by_layer: dict[int, float], layers: set[int] | None
+) -> None:
+    allocation = context(budget, scores={site.name: by_layer.get(site.layer, 0.0) for site in sites()})
+    policy = scored_policy(allocation, learning_rate=1e-3)
+    if layers is None:
+        assert policy is None
+        return
+    plan = plan_of(policy, allocation)
+    assert plan.trainable_params <= budget
+    of = {site.name: site.layer for site in sites()}
+    assert {of[adapter.site] for adapter in plan.adapters} - {None} == layers
 
 
 def test_a_fused_projection_stands_for_q_and_v() -> None:
