@@ -174,13 +174,13 @@ def roles_of(cell: Cell, found: Mapping[str, list[tuple[float, Plan]]]) -> Itera
         yield ("ceiling", *winner(found, list(found)))
 
 
-def measure(cell: Cell, out: Path, *, ceiling: bool) -> None:
+def measure(cell: Cell, out: Path, *, ceiling: bool, n_seeds: int) -> None:
     """Sweep, then train every role with fresh seeds; equal plans once."""
     table = out / "gains.csv"
     known = {(row["role"], row["seed"]): row["score"] for row in rows_in(table, cell)}
     scores: dict[tuple[Plan, int], float] = {}
     for role, arm, plan in roles_of(cell, sweep(cell, out / "sweep.csv", ceiling=ceiling)):
-        for seed in SEEDS:
+        for seed in SEEDS[:n_seeds]:
             if (role, str(seed)) in known:
                 scores[plan, seed] = float(known[role, str(seed)])
                 continue
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=[])
     parser.add_argument("--budgets", nargs="+", default=["0.1%"])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     parser.add_argument("--ceiling", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--summary", action="store_true")
@@ -278,7 +279,7 @@ def main() -> None:
     for budget in given.budgets:
         for name in given.sets:
             cell = cell_of(given.data / name, budget, out=given.out, n_steps=given.steps)
-            measure(cell, given.out, ceiling=given.ceiling)
+            measure(cell, given.out, ceiling=given.ceiling, n_seeds=given.seeds)
 
 
 if __name__ == "__main__":
