@@ -24,7 +24,7 @@ from autopeft.engine.finalists import finalists, with_best
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries
 from autopeft.engine.ledger import Ledger, Measured, Progress
-from autopeft.engine.problem import SearchProblem
+from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.race import STUDY, show_race
@@ -35,6 +35,7 @@ from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
 
 __all__ = [
+    "LEAST_WAVE",
     "Ledger",
     "Progress",
     "Schedule",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from autopeft.engine.problem import SearchProblem
@@ -55,7 +55,7 @@ class Progress(Protocol):
 class Ledger:
     """Measures through an executor, keeps measurements in the order of the requests, and estimates time.
 
-    `clock` gives seconds from any fixed moment, and `started` is its reading when the run began.
+    `clock` gives the seconds since the run began; it is read where there is a time limit.
 
     Attributes:
         known: Measurements of an earlier, stopped run; they are not repeated.
@@ -63,6 +63,7 @@ class Ledger:
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
         interrupt: Called before each new measurement; what it raises stops the search.
         limit_seconds: Time that the run may take; None for no limit.
+        wait_for_any: Waits until one of some measurements has finished; another clock has another one.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
     """
@@ -74,9 +75,11 @@ class Ledger:
     record: Callable[[Measurement], None] = lambda measurement: None
     release: Callable[[Collection[Plan]], None] = lambda plans: None
     interrupt: Callable[[], None] = lambda: None
-    clock: Callable[[], float] = time.monotonic
-    started: float = 0.0
+    clock: Callable[[], float] = lambda: 0.0
     limit_seconds: float | None = None
+    wait_for_any: Callable[[Collection[Future[Measurement]]], object] = field(
+        default=partial(wait, return_when=FIRST_COMPLETED)
+    )
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
@@ -160,7 +163,7 @@ class Ledger:
     def _wait(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, and record what finishes before it."""
         while self.executor.n_workers > 1 and not pending[key].done():
-            wait([future for future in pending.values() if not future.done()], return_when=FIRST_COMPLETED)
+            self.wait_for_any([future for future in pending.values() if not future.done()])
             self._record_finished(pending)
         if key not in self._new:
             self._record(key, pending[key])
@@ -269,7 +272,7 @@ class Ledger:
     def _limit_left(self) -> float:
         """Seconds until the time limit; negative beyond it."""
         limit = math.inf if self.limit_seconds is None else self.limit_seconds
-        return limit - (self.clock() - self.started)
+        return limit - self.clock()
 
     def require_time(self) -> None:
         """Raise StoppedError where the time limit has passed; all measurements are kept."""

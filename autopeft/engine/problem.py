@@ -17,6 +17,8 @@ from autopeft.space import (
     scored_policy,
 )
 
+LEAST_WAVE = 4  # plans that are proposed at once, however few workers there are; chosen by hand
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProblem:
@@ -93,6 +95,14 @@ class SearchProblem:
         """Cost in R that the search leaves to the confirmation of two plans."""
         confirm = self.spec.confirm
         return 0.0 if confirm.fidelity == "none" else self.schedule.confirm_cost(n_seeds=confirm.seeds)
+
+    @property
+    def wave(self) -> int:
+        """Plans that are proposed and measured between two looks at losses, time and cost.
+
+        Fixed for a run, so that no outcome depends on which worker was faster.
+        """
+        return self.spec.execution.wave or LEAST_WAVE
 
     def rung(self, index: int) -> Fidelity:
         """The fidelity of a rung, from 0."""

@@ -9,7 +9,7 @@ from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
-from autopeft.engine.stopping import WAVE, has_room
+from autopeft.engine.stopping import has_room
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
 from autopeft.records import Adapter, Measurement, Plan
@@ -82,12 +82,12 @@ def _measure_rung(
 
 
 def _n_next(problem: SearchProblem, ledger: Ledger, *, n_waiting: int, index: int, is_first: bool) -> int:
-    """How many plans the next wave of a rung has: a whole wave, or as many as can be paid.
+    """How many of the waiting plans are measured next: all, or as many as can be paid; at first two at least.
 
-    The first wave has two at least.
+    Those that cost less than they might, since they diverged, leave room for more afterwards.
     """
     least = _LEAST_AT_RUNG if is_first else 0
-    sizes = range(min(WAVE, n_waiting), least, -1)
+    sizes = range(n_waiting, least, -1)
     return next(
         (n for n in sizes if has_room(problem, ledger, n_plans=n, index=index)), min(least, n_waiting)
     )

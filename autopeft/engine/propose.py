@@ -15,7 +15,7 @@ from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
-from autopeft.engine.stopping import WAVE, may_go_on
+from autopeft.engine.stopping import may_go_on
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
@@ -37,11 +37,11 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     ledger.progress.phase("rung 1", n_trials)
     n_needed = sum(arm.kind in _NEEDED for arm, _ in queue)
     measured: Measured = {}
-    for start in range(0, n_trials, WAVE):
+    for start in range(0, n_trials, problem.wave):
         if start >= n_needed and not may_go_on(problem, ledger, study_log.proposals):
             break
         wave: list[Asked] = []
-        while len(wave) < min(WAVE, n_trials - start):
+        while len(wave) < min(problem.wave, n_trials - start):
             wave.append(_propose(study_log, queue, wave=wave))
         results = ledger.measure_in_time(
             [(proposal.plan, problem.rung(0)) for _, proposal in wave],

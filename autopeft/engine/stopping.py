@@ -11,7 +11,6 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import is_better
 from autopeft.records import Measurement, Proposal
 
-WAVE = 4  # plans between two looks at the clock; fixed, so that the number of workers changes nothing
 _SURE = 1.96  # standard errors: the 95 % interval
 
 log = logging.getLogger(__name__)
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def may_go_on(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:
     """Whether time, cost and patience allow another wave of proposals."""
-    if not has_room(problem, ledger, n_plans=WAVE, index=0):
+    if not has_room(problem, ledger, n_plans=problem.wave, index=0):
         log.warning("Time or cost is short: %d plans are measured.", len(ledger.at(problem.rung(0))))
         return False
     return _is_patient(problem, ledger, proposals)
@@ -45,7 +44,8 @@ def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: in
     """Whether so many plans fit; those of the first rung with their later rungs."""
     schedule = problem.schedule
     rungs = range(schedule.last + 1) if index == 0 else (index,)
-    seconds = n_plans * math.fsum(
+    n_turns = math.ceil(n_plans / ledger.executor.n_workers)
+    seconds = n_turns * math.fsum(
         ledger.estimate(problem.rung(rung), new_steps=None if is_new else schedule.new_steps(rung))
         for rung in rungs
     )

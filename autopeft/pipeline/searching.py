@@ -34,7 +34,7 @@ from autopeft.pipeline.resuming import (
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
-from autopeft.pipeline.working import check_executor, started
+from autopeft.pipeline.working import check_executor, started, with_wave
 from autopeft.records import Plan, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir
 from autopeft.train import Bench
@@ -69,7 +69,7 @@ def search(
         AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
     """
     started = time.monotonic()
-    spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
+    spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
     check_executor(spec)
     check_trackers(spec)
     requested = requested_space(spec)
@@ -172,7 +172,7 @@ def _ledger(
             known=known_measurements(run),
             record=lambda measurement: record(run, measurement),
             release=lambda plans: _forget(run, bench, plans),
-            started=began,
+            clock=lambda: time.monotonic() - began,
             limit_seconds=prepared.spec.search.max_time_seconds,
         )
     finally:

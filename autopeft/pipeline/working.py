@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from autopeft import model
+from autopeft import engine, model
 from autopeft.errors import ModelError, SpecError
 from autopeft.extension import Executor, discover
 from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
-from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec
+from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Bench
 
@@ -52,6 +52,16 @@ def check_executor(spec: RunSpec) -> None:
             f"The executor {executor.name} loads model and data in other processes, and here they are "
             "objects in memory; save them and pass their paths, or leave the executor out."
         )
+
+
+def with_wave(spec: RunSpec) -> RunSpec:
+    """The settings of a new run with its wave: as many plans as workers, so that none of these is idle.
+
+    A resumed run keeps its wave, whatever its workers.
+    """
+    if spec.execution.wave is not None:
+        return spec
+    return with_setting(spec, "execution.wave", max(engine.LEAST_WAVE, _n_workers(spec)))
 
 
 def _n_workers(spec: RunSpec) -> int:

@@ -244,6 +244,13 @@ class ExecutionSpec(Topic):
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
     workers: int = setting(1, "Measurements at the same time, where the executor can", "Machine", ge=1)
+    wave: int | None = setting(
+        None,
+        "Plans that are proposed before the losses of the first of them are known. Default: 4, or as many as "
+        "there are workers",
+        "Machine",
+        ge=1,
+    )
     device: str | None = setting(
         None,
         "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1. Default: a "

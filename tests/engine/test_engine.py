@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
@@ -76,6 +77,35 @@ class Threads(ThreadPoolExecutor):
 @pytest.mark.parametrize("executor", [Backwards(), Threads(3)])
 def test_the_outcome_does_not_depend_on_the_executor(executor: object) -> None:
     assert run(levels(), executor=executor).outcome == usual().outcome
+
+
+class Counting(Backwards):
+    """Notes how many measurements are under way whenever another begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: list[int] = []
+
+    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
+        future = super().submit(fn, *args)
+        self.under_way.append(len(self.waiting))
+        return future
+
+
+@pytest.mark.parametrize(("wave", "n_at_once"), [(None, 4), (6, 6)])
+def test_a_wave_is_under_way_at_once(wave: int | None, n_at_once: int) -> None:
+    executor = Counting()
+    search = run(levels(), executor=executor, wave=wave)
+    assert max(executor.under_way[: len(search.at("search", 3))]) == n_at_once
+    assert search.outcome == run(levels(), wave=wave).outcome
+
+
+def test_the_plans_of_a_later_rung_are_under_way_at_once() -> None:
+    executor = Counting()
+    search = run(levels(), executor=executor)
+    first = len(search.at("search", 3))
+    promoted = executor.under_way[first : first + len(search.at("search", 12))]
+    assert max(promoted) > 4
 
 
 def test_a_seed_repeats_its_proposals_and_another_seed_has_others() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from toys.engine import Display, World, levels, run
+from toys.engine import Display, World, baseline_plans, levels, problem, run
 
+from autopeft.engine import Ledger
+from autopeft.engine.stopping import has_room
 from autopeft.errors import StoppedError
+from autopeft.executors.serial import Serial
 
 FULL_VERDICT = 4 * 30  # seconds of two full seeds of two plans
 NEEDED = 7 * 3 + 2 * 9 + 15  # the plans that every search measures, two of them further, and the report
@@ -72,3 +75,17 @@ def test_no_more_time_is_shown_as_left_than_the_limit_leaves():
     display = Clock()
     run(levels(), trials=60, limit_seconds=200, display=display)
     assert 0 <= max(display.left) <= 200 - 3
+
+
+@pytest.mark.parametrize(("n_workers", "n_fitting"), [(1, 2), (4, 8)])
+def test_time_is_counted_in_turns_of_all_workers(n_workers, n_fitting):
+    world, settings = World(quality=levels()), problem()
+    executor = Serial()
+    executor.n_workers = n_workers
+    ledger = Ledger(executor=executor, measure=world.measure, progress=Display(), clock=lambda: world.seconds)
+    ledger.limit_seconds = 1000.0
+    ledger.measure_all([(baseline_plans()[0], settings.rung(0))])
+    # Room for two turns at the second rung, where each plan trains nine more steps, of a second each.
+    ledger.limit_seconds = world.seconds + ledger.confirm_reserve(settings) + 2 * 9
+    fits = [n for n in range(1, 20) if has_room(settings, ledger, n_plans=n, index=1)]
+    assert fits == list(range(1, n_fitting + 1))

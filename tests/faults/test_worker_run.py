@@ -17,6 +17,7 @@ from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 from autopeft.pipeline.memory import InMemory
+from autopeft.pipeline.working import with_wave
 from autopeft.records import IN_MEMORY
 
 GIVEN = frozenset({"search.trials", "confirm.seeds"})
@@ -72,3 +73,11 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
         pipeline.search(spec, given=GIVEN, progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("settings", "wave"),
+    [({}, 4), ({"workers": 6}, 6), ({"workers": 6, "wave": 3}, 3), ({"device": "cuda:0,1,2,3,4"}, 5)],
+)
+def test_a_wave_has_a_plan_for_each_worker(settings, wave):
+    assert with_wave(run_spec(**settings)).execution.wave == wave

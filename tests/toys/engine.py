@@ -18,6 +18,7 @@ from autopeft.extension import discover
 from autopeft.records import (
     Arm,
     ConfirmSpec,
+    ExecutionSpec,
     Fidelity,
     LimitSpec,
     Measurement,
@@ -184,6 +185,7 @@ def problem(
     rung_steps: tuple[int, ...] = (3, 12),
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
+    wave: int | None = None,
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
@@ -195,6 +197,7 @@ def problem(
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
             limits=limits,
+            execution=ExecutionSpec(wave=wave),
             confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),
         user_plans=user_plans,
