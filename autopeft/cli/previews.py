@@ -74,10 +74,8 @@ def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:
     if forecast.price is not None:
         price = forecast.price
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
-    if forecast.memory is not None:
-        step = forecast.memory
-        yield (
-            "memory",
-            f"{memory(step.expected)} ({memory(step.low)} to {memory(step.high)}) for a training step of "
-            f"{forecast.dearest} at all its sites, weights included",
-        )
+    yield (
+        "memory",
+        f"{memory(forecast.peak_bytes)} for a training step of {forecast.dearest} at all its sites, weights "
+        "included",
+    )

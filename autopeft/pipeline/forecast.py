@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
-from autopeft import engine, estimate, model, space
-from autopeft.errors import AutopeftError, TrainingError
-from autopeft.estimate import Memory, Setup, Target
+from autopeft import engine, space
+from autopeft.errors import TrainingError
 from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
-from autopeft.records import IN_MEMORY, Plan
+from autopeft.records import Plan
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.train import Pace, pace_of
 
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
+_TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
 # Actual time as shares of the bound that the schedule gives at the pace of LoRA: plans are twins of others,
 # heads train faster, other methods slower. See reports/studies/predicted_time.md.
@@ -39,14 +37,15 @@ class Forecast:
     """What a search takes.
 
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `memory` is that of a training step of the dearest arm, `dearest`; None where it cannot
-    be told. `price` is in the currency of `--gpu-price`, None without it.
+    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
+    method that takes most at all its sites, `dearest`. `price` is in the currency of `--gpu-price`, None
+    without it.
     """
 
     full_run_seconds: float
     seconds: Span
-    memory: Memory | None = None
-    dearest: str = ""
+    peak_bytes: int
+    dearest: str
     price: Span | None = None
 
 
@@ -54,18 +53,15 @@ def forecast(
     prepared: Prepared,
     feasible: Space,
     context: AllocationContext,
+    pace: Pace,
     *,
     given: frozenset[str],
     seconds_so_far: float,
-) -> Forecast | None:
-    """What a prepared search takes, by two timed steps of the baseline; None where it cannot be trained.
+) -> Forecast:
+    """What a prepared search takes at the pace of the baseline.
 
     `seconds_so_far` is what loading took, `given` are the dotted names of the user's settings.
     """
-    try:
-        pace = pace_of(prepared.bench, probe_plan(context))
-    except TrainingError:
-        return None
     schedule = schedule_of(prepared)
     full_run = schedule.full_steps * pace.step_seconds + schedule.n_confirm * pace.example_seconds
     full_run += pace.run_seconds
@@ -80,12 +76,12 @@ def forecast(
     price = None
     if hourly is not None:
         price = Span(low=hourly * low / 3600, expected=hourly * expected / 3600, high=hourly * high / 3600)
-    memories = memory_of_arms(prepared, feasible, context)
-    dearest = max(memories, key=lambda name: memories[name].expected, default="")
+    peaks = peak_bytes(prepared, feasible, context)
+    dearest = max(peaks, key=lambda name: peaks[name])
     return Forecast(
         full_run_seconds=full_run,
         seconds=seconds,
-        memory=memories.get(dearest),
+        peak_bytes=peaks[dearest],
         dearest=dearest,
         price=price,
     )
@@ -117,37 +113,29 @@ def probe_plan(context: AllocationContext) -> Plan:
     return space.plan_of(policy, context)
 
 
-def memory_of_arms(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, Memory]:
-    """The memory of a step of each method of the space at all its sites, as far as it can be told.
+def measured_pace(prepared: Prepared, context: AllocationContext) -> Pace | None:
+    """The pace of the baseline by a few timed steps; None where it cannot be trained."""
+    try:
+        return pace_of(prepared.bench, probe_plan(context))
+    except TrainingError:
+        return None
 
-    The step is the one of the longest rows that the device takes at once.
+
+def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
+    """What a training step of each method of the space at all its sites takes, weights included.
+
+    The step is that of the longest rows that the device takes at once; what it keeps for the backward pass is
+    counted in a forward pass.
     """
-    spec = prepared.spec
-    if spec.model.id == IN_MEMORY:
-        return {}
-    setup = Setup(
-        model=spec.model,
-        dtype=getattr(torch, prepared.base.precision.dtype),
-        on_gpu=prepared.base.device.type == "cuda",
-    )
-    n_tokens = int(prepared.bench.splits["train"].sizes.max())
-    tokens = prepared.bench.compute.micro_batch_tokens
-    n_rows = prepared.bench.batch_size if tokens is None else max(1, tokens // n_tokens)
-    n_rows = min(n_rows, prepared.bench.batch_size)
-    found = {}
-    for name in feasible.methods:
-        try:
-            policy = Policy(method=name, learning_rate=_PROBE_RATE)
-            target = Target(label=name, plan=space.plan_of(policy, context), task=spec.task.name)
-            with model.quiet_libraries():
-                described = estimate.describe(
-                    target, setup, methods=prepared.methods, tasks={spec.task.name: prepared.task}
-                )
-                memory_model = estimate.MemoryModel(
-                    subject=described.subject, checkpointing=prepared.bench.compute.checkpointing
-                )
-                step = memory_model.at(n_rows, n_tokens)
-        except AutopeftError:  # as for images, whose batches are not known without data
-            continue
-        found[name] = estimate.in_parts(step, on_gpu=setup.on_gpu)
-    return found
+    bench = prepared.bench
+    sizes = bench.splits["train"].sizes
+    tokens = bench.compute.micro_batch_tokens
+    n_rows = bench.batch_size if tokens is None else max(1, tokens // int(sizes.max()))
+    rows = sizes.argsort()[-min(n_rows, bench.batch_size) :].tolist()
+    weights = sum(p.numel() * p.element_size() for p in prepared.base.module.parameters())
+    peaks = {}
+    for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
+        plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
+        trained = plan.trainable_params + prepared.base.head_params
+        peaks[name] = weights + bench.saved_bytes(plan, rows) + _TRAINED_BYTES * trained
+    return peaks

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from autopeft import engine, space
 from autopeft.pipeline.allowance import DECIDED, confirm_cost
-from autopeft.pipeline.forecast import Forecast, forecast
+from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
@@ -72,7 +72,8 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
     kept = given | DECIDED if resume else given
-    prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context)
+    pace = measured_pace(prepared, context)
+    prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context, pace=pace)
     spec = prepared.spec
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
@@ -105,7 +106,9 @@ def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool 
         full_run_steps=schedule.full_steps,
         confirm_steps=schedule.confirm_steps,
         confirm_seeds=spec.confirm.seeds,
-        forecast=forecast(prepared, feasible, context, given=kept, seconds_so_far=loaded_seconds),
+        forecast=None
+        if pace is None
+        else forecast(prepared, feasible, context, pace, given=kept, seconds_so_far=loaded_seconds),
         forgetting=prepared.general,
         decisions=prepared.decisions,
     )

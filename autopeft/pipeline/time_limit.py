@@ -57,23 +57,28 @@ class TimeLimit:
         return _SHARE * self.spec.search.max_time_seconds - (time.monotonic() - self.started)
 
 
-def within_time(prepared: Prepared, limit: TimeLimit, context: AllocationContext) -> Prepared:
+def within_time(
+    prepared: Prepared, limit: TimeLimit, context: AllocationContext, *, pace: Pace | None = None
+) -> Prepared:
     """The run, shortened where its expected time exceeds `--max-time`, with the decisions told.
 
-    What `--max-cost` decides follows from the length of a full run and is told too.
+    What `--max-cost` decides follows from the length of a full run and is told too. The pace of the baseline
+    is measured where it is needed and not given.
     """
-    chosen = within_cost(_shortened(prepared, limit, context), limit.given)
+    chosen = within_cost(_shortened(prepared, limit, context, pace), limit.given)
     warn_of_cost(chosen)
     return chosen
 
 
-def _shortened(prepared: Prepared, limit: TimeLimit, context: AllocationContext) -> Prepared:
+def _shortened(
+    prepared: Prepared, limit: TimeLimit, context: AllocationContext, pace: Pace | None
+) -> Prepared:
     """The run as long as its time allows, before the limit of cost decides the rest."""
     given = limit.given
     if not limit.is_open:
         return prepared
     try:
-        pace = pace_of(prepared.bench, probe_plan(context))
+        pace = pace or pace_of(prepared.bench, probe_plan(context))
     except TrainingError as error:
         log.warning("The length of a full run does not follow --max-time. %s", error)
         return prepared
