@@ -1,7 +1,8 @@
-"""The scripts in examples/ run as they stand."""
+"""The scripts and notebooks in examples/ run as they stand."""
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from toys.words import LABEL_NAMES, toy_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -70,3 +72,43 @@ def test_language_model_writes_an_answer(llama_with_weights, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     flags = ("--model", folder, "--data", data, "--budget", "5%", "--max-steps", 4, "--out", tmp_path / "run")
     assert example("chat.py", *flags, "--prompt", "a film", cwd=tmp_path)
+
+
+def execute(notebook, parameters):
+    """Run the code cells in one namespace; gives it, and what each cell would show at its end.
+
+    As papermill does, `parameters` replace the values of the cell with the tag `parameters`.
+    """
+    names, shown = {}, []
+    for cell in json.loads((EXAMPLES / notebook).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert (cell["outputs"], cell["execution_count"]) == ([], None), "committed without outputs"
+        body = ast.parse("".join(cell["source"])).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), notebook, "exec"), names)
+        if last is not None:
+            shown.append(eval(compile(ast.Expression(last.value), notebook, "eval"), names))
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert parameters.keys() <= names.keys()
+            names |= parameters
+    return names, [value for value in shown if value is not None]
+
+
+def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = {"budget": "5%", "trials": 6, "max_steps": 8, "batch_size": 8, "confirm_seeds": 2}
+    settings |= {"out": tmp_path / "run"}
+    searched, shown = execute(
+        "quickstart.ipynb", {"MODEL": str(model_dir), "DATA": str(data_dir), "SETTINGS": settings}
+    )
+    result, leaderboard, labels = shown
+    assert searched["result"].verdict.sentence in capsys.readouterr().out
+    assert "<table" in result._repr_html_() and set(leaderboard.plan_id) >= {result.best.digest}
+    assert set(labels.values()) <= set(LABEL_NAMES)
+
+    read, shown = execute("reading_a_result.ipynb", {"RUN": str(tmp_path / "run")})
+    assert read["result"].best == result.best and read["plan"].plan == result.best
+    figures = [value for value in shown if isinstance(value, Figure)]
+    assert len(figures) == 3 and all(figure._repr_png_() for figure in figures)
+    assert int(read["trials"].shape[0]) == len(result.measurements)
