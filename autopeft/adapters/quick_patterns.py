@@ -1,6 +1,6 @@
-"""Regular expressions of an adapter config, tried in a process of their own before `peft` uses them.
+"""Regular expressions that users bring, tried in a process of their own before this one uses them.
 
-`peft` matches them with `re`, which takes years for some short ones, such as `(.*)*Y`.
+`re` takes years for some short ones, such as `(.*)*Y`.
 """
 
 from __future__ import annotations
@@ -28,35 +28,48 @@ try:
     resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]),) * 2)
 except ImportError:
     pass
-patterns, names = json.load(sys.stdin)
+patterns, texts = json.load(sys.stdin)
 for pattern in patterns:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
         continue
-    for name in names:
-        compiled.fullmatch(name), compiled.match(name)
+    for text in texts:
+        for use in sys.argv[2:]:
+            getattr(compiled, use)(text)
 """
 
 
 def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path) -> None:
     """Raise SpecError where a regular expression of a config takes seconds to match names of modules."""
-    patterns = [pattern for pattern in _patterns(file.content) if _REPEATS.search(pattern)]
-    if not patterns:
-        return
-    command = [sys.executable, "-I", "-S", "-c", _TRY, str(_CPU_SECONDS)]
-    content = json.dumps([patterns, list(names)])
-    try:
-        done = subprocess.run(command, input=content, text=True, capture_output=True, timeout=_SECONDS)
-        is_quick = done.returncode == 0
-    except subprocess.TimeoutExpired:
-        is_quick = False
-    if not is_quick:
-        shown = patterns[0] if len(patterns[0]) <= 60 else f"{patterns[0][:58]} …"
+    patterns = list(_patterns(file.content))
+    if not are_quick(patterns, names, uses=("fullmatch", "match")):
+        repeating = next(pattern for pattern in patterns if _REPEATS.search(pattern))
+        shown = repeating if len(repeating) <= 60 else f"{repeating[:58]} …"
         raise SpecError(
             f"{path} has a regular expression that takes too long to match ({shown}); repeat nothing that is "
             "repeated inside, or list the modules by name."
         )
+
+
+def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[str]) -> bool:
+    """Whether regular expressions handle some texts within seconds, all of them together.
+
+    Args:
+        patterns: Those that are no regular expressions count as quick.
+        texts: What each is tried on.
+        uses: Methods of compiled expressions, such as `search`.
+    """
+    repeating = [pattern for pattern in patterns if _REPEATS.search(pattern)]
+    if not repeating:
+        return True
+    command = [sys.executable, "-I", "-S", "-c", _TRY, str(_CPU_SECONDS), *uses]
+    content = json.dumps([repeating, list(texts)])
+    try:
+        done = subprocess.run(command, input=content, text=True, capture_output=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def _patterns(content: dict[str, Any]) -> Iterator[str]:

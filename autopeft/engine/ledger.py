@@ -236,7 +236,7 @@ class Ledger:
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
         if problem.spec.confirm.fidelity == "none":
-            return self._report_seconds()
+            return self.report_seconds()
         seconds = 2 * problem.spec.confirm.seeds * self.estimate(problem.confirmation(0))
         return _RESERVE_FACTOR * seconds + self.report_reserve(problem, n_plans=2)
 
@@ -246,15 +246,16 @@ class Ledger:
         The seeds are counted at half length where full ones would take too much of the time limit.
         """
         if problem.spec.confirm.fidelity == "none":
-            return self._report_seconds()
+            return self.report_seconds()
         full, half = (
             _LEAST_RUNS * self.estimate(candidate.confirmation(0))
             for candidate in (problem, problem.at_half_length)
         )
         is_long = full > _MOST_CONFIRM * (math.inf if self.limit_seconds is None else self.limit_seconds)
-        return (half if is_long else full) + self._report_seconds()
+        return (half if is_long else full) + self.report_seconds()
 
-    def _report_seconds(self) -> float:
+    def report_seconds(self) -> float:
+        """Seconds to keep for the report."""
         return min(_REPORT_SECONDS, _REPORT_SHARE * (self.limit_seconds or math.inf))
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
@@ -263,7 +264,7 @@ class Ledger:
         test, general = map(self.estimate, fidelities)
         n_runs = n_plans * problem.spec.confirm.seeds
         # The base model is evaluated on the general text too.
-        return n_runs * (test + general) + general + self._report_seconds()
+        return n_runs * (test + general) + general + self.report_seconds()
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""

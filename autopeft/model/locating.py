@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -77,6 +77,8 @@ def commit_of(spec: ModelSpec) -> str | None:
 def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
     """The arguments that tell `from_pretrained` where to load from."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
+    if commit_of(spec) is not None and _hub_error(source, spec) is not None:
+        arguments["local_files_only"] = True  # transformers would wait for the hub at every file
     if not source.endswith(".gguf"):
         return {"pretrained_model_name_or_path": source, **arguments}
     if importlib.util.find_spec("gguf") is None:
@@ -92,15 +94,23 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
     """
     if os.path.exists(source) or source.endswith(".gguf") or commit_of(spec) is not None:  # noqa: PTH110
         return
+    error = _hub_error(source, spec)
+    if error is not None:
+        raise ModelError(
+            f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot "
+            f"be reached ({type(error).__name__}); check the spelling and the network, or pass a local "
+            "directory."
+        ) from error
+
+
+def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
+    """What keeps the hub from answering; None where it answers, be it that it refuses the model."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
     except (OSError, ValueError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
         if getattr(error, "response", None) is None and not isinstance(error, ValueError):
-            raise ModelError(
-                f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot "
-                f"be reached ({type(error).__name__}); check the spelling and the network, or pass a local "
-                "directory."
-            ) from error
+            return cast(Exception, error)
+    return None
 
 
 def config_of(spec: ModelSpec) -> Any:

@@ -123,7 +123,7 @@ def measure_forgetting(
     """Loss of the base model and of the confirmed weights of best, smallest and baseline on general text.
 
     Nothing is trained, and the ledger reuses measurements of a stopped run. Returns None without
-    `--forgetting`, or (after a warning) where the base model's loss is not finite.
+    `--forgetting`, or (after a warning) where the base model's loss is not finite or the time is short.
     """
     if prepared.general is None:
         return None
@@ -138,8 +138,14 @@ def measure_forgetting(
     ledger.progress.phase("forgetting", 1 + len(requests))
     ledger.plan_ahead(schedule.fidelity("general", seed=0), n_measurements=len(requests))
     ledger.arms[BASE] = Arm(kind="head", label="base model")
-    base, *runs = ledger.measure_all([(BASE, _untrained(prepared.general)), *requests])
-    return _forgetting_from(prepared.general, base, runs, named)
+    requests.insert(0, (BASE, _untrained(prepared.general)))
+    runs = ledger.measure_in_time(requests, reserve=ledger.report_seconds())
+    if len(runs) < len(requests):
+        log.warning(
+            "Time is short: forgetting is not measured; continue with --resume and a larger --max-time."
+        )
+        return None
+    return _forgetting_from(prepared.general, runs[0], runs[1:], named)
 
 
 def forgetting_of(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> Forgetting | None:

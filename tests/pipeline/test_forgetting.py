@@ -14,6 +14,8 @@ import torch
 import transformers
 from peft import PeftModel
 from toys.bases import adapters_of, toy_config
+from toys.engine import World, levels, problem
+from toys.engine import run as toy_search
 from toys.specs import run_spec
 from toys.words import CONTEXT, FILLER, toy_rows
 from typer.testing import CliRunner
@@ -22,9 +24,17 @@ from autopeft import pipeline, report
 from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
+from autopeft.engine import Ledger
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
+from autopeft.executors.serial import Serial
 from autopeft.model import save_weights
-from autopeft.pipeline.forgetting import BASE, MAX_BLOCKS, check_forgetting, with_general_text
+from autopeft.pipeline.forgetting import (
+    BASE,
+    MAX_BLOCKS,
+    check_forgetting,
+    measure_forgetting,
+    with_general_text,
+)
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import (
     Fidelity,
@@ -332,3 +342,16 @@ def test_plan_trained_in_full_reports_forgetting_too(toys, run, prepared, tmp_pa
     in_json = json.loads((tmp_path / "adapter" / "training.json").read_text(encoding="utf-8"))["forgetting"]
     assert in_json["plan"]["difference"] == pytest.approx(named.losses[0] - in_json["base"]["loss"])
     assert in_json["plan"]["loss_std"] is None
+
+
+def test_forgetting_keeps_to_the_time_limit(toys, caplog):
+    """Nothing is measured once the time is up, which a resumed run makes good."""
+    prepared = with_general_text(prepare(spec_for(toys)))
+    world = World(quality=levels())
+    ledger = Ledger(
+        executor=Serial(), measure=world.measure, progress=Silent(), clock=lambda: 99.0, limit_seconds=100.0
+    )
+    outcome = toy_search(levels()).outcome
+    assert measure_forgetting(prepared, problem().schedule, ledger, outcome) is None
+    assert world.calls == []
+    assert "Time is short: forgetting is not measured" in caplog.text
