@@ -34,7 +34,8 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     config.architectures = [type(module).__name__]
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.pad_token_id = module.config.pad_token_id
+    if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
+        config.pad_token_id = module.config.pad_token_id
     config.save_pretrained(str(folder))
 
 

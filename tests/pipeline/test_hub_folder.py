@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import huggingface_hub
 import pytest
+import torch
+import transformers
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from PIL import Image
-from toys.bases import adapters_of
+from toys.bases import adapters_of, toy_config
 from toys.exports import refused
 from toys.hub import Hub, hub_on_this_machine
 from toys.results import toy_result, with_head
+from toys.tasks import image_processor
 from toys.words import LABEL_NAMES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
@@ -35,6 +38,25 @@ def run(model_dir, data_dir, tmp_path_factory):
     done = CliRunner().invoke(app, ["search", *flags, *paths])
     assert done.exit_code == 0, done.output
     return out
+
+
+def test_vision_model_on_disk_is_handed_over_with_named_labels(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.ViTModel(toy_config("vit")).save_pretrained(tmp_path / "vit")
+    image_processor().save_pretrained(tmp_path / "vit")
+    for index in range(60):
+        folder = tmp_path / "images" / "train" / ("dark", "light")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 2 * index, 200 * (index % 2))).save(folder / f"{index}.png")
+    flags = "--task image-classification --budget 5% --max-steps 4 --trials 2 --methods lora --confirm full"
+    paths = ["--model", tmp_path / "vit", "--data", tmp_path / "images", "--out", tmp_path / "run", "--quiet"]
+    arguments = ["search", *flags.split(), "--confirm-seeds", "2", *map(str, paths)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "run/best/weights")
+    assert config.id2label == {0: "dark", 1: "light"}
+    assert (tmp_path / "run/best/weights/preprocessor_config.json").is_file()
 
 
 def lines_of(card):
