@@ -66,9 +66,11 @@ def test_search_of_a_task_in_memory_leaves_the_model_and_its_plan_applies(name, 
         trials=2,
         max_steps=4,
         batch_size=8,
-        confirm="none",
+        confirm="full",
+        confirm_seeds=2,
         out=tmp_path / "run",
     )
+    assert (tmp_path / "run/best/weights/README.md").is_file()
     after = module.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert all(parameter.requires_grad for parameter in module.parameters())
