@@ -55,17 +55,22 @@ DAMAGES = (emptied, torn, flipped, edited, linked)
 FREE = ("best/plan.yaml", "best/adapters/adapter_config.json")
 
 
+COMMANDS = ("report", "count", "export", "verify", "train", "resume")
+
+
 def answer_of(run, command, tmp_path):
     """Exit code, stderr, and all that a command gives: its stdout and the files that it writes."""
     words = {
         "report": ["report", str(run), "--json"],
         "count": ["count", str(run / "best/weights"), "--json"],
         "export": ["export", "--run", str(run), "--to", "native", "--out", str(tmp_path / "out")],
+        "verify": ["verify", str(run), "--json"],
+        "train": ["train", "--plan", str(run / "best/plan.yaml"), "--out", str(tmp_path / "out"), "--json"],
         "resume": ["search", "--resume", "--out", str(run), "--json"],
     }[command]
     result = CliRunner().invoke(app, words)
     assert not isinstance(result.exception, Exception), result.exception
-    written = sorted((tmp_path / "out").rglob("*.*")) if command == "export" else []
+    written = sorted((tmp_path / "out").rglob("*.*")) if command in ("export", "train") else []
     given = {str(path.relative_to(tmp_path)): path.read_bytes() for path in written if path.is_file()}
     if command in ("report", "resume") and not result.exit_code:
         given["rows"] = rows_of(run)
@@ -85,7 +90,7 @@ def whole(finished, tmp_path_factory):
         assert code == 0
         return given
 
-    return {command: answer(command) for command in ("report", "count", "export", "resume")}
+    return {command: answer(command) for command in COMMANDS}
 
 
 def differing(finished, tmp_path, expected, *, command, name, damages):
@@ -107,6 +112,17 @@ def differing(finished, tmp_path, expected, *, command, name, damages):
 def test_no_damage_makes_a_difference_in_silence(finished, whole, tmp_path, command, name):
     damages = [damage for damage in DAMAGES if name not in FREE or damage is linked]
     assert not differing(finished, tmp_path, whole[command], command=command, name=name, damages=damages)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("best/weights")])
+def test_verify_passes_no_damaged_weights(finished, whole, tmp_path, name):
+    assert not differing(finished, tmp_path, whole["verify"], command="verify", name=name, damages=DAMAGES)
+
+
+def test_train_reads_no_damaged_plan(finished, whole, tmp_path):
+    """A plan may be edited on purpose, and a link may be passed as one."""
+    options = {"command": "train", "name": "best/plan.yaml", "damages": (emptied, torn)}
+    assert not differing(finished, tmp_path, whole["train"], **options)
 
 
 @pytest.mark.parametrize("name", FILES)

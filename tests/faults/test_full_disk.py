@@ -6,6 +6,11 @@ A limit on the size of a file stands for the disk: writing beyond it fails as on
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from toys.reading import rows_of
@@ -30,6 +35,36 @@ def room_for(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+# Mounting needs root in a namespace that may mount, as the machine of the tests has.
+can_mount = pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("mount") is None,
+    reason="only root can mount",
+)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder with a file system of its own, and a function that changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], check=True)
+
+    mount("size=64m")
+    yield folder, lambda *options: mount("remount", *options)
+    subprocess.run(["umount", folder], check=True)
+
+
+def finish(spec):
+    """Resume a search, or start it where it left nothing."""
+    out = Path(spec.output.out)
+    if (out / "run.yaml").exists():
+        pipeline.search(run_spec(out=out), resume=True, progress=Silent())
+    else:
+        pipeline.search(spec, given=GIVEN, progress=Silent())
+
+
 # Too small for scores, study, log of measurements, and the report.
 @pytest.mark.parametrize("n_bytes", [2_000, 60_000, 90_000, 150_000])
 def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
@@ -40,9 +75,50 @@ def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n
         pytest.raises((AutopeftError, OSError), match=r"cannot be (written|opened)|failed|too large"),
     ):
         pipeline.search(spec, given=GIVEN, progress=Silent())
-    if (out / "run.yaml").exists():
-        pipeline.search(run_spec(out=out), resume=True, progress=Silent())
-    else:
-        pipeline.search(spec, given=GIVEN, progress=Silent())
+    finish(spec)
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("*.tmp"))
+
+
+@can_mount
+@pytest.mark.parametrize("n_kilobytes", [40, 120, 200, 400, 700])
+def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
+    folder, change = disk
+    change(f"size={n_kilobytes}k")
+    spec = small_spec(folder / "run", methods="ia3,lora")
+    with pytest.raises(AutopeftError, match=r"cannot be written|cannot be opened"):
+        pipeline.search(spec, given=GIVEN, progress=Silent())
+    change("size=64m")
+    finish(spec)
+    assert rows_of(folder / "run") == rows_of(finished)
+
+
+@can_mount
+def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, finished, disk):
+    folder, change = disk
+    run = shutil.copytree(finished, folder / "run")
+    change("ro")
+    with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
+        pipeline.search(run_spec(out=run), resume=True, progress=Silent())
+    with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
+        pipeline.search(small_spec(folder / "new", methods="ia3,lora"), given=GIVEN, progress=Silent())
+    change("rw")
+    pipeline.search(run_spec(out=run), resume=True, progress=Silent())
+    assert rows_of(run) == rows_of(finished)
+
+
+@pytest.mark.parametrize("n_good", [0, 3, 8, 15])
+def test_a_disk_that_fails_is_said_and_costs_nothing(small_spec, finished, tmp_path, monkeypatch, n_good):
+    spec, sync, n_calls = small_spec(tmp_path / "run", methods="ia3,lora"), os.fsync, iter(range(10**6))
+
+    def failing(descriptor):
+        if next(n_calls) >= n_good:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(AutopeftError, match="cannot be written: Input/output error"):
+        pipeline.search(spec, given=GIVEN, progress=Silent())
+    monkeypatch.setattr(os, "fsync", sync)
+    finish(spec)
+    assert rows_of(tmp_path / "run") == rows_of(finished)
