@@ -14,6 +14,7 @@ from autopeft.train.encoding import train_rows
 
 _SECONDS = 2.0  # of the timed run, about; chosen by hand
 _MOST_STEPS = 8  # of the timed run; chosen by hand
+_COLD_SECONDS = 10.0  # of a first step, up to which it may be the preparation of kernels; chosen by hand
 _TYPICAL_STEPS = 64  # whose mean length is that of a run; chosen by hand
 
 
@@ -29,12 +30,15 @@ class Pace:
 def pace_of(bench: Bench, plan: Plan) -> Pace:
     """The pace of a plan: one step and one example, then as many more as take about two seconds.
 
-    Steps and examples are taken to last in proportion to their tokens. Nothing is kept of the runs.
+    A first step of a process may last long, so that a slow one is timed again. Steps and examples are taken
+    to last in proportion to their tokens. Nothing is kept of the runs.
 
     Raises TrainingError where the plan cannot be trained.
     """
     bench = replace(bench, keep_weights=None, paused=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
+    if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:
+        pace = _timed(bench, plan, n_steps=1, n_examples=1)
     n_steps = min(_MOST_STEPS, int(_SECONDS / max(pace.step_seconds, 1e-9)))
     if n_steps < 1:
         return pace

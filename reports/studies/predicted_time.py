@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autopeft import pipeline
+from autopeft import model, pipeline
 from autopeft.records import (
     BudgetSpec,
     DataSpec,
@@ -82,7 +82,7 @@ def row_of(name: str, data: Path, models: Path) -> dict[str, object]:
     step_seconds: float | str = ""
     if source is not None and model_name != SMOL:  # a GGUF file has no config.json
         run = pipeline.RunRequest(data=source, max_steps=n_steps)
-        model_id = str(models / model_name) if model_name else "<demo>"
+        model_id = model.resolve(spec.model)[0]
         request = pipeline.EstimateRequest(trained="lora_r8", model_id=model_id, device="cpu", run=run)
         estimated = pipeline.estimate_step(request).answer.typical.seconds
         step_seconds = "" if estimated is None else round(estimated, 4)

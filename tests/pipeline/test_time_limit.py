@@ -21,10 +21,12 @@ from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,
     DataSpec,
+    Measurement,
     ModelSpec,
     OutputSpec,
     RunSpec,
     SearchSpec,
+    Status,
     TaskSpec,
     with_setting,
 )
@@ -158,6 +160,29 @@ def test_pace_is_measured_without_a_trace(prepared, spec):
     assert min(pace.step_seconds, pace.example_seconds) > 0
     assert pace.run_seconds >= 0
     assert prepared.base.sha256() == before
+
+
+@pytest.mark.parametrize(("first", "expected"), [(5.0, [1, 1, 8]), (0.1, [1, 8]), (60.0, [1])])
+def test_slow_first_step_of_a_process_is_timed_again(prepared, spec, monkeypatch, first, expected):
+    _, context = fit_to_budget(prepared, requested_space(spec))
+    (policy, *_) = baseline_policies(context, learning_rate=1e-3).values()
+    plan, steps = plan_of(policy, context), []
+
+    def measure(bench, plan, fidelity):
+        steps.append(fidelity.train_steps)
+        seconds = first if len(steps) == 1 else 0.01
+        return Measurement(
+            plan=plan,
+            fidelity=fidelity,
+            status=Status.COMPLETE,
+            trained_steps=fidelity.train_steps,
+            train_seconds=seconds * fidelity.train_steps,
+            eval_seconds=0.01,
+        )
+
+    monkeypatch.setattr("autopeft.train.bench.Bench.measure", measure)
+    pace_of(prepared.bench, plan)
+    assert steps == expected
 
 
 def test_shortened_run_is_stored_and_a_resumed_one_keeps_it(spec, tmp_path):
