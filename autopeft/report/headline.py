@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
 from autopeft.report.naming import Naming
+from autopeft.report.places import places
 from autopeft.report.roles import Row, head_plan
 from autopeft.report.words import (
     count,
@@ -99,10 +100,13 @@ class _Says:
         result = self.result
         best, smallest = result.best, result.smallest
         ratio = best.trainable_params / max(1, smallest.trainable_params)
+        is_proven = result.verdict.smallest_equivalent == "proven"
         if result.verdict.label == "none" or smallest == best or ratio < _CLEARLY_SMALLER:
             return ""
+        if not smallest.adapters and not is_proven:  # the head alone, which has a sentence of its own
+            return ""
         size = f"{_capital(self._full(smallest))} trains {_times(ratio)} fewer parameters"
-        if result.verdict.smallest_equivalent == "proven":
+        if is_proven:
             margin = difference(result.verdict.margin, self._is_share, signed=False)
             return f"{size} and is proven as good, within {margin}."
         ours, theirs = self._record(best), self._record(smallest)
@@ -132,11 +136,12 @@ class _Says:
         return f"Training {verb} the {self.result.setting.metric}{sense} from {here}."
 
     def use(self) -> tuple[str, ...]:
-        """The plan, its rate and its size."""
+        """The plan, its rate, its modules and its size."""
         plan = self.result.best
         share = 100 * plan.trainable_params / self.result.setting.budget.base_params
         return (
             f"{_capital(self._full(plan))}, learning rate {rate(plan.learning_rate)}.",
+            *((f"It adapts {where}.",) if (where := places(plan, self.result.sites)) else ()),
             *((f"It reaches {self._score()}.",) if self._score() else ()),
             f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model.",
         )

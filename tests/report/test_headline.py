@@ -109,7 +109,8 @@ def test_a_lower_loss_is_said_to_be_lower():
     )
     assert answer.title == "Keep the default LoRA: the searched LoRA scored 0.100 higher."
     assert answer.aside[-1] == "Training brings the loss (lower is better) from 2.250 to 1.500."
-    assert answer.use[1] == "It reaches loss 1.500 ± 0.002 on the confirm split."
+    assert answer.use[1].startswith("It adapts 7 modules: ")
+    assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on the confirm split."
     assert answer.sure[1] == "Worst of 3 runs on the confirm split: loss 1.504; none failed."
 
 
