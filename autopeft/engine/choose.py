@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ from autopeft.errors import SiteError, TrainingError
 from autopeft.records import Arm, Measurement, Plan
 
 _MARGIN = 0.01  # one point, or one percent of a loss
+_UNLEARNED = 0.98  # of the first rung's loss, above which the last rung has learned nothing; chosen by hand
+_TIED = 1.01  # times the lowest loss, within which plans that learned nothing are tied; chosen by hand
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
 
@@ -41,11 +44,13 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
 def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
-    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. The
-    candidate has the fewest parameters among the plans with at most half of the incumbent's that may be as
-    good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
-    there is none it is the incumbent. Confirmation says whether the candidate holds; without one it is the
-    incumbent, as nothing supports another. Where the objective is `params` the incumbent is the candidate.
+    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. Where
+    nothing was learned yet, it is the one with the lowest learning rate among those of about the lowest loss:
+    noise orders them, and a rate that is too high shows in full runs alone. The candidate has the fewest
+    parameters among the plans with at most half of the incumbent's that may be as good: on the same examples,
+    the one-sided 95 % bound of what they lose is not beyond the margin. Where there is none it is the
+    incumbent. Confirmation says whether the candidate holds; without one it is the incumbent, as nothing
+    supports another. Where the objective is `params` the incumbent is the candidate.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -61,14 +66,30 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     if not baselines:
         failed = [m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = first_by_metric(problem, ranked)
+    incumbent = _leading(problem, ledger, ranked)
     small = _small_ones(problem, ranked, incumbent)
     smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
-    return incumbent.plan, first_by_metric(problem, baselines).plan, smallest.plan
+    return incumbent.plan, _leading(problem, ledger, baselines).plan, smallest.plan
+
+
+def _leading(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> Measurement:
+    """The best of some measurements of the last rung, lowest loss first."""
+    lowest = ranked[0].loss or 0.0
+    before = [m.loss for m in ranked_by_loss(ledger.at(problem.rung(0)).values()) if m.plan.adapters]
+    if not problem.schedule.last or not before or before[0] is None or lowest <= _UNLEARNED * before[0]:
+        return first_by_metric(problem, ranked)
+    tied = [m for m in ranked if m.plan.adapters and (m.loss or 0.0) <= _TIED * lowest]
+    return min(tied or ranked[:1], key=lambda m: (_position(m.plan, problem, ledger), by_loss(m)))
+
+
+def _position(plan: Plan, problem: SearchProblem, ledger: Ledger) -> float:
+    """Place of a plan's learning rate in its range: 0 at the low end, 1 at the high end."""
+    low, high = problem.rate_range(plan, ledger.arms[plan])
+    return math.log(plan.learning_rate / low) / math.log(high / low) if low < high else 0.0
 
 
 def _small_ones(

@@ -177,6 +177,20 @@ def test_lora_in_the_layers_of_the_highest_score_goes_on_though_it_learns_late(
     assert search.outcome.best.adapters == plan.adapters
 
 
+def test_where_nothing_was_learned_the_lowest_rate_of_the_tied_plans_goes_on() -> None:
+    def flat(plan: Plan, fidelity: Fidelity) -> float:
+        """Noise favours high rates in short runs; in full they fail."""
+        if fidelity.split != "search":
+            return 0.4 if plan.learning_rate > 5e-3 else 0.9
+        gain = 1 / fidelity.train_steps  # the toy's loss falls by it
+        return 0.5 + gain + 0.001 * math.log10(plan.learning_rate)
+
+    outcome = run(flat, trials=6).outcome
+    rates = {p.plan.learning_rate for p in outcome.proposals if p.arm.kind == "baseline"}
+    assert outcome.baseline.learning_rate == min(rates) < 5e-3
+    assert outcome.best.learning_rate < 5e-3
+
+
 def only_ia3_below(max_params: int) -> Space:
     """The toy space, less what no budget below 16 parameters can pay."""
     methods = {name: part for name, part in SPACE.methods.items() if max_params >= 16 or name == "ia3"}
