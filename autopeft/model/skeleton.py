@@ -28,7 +28,9 @@ def load_skeleton(
         require_reachable(source, spec)
     try:
         arguments = pretrained_arguments(source, spec)
-        config = transformers.AutoConfig.from_pretrained(**arguments, local_files_only=here_only)
+        if here_only:
+            arguments["local_files_only"] = True
+        config = transformers.AutoConfig.from_pretrained(**arguments)
         if n_layers is not None:
             _keep_layers(config.get_text_config(), n_layers)
         builder = _model_class(config, auto_class, name=name)
