@@ -76,6 +76,6 @@ def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
     yield (
         "memory",
-        f"{memory(forecast.peak_bytes)} for a training step of {forecast.dearest} at all its sites, weights "
-        "included",
+        f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, the dearest method, "
+        "weights included",
     )

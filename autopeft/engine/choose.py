@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from autopeft.engine.stopping import has_room
 from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.records import Arm, Measurement, Plan
+from autopeft.space import rate_position
 
 _MARGIN = 0.01  # one point, or one percent of a loss
 _UNLEARNED = 0.98  # of the first rung's loss, above which the last rung has learned nothing; chosen by hand
@@ -77,19 +77,22 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
 
 
 def _leading(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> Measurement:
-    """The best of some measurements of the last rung, lowest loss first."""
-    lowest = ranked[0].loss or 0.0
-    before = [m.loss for m in ranked_by_loss(ledger.at(problem.rung(0)).values()) if m.plan.adapters]
-    if not problem.schedule.last or not before or before[0] is None or lowest <= _UNLEARNED * before[0]:
+    """The plan that goes on among measurements of the last rung, which are sorted by loss.
+
+    Where the last rung's lowest loss is about that of the first rung, nothing was learned: plans with about
+    the lowest loss are tied, and the one with the lowest learning rate in its range goes on.
+    """
+    lowest, first = ranked[0].loss, ranked_by_loss(ledger.at(problem.rung(0)).values())
+    before = next((m.loss for m in first if m.plan.adapters), None)
+    if not problem.schedule.last or not before or not lowest or lowest <= _UNLEARNED * before:
         return first_by_metric(problem, ranked)
-    tied = [m for m in ranked if m.plan.adapters and (m.loss or 0.0) <= _TIED * lowest]
-    return min(tied or ranked[:1], key=lambda m: (_position(m.plan, problem, ledger), by_loss(m)))
+    tied = [m for m in ranked if m.plan.adapters and m.loss is not None and m.loss <= _TIED * lowest]
 
+    def position(measurement: Measurement) -> float:
+        plan = measurement.plan
+        return rate_position(plan.learning_rate, problem.rate_range(plan, ledger.arms[plan])) or 0.0
 
-def _position(plan: Plan, problem: SearchProblem, ledger: Ledger) -> float:
-    """Place of a plan's learning rate in its range: 0 at the low end, 1 at the high end."""
-    low, high = problem.rate_range(plan, ledger.arms[plan])
-    return math.log(plan.learning_rate / low) / math.log(high / low) if low < high else 0.0
+    return min(tied, key=lambda m: (position(m), by_loss(m)), default=ranked[0])
 
 
 def _small_ones(

@@ -97,9 +97,7 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
         total = confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total
     rule = "in R, search and confirmation together; R is one full run of the baseline"
     if least > total:
-        rule = (
-            f"in R; {total:.2g} by default, and {_LEAST_TRIALS} proposals with their confirmation need more"
-        )
+        rule = f"in R; {total:.2g} by default, raised to pay more proposals beside the confirmation"
     yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, least)) / 10, rule)
 
 

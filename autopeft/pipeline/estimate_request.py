@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ SWITCH = {"auto": None, "on": True, "off": False}
 _LOOPS = ("autopeft", "trainer")
 _BITS = ("none", "4bit", "8bit")
 _DEVICES = ("cuda", "cpu")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def check_request(request: EstimateRequest) -> None:
         if value not in known
     ]
     device = request.device
-    if device not in estimate.CARDS and device.split(":")[0] not in _DEVICES:
+    if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS])
     numbers: dict[str, tuple[float | None, int]] = {
         "--batch-size": (request.batch_size, 1),
@@ -109,5 +111,10 @@ def check_request(request: EstimateRequest) -> None:
         for flag, (value, least) in numbers.items()
         if value is not None and value < least
     ]
+    epochs = request.run.epochs
+    if epochs is not None and epochs <= 0:
+        faults.append(f"--epochs is {epochs:g}, it should be above 0")
+    elif epochs is not None and request.run.data is None:
+        faults.append(f"--epochs is {epochs:g} and counts the rows of --data, which is missing; pass it too")
     if faults:
         raise SpecError(f"{'; '.join(faults)}.")

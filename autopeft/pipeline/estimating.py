@@ -38,6 +38,7 @@ def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> St
 
     Raises:
         SpecError: A setting out of range, a file that cannot be read, or no base model.
+        DataError, ModelError: The data, the tokenizer or the device cannot be used.
         SiteError: The configs do not fit the model.
     """
     check_request(request)
@@ -106,8 +107,9 @@ def _rates(device: str, precision: Precision) -> Rates | None:
         return estimate.rates_of(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         return None
+    place = model.find_device(device)
     with precision.multiplying():
-        return estimate.probe(torch.device(device), precision.torch_dtype)
+        return estimate.probe(place, precision.torch_dtype)
 
 
 def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from autopeft import engine, space
 from autopeft.errors import TrainingError
 from autopeft.pipeline.allowance import within_cost
+from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Plan
@@ -18,8 +19,8 @@ _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
-# Actual time as shares of the bound that the schedule gives at the pace of LoRA: plans are twins of others,
-# heads train faster, other methods slower. See reports/studies/predicted_time.md.
+# The time of a search as shares of the most that its schedule allows at the pace of LoRA: heads train faster,
+# some methods slower, and not every run is needed. Chosen by hand; reports/LOG.md compares two searches.
 _LOW, _EXPECTED, _HIGH = 0.6, 0.9, 1.3
 
 
@@ -37,9 +38,9 @@ class Forecast:
     """What a search takes.
 
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
-    method that takes most at all its sites, `dearest`. `price` is in the currency of `--gpu-price`, None
-    without it.
+    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with
+    `dearest`, the method that takes most where it spends the whole budget. `price` is in the currency of
+    `--gpu-price`, None without it.
     """
 
     full_run_seconds: float
@@ -121,11 +122,14 @@ def measured_pace(prepared: Prepared, context: AllocationContext) -> Pace | None
         return None
 
 
+@memory_needed("a training step on the longest rows")
 def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
-    """What a training step of each method of the space at all its sites takes, weights included.
+    """What a training step of each method takes where it spends the whole budget, weights included.
 
     The step is that of the longest rows that the device takes at once; what it keeps for the backward pass is
     counted in a forward pass.
+
+    Raises ModelError where memory runs out.
     """
     bench = prepared.bench
     sizes = bench.splits["train"].sizes

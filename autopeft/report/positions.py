@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from autopeft.records import Plan, SearchResult, rate
+from autopeft.space import rate_position
 
 _EDGE = 0.1  # of a range, to each side; chosen by hand
-
-
-def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
-
-    Example:
-        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
-        (0.5, None)
-    """
-    low, high = bounds
-    if learning_rate <= 0 or not 0 < low < high:
-        return None
-    return math.log(learning_rate / low) / math.log(high / low)
 
 
 def position_of(plan: Plan, result: SearchResult) -> float | None:

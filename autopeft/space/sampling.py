@@ -152,6 +152,19 @@ def _clipped(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, low), high)
 
 
+def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
+    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
+
+    Example:
+        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
+        (0.5, None)
+    """
+    low, high = bounds
+    if learning_rate <= 0 or not 0 < low < high:
+        return None
+    return math.log(learning_rate / low) / math.log(high / low)
+
+
 def _rate_at(position: float, bounds: tuple[float, float]) -> float:
     low, high = bounds
     return low * (high / low) ** position if low < high else low
@@ -183,9 +196,7 @@ def _inside(value: Any, distribution: BaseDistribution) -> Any:
 
 def _all_parameters(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Parameters:
     """Every parameter that the space could have for an arm, with the values of a policy."""
-    low, high = learning_rates(space, arm, methods)
-    is_inside = 0 < low < high and policy.learning_rate > 0
-    position = math.log(policy.learning_rate / low) / math.log(high / low) if is_inside else 0.0
+    position = rate_position(policy.learning_rate, learning_rates(space, arm, methods)) or 0.0
     named: Parameters = {ARM: arm, "budget_share": policy.budget_share, RATE: position}
     for index, (part, (_, choices)) in enumerate(
         zip((policy, *policy.beside), space.parts(arm), strict=True)

@@ -50,7 +50,9 @@ class Simulated:
         self.n_workers = n_workers
         self.seconds = self.busy_seconds = self.coordinator_seconds = 0.0
         self._free = [0.0] * n_workers  # a heap: the second at which each worker is free
-        self._running: list[tuple[float, int, Future[Any]]] = []  # a heap by the second of the end
+        self._running: list[
+            tuple[float, int, Future[Any], Measurement]
+        ] = []  # a heap by the second of the end
         self._n_submitted = 0
         self._noted = time.perf_counter()
 
@@ -64,8 +66,7 @@ class Simulated:
         self.busy_seconds += seconds
         future: Future[Measurement] = Future()
         self._n_submitted += 1
-        heapq.heappush(self._running, (end, self._n_submitted, future))
-        future.measurement = measurement  # type: ignore[attr-defined]
+        heapq.heappush(self._running, (end, self._n_submitted, future, measurement))
         self._noted = time.perf_counter()
         if self.n_workers == 1:
             self.wait_for_any([future])
@@ -90,8 +91,8 @@ class Simulated:
 
     def _finish(self) -> None:
         while self._running and self._running[0][0] <= self.seconds:
-            future = heapq.heappop(self._running)[2]
-            future.set_result(future.measurement)  # type: ignore[attr-defined]
+            _, _, future, measurement = heapq.heappop(self._running)
+            future.set_result(measurement)
 
     def shutdown(self) -> None:
         """Do nothing."""
@@ -128,7 +129,7 @@ def simulate(n_workers: int, *, wave: int, trials: int) -> list[dict[str, object
     executor = Simulated(n_workers)
     phases, world = Phases(executor), World(quality=levels())
     ledger = Ledger(
-        executor=executor,  # type: ignore[arg-type]
+        executor=executor,
         measure=world.measure,
         progress=phases,
         clock=executor.clock,

@@ -20,7 +20,7 @@ import json
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -217,17 +217,22 @@ def table(configs: Sequence[Replayed]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Replay every config, fit, and print the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def run_study(
+    about: str | None,
+    runs_by_config: Callable[[Path], Iterator[tuple[str, list[dict[str, Any]]]]],
+    replay_one: Callable[[str, list[dict[str, Any]]], Any],
+    page_of: Callable[[list[Any]], str],
+) -> None:
+    """Replay every config of a history, and print the page of a study, whose docstring is `about`."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("history", type=Path)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     configs = []
-    for experiment, runs in configs_of(given.history):
-        configs.append(replayed(experiment, runs))
-        print(configs[-1], flush=True)
-    page = table(configs)
+    for experiment, runs in runs_by_config(given.history):
+        configs.append(replay_one(experiment, runs))
+        print(configs[-1].name, configs[-1].published, flush=True)
+    page = page_of(configs)
     print(page)
     if given.out is not None:
         given.out.write_text(page, encoding="utf-8")
@@ -236,4 +241,4 @@ def main() -> None:
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
-    main()
+    run_study(__doc__, configs_of, replayed, table)

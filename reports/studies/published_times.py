@@ -13,7 +13,6 @@ the shares of the data sheet that products and memory traffic reach, and the tim
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import warnings
@@ -28,7 +27,7 @@ import numpy as np
 import peft
 import torch
 import transformers
-from published_memory import N_ROWS, Script, model_of
+from published_memory import N_ROWS, Script, model_of, run_study
 
 from autopeft.estimate import CARDS, Rates, TrainingStep, rates_of, replay
 
@@ -173,23 +172,7 @@ def table(configs: Sequence[Timed]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Replay every config, fit, and print the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("history", type=Path)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    configs = []
-    for experiment, runs in configs_of(given.history):
-        configs.append(timed(experiment, runs))
-        print(configs[-1].name, configs[-1].published, flush=True)
-    page = table(configs)
-    print(page)
-    if given.out is not None:
-        given.out.write_text(page, encoding="utf-8")
-
-
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
-    main()
+    run_study(__doc__, configs_of, timed, table)

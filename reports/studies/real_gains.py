@@ -52,8 +52,10 @@ SEEDS, SWEEP_SEED = (101, 102, 103, 104, 105), 100
 POSITIONS = (0.15, 0.38, 0.62, 0.85)  # of the rates of a sweep, in a method's range
 BATCH_SIZE = 16
 TAGGED = ("wnut17", "snips_slots")
-GAIN_FIELDS = ("data", "budget", "role", "arm", "params", "learning_rate", "seed", "metric", "score")
-GAIN_FIELDS = (*GAIN_FIELDS, "search_r", "verdict")
+GAIN_FIELDS = (
+    *("data", "budget", "role", "arm", "params", "learning_rate", "seed", "metric", "score"),
+    *("search_r", "verdict"),
+)
 Roles = dict[str, dict[str, dict[str, str]]]  # role, seed, row
 SWEEP_FIELDS = ("data", "budget", "arm", "position", "learning_rate", "params", "metric", "score")
 
@@ -138,7 +140,7 @@ def sweep(cell: Cell, table: Path, *, ceiling: bool) -> Mapping[str, list[tuple[
     """The score on confirm of every arm at every rate, with its plan; what the table lacks is measured."""
     known = {(row["arm"], row["position"]): row for row in rows_in(table, cell)}
     context = context_of(cell.spec)
-    found: dict[str, list[tuple[float, Plan]]] = defaultdict(list)
+    swept: dict[str, list[tuple[float, Plan]]] = defaultdict(list)
     for arm, policy in arms_of(context, ceiling=ceiling).items():
         low, high = context.methods[policy.method].learning_rate_range
         for position in POSITIONS:
@@ -148,30 +150,30 @@ def sweep(cell: Cell, table: Path, *, ceiling: bool) -> Mapping[str, list[tuple[
                 continue
             row = known.get((arm, str(position)))
             value = float(row["score"]) if row else cell.score(plan, seed=SWEEP_SEED, is_test=False)
-            found[arm].append((value, plan))
+            swept[arm].append((value, plan))
             if row is None:
                 keys = (cell.name, cell.budget, arm, position, f"{rate:.4g}", plan.trainable_params)
                 append(table, SWEEP_FIELDS, (*keys, cell.result.setting.metric, f"{value:.5f}"))
-    return found
+    return swept
 
 
-def winner(found: Mapping[str, list[tuple[float, Plan]]], arms: Sequence[str]) -> tuple[str, Plan]:
+def winner(swept: Mapping[str, list[tuple[float, Plan]]], arms: Sequence[str]) -> tuple[str, Plan]:
     """The arm and plan with the best score."""
     return max(
-        ((score, arm, plan) for arm in arms for score, plan in found[arm]), key=lambda entry: entry[0]
+        ((score, arm, plan) for arm in arms for score, plan in swept[arm]), key=lambda entry: entry[0]
     )[1:]
 
 
-def roles_of(cell: Cell, found: Mapping[str, list[tuple[float, Plan]]]) -> Iterator[tuple[str, str, Plan]]:
+def roles_of(cell: Cell, swept: Mapping[str, list[tuple[float, Plan]]]) -> Iterator[tuple[str, str, Plan]]:
     """Role, arm and plan of everything that is trained with fresh seeds."""
     result = cell.result
     arm_of = {proposal.plan: str(proposal.arm) for proposal in result.proposals}
     yield "best", arm_of[result.best], result.best
     yield "smallest", arm_of[result.smallest], result.smallest
-    loras = [arm for arm in found if arm.startswith("LoRA on")]
-    yield ("sweep", *winner(found, loras))
-    if len(found) > len(loras):
-        yield ("ceiling", *winner(found, list(found)))
+    loras = [arm for arm in swept if arm.startswith("LoRA on")]
+    yield ("sweep", *winner(swept, loras))
+    if len(swept) > len(loras):
+        yield ("ceiling", *winner(swept, list(swept)))
 
 
 def measure(cell: Cell, out: Path, *, ceiling: bool, n_seeds: int) -> None:
