@@ -14,8 +14,7 @@ from autopeft.engine.ranking import by_loss, first_by_metric, may_be_as_good, ra
 from autopeft.engine.stopping import has_room
 from autopeft.engine.telling import StudyLog
 from autopeft.errors import SiteError, TrainingError
-from autopeft.records import Arm, Measurement, Plan
-from autopeft.space import rate_position
+from autopeft.records import Arm, Measurement, Plan, rate_position
 
 _MARGIN = 0.01  # one point, or one percent of a loss
 _UNLEARNED = 0.98  # of the first rung's loss, above which the last rung has learned nothing; chosen by hand

@@ -68,6 +68,7 @@ from autopeft.records.text import (
     digest_of,
     from_json,
     rate,
+    rate_position,
     to_json,
 )
 from autopeft.records.version import VERSION
@@ -124,6 +125,7 @@ __all__ = [
     "digest_of",
     "from_json",
     "rate",
+    "rate_position",
     "repeat_command",
     "resume_command",
     "search_command",

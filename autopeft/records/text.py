@@ -1,9 +1,10 @@
-"""The one way of records to and from JSON, and of learning rates to text."""
+"""The one way of records to and from JSON, and of learning rates to text and to places in a range."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -42,3 +43,16 @@ def rate(value: float) -> str:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
+    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
+
+    Example:
+        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
+        (0.5, None)
+    """
+    low, high = bounds
+    if learning_rate <= 0 or not 0 < low < high:
+        return None
+    return math.log(learning_rate / low) / math.log(high / low)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.records import Plan, SearchResult, rate
-from autopeft.space import rate_position
+from autopeft.records import Plan, SearchResult, rate, rate_position
 
 _EDGE = 0.1  # of a range, to each side; chosen by hand
 

@@ -19,7 +19,7 @@ from autopeft.space.layout import (
 )
 from autopeft.space.limits import SERVERS, limited, servable, violations
 from autopeft.space.policies import Policy
-from autopeft.space.sampling import learning_rates, parameters_of, rate_position, suggest
+from autopeft.space.sampling import learning_rates, parameters_of, suggest
 from autopeft.space.spaces import MethodSpace, MixPart, Space
 from autopeft.space.transfer import Transferred, transfer
 
@@ -42,7 +42,6 @@ __all__ = [
     "parameters_of",
     "params_of",
     "plan_of",
-    "rate_position",
     "scale_rule",
     "scored_policy",
     "select_sites",

@@ -8,7 +8,6 @@ does not have changes nothing in its policy.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -150,19 +149,6 @@ def _policy_of_part(
 def _clipped(value: float, bounds: tuple[float, float]) -> float:
     low, high = bounds
     return min(max(value, low), high)
-
-
-def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
-
-    Example:
-        >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
-        (0.5, None)
-    """
-    low, high = bounds
-    if learning_rate <= 0 or not 0 < low < high:
-        return None
-    return math.log(learning_rate / low) / math.log(high / low)
 
 
 def _rate_at(position: float, bounds: tuple[float, float]) -> float:
