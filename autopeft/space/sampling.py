@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from autopeft.extension import Method
+from autopeft.records import rate_position
 from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 
