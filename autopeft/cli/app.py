@@ -14,6 +14,7 @@ from autopeft.cli import foreseen, lists, sharing
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.lists import print_json
+from autopeft.cli.serving import serve_search
 from autopeft.cli.usage import PlainErrors
 from autopeft.records import VERSION
 
@@ -278,6 +279,21 @@ def report(
 
 
 app.add_typer(sharing.app)
+
+
+@app.command()
+def worker(as_json: opt.Json = False, quiet: opt.Quiet = False) -> None:
+    """Measure for a search with --executor postgresql, until it ends; DATABASE_URL names the database.
+
+    Start one on each GPU or machine. It waits for a search that needs a worker, and needs the search's run
+    directory, model and data under the same paths.
+    """
+    with exit_codes(quiet=quiet or as_json):
+        n_calls = serve_search()
+        if as_json:
+            print_json({"measurements": n_calls})
+        else:
+            print(f"The search has ended; this worker made {n_calls} of its measurements.")
 
 
 @app.command()

@@ -107,6 +107,9 @@ class _Cluster:
         self._folder: str | None = None  # of a cluster of this machine
         self._n_cores = 0  # of that cluster
 
+    def check(self) -> None:
+        """Do nothing: Ray takes seconds to start, and says in its own words what fails."""
+
     def open(self, n_workers: int, *, uses_gpu: bool) -> None:
         """Connect to the cluster; SpecError where it has fewer GPUs or cores than workers."""
         self._uses_gpu = uses_gpu

@@ -20,6 +20,9 @@ class Serial:
     assigns_gpus = False
     packages: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """Do nothing: this process can always measure."""
+
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:

@@ -25,6 +25,12 @@ class Executor(Protocol):
     assigns_gpus: bool  # whether it gives each worker a GPU, so that a worker's GPU is always its first
     packages: tuple[str, ...]  # what it imports that may be absent, under the names of the imports
 
+    def check(self) -> None:
+        """Raise an AutopeftError where it cannot run here; called before anything is loaded.
+
+        All of `packages` are there.
+        """
+
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def note_start(
     """
     path = run.state / _START
     now = {
-        **_facts(prepared),
+        **loaded_facts(prepared),
+        **dict(_settings(prepared.spec)),
         "search space": digest_of(requested.model_dump(mode="json")),
         "plans of --baseline and --warm-start": digest_of([to_json(plan) for _, plan in user_plans]),
     }
@@ -68,7 +69,10 @@ def note_start(
     first_trials = before.pop("trials", None)
     differing = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
     if differing or not isinstance(first_trials, int):
-        raise RunDirError(f"{run.path} was measured with {_shown(differing, before, now)}.")
+        listed = _listed(differing, before, now, whose="now it is") or "another start.json"
+        raise RunDirError(
+            f"{run.path} was measured with {listed}; put it back as it was, or pass another --out."
+        )
     return first_trials
 
 
@@ -92,25 +96,34 @@ def _read_start(run: RunDir) -> dict[str, Any]:
     return content
 
 
-def _shown(names: Sequence[str], before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The differences, and what to do about them."""
+def start_sha256(run: RunDir) -> str | None:
+    """The checksum of what a run noted at its start; None where it is not there."""
+    path = run.state / _START
+    return sha256_of(path) if path.is_file() else None
+
+
+def differences(search: Mapping[str, Any], worker: Mapping[str, Any]) -> str:
+    """What differs between the `loaded_facts` of two processes, in words; empty where nothing does."""
+    names = [name for name in sorted(search.keys() | worker) if search.get(name) != worker.get(name)]
+    return _listed(names, search, worker, whose="this worker")
+
+
+def _listed(names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any], *, whose: str) -> str:
     pairs = [
-        f"{name} {before.get(name, _MISSING)}, now it is {now.get(name, _MISSING)}" for name in names[:_SHOWN]
+        f"{name} {before.get(name, _MISSING)}, {whose} {now.get(name, _MISSING)}" for name in names[:_SHOWN]
     ]
     more = f" and {len(names) - _SHOWN} more differences" if len(names) > _SHOWN else ""
-    listed = "; ".join(pairs) or "another start.json"
-    return f"{listed}{more}; put it back as it was, or pass another --out"
+    return "; ".join(pairs) + more
 
 
-def _facts(prepared: Prepared) -> dict[str, Any]:
-    """Fingerprints of data and model, the model's config, settings and versions, by name."""
+def loaded_facts(prepared: Prepared) -> dict[str, Any]:
+    """Fingerprints of data and model, the model's config, and versions, by name."""
     return {
         "data_fingerprint": prepared.data.fingerprint,
         _BASE: prepared.base.sha256(),
         "general_text": prepared.general.fingerprint if prepared.general else None,
         **dict(_config_values(prepared.base.module.config)),
         **dict(_processor_files(prepared.base.tokenizer)),
-        **dict(_settings(prepared.spec)),
         "autopeft": VERSION,
         "peft": peft.__version__,
         "torch": torch.__version__,

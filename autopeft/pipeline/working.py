@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from autopeft import engine, model
-from autopeft.errors import ModelError, SpecError
+from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Executor, discover
+from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
@@ -34,7 +37,7 @@ def check_executor(spec: RunSpec) -> None:
         if importlib.util.find_spec(package) is None:
             raise SpecError(
                 f"The executor {executor.name} needs the package {package}; install it with: "
-                f'pip install "autopeft[{package}]".'
+                f'pip install "autopeft[{executor.name}]".'
             )
     if executor.assigns_gpus and ":" in (spec.execution.device or ""):
         raise SpecError(
@@ -52,6 +55,7 @@ def check_executor(spec: RunSpec) -> None:
             f"The executor {executor.name} loads model and data in other processes, and here they are "
             "objects in memory; save them and pass their paths, or leave the executor out."
         )
+    executor.check()
 
 
 def with_wave(spec: RunSpec) -> RunSpec:
@@ -80,14 +84,25 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
     devices = (kind,) if executor.assigns_gpus else model.device_names(spec.execution.device)
     n_workers = _n_workers(spec)
     make = WorkerBench(
-        spec=spec,
-        run=run.path,
+        spec=_with_whole_paths(spec),
+        run=run.path.resolve(),
         rung_steps=bench.rung_steps,
-        base_sha256=prepared.base.sha256(),
+        facts=loaded_facts(prepared),
+        start_sha256=start_sha256(run),
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_workers),
     )
     return executor.start(make, local=bench.measure, n_workers=n_workers, uses_gpu=kind == "cuda")
+
+
+def _with_whole_paths(spec: RunSpec) -> RunSpec:
+    """The settings with absolute paths, since a worker may run in another folder."""
+    for name in ("model.id", "data.source", "forgetting.source"):
+        topic, _, field = name.partition(".")
+        value = getattr(getattr(spec, topic), field)
+        if value is not None and Path(value).exists():
+            spec = with_setting(spec, name, str(Path(value).resolve()))
+    return spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +112,8 @@ class WorkerBench:
     spec: RunSpec
     run: Path
     rung_steps: tuple[int, ...]
-    base_sha256: str
+    facts: Mapping[str, Any]
+    start_sha256: str | None
     devices: tuple[str | None, ...]
     n_threads: int
 
@@ -107,19 +123,23 @@ class WorkerBench:
         States of paused runs go to the disk, since another worker may continue them.
 
         Raises:
-            ModelError: The worker loaded other weights than the main process.
+            RunDirError: The run directory of the main process is not there.
+            SpecError: The worker loaded other weights or data than the main process, or by another version.
         """
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process has told all of it
         torch.set_num_threads(self.n_threads)
         device = self.devices[index % len(self.devices)]
         execution = self.spec.execution.model_copy(update={"device": device})
         run = RunDir(self.run)
+        if start_sha256(run) != self.start_sha256:
+            raise RunDirError(
+                f"{self.run} on {platform.node()} is not the run directory of the search; mount it there "
+                "under the same path."
+            )
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}), keep_weights=run.weights, paused=run.paused
         )
-        if prepared.base.sha256() != self.base_sha256:
-            raise ModelError(
-                f"Worker {index} loaded other weights of {prepared.base.name}; start the run again."
-            )
-        bench = with_general_text(prepared).bench
-        return replace(bench, rung_steps=self.rung_steps, state_bytes=0).measure
+        prepared = with_general_text(prepared)
+        if differing := differences(self.facts, loaded_facts(prepared)):
+            raise SpecError(f"The search has {differing}, on {platform.node()}; make them the same.")
+        return replace(prepared.bench, rung_steps=self.rung_steps, state_bytes=0).measure

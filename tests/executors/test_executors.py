@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from toys.postgresql import binaries, running_server, running_workers
+from toys.serving import SERVING
 
 from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
 from autopeft.extension import Executor, discover
@@ -23,8 +25,15 @@ EXECUTORS = discover("autopeft.executors")
 @pytest.fixture(params=EXECUTORS, scope="module")
 def executor(request):
     """Each discovered executor, shut down afterwards."""
-    yield EXECUTORS[request.param]
-    EXECUTORS[request.param].shutdown()
+    with contextlib.ExitStack() as resources:
+        if request.param == "postgresql":
+            if binaries() is None:
+                pytest.skip("needs PostgreSQL's programs")
+            server = resources.enter_context(running_server())
+            resources.enter_context(pytest.MonkeyPatch.context()).setenv("DATABASE_URL", server.url)
+            resources.enter_context(running_workers(1, server.url, command=SERVING))
+        yield EXECUTORS[request.param]
+        EXECUTORS[request.param].shutdown()
 
 
 @pytest.fixture(params=["process", "ray"], scope="module")

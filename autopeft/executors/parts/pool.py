@@ -40,6 +40,9 @@ class Worker(Protocol):
 class Backend(Protocol):
     """A kind of workers."""
 
+    def check(self) -> None:
+        """Raise an AutopeftError where workers cannot be reached; called before any work."""
+
     def open(self, n_workers: int, *, uses_gpu: bool) -> None:
         """Prepare the place where workers run, or keep it; SpecError where it has no room for so many."""
 
@@ -80,6 +83,10 @@ class WorkerPool:
         self._workers: list[Worker] = []
         self._idle: deque[Worker] = deque()
         self._waiting: deque[_Task] = deque()
+
+    def check(self) -> None:
+        """Raise an AutopeftError where workers cannot be reached."""
+        self._backend.check()
 
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutopeftError, TrainingError
@@ -24,7 +24,7 @@ def make_resident(make: Callable[[int], Function] | None, index: int) -> None:
     try:
         _RESIDENT[:] = [make(index)]
     except AutopeftError as error:  # raised by the first call, since here it would only end the worker
-        _RESIDENT[:] = [partial(_refuse, str(error))]
+        _RESIDENT[:] = [_Refusal(str(error))]
 
 
 def call_resident(*args: Any) -> Any:
@@ -35,5 +35,17 @@ def call_resident(*args: Any) -> Any:
         raise TrainingError(str(error)) from None
 
 
-def _refuse(message: str, *_: Any) -> None:
-    raise TrainingError(f"A worker process could not begin: {message}")
+def refusal() -> str | None:
+    """Why this process could not make its function; None where it could."""
+    resident = _RESIDENT[0] if _RESIDENT else None
+    return resident.message if isinstance(resident, _Refusal) else None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Stands for a function that could not be made."""
+
+    message: str
+
+    def __call__(self, *_: Any) -> None:
+        raise TrainingError(f"A worker process could not begin: {self.message}")

@@ -23,6 +23,9 @@ class Thread:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
 
+    def check(self) -> None:
+        pass
+
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:

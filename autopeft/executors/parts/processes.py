@@ -1,0 +1,67 @@
+"""A worker that is a spawned process of this machine.
+
+The worker is a pool of one process. `concurrent.futures` starts it, passes it work, and notices its death;
+in a pool of several processes the death of one would end them all. The process ends with this one, even if
+this one is killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+from autopeft.executors.parts.resident import make_resident
+
+Function = Callable[..., Any]
+
+_SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+
+
+class ProcessWorker:
+    """One process, which is replaced by `start`."""
+
+    def __init__(self, make: Callable[[int], Function] | None, index: int) -> None:
+        self._make, self._index = make, index
+        self.start()
+
+    def start(self) -> None:
+        """Start a process; it makes its function before it takes work."""
+        arguments = (self._make, self._index)
+        self._pool = ProcessPoolExecutor(1, mp_context=_SPAWNED, initializer=_begin, initargs=arguments)
+        before = multiprocessing.active_children()
+        self._pool.submit(int)  # the process starts with its first work
+        self._processes = [child for child in multiprocessing.active_children() if child not in before]
+
+    def submit(self, fn: Function, *args: Any) -> Future[Any]:
+        """A future of `fn(*args)`; BrokenExecutor where the process has died."""
+        return self._pool.submit(fn, *args)
+
+    def close(self) -> None:
+        """Let the process end once it is idle, so that it frees its locks."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def end(self, deadline: float) -> None:
+        """Wait for the process to end; end it by force at the deadline."""
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
+            process.join()
+
+
+def _begin(make: Callable[[int], Function] | None, index: int) -> None:
+    """Prepare a worker."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    make_resident(make, index)
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: a worker of a killed parent would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
