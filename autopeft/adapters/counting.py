@@ -52,9 +52,9 @@ class Count:
     notes: tuple[str, ...] = ()
 
     @property
-    def percent(self) -> float:
-        """Trainable parameters in percent of the base model's."""
-        return 100 * self.trainable_params / self.base_params
+    def share_of_base(self) -> float:
+        """Trainable parameters as a share of the base model's, a fraction."""
+        return self.trainable_params / self.base_params
 
 
 def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:

@@ -70,7 +70,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
             "plan_id": plan.digest,
             "trainable_params": plan.trainable_params,
             "head_params": analysis.suggestion.head_params,
-            "percent": 100 * plan.trainable_params / budget.base_params,
+            "share_of_base": plan.trainable_params / budget.base_params,
             "search": analysis.search_command,
         },
         "files": list(analysis.files),

@@ -25,7 +25,7 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
     lines = [
         f"{strong}{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable "
-        f"parameters ({count.percent:.4f} %){strong}",
+        f"parameters ({100 * count.share_of_base:.4f} %){strong}",
         "",
         f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}",
     ]

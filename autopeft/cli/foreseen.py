@@ -45,7 +45,8 @@ def count(
         memory = pipeline.memory_of_step(path, model_id=model, revision=revision)
         if as_json:
             peak = None if memory is None else counts.comparison_json(memory)["peak_bytes"]
-            print_json({**dataclasses.asdict(counted), "percent": counted.percent, "peak_bytes": peak})
+            share = counted.share_of_base
+            print_json({**dataclasses.asdict(counted), "share_of_base": share, "peak_bytes": peak})
         else:
             print(counts.count_text(counted, memory, markdown=markdown))
 

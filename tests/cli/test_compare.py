@@ -63,8 +63,13 @@ def test_targets_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
 def test_count_shows_the_memory_of_a_step(folder: Path, tmp_path: Path) -> None:
     LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
     assert "training takes about" in run(tmp_path, "--model", folder).stdout
-    peak = json.loads(run(tmp_path, "--model", folder, "--json").stdout)["peak_bytes"]
+    counted = json.loads(run(tmp_path, "--model", folder, "--json").stdout)
+    peak = counted["peak_bytes"]
     assert 0 < peak["low"] <= peak["expected"] <= peak["high"]
+    maps, norms = 4 * HIDDEN**2 + 3 * HIDDEN * INNER, 2 * HIDDEN
+    n_base = N_LAYERS * (maps + norms) + 2 * WORDS * HIDDEN + HIDDEN
+    assert counted["share_of_base"] == pytest.approx(N_LAYERS * 4 * 2 * HIDDEN / n_base)
+    assert "percent" not in counted
 
 
 def test_operations_of_a_step_are_those_that_torch_counts() -> None:

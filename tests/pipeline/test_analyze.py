@@ -87,6 +87,9 @@ def test_json_holds_everything(flags: tuple[str, ...]) -> None:
     )
     assert {*keys.split(), "suggestion", "files"} <= answer.keys()
     assert answer["files"] == [] and answer["suggestion"]["tested"] is False
+    share = answer["suggestion"]["trainable_params"] / answer["budget"]["base_params"]
+    assert answer["suggestion"]["share_of_base"] == pytest.approx(share)
+    assert "percent" not in answer["suggestion"]
     assert answer["n_examples"] <= answer["n_asked"] == 32
 
 
