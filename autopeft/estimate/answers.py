@@ -168,6 +168,7 @@ class _Steps:
     def _model(self, quantize: str, checkpointing: bool) -> MemoryModel:
         key = (quantize, checkpointing)
         if key not in self._models:
-            subject = self.describe(quantize).subject
-            self._models[key] = MemoryModel(subject=subject, checkpointing=checkpointing)
+            subject, other = self.describe(quantize).subject, self._models.get((quantize, not checkpointing))
+            replays = other.replays if other else {}
+            self._models[key] = MemoryModel(subject=subject, checkpointing=checkpointing, replays=replays)
         return self._models[key]

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autopeft.estimate.known_results import KnownResults
+
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
 _N_VALUES = "_autopeft_n_values"  # marks a stand-in for a sparse tensor
@@ -49,11 +51,13 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
     Where code selects by a mask, all is selected, but of a mask of `mask_size` elements `n_true` are.
 
-    While adapters are attached, tensors on the meta device stay there when code wants them on the CPU.
+    Kernels whose results are known from earlier calls are not run again, if `known` is given. While adapters
+    are attached, tensors on the meta device stay there when code wants them on the CPU.
     """
 
-    def __init__(self, *, attaching: bool = False) -> None:
+    def __init__(self, known: KnownResults | None = None, *, attaching: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._known = known
         self._attaching = attaching
         self.mask_size, self.n_true = 0, 0
 
@@ -72,7 +76,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             options.pop("device", None)  # peft decomposes weights on the CPU, wherever they are
         if func in _INDEXING:
             args = (args[0], self._without_masks(args[1]), *args[2:])
-        result = func(*args, **options)
+        result = func(*args, **options) if self._known is None else self._known.of(func, args, options)
         if func in (_ATEN.all.default, _ATEN.any.default):
             setattr(result, _IS_FALSE, True)
         return result

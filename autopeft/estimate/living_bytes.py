@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +23,18 @@ _LOOK_UPS = (
     torch.ops.aten.gather,
     torch.ops.aten.index_select,
 )
+_DEVICE = torch.ops.prim.device.default  # of fake tensors alone; others tell it without this
 _NO_KERNELS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten._unsafe_view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a part of a step took: the most bytes beyond those at its start, and the work of its kernels."""
+
+    peak_beyond: int
+    flops: int
+    n_calls: int
+    busy_seconds: float
 
 
 class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -65,6 +78,30 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._top = self.peaks.get(phase, -1)
         self._note_peak()
 
+    @contextlib.contextmanager
+    def known_phase(self, phase: str, known: list[Work]) -> Iterator[bool]:
+        """A phase that takes the same whenever it is run; says whether it must be, or is already in the list.
+
+        What the phase took is put into the list where that is empty, and counted again where it is not.
+        """
+        self.enter(phase)
+        flops, n_calls, busy_seconds = self.flops, self.n_calls, self.busy_seconds
+        yield not known
+        if known:
+            [work] = known
+            self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.peak_beyond)
+            self.flops += work.flops
+            self.n_calls += work.n_calls
+            self.busy_seconds += work.busy_seconds
+        else:
+            work = Work(
+                peak_beyond=self.peaks[phase] - self.at_start[phase],
+                flops=self.flops - flops,
+                n_calls=self.n_calls - n_calls,
+                busy_seconds=self.busy_seconds - busy_seconds,
+            )
+            known.append(work)
+
     def _note_peak(self) -> None:
         if self.now > self._top:
             self._top = self.peaks[self.phase] = self.now
@@ -93,6 +130,8 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation, and count the storages of its results."""
+        if func is _DEVICE and not args[0].fake_mode.in_kernel_invocation:
+            return args[0].fake_device  # autograd asks for it more often than for anything else
         result = func(*args, **(kwargs or {}))
         self._note_work(func, args, kwargs or {}, result)
         for leaf in tree_leaves(result):

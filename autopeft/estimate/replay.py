@@ -11,12 +11,13 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
 from autopeft.adapters import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, first_line_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
-from autopeft.estimate.living_bytes import LivingBytes
+from autopeft.estimate.known_results import KnownResults
+from autopeft.estimate.living_bytes import LivingBytes, Work
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
@@ -149,9 +150,12 @@ class Replay:
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
+        self._known = KnownResults(mode=self._fake_mode)
+        self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:
         """The memory of a training step; raises SpecError where a pass reads values of tensors."""
+        key = (step.foreach, step.rates)
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
         def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -160,8 +164,10 @@ class Replay:
             return step.loss(model, batch)
 
         try:
-            with self._fake_mode, StandInArrays(), StandInValues() as stand_ins:
-                return measure(self._model, replace(step, loss=loss))
+            with self._fake_mode, StandInArrays(), StandInValues(self._known) as stand_ins:
+                if key not in self._optimizers:
+                    self._optimizers[key] = _Optimizer(self._model, foreach=step.foreach)
+                return _measured(self._model, replace(step, loss=loss), self._optimizers[key])
         except _LACKS_VALUES as error:
             raise _unpredictable(error) from error
 
@@ -171,9 +177,39 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
     return Replay(model).memory(step)
 
 
+class _Optimizer:
+    """AdamW with the moments that its first step makes; what a later step took is kept in `work`."""
+
+    def __init__(self, model: nn.Module, *, foreach: bool) -> None:
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.adamw = AdamW(self.trained, foreach=foreach)
+        for parameter in self.trained:
+            parameter.grad = torch.zeros_like(parameter)
+        self.adamw.step()
+        self.adamw.zero_grad()
+        self.work: list[Work] = []
+
+    def moments(self) -> Iterator[torch.Tensor]:
+        """All tensors that AdamW keeps."""
+        for state in self.adamw.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+    def step(self, living: LivingBytes) -> None:
+        """Take a step, or count it once more, and forget the gradients."""
+        with living.known_phase(OPTIMIZER, self.work) as is_new:
+            if is_new:
+                nn.utils.clip_grad_norm_(self.trained, 1.0)
+                self.adamw.step()
+            self.adamw.zero_grad()
+
+
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
     """The memory of a training step of a model, which is run on its device; its weights change."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return _measured(model, step, _Optimizer(model, foreach=step.foreach))
+
+
+def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> StepMemory:
+    trained = optimizer.trained
     named = (*model.named_parameters(), *model.named_buffers())
     frozen = [
         tensor
@@ -182,15 +218,8 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
     ]
     with LivingBytes(step.rates) as living:
         weights_bytes, trained_bytes = living.watch(frozen), living.watch(trained)
-        optimizer = AdamW(trained, foreach=step.foreach)
-        for parameter in trained:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes the moments
-        optimizer.zero_grad()
-        lasting = living.now
+        optimizer_bytes = living.watch(optimizer.moments())
         model.train()
-        living.peaks.clear()
-        living.n_calls, living.busy_seconds = 0, 0.0
         checkpointing = step.checkpointing and can_checkpoint(model)
         with (
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
@@ -202,7 +231,7 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
             weights_bytes=weights_bytes,
             trained_bytes=trained_bytes,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
-            optimizer_bytes=lasting - weights_bytes - trained_bytes,
+            optimizer_bytes=optimizer_bytes,
             body_bytes=body_bytes,
             forward_bytes=forward_bytes,
             peaks=dict(living.peaks),
@@ -214,7 +243,7 @@ def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 
 def _train(
-    model: nn.Module, optimizer: Optimizer, step: TrainingStep, living: LivingBytes
+    model: nn.Module, optimizer: _Optimizer, step: TrainingStep, living: LivingBytes
 ) -> tuple[int, int]:
     """One optimizer step; returns the most that a forward pass left, and the most where its layers ended."""
     largest, in_body, device = 0, 0, next(model.parameters()).device
@@ -231,10 +260,7 @@ def _train(
             living.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
-    living.enter(OPTIMIZER)
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    optimizer.step(living)
     return largest, in_body
 
 

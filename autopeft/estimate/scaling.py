@@ -48,11 +48,14 @@ class Subject:
 
 @dataclass(kw_only=True)
 class MemoryModel:
-    """The memory of steps of a subject, with or without checkpointing."""
+    """The memory of steps of a subject, with or without checkpointing.
+
+    `replays` holds the models of the subject by their layers; two models of memory can share it.
+    """
 
     subject: Subject
     checkpointing: bool = False
-    _replays: dict[int | None, Replay] = field(default_factory=dict)
+    replays: dict[int | None, Replay] = field(default_factory=dict)
     _known: dict[tuple[int, int], StepMemory] = field(default_factory=dict)
     _points: list[StepMemory] = field(default_factory=list)
 
@@ -99,8 +102,8 @@ class MemoryModel:
         return combined(few, (1 - beyond, beyond))
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
-        if depth not in self._replays:
-            self._replays[depth] = Replay(self.subject.build(depth))
+        if depth not in self.replays:
+            self.replays[depth] = Replay(self.subject.build(depth))
         step = TrainingStep(
             micro_batches=[self.subject.batch(n_rows, n_tokens)],
             loss=self.subject.loss,
@@ -110,7 +113,7 @@ class MemoryModel:
             on_gpu=self.subject.on_gpu,
             rates=self.subject.rates,
         )
-        return self._replays[depth].memory(step)
+        return self.replays[depth].memory(step)
 
 
 def _square(x: float) -> tuple[float, float, float]:
