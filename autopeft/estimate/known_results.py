@@ -63,14 +63,14 @@ class KnownResults:
         return type(form)(None if each is None else self._made(each, tensors) for each in form)
 
     def _tensor(self, form: _Form, tensors: list[FakeTensor]) -> FakeTensor:
-        guard = torch._C._DisableTorchDispatch()  # type: ignore[attr-defined]
+        guard = torch._C._DisableTorchDispatch()
         try:
             if form.argument is None:
                 plain = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
             else:
                 storage = tensors[form.argument].untyped_storage()
                 plain = torch.empty(0, dtype=form.dtype, device="meta")
-                plain.set_(storage, form.offset, form.shape, form.stride)  # type: ignore[call-overload]
+                plain.set_(storage, form.offset, form.shape, form.stride)
             return FakeTensor(self.mode, plain, _CPU)
         finally:
             del guard
@@ -109,7 +109,7 @@ def _form(result: Any, tensors: list[FakeTensor]) -> Any:
         shape=result.shape,
         stride=result.stride(),
         dtype=result.dtype,
-        offset=result.storage_offset(),
+        offset=int(result.storage_offset()),
         argument=shared[0] if shared else None,
     )
     if not shared and storage.nbytes() != _least_bytes(result):
