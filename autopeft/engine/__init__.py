@@ -5,7 +5,7 @@ depend on the executor. A stopped run continues when it runs again with its earl
 
 Inside the folder each file imports only from those before it:
 schedule, rates, samplers, race → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
-twins, promote → propose, finalists → judge, choose → confirm → sentences.
+twins, promote → propose, finalists → judge, choose → deepen, confirm → sentences.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from autopeft.engine.choose import choose, retune, with_margin
 from autopeft.engine.confirm import MAX_TESTED, confirm, in_time, read_test
 from autopeft.engine.cost import search_cost
+from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import finalists, with_best
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries
@@ -72,7 +73,9 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     problem = with_margin(problem, ledger, by_rung[-1])
     if len(by_rung) > problem.schedule.last:  # all rungs were reached
         by_rung[-1] = retune(problem, study_log, by_rung[-1])
-    named = finalists(problem, ledger, choose(problem, ledger, by_rung[-1]))
+    chosen = deepened(problem, study_log, by_rung[-1], choose(problem, ledger, by_rung[-1]))
+    ledger.release(by_rung[-1])
+    named = finalists(problem, ledger, chosen)
     problem = in_time(problem, ledger, named)
     confirmed = confirm(problem, ledger, named)
     best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)

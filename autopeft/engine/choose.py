@@ -44,12 +44,13 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. Where
-    nothing was learned yet, it is the one with the lowest learning rate among those of about the lowest loss:
-    noise orders them, and a rate that is too high shows in full runs alone. The candidate has the fewest
-    parameters among the plans with at most half of the incumbent's that may be as good: on the same examples,
-    the one-sided 95 % bound of what they lose is not beyond the margin. Where there is none it is the
-    incumbent. Confirmation says whether the candidate holds; without one it is the incumbent, as nothing
-    supports another. Where the objective is `params` the incumbent is the candidate.
+    nothing was learned yet, noise orders plans of about the lowest loss: a baseline goes before others, and
+    the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone.
+
+    The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
+    as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
+    there is none it is the incumbent. Confirmation says whether the candidate holds; without one it is the
+    incumbent, as nothing supports another. Where the objective is `params` the incumbent is the candidate.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -65,42 +66,55 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     if not baselines:
         failed = [m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = _leading(problem, ledger, ranked)
-    small = _small_ones(problem, ranked, incumbent)
-    smallest = min(small, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
+    incumbent = by_merit(problem, ledger, ranked)[0]
+    smallest = smallest_candidate(problem, ranked, incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
-    return incumbent.plan, _leading(problem, ledger, baselines).plan, smallest.plan
+    return incumbent.plan, by_merit(problem, ledger, baselines)[0].plan, smallest.plan
 
 
-def _leading(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> Measurement:
-    """The plan that goes on among measurements of the last rung, which are sorted by loss.
+def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> list[Measurement]:
+    """Measurements of the last rung, which are sorted by loss, in the order in which they go on.
 
-    Where the last rung's lowest loss is about that of the first rung, nothing was learned: plans with about
-    the lowest loss are tied, and the one with the lowest learning rate in its range goes on.
+    The best by the metric first, as far as it can tell. Where the lowest loss is about that of the first
+    rung, nothing was learned: those of about the lowest loss come first, as `choose` says.
     """
-    lowest, first = ranked[0].loss, ranked_by_loss(ledger.at(problem.rung(0)).values())
-    before = next((m.loss for m in first if m.plan.adapters), None)
-    if not problem.schedule.last or not before or not lowest or lowest <= _UNLEARNED * before:
-        return first_by_metric(problem, ranked)
+    if has_learned(problem, ledger, ranked[0]):
+        first = first_by_metric(problem, ranked)
+        return [first, *(m for m in ranked if m is not first)]
+    lowest = ranked[0].loss or 0.0
     tied = [m for m in ranked if m.plan.adapters and m.loss is not None and m.loss <= _TIED * lowest]
 
-    def position(measurement: Measurement) -> float:
+    def caution(measurement: Measurement) -> tuple[bool, float]:
         plan = measurement.plan
-        return rate_position(plan.learning_rate, problem.rate_range(plan, ledger.arms[plan])) or 0.0
+        position = rate_position(plan.learning_rate, problem.rate_range(plan, ledger.arms[plan]))
+        return not is_baseline(plan, problem, ledger), position or 0.0
 
-    return min(tied, key=lambda m: (position(m), by_loss(m)), default=ranked[0])
+    return [*sorted(tied, key=caution), *(m for m in ranked if m not in tied)]
 
 
-def _small_ones(
+def has_learned(problem: SearchProblem, ledger: Ledger, best: Measurement) -> bool:
+    """Whether the lowest loss is clearly below that of the first rung; True where there is one rung."""
+    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
+    before = next((m.loss for m in first if m.plan.adapters), None)
+    if not problem.schedule.last or not before or not best.loss:
+        return True
+    return best.loss <= _UNLEARNED * before
+
+
+def smallest_candidate(
     problem: SearchProblem, ranked: Sequence[Measurement], incumbent: Measurement
-) -> list[Measurement]:
-    """Those that are small and as good as the incumbent; none where the metric was not measured."""
+) -> Measurement:
+    """The one with the fewest parameters among the small ones that may be as good as the incumbent.
+
+    The incumbent where there is none; none is where the metric was not measured.
+    """
     most = SMALLEST_SHARE * incumbent.plan.trainable_params
     small = [m for m in ranked if m.plan.trainable_params <= most]
-    return [m for m in small if may_be_as_good(problem, m, incumbent)]
+    good = [m for m in small if may_be_as_good(problem, m, incumbent)]
+    return min(good, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
 
 
 def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measured:
@@ -127,19 +141,22 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
                 log.info("The rate of plan %s is not tuned again: that cannot be paid.", plan.digest)
                 break
             measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
-    ledger.release({*measured} - {*last})
     return measured
 
 
 def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured, *, arm: Arm) -> Plan | None:
-    """The plan below its best learning rate; None where such a rate is known or far below the range.
+    """The plan below its best learning rate; None where such a rate is known or far below the range."""
+    tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
+    best = min(tried, key=by_loss).plan
+    is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
+    return None if is_known else lowered(best, problem, arm=arm)
+
+
+def lowered(plan: Plan, problem: SearchProblem, *, arm: Arm) -> Plan | None:
+    """The plan at a lower learning rate; None far below the range.
 
     A range that the search space sets is kept to.
     """
-    tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
-    best = min(tried, key=by_loss).plan
-    rate = best.learning_rate / _LOWER
-    is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
+    rate = plan.learning_rate / _LOWER
     lowest = problem.rate_range(plan, arm)[0] / (1.0 if problem.has_set_rates(plan, arm) else _LOWER)
-    is_too_low = rate < lowest
-    return None if is_known or is_too_low else replace(best, learning_rate=rate)
+    return None if rate < lowest else replace(plan, learning_rate=rate)

@@ -108,6 +108,11 @@ class SearchProblem:
         """The fidelity of a rung, from 0."""
         return self.schedule.rung(index, seed=self.seed)
 
+    @property
+    def full_rung(self) -> Fidelity:
+        """A full run that the search split judges, and that goes on from the rungs."""
+        return self.schedule.full_rung(seed=self.seed)
+
     def confirmation(self, index: int) -> Fidelity:
         """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
         return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)

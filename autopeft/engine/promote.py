@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measured]:
     """The measurements of every rung, the first rung first; each rung measures what the one before leaves.
 
-    The last rungs are missing where the time is too short for two of their plans.
+    Runs of the last rung are kept, since some may go on. The last rungs are missing where the time is too
+    short for two of their plans.
 
     Raises:
         TrainingError: No plan of the first rung could be trained.
@@ -41,7 +42,6 @@ def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measu
             break
         rungs.append(measured)
         ledger.release({*plans} - {*rungs[-1]})
-    ledger.release(rungs[-1])
     return rungs
 
 

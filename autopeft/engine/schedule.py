@@ -64,6 +64,10 @@ class Schedule:
         n_examples = self.n_search if index == self.last else min(self.n_search, _RUNG_EXAMPLES[index])
         return self._fidelity("search", self.rung_steps[index], n_examples, seed)
 
+    def full_rung(self, *, seed: int) -> Fidelity:
+        """The fidelity of a full run on the search split."""
+        return self._fidelity("search", self.full_steps, self.n_search, seed)
+
     def fidelity(self, split: str, *, seed: int) -> Fidelity:
         """The fidelity of a confirming run, or of its weights on the test split or on general text."""
         n_examples = {"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split]
@@ -121,9 +125,9 @@ class Schedule:
         read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)
         return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(_HEAD_COST))
 
-    def confirm_run_cost(self, plan: Plan) -> float:
-        """Cost in R of one confirming run of a plan, without the test split."""
-        return self._confirm_run(1.0 if plan.adapters else _HEAD_COST)
+    def confirm_run_cost(self, plan: Plan | None = None) -> float:
+        """Cost in R of one confirming run, by default of a plan with adapters, without the test split."""
+        return self._confirm_run(1.0 if plan is None or plan.adapters else _HEAD_COST)
 
     def _confirm_run(self, step_cost: float = 1.0) -> float:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)

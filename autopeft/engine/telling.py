@@ -23,9 +23,9 @@ class StudyLog:
 
     Trials that were dropped for lack of time have no proposal; nothing is proposed after them.
 
-    Every loss in the study was measured at the first rung, or at the last one for a plan whose source is
-    `retuned`, which is added after all sampling. `policies` stand beside the proposals; None for a plan that
-    comes from no policy.
+    Every loss in the study was measured at the first rung; for a plan whose source is `retuned`, which is
+    added after all sampling, at the last one or in full. `policies` stand beside the proposals; None for a
+    plan that comes from no policy.
     """
 
     problem: SearchProblem

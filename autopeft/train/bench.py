@@ -261,7 +261,7 @@ class Bench:
         is_rung = fidelity.split == "search"
         n_steps = fidelity.train_steps
         states = self.states if is_rung else None
-        is_resumed = n_steps in self.rung_steps[:-1]  # nothing follows the last rung
+        is_resumed = n_steps in self.rung_steps  # a full run may follow the last one
         run = TrainingRun(
             steps=self._steps(fidelity),
             sizes=self.splits["train"].sizes,

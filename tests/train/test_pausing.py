@@ -169,18 +169,24 @@ def test_rung_that_failed_is_tried_again_from_the_same_state(make_pausing, make_
     keeping.measure(plan, fidelity(train_steps=4))
     state = keeping.states.load(plan, 0)
     before = {name: tensor.clone() for name, tensor in state.tensors.items()}
-    keeping.measure(plan, fidelity(train_steps=20))  # trains on from the state, and keeps none at its end
+    keeping.measure(plan, fidelity(train_steps=24))  # trains on from the state, and keeps none at its end
     assert keeping.states.load(plan, 0) is state
     assert all(torch.equal(state.tensors[name], tensor) for name, tensor in before.items())
-    again = keeping.measure(plan, fidelity(train_steps=20))
-    assert timeless(again) == timeless(plain.measure(plan, fidelity(train_steps=20)))
+    again = keeping.measure(plan, fidelity(train_steps=24))
+    assert timeless(again) == timeless(plain.measure(plan, fidelity(train_steps=24)))
 
 
-def test_last_rung_leaves_no_state(make_pausing, make_plan, fidelity):
-    keeping, _, folder = make_pausing()
-    plan = make_plan(keeping.base, "lora")
+def test_full_run_goes_on_from_the_last_rung_to_the_bit_and_leaves_no_state(
+    make_pausing, make_plan, fidelity
+):
+    keeping, plain, folder = make_pausing()
+    plan, full = make_plan(keeping.base, "lora"), RUNGS[-1] + 4
     keeping.measure(plan, fidelity(train_steps=RUNGS[-1]))
-    assert keeping.states.load(plan, 0) is None
+    seen = keeping.measure(plan, fidelity(train_steps=full))
+    assert seen.trained_steps == full - RUNGS[-1]
+    assert timeless(seen) == timeless(plain.measure(plan, fidelity(train_steps=full)))
+    assert keeping.states.load(plan, 0).position.step == RUNGS[-1]
+    keeping.states.forget([plan])
     keeping.states.write()
     assert not folder.exists()
 

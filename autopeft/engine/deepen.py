@@ -1,0 +1,99 @@
+"""Full runs of the leading baselines, paid by a confirmation that has no rival to compare."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from autopeft.engine.choose import by_merit, lowered, smallest_candidate
+from autopeft.engine.ledger import Ledger, Measured, is_baseline
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.telling import StudyLog
+from autopeft.records import Adapter, Measurement, Plan
+
+Chosen = tuple[Plan, Plan, Plan]  # incumbent, baseline, candidate for the smallest
+
+_LEAST = 2  # full runs; one alone compares nothing
+_LONG = 0.7  # of a full run: a last rung of that length has told as much; chosen by hand
+
+log = logging.getLogger(__name__)
+
+
+def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen: Chosen) -> Chosen:
+    """The chosen plans after full runs of the leading baselines, where the incumbent is one of them.
+
+    Their confirmation has no rival to compare, so that most of what is kept for it is left. That pays for
+    what people do by hand: the best plan of each baseline placement is trained in full and judged on the
+    search split, and then the leading one at lower rates as long as that helps, as many as can be paid. Short
+    runs favour high learning rates, and some data teach nothing in them.
+    """
+    incumbent, baseline, _ = chosen
+    ledger, schedule = study_log.ledger, problem.schedule
+    is_told = schedule.rung_steps[-1] >= _LONG * schedule.full_steps
+    if incumbent != baseline or not baseline.adapters or is_told or problem.spec.confirm.fidelity == "none":
+        return chosen
+    left = schedule.full_steps - schedule.rung_steps[-1]
+    placements = _placements(problem, ledger, last, baseline)
+    if not _has_room(problem, ledger, n_runs=_LEAST, steps=left):
+        return chosen
+    while not _has_room(problem, ledger, n_runs=len(placements), steps=left):
+        placements.pop()
+    ledger.progress.phase("full runs", len(placements))
+    ledger.plan_ahead(problem.full_rung, n_measurements=len(placements), new_steps=left)
+    requests = [(plan, problem.full_rung) for plan in placements]
+    results = ledger.measure_in_time(requests, reserve=ledger.verdict_reserve(problem), new_steps=left)
+    if len(results) == len(requests):
+        results += _at_lower_rates(problem, study_log, last, results)
+    ledger.plan_ahead(problem.full_rung, n_measurements=0)
+    ranked = ranked_by_loss(results)
+    if not ranked:
+        return chosen
+    best = by_merit(problem, ledger, ranked)[0]
+    log.info("Of %d baselines that were trained in full, plan %s is best.", len(results), best.plan.digest)
+    return best.plan, best.plan, smallest_candidate(problem, ranked_by_loss(last.values()), best).plan
+
+
+def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:
+    """The best plan of each baseline placement, the leading one first."""
+    measured = [m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger)]
+    best: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
+    for measurement in by_merit(problem, ledger, measured):
+        best.setdefault(measurement.plan.adapters, measurement.plan)
+    return [plan for plan in best.values() if plan.adapters]
+
+
+def _at_lower_rates(
+    problem: SearchProblem, study_log: StudyLog, last: Measured, results: Sequence[Measurement]
+) -> list[Measurement]:
+    """Full runs of the best of some full runs at lower and lower rates, as long as each is the best."""
+    ledger, new = study_log.ledger, list[Measurement]()
+    while _has_room(problem, ledger, n_runs=1, steps=problem.schedule.full_steps):
+        ranked = ranked_by_loss([*results, *new])
+        leading = by_merit(problem, ledger, ranked)[0] if ranked else [*results, *new][-1 if new else 0]
+        if new and leading is not new[-1]:
+            break
+        plan, arm = leading.plan, ledger.arms[leading.plan]
+        below = [p for p in last if p.adapters == plan.adapters and p.learning_rate < plan.learning_rate]
+        if below:
+            known = max(below, key=lambda plan: plan.learning_rate)
+            new += ledger.measure_all([(known, problem.full_rung)])
+            continue
+        lower = lowered(plan, problem, arm=arm)
+        if lower is None:
+            break
+        new.append(study_log.measure_extra(arm, lower, source="retuned", fidelity=problem.full_rung))
+    return new
+
+
+def _has_room(problem: SearchProblem, ledger: Ledger, *, n_runs: int, steps: int) -> bool:
+    """Whether runs of so many new steps can be made in time, and paid beside a confirming run."""
+    seconds = n_runs * ledger.estimate(problem.full_rung, new_steps=steps)
+    if not ledger.has_time_for(seconds=seconds, reserve=ledger.verdict_reserve(problem)):
+        return False
+    limit, schedule = problem.spec.search.max_cost, problem.schedule
+    if limit is None:
+        return True
+    read = schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
+    runs = n_runs * schedule.cost(steps=steps, eval_examples=schedule.n_search)
+    return ledger.cost(schedule) + runs + schedule.confirm_run_cost() + read <= limit
