@@ -171,13 +171,22 @@ class _Says:
         lines.append(f"Adapter file: {megabytes(best.megabytes)} MB.")
         return tuple(lines)
 
+    def _n_full_trials(self) -> int:
+        """How many plans the search trained in full beside the confirmation."""
+        full = self.result.setting.full_run_steps
+        searched = (m.fidelity for m in self.result.measurements if m.fidelity.split == "search")
+        is_longest_rung = full in self.result.proxy.rung_steps
+        return 0 if is_longest_rung else sum(fidelity.train_steps == full for fidelity in searched)
+
     def settled(self) -> str:
         """Whether the difference to the default is settled, in one sentence."""
         verdict = self.result.verdict
         if verdict.label == "none":
             return "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict."
         if verdict.interval_95 is None:
-            return "Chosen by short trial runs: no other plan promised more, so none was compared again."
+            n_full = self._n_full_trials()
+            how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
+            return f"Chosen by {how}: no other plan promised more, so none was compared again."
         low, high = verdict.interval_95
         n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         is_open = low < 0 < high and verdict.label != "equivalent"

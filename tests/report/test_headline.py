@@ -157,3 +157,15 @@ def test_a_default_that_led_from_the_start_is_not_called_settled():
     verdict = replace(result.verdict, label="default kept", mean_difference=0.0, interval_95=None)
     answer = report.answer_of(replace(result, best=BASELINE, verdict=verdict), WORDS)
     assert answer.sure[0].startswith("Chosen by short trial runs") and "ettled" not in " ".join(answer.sure)
+
+
+def test_full_runs_of_the_default_are_told():
+    result = toy_result()
+    verdict = replace(result.verdict, label="default kept", mean_difference=0.0, interval_95=None)
+    run = next(m for m in result.measurements if m.fidelity.split == "search")
+    full = replace(run, fidelity=replace(run.fidelity, train_steps=result.setting.full_run_steps))
+    result = replace(result, best=BASELINE, verdict=verdict, measurements=(*result.measurements, full, full))
+    assert report.answer_of(result, WORDS).sure[0] == (
+        "Chosen by short trial runs and 2 full ones of the default: no other plan promised more, so none was "
+        "compared again."
+    )
