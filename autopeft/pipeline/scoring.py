@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from autopeft.errors import SpecError
+from autopeft.errors import SpecError, StoppedError
 from autopeft.extension import Batch, Score, discover
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
@@ -21,6 +22,7 @@ _SHARE = 0.05  # of a full run's cost: the project's promise
 # bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18 tokens).
 _PASS_COST = {"inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # in the same unit, for each score in addition to the pass
+_TIME_SHARE = 0.1  # of what is left of --max-time, for the whole pass; chosen by hand
 _BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; chosen by hand
 
@@ -29,15 +31,22 @@ log = logging.getLogger(__name__)
 
 @memory_needed("the sensitivity pass")
 def sensitivity(
-    prepared: Prepared, names: Sequence[str], *, max_examples: int | None = None, enough: float = ENOUGH
+    prepared: Prepared,
+    names: Sequence[str],
+    *,
+    max_examples: int | None = None,
+    enough: float = ENOUGH,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Sensitivity:
     """Scores of every site on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
     examples. It stops early once two halves of the examples rank the sites alike (rank correlation of at
-    least `enough`; a value above 1 never stops early).
+    least `enough`; a value above 1 never stops early). With `--max-time` it stops too once it has taken a
+    tenth of the time that is left; `clock` gives the seconds since the run began.
 
     Raises:
+        StoppedError: `--max-time` has passed.
         UnknownNameError: A score does not exist.
         SpecError: `max_examples` is below 1, or a score is not finite.
         DataError: A loss is not finite.
@@ -50,23 +59,58 @@ def sensitivity(
         chosen, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
     base = prepared.base
+    limit = _Limit(prepared, clock)
     scored_model = ScoredModel(
         model=base.module,
         sites=base.sites,
         task=prepared.task,
         precision=base.precision,
         max_tokens=prepared.bench.compute.micro_batch_tokens,
+        interrupt=limit.require_time,
     )
     with base.precision.multiplying():
         scored = measure(
             chosen,
             scored_model,
-            _batches(prepared, n_examples=min(n_requested, n_train)),
+            limit.in_time(_batches(prepared, n_examples=min(n_requested, n_train))),
             seed=prepared.spec.search.seed,
             enough=enough,
         )
-    notes = (*scored.notes, *_notes(scored, n_requested, n_train))
+    notes = (*scored.notes, *(limit.notes(scored, n_requested) or _notes(scored, n_requested, n_train)))
     return replace(scored, n_asked=n_requested, notes=notes)
+
+
+class _Limit:
+    """The time that the pass of a run may take, counted from here."""
+
+    def __init__(self, prepared: Prepared, clock: Callable[[], float]) -> None:
+        self._interrupt, self._clock = prepared.bench.interrupt, clock
+        self._seconds = prepared.spec.search.max_time_seconds or math.inf
+        self._end = clock() + _TIME_SHARE * (self._seconds - clock())
+        self._is_cut = False
+
+    def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The first batch, and the others until the share of the pass is used up."""
+        for index, batch in enumerate(batches):
+            if index and self._clock() >= self._end:
+                self._is_cut = True
+                return
+            yield batch
+
+    def require_time(self) -> None:
+        """Raise StoppedError where the time of the whole run has passed, or what stops the run."""
+        self._interrupt()
+        if self._clock() >= self._seconds:
+            raise StoppedError("--max-time passed in the sensitivity pass; start again with a larger one.")
+
+    def notes(self, scored: Sensitivity, n_requested: int) -> list[str]:
+        """What the limit did to the pass; empty where it did nothing."""
+        if not self._is_cut:
+            return []
+        return [
+            f"Stopped after {scored.n_examples} of {n_requested} examples, since a tenth of what was left of "
+            "--max-time had passed."
+        ]
 
 
 def require_some(max_examples: int | None) -> None:
@@ -75,9 +119,11 @@ def require_some(max_examples: int | None) -> None:
         raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
 
 
-def logged_scores(prepared: Prepared, names: Sequence[str]) -> tuple[SiteScores, ...]:
+def logged_scores(
+    prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[SiteScores, ...]:
     """The scores of a search; logs the notes that `analyze` would print beside them."""
-    scored = sensitivity(prepared, names)
+    scored = sensitivity(prepared, names, clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if scored.unreachable:

@@ -113,7 +113,7 @@ def _search_in(
     scoring_started = time.monotonic()
     progress.phase("sensitivity", 0)
     names = score_names(spec, requested)
-    scores = keep_scores(run, lambda: logged_scores(prepared, names))
+    scores = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
     scoring_seconds = time.monotonic() - scoring_started
     problem = search_problem(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
@@ -121,7 +121,7 @@ def _search_in(
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
-        with _ledger(run, prepared, bench, progress=tracked, began=limit.started) as ledger:
+        with _ledger(run, prepared, bench, progress=tracked, clock=limit.clock) as ledger:
             with run.writing_study():
                 outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
                 engine.show_race(run.study_storage(), outcome)
@@ -155,7 +155,7 @@ def _search_in(
 
 @contextlib.contextmanager
 def _ledger(
-    run: RunDir, prepared: Prepared, bench: Bench, *, progress: Progress, began: float
+    run: RunDir, prepared: Prepared, bench: Bench, *, progress: Progress, clock: Callable[[], float]
 ) -> Iterator[Ledger]:
     """A context with the ledger of a run, whose workers end with it.
 
@@ -172,7 +172,7 @@ def _ledger(
             known=known_measurements(run),
             record=lambda measurement: record(run, measurement),
             release=lambda plans: _forget(run, bench, plans),
-            clock=lambda: time.monotonic() - began,
+            clock=clock,
             limit_seconds=prepared.spec.search.max_time_seconds,
         )
     finally:

@@ -54,7 +54,11 @@ class TimeLimit:
     def seconds_left(self) -> float:
         """What the measurements may take from now on."""
         assert self.spec.search.max_time_seconds is not None
-        return _SHARE * self.spec.search.max_time_seconds - (time.monotonic() - self.started)
+        return _SHARE * self.spec.search.max_time_seconds - self.clock()
+
+    def clock(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
 
 
 def within_time(

@@ -202,3 +202,11 @@ def test_shortened_run_is_stored_and_a_resumed_one_keeps_it(spec, tmp_path):
     again = RunSpec(search=SearchSpec(max_time_seconds=400.0), output=short.output)
     resumed, _ = search(again, given=frozenset({"search.max_time_seconds"}), resume=True, progress=Silent())
     assert resumed.setting.full_run_steps == 20
+
+
+def test_the_sensitivity_pass_of_a_search_keeps_to_its_time(spec, tmp_path, monkeypatch):
+    short = spec.model_copy(update={"output": OutputSpec(out=str(tmp_path / "run"))})
+    short = with_setting(with_setting(short, "task.max_steps", 4), "search.trials", 2)
+    monkeypatch.setattr(TimeLimit, "clock", lambda limit: 1e9)
+    with pytest.raises(StoppedError, match="--max-time passed in the sensitivity pass"):
+        search(short, given=frozenset({"search.trials", "task.max_steps"}), progress=Silent())

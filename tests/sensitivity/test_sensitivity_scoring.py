@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from toys.sensitivity import SCORES, FirstLayerLoss
 
-from autopeft.errors import SpecError, UnknownNameError
+from autopeft.errors import SpecError, StoppedError, UnknownNameError
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
-from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json
+from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
 from autopeft.records import Sensitivity as Record
 
 
@@ -72,6 +74,42 @@ def test_stopping_early_is_noted(prepared):
     assert note.startswith(
         "Stopped after 64 of 80 examples: two halves of them rank the sites alike (Spearman 0."
     )
+
+
+@pytest.fixture
+def timed(prepared):
+    """A function: seconds that each look at the clock takes -> the run with 100 seconds, and the clock."""
+
+    def make(seconds):
+        ticks = itertools.count(0.0, seconds)
+        return replace(prepared, spec=with_setting(prepared.spec, "search.max_time_seconds", 100.0)), partial(
+            next, ticks
+        )
+
+    return make
+
+
+def test_a_pass_ends_after_a_tenth_of_the_time_that_is_left(timed):
+    run, clock = timed(1.5)
+    seen = sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock)
+    assert 32 <= seen.n_examples < 80
+    assert seen.notes == (
+        f"Stopped after {seen.n_examples} of 80 examples, since a tenth of what was left of --max-time had "
+        "passed.",
+    )
+    run, clock = timed(0.1)
+    assert sensitivity(run, ["fisher"], max_examples=80, enough=1.1, clock=clock).n_examples == 80
+
+
+@pytest.mark.parametrize("name", ["fisher", "conditioning"])
+def test_a_pass_beyond_the_time_of_the_run_stops_it_and_leaves_the_model_as_it_was(timed, name):
+    run, clock = timed(25.0)
+    before = run.base.sha256()
+    with pytest.raises(StoppedError, match="--max-time passed in the sensitivity pass"):
+        sensitivity(run, [name], max_examples=80, clock=clock)
+    assert run.base.sha256() == before
+    modules = run.base.module.modules()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):

@@ -59,6 +59,7 @@ class BatchRunner:
             if self._is_too_large(part):
                 to_do += [(half, seen) for half in split_in_half(part)[::-1]]
                 continue
+            self._scored.interrupt()
             visit = Visit(self._scored, part, listeners=listeners, seen=seen, counter=self._counter(part))
             if self._succeeds(visit, part, index=index):
                 self.reached |= visit.reached

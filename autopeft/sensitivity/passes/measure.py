@@ -58,9 +58,10 @@ def measure(
     started = time.perf_counter()
     model, sites = scored.model, scored.sites
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
+    scored = replace(scored, sites=measured)
     halves = SplitHalves(scores, measured, seed=seed)
-    read_weights(halves, model, measured)
-    runner = BatchRunner(replace(scored, sites=measured), halves, seed=seed)
+    read_weights(halves, scored)
+    runner = BatchRunner(scored, halves, seed=seed)
     peak_bytes = 0
     if runner.passes:
         put_back = note_flags(model)

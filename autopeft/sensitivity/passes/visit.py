@@ -29,7 +29,8 @@ class ScoredModel:
 
     The loss is the mean over a batch's examples, or over its tokens that have a label. Forward passes compute
     in `precision`; scores are added up in float32. A batch of more than `max_tokens`, padding included, goes
-    through the model in parts; None: no limit is known.
+    through the model in parts; None: no limit is known. `interrupt` is called before each part and each
+    weight; what it raises ends the pass.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class ScoredModel:
     task: Task
     precision: Precision = field(default_factory=Precision)
     max_tokens: int | None = None
+    interrupt: Callable[[], None] = lambda: None
     time_first_sites: frozenset[str] | None = None  # whose layers see (T, B, features); None: not known yet
 
     def loss(self, batch: Batch) -> Tensor:

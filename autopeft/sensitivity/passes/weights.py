@@ -12,9 +12,10 @@ from autopeft.model import plain_weight
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import expert_maps
 from autopeft.sensitivity.passes.halves import SplitHalves
+from autopeft.sensitivity.passes.visit import ScoredModel
 
 
-def read_weights(halves: SplitHalves, model: nn.Module, sites: tuple[Site, ...]) -> None:
+def read_weights(halves: SplitHalves, scored: ScoredModel) -> None:
     """Give every weight once to the first half's reducers of the scores of weights.
 
     A weight in few bits is dequantised when its turn comes, and dropped after it. Sites whose weights are
@@ -24,9 +25,10 @@ def read_weights(halves: SplitHalves, model: nn.Module, sites: tuple[Site, ...])
     reducers = [reducer for score, reducer in pairs if score.labels == "weights"]
     if not reducers:
         return
-    for site in sites:
+    for site in scored.sites:
+        scored.interrupt()
         holder = site.name.rpartition(".")[0] if site.kind == "parameter" else site.name
-        module = model.get_submodule(holder)
+        module = scored.model.get_submodule(holder)
         with torch.no_grad():
             weight = _weight(site, module)
             if weight is not None:
