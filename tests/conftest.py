@@ -6,22 +6,17 @@ Everything is built offline and seeded.
 from __future__ import annotations
 
 import copy
-import csv
 import os
 from dataclasses import replace
 
 import hypothesis
 import pytest
 import torch
-import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base, toy_config
+from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base
 from toys.counting import tiny_config
 from toys.exports import trained
-from toys.words import CONTEXT, LABEL_NAMES, SPECIAL, VOCABULARY, toy_rows
+from toys.folders import word_tokenizer, write_data, write_model
+from toys.words import CONTEXT, toy_rows
 
 from autopeft.adapters import compile_plan
 from autopeft.exports import write_adapter
@@ -54,18 +49,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def tokenizer():
     """One token per word of VOCABULARY, [CLS] before and [SEP] after."""
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=CONTEXT,
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
-    )
+    return word_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -186,31 +170,15 @@ def fidelity():
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory, tokenizer):
+def model_dir(tmp_path_factory):
     """A local model directory: a tiny BERT without a task head, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("m") / "tiny-bert"  # a short path: titles fit 80 columns
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformers.AutoModel.from_config(toy_config("bert", hidden=32, dropout=0.1)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_model(tmp_path_factory.mktemp("m") / "tiny-bert")  # a short path: titles fit 80 columns
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A local dataset: train.csv, validation.csv and test.csv of 120, 40 and 40 rows; words decide labels."""
-    folder = tmp_path_factory.mktemp("datasets") / "tiny-reviews"
-    folder.mkdir()
-    texts, labels = toy_rows(200, seed=7)
-    ends = {"train": slice(0, 120), "validation": slice(120, 160), "test": slice(160, 200)}
-    for split, rows in ends.items():
-        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(
-                (text, LABEL_NAMES[label]) for text, label in zip(texts[rows], labels[rows], strict=True)
-            )
-    return folder
+    return write_data(tmp_path_factory.mktemp("datasets") / "tiny-reviews")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """Ends searches at chosen file operations, resumes them, and compares them with the unbroken one.
 
-    PYTHONPATH=.:tests python tests/faults/killing.py --model DIR --data DIR --ends 200 --executor serial
-    PYTHONPATH=.:tests python tests/faults/killing.py --model DIR --data DIR --ends 100 --signal SIGHUP
+    PYTHONPATH=.:tests python tests/faults/killing.py --ends 200 --executor serial
+    PYTHONPATH=.:tests python tests/faults/killing.py --ends 100 --signal SIGHUP
+    PYTHONPATH=.:tests python tests/faults/killing.py --ends 60 --closing
 
 An end comes before the n-th file operation (open, rename, remove, mkdir …) of the search in its folder; n is
-drawn evenly from all of them. Every third search is ended once more while it resumes. Each search runs in a
-forked copy of this process, which imports everything once.
+drawn evenly from all of them, or with `--closing` each of the last. Every third search is ended once more
+while it resumes. Each search runs in a forked copy of this process, which imports everything once.
+
+Ends are rows of a CSV file. The same command goes on with what is missing, a larger `--ends` adds some.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from rows import Rows
+from toys.folders import write_data, write_model
 from toys.reading import rows_of
 
 from autopeft.cli.app import app
@@ -30,6 +36,7 @@ from autopeft.store import RunDir
 SETTINGS = "--max-steps 4 --batch-size 8 --budget 5% --trials 4 --confirm-seeds 2 --confirm full".split()
 SETTINGS += ["--methods", "ia3,lora", "--max-eval-examples", "20", "--quiet"]
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+OTHERS = ("operations", "chosen", "fault")  # columns of the CSV file
 CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
@@ -47,8 +54,13 @@ class Operations:
             os.kill(os.getpid(), self.number)
 
 
-def search(words: Sequence[str], out: Path, *, chosen: int | None, name: str) -> tuple[int, int, str]:
-    """Exit code (negative: the signal), number of operations, and stderr of a search in a forked process."""
+def search(
+    words: Sequence[str], *, before: Callable[[], Callable[[], int]] = lambda: lambda: 0
+) -> tuple[int, int, str]:
+    """Exit code (negative: the signal), a number, and stderr of a search in a forked process.
+
+    `before` is called in the process; what it returns gives the number when the search has ended.
+    """
     read_end, write_end = os.pipe()
     errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - the child writes, the parent reads
     child = os.fork()
@@ -60,23 +72,40 @@ def search(words: Sequence[str], out: Path, *, chosen: int | None, name: str) ->
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         signal.signal(signal.SIGINT, signal.default_int_handler)  # both may be ignored where tests run
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        operations = Operations(out, chosen, getattr(signal, name))
-        sys.addaudithook(operations)
+        number = before()
         code = 1
         try:
-            app(["search", *words, "--out", str(out)], standalone_mode=True)
+            app(["search", *words], standalone_mode=True)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        except Exception:
+            traceback.print_exc()
         finally:
-            os.write(write_end, str(operations.n_seen).encode())
+            os.write(write_end, str(number()).encode())
             sys.stderr.flush()
             os._exit(code)
     os.close(write_end)
     with os.fdopen(read_end) as stream:
-        n_seen = int(stream.read() or 0)
+        given = int(stream.read() or 0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     errors.seek(0)
-    return code, n_seen, errors.read()
+    return code, given, errors.read()
+
+
+def counting(out: Path, chosen: int | None, name: str) -> Callable[[], Callable[[], int]]:
+    """What to do before a search: count its file operations, and send a signal before the chosen one."""
+
+    def before() -> Callable[[], int]:
+        operations = Operations(out, chosen, getattr(signal, name))
+        sys.addaudithook(operations)
+        return lambda: operations.n_seen
+
+    return before
+
+
+def begun_or_resumed(words: Sequence[str], out: Path) -> list[str]:
+    """The options that start a search, or resume the one in its folder."""
+    return [*(["--resume", "--quiet"] if (out / "run.yaml").exists() else words), "--out", str(out)]
 
 
 def outcome_of(run: Path) -> object:
@@ -105,45 +134,67 @@ def one_end(
     """End a search, and its resumption where two operations are chosen; resume it, and say what is wrong."""
     ended = []
     for number in chosen:
-        options = ["--resume", "--quiet"] if (out / "run.yaml").exists() else words
-        code, _, errors = search(options, out, chosen=number, name=name)
+        code, _, errors = search(begun_or_resumed(words, out), before=counting(out, number, name))
         ended.append(code)
         if code not in (0, CODES[name]) or "Traceback" in errors:
             return [f"ended with {code}: {errors[-500:]}"]
         measured = (out / "state/measurements.jsonl").exists()
         if name != "SIGKILL" and code and (f"--resume --out {out}" in errors) != measured:
             return [f"the folder is named wrongly: {errors[-500:]}"]
-    options = ["--resume", "--quiet"] if (out / "run.yaml").exists() else words
-    code, _, errors = search(options, out, chosen=None, name=name)
+    code, _, errors = search(begun_or_resumed(words, out))
     return [f"resumed with {code}: {errors[-500:]}"] if code else faults_of(out, expected)
+
+
+def chosen_operations(options: argparse.Namespace, index: int, n_operations: int) -> list[int]:
+    """Before which file operations the search of an index is ended, and then its resumption."""
+    rng = random.Random(f"{options.seed}-{index}")
+    drawn = [rng.randint(1, n_operations), rng.randint(1, n_operations)]
+    first = n_operations - index if options.closing else drawn[0]
+    return [first, drawn[1]] if index % 3 == 2 else [first]
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="Default: a tiny one that is made here")
+    parser.add_argument("--data", type=Path, help="Default: a tiny one that is made here")
+    parser.add_argument("--ends", type=int, default=20)
+    parser.add_argument("--closing", action="store_true", help="End at each of the last operations")
+    parser.add_argument("--signal", choices=CODES, default="SIGKILL")
+    parser.add_argument("--executor", default="serial")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", type=Path, default=Path("reports/faults/killing.csv"))
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one JSON object; the exit code is 1 where anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--ends", type=int, default=20)
-    parser.add_argument("--signal", choices=CODES, default="SIGKILL")
-    parser.add_argument("--executor", default="serial")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = read_options(arguments)
     torch.set_num_threads(1)  # a forked process has no others
-    rng, folder = random.Random(options.seed), Path(tempfile.mkdtemp(prefix="killing-"))
-    words = ["--model", str(options.model), "--data", str(options.data), *SETTINGS]
-    code, n_operations, errors = search(words, folder / "whole", chosen=None, name=options.signal)
+    folder = Path(tempfile.mkdtemp(prefix="killing-"))
+    model, data = (options.model or write_model(folder / "bert"), options.data or write_data(folder / "data"))
+    words = ["--model", str(model), "--data", str(data), *SETTINGS]
+    whole = folder / "whole"
+    code, n_operations, errors = search(
+        [*words, "--out", str(whole)], before=counting(whole, None, "SIGKILL")
+    )
     assert code == 0, errors
-    expected = outcome_of(folder / "whole")
+    expected = outcome_of(whole)
     words += ["--executor", options.executor, "--workers", "1" if options.executor == "serial" else "2"]
-    faults = {}
-    for index in range(options.ends):
-        chosen = [rng.randint(1, n_operations) for _ in range(2 if index % 3 == 2 else 1)]
-        found = one_end(words, folder / str(index), name=options.signal, chosen=chosen, expected=expected)
-        if found:
-            faults[f"{index} at {chosen}"] = found
-        shutil.rmtree(folder / str(index), ignore_errors=True)
+    where = "closing" if options.closing else "random"
+    group = (options.signal, options.executor, where, options.seed)
+    rows = Rows(options.csv, key=("signal", "executor", "where", "seed", "index"), others=OTHERS)
+    for index in range(min(options.ends, n_operations) if options.closing else options.ends):
+        if rows.has(*group, index):
+            continue
+        chosen, out = chosen_operations(options, index, n_operations), folder / str(index)
+        found = one_end(words, out, name=options.signal, chosen=chosen, expected=expected)
+        rows.add(*group, index, n_operations, " ".join(map(str, chosen)), "; ".join(found))
+        shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(folder)
-    print(json.dumps({"ends": options.ends, "operations": n_operations, "faults": faults}))
+    mine = [row for key, row in rows.by_key.items() if key[:4] == tuple(map(str, group))]
+    faults = {f"{row['index']} at {row['chosen']}": row["fault"] for row in mine if row["fault"]}
+    print(json.dumps({"ends": len(mine), "operations": n_operations, "faults": faults}))
     return int(bool(faults))
 
 

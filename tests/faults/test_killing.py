@@ -24,9 +24,10 @@ TESTS = Path(__file__).parents[1]
         ("SIGHUP", "serial", 1),
     ],
 )
-def test_an_ended_search_comes_back_equal(model_dir, data_dir, name, executor, n_ends):
+def test_an_ended_search_comes_back_equal(model_dir, data_dir, tmp_path, name, executor, n_ends):
     command = [sys.executable, str(TESTS / "faults/killing.py"), "--model", str(model_dir)]
     command += ["--data", str(data_dir), "--ends", str(n_ends), "--signal", name, "--executor", executor]
+    command += ["--csv", str(tmp_path / "ends.csv")]
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
