@@ -20,13 +20,20 @@ A message is one sentence: what was wrong, the value seen, what is allowed, what
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
 
 
 class AutopeftError(Exception):
     """Base of every error that autopeft raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """Keep the message, of whose longest words only the beginning is shown."""
+        super().__init__(_LONG_WORD.sub(lambda word: f"{word[0][:100]}…", message))
 
 
 class SpecError(AutopeftError):

@@ -1,0 +1,44 @@
+"""The scripts that try faults in large numbers, here in small ones: no input and no full disk brings one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autopeft.errors import SpecError
+
+TESTS = Path(__file__).parents[1]
+
+
+def run(script, *options):
+    """What a script prints, and its rows."""
+    command = [sys.executable, str(TESTS / "faults" / script), *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, cwd=TESTS.parent
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_absurd_inputs_bring_errors_of_our_own_only(tmp_path):
+    options = ("--csv", tmp_path / "rows.csv")
+    assert run("fuzzing.py", "--inputs", 700, *options) == {"inputs": 900, "faults": {}}
+    before = (tmp_path / "rows.csv").read_text()
+    assert run("fuzzing.py", "--inputs", 700, *options) == {"inputs": 900, "faults": {}}
+    assert (tmp_path / "rows.csv").read_text() == before  # nothing was tried again
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_failing_disk_costs_nothing(tmp_path):
+    tried = run("filling.py", "--sizes", 2, "--ways", "write", "folder", "--csv", tmp_path / "rows.csv")
+    assert tried == {"trials": 4, "faults": {}}
+
+
+def test_an_absurdly_long_value_is_not_repeated_in_full():
+    assert str(SpecError(f"the value is {'9' * 5000}; lower it")) == f"the value is {'9' * 100}…; lower it"
