@@ -44,7 +44,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
         f"{'on' if step.checkpointing else 'off'}, {_LOOPS[estimate.like]} on {device}",
     ]
-    lines = [*_wrapped(paragraphs), "", *_table(step.memory)]
+    lines = [*_wrapped(paragraphs), "", *_table(step.memory, on_gpu=estimate.on_gpu)]
     lines += ["", f"The most is alive in this part of a step: {step.memory.phase}."]
     lines += ["", *_wrapped(_times(estimate))]
     if limits is not None:
@@ -58,7 +58,7 @@ def _rows(n_rows: int) -> str:
     return "1 row" if n_rows == 1 else f"{n_rows:,} rows"
 
 
-def _table(memory: Memory) -> list[str]:
+def _table(memory: Memory, *, on_gpu: bool) -> list[str]:
     """Rows of the parts, with columns for low, expected and high."""
     parts = {
         "weights": memory.weights,
@@ -67,7 +67,8 @@ def _table(memory: Memory) -> list[str]:
         "logits and loss": memory.logits,
     }
     rows = [(name, [gib(n_bytes)] * 3) for name, n_bytes in parts.items()]
-    rows.append(("allocator's reserve", [gib(n_bytes) for n_bytes in memory.reserve]))
+    reserve = "allocator's reserve" if on_gpu else "allocator's reserve, libraries"
+    rows.append((reserve, [gib(n_bytes) for n_bytes in memory.reserve]))
     rows.append(("total", [gib(memory.low), gib(memory.expected), gib(memory.high)]))
     header = ("peak memory, GiB", ["low", "expected", "high"])
     return [f"{name:<{_NAME}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in [header, *rows]]

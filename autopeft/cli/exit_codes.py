@@ -30,7 +30,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     finished measurements are on the disk by then. Yields a function for long loops, which raises where a
     signal has come (see `stopping_signals`).
     """
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
     sys.stderr = _Lasting(sys.stderr)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)

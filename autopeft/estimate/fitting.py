@@ -17,6 +17,9 @@ RESERVE = 0.07
 _UNCERTAINTY = 0.1
 # What a CUDA context and the libraries' workspaces take of a GPU beside the allocator; chosen by hand.
 _CONTEXT_BYTES = 2**29
+# What Python, torch, transformers, peft, the tokenizer and the rows take of a process on a CPU. Fitted on
+# three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
+PROCESS_BYTES = 715 * 10**6
 _MOST_ROWS = 2**16  # more are not asked for
 _TOKEN_STEP = 16  # rows are told in multiples of it
 
@@ -27,7 +30,8 @@ class Memory:
 
     `weights` stay frozen; `trained` are adapters and head with their gradients and moments; `activations` are
     kept for the backward pass; `logits` belong to the output layer and the loss; the allocator's `reserve` is
-    told as low, expected and high. `phase` is the part of the step that takes most.
+    told as low, expected and high, on a CPU with what Python and its libraries take. `phase` is the part of
+    the step that takes most.
     """
 
     weights: int
@@ -39,7 +43,7 @@ class Memory:
 
     @property
     def low(self) -> int:
-        """What lives at once, without any reserve."""
+        """What lives at once, without what the allocator keeps."""
         return self.weights + self.trained + self.activations + self.logits + self.reserve[0]
 
     @property
@@ -59,14 +63,15 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
     rest = max(0, peak - memory.weights_bytes - trained)
     activations = min(rest, memory.body_bytes) if phase == HEAD else rest
-    expected = round(RESERVE * rest)
-    beyond = round(_UNCERTAINTY * (rest + expected)) + (_CONTEXT_BYTES if on_gpu else 0)
+    kept = round(RESERVE * rest)
+    beyond = round(_UNCERTAINTY * (rest + kept)) + (_CONTEXT_BYTES if on_gpu else 0)
+    process = 0 if on_gpu else PROCESS_BYTES
     return Memory(
         weights=memory.weights_bytes,
         trained=trained,
         activations=activations,
         logits=rest - activations,
-        reserve=(0, expected, expected + beyond),
+        reserve=(process, process + kept, process + kept + beyond),
         phase=phase,
     )
 

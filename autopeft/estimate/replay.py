@@ -219,6 +219,7 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
     with LivingBytes(step.rates) as living:
         weights_bytes, trained_bytes = living.watch(frozen), living.watch(trained)
         optimizer_bytes = living.watch(optimizer.moments())
+        living.peaks.clear()
         model.train()
         checkpointing = step.checkpointing and can_checkpoint(model)
         with (

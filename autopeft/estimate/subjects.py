@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from autopeft.adapters import (
     ConfigFile,
@@ -259,12 +260,19 @@ def _task_of(base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task])
     kind = auto_class or type(base.module).__name__
     wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
     if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
-        wanted = _CLASSES
+        wanted = _CAUSAL if _writes(base.module.config) else _CLASSES
     task = next((task for task in tasks.values() if task.auto_class == wanted), None)
     if task is None:
         known = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
         raise SpecError(f"The memory of a {kind} cannot be told; it can be for {known}.")
     return task
+
+
+def _writes(config: Any) -> bool:
+    """Whether a config that names no architecture, as of a GGUF file, is that of a decoder."""
+    kind = type(config)
+    is_named = bool(config.architectures)
+    return not is_named and kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _count(

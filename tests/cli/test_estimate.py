@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,31 @@ def test_cpu_of_this_machine_is_measured(folder: Path) -> None:
     wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--device", "cpu", "--dtype", "float32")
     short, long = (estimated(*wish, "--max-length", length)["step_seconds"] for length in (64, 1024))
     assert short["expected"] < long["expected"]
+
+
+def test_a_cpu_takes_what_python_and_its_libraries_take_too(folder: Path) -> None:
+    wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--max-length", 64, "--dtype", "bfloat16")
+    gpu, cpu = (estimated(*wish, "--device", device) for device in ("l4", "cpu"))
+    beyond = cpu["peak_bytes"]["expected"] - gpu["peak_bytes"]["expected"]
+    assert 5e8 < beyond < 1e9
+    assert cpu["peak_bytes"]["low"] - gpu["peak_bytes"]["low"] == beyond
+
+
+def test_decoder_without_an_architecture_is_a_language_model_as_in_a_gguf_file(tmp_path: Path) -> None:
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4}
+    for name, architectures in (("named", ["LlamaForCausalLM"]), ("bare", None)):
+        config = transformers.LlamaConfig(**shape, vocab_size=20_000, architectures=architectures)
+        config.save_pretrained(tmp_path / name)
+    named, bare = (estimated("lora_r8", "--model", tmp_path / name) for name in ("named", "bare"))
+    assert bare["peak_bytes"] == named["peak_bytes"]
+    assert bare["head_params"] == 0
+
+
+def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "")
+    monkeypatch.delenv("TQDM_DISABLE")
+    assert run("lora_r8", "--model", folder, "--batch-size", 1, "--max-length", 64).exit_code == 0
+    assert os.environ["TQDM_DISABLE"] == "1"
 
 
 @pytest.mark.parametrize(
