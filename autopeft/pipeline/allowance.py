@@ -25,7 +25,7 @@ _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
 _LEAST_TRIALS = 10  # two baselines and the head at two rates, and four other plans
 _MORE = 1.3  # times the usual limit of cost, which so many may take; chosen by hand
 _NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost
-_EVAL_SHARE = 0.1  # of a full run, that the evaluation of a split may cost; chosen by hand
+_EVAL_SHARE = 0.05  # of a full run, that the evaluation of a split may cost; chosen by hand
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ Decided = Iterator[tuple[Decision, RunSpec]]
 
 
 def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """As many evaluated examples as a tenth of a full run pays."""
+    """As many evaluated examples as a twentieth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
     most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
     n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
-        rule = f"all {largest:,} of a split would cost more than a tenth of a full run"
+        rule = f"all {largest:,} of a split would cost more than a twentieth of a full run"
         yield _decided(spec, "data.max_eval_examples", n_examples, rule)
 
 

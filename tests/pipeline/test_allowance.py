@@ -109,7 +109,7 @@ def test_large_splits_are_evaluated_in_part(prepared):
     run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
     sizes = schedule_of(replace(prepared, full_steps=full_steps))
     largest = max(sizes.n_search, sizes.n_confirm, sizes.n_test)
-    limit = max(128, int(0.2 * full_steps * 8 / 0.5))
+    limit = max(128, int(0.05 * full_steps * 8 / 0.5))
     assert run.spec.data.max_eval_examples == (limit if largest > limit else None)
 
 
