@@ -35,6 +35,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     sys.stderr = _Lasting(sys.stderr)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
+    logging.getLogger().handlers[0].addFilter(_Repeats())
     logging.getLogger("autopeft").setLevel(logging.NOTSET)
     for name in ("peft", "transformers", "datasets", "huggingface_hub", "httpx", "alembic", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -57,6 +58,18 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         raise typer.Exit(130) from error
     finally:
         sys.stderr = sys.stderr.stream
+
+
+class _Repeats(logging.Filter):
+    """Drops a message that repeats the one before it: a command may load one model several times."""
+
+    last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is another one than the last."""
+        message = record.getMessage()
+        is_new, self.last = message != self.last, message
+        return is_new
 
 
 class _Printable(logging.Formatter):

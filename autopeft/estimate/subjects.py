@@ -113,7 +113,7 @@ class Setup:
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> Target:
-    """A method at every site that it fits, named like `lora_r16`, or `full`; raises UnknownNameError."""
+    """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
     if word == FULL:
         return Target(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word)
@@ -121,6 +121,8 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Target:
     if name not in methods:
         raise UnknownNameError("file, folder or method", name, [*methods, FULL])
     method = methods[name]
+    if rank is not None and not int(rank):
+        raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
     return Target(label=f"{shown} at all sites", method=method, rank=rank)
@@ -137,7 +139,14 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
         max_params=sys.maxsize,
     )
     policy = Policy(method=method.name, learning_rate=1.0, max_rank=rank or None)
-    return plan_of(policy, context)
+    plan = plan_of(policy, context)
+    if not plan.adapters:
+        ranks = [min(method.ranks(site, {})) for site in base.sites if method.refusal(site) is None]
+        raise SpecError(
+            f"{method.name} has no rank as small as {rank} at the sites of {base.name}; its smallest is "
+            f"{min(ranks)}."
+        )
+    return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +180,7 @@ def describe(
         )
     auto_class = auto_class_of([file.config for file in target.files])
     base = load_skeleton(setup.model, auto_class=auto_class)
-    task = tasks[target.task] if target.task else _task_of(base, auto_class, tasks)
+    task = _task_of(target, base, auto_class, tasks)
     if auto_class is None:
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     base_model, base_params = base.name, base.base_params
@@ -255,16 +264,24 @@ def _plain_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def _task_of(base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
-    """The task of a class of transformers; an encoder without a head classifies texts."""
+def _task_of(target: Target, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
+    """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
     kind = auto_class or type(base.module).__name__
-    wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
-    if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
-        wanted = _CAUSAL if _writes(base.module.config) else _CLASSES
-    task = next((task for task in tasks.values() if task.auto_class == wanted), None)
+    task = tasks[target.task] if target.task else None
     if task is None:
+        wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
+        if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
+            wanted = _CAUSAL if _writes(base.module.config) else _CLASSES
+        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
+        if wanted == _SEQ2SEQ and not is_pair:  # Gemma 3 with its images
+            wanted = _CAUSAL
+        task = next((task for task in tasks.values() if task.auto_class == wanted), None)
+    if task is None or task.auto_class not in _AUTO_CLASSES.values():
         known = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
-        raise SpecError(f"The memory of a {kind} cannot be told; it can be for {known}.")
+        raise SpecError(
+            f"The memory of {base.name} ({kind}) cannot be told; it can be for {known}. "
+            "Train a few steps to see it."
+        )
     return task
 
 

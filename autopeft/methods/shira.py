@@ -15,6 +15,20 @@ from autopeft.methods.parts import (
     one_config_per_rank,
     only_plain_linear,
 )
+from autopeft.records import Site
+
+
+def _largest_rank(site: Site) -> int:
+    """The rank that trains all weights of a map; 0 for a map to one output, say, which has too few for 1."""
+    return site.in_features * site.out_features // (site.in_features + site.out_features)
+
+
+def _refusal(site: Site) -> str | None:
+    """Quantised maps, and maps with fewer weights than rank 1 trains."""
+    if site.kind == "linear" and not _largest_rank(site):
+        return f"trains at least {site.in_features + site.out_features} weights, and this map has fewer"
+    return only_plain_linear(site)
+
 
 PART = PeftMethod(
     name="shira",
@@ -26,11 +40,8 @@ PART = PeftMethod(
     "best published 3e-4 (peft's method comparison, 3072, 1 weight in 50)",
     width_exponent=WIDTH_EXPONENT,
     step_time=1.06,
-    refusal=only_plain_linear,
-    # Up to all weights of the map.
-    ranks=lambda site, options: doublings(
-        site.in_features * site.out_features // (site.in_features + site.out_features)
-    ),
+    refusal=_refusal,
+    ranks=lambda site, options: doublings(_largest_rank(site)),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
     configs=one_config_per_rank(lambda rank, sites: ShiraConfig(r=rank, random_seed=0, target_modules=sites)),
 )

@@ -192,6 +192,14 @@ class BaseModel:
         self._check(model, plan)
         return model
 
+    def to_train(self, model: nn.Module) -> nn.Module:
+        """The model with adapters in train mode, but for batch norms, whose statistics are frozen as well."""
+        model.train()
+        for child in self.module.modules():
+            if hasattr(child, "running_mean"):
+                child.eval()
+        return model
+
     def body_to_eval(self) -> None:
         """Put all that lies beneath the task head into eval mode; the dropout before the head stays as it is.
 

@@ -17,6 +17,7 @@ from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.precision import Precision
 from autopeft.model.quantising import stop_mutation
+from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def from_memory(
     base = BaseModel(module, tokenizer, name=name, untrained=frozenset(), precision=precision)
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
+    keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
     return base
 

@@ -13,7 +13,15 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
-from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, require_reachable, resolve
+from autopeft.model.locating import (
+    LOAD_ERRORS,
+    config_of,
+    load_error,
+    pretrained_arguments,
+    require_class,
+    require_reachable,
+    resolve,
+)
 from autopeft.model.precision import Precision, find_device
 from autopeft.model.quantising import (
     output_layer_names,
@@ -23,6 +31,7 @@ from autopeft.model.quantising import (
     require_working_kernels,
     stop_mutation,
 )
+from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
 from autopeft.records import ModelSpec
@@ -78,6 +87,8 @@ def load(
     _require_shapes(module, name, checkpoint["mismatched_keys"])
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
+    if tokenizer is not None:
+        keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
     _report_untrained(base)
     return base
@@ -113,6 +124,7 @@ def _read(
                 **settings,
             )
     except LOAD_ERRORS as error:
+        require_class(config_of(spec), auto_class, name=source)
         raise load_error(source, error) from error
     return module, checkpoint
 

@@ -123,6 +123,16 @@ def config_of(spec: ModelSpec) -> Any:
         raise load_error(source, error) from error
 
 
+def require_class(config: Any, auto_class: str, *, name: str) -> None:
+    """Raise ModelError for a config of which transformers has no model of an auto class."""
+    supported = getattr(getattr(transformers, auto_class), "_model_mapping", None)
+    if supported is not None and type(config) not in supported:
+        raise ModelError(
+            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; choose "
+            "a base model for this task, or the --task that the model is for."
+        )
+
+
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence."""
     first_line = first_line_of(error)

@@ -58,11 +58,11 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "v": "value v_proj v_lin value_proj v",
     "kv": "kv_a_proj_with_mqa kv_b_proj",
     "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
-    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense",
+    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense",
     "gate": "gate_proj wi_0 w1",
     "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in",
-    "gate_up": "gate_up_proj Wi",
-    "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out",
+    "gate_up": "gate_up_proj Wi shared_mlp.input_linear",
+    "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out shared_mlp.output_linear",
     "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
 }
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraModel
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -55,8 +55,8 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
     """Every linear map, norm and expert parameter of a model with its role and depth, in the model's order.
 
-    The output layer of a language model is no site. The layers of a decoder are numbered on from those of
-    its encoder.
+    The output layer of a language model is no site, nor is a map that `peft` refuses. The layers of a decoder
+    are numbered on from those of its encoder.
 
     Modules in `exclude`, such as the task head, are no sites, with all modules inside them. Meta tensors are
     fine.
@@ -68,6 +68,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         sites += [site] if site is not None else _expert_sites(name, child, module)
     if any(site.kind == "parameter" for site in sites):
         sites = [site for site in sites if not (site.kind == "linear" and _taken_for_expert(site, module))]
+    sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
     return _with_depths(sites)
 
 
@@ -111,22 +112,29 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
 def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
     """The site of a linear map or norm; None for any other module."""
     shape, weight = map_shape(module), getattr(module, "weight", None)
-    if shape is None and "norm" in type(module).__name__.lower() and getattr(weight, "ndim", 0) == 1:
-        n_scales = cast(torch.Tensor, weight).numel()
-        shape = "norm", n_scales, n_scales
+    if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
+        shape = "norm", weight.numel(), weight.numel()
     if shape is None:
         return None
     kind, n_in, n_out = shape
+    role = "norm" if kind == "norm" else role_of(name, n_in, n_out, family=family)
+    if role == "router" and isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+        return None  # it gives the chosen experts beside their scores, which no adapter takes
     return Site(
         name=name,
         layer=_layer(name),
-        role="norm" if kind == "norm" else role_of(name, n_in, n_out, family=family),
+        role=role,
         kind=kind,
         in_features=n_in,
         out_features=n_out,
         has_bias=getattr(module, "bias", None) is not None,
         quantised=is_quantised(module),
     )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises each position by itself; batch norms keep statistics, which stay frozen."""
+    return "norm" in type(module).__name__.lower() and not hasattr(module, "running_mean")
 
 
 def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
@@ -179,6 +187,16 @@ def _taken_for_expert(site: Site, model: nn.Module) -> bool:
     except ValueError:  # peft misses the other half of a fused pair
         return True
     return set(config.target_modules) != {site.name}
+
+
+def _is_refused(site: Site, model: nn.Module) -> bool:
+    """Whether `peft` refuses LoRA at a map: fast kernels of Mamba read the weight of `out_proj` directly."""
+    config = LoraConfig(target_modules=[site.name])
+    try:
+        LoraModel._check_target_module_compatiblity(None, config, model, site.name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
 
 
 def layer_name(site_name: str) -> str | None:

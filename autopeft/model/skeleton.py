@@ -7,10 +7,16 @@ from typing import Any
 import torch
 import transformers
 
-from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_sites
-from autopeft.model.locating import LOAD_ERRORS, load_error, pretrained_arguments, require_reachable, resolve
+from autopeft.model.locating import (
+    LOAD_ERRORS,
+    load_error,
+    pretrained_arguments,
+    require_class,
+    require_reachable,
+    resolve,
+)
 from autopeft.model.quantising import conv1d_to_linear
 from autopeft.records import ModelSpec
 
@@ -62,11 +68,5 @@ def _model_class(config: Any, auto_class: str | None, *, name: str) -> Any:
     is_whole = is_generative and architecture.endswith("ForConditionalGeneration")
     if auto_class is None or (is_whole and hasattr(transformers, architecture)):
         return getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
-    builder: Any = getattr(transformers, auto_class)
-    supported = getattr(builder, "_model_mapping", None)
-    if supported is not None and type(config) not in supported:
-        raise ModelError(
-            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; "
-            "use a base model of the kind that the adapter or plan was made for."
-        )
-    return builder
+    require_class(config, auto_class, name=name)
+    return getattr(transformers, auto_class)

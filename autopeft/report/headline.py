@@ -87,11 +87,13 @@ class _Says:
         if verdict.label == "better":
             return f"Use {best}: it beats {baseline} by {gap}."
         if verdict.label == "equivalent":
-            ratio = self.result.baseline.trainable_params / max(1, self.result.best.trainable_params)
-            less = f", with {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
+            fewer = self._fewer(self.result.baseline, self.result.best)
+            less = f" and {fewer}" if fewer else ""
             return f"Use {best}: it is as good as {baseline}{less}."
         if verdict.label == "worse":
             return f"Keep {baseline}: {best} scored {gap} {self._lower}."
+        if self._is_nothing(gap):
+            return f"{_capital(best)} scored the same as {baseline}, which settles nothing."
         side = "ahead of" if (verdict.mean_difference or 0.0) >= 0 else "behind"
         return f"{_capital(best)} is {gap} {side} {baseline}, which settles nothing."
 
@@ -99,13 +101,13 @@ class _Says:
         """The smallest plan beside the best, and whether it is proven."""
         result = self.result
         best, smallest = result.best, result.smallest
-        ratio = best.trainable_params / max(1, smallest.trainable_params)
+        fewer = self._fewer(best, smallest)
         is_proven = result.verdict.smallest_equivalent == "proven"
-        if result.verdict.label == "none" or smallest == best or ratio < _CLEARLY_SMALLER:
+        if result.verdict.label == "none" or smallest == best or not fewer:
             return ""
         if not smallest.adapters and not is_proven:  # the head alone, which has a sentence of its own
             return ""
-        size = f"{_capital(self._full(smallest))} trains {_times(ratio)} fewer parameters"
+        size = f"{_capital(self._full(smallest))} {fewer}"
         if is_proven:
             margin = difference(result.verdict.margin, self._is_share, signed=False)
             return f"{size} and is proven as good, within {margin}."
@@ -114,7 +116,8 @@ class _Says:
             return f"{size}, but was not compared."
         gain = (theirs.metric_mean - ours.metric_mean) * self._sign
         gap = difference(abs(gain), self._is_share, signed=False)
-        scored = f"scored {gap} {self._lower if gain < 0 else self._higher}"
+        side = self._lower if gain < 0 else self._higher
+        scored = "scored the same" if self._is_nothing(gap) else f"scored {gap} {side}"
         n_seeds = len(theirs.seeds)
         return f"{size} and {scored} ({n_seeds} seed{'s' * (n_seeds > 1)}, not settled)."
 
@@ -128,12 +131,15 @@ class _Says:
         gap = difference(abs(ours.metric_mean - head.metric_mean), self._is_share, signed=False)
         is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
         if self.result.setting.head_params:
-            change = f"{gap} {self._lower if is_gain else self._higher}"
+            side = self._lower if is_gain else self._higher
+            change = "the same" if self._is_nothing(gap) else f"{gap} {side}"
             return f"Training only the output layer (the head), without adapters, scores {change}."
-        here = f"{metric(head.metric_mean, self._is_share)} to {metric(ours.metric_mean, self._is_share)}"
+        before, after = (metric(value, self._is_share) for value in (head.metric_mean, ours.metric_mean))
+        if self._is_nothing(gap):
+            return f"Training leaves the {self.result.setting.metric} at {after}."
         verb = "brings" if is_gain else "worsens"
         sense = "" if self._sign > 0 else " (lower is better)"
-        return f"Training {verb} the {self.result.setting.metric}{sense} from {here}."
+        return f"Training {verb} the {self.result.setting.metric}{sense} from {before} to {after}."
 
     def use(self) -> tuple[str, ...]:
         """The plan, its rate, its modules and its size."""
@@ -224,6 +230,17 @@ class _Says:
         fate = f"{failed} failed" if failed else none
         where = f"on the {record.split} split"
         return f"{of} {where}: {self.result.setting.metric} {metric(worst, self._is_share)}; {fate}."
+
+    def _fewer(self, larger: Plan, smaller: Plan) -> str:
+        """How much less a plan trains than another; empty where that is not worth a sentence."""
+        if not smaller.trainable_params:
+            return "adapts nothing" if larger.trainable_params else ""
+        ratio = larger.trainable_params / smaller.trainable_params
+        return f"trains {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
+
+    def _is_nothing(self, gap: str) -> bool:
+        """Whether a difference without sign is written as zero."""
+        return gap == difference(0.0, self._is_share, signed=False)
 
     def _full(self, plan: Plan) -> str:
         return self.naming.full(plan)

@@ -59,7 +59,10 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     for method in only:
         if known_methods[method].name not in in_space:
             listed = ", ".join(sorted(in_space))
-            raise SpecError(f"The search space {name!r} has no method {method!r}; it holds {listed}.")
+            raise SpecError(
+                f"The search space {name!r} has no method {method!r}; it holds {listed}. "
+                "Choose from these, or another --space (`autopeft spaces` lists them)."
+            )
     return space.only(arm for arm in space.arms if not only or methods_of[arm] <= set(only))
 
 

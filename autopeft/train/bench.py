@@ -255,7 +255,7 @@ class Bench:
         groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
         if not groups:  # the base model itself
             return TrainingCost()
-        model.train()
+        self.base.to_train(model)
         if not plan.adapters:
             self.base.body_to_eval()
         is_rung = fidelity.split == "search"
@@ -284,7 +284,7 @@ class Bench:
             self.base.precision.multiplying(),
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
             without_cache(model),
-            self._checkpointing(model.train()),
+            self._checkpointing(self.base.to_train(model)),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             counter.counting(),
         ):

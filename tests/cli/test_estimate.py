@@ -12,6 +12,8 @@ from peft import LoraConfig
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.store import write_plan
 
 
 def run(*arguments: object) -> Result:
@@ -174,12 +176,56 @@ def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.Monk
         (("lora_r8", "--max-length", 4096), ("4,096", "2,048")),
         (("lora_r8", "--memory", "lots"), ("lots", "2GiB")),
         (("full", "--quantize", "4bit"), ("4bit", "leave --quantize out")),
+        (("lora_r0",), ("lora_r0 has the rank 0", "1 or more")),
+        (("fourierft_r4",), ("no rank as small as 4", "its smallest is")),
     ],
 )
 def test_bad_argument_is_a_usage_error(folder: Path, arguments: tuple, words: tuple[str, ...]) -> None:
     result = run(*arguments, "--model", folder)
     assert result.exit_code == 2, result.output
     assert [word for word in words if word not in result.stderr] == []
+
+
+def test_memory_of_an_image_model_is_refused_in_a_sentence_and_its_count_is_told(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=2)
+    config.save_pretrained(tmp_path / "vit")
+    adapter = Adapter(method="lora", site="vit.layers.0.attention.q_proj", rank=2, scale=2.0)
+    document = PlanDocument(
+        plan=Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=64),
+        model=ModelSpec(id=str(tmp_path / "vit")),
+        data=DataSpec(),
+        task=TaskSpec(name="image-classification"),
+        base_params=1,
+        head_params=34,
+        schedule="none",
+        seed=0,
+    )
+    write_plan(tmp_path / "plan.yaml", document)
+    result = run(tmp_path / "plan.yaml")
+    assert result.exit_code == 2, result.output
+    assert "The memory of" in result.stderr and "cannot be told; it can be for AutoModelFor" in result.stderr
+    counted = CliRunner().invoke(app, ["count", str(tmp_path / "plan.yaml"), "--json"])
+    assert counted.exit_code == 0, counted.output
+    assert json.loads(counted.stdout)["trainable_params"] == 2 * (16 + 16)
+
+
+def test_text_model_that_also_reads_images_is_a_language_model(tmp_path: Path) -> None:
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "vocab_size": 64,
+        "head_dim": 4,
+    }
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config={**vision, "image_size": 8, "patch_size": 4}
+    )
+    config.architectures = ["Gemma3ForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    content = estimated("lora_r4", "--model", tmp_path, "--max-length", 16)
+    assert content["peak_bytes"]["expected"] > 0
 
 
 def test_method_without_a_model_asks_for_one() -> None:

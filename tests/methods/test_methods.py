@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -133,3 +134,13 @@ def test_lora_gives_each_site_its_own_rank_and_its_own_scale(architecture, make_
     ]
     with attach(base, make_plan(base, adapters)) as model:
         assert {name: held_at(model, name) for name in wanted} == wanted
+
+
+def test_shira_refuses_a_map_with_fewer_weights_than_rank_1_trains():
+    """peft refuses them too: 33 of the 32 weights of a gate of one output."""
+    gate = Site(
+        name="h.0.gate", layer=0, role="router", kind="linear", in_features=32, out_features=1, has_bias=False
+    )
+    shira = discover("autopeft.methods")["shira"]
+    assert "trains at least 33 weights" in shira.refusal(gate)
+    assert shira.refusal(replace(gate, out_features=2)) is None

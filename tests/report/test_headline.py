@@ -36,7 +36,7 @@ def answered(label, difference, low, high, words=WORDS, **changes):
         (
             "equivalent",
             (0.001, -0.004, 0.006),
-            "Use the searched LoRA: it is as good as the default LoRA, with 1.4 times fewer parameters.",
+            "Use the searched LoRA: it is as good as the default LoRA and trains 1.4 times fewer parameters.",
             "Settled: the searched LoRA is 0.4 points worse to 0.6 points better than the default "
             "(95 % interval, 3 seeds).",
         ),
@@ -97,6 +97,20 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
     )
     (smaller,) = report.answer_of(unproven, WORDS).aside
     assert smaller.endswith("and scored 1.2 points lower (3 seeds, not settled).")
+
+
+def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
+    confirmations = toy_confirmations("confirm", 0.94, 0.9541, 0.942)
+    head = replace(confirmations[0], name="head", plan=HEAD, metric_mean=0.9539)
+    proven = {"verdict": replace(toy_result().verdict, smallest_equivalent="proven"), "smallest": HEAD}
+    result = replace(toy_result(), confirmations=(*confirmations, head), **proven)
+    smaller, alone = report.answer_of(result, WORDS).aside
+    assert smaller == "The head alone adapts nothing and is proven as good, within 1.0 points."
+    assert alone == "Training only the output layer (the head), without adapters, scores the same."
+    untrained = replace(result, setting=replace(result.setting, head_params=0))
+    assert report.answer_of(untrained, WORDS).aside[-1] == "Training leaves the accuracy at 95.4 %."
+    title = answered("inconclusive", 0.0002, -0.008, 0.016).title
+    assert title == "The searched LoRA scored the same as the default LoRA, which settles nothing."
 
 
 def test_a_lower_loss_is_said_to_be_lower():
