@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +48,8 @@ def check_named(spec: DataSpec, names: Sequence[str]) -> None:
 
 
 def usual(names: Sequence[str], usual_names: str) -> str | None:
-    """The column of a table that comes first in a list of usual names, the most telling first; case aside."""
-    by_lower = {name.lower(): name for name in names}
+    """The column that comes first in a list of usual names, the most telling first; case and blanks aside."""
+    by_lower = {name.strip().lower(): name for name in names}
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
 
 
@@ -102,7 +104,25 @@ def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Seq
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
         ) from error
-    return cells
+    return _written_lists(cells)
+
+
+def _written_lists(cells: Sequence[Any]) -> Sequence[Any]:
+    """The cells, read as lists where all of them are lists written as text, as a CSV file holds them."""
+    texts = [cell for cell in cells if cell is not None and cell == cell and cell != ""]
+    if not texts or not all(isinstance(text, str) and text.strip()[:1] == "[" for text in texts):
+        return cells
+    lists = {}
+    for text in set(texts):
+        try:
+            lists[text] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            try:
+                lists[text] = json.loads(text)
+            except ValueError:
+                return cells
+    is_read = all(isinstance(read, list) for read in lists.values())
+    return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells] if is_read else cells
 
 
 def as_label(cell: Any, column: str) -> str | None:

@@ -174,15 +174,21 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
     train, confirm = uncut.parts["train"], uncut.parts.get("confirm", [])
-    if not confirm:
+    is_cut = not confirm
+    if is_cut:
         train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes)
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
     n_needed = max(MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
     if min(len(train), max_examples or len(train)) < n_needed:
         limit = f" and data.max_examples is {max_examples}" if max_examples else ""
+        cut = f" beside {len(confirm)} for confirm" if is_cut and confirm else ""
+        per_label = f", 2 for each of {n_labels} labels" if n_needed > MIN_ROWS else ""
+        remedy = (
+            ", check the label column, or set data.label_kind=number to learn numbers" if per_label else ""
+        )
         raise DataError(
-            f"There are {len(train)} rows to learn from{limit}; {n_needed} are needed, 2 per label. "
-            "Add rows or check the label column."
+            f"There are {len(train)} rows to learn from{cut}{limit}; {n_needed} are needed{per_label}. "
+            f"Add rows{remedy}."
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:

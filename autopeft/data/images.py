@@ -149,8 +149,8 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
     for archive in archives:
         if name in _members(archive):
             return _image(archive, member=name)
-    beside = f" nor in {', '.join(Path(archive).name for archive in archives)}" if archives else ""
-    raise DataError(f"The image {name} of {where} is neither in {folder}{beside}; correct the path.")
+    beside = f" or {', '.join(Path(archive).name for archive in archives)}" if archives else ""
+    raise DataError(f"The image {name} of {where} is not in {folder}{beside}; correct the path.")
 
 
 def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:

@@ -47,6 +47,8 @@ def labelled(
         for part, part_tables in tables.items()
     }
     kind = spec.label_kind or _kind([row.label for row in raw["train"]])
+    if spec.label_kind is None and kind == "class":
+        _note_numbers({row.label for row in raw["train"]} - {None}, columns.label, notes)
     known = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     for part, rows in raw.items():
@@ -148,6 +150,18 @@ def _kind(labels: Sequence[Any]) -> str:
     numeric = [level for level in levels if NUMBER.fullmatch(level)]
     has_fractions = len(numeric) > MAX_LEVELS and any("." in level for level in numeric)
     return "number" if has_fractions and len(numeric) >= 0.9 * len(levels) else "class"
+
+
+def _note_numbers(labels: Collection[str], column: str, notes: list[str]) -> None:
+    """Note that many numbers with gaps, such as prices, are learned as classes; ids have no gaps."""
+    if len(labels) <= MAX_LEVELS or not all(NUMBER.fullmatch(label) for label in labels):
+        return
+    values = sorted(map(float, labels))
+    if values[-1] - values[0] >= len(values):
+        notes.append(
+            f"The {len(labels)} different numbers in column {column} are learned as classes; "
+            "set data.label_kind=number to learn their values."
+        )
 
 
 def _numbers(rows: Sequence[Row], column: str) -> list[Row]:

@@ -20,6 +20,8 @@ PAIRS = (
     "prompt+completion prompt+response instruction+output instruction+response question+answer source+target"
     " input+output document+summary"
 )
+# Columns that add to a prompt of these names: Alpaca, Dolly and SQuAD have them.
+EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
 TEXT_NAMES = "text content document body story article"
 
@@ -39,7 +41,7 @@ class _Layout:
             return "Text files are read as one text, paragraph by paragraph; repeated paragraphs are kept."
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
-        return f"What is learned is {self.label}, after {self.inputs[0]}."
+        return f"What is learned is {self.label}, after {' and '.join(self.inputs)}."
 
 
 def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -82,10 +84,13 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         return _Layout(kind="stream", inputs=(PARAGRAPH,))
     check_named(spec, names)
     inputs = spec.text_columns
-    if len(inputs) > 1:
-        raise DataError(f"data.text_columns is {', '.join(inputs)}; give one, the prompt or the text.")
+    if len(inputs) > 1 and spec.label_column is None:
+        raise DataError(
+            f"data.text_columns is {', '.join(inputs)}; give one, the text, or name the completion in "
+            "data.label_column."
+        )
     chat = inputs[0] if inputs else usual(names, CHAT_NAMES)
-    if chat and spec.label_column is None and _holds_messages(table[chat]):
+    if chat and spec.label_column is None and _holds_messages(cells_of("train", table, chat)):
         return _Layout(kind="chat", inputs=(chat,), label="the last answer")
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
@@ -94,7 +99,10 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
-        return _Layout(kind="completion", inputs=(prompt,), label=completion)
+        more = usual([name for name in names if name not in (prompt, completion)], MORE_NAMES)
+        is_extended = not inputs and more and prompt.lower() in EXTENDED_PROMPTS
+        found = (prompt, more) if more and is_extended else (prompt,)
+        return _Layout(kind="completion", inputs=inputs or found, label=completion)
     text = usual(names, TEXT_NAMES)
     if text is None:
         raise DataError(
@@ -122,9 +130,22 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> list[
         return [_chat_row(part, index, cell, row_group) for index, (cell, row_group) in turns]
     texts = [[as_string(cell, name) for cell in cells] for name, cells in zip(names, columns, strict=True)]
     return [
-        None if None in cells else Row((cells[0],), cells[1] if len(cells) > 1 else "", row_group)
+        _text_row(cells, row_group, has_completion=layout.kind == "completion")
         for *cells, row_group in zip(*texts, groups, strict=True)
     ]
+
+
+def _text_row(cells: list[str | None], group: str | None, *, has_completion: bool) -> Row | None:
+    """A row of a document, or of a prompt and its completion; None without either.
+
+    The columns of a prompt are joined by blank lines. Those after the first one may be blank, as the inputs
+    of Alpaca are in three of five rows.
+    """
+    first, *more = cells[:-1] if has_completion else cells
+    completion = cells[-1] if has_completion else ""
+    if first is None or completion is None:
+        return None
+    return Row(("\n\n".join([first, *(cell for cell in more if cell is not None)]),), completion, group)
 
 
 def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | None:

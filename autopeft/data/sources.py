@@ -68,11 +68,26 @@ def read(
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         saved = read_table(path, suffixes)
         return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
-    files = {file.name: file for file in sorted(path.glob("[!._]*")) if file.suffix.lower() in suffixes}
-    if not files:
-        raise DataError(f"The folder {path} holds no data file; put {', '.join(suffixes)} files there.")
+    files = _data_files(path, suffixes)
     parts = by_part(files, name, notes)
     return name, {part: [read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
+
+
+def _data_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The data files of a folder by name, or of the only folder in it that has some; raises DataError."""
+
+    def files_of(place: Path) -> dict[str, Path]:
+        return {file.name: file for file in sorted(place.glob("[!._]*")) if file.suffix.lower() in suffixes}
+
+    if files := files_of(folder):
+        return files
+    inside = [place for place in sorted(folder.glob("[!._]*")) if place.is_dir() and files_of(place)]
+    if len(inside) == 1:  # a clone of a hub dataset has its files in `data`
+        return files_of(inside[0])
+    remedy = f"put {', '.join(suffixes)} files there"
+    if inside:
+        remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
+    raise DataError(f"The folder {folder} holds no data file; {remedy}.")
 
 
 def is_list(source: str | None) -> bool:
@@ -154,7 +169,7 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
                 return datasets.Dataset.from_dict({PARAGRAPH: paragraphs})
             if suffix in (".csv", ".tsv"):
                 # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
-                options = {"sep": "," if suffix == ".csv" else "\t", "index_col": False}
+                options = {"sep": _separator(path, suffix), "index_col": False}
                 header = pd.read_csv(path, nrows=0, **options).columns
                 options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
             kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
@@ -171,6 +186,15 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
             text = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
             raise DataError(text) from error
+
+
+def _separator(path: Path, suffix: str) -> str:
+    """What separates the cells of a table; the semicolon or tab of a .csv whose first line has no comma."""
+    if suffix == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8") as file:
+        header = file.readline()
+    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -24,7 +24,10 @@ from autopeft.extension import Batch
 from autopeft.model import BaseModel, adapter_names, attach, can_checkpoint, checkpointed, put_on
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
-_LACKS_VALUES = (NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError)
+_LACKS_VALUES = (
+    *(NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError),
+    *(LookupError, AttributeError),
+)
 # Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, a matrix per map.
 _LEFT_ON_CPU = ("boft_P",)
 
@@ -289,5 +292,5 @@ def _gradients_counted(trained: Sequence[nn.Parameter], living: LivingBytes) -> 
 def _unpredictable(error: Exception) -> SpecError:
     return SpecError(
         f"The memory of this plan cannot be told without weights: {first_line_of(error).rstrip('.')}; "
-        "peft reads values of tensors there. Train a few steps to see it, or choose another method."
+        "model or peft read values of tensors there. Train a few steps to see it, or choose another method."
     )

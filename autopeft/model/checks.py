@@ -40,7 +40,15 @@ def usable_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def require_causal(module: Any, name: str) -> None:
-    """Refuse a model that sees the token which it should predict: its loss would be meaningless."""
+    """Refuse a model that sees the token which it should predict: its loss would be meaningless.
+
+    So would be that of a decoder without its encoder, which transformers makes of BART and Whisper.
+    """
+    if getattr(module.config, "encoder_layers", None):
+        raise ModelError(
+            f"{name} is an encoder with a decoder, and {type(module).__name__} is its decoder alone; use "
+            "--task text2text-generation, or a decoder such as GPT-2, Llama or Qwen."
+        )
     device = next(module.parameters()).device
     first = torch.tensor([[1, 2, 3, 4]], device=device)
     second = torch.tensor([[1, 2, 3, 5]], device=device)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from autopeft.extension import Batch, Encoded, Target
-from autopeft.tasks.parts.batches import without_labels
+from autopeft.tasks.parts.batches import IGNORED, without_labels
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, tokenized
 from autopeft.tasks.parts.writing import TextModel, WritingTask, generate_greedily
 
@@ -31,8 +32,18 @@ def _encode(
 
 def _features(model: nn.Module, batch: Batch) -> Batch:
     """The prompt, and the completion shifted by one, as the decoder reads it."""
-    shifted = cast(Any, model).prepare_decoder_input_ids_from_labels(labels=batch["labels"])
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    labels = batch["labels"]
+    shifted = _shifted(model, labels) if prepare is None else prepare(labels=labels)
     return {**without_labels(batch), "decoder_input_ids": shifted}
+
+
+def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
+    """What the decoder reads for labels (B, T), where a model has no method for it (M2M100, Blenderbot)."""
+    config = cast(Any, model).config
+    before = labels[:, :-1]
+    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+    return torch.cat([start, before.masked_fill(before == IGNORED, config.pad_token_id)], dim=1)
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:

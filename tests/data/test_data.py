@@ -240,9 +240,13 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("rows", "spec", "message"),
     [
-        (make_rows(29), {}, "There are 20 rows to learn from; 30 are needed"),
+        (make_rows(29), {}, "There are 20 rows to learn from beside 9 for confirm; 30 are needed"),
         (make_rows(), {"max_examples": 10}, "data.max_examples is 10; 30 are needed"),
-        (make_rows(labels=tuple(f"id {i}" for i in range(120))), {}, "are needed, 2 per label"),
+        (
+            make_rows(labels=tuple(f"id {i}" for i in range(120))),
+            {},
+            "are needed, 2 for each of 120 labels. Add rows, check the label column",
+        ),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\] in train; at least 2"),
         (make_rows(labels=(None,)), {}, "None of the 120 train rows has a label"),
         (

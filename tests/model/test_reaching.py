@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from toys.families import CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D, F, V
+from toys.families import BART, CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D, F, V
 
 from autopeft import model
 from autopeft.adapters import compile_plan
@@ -139,4 +139,10 @@ def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
     config.patch_size = 4
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
     with pytest.raises(ModelError, match=r"is of the type 'vit', of which transformers has no AutoModelForC"):
+        model.load(spec, auto_class=CAUSAL, label_names=())
+
+
+def test_the_decoder_of_an_encoder_is_no_language_model(folder_of):
+    spec = ModelSpec(id=str(folder_of(transformers.BartConfig(**BART), "AutoModelForSeq2SeqLM")))
+    with pytest.raises(ModelError, match=r"encoder with a decoder.*use --task text2text-generation"):
         model.load(spec, auto_class=CAUSAL, label_names=())

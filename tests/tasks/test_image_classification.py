@@ -152,7 +152,7 @@ def test_image_that_does_not_open_is_named(by_table):
 def test_missing_images_and_columns_are_refused(tmp_path, by_table):
     (by_table / "pictures" / "7.png").unlink()
     with pytest.raises(
-        DataError, match=r"The image pictures/7\.png of row 8 of train is neither in .*table; correct"
+        DataError, match=r"The image pictures/7\.png of row 8 of train is not in .*table; correct"
     ):
         read(by_table)
     empty = tmp_path / "empty"

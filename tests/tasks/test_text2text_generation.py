@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from toys.bases import toy_base
+from toys.families import BART
 from toys.tasks import make_toy
 
 from autopeft.extension import Target, discover
@@ -35,6 +37,19 @@ def test_loss_is_that_of_the_completion_alone(toy):
     seen = toy.task.evaluate(toy.module, iter(toy.batches(7)))
     assert seen.loss == pytest.approx(np.mean(losses), abs=1e-6)
     assert seen.metric == seen.loss
+
+
+@pytest.mark.parametrize("name", ["M2M100", "Blenderbot", "Bart"])
+def test_decoder_reads_what_the_model_itself_makes_of_labels(name):
+    """transformers shifts labels inside the forward pass of these; two of them have no method for it."""
+    config = getattr(transformers, f"{name}Config")(**BART)
+    module = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    labels = torch.tensor([[5, 6, 7, 3], [8, 3, -100, -100]])
+    ids = torch.tensor([[4, 9, 3], [7, 3, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+    with torch.no_grad():
+        expected = module(**batch).logits
+        assert torch.equal(module(**PART.model_type.features(module, batch)).logits, expected)
 
 
 def test_padding_of_prompt_and_completion_changes_neither_loss_nor_gradients(toy):

@@ -1,0 +1,145 @@
+"""Files as people have them: Alpaca's columns, lists inside of a CSV, semicolons, clones of hub datasets."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from autopeft.data import load
+from autopeft.errors import DataError
+from autopeft.extension import discover
+from autopeft.records import DataSpec
+
+N = 90
+PARTS = ("train", "search", "confirm")
+
+
+def read(source, task="text-classification", **spec):
+    read_rows = discover("autopeft.tasks")[task].read_rows
+    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
+
+
+def write(path, rows, **options):
+    pd.DataFrame(rows).to_csv(path, index=False, **options)
+    return path
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def prompts(data):
+    return sorted(text for part in PARTS for (text,) in getattr(data, part).inputs)
+
+
+def rows_of(data):
+    return [(getattr(data, part).inputs, getattr(data, part).labels) for part in PARTS]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "completion"),
+    [
+        ("instruction", "input", "output"),
+        ("instruction", "context", "response"),
+        ("question", "context", "answer"),
+    ],
+)
+def test_the_further_column_of_a_prompt_is_part_of_it(tmp_path, prompt, more, completion):
+    """Rows with one instruction and several inputs are no duplicates; a blank input adds nothing."""
+    rows = [
+        {prompt: f"do {i // 3}", more: f"with {i}" if i % 3 else "", completion: "done"} for i in range(N)
+    ]
+    data = read(write_lines(tmp_path / "rows.jsonl", rows), "text-generation")
+    assert prompts(data) == sorted(f"do {i // 3}\n\nwith {i}" if i % 3 else f"do {i // 3}" for i in range(N))
+    assert f"What is learned is {completion}, after {prompt} and {more}." in data.notes
+
+
+def test_named_columns_of_a_prompt_are_joined_in_their_order(tmp_path):
+    rows = [{"b": f"b {i}", "a": f"a {i}", "answer": "yes"} for i in range(N)]
+    path = write(tmp_path / "rows.csv", rows)
+    data = read(path, "text-generation", text_columns=("a", "b"), label_column="answer")
+    assert prompts(data) == sorted(f"a {i}\n\nb {i}" for i in range(N))
+    with pytest.raises(DataError, match=r"is a, b; give one, the text, or name the completion"):
+        read(path, "text-generation", text_columns=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("token-classification", lambda i: {"tokens": ["it's", f"{i}"], "tags": ["O", "B-X"]}),
+        ("text-classification", lambda i: {"text": f"text {i}", "labels": [["a"], ["a", "b, c"]][i % 2]}),
+        (
+            "text-generation",
+            lambda i: {
+                "messages": [
+                    {"role": "user", "content": f"hello {i}"},
+                    {"role": "assistant", "content": 'it\'s "you"'},
+                ]
+            },
+        ),
+        (
+            "multiple-choice",
+            lambda i: {"question": f"which {i}?", "choices": ["x", "y", "z"], "answer": "ABC"[i % 3]},
+        ),
+    ],
+)
+@pytest.mark.parametrize("written", [str, json.dumps])
+def test_lists_that_a_csv_holds_as_text_are_lists(tmp_path, task, row, written):
+    rows = [row(i) for i in range(N)]
+    texts = [{k: written(v) if isinstance(v, list) else v for k, v in each.items()} for each in rows]
+    in_csv = read(write(tmp_path / "rows.csv", texts), task)
+    in_json = read(write_lines(tmp_path / "rows.jsonl", rows), task)
+    assert rows_of(in_csv) == rows_of(in_json)
+    assert in_csv.target == in_json.target
+
+
+def test_texts_in_brackets_stay_texts(tmp_path):
+    rows = [{"text": f"[sic] number {i}", "label": "[a]" if i % 2 else "[b]"} for i in range(N)]
+    data = read(write(tmp_path / "rows.csv", rows))
+    assert data.label_names == ("[a]", "[b]")
+    assert data.train.inputs[0][0].startswith("[sic] number ")
+
+
+def test_semicolons_and_blanks_in_the_header_change_no_row(tmp_path):
+    rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(N)]
+    usual = read(write(tmp_path / "comma.csv", rows))
+    assert rows_of(read(write(tmp_path / "semicolon.csv", rows, sep=";"))) == rows_of(usual)
+    assert rows_of(read(write(tmp_path / "tab.csv", rows, sep="\t"))) == rows_of(usual)
+    blanks = read(
+        write(tmp_path / "blanks.csv", [{"text": r["text"], " label": f" {r['label']}"} for r in rows])
+    )
+    assert rows_of(blanks) == rows_of(usual)
+
+
+def test_files_of_the_only_folder_inside_are_read_and_of_several_one_must_be_named(tmp_path):
+    rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(N)]
+    for name in ("en", "de"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        pd.DataFrame(rows).to_parquet(tmp_path / name / "data" / "train-00000-of-00001.parquet")
+    (tmp_path / "en" / "README.md").write_text("about")
+    assert rows_of(read(tmp_path / "en")) == rows_of(read(tmp_path / "en" / "data"))
+    (tmp_path / "de" / "more").mkdir()
+    (tmp_path / "de" / "more" / "train.csv").write_text("text,label\nx,a\n")
+    with pytest.raises(DataError, match=r"holds no data file; name one of its folders that do: data, more\."):
+        read(tmp_path / "de")
+
+
+def test_many_numbers_with_gaps_get_a_note_and_ids_do_not(tmp_path):
+    def noted(labels):
+        rows = [{"text": f"number {i}", "label": label} for i, label in enumerate(labels)]
+        return "learned as classes" in " ".join(read(write(tmp_path / "rows.csv", rows)).notes)
+
+    assert noted([10 * (i % 20) for i in range(200)])
+    assert not noted([i % 20 for i in range(200)])
+    assert not noted([10 * (i % 5) for i in range(200)])
+
+
+def test_too_few_rows_are_told_beside_those_that_were_cut(tmp_path):
+    rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(40)]
+    with pytest.raises(
+        DataError, match=r"There are 27 rows to learn from beside 13 for confirm; 30 are needed\. Add rows\."
+    ):
+        read(write(tmp_path / "rows.csv", rows))
