@@ -80,7 +80,8 @@ def _is_unchanged(model: PeftModel, key: str, tensor: torch.Tensor) -> bool:
 def _probe(model: nn.Module) -> torch.Tensor | None:
     """Outputs for a few tokens, fp32; None for a model that takes more than tokens."""
     size = getattr(cast(Any, model).config.get_text_config(), "vocab_size", 0)
-    if size < 2:
+    plain = getattr(model, "get_base_model", lambda: model)()
+    if size < 2 or getattr(plain, "main_input_name", "input_ids") != "input_ids":  # CLIP's has words too
         return None
     tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=next(model.parameters()).device)
     try:
