@@ -189,6 +189,9 @@ def _value(entry: _Entry) -> Any:
         raise SpecError(f"{value} is not finite")
     if entry.name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            raise SpecError(f"{text!a} is no UTF-8 text; rename it")  # an argument of other bytes
     if not isinstance(value, str):
         return value
     if get_origin(field.kind) is tuple:

@@ -37,7 +37,7 @@ from toys.folders import write_data, write_model
 
 Begin = Callable[[], Callable[[], int]]
 
-_LEAST = {"disk": 4096, "file": 2048, "folder": 1}  # a page; what stderr needs; before the first operation
+_LEAST = {"disk": 4096, "file": 2048, "folder": 10}  # a page; what stderr needs; folders that are there
 _PLENTY = 64 << 20  # bytes
 _OVERRIDE = 1 << 1  # CAP_DAC_OVERRIDE of Linux, by which root writes wherever it likes
 

@@ -221,3 +221,15 @@ def test_units_of_memory_are_powers_of_1000_or_with_i_of_1024(n, unit):
     power = "KMGT".index(unit.upper()) + 1
     assert parse_bytes(f"{n}{unit}B") == n * 1000**power
     assert parse_bytes(f"{n} {unit}iB") == n * 1024**power
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("data.source", "\udcff.csv"), ("data.source", "half \ud800"), ("data.text_columns", ["a", "\udcff"])],
+)
+def test_bytes_that_are_no_text_are_refused(name, value):
+    """As Python gives them where a file's name is not UTF-8."""
+    with pytest.raises(SpecError, match=rf"{name} \(flag\): '.*' is no UTF-8 text; rename it"):
+        resolve_settings(config=None, env={}, flags={name: value}, assignments=())
+    whole, _ = resolve_settings(config=None, env={}, flags={"data.source": "C:\\udcff 🙂"}, assignments=())
+    assert whole.data.source == "C:\\udcff 🙂"
