@@ -173,6 +173,8 @@ def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
                 header = pd.read_csv(path, nrows=0, **options).columns
                 options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
             kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
+            if kind == "json" and _begins_with_null(path):
+                raise ValueError("its first row is null")  # which would end this process in pyarrow
             return getattr(datasets.Dataset, f"from_{kind}")(
                 glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options
             )
@@ -195,6 +197,13 @@ def _separator(path: Path, suffix: str) -> str:
     with path.open(encoding="utf-8") as file:
         header = file.readline()
     return next((sign for sign in (",", ";", "\t") if sign in header), ",")
+
+
+def _begins_with_null(path: Path) -> bool:
+    """Whether the first word of a JSON file is null."""
+    with path.open("rb") as file:
+        line = next((line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+    return line.strip(b"\xef\xbb\xbf \t\r\n").startswith(b"null")
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -40,6 +40,13 @@ def test_json_lines_in_latin_1_are_refused(tmp_path):
         read(tmp_path / "d.jsonl", content)
 
 
+@pytest.mark.parametrize("content", ["null", "\n null\nnull", 'null\n{"text": "a", "label": 1}'])
+def test_json_lines_that_begin_with_null_are_refused(tmp_path, content):
+    """Pyarrow would end the process by a segmentation fault."""
+    with pytest.raises(DataError, match="holds no rows or is no UTF-8 jsonl file: its first row is null"):
+        read(tmp_path / "d.jsonl", content)
+
+
 @pytest.mark.parametrize("cells", [{"tokens": [["a", "b"]], "tags": 1}, {"tokens": 3, "tags": [["O"]]}])
 def test_a_number_in_place_of_tokens_or_tags_is_refused(tmp_path, cells):
     with pytest.raises(DataError, match=r"Row 1 of train has [13], which is no list of tokens or tags"):
