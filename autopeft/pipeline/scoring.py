@@ -101,7 +101,10 @@ class _Limit:
         """Raise StoppedError where the time of the whole run has passed, or what stops the run."""
         self._interrupt()
         if self._clock() >= self._seconds:
-            raise StoppedError("--max-time passed in the sensitivity pass; start again with a larger one.")
+            raise StoppedError(
+                "The time was up in the sensitivity pass, so there is no verdict yet; "
+                "continue with --resume and a larger --max-time."
+            )
 
     def notes(self, scored: Sensitivity, n_requested: int) -> list[str]:
         """What the limit did to the pass; empty where it did nothing."""

@@ -14,6 +14,7 @@ import optuna
 
 from autopeft import engine, report, space
 from autopeft.engine import Ledger, Progress
+from autopeft.errors import StoppedError
 from autopeft.extension import discover
 from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
@@ -66,7 +67,8 @@ def search(
             can be resumed then.
 
     Raises:
-        AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
+        AutopeftError: See `errors`. An error before the first measurement leaves no run directory, but for
+            StoppedError.
     """
     started = time.monotonic()
     spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
@@ -84,7 +86,8 @@ def search(
             limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
             return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
         except BaseException as error:
-            run.discard()  # does nothing once there is a measurement
+            if not isinstance(error, StoppedError):
+                run.discard()  # does nothing once there is a measurement
             if isinstance(error, KeyboardInterrupt | SystemExit) and run.measurements.load():
                 log.warning("Stopped; continue with: %s", resume_command(spec, run.path))
             raise
