@@ -63,7 +63,7 @@ def headline(result: SearchResult, naming: Naming, rows: Sequence[Row]) -> Headl
         aside=tuple(filter(None, (says.smaller(), says.head()))),
         use=says.use(),
         cost=says.cost(),
-        sure=tuple(filter(None, (says.settled(), says.seeds()))),
+        sure=tuple(filter(None, (says.settled(), says.failed_default(), says.seeds()))),
     )
 
 
@@ -94,8 +94,12 @@ class _Says:
             return f"Keep {baseline}: {best} scored {gap} {self._lower}."
         if self._is_nothing(gap):
             return f"{_capital(best)} scored the same as {baseline}, which settles nothing."
-        side = "ahead of" if (verdict.mean_difference or 0.0) >= 0 else "behind"
-        return f"{_capital(best)} is {gap} {side} {baseline}, which settles nothing."
+        if (verdict.mean_difference or 0.0) < 0:
+            return f"{_capital(best)} is {gap} behind {baseline}, which settles nothing."
+        failed = self._failed(self.result.baseline)
+        if failed:
+            return f"Try {best}, but nothing is settled: {baseline} failed in {failed}."
+        return f"Try {best}, but nothing is settled: it is {gap} ahead of {baseline}."
 
     def smaller(self) -> str:
         """The smallest plan beside the best, and whether it is proven."""
@@ -177,6 +181,25 @@ class _Says:
         lines.append(f"Adapter file: {megabytes(best.megabytes)} MB.")
         return tuple(lines)
 
+    def failed_default(self) -> str:
+        """That runs of the default failed, which says more of its learning rate than of the default."""
+        failed, record = self._failed(self.result.baseline), self._record(self.result.baseline)
+        if not failed or record is None or self.result.best == self.result.baseline:
+            return ""
+        scores = ", ".join(metric(value, self._is_share) for value in record.metrics)
+        return (
+            f"The default failed in {failed} ({self.result.setting.metric} {scores}), so its mean says "
+            "little; a lower learning rate may mend it."
+        )
+
+    def _failed(self, plan: Plan) -> str:
+        """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing."""
+        record = self._record(plan)
+        if record is None or len(record.metrics) < 2 or self._sign < 0:
+            return ""
+        n_failed = sum(value < max(record.metrics) / 2 for value in record.metrics)
+        return f"{n_failed} of {len(record.metrics)} runs" if n_failed else ""
+
     def _n_full_trials(self) -> int:
         """How many plans the search trained in full beside the confirmation."""
         full = self.result.setting.full_run_steps
@@ -192,7 +215,7 @@ class _Says:
         if verdict.interval_95 is None:
             n_full = self._n_full_trials()
             how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
-            return f"Chosen by {how}: no other plan promised more, so none was compared again."
+            return f"Chosen by {how}: no other plan did better there, so none was compared again."
         low, high = verdict.interval_95
         n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         is_open = low < 0 < high and verdict.label != "equivalent"
@@ -225,7 +248,7 @@ class _Says:
         ]
         failed = sum(run.status is not Status.COMPLETE for run in runs)
         n_seeds = len(record.seeds)
-        of = f"Worst of {n_seeds} runs" if n_seeds > 1 else "One run"
+        of = f"Worst of its {n_seeds} runs" if n_seeds > 1 else "One run"
         none = "none failed" if n_seeds > 1 else "it did not fail"
         fate = f"{failed} failed" if failed else none
         where = f"on the {record.split} split"

@@ -289,3 +289,13 @@ def test_more_seeds_than_the_bounds_were_made_for_are_refused() -> None:
     for planned in (1, 11):
         with pytest.raises(SpecError, match=f"A confirmation of {planned} seeds was requested and 2 to 10"):
             look([[1.0, 0.0]], [[1.0, 0.0]], planned_seeds=planned, margin=0.01)
+
+
+def test_no_interval_holds_differences_that_bounded_scores_cannot_have() -> None:
+    one_seed_failed = [[0.0] * 40, [1.0] * 40]
+    seen = look([[1.0] * 40] * 2, one_seed_failed, planned_seeds=2, margin=0.01)
+    wide = look([[1.0] * 40] * 2, one_seed_failed, planned_seeds=2, margin=0.01, span=None)
+    assert (seen.interval.low, seen.interval.high) == (-1.0, 1.0)
+    assert seen.interval_90 == (wide.interval_90[0], 1.0)
+    assert wide.interval.low < -1.0 and wide.interval.high > 1.0
+    assert seen.label == wide.label == "inconclusive"

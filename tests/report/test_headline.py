@@ -43,7 +43,7 @@ def answered(label, difference, low, high, words=WORDS, **changes):
         (
             "inconclusive",
             (0.004, -0.008, 0.016),
-            "The searched LoRA is 0.4 points ahead of the default LoRA, which settles nothing.",
+            "Try the searched LoRA, but nothing is settled: it is 0.4 points ahead of the default LoRA.",
             "Not settled: the searched LoRA may be 0.8 points worse to 1.6 points better than the default "
             "(95 % interval, 3 seeds).",
         ),
@@ -125,7 +125,7 @@ def test_a_lower_loss_is_said_to_be_lower():
     assert answer.aside[-1] == "Training brings the loss (lower is better) from 2.250 to 1.500."
     assert answer.use[1].startswith("It adapts 7 modules: ")
     assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on the confirm split."
-    assert answer.sure[1] == "Worst of 3 runs on the confirm split: loss 1.504; none failed."
+    assert answer.sure[1] == "Worst of its 3 runs on the confirm split: loss 1.504; none failed."
 
 
 def test_the_summary_has_each_plan_once_with_all_that_it_takes():
@@ -180,6 +180,25 @@ def test_full_runs_of_the_default_are_told():
     full = replace(run, fidelity=replace(run.fidelity, train_steps=result.setting.full_run_steps))
     result = replace(result, best=BASELINE, verdict=verdict, measurements=(*result.measurements, full, full))
     assert report.answer_of(result, WORDS).sure[0] == (
-        "Chosen by short trial runs and 2 full ones of the default: no other plan promised more, so none was "
-        "compared again."
+        "Chosen by short trial runs and 2 full ones of the default: no other plan did better there, so "
+        "none was compared again."
+    )
+
+
+def test_a_default_that_failed_on_a_seed_is_told_and_its_mean_is_no_lead():
+    result = toy_result()
+    records = tuple(
+        replace(record, metrics=(0.9, 0.0, 0.9), metric_mean=0.6) if record.plan == BASELINE else record
+        for record in result.confirmations
+    )
+    verdict = replace(
+        result.verdict, label="inconclusive", mean_difference=0.3, interval_95=(-0.4, 1.0), n_seeds=3
+    )
+    answer = report.answer_of(replace(result, confirmations=records, verdict=verdict), WORDS)
+    assert answer.title == (
+        "Try the searched LoRA, but nothing is settled: the default LoRA failed in 1 of 3 runs."
+    )
+    assert answer.sure[1] == (
+        "The default failed in 1 of 3 runs (accuracy 90.0 %, 0.0 %, 90.0 %), so its mean says little; a "
+        "lower learning rate may mend it."
     )
