@@ -48,7 +48,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     Incumbent and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
     between them decides. The others get as many seeds, the same ones, so that rows pair. Where time or cost
     runs short a plan has fewer seeds, two at least, or is missing. Where the incumbent is the baseline there
-    is nothing to compare: one seed gives its score and its weights, unless a smaller plan has to be compared.
+    is nothing to compare: one seed gives its score and its weights, unless a smaller plan can be compared.
 
     Raises:
         StoppedError: The time was up before incumbent and baseline had two seeds each.
@@ -60,7 +60,9 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     first = list(dict.fromkeys([named.incumbent, named.baseline]))
     others = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
     later = [plan for plan in others if plan not in first]
-    is_compared = len(first) > 1 or named.smallest not in first
+    small = [named.smallest] if named.smallest not in first else []
+    least = min(_LEAST_SEEDS, problem.spec.confirm.seeds)
+    is_compared = len(first) > 1 or bool(small and _can_pay(problem, ledger, first + small, n_new=least))
     n_seeds = problem.spec.confirm.seeds if is_compared else 1
     n_planned = n_seeds * (len(first) + len(later))
     ledger.progress.phase("confirmation", n_planned)

@@ -87,13 +87,15 @@ def _at_lower_rates(
 
 
 def _has_room(problem: SearchProblem, ledger: Ledger, *, n_runs: int, steps: int) -> bool:
-    """Whether runs of so many new steps can be made in time, and paid beside a confirming run."""
+    """Whether runs of so many new steps can be made in time, and paid beside the least confirmation.
+
+    That is one run each of the baseline, of a small plan and of the head alone.
+    """
     seconds = n_runs * ledger.estimate(problem.full_rung, new_steps=steps)
     if not ledger.has_time_for(seconds=seconds, reserve=ledger.verdict_reserve(problem)):
         return False
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
-    read = schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
     runs = n_runs * schedule.cost(steps=steps, eval_examples=schedule.n_search)
-    return ledger.cost(schedule) + runs + schedule.confirm_run_cost() + read <= limit
+    return ledger.cost(schedule) + runs + schedule.confirm_cost(n_seeds=1) <= limit

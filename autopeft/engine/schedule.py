@@ -125,9 +125,9 @@ class Schedule:
         read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)
         return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(_HEAD_COST))
 
-    def confirm_run_cost(self, plan: Plan | None = None) -> float:
-        """Cost in R of one confirming run, by default of a plan with adapters, without the test split."""
-        return self._confirm_run(1.0 if plan is None or plan.adapters else _HEAD_COST)
+    def confirm_run_cost(self, plan: Plan) -> float:
+        """Cost in R of one confirming run of a plan, without the test split."""
+        return self._confirm_run(1.0 if plan.adapters else _HEAD_COST)
 
     def _confirm_run(self, step_cost: float = 1.0) -> float:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)
