@@ -34,9 +34,9 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     if incumbent != baseline or not baseline.adapters or is_told or problem.spec.confirm.fidelity == "none":
         return chosen
     left = schedule.full_steps - schedule.rung_steps[-1]
-    placements = _placements(problem, ledger, last, baseline)
     if not _has_room(problem, ledger, n_runs=_LEAST, steps=left):
         return chosen
+    placements = _placements(problem, ledger, last, baseline)
     while not _has_room(problem, ledger, n_runs=len(placements), steps=left):
         placements.pop()
     ledger.progress.phase("full runs", len(placements))
@@ -70,7 +70,8 @@ def _at_lower_rates(
     ledger, new = study_log.ledger, list[Measurement]()
     while _has_room(problem, ledger, n_runs=1, steps=problem.schedule.full_steps):
         ranked = ranked_by_loss([*results, *new])
-        leading = by_merit(problem, ledger, ranked)[0] if ranked else [*results, *new][-1 if new else 0]
+        latest = new[-1] if new else results[0]  # leads where all have failed, towards a still lower rate
+        leading = by_merit(problem, ledger, ranked)[0] if ranked else latest
         if new and leading is not new[-1]:
             break
         plan, arm = leading.plan, ledger.arms[leading.plan]

@@ -6,6 +6,7 @@ psycopg is imported when a connection is opened.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -105,11 +106,9 @@ class Database:
                 text = f"The database {self._place} was lost: {_told(error)}."
                 raise DatabaseError(text) from None
             time.sleep(_RETRY_SECONDS)
-            try:
+            with contextlib.suppress(DatabaseError):  # it is tried again until the deadline
                 self._connection = self._connected()
                 return
-            except DatabaseError:
-                pass
 
     def _connected(self) -> Any:
         import psycopg
