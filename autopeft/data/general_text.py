@@ -11,8 +11,9 @@ import numpy as np
 
 from autopeft.data.columns import as_string, usual
 from autopeft.data.cutting import PRECIOUS, normalised
+from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES
-from autopeft.data.sources import PARAGRAPH, TABLES, TEXTS, read
+from autopeft.data.sources import read
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.records import DataSpec, ForgettingSpec
 
@@ -47,7 +48,7 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
     """
     try:
         source = DataSpec(source=spec.source, config_name=spec.config_name)
-        name, tables = read(source, [], suffixes=(*TABLES, *TEXTS))
+        name, tables = read(source, [], text=PARAGRAPHS)
         part = next(part for part in PRECIOUS if part in tables)
         column = _column(spec, tables[part][0].column_names)
         known_texts = {normalised(text) for text in known}

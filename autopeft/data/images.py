@@ -14,9 +14,10 @@ from typing import Any
 import datasets
 
 from autopeft.data.columns import Columns, only_input
+from autopeft.data.files import TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.rows import UncutRows
-from autopeft.data.sources import SPLIT_WORD, TABLES, by_part, is_list, listed_by_part, read, read_table
+from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -85,10 +86,10 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
     """The dataset's name, and the tables of each part with the folder that image paths start from."""
     if is_list(source):
         name, listed = listed_by_part(source, notes)
-        pairs = {part: [(read_table(file, TABLES), file.parent) for file in listed[part]] for part in listed}
+        pairs = {part: [(read_table(file), file.parent) for file in listed[part]] for part in listed}
         return name, pairs
     path = Path(source).expanduser()
-    if path.is_dir() and not any(file.suffix.lower() in TABLES for file in path.glob("[!._]*")):
+    if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
         name, tables = path.resolve().name, _class_folders(path, notes)
     else:
         name, tables = read(spec, notes)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.data.columns import as_string, cells_of, check_named, usual
+from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.rows import Parts, Row, UncutRows
-from autopeft.data.sources import PARAGRAPH, TABLES, TEXTS, read
+from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
@@ -23,6 +24,8 @@ PAIRS = (
 # Columns that add to a prompt of these names: Alpaca, Dolly and SQuAD have them.
 EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
+TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
+_CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
 TEXT_NAMES = "text content document body story article"
 
 
@@ -51,7 +54,8 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     """
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
-    name, tables = read(spec, notes, suffixes=(*TABLES, *TEXTS))
+    name, found = read(spec, notes, text=PARAGRAPHS)
+    tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in found.items()}
     layout = _layout(spec, tables["train"][0])
     parts: Parts = {}
     for part, part_tables in tables.items():
@@ -77,6 +81,11 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     )
 
 
+def _unfolded(table: Any) -> Any:
+    """The table with one column for each language of its translations: `translation.de`, `translation.en`."""
+    return table.flatten() if TRANSLATION in table.column_names else table
+
+
 def _layout(spec: DataSpec, table: Any) -> _Layout:
     """The layout that the spec names, or else the first that the column names suggest."""
     names = table.column_names
@@ -96,6 +105,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         return _Layout(kind="documents", inputs=inputs)
     by_lower = {name.lower(): name for name in names}
     pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
+    pairs.append([*[name for name in names if name.startswith(f"{TRANSLATION}.")], None, None][:2])
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
@@ -153,7 +163,7 @@ def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | Non
     if not turns:
         return None
     messages = [_message(turn) for turn in turns]
-    faulty = [m for m in messages if not (m["role"] and isinstance(m["content"], str))]
+    faulty = [m for m in messages if not (m.get("role") and isinstance(m["content"], str))]
     if faulty:
         raise DataError(f"Row {index + 1} of {part} holds {str(faulty[0])[:60]}; it needs role and content.")
     last = messages[-1]
@@ -162,11 +172,24 @@ def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | Non
             f"Row {index + 1} of {part} ends with role {last['role']!r} after {len(messages) - 1} "
             "messages; a chat should end with the assistant's answer to something."
         )
+    if not last["content"].strip():
+        return None  # a call of a tool has no text to learn
     return Row((json.dumps(messages[:-1], ensure_ascii=False),), last["content"], group)
 
 
 def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn with role and content, also from ShareGPT's `from` and `value`."""
+    """A turn with role and content, also from ShareGPT's `from` and `value`; calls of tools are kept.
+
+    A table fills what a turn lacks with None, which is left out; a call may have no content.
+    """
     role = turn.get("role", turn.get("from"))
     role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-    return {"role": role, "content": turn.get("content", turn.get("value"))}
+    calls = {key: _without_none(turn[key]) for key in _CALL_KEYS if turn.get(key)}
+    content = turn.get("content", turn.get("value"))
+    return {"role": role, "content": "" if content is None and calls else content, **calls}
+
+
+def _without_none(cell: Any) -> Any:
+    if isinstance(cell, dict):
+        return {key: _without_none(item) for key, item in cell.items() if item is not None}
+    return [_without_none(item) for item in cell] if isinstance(cell, list) else cell

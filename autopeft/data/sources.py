@@ -1,58 +1,56 @@
 """Reads files, folders, saved datasets and the hub into tables, by the split word in their names.
 
-A local source never touches the network. `load_dataset("csv", ...)` counts a download at s3.amazonaws.com
-even for a local file; therefore files are read by `Dataset.from_csv` and its like, with a temporary cache.
+A local source never touches the network.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import glob
 import re
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
-from datasets.exceptions import DatasetsError
 from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
 
+from autopeft.data.files import (
+    FILE_ERRORS,
+    PARAGRAPHS,
+    SENTENCES,
+    TextFormat,
+    quiet,
+    read_table,
+    suffix_of,
+    suffixes_of,
+    unpacked_name,
+)
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-TEXTS = (".txt", ".md")
-PARAGRAPH = "paragraph"  # the only column of a text file
 
-_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
 
-# pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `_quiet` raises ParserWarning.
-_FILE_ERRORS = (DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning)
 # The hub client changed its HTTP library between versions; this name is the base error of either.
-_HUB_ERRORS = (*_FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
+_HUB_ERRORS = (*FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
 
 
 def read(
-    spec: DataSpec, notes: list[str], *, suffixes: tuple[str, ...] = TABLES
+    spec: DataSpec, notes: list[str], *, text: TextFormat | None = None
 ) -> tuple[str, dict[str, list[Any]]]:
     """The name of a source, and its tables by part: train, confirm, test; raises DataError without them.
 
-    The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Only files
-    with one of the suffixes are read; a text becomes a table with the column `paragraph`.
+    The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Tables
+    are read, and texts where the task has a format for them.
     """
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
     if is_list(spec.source):
         name, listed = listed_by_part(str(spec.source), notes)
-        return name, {part: [read_table(file, suffixes) for file in files] for part, files in listed.items()}
+        return name, {part: [read_table(file, text) for file in files] for part, files in listed.items()}
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
         return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
@@ -63,21 +61,22 @@ def read(
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
-        return path.stem, {"train": [read_table(path, suffixes)]}
+        return unpacked_name(path).stem, {"train": [read_table(path, text)]}
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = read_table(path, suffixes)
+        saved = read_table(path, text)
         return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
-    files = _data_files(path, suffixes)
+    files = _data_files(path, text)
     parts = by_part(files, name, notes)
-    return name, {part: [read_table(file, suffixes) for file in chosen] for part, chosen in parts.items()}
+    return name, {part: [read_table(file, text) for file in chosen] for part, chosen in parts.items()}
 
 
-def _data_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _data_files(folder: Path, text: TextFormat | None) -> dict[str, Path]:
     """The data files of a folder by name, or of the only folder in it that has some; raises DataError."""
+    suffixes = suffixes_of(text)
 
     def files_of(place: Path) -> dict[str, Path]:
-        return {file.name: file for file in sorted(place.glob("[!._]*")) if file.suffix.lower() in suffixes}
+        return {file.name: file for file in sorted(place.glob("[!._]*")) if suffix_of(file) in suffixes}
 
     if files := files_of(folder):
         return files
@@ -111,7 +110,8 @@ def _looks_like_path(source: str) -> bool:
     path = Path(source)
     is_hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
     in_folder = path.parent != Path() and path.parent.is_dir()
-    return not is_hub_id or in_folder or path.suffix.lower() in (*TABLES, *TEXTS)
+    is_file = any(suffix_of(path) in suffixes_of(text) for text in (PARAGRAPHS, SENTENCES))
+    return not is_hub_id or in_folder or is_file
 
 
 def _near(path: Path) -> str:
@@ -137,86 +137,6 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
     return parts
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[str]:
-    """A context in which `datasets` is silent; yields a cache folder that is deleted afterwards."""
-    had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        with tempfile.TemporaryDirectory(prefix="autopeft-") as cache, warnings.catch_warnings():
-            # pandas drops the cells of a row beyond the header, and only warns.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            yield cache
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if had_bars:
-            datasets.enable_progress_bars()
-
-
-def read_table(path: Path, suffixes: tuple[str, ...]) -> Any:
-    """The table of one file, or the dataset in a folder that `save_to_disk` wrote; raises DataError."""
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix not in suffixes:
-        raise DataError(f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes)}.")
-    options: dict[str, Any] = {}
-    with _quiet() as cache:
-        try:
-            if path.is_dir():
-                return datasets.load_from_disk(str(path))
-            if suffix in TEXTS:
-                paragraphs = _paragraphs(path.read_text(encoding="utf-8"))
-                return datasets.Dataset.from_dict({PARAGRAPH: paragraphs})
-            if suffix in (".csv", ".tsv"):
-                # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
-                options = {"sep": _separator(path, suffix), "index_col": False}
-                header = pd.read_csv(path, nrows=0, **options).columns
-                options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
-            kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
-            if kind == "json" and _begins_with_null(path):
-                raise ValueError("its first row is null")  # which would end this process in pyarrow
-            return getattr(datasets.Dataset, f"from_{kind}")(
-                glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options
-            )
-        except _FILE_ERRORS as error:
-            reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
-            if "thread" in reason:  # of a pool that reads the file
-                raise DataError(
-                    f"{path} was not read: the system allows this process no more threads ({reason}); raise "
-                    "the limit (ulimit -u) or end other processes."
-                ) from error
-            kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            text = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
-            raise DataError(text) from error
-
-
-def _separator(path: Path, suffix: str) -> str:
-    """What separates the cells of a table; the semicolon or tab of a .csv whose first line has no comma."""
-    if suffix == ".tsv":
-        return "\t"
-    with path.open(encoding="utf-8") as file:
-        header = file.readline()
-    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
-
-
-def _begins_with_null(path: Path) -> bool:
-    """Whether the first word of a JSON file is null."""
-    with path.open("rb") as file:
-        line = next((line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
-    return line.strip(b"\xef\xbb\xbf \t\r\n").startswith(b"null")
-
-
-def _paragraphs(text: str) -> list[str]:
-    """A text cut at blank lines, or at line ends if those are few; the pieces join to the whole text."""
-    whole = text.replace("\r\n", "\n")
-    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", whole)
-    if len(pieces) < _FEW_PARAGRAPHS:
-        pieces = whole.splitlines(keepends=True)
-    if not any(piece.strip() for piece in pieces):
-        raise ValueError("it is blank")
-    return pieces
-
-
 def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
     """The splits of a hub dataset."""
     if spec.streaming and spec.max_examples is None:
@@ -232,7 +152,7 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
                 f"Neither the hub ({type(error).__name__}) nor a local file has dataset {source!r}."
                 f"{_near(Path(source))} Check spelling, network and access."
             ) from error
-    with _quiet():
+    with quiet():
         try:
             splits = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
             return first_rows(splits, spec.max_examples, notes) if spec.streaming else splits

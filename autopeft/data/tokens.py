@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
+from autopeft.data.files import SENTENCES
 from autopeft.data.labels import label_column, order_of
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
@@ -24,7 +25,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     Tokens and tags may be two lists, or two texts with blanks between. Raises a DataError if they differ in
     number, or a tag is missing.
     """
-    name, tables = read(spec, notes)
+    name, tables = read(spec, notes, text=SENTENCES)
     table = tables["train"][0]
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)

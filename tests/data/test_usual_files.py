@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pandas as pd
@@ -143,3 +144,96 @@ def test_too_few_rows_are_told_beside_those_that_were_cut(tmp_path):
         DataError, match=r"There are 27 rows to learn from beside 13 for confirm; 30 are needed\. Add rows\."
     ):
         read(write(tmp_path / "rows.csv", rows))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_packed_file_is_read_as_what_it_holds(tmp_path, suffix):
+    rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(N)]
+    plain = tmp_path / f"rows{suffix}"
+    (write if suffix == ".csv" else write_lines)(plain, rows)
+    packed = tmp_path / f"rows{suffix}.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert (read(packed).name, rows_of(read(packed))) == ("rows", rows_of(read(plain)))
+    for damaged in (packed.read_bytes()[:100], b"no gzip"):
+        packed.write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=rf"rows\{suffix}\.gz holds no rows or is no UTF-8 {suffix[1:]} file: "
+        ):
+            read(packed)
+
+
+def test_packed_files_of_a_folder_are_its_parts(tmp_path):
+    for part, first in (("train", 0), ("test", N)):
+        rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(first, first + N)]
+        plain = write(tmp_path / f"{part}.csv", rows)
+        (tmp_path / f"{part}.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    assert len(read(tmp_path).test.labels) == N
+
+
+CONLL_2003 = "{word} NN B-NP B-PER\n# # # O\n. . O O"
+MULTI_CONER = "# id 5239{word}\tdomain=train\n{word} _ _ B-PER\n# _ _ O\n. _ _ O"
+TABS = "{word}\tB-PER\n#\tO\n.\tO"
+
+
+@pytest.mark.parametrize("block", [CONLL_2003, MULTI_CONER, TABS])
+@pytest.mark.parametrize("name", ["train.txt", "rows.conll"])
+def test_sentences_of_conll_files_are_rows_of_tokens(tmp_path, name, block):
+    rows = [{"tokens": [f"word{i}", "#", "."], "tags": ["B-PER", "O", "O"]} for i in range(N)]
+    text = "\n\n".join(block.format(word=f"word{i}") for i in range(N))
+    (tmp_path / name).write_text(f"-DOCSTART- -X- -X- O\n\n{text}\n" if block == CONLL_2003 else text)
+    in_conll = read(tmp_path / name, "token-classification")
+    assert rows_of(in_conll) == rows_of(
+        read(write_lines(tmp_path / "rows.jsonl", rows), "token-classification")
+    )
+
+
+def test_forms_and_parts_of_speech_are_read_of_conll_u(tmp_path):
+    """The range 1-2 and the empty node 2.1 stand for no token of their own."""
+    cells = "\t_\t_\t_\t_\t_"
+    lines = ["# text = im Haus", "1-2\tim\t_\t_\t_" + cells, "1\tin\tin\tADP\t_" + cells]
+    text = [[*lines, f"2\tHaus{i}\tHaus\tNOUN\t_" + cells, "2.1\tx\t_\t_\t_" + cells] for i in range(N)]
+    (tmp_path / "rows.conllu").write_text("\n\n".join(map("\n".join, text)))
+    data = read(tmp_path / "rows.conllu", "token-classification")
+    assert {words[0] for ((words),) in data.train.inputs} == {"in"}
+    assert {data.label_names[tag] for tags in data.train.labels for tag in tags} == {"ADP", "NOUN"}
+    assert {len(tags) for tags in data.train.labels} == {2}
+
+
+def test_a_token_without_a_tag_is_refused_with_its_line(tmp_path):
+    (tmp_path / "rows.conll").write_text("\n\n".join(f"word{i} O\nlonely" for i in range(N)))
+    with pytest.raises(DataError, match=r"the line 'lonely' has no tag after its token\. Repair"):
+        read(tmp_path / "rows.conll", "token-classification")
+
+
+def test_translations_are_prompts_and_completions_in_the_named_direction(tmp_path):
+    rows = [{"id": i, "translation": {"de": f"hallo {i}", "en": f"hello {i}"}} for i in range(N)]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    data = read(path, "text2text-generation")
+    assert all(text.replace("hallo", "hello") == label for (text,), label in zip(*of(data), strict=True))
+    turned = read(
+        path, "text2text-generation", text_columns=("translation.en",), label_column="translation.de"
+    )
+    assert all(text.replace("hello", "hallo") == label for (text,), label in zip(*of(turned), strict=True))
+
+
+def of(data):
+    return data.train.inputs, data.train.labels
+
+
+def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(tmp_path):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+    def chat(i):
+        asked = [{"role": "user", "content": f"what is {i}?"}]
+        called = {"role": "assistant", "content": None, "tool_calls": [call]}
+        told = [{"role": "tool", "name": "add", "content": "2"}, {"role": "assistant", "content": "two"}]
+        return {"messages": [*asked, called, *(told if i % 3 else [])]}
+
+    data = read(write_lines(tmp_path / "rows.jsonl", [chat(i) for i in range(N)]), "text-generation")
+    assert "Dropped 30 train rows without text." in data.notes
+    question, calling, answer = json.loads(data.train.inputs[0][0])
+    assert question["content"].startswith("what is ")
+    assert calling == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert answer == {"role": "tool", "content": "2", "name": "add"}
+    assert set(data.train.labels) == {"two"}

@@ -1,0 +1,201 @@
+"""Reads one data file into a table: tables, plain texts and tagged sentences, packed by gzip or not.
+
+`load_dataset("csv", ...)` counts a download at s3.amazonaws.com even for a local file; therefore files are
+read by `Dataset.from_csv` and its like, with a temporary cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import re
+import shutil
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+from datasets.exceptions import DatasetsError
+
+from autopeft.errors import DataError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+PACKED = ".gz"  # after any of the other suffixes
+PARAGRAPH = "paragraph"  # the only column of a text file
+TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
+
+_N_UNIVERSAL = 10  # cells of a token in CoNLL-U
+_FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
+
+# pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `quiet` raises ParserWarning;
+# a damaged gzip file raises the last two.
+FILE_ERRORS = (
+    *(DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning),
+    *(EOFError, zlib.error),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """How a task reads files of plain text: their suffixes, and a function from the text to columns."""
+
+    suffixes: tuple[str, ...]
+    columns: Callable[[str], dict[str, list[Any]]]
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that tells the format, in lower case; that of `rows.csv.gz` is .csv."""
+    return unpacked_name(path).suffix.lower()
+
+
+def unpacked_name(path: Path) -> Path:
+    """The path of what a packed file holds: `rows.csv` for `rows.csv.gz`."""
+    return path.with_suffix("") if path.suffix.lower() == PACKED else path
+
+
+def suffixes_of(text: TextFormat | None) -> tuple[str, ...]:
+    """The suffixes of the files that are read, those of tables first."""
+    return (*TABLES, *(text.suffixes if text else ()))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[str]:
+    """A context in which `datasets` is silent; yields a cache folder that is deleted afterwards."""
+    had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory(prefix="autopeft-") as cache, warnings.catch_warnings():
+            # pandas drops the cells of a row beyond the header, and only warns.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            yield cache
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def read_table(path: Path, text: TextFormat | None = None) -> Any:
+    """The table of one file, or the dataset in a folder that `save_to_disk` wrote.
+
+    Raises:
+        DataError: The file is of another format, damaged or blank.
+    """
+    suffix = suffix_of(path)
+    if path.is_file() and suffix not in suffixes_of(text):
+        raise DataError(
+            f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes_of(text))}."
+        )
+    with quiet() as cache:
+        try:
+            if path.is_dir():
+                return datasets.load_from_disk(str(path))
+            return _table_of(_unpacked(path, Path(cache)), cache, text)
+        except FILE_ERRORS as error:
+            reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
+            if "thread" in reason:  # of a pool that reads the file
+                raise DataError(
+                    f"{path} was not read: the system allows this process no more threads ({reason}); raise "
+                    "the limit (ulimit -u) or end other processes."
+                ) from error
+            kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
+            sentence = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
+            raise DataError(sentence) from error
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """The file itself, or a copy in the folder without its gzip."""
+    if path.suffix.lower() != PACKED:
+        return path
+    plain = folder / unpacked_name(path).name
+    with gzip.open(path) as packed, plain.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+    return plain
+
+
+def _table_of(path: Path, cache: str, text: TextFormat | None) -> Any:
+    suffix = suffix_of(path)
+    if text and suffix in text.suffixes:
+        return datasets.Dataset.from_dict(text.columns(path.read_text(encoding="utf-8-sig")))
+    options: dict[str, Any] = {}
+    if suffix in (".csv", ".tsv"):
+        # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
+        options = {"sep": _separator(path, suffix), "index_col": False}
+        header = pd.read_csv(path, nrows=0, **options).columns
+        options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
+    kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
+    if kind == "json" and _begins_with_null(path):
+        raise ValueError("its first row is null")  # which would end this process in pyarrow
+    return getattr(datasets.Dataset, f"from_{kind}")(
+        glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options
+    )
+
+
+def _separator(path: Path, suffix: str) -> str:
+    """What separates the cells of a table; the semicolon or tab of a .csv whose first line has no comma."""
+    if suffix == ".tsv":
+        return "\t"
+    with path.open(encoding="utf-8") as file:
+        header = file.readline()
+    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
+
+
+def _begins_with_null(path: Path) -> bool:
+    """Whether the first word of a JSON file is null."""
+    with path.open("rb") as file:
+        line = next((line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+    return line.strip(b"\xef\xbb\xbf \t\r\n").startswith(b"null")
+
+
+def _paragraphs(text: str) -> list[str]:
+    """A text cut at blank lines, or at line ends if those are few; the pieces join to the whole text."""
+    whole = text.replace("\r\n", "\n")
+    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", whole)
+    if len(pieces) < _FEW_PARAGRAPHS:
+        pieces = whole.splitlines(keepends=True)
+    if not any(piece.strip() for piece in pieces):
+        raise ValueError("it is blank")
+    return pieces
+
+
+def _tagged_sentences(text: str) -> dict[str, list[Any]]:
+    """The sentences of a CoNLL file: a line for each token, with its tag in the last cell, blanks between.
+
+    Of the ten cells of CoNLL-U the form and its part of speech are read. Lines of comments before a sentence
+    and of -DOCSTART- are left out. Raises a ValueError where a line has no tag.
+    """
+    blocks = [block.split("\n") for block in re.split(r"\n\s*\n", text)]
+    separator = "\t" if re.search(r"^[^#\n][^\n]*\t", text, re.MULTILINE) else None
+    sentences = [[line.strip().split(separator) for line in block if line.strip()] for block in blocks]
+    tags = {cells[-1] for sentence in sentences for cells in sentence if not cells[0].startswith("#")}
+    lines = (cells for sentence in sentences for cells in sentence)
+    is_universal = any(len(cells) == _N_UNIVERSAL and cells[0] == "1" for cells in lines)
+    tokens: list[list[str]] = []
+    labels: list[list[str]] = []
+    for sentence in sentences:
+        while sentence and _is_comment(sentence[0], tags):
+            sentence.pop(0)
+        if is_universal:  # a range such as 1-2 and an empty node such as 1.1 stand beside the tokens
+            sentence = [[cells[1], cells[3]] for cells in sentence if cells[0].isdigit()]
+        if bare := next((cells for cells in sentence if len(cells) < 2), None):
+            raise ValueError(f"the line {' '.join(bare)[:40]!r} has no tag after its token")
+        if sentence:
+            tokens.append([cells[0] for cells in sentence])
+            labels.append([cells[-1] for cells in sentence])
+    if not tokens:
+        raise ValueError("it is blank")
+    return {TOKENS: tokens, TAGS: labels}
+
+
+def _is_comment(cells: list[str], tags: set[str]) -> bool:
+    return cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and cells[-1] not in tags)
+
+
+PARAGRAPHS = TextFormat(suffixes=(".txt", ".md"), columns=lambda text: {PARAGRAPH: _paragraphs(text)})
+SENTENCES = TextFormat(suffixes=(".conll", ".conllu", ".bio", ".iob", ".txt"), columns=_tagged_sentences)
