@@ -269,10 +269,10 @@ def _task_of(target: Target, base: BaseModel, auto_class: str | None, tasks: Map
     kind = auto_class or type(base.module).__name__
     task = tasks[target.task] if target.task else None
     if task is None:
+        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
         wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
         if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
-            wanted = _CAUSAL if _writes(base.module.config) else _CLASSES
-        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
+            wanted = _CAUSAL if _writes(base.module.config) else _SEQ2SEQ if is_pair else _CLASSES
         if wanted == _SEQ2SEQ and not is_pair:  # Gemma 3 with its images
             wanted = _CAUSAL
         task = next((task for task in tasks.values() if task.auto_class == wanted), None)

@@ -17,6 +17,7 @@ from autopeft.model.locating import (
     LOAD_ERRORS,
     config_of,
     load_error,
+    name_first_token,
     pretrained_arguments,
     require_class,
     require_reachable,
@@ -82,6 +83,7 @@ def load(
     tokenizer = _processor(spec, source, name, reads_images=reads_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
+    name_first_token(module.config, getattr(module, "generation_config", None))
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])

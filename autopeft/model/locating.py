@@ -123,6 +123,18 @@ def config_of(spec: ModelSpec) -> Any:
         raise load_error(source, error) from error
 
 
+def name_first_token(config: Any, generation_config: Any = None) -> None:
+    """Name what the decoder of a pair begins with, where the config does not, as a T5 one may not.
+
+    It is what the settings of generation name, else the token that begins a text, else padding.
+    """
+    if not getattr(config, "is_encoder_decoder", False):
+        return
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    tokens = (getattr(source, name, None) for name in names for source in (config, generation_config))
+    config.decoder_start_token_id = next((token for token in tokens if token is not None), 0)
+
+
 def require_class(config: Any, auto_class: str, *, name: str) -> None:
     """Raise ModelError for a config of which transformers has no model of an auto class."""
     supported = getattr(getattr(transformers, auto_class), "_model_mapping", None)

@@ -12,6 +12,7 @@ from autopeft.model.checks import require_sites
 from autopeft.model.locating import (
     LOAD_ERRORS,
     load_error,
+    name_first_token,
     pretrained_arguments,
     require_class,
     require_reachable,
@@ -39,6 +40,7 @@ def load_skeleton(
         config = transformers.AutoConfig.from_pretrained(**arguments)
         if n_layers is not None:
             _keep_layers(config.get_text_config(), n_layers)
+        name_first_token(config)
         builder = _model_class(config, auto_class, name=name)
         with torch.device("meta"):
             module = getattr(builder, "from_config", builder)(config)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from autopeft import model
 from autopeft.records import ModelSpec, Plan
@@ -57,3 +64,27 @@ def test_two_loads_of_one_checkpoint_are_the_same_model(no_pooler_dir: Path) -> 
     first = model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256()
     torch.manual_seed(1234)
     assert model.load(spec, auto_class=AUTO, label_names=("neg", "pos")).sha256() == first
+
+
+def test_a_decoder_without_a_first_token_begins_with_padding(model_dir: Path, tmp_path: Path) -> None:
+    """As `transformers` does where the config of a T5 says so; without, it refuses to run."""
+    folder = tmp_path / "t5"
+    shutil.copytree(model_dir, folder)
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(3)
+    config = T5Config(vocab_size=64, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, pad_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    written.pop("decoder_start_token_id", None)
+    (folder / "config.json").write_text(json.dumps(written))
+    base = model.load(ModelSpec(id=str(folder)), auto_class="AutoModelForSeq2SeqLM", label_names=())
+    plain = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    plain.config.decoder_start_token_id = 0
+    labels = torch.tensor([[5, 6, 3]])
+    with torch.no_grad():
+        assert torch.equal(
+            base.module.eval()(**INPUTS, labels=labels).loss, plain(**INPUTS, labels=labels).loss
+        )
+    skeleton = model.load_skeleton(ModelSpec(id=str(folder)), auto_class="AutoModelForSeq2SeqLM")
+    ids = torch.tensor([[5, 1]], device="meta")
+    assert skeleton.module(input_ids=ids, labels=ids).logits.shape == (1, 2, 64)
