@@ -22,6 +22,8 @@ from autopeft.errors import SiteError
 # Under which name a model with virtual tokens remembers the PeftModel of the adapters beneath them.
 _BENEATH = "_autopeft_beneath"
 
+_EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
+
 
 def attach(
     module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str | None, head_names: Sequence[str]
@@ -69,8 +71,9 @@ def put_on(
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
         with making(config), warnings.catch_warnings():
-            # peft asks the model whether it checkpoints by a name that transformers has deprecated.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            # A deprecated name that peft asks for; and a mix of methods, or one on norms, is meant here.
+            for message in _EXPECTED:
+                warnings.filterwarnings("ignore", message=message)
             if config.is_prompt_learning:
                 adapted = _wrap(module, config, name=name, beneath=adapted)
             elif adapted is None:

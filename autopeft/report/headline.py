@@ -149,9 +149,10 @@ class _Says:
         """The plan, its rate, its modules and its size."""
         plan = self.result.best
         share = 100 * plan.trainable_params / self.result.setting.budget.base_params
+        where = places(plan, self.result.sites)
         return (
             f"{_capital(self._full(plan))}, learning rate {rate(plan.learning_rate)}.",
-            *((f"It adapts {where}.",) if (where := places(plan, self.result.sites)) else ()),
+            *((f"It adapts {where}{_with_ranks(plan)}.",) if where else ()),
             *((f"It reaches {self._score()}.",) if self._score() else ()),
             f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model.",
         )
@@ -287,6 +288,14 @@ class _Says:
     @property
     def _higher(self) -> str:
         return "higher" if self.result.setting.greater_is_better else "lower"
+
+
+def _with_ranks(plan: Plan) -> str:
+    """The ranks of a plan after its modules: `, with rank 8`; empty for methods without one."""
+    ranks = sorted({adapter.rank for adapter in plan.adapters if adapter.rank})
+    if not ranks:
+        return ""
+    return f", with rank {ranks[0]}" if len(ranks) == 1 else f", with ranks {ranks[0]} to {ranks[-1]}"
 
 
 def _capital(name: str) -> str:

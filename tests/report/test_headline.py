@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_confirmations, toy_result
@@ -111,6 +112,20 @@ def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
     assert report.answer_of(untrained, WORDS).aside[-1] == "Training leaves the accuracy at 95.4 %."
     title = answered("inconclusive", 0.0002, -0.008, 0.016).title
     assert title == "The searched LoRA scored the same as the default LoRA, which settles nothing."
+
+
+def test_the_ranks_follow_the_modules_and_a_method_without_ranks_has_none():
+    result = toy_result()
+
+    def said(*ranks):
+        adapters = [
+            replace(adapter, rank=rank)
+            for adapter, rank in zip(result.best.adapters, cycle(ranks), strict=False)
+        ]
+        changed = replace(result, best=replace(result.best, adapters=tuple(adapters)))
+        return report.answer_of(changed, WORDS).use[1].partition(": ")[2].partition(", with ")[2]
+
+    assert (said(0), said(3), said(16, 2, 0)) == ("", "rank 3.", "ranks 2 to 16.")
 
 
 def test_a_lower_loss_is_said_to_be_lower():
