@@ -87,6 +87,9 @@ def estimate(
     memory: Annotated[
         str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
     ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
     ] = None,
@@ -112,7 +115,9 @@ def estimate(
             like=like,
             device=device,
             memory=memory,
-            run=pipeline.RunRequest(data=data, epochs=epochs, max_steps=max_steps, price=gpu_price),
+            run=pipeline.RunRequest(
+                task=task, data=data, epochs=epochs, max_steps=max_steps, price=gpu_price
+            ),
         )
         estimated = pipeline.estimate_step(request)
         if as_json:

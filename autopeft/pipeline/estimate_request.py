@@ -24,8 +24,12 @@ _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """The run whose time is told: its data, and its length; `price` is that of an hour, in any currency."""
+    """The run whose time is told: its task, data and length; `price` is that of an hour, in any currency.
 
+    Without a `task` it is that of the plan, or of the class that the model's config names.
+    """
+
+    task: str | None = None
     data: str | None = None
     epochs: float | None = None
     max_steps: int | None = None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from autopeft import estimate, model
-from autopeft.errors import SpecError
-from autopeft.estimate import Answer, Described, Rates, Wish
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.estimate import Answer, Described, Rates, Target, Wish
 from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.pipeline.allowance import usual_cost
@@ -48,6 +49,7 @@ def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> St
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target, spec = read_target(request.trained, model_id=request.model_id, revision=request.revision)
+        target = _with_task(target, request.run.task, known=tasks)
         precision = _precision(request, spec)
         dtype = precision.dtype
         rates = rates or _rates(request.device, precision)
@@ -84,6 +86,17 @@ def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> St
         rates=rates,
         run=_run(answer, n_steps, price=request.run.price),
     )
+
+
+def _with_task(target: Target, task: str | None, *, known: Collection[str]) -> Target:
+    """The target with the task that the user named, which a plan must have too."""
+    if task is None:
+        return target
+    if task not in known:
+        raise UnknownNameError("task", task, sorted(known))
+    if target.task not in (None, task):
+        raise SpecError(f"--task is {task}, but the plan is for {target.task}; leave --task out.")
+    return replace(target, task=task)
 
 
 def _device_bytes(request: EstimateRequest) -> int | None:

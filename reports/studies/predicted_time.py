@@ -81,7 +81,7 @@ def row_of(name: str, data: Path, models: Path) -> dict[str, object]:
     assert told is not None
     step_seconds: float | str = ""
     if source is not None and model_name != SMOL:  # a GGUF file has no config.json
-        run = pipeline.RunRequest(data=source, max_steps=n_steps)
+        run = pipeline.RunRequest(task=task, data=source, max_steps=n_steps)
         model_id = model.resolve(spec.model)[0]
         request = pipeline.EstimateRequest(trained="lora_r8", model_id=model_id, device="cpu", run=run)
         estimated = pipeline.estimate_step(request).answer.typical.seconds
