@@ -154,6 +154,17 @@ def test_decoder_without_an_architecture_is_a_language_model_as_in_a_gguf_file(t
     assert bare["head_params"] == 0
 
 
+def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> None:
+    """An encoder says nothing of its task; rows of ten tokens are twelve with the marks of their ends."""
+    texts = [[("good", "film")[i >> k & 1] for k in range(10)] for i in range(200)]
+    rows = [{"tokens": tokens, "tags": ["O"] * 9 + ["B-X"]} for tokens in texts]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wish = ("lora_r2", "--model", model_dir, "--data", tmp_path / "train.jsonl", "--device", "l4")
+    content = estimated(*wish, "--task", "token-classification", "--epochs", 1)
+    assert (content["max_length"], content["typical_length"]) == (12, 12)
+    assert "There is no label column among tokens, tags" in run(*wish).stderr
+
+
 def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "")
     monkeypatch.delenv("TQDM_DISABLE")
@@ -170,6 +181,7 @@ def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.Monk
         (("lora_r8", "--device", "cpu:x"), ("'cpu:x'", "cuda")),
         (("lora_r8", "--epochs", -1, "--data", "rows.csv"), ("--epochs is -1", "above 0")),
         (("lora_r8", "--epochs", 2), ("--epochs is 2", "--data")),
+        (("lora_r8", "--task", "tagging"), ("There is no task named 'tagging'", "token-classification")),
         (("lroa",), ("lroa", "Did you mean 'lora'?")),
         (("lora_r8", "--dtype", "fp8"), ("--dtype is 'fp8'", "bfloat16")),
         (("lora_r8", "--batch-size", 0), ("--batch-size is 0", "at least 1")),
