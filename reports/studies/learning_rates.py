@@ -33,15 +33,17 @@ RULES = {
 Case = tuple[str, int, str, Plan, int]  # name, rank, rule, plan and seed
 
 
-def method_cases(prepared: Prepared, centres: dict[str, float], names: list[str]) -> Iterator[Case]:
-    """Every method at five rates around its centre."""
+def method_cases(
+    prepared: Prepared, centres: dict[str, float], names: list[str], powers: list[int]
+) -> Iterator[Case]:
+    """Every method at rates around its centre, which are powers of a factor apart."""
     context = AllocationContext(
         sites=prepared.base.sites,
         scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
         methods=prepared.methods,
         max_params=parse_budget(prepared).max_trainable_params,
     )
-    for power in (0, 1, -1, 2, -2):
+    for power in powers:
         for name, method in prepared.methods.items():
             fits = any(method.refusal(site) is None for site in prepared.base.sites)
             if fits and (name in names or not names):
@@ -127,13 +129,16 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=RANK_RATES)
     parser.add_argument("--only", nargs="*", default=[], help="methods to measure, instead of all")
     parser.add_argument(
+        "--powers", type=int, nargs="*", default=[0, 1, -1, 2, -2], help="of 2.5, times the centre"
+    )
+    parser.add_argument(
         "--centre", nargs="*", default=[], help="name=rate, instead of the middle of the range"
     )
     given = parser.parse_args()
     prepared = prepare(settings(given))
     centres = {name: float(rate) for name, _, rate in (text.partition("=") for text in given.centre)}
     if given.study == "methods":
-        measure(prepared, method_cases(prepared, centres, given.only), given)
+        measure(prepared, method_cases(prepared, centres, given.only, given.powers), given)
     else:
         measure(prepared, rank_cases(prepared, given.rates), given)
 
