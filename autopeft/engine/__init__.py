@@ -116,6 +116,7 @@ def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
     schedule, n_seeds = problem.schedule, problem.spec.confirm.seeds
     limit = math.inf if problem.spec.search.max_cost is None else problem.spec.search.max_cost
     left = limit - problem.confirm_reserve
+    ledger.limit_cost(schedule, max_cost=limit)
     numbers = schedule.n_paid(n_first=problem.n_proposals + n_twins(problem), max_cost=left)
     for index, n_plans in enumerate(numbers):
         steps = schedule.new_steps(index)

@@ -84,6 +84,7 @@ class Ledger:
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
     _planned: dict[tuple[str, int], _Planned] = field(default_factory=dict)
+    _cost_limit: tuple[Schedule, float] | None = None
     _seconds_per_step: list[float] = field(default_factory=list)
     _new: dict[Key, Measurement] = field(default_factory=dict)  # recorded, and not yet in `measured`
     _n_failed: int = 0  # measurements that broke off since the last that did not
@@ -156,7 +157,8 @@ class Ledger:
             kind.n_left * self.estimate(kind.fidelity, new_steps=kind.new_steps)
             for kind in self._planned.values()
         )
-        seconds = min(seconds / self.executor.n_workers, self._limit_left())
+        seconds = min(seconds, self._affordable_seconds()) / self.executor.n_workers
+        seconds = min(seconds, self._limit_left())
         seconds_left = max(0.0, seconds) if self._seconds_per_step else None
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
 
@@ -213,6 +215,16 @@ class Ledger:
         `new_steps` counts the steps that each has still to train, where a rung continues an earlier one.
         """
         self._planned[_kind(fidelity)] = _Planned(fidelity, n_measurements, new_steps)
+
+    def limit_cost(self, schedule: Schedule, *, max_cost: float) -> None:
+        """Tell the limit in R that the run keeps to, so that the time left is no more than it pays."""
+        self._cost_limit = (schedule, max_cost)
+
+    def _affordable_seconds(self) -> float:
+        if self._cost_limit is None:
+            return math.inf
+        schedule, max_cost = self._cost_limit
+        return max(0.0, max_cost - self.cost(schedule)) * self.estimate(schedule.full_rung(seed=0))
 
     def cost(self, schedule: Schedule) -> float:
         """Cost of all measurements so far in R, counted in steps and examples."""

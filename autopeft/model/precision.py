@@ -20,6 +20,7 @@ _LEAST_WIDTH, _WIDEST = 128, 1024
 _TOKENS = 256
 _REPEATS = 4  # the fastest counts, as other processes only slow a product down
 _LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chosen
+_WIDE, _LEAST_GAIN_WIDE = 1024, 0.8  # from this width on, half the memory is worth a slower product
 _LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
 # The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
 # as long as in float32 (reports/LOG.md), which the probe must not wait for at full size.
@@ -96,7 +97,8 @@ def choose_precision(
     """The fastest precision for models of this config on this device, at errors that training bears.
 
     On a GPU it is bfloat16 where the GPU has it. On a CPU products of the model's own widths are timed, for
-    less than half a second. The choice and its reason are logged in one sentence.
+    less than half a second; a wide model computes in bfloat16 unless that is clearly slower, since float32
+    would double its memory. The choice and its reason are logged in one sentence.
 
     Args:
         config: The transformers config of the base model.
@@ -128,7 +130,7 @@ def _choice(
     if products.is_slow_in_bfloat16():
         return plain, "the processor has no instructions for bfloat16"
     gain = fastest / products.seconds("bfloat16")
-    is_clear = gain >= _LEAST_GAIN and products.error("bfloat16") <= _LARGEST_ERROR
+    is_clear = gain >= (_LEAST_GAIN if width < _WIDE else _LEAST_GAIN_WIDE) and products.error("bfloat16") <= _LARGEST_ERROR
     speeds = f"bfloat16 takes {1 / gain:.2f} of float32's time in products of {width} and {inner} features"
     return (Precision(dtype="bfloat16") if is_clear else plain), speeds
 

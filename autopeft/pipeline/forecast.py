@@ -20,8 +20,8 @@ _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
 # The time of a search as shares of the most that its schedule allows at the pace of LoRA: heads train faster,
-# some methods slower, and not every run is needed. Chosen by hand; reports/LOG.md compares two searches.
-_LOW, _EXPECTED, _HIGH = 0.6, 0.9, 1.3
+# some methods slower, and not every run is needed. Four searches took 0.65 to 1.0 of it (reports/LOG.md).
+_LOW, _EXPECTED, _HIGH = 0.55, 0.8, 1.2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,3 +149,20 @@ def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, t
     assert later
     for at, told in later:
         assert told == pytest.approx(world.seconds - at, rel=0.1, abs=4 * 12 + 2 * 30)
+
+
+@pytest.mark.parametrize("max_cost", [3.0, 8.0])
+def test_no_more_time_is_shown_as_left_than_the_limit_of_cost_pays(max_cost: float) -> None:
+    """R in seconds is that of the whole run, to within a half: the first measurements are dearer than its mean."""
+
+    class Clock(Display):
+        def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+            super().measured(measurement, arm=arm, seconds_left=seconds_left)
+            left.append((world.seconds, seconds_left or 0.0))
+
+    left: list[tuple[float, float]] = []
+    world = World(quality=levels(ia3=0.9))
+    search = run(world, display=Clock(), trials=40, max_cost=max_cost)
+    seconds_per_r = world.seconds / cost_by_hand(search)
+    over = [(at, told) for at, told in left[6:] if told > 1.5 * max(0.0, max_cost * seconds_per_r - at) + 1]
+    assert not over

@@ -56,6 +56,12 @@ def test_larger_rounding_is_chosen_only_where_it_is_clearly_faster(seconds, expe
     assert choose_precision(config(), CPU, seconds_of=Clock(**seconds)) == expected
 
 
+@pytest.mark.parametrize(("low", "is_chosen"), [(1.0, True), (1.2, True), (1.5, False)])
+def test_a_wide_model_saves_memory_unless_bfloat16_is_clearly_slower(low, is_chosen):
+    chosen = choose_precision(config(4096, 14_336), CPU, seconds_of=Clock(low=low))
+    assert (chosen.dtype == "bfloat16") == is_chosen
+
+
 def test_slow_first_product_ends_the_probe():
     slow, usual = Clock(first_low=40.0), Clock()
     for clock in (slow, usual):
