@@ -130,7 +130,8 @@ def _choice(
     if products.is_slow_in_bfloat16():
         return plain, "the processor has no instructions for bfloat16"
     gain = fastest / products.seconds("bfloat16")
-    is_clear = gain >= (_LEAST_GAIN if width < _WIDE else _LEAST_GAIN_WIDE) and products.error("bfloat16") <= _LARGEST_ERROR
+    least = _LEAST_GAIN if width < _WIDE else _LEAST_GAIN_WIDE
+    is_clear = gain >= least and products.error("bfloat16") <= _LARGEST_ERROR
     speeds = f"bfloat16 takes {1 / gain:.2f} of float32's time in products of {width} and {inner} features"
     return (Precision(dtype="bfloat16") if is_clear else plain), speeds
 

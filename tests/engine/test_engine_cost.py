@@ -153,7 +153,7 @@ def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, t
 
 @pytest.mark.parametrize("max_cost", [3.0, 8.0])
 def test_no_more_time_is_shown_as_left_than_the_limit_of_cost_pays(max_cost: float) -> None:
-    """R in seconds is that of the whole run, to within a half: the first measurements are dearer than its mean."""
+    """R in seconds is that of the whole run, to within a half: the first measurements are dearer."""
 
     class Clock(Display):
         def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
