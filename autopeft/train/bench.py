@@ -57,6 +57,8 @@ _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; cho
 # meaning representations of SmolLM2-135M. On a GPU chosen by hand.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 _EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
+# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
+_FEW_STATES_BYTES, _STATES_WEIGHTS_SHARE = 2**28, 0.05
 _STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
 _BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
 _FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
@@ -244,6 +246,9 @@ class Bench:
         max_bytes = self.state_bytes
         if max_bytes is None:
             max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
+            if self.base.device.type == "cpu":
+                weights = sum(p.numel() * p.element_size() for p in self.base.module.parameters())
+                max_bytes = min(max_bytes, max(_FEW_STATES_BYTES, int(_STATES_WEIGHTS_SHARE * weights)))
         return RungStates(folder=self.paused, max_bytes=max_bytes)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
