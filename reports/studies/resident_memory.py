@@ -1,6 +1,6 @@
 """Peak resident memory of training on a CPU, against what `autopeft estimate --device cpu` expects.
 
-    python reports/studies/resident_memory.py NAME=MODEL:TASK:ROWSxTOKENS,… … [--out FILE.csv]
+    python reports/studies/resident_memory.py NAME=MODEL:TASK:ROWSxTOKENS,… … [--quantize 4bit] [--out CSV]
 
 Each point is a process of its own: it loads the model, attaches LoRA of rank 16 at all sites and trains two
 steps of so many rows of so many tokens, as a search does, without checkpointing. Compared is the peak
@@ -33,7 +33,7 @@ def resident(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def measure(model: str, task: str, n_rows: int, n_tokens: int) -> dict[str, int]:
+def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str) -> dict[str, int]:
     """Train in this process, and give its sizes in bytes."""
     baseline = resident("VmRSS")
     label = {} if task == "text-generation" else {"label": "0"}
@@ -45,7 +45,7 @@ def measure(model: str, task: str, n_rows: int, n_tokens: int) -> dict[str, int]
         data = Path(name) / "rows.jsonl"
         data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         wish = {
-            "model": {"id": model},
+            "model": {"id": model, "quantize": quantize},
             "data": {"source": str(data)},
             "task": {"name": task, "batch_size": n_rows, "max_length": n_tokens, "max_steps": STEPS},
             "execution": {
@@ -65,13 +65,14 @@ def measure(model: str, task: str, n_rows: int, n_tokens: int) -> dict[str, int]
     return {"baseline_bytes": baseline, "loading_bytes": loading, "peak_bytes": resident("VmHWM")}
 
 
-def expected(model: str, n_rows: int, n_tokens: int) -> dict[str, int]:
+def expected(model: str, n_rows: int, n_tokens: int, *, quantize: str) -> dict[str, int]:
     """What `autopeft estimate` says of the same step."""
     request = pipeline.EstimateRequest(
         trained=TRAINED,
         model_id=model,
         batch_size=n_rows,
         max_length=n_tokens,
+        quantize=quantize,
         device="cpu",
         checkpointing="off",
     )
@@ -84,11 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", help="such as smollm2=FOLDER:text-generation:1x128,4x256")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)  # a point, in a fresh process
+    parser.add_argument("--quantize", default="none", choices=("none", "4bit", "8bit"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.one:
         model, task, n_rows, n_tokens = given.one
-        print(json.dumps(measure(model, task, int(n_rows), int(n_tokens))))
+        print(json.dumps(measure(model, task, int(n_rows), int(n_tokens), quantize=given.quantize)))
         return
     rows = []
     print("| model | rows x tokens | peak, MB | expected, MB | error, % |\n|---|---|---:|---:|---:|")
@@ -98,9 +100,11 @@ def main() -> None:
         for point in points.split(","):
             n_rows, n_tokens = map(int, point.split("x"))
             command = [sys.executable, __file__, "--one", model, task, str(n_rows), str(n_tokens)]
+            command += ["--quantize", given.quantize]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row = {"name": name, "rows": n_rows, "tokens": n_tokens}
-            row |= json.loads(done.stdout.splitlines()[-1]) | expected(model, n_rows, n_tokens)
+            row |= json.loads(done.stdout.splitlines()[-1])
+            row |= expected(model, n_rows, n_tokens, quantize=given.quantize)
             row["error"] = round(row["expected_bytes"] / row["peak_bytes"] - 1, 4)
             sizes = f"{row['peak_bytes'] / 1e6:,.0f} | {row['expected_bytes'] / 1e6:,.0f}"
             print(f"| {name} | {n_rows} x {n_tokens} | {sizes} | {100 * row['error']:+.1f} |", flush=True)
