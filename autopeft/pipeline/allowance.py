@@ -87,7 +87,7 @@ def _pays(schedule: Schedule, n_seeds: int, total: float) -> bool:
 
 
 def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """The usual limit; none where the user gave the trials, or a confirmation that the limit does not pay."""
+    """The usual limit, or what a verdict needs, which is more where runs are short; none for given trials."""
     spec = prepared.spec
     if spec.search.max_cost is not None or "search.trials" in given:
         return
@@ -96,7 +96,11 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
     if confirm_cost(prepared) > _CONFIRM_SHARE * total and "confirm.fidelity" in given:
         total = confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total
     rule = "in R, search and confirmation together; R is one full run of the baseline"
-    if least > total:
+    needed = least_cost(prepared, n_first=_NEEDED_TRIALS)
+    if needed > max(total, least):
+        least = needed
+        rule = f"in R; {total:.2g} by default, raised to what a verdict needs: full runs are short"
+    elif least > total:
         rule = f"in R; {total:.2g} by default, raised to pay more proposals beside the confirmation"
     yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, least)) / 10, rule)
 

@@ -121,6 +121,14 @@ def test_a_cost_that_pays_no_verdict_is_told(prepared, caplog, max_cost, is_told
     assert ("--max-cost is 1 R, but a verdict needs about" in caplog.text) == is_told
 
 
+@pytest.mark.parametrize("full_steps", [4, 8, 12, 20])
+def test_the_default_limit_pays_a_verdict_however_short_a_full_run_is(prepared, caplog, full_steps):
+    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
+    warn_of_cost(run)
+    assert "a verdict needs about" not in caplog.text
+    assert run.spec.search.max_cost >= confirm_cost(run) + 6 * schedule_of(run).rung_cost(0)
+
+
 def test_as_many_seeds_as_the_user_gave_decide_the_length(prepared):
     """Three full seeds of two plans would fit 14 R, five do not."""
     spec = with_setting(prepared.spec, "search.max_cost", 14.0)
