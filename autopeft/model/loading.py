@@ -37,6 +37,8 @@ from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
 from autopeft.records import ModelSpec
 
+_NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._NormBase)
+
 log = logging.getLogger(__name__)
 
 
@@ -78,14 +80,16 @@ def load(
         )
     stop_mutation(module)
     if spec.quantize != "none":
-        require_working_kernels(module.requires_grad_(False), name)
+        with precision.autocast(place):
+            require_working_kernels(module.requires_grad_(False), name)
     reads_images = auto_class == "AutoModelForImageClassification"
     tokenizer = _processor(spec, source, name, reads_images=reads_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         module.config.pad_token_id = tokenizer.pad_token_id
     name_first_token(module.config, getattr(module, "generation_config", None))
     if auto_class == "AutoModelForCausalLM":
-        require_causal(module, name)
+        with precision.autocast(place):
+            require_causal(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
@@ -142,7 +146,8 @@ def _read_quantised(
 ) -> tuple[Any, Mapping[str, Any]]:
     """As `_read`, quantised but for the head, the output layer and the maps that the checkpoint lacks.
 
-    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice.
+    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice. Embeddings
+    and the output layer are held in the number format that the model computes in.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):
@@ -170,8 +175,22 @@ def _read_quantised(
         )
         lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
+            _narrow(module, getattr(torch, dtype))
             return module, checkpoint
         skipped += lacking
+
+
+def _narrow(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Hold what is not quantised of a frozen model in a number format: embeddings, the output layer and such.
+
+    Norms of torch stay in float32, since on a CPU they refuse inputs of a wider format. All get memory of
+    their own: a view of the checkpoint would keep its whole file mapped, which is several times as large.
+    """
+    wide = {id(p) for part in module.modules() if isinstance(part, _NORMS) for p in part.parameters()}
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            wanted = torch.float32 if id(parameter) in wide else dtype
+            parameter.data = parameter.data.to(wanted, copy=True)
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:

@@ -178,3 +178,15 @@ def test_model_in_memory_is_not_quantised(make_base, data_dir):
     memory = pipeline.InMemory(model=base.module, tokenizer=base.tokenizer)
     with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
         pipeline.search(spec, progress=Silent(), memory=memory)
+
+
+@by_bits
+@pytest.mark.parametrize("architecture", ["llama-lm", "bert"])
+def test_embeddings_are_held_as_the_model_computes_and_norms_of_torch_in_float32(architecture, bits, saved):
+    """Of a model of 8 billion weights embeddings and output layer take 2 GB more in float32."""
+    low = model.Precision(dtype="bfloat16")
+    base = load_toy(saved(architecture), bits, architecture=architecture, precision=low)
+    kinds = {part: parameter.dtype for part in base.module.modules() for parameter in part.parameters(False)}
+    assert {kinds[part] for part in kinds if isinstance(part, nn.Embedding)} == {torch.bfloat16}
+    assert {kinds[part] for part in kinds if isinstance(part, nn.LayerNorm)} <= {torch.float32}
+    assert {kinds[base.module.get_submodule(name)] for name in base.head_names} <= {torch.float32}
