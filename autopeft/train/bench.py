@@ -48,7 +48,7 @@ from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
-from autopeft.train.states import RungStates
+from autopeft.train.states import RungStates, most_state_bytes
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
@@ -57,9 +57,6 @@ _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; cho
 # meaning representations of SmolLM2-135M. On a GPU chosen by hand.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 _EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
-# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
-_FEW_STATES_BYTES, _STATES_WEIGHTS_SHARE = 2**28, 0.05
-_STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
 _BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
 _FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
@@ -243,12 +240,7 @@ class Bench:
         """The states of this bench's paused runs; None if every rung is trained from the start."""
         if self.paused is None:
             return None
-        max_bytes = self.state_bytes
-        if max_bytes is None:
-            max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
-            if self.base.device.type == "cpu":
-                weights = sum(p.numel() * p.element_size() for p in self.base.module.parameters())
-                max_bytes = min(max_bytes, max(_FEW_STATES_BYTES, int(_STATES_WEIGHTS_SHARE * weights)))
+        max_bytes = most_state_bytes(self.base) if self.state_bytes is None else self.state_bytes
         return RungStates(folder=self.paused, max_bytes=max_bytes)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:

@@ -7,14 +7,29 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
+from autopeft.model import BaseModel, free_bytes
 from autopeft.records import Plan
 from autopeft.train.pausing import State, read, write
 
 Key = tuple[Plan, int]  # a plan and a seed
 
+_SHARE = 0.25  # of the machine's free memory; chosen by hand
+# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
+_FEW_BYTES, _WEIGHTS_SHARE = 2**28, 0.05
+
 log = logging.getLogger(__name__)
+
+
+def most_state_bytes(base: BaseModel) -> int:
+    """How many bytes the states of paused runs may take in memory beside a base model."""
+    share = int(_SHARE * free_bytes(torch.device("cpu")))
+    if base.device.type != "cpu":
+        return share
+    weights = sum(p.numel() * p.element_size() for p in base.module.parameters())
+    return min(share, max(_FEW_BYTES, int(_WEIGHTS_SHARE * weights)))
 
 
 @dataclass(kw_only=True)
