@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
 from autopeft.report.usage import python_lines
@@ -97,7 +98,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     context: dict[str, Any] = {
         "title": _title(result, facts),
         "verdict": result.verdict.sentence,
-        "plan": plan_words(result.best, words.labels),
+        "plan": plan_words(result.best, words.labels, head=no_adapters(result)),
         "base_link": f"[{base}](https://huggingface.co/{base})" if base else _last(setting.base_model),
         "best": result_json(result, "complete")["best"],
         "setting": setting,

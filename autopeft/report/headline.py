@@ -216,7 +216,7 @@ class _Says:
         if verdict.interval_95 is None:
             n_full = self._n_full_trials()
             how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
-            return f"Chosen by {how}: no other plan did better there, so none was compared again."
+            return f"Chosen by {how}: no other plan did clearly better there, so none was compared again."
         low, high = verdict.interval_95
         n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         is_open = low < 0 < high and verdict.label != "equivalent"

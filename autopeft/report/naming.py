@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft.records import Plan, Proposal, SearchResult
-from autopeft.report.words import PartWords
+from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords
 
-HEAD_ALONE, UNTRAINED = "head alone", "untrained model"
 _MIX, _OTHERS = "mixes", "other approaches"
 # matplotlib's markers for the groups after the default and the head; each colour has a shape of its own.
 _MARKERS = "oD^pP*X"
+
+
+def no_adapters(result: SearchResult) -> str:
+    """What a plan without adapters is: the head alone, or without a head the base model as it is."""
+    return HEAD_ALONE if result.setting.head_params else UNTRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,8 @@ class Naming:
 
     @property
     def head(self) -> str:
-        """The plan without adapters: the head alone, or without a head the base model as it is."""
-        return HEAD_ALONE if self.result.setting.head_params else UNTRAINED
+        """The plan without adapters."""
+        return no_adapters(self.result)
 
     def is_default(self, plan: Plan) -> bool:
         """Whether the plan is a baseline, as people write one."""

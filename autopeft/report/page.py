@@ -58,7 +58,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "summary": rows,
         "legend": legend(naming.groups()),
         "rung_steps": [rung[0].fidelity.train_steps for rung in short_runs(result)],
-        "plan_words": partial(plan_words, labels=words.labels),
+        "plan_words": partial(plan_words, labels=words.labels, head=naming.head),
         "best_rate": rate_words(result.best, result),
         "edge_sentence": edge_sentence(result),
         "confirmed": view.confirmed(result, arms),

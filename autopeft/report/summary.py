@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import ANSWERS, NO_ARM, arm_names
 from autopeft.report.view import proxies
@@ -77,7 +78,7 @@ def _plan_columns(plan: Plan, arm: str, result: SearchResult, labels: Mapping[st
         "plan_id": plan.digest,
         "answers": ", ".join(name for name in ANSWERS if getattr(result, name) == plan),
         "arm": arm or NO_ARM,
-        "plan": plan_words(plan, labels),
+        "plan": plan_words(plan, labels, head=no_adapters(result)),
         "trainable_params": plan.trainable_params,
         "learning_rate": plan.learning_rate,
     }
@@ -89,7 +90,7 @@ def _shown_rows(result: SearchResult, words: PartWords) -> Iterator[dict[str, An
         records = [record for record in result.confirmations if record.plan == plan]
         yield {
             "names": ", ".join(dict.fromkeys(record.name for record in records)),
-            "plan": plan_words(plan, words.labels),
+            "plan": plan_words(plan, words.labels, head=no_adapters(result)),
             "params": plan.trainable_params,
             "rate": plan.learning_rate,
             "confirm": _number(records[0], words),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from autopeft.records import IN_MEMORY, QUANTISED, SearchResult
@@ -32,15 +33,19 @@ def python_lines(
         source: Where to load the base model from; None is where the run did.
     """
     setting, revision = result.setting, result.spec.model.revision
+    source = source or setting.base_model_source
+    path = PurePath(source)
+    is_gguf = path.suffix == ".gguf"
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
         is_mix=len({adapter.method for adapter in result.best.adapters}) > 1,
-        is_in_memory=(source or setting.base_model_source) == IN_MEMORY,
+        is_in_memory=source == IN_MEMORY,
         auto_class=auto_class,
         reads_images=reads_images,
         loader="AutoImageProcessor" if reads_images else "AutoTokenizer",
-        source=json.dumps(source or setting.base_model_source, ensure_ascii=False),
+        source=json.dumps(str(path.parent) if is_gguf else source, ensure_ascii=False),
+        gguf_file=json.dumps(path.name, ensure_ascii=False) if is_gguf else "",
         pinned=f", revision={json.dumps(revision)}" if revision else "",
         n_labels=len(setting.label_names),
         quantised=_quantisation(result),

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from autopeft.records import Plan
 
 NOTHING = "–"
+HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class PartWords:
     metric_is_share: bool = False
 
 
-def plan_words(plan: Plan, labels: Mapping[str, str]) -> str:
-    """What a plan adapts, in a few words; `labels` as in `PartWords`.
+def plan_words(plan: Plan, labels: Mapping[str, str], *, head: str = HEAD_ALONE) -> str:
+    """What a plan adapts, in a few words; `labels` as in `PartWords`, `head` for a plan without adapters.
 
     Example:
         >>> from autopeft.records import Adapter
@@ -45,7 +46,7 @@ def plan_words(plan: Plan, labels: Mapping[str, str]) -> str:
         span = f" r {ranks[0]}" if ranks else ""
         span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
         words.append(f"{labels.get(method, method)}{span} on {n:,} site{'s' if n > 1 else ''}")
-    return " + ".join(words) or "head alone"
+    return " + ".join(words) or head
 
 
 def count(number: int) -> str:

@@ -325,6 +325,25 @@ def test_a_loss_that_is_the_metric_is_shown_once(result):
     board = _Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
     assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "seconds"]
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
+    assert "| steps | loss | parameters | rate |" in report.report_md(lost, words=WORDS)
+
+
+def test_a_plan_without_adapters_is_the_untrained_model_where_there_is_no_head(result):
+    head = replace(result.measurements[0].plan, adapters=(), trainable_params=0)
+    first = replace(result.measurements[0], plan=head)
+    bare = replace(result, measurements=(first, *result.measurements[1:]))
+    assert "| head alone |" in report.report_md(bare, words=WORDS)
+    untrained = report.report_md(replace(bare, setting=replace(bare.setting, head_params=0)), words=WORDS)
+    assert "| untrained model |" in untrained
+    assert "| head alone |" not in untrained
+
+
+def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):
+    """As `transformers` takes it: the path of the file itself is no model to it."""
+    setting = replace(result.setting, base_model_source="/models/small/model.Q4_1.gguf")
+    text = report.report_md(replace(result, setting=setting), words=WORDS)
+    assert 'name = "/models/small"' in text
+    assert '.from_pretrained(name, gguf_file="model.Q4_1.gguf"' in text
 
 
 def test_a_confirmation_that_time_shortened_names_the_length_that_was_run(result):
