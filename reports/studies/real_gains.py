@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +232,8 @@ def summary(table: Path) -> str:
         "| set | budget | plan | arm | parameters | metric | test | less the sweep's | verdict | R |",
         "|---|---|---|---|---:|---|---:|---:|---|---:|",
     ]
+    with table.with_name("sweep.csv").open(encoding="utf-8") as file:
+        swept = Counter((row["data"], row["budget"]) for row in csv.DictReader(file) if "LoRA" in row["arm"])
     gaps: dict[str, list[float]] = defaultdict(list)
     for (data, budget), roles in sorted(cells.items()):
         for role, rows in roles.items():
@@ -241,10 +243,15 @@ def summary(table: Path) -> str:
             gaps[role].append(float(difference.mean()))
             half = t_half_width(difference)
             shown = "" if role == "sweep" else f"{difference.mean():+.1f} ± {half:.1f}"
-            cost = first["search_r"] if role == "best" else "8.0" if role == "sweep" else ""
+            costs = {"best": first["search_r"], "sweep": f"{swept[data, budget]}.0"}
             cells_of_row = (
                 *(data, budget, role, first["arm"], f"{int(first['params']):,}", first["metric"]),
-                *(f"{scores.mean():.1f}", shown, first["verdict"] if role == "best" else "", cost),
+                *(
+                    f"{scores.mean():.1f}",
+                    shown,
+                    first["verdict"] if role == "best" else "",
+                    costs.get(role, ""),
+                ),
             )
             lines.append(f"| {' | '.join(cells_of_row)} |")
     for role, means in gaps.items():
