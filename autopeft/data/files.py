@@ -7,6 +7,7 @@ read by `Dataset.from_csv` and its like, with a temporary cache.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import gzip
 import re
@@ -30,6 +31,7 @@ PACKED = ".gz"  # after any of the other suffixes
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
@@ -114,8 +116,16 @@ def _unpacked(path: Path, folder: Path) -> Path:
     if path.suffix.lower() != PACKED:
         return path
     plain = folder / unpacked_name(path).name
-    with gzip.open(path) as packed, plain.open("wb") as file:
-        shutil.copyfileobj(packed, file)
+    try:
+        with gzip.open(path) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DataError(
+            f"{path} was not unpacked: there is no room for what it holds in {folder.parent}; free some, or "
+            "set TMPDIR to a larger folder."
+        ) from error
     return plain
 
 
@@ -182,7 +192,7 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
         while sentence and _is_comment(sentence[0], tags):
             sentence.pop(0)
         if is_universal:  # a range such as 1-2 and an empty node such as 1.1 stand beside the tokens
-            sentence = [[cells[1], cells[3]] for cells in sentence if cells[0].isdigit()]
+            sentence = [cells[1:4:2] for cells in sentence if cells[0].isdigit()]
         if bare := next((cells for cells in sentence if len(cells) < 2), None):
             raise ValueError(f"the line {' '.join(bare)[:40]!r} has no tag after its token")
         if sentence:

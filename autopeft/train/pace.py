@@ -68,7 +68,7 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
 
 
 def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
-    """The seed whose first steps are nearest to typical ones in tokens, and how much longer those are."""
+    """The seed whose first steps are nearest to typical ones, and tokens of typical ones over theirs."""
     lengths = bench.splits["train"].lengths
 
     def mean_tokens(seed: int, n: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 
@@ -204,6 +205,24 @@ def test_a_token_without_a_tag_is_refused_with_its_line(tmp_path):
     (tmp_path / "rows.conll").write_text("\n\n".join(f"word{i} O\nlonely" for i in range(N)))
     with pytest.raises(DataError, match=r"the line 'lonely' has no tag after its token\. Repair"):
         read(tmp_path / "rows.conll", "token-classification")
+
+
+def test_a_torn_line_of_conll_u_is_refused(tmp_path):
+    whole = "1\tin\tin\tADP\t_\t_\t_\t_\t_\t_\n2"
+    (tmp_path / "rows.conllu").write_text("\n\n".join(f"{whole}\tHaus{i}" for i in range(N)))
+    with pytest.raises(DataError, match=r"the line 'Haus0' has no tag after its token"):
+        read(tmp_path / "rows.conllu", "token-classification")
+
+
+def test_a_full_disk_is_told_where_a_packed_file_finds_no_room(tmp_path, monkeypatch):
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"text,label\n"))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("autopeft.data.files.shutil.copyfileobj", fail)
+    with pytest.raises(DataError, match=r"rows\.csv\.gz was not unpacked: there is no room .* set TMPDIR"):
+        read(tmp_path / "rows.csv.gz")
 
 
 def test_translations_are_prompts_and_completions_in_the_named_direction(tmp_path):

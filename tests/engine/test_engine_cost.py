@@ -132,10 +132,8 @@ def test_what_a_verdict_needs_is_measured_whatever_it_costs():
     assert len([p for p in outcome.proposals if p.source not in ("evened", "retuned")]) <= 12
 
 
-@pytest.mark.parametrize("trials", [12, 40])
-@pytest.mark.parametrize("max_cost", [None, 14.0, 25.0])
-def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, trials: int) -> None:
-    """It cannot foresee lower rates (4 runs of 12 steps) and whether a small plan is confirmed (2 of 30)."""
+def run_and_watch(**settings):
+    """A world, a search in it, and the seconds since the start and told as left after each measurement."""
 
     class Clock(Display):
         def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
@@ -144,7 +142,15 @@ def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, t
 
     left: list[tuple[float, float]] = []
     world = World(quality=levels(ia3=0.9))
-    run(world, display=Clock(), trials=trials, max_cost=max_cost)
+    return world, run(world, display=Clock(), **settings), left
+
+
+@pytest.mark.parametrize("trials", [12, 40])
+@pytest.mark.parametrize("max_cost", [None, 14.0, 25.0])
+def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, trials: int) -> None:
+    """It cannot foresee lower rates (4 runs of 12 steps) and whether a small plan is confirmed (2 of 30)."""
+
+    world, _, left = run_and_watch(trials=trials, max_cost=max_cost)
     later = [(at, told) for at, told in left if at >= trials * 3]
     assert later
     for at, told in later:
@@ -155,14 +161,7 @@ def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, t
 def test_no_more_time_is_shown_as_left_than_the_limit_of_cost_pays(max_cost: float) -> None:
     """R in seconds is that of the whole run, to within a half: the first measurements are dearer."""
 
-    class Clock(Display):
-        def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-            super().measured(measurement, arm=arm, seconds_left=seconds_left)
-            left.append((world.seconds, seconds_left or 0.0))
-
-    left: list[tuple[float, float]] = []
-    world = World(quality=levels(ia3=0.9))
-    search = run(world, display=Clock(), trials=40, max_cost=max_cost)
+    world, search, left = run_and_watch(trials=40, max_cost=max_cost)
     seconds_per_r = world.seconds / cost_by_hand(search)
     over = [(at, told) for at, told in left[6:] if told > 1.5 * max(0.0, max_cost * seconds_per_r - at) + 1]
     assert not over
