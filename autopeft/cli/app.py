@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from autopeft.cli import foreseen, lists, sharing
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.imports import heavy_imports
 from autopeft.cli.lists import print_json
 from autopeft.cli.serving import serve_search
 from autopeft.cli.usage import PlainErrors
@@ -75,18 +77,20 @@ def search(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search the best plan under a budget, confirm it, and write it down with its evidence."""
+    started = time.monotonic()
     with exit_codes(quiet=quiet or as_json) as interrupt:
         from autopeft.store import resolve_settings
 
         spec, given = resolve_settings(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
-        from autopeft import pipeline, report
-        from autopeft.cli import previews, tables
-        from autopeft.cli.progress import progress_display
+        with heavy_imports():
+            from autopeft import pipeline, report
+            from autopeft.cli import previews, tables
+            from autopeft.cli.progress import progress_display
 
         if dry_run:
-            preview = pipeline.preview(spec, given=given, resume=resume)
+            preview = pipeline.preview(spec, given=given, resume=resume, started=started)
             if as_json:
                 print_json(dataclasses.asdict(preview))
             else:
@@ -95,7 +99,12 @@ def search(
         progress = progress_display(quiet=quiet or as_json)
         try:
             result, path = pipeline.search(
-                spec, given=given, resume=resume, progress=progress, interrupt=interrupt
+                spec,
+                given=given,
+                resume=resume,
+                progress=progress,
+                interrupt=interrupt,
+                started=started,
             )
         finally:
             progress.close()
@@ -131,8 +140,9 @@ def analyze(
         from autopeft.store import resolve_settings
 
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
-        from autopeft import pipeline
-        from autopeft.cli import analysis as printed
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft.cli import analysis as printed
 
         names = [name.strip() for name in scores.split(",")]
         analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
@@ -170,8 +180,9 @@ def train(
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft import pipeline
-        from autopeft import report as reports
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft import report as reports
 
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
@@ -225,7 +236,8 @@ def export(
 ) -> None:
     """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft import pipeline
+        with heavy_imports():
+            from autopeft import pipeline
 
         request = pipeline.ExportRequest(
             to=to,
@@ -257,9 +269,10 @@ def report(
 ) -> None:
     """Render the report of a finished run again, or put several runs on one page."""
     with exit_codes(quiet=as_json):
-        from autopeft import pipeline
-        from autopeft import report as reports
-        from autopeft.cli import tables
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft import report as reports
+            from autopeft.cli import tables
 
         if len(runs) > 1 or out is not None:
             page = out or Path("autopeft-runs.html")

@@ -10,6 +10,7 @@ import typer
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.imports import heavy_imports
 from autopeft.cli.lists import print_json
 from autopeft.errors import SiteError
 
@@ -30,8 +31,9 @@ def count(
 ) -> None:
     """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
     with exit_codes(quiet=as_json):
-        from autopeft import pipeline
-        from autopeft.cli import counts
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft.cli import counts
 
         if compare:
             words = [str(path), *compare]
@@ -100,8 +102,9 @@ def estimate(
 ) -> None:
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
     with exit_codes(quiet=as_json):
-        from autopeft import pipeline
-        from autopeft.cli.estimates import estimate_json, estimate_text
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft.cli.estimates import estimate_json, estimate_text
 
         request = pipeline.EstimateRequest(
             trained=trained,

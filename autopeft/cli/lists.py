@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.imports import heavy_imports
 from autopeft.cli.known import known_methods, method_facts
 from autopeft.extension import REFERENCE_WIDTH, discover
 from autopeft.records import rate
@@ -86,7 +87,8 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
 
 def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     """Print the methods, or one of them, as they are on a base model."""
-    from autopeft import pipeline
+    with heavy_imports():
+        from autopeft import pipeline
 
     found = pipeline.methods_on(model)
     methods = list(found.methods.values()) if name is None else [found.methods[name]]

@@ -11,6 +11,7 @@ import typer
 
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.imports import heavy_imports
 from autopeft.cli.lists import print_json
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def verify(
 ) -> None:
     """Check that an adapter or export gives the outputs of the confirmed plan; exit 1 if it does not."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft import pipeline
+        with heavy_imports():
+            from autopeft import pipeline
 
         request = pipeline.VerifyRequest(
             path=path,
@@ -88,8 +90,9 @@ def push(
 ) -> None:
     """Upload the confirmed adapter of a run to the hub, with its model card and tokenizer."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft import pipeline
-        from autopeft.cli.counts import size
+        with heavy_imports():
+            from autopeft import pipeline
+            from autopeft.cli.counts import size
 
         request = pipeline.PushRequest(
             run=run,

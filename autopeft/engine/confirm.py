@@ -29,13 +29,14 @@ def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchP
     """
     if problem.spec.confirm.fidelity == "none":
         return problem
-    plans = dict.fromkeys([named.incumbent, named.baseline])
-    n_seeds = _LEAST_SEEDS if len(plans) > 1 else 1
+    plans = list(dict.fromkeys([named.incumbent, named.baseline]))
+    n_seeds = _least_seeds(problem, plans)
     for candidate in (problem, problem.at_half_length):
         keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
         n_new = sum(key not in ledger.known for key in keys)
         n_turns = math.ceil(n_new / ledger.executor.n_workers)
-        if ledger.has_time_for(seconds=n_turns * ledger.estimate(candidate.confirmation(0)), reserve=0.0):
+        seconds = n_turns * ledger.estimate(candidate.confirmation(0))
+        if ledger.has_time_for(seconds=seconds, reserve=ledger.test_reserve(problem, n_runs=len(keys))):
             if candidate is not problem:
                 log.warning("Time is short: the plans are confirmed by runs of half length.")
             return candidate
@@ -68,7 +69,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     ledger.progress.phase("confirmation", n_planned)
     ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
     rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True)
-    if len(rows) < min(_LEAST_SEEDS, n_seeds):
+    if len(rows) < _least_seeds(problem, first):
         raise StoppedError(TIME_IS_UP)
     confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
     n_seeds = len(rows)
@@ -78,6 +79,11 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
         if len(rows) >= min(_LEAST_SEEDS, n_seeds):
             confirmed[plan] = [run for (run,) in rows]
     return confirmed
+
+
+def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
+    """The seeds without which there is no verdict: two of plans that are compared, one of a plan alone."""
+    return min(_LEAST_SEEDS, problem.spec.confirm.seeds) if len(plans) > 1 else 1
 
 
 def _confirm_group(
@@ -116,8 +122,9 @@ def _next_rows(
     n_sure = n_seeds if len(group) == 1 else min(n_seeds, _FIRST_LOOK)
     n_beside = math.ceil(ledger.executor.n_workers / len(group))
     n_new = max(1, min(n_beside, n_sure - n_rows))
+    n_least = _least_seeds(problem, group) if is_needed else 0
     while n_new and not _has_room(
-        problem, ledger, group, n_new=n_new, may_use_reserve=is_needed and n_rows + n_new <= _LEAST_SEEDS
+        problem, ledger, group, n_new=n_new, may_use_reserve=n_rows + n_new <= n_least
     ):
         n_new -= 1
     seeds = range(n_rows, n_rows + n_new)
@@ -128,7 +135,7 @@ def _next_rows(
 def _has_room(
     problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int, may_use_reserve: bool
 ) -> bool:
-    """Whether more seeds fit; the first two of incumbent and baseline may use the report's reserve."""
+    """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve."""
     if may_use_reserve:
         return ledger.has_time_for(seconds=0.0, reserve=0.0)  # `in_time` has counted them
     n_turns = math.ceil(n_new * len(group) / ledger.executor.n_workers)

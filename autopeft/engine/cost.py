@@ -34,7 +34,7 @@ def search_cost(
         baseline: The plan whose full run is R, if it is trained.
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
-        load_seconds: Time until the first work, in which model and data are loaded.
+        load_seconds: Time until the first work, in which model and data are loaded and a step is timed.
         forgetting_seconds: Time of the runs on general text, which are not among the measurements.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}

@@ -264,7 +264,8 @@ class Ledger:
             for candidate in (problem, problem.at_half_length)
         )
         is_long = full > _MOST_CONFIRM * (math.inf if self.limit_seconds is None else self.limit_seconds)
-        return (half if is_long else full) + self.report_seconds()
+        reading = self.test_reserve(problem, n_runs=_LEAST_RUNS)
+        return (half if is_long else full) + reading + self.report_seconds()
 
     def report_seconds(self) -> float:
         """Seconds to keep for the report."""
@@ -272,11 +273,15 @@ class Ledger:
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""
+        n_runs = n_plans * problem.spec.confirm.seeds
+        return self.test_reserve(problem, n_runs=n_runs) + self.report_seconds()
+
+    def test_reserve(self, problem: SearchProblem, *, n_runs: int) -> float:
+        """Seconds to keep for the test split and the general text of some confirmed runs."""
         fidelities = (problem.schedule.fidelity(split, seed=0) for split in ("test", "general"))
         test, general = map(self.estimate, fidelities)
-        n_runs = n_plans * problem.spec.confirm.seeds
         # The base model is evaluated on the general text too.
-        return n_runs * (test + general) + general + self.report_seconds()
+        return n_runs * (test + general) + general
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""

@@ -59,9 +59,14 @@ class Preview:
     decisions: tuple[Decision, ...] = ()
 
 
-def preview(spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False) -> Preview:
-    """Check everything that a search needs, and report its size without starting it."""
-    started = time.monotonic()
+def preview(
+    spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False, started: float | None = None
+) -> Preview:
+    """Check everything that a search needs, and report its size without starting it.
+
+    `started` is when the command began, in seconds of `time.monotonic`; None stands for now.
+    """
+    started = time.monotonic() if started is None else started
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     check_executor(spec)
     check_trackers(spec)

@@ -51,6 +51,7 @@ def search(
     progress: Progress,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
+    started: float | None = None,
 ) -> tuple[SearchResult, Path]:
     """Search, confirm and write the run directory; returns the result and the directory's path.
 
@@ -65,12 +66,14 @@ def search(
             `model.restoring`.
         interrupt: Called before each measurement and each training step; what it raises stops the run, which
             can be resumed then.
+        started: When the command began, in seconds of `time.monotonic`, so that its imports count too;
+            None stands for now.
 
     Raises:
         AutopeftError: See `errors`. An error before the first measurement leaves no run directory, but for
             StoppedError.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
     check_executor(spec)
     check_trackers(spec)
@@ -103,7 +106,6 @@ def _out(spec: RunSpec) -> Path:
 def _search_in(
     run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, limit: TimeLimit
 ) -> SearchResult:
-    load_seconds = time.monotonic() - limit.started
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
     prepared = within_time(prepared, limit, context)
@@ -114,6 +116,7 @@ def _search_in(
         log.info("%s", decision)
     run.write_spec(spec)
     scoring_started = time.monotonic()
+    load_seconds = scoring_started - limit.started
     progress.phase("sensitivity", 0)
     names = score_names(spec, requested)
     scores = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import pytest
@@ -89,3 +90,21 @@ def test_time_is_counted_in_turns_of_all_workers(n_workers, n_fitting):
     ledger.limit_seconds = world.seconds + ledger.confirm_reserve(settings) + 2 * 9
     fits = [n for n in range(1, 20) if has_room(settings, ledger, n_plans=n, index=1)]
     assert fits == list(range(1, n_fitting + 1))
+
+
+def test_the_test_split_has_its_time():
+    """The test split of two plans takes 40 s: a verdict comes where it fits too, and not much later."""
+    for limit_seconds in range(100, 300, 20):
+        world = World(quality=levels(), example_seconds=0.01)
+        with contextlib.suppress(StoppedError):
+            run(world, limit_seconds=limit_seconds, n_confirm=10, n_test=1000)
+        assert world.seconds <= 1.1 * limit_seconds + 5
+
+
+@pytest.mark.parametrize("overhead_seconds", [0.0, 20.0, 40.0])
+def test_a_default_that_nothing_beats_needs_one_seed_and_ends_in_time(overhead_seconds):
+    for limit_seconds in range(63, 300, 9):
+        world = World(quality=levels(ia3=0.3), overhead_seconds=overhead_seconds)
+        with contextlib.suppress(StoppedError):
+            run(world, limit_seconds=limit_seconds)
+        assert world.seconds <= limit_seconds

@@ -1,0 +1,29 @@
+"""The import of the heavy libraries, which is most of what a short command takes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
+
+_HEAVY = "autopeft.pipeline"
+
+
+@contextlib.contextmanager
+def heavy_imports() -> Iterator[None]:
+    """A block that imports the pipeline, with the garbage collector at rest.
+
+    Imports make millions of objects that stay; the collector would look at them again and again, and once
+    more at the end of the process. They are set apart, so that it never does. A block whose imports are done
+    does nothing.
+    """
+    if _HEAVY in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
