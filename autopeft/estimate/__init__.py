@@ -1,7 +1,7 @@
 """What a training step will take, told before it runs and without weights.
 
 Inside the folder each file imports only from those before it: rates, few_bits, known_results → fake →
-living_bytes → phases → replay → scaling → subjects, fitting → answers.
+living_bytes → probing, phases → replay → scaling → subjects, fitting → answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from autopeft.estimate.fake import StandInArrays, StandInValues
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
 from autopeft.estimate.living_bytes import LivingBytes
-from autopeft.estimate.rates import CARDS, Card, Rates, probe, rates_of
+from autopeft.estimate.probing import probe
+from autopeft.estimate.rates import CARDS, Card, Rates, rates_of
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep, measure, replay, without_weights
 from autopeft.estimate.scaling import MemoryModel, Subject
 from autopeft.estimate.subjects import FULL, Described, Setup, Target, by_name, describe

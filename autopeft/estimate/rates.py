@@ -1,13 +1,8 @@
-"""How fast a device computes: its rates, those of known cards, and those of this machine, measured."""
+"""How fast a device computes: its rates, and those of known cards."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
-
-import torch
 
 from autopeft.errors import UnknownNameError
 
@@ -15,10 +10,6 @@ from autopeft.errors import UnknownNameError
 # the middle of what was fitted on two halves of 66 published configs, on NVIDIA's L40S
 # (reports/studies/published_times.md).
 _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
-
-_SIDE = 512  # rows and columns of the probe's products; about those of a small model's
-_COPIED = 2**24  # numbers of the probe's copies, more than caches hold
-_REPEATS, _CALLS = 5, 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,37 +73,3 @@ def rates_of(card: str) -> Rates:
         call_seconds=_CALL_SECONDS,
         runs_ahead=True,
     )
-
-
-def probe(device: torch.device, dtype: torch.dtype) -> Rates:
-    """The rates of a device of this machine in a number format, from a second of products and copies."""
-    matrices = torch.ones(2, _SIDE, _SIDE, device=device, dtype=dtype)
-    numbers, single = torch.ones(_COPIED, device=device), torch.ones(1, device=device)
-
-    def start_many() -> None:
-        for _ in range(_CALLS):
-            single.add(1.0)
-
-    with torch.inference_mode():
-        product = _seconds(lambda: matrices[0] @ matrices[1], device)
-        copy = _seconds(numbers.clone, device)
-        calls = _seconds(start_many, device)
-    return Rates(
-        name=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        flops=2 * _SIDE**3 / product,
-        bytes=2 * numbers.nbytes / copy,
-        call_seconds=calls / _CALLS,
-        runs_ahead=device.type == "cuda",
-    )
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The median time of some work, once it was done before."""
-    times = []
-    for _ in range(1 + _REPEATS):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return median(times[1:])

@@ -25,7 +25,7 @@ from autopeft.model.in_memory import from_memory, loaded_from, note_flags, requi
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
-from autopeft.model.memory import free_bytes, is_out_of_memory, release_memory
+from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory
 from autopeft.model.precision import Precision, choose_precision, device_names, find_device
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import (
@@ -47,6 +47,7 @@ __all__ = [
     "DEMO_NAME",
     "ROLE_GROUPS",
     "BaseModel",
+    "FreedMemory",
     "FrozenPrefix",
     "KnownOutput",
     "Precision",

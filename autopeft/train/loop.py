@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
-from autopeft.model import SavedBytes
+from autopeft.model import FreedMemory, SavedBytes
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
@@ -73,12 +73,13 @@ def train(
         position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
         first_step = position.step
         counted = _CountedLoss(run, position)
+        freed = FreedMemory(device)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
         for step in range(first_step, run.schedule.n_steps):
             run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
-            losses += [(step, loss) for loss in _step(model, optimizer, run.steps[step], counted)]
+            losses += [(step, loss) for loss in _step(model, optimizer, run.steps[step], counted, freed)]
             if (step + 1) % _CHECKED_STEPS == 0 or step + 1 == run.schedule.n_steps:
                 _require_finite(losses, n_steps=run.schedule.n_steps)
                 losses.clear()
@@ -94,7 +95,11 @@ def train(
 
 
 def _step(
-    model: nn.Module, optimizer: Optimizer, parts: Sequence[Sequence[int]], counted: _CountedLoss
+    model: nn.Module,
+    optimizer: Optimizer,
+    parts: Sequence[Sequence[int]],
+    counted: _CountedLoss,
+    freed: FreedMemory,
 ) -> list[torch.Tensor]:
     """The losses of the micro-batches of one optimizer step, on the device.
 
@@ -110,6 +115,8 @@ def _step(
         share = loss if n == n_terms else loss * (n / n_terms)
         share.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
+        del loss, share
+        freed.give_back()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
     optimizer.step()

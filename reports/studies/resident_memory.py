@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopeft import estimate, pipeline
-from autopeft.pipeline.prepare import prepare
-from autopeft.records import Fidelity, RunSpec
+from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.records import Fidelity, Plan, RunSpec
 
 TRAINED, STEPS = "lora_r16", 2
 COLUMNS = "name rows tokens baseline_bytes loading_bytes peak_bytes expected_bytes high_bytes error".split()
@@ -33,13 +33,14 @@ def resident(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str) -> dict[str, int]:
-    """Train in this process, and give its sizes in bytes."""
-    baseline = resident("VmRSS")
+def prepared_step(
+    model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str, n_steps: int
+) -> tuple[Prepared, Plan, Fidelity]:
+    """A loaded model, LoRA at all its sites, and a few steps of rows that are all of the same length."""
     label = {} if task == "text-generation" else {"label": "0"}
     rows = [
         {"text": f"{i} " + "here stands a word " * n_tokens} | {name: str(i % 2) for name in label}
-        for i in range(4 * n_rows + 40)
+        for i in range((n_steps + 2) * n_rows + 40)
     ]
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "rows.jsonl"
@@ -47,7 +48,7 @@ def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str)
         wish = {
             "model": {"id": model, "quantize": quantize},
             "data": {"source": str(data)},
-            "task": {"name": task, "batch_size": n_rows, "max_length": n_tokens, "max_steps": STEPS},
+            "task": {"name": task, "batch_size": n_rows, "max_length": n_tokens, "max_steps": n_steps},
             "execution": {
                 "device": "cpu",
                 "micro_batch_tokens": n_rows * n_tokens,
@@ -56,11 +57,19 @@ def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str)
         }
         prepared = prepare(RunSpec.model_validate(wish))
     plan = estimate.by_name(TRAINED, prepared.methods).on(prepared.base, prepared.methods)
+    fidelity = Fidelity(
+        split="search", train_steps=n_steps, train_examples=n_steps * n_rows, eval_examples=1, seed=0
+    )
+    return prepared, replace(plan, learning_rate=1e-5), fidelity
+
+
+def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str) -> dict[str, int]:
+    """Train in this process, and give its sizes in bytes."""
+    baseline = resident("VmRSS")
+    prepared, plan, fidelity = prepared_step(model, task, n_rows, n_tokens, quantize=quantize, n_steps=STEPS)
     loading = resident("VmHWM")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
-    n_examples = STEPS * n_rows
-    fidelity = Fidelity(split="search", train_steps=STEPS, train_examples=n_examples, eval_examples=1, seed=0)
-    measurement = prepared.bench.measure(replace(plan, learning_rate=1e-5), fidelity)
+    measurement = prepared.bench.measure(plan, fidelity)
     assert measurement.error is None, measurement.error
     return {"baseline_bytes": baseline, "loading_bytes": loading, "peak_bytes": resident("VmHWM")}
 

@@ -71,17 +71,20 @@ def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tupl
 def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesses: Floats) -> Scored:
     """A metric and its pseudo-values, by leaving out each example in turn; equal examples are left out once.
 
-    `function` computes the metric of truth and guesses, both of shape (N,) or (N, C).
+    A single example scores the metric itself. `function` computes it of truth and guesses, both of shape (N,)
+    or (N, C).
 
     Example:
         >>> jackknife(lambda t, g: float((t == g).mean()), np.array([0.0, 1.0]), np.array([0.0, 0.0]))
         (0.5, (1.0, 0.0))
     """
+    value = float(function(truth, guesses))
+    if len(truth) == 1:
+        return value, (value,)
     pairs = np.concatenate([truth.reshape(len(truth), -1), guesses.reshape(len(truth), -1)], axis=1)
     _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     rows = np.arange(len(truth))
     without = np.array([function(truth[rows != i], guesses[rows != i]) for i in first])
-    value = float(function(truth, guesses))
     return value, pseudo_values(value, without[group.reshape(-1)])
 
 
@@ -94,6 +97,8 @@ def score_by_cells(function: Callable[..., float], truth: Floats, guesses: Float
         np.stack([truth, guesses]), axis=1, return_inverse=True, return_counts=True
     )
     value = float(function(*cells, sample_weight=counts))
+    if len(truth) == 1:
+        return value, (value,)
     one_less = counts - np.eye(len(counts), dtype=counts.dtype)
     without = np.array([function(*cells, sample_weight=weights) for weights in one_less])
     return value, pseudo_values(value, without[cell_of.reshape(-1)])

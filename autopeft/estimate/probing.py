@@ -1,0 +1,80 @@
+"""The rates of this machine's devices, measured in a few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autopeft.estimate.living_bytes import LivingBytes
+from autopeft.estimate.rates import Rates
+
+_SIDE = 512  # rows and columns of the products; about those of a small model's
+_COPIED = 2**24  # numbers of the copies, more than caches hold: what a backward pass reads is no longer there
+_SMALL, _DEPTH = 64, 4  # of the steps that take no time but that to start their kernels
+_REPEATS = 9
+
+
+def probe(device: torch.device, dtype: torch.dtype) -> Rates:
+    """The rates of a device of this machine in a number format, from products, copies and small steps."""
+    matrices = torch.ones(2, _SIDE, _SIDE, device=device, dtype=dtype)
+    numbers = torch.ones(2, _COPIED, device=device)
+    with torch.inference_mode():
+        product = _seconds(lambda: matrices[0] @ matrices[1], device)
+        # Into memory that is there: to be given new memory takes several times as long.
+        copy = _seconds(lambda: numbers[0].copy_(numbers[1]), device)
+    return Rates(
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        flops=2 * _SIDE**3 / product,
+        bytes=numbers.nbytes / copy,
+        call_seconds=_call_seconds(device, dtype),
+        runs_ahead=device.type == "cuda",
+    )
+
+
+class _SmallLayer(nn.Module):
+    """A frozen map with a low-rank adapter beside it, as they are in a model that is adapted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(_SMALL, _SMALL).requires_grad_(False)
+        self.norm = nn.LayerNorm(_SMALL).requires_grad_(False)
+        self.down, self.up = nn.Linear(_SMALL, 4, bias=False), nn.Linear(4, _SMALL, bias=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The outputs, of the shape of the inputs."""
+        change = self.up(self.down(inputs))
+        return torch.as_tensor(self.norm(inputs + functional.gelu(self.frozen(inputs) + 2 * change)))
+
+
+def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds from one kernel's start to the next in a training step, its Python code included."""
+    model = nn.Sequential(*(_SmallLayer() for _ in range(_DEPTH))).to(device)
+    inputs = torch.ones(_SMALL, _SMALL, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            outputs = model(inputs)
+        outputs.sum().backward()
+        model.zero_grad()
+
+    step()
+    with LivingBytes() as living:
+        step()
+    return _seconds(step, device) / living.n_calls
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median time of some work, once it was done before."""
+    times = []
+    for _ in range(1 + _REPEATS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return median(times[1:])
