@@ -65,7 +65,7 @@ def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
     step()
     with LivingBytes() as living:
         step()
-    return _seconds(step, device) / living.n_calls
+    return float(_seconds(step, device) / living.n_calls)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
