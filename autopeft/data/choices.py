@@ -83,8 +83,8 @@ def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> C
     choices = spec.text_columns[1:] or tuple(filter(None, [usual(names, CHOICES_NAMES)]))
     if not question or not choices:
         raise DataError(
-            f"A column of questions and one of choices are needed among {', '.join(names)}; name them in "
-            "data.text_columns, the question first."
+            f"A column of questions and one of choices are needed among {', '.join(names)}; name them with "
+            "--text-column, the question first."
         )
     label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
     notes.append(f"The question is column {question}, the choices {', '.join(choices)}, the label {label}.")

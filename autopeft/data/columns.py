@@ -59,7 +59,7 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
     column = spec.text_columns[0] if spec.text_columns else usual(names, usual_names)
     if not column or len(spec.text_columns) > 1:
         seen = ", ".join(spec.text_columns or names)
-        raise DataError(f"One column of {content} is needed, there is {seen}; name it in data.text_columns.")
+        raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")
     return column
 
 

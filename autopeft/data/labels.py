@@ -74,7 +74,7 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
     """The label column that the spec names, or the one with a usual name; raises DataError without one."""
     label = spec.label_column or usual([name for name in names if name not in inputs], usual_names)
     if not label:
-        raise DataError(f"There is no label column among {', '.join(names)}; name it in data.label_column.")
+        raise DataError(f"There is no label column among {', '.join(names)}; name it with --label-column.")
     return label
 
 
@@ -84,9 +84,9 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
     texts = texts or _find_texts(table, (label, spec.group_column, spec.time_column))
     if not texts:
-        raise DataError(f"There is no text column among {', '.join(names)}; name it in data.text_columns.")
+        raise DataError(f"There is no text column among {', '.join(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
-        raise DataError(f"data.text_columns is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
+        raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
     return Columns(inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column)
 
@@ -111,7 +111,7 @@ def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str
     if 2 * n_blank > len(rows):
         raise DataError(
             f"{n_blank} of {len(rows)} {part} rows have no text in {', '.join(columns.inputs)}; at most half "
-            "may. Name another column in data.text_columns."
+            "may. Name another column with --text-column."
         )
     if n_blank:
         notes.append(f"Dropped {n_blank} {part} rows without text.")

@@ -95,8 +95,8 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     inputs = spec.text_columns
     if len(inputs) > 1 and spec.label_column is None:
         raise DataError(
-            f"data.text_columns is {', '.join(inputs)}; give one, the text, or name the completion in "
-            "data.label_column."
+            f"--text-column is {', '.join(inputs)}; give one, the text, or name the completion with "
+            "--label-column."
         )
     chat = inputs[0] if inputs else usual(names, CHAT_NAMES)
     if chat and spec.label_column is None and _holds_messages(cells_of("train", table, chat)):
@@ -117,7 +117,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     if text is None:
         raise DataError(
             f"There is neither a text nor a prompt with a completion among {', '.join(names)}; name the "
-            "columns in data.text_columns and data.label_column."
+            "columns with --text-column and --label-column."
         )
     return _Layout(kind="documents", inputs=(text,))
 
