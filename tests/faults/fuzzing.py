@@ -205,7 +205,7 @@ class Readers:
     def json_lines(self, rng: random.Random) -> object:
         """`--data train.jsonl` of any task."""
         kind = rng.choice(list(_GOOD_ROWS))
-        rows: Any = [_GOOD_ROWS[kind](i) for i in range(40)]
+        rows: Any = [_GOOD_ROWS[kind](i) for i in range(80)]
         for _ in range(rng.randint(1, 3)):
             rows = altered(rows, rng) if isinstance(rows, list) else [{}]
         lines = "\n".join(json.dumps(row) for row in rows) if isinstance(rows, list) else json.dumps(rows)
