@@ -31,7 +31,7 @@ PACKED = ".gz"  # after any of the other suffixes
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
@@ -100,6 +100,11 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
                 return datasets.load_from_disk(str(path))
             return _table_of(_unpacked(path, Path(cache)), cache, text)
         except FILE_ERRORS as error:
+            if _is_of_full_disk(error):
+                raise DataError(
+                    f"{path} was not read: there is no room for its rows in {Path(cache).parent}; free some, "
+                    "or set TMPDIR to a larger folder."
+                ) from error
             reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
             if "thread" in reason:  # of a pool that reads the file
                 raise DataError(
@@ -116,17 +121,16 @@ def _unpacked(path: Path, folder: Path) -> Path:
     if path.suffix.lower() != PACKED:
         return path
     plain = folder / unpacked_name(path).name
-    try:
-        with gzip.open(path) as packed, plain.open("wb") as file:
-            shutil.copyfileobj(packed, file)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DataError(
-            f"{path} was not unpacked: there is no room for what it holds in {folder.parent}; free some, or "
-            "set TMPDIR to a larger folder."
-        ) from error
+    with gzip.open(path) as packed, plain.open("wb") as file:
+        shutil.copyfileobj(packed, file)
     return plain
+
+
+def _is_of_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is that of a disk without room."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return error is not None and _is_of_full_disk(error.__cause__ or error.__context__)
 
 
 def _table_of(path: Path, cache: str, text: TextFormat | None) -> Any:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 from pathlib import Path
 
 from autopeft.errors import RunDirError
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room there, or pass another --out"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Allow this user to write there, or pass another --out"),
+}
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -44,9 +50,8 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """The error for a path that the system refuses to write."""
-    return RunDirError(
-        f"{path} cannot be written: {error.strerror or error}. Free it, or pass another --out."
-    )
+    remedy = _REMEDIES.get(error.errno or 0, "Mend this, or pass another --out")
+    return RunDirError(f"{path} cannot be written: {error.strerror or error}. {remedy}.")
 
 
 def sha256_of(path: Path | str) -> str:

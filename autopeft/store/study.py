@@ -28,9 +28,12 @@ def open_study(path: Path) -> RDBStorage:
         creator = {"creator": lambda: _connect(path, journal_mode="WAL")}
         return RDBStorage("sqlite:///study.sqlite", engine_kwargs=creator)
     except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
-        raise RunDirError(
-            f"{path} cannot be opened as an Optuna study: {first_line_of(error)}. Pass another --out."
-        ) from error
+        reason = first_line_of(error)
+        if "disk" in reason:  # it is full, or fails
+            sentence = f"{path} cannot be written: {reason}. Make room there, or pass another --out."
+        else:
+            sentence = f"{path} cannot be opened as an Optuna study: {reason}. Pass another --out."
+        raise RunDirError(sentence) from error
 
 
 @contextlib.contextmanager

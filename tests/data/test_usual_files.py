@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -221,8 +224,20 @@ def test_a_full_disk_is_told_where_a_packed_file_finds_no_room(tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("autopeft.data.files.shutil.copyfileobj", fail)
-    with pytest.raises(DataError, match=r"rows\.csv\.gz was not unpacked: there is no room .* set TMPDIR"):
+    with pytest.raises(DataError, match=r"rows\.csv\.gz was not read: there is no room .* set TMPDIR"):
         read(tmp_path / "rows.csv.gz")
+
+
+def test_a_full_disk_is_told_where_the_rows_of_a_table_find_no_room(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "\n".join(f"a text {i},{i % 2}" for i in range(2000)))
+    script = (
+        "import resource, sys; from pathlib import Path; from autopeft.data.files import read_table\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+        "read_table(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert re.search(r"DataError: .*rows\.csv was not read: there is no room .* set TMPDIR", done.stderr)
 
 
 def test_translations_are_prompts_and_completions_in_the_named_direction(tmp_path):

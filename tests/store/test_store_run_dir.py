@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -224,6 +225,16 @@ def test_a_fresh_study_forgets_the_old_one(run):
 def test_a_file_that_is_no_study_is_refused(run):
     (run.path / "study.sqlite").write_text("not a database" * 100)
     with pytest.raises(RunDirError, match=r"cannot be opened as an Optuna study: .*not a database"):
+        run.study_storage()
+
+
+@pytest.mark.parametrize("reason", ["database or disk is full", "disk I/O error"])
+def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
+    def fail(*_, **__):
+        raise sqlite3.OperationalError(reason)
+
+    monkeypatch.setattr("autopeft.store.study._connect", fail)
+    with pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written: .*{reason}\. Make room there"):
         run.study_storage()
 
 
