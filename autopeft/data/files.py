@@ -31,6 +31,7 @@ PACKED = ".gz"  # after any of the other suffixes
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
+_MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
@@ -105,7 +106,8 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
                     f"{path} was not read: there is no room for its rows in {Path(cache).parent}; free some, "
                     "or set TMPDIR to a larger folder."
                 ) from error
-            reason = str(error.__cause__ or error).strip().rstrip(".!") or "it is blank"
+            lines = [line for line in map(str.strip, str(error.__cause__ or error).splitlines()) if line]
+            reason = ": ".join(lines[:_MOST_LINES]).rstrip(".!") or "it is blank"
             if "thread" in reason:  # of a pool that reads the file
                 raise DataError(
                     f"{path} was not read: the system allows this process no more threads ({reason}); raise "

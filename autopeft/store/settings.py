@@ -18,7 +18,7 @@ from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec
 from autopeft.records.settings import SettingField
-from autopeft.store.yaml import faults_of, load_value, read_yaml
+from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
@@ -91,7 +91,7 @@ def resolve_settings(
             setting = ".".join(name.split(".")[:2])  # `data.text_columns.0` is an item of a setting
             faults.append(f"{name} ({entries[setting].origin}) {fault}")
     if faults:
-        raise SpecError(f"These settings cannot be used: {'; '.join(faults)}.")
+        raise SpecError(f"These settings cannot be used: {listed(faults)}.")
     budget.check(spec.budget.requested)
     return spec, frozenset(entries)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -32,6 +32,7 @@ _CORE_SCHEMA = (
     ),
 )
 _MOST_DIGITS = 100  # chosen by hand
+_MOST_FAULTS = 12  # that one error names; chosen by hand
 _FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one line
 
 
@@ -96,14 +97,20 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
 
     Raises:
         UnknownNameError: A key that the model does not have.
-        SpecError: Values that are missing, of the wrong type or out of range; all are named.
+        SpecError: Values that are missing, of the wrong type or out of range; the first twelve are named.
     """
     try:
         return kind.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         _refuse_unknown(kind, error, source)
-        faults = "; ".join(f"{name} {fault}" for name, fault in faults_of(error))
+        faults = listed([f"{name} {fault}" for name, fault in faults_of(error)])
         raise SpecError(f"{source} cannot be used: {faults}.") from error
+
+
+def listed(faults: Sequence[str]) -> str:
+    """The first faults in a row, and how many more there are."""
+    n_more = len(faults) - _MOST_FAULTS
+    return "; ".join([*faults[:_MOST_FAULTS], *([f"and {n_more} more"] if n_more > 0 else [])])
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:

@@ -240,6 +240,16 @@ def test_a_full_disk_is_told_where_the_rows_of_a_table_find_no_room(tmp_path):
     assert re.search(r"DataError: .*rows\.csv was not read: there is no room .* set TMPDIR", done.stderr)
 
 
+def test_a_header_with_a_null_byte_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\0,label\n" + "\n".join(f"a text {i},{i % 2}" for i in range(N)))
+    with pytest.raises(
+        DataError, match=r"rows\.csv holds no rows or is no UTF-8 csv file: .*\. Repair"
+    ) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_translations_are_prompts_and_completions_in_the_named_direction(tmp_path):
     rows = [{"id": i, "translation": {"de": f"hallo {i}", "en": f"hello {i}"}} for i in range(N)]
     path = write_lines(tmp_path / "rows.jsonl", rows)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
-from autopeft.store import resolve_settings
+from autopeft.store import resolve_settings, validate
 from autopeft.store.settings import parse_bytes, parse_duration
 
 
@@ -233,3 +234,12 @@ def test_bytes_that_are_no_text_are_refused(name, value):
         resolve_settings(config=None, env={}, flags={name: value}, assignments=())
     whole, _ = resolve_settings(config=None, env={}, flags={"data.source": "C:\\udcff 🙂"}, assignments=())
     assert whole.data.source == "C:\\udcff 🙂"
+
+
+def test_a_file_with_hundreds_of_faults_names_the_first():
+    class Numbers(BaseModel):
+        numbers: list[int]
+
+    with pytest.raises(SpecError, match=r"numbers\.11 is 'q'; it should .*; and 288 more\.$") as caught:
+        validate(Numbers, {"numbers": ["q"] * 300}, source="space.yaml")
+    assert "numbers.12" not in str(caught.value)
