@@ -108,6 +108,7 @@ def mixed_configs():
 
 
 def test_every_tensor_gets_a_gradient_within_two_steps_beside_lora_and_ia3():
+    torch.manual_seed(0)  # by chance all four units of an adapter may be off, which gives them no gradient
     largest = train_steps(inject(build("bert"), *mixed_configs()))
     assert sum("bottleneck" in name for name in largest) == 4 * (2 + 2 + 2)  # o, down, up in two layers
     assert {name: g for name, g in largest.items() if not g > 1e-6} == {}
