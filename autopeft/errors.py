@@ -20,9 +20,11 @@ A message is one sentence: what was wrong, the value seen, what is allowed, what
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
 _LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
 
 

@@ -15,8 +15,8 @@ def heavy_imports() -> Iterator[None]:
     """A block that imports the pipeline, with the garbage collector at rest.
 
     Imports make millions of objects that stay; the collector would look at them again and again, and once
-    more at the end of the process. They are set apart, so that it never does. A block whose imports are done
-    does nothing.
+    more at the end of the process. These objects are set apart, so that the collector never does. Where the
+    pipeline is imported already, nothing is changed.
     """
     if _HEAVY in sys.modules or not gc.isenabled():
         yield

@@ -7,7 +7,6 @@ read by `Dataset.from_csv` and its like, with a temporary cache.
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import gzip
 import re
@@ -24,7 +23,7 @@ import datasets
 import pandas as pd
 from datasets.exceptions import DatasetsError
 
-from autopeft.errors import DataError
+from autopeft.errors import NO_ROOM, DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PACKED = ".gz"  # after any of the other suffixes
@@ -32,7 +31,6 @@ PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
@@ -130,7 +128,7 @@ def _unpacked(path: Path, folder: Path) -> Path:
 
 def _is_of_full_disk(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, is that of a disk without room."""
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
     return error is not None and _is_of_full_disk(error.__cause__ or error.__context__)
 

@@ -26,7 +26,7 @@ _CONTAINERS = (
 )
 
 # glibc keeps what is freed between two blocks in use. On a model of a billion weights, whose micro-batches
-# have many lengths, that grew by 0.7 GB in 60 of them. Pages must be made again, hence the pause; by hand.
+# have many lengths, the process grew by 0.7 GB so. Freed pages must be made again, hence the pause; by hand.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 _TRIM_SECONDS = 5.0
 
@@ -51,13 +51,13 @@ def release_memory(device: torch.device) -> None:
 
 @dataclass
 class FreedMemory:
-    """What training frees, and the C library of a CPU would keep."""
+    """Memory that training has freed, and that the C library would keep for the process; on a CPU only."""
 
     device: torch.device
     _next: float = 0.0
 
     def give_back(self) -> None:
-        """Give it to the system, every five seconds at most."""
+        """Give the freed memory to the system, every five seconds at most."""
         if self.device.type == "cpu" and _TRIM is not None and time.monotonic() >= self._next:
             _TRIM(0)
             self._next = time.monotonic() + _TRIM_SECONDS

@@ -31,12 +31,13 @@ from autopeft.pipeline.resuming import (
     known_measurements,
     record,
     resumed,
+    told_how_to_resume,
 )
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, started, with_wave
-from autopeft.records import Plan, RunSpec, SearchResult, resume_command
+from autopeft.records import Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
 from autopeft.train import Bench
 
@@ -74,26 +75,26 @@ def search(
             StoppedError.
     """
     started = time.monotonic() if started is None else started
-    spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
-    check_executor(spec)
-    check_trackers(spec)
-    requested = requested_space(spec)
-    check_forgetting(spec)
-    with RunDir.create(_out(spec), resume=resume) as run:
-        log.info("The run's folder is %s", run.path)
-        try:
-            prepared = prepare(
-                spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
-            )
-            prepared = with_general_text(prepared)
-            limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
-            return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
-        except BaseException as error:
-            if not isinstance(error, StoppedError):
-                run.discard()  # does nothing once there is a measurement
-            if isinstance(error, KeyboardInterrupt | SystemExit) and run.measurements.load():
-                log.warning("Stopped; continue with: %s", resume_command(spec, run.path))
-            raise
+    out = _out(spec)
+    with told_how_to_resume(spec, out):
+        spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
+        check_executor(spec)
+        check_trackers(spec)
+        requested = requested_space(spec)
+        check_forgetting(spec)
+        with RunDir.create(out, resume=resume) as run:
+            log.info("The run's folder is %s", run.path)
+            try:
+                prepared = prepare(
+                    spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
+                )
+                prepared = with_general_text(prepared)
+                limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
+                return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
+            except BaseException as error:
+                if not isinstance(error, StoppedError):
+                    run.discard()  # does nothing once there is a measurement
+                raise
 
 
 def _out(spec: RunSpec) -> Path:

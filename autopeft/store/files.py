@@ -8,11 +8,13 @@ import os
 import secrets
 from pathlib import Path
 
-from autopeft.errors import RunDirError
+from autopeft.errors import NO_ROOM, RunDirError
 
 _REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Make room there, or pass another --out"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "Allow this user to write there, or pass another --out"),
+    **dict.fromkeys(NO_ROOM, "Make room there, or pass another --out"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "Allow this user to write there, or pass another --out"
+    ),
 }
 
 
@@ -50,7 +52,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """The error for a path that the system refuses to write."""
-    remedy = _REMEDIES.get(error.errno or 0, "Mend this, or pass another --out")
+    remedy = _REMEDIES.get(error.errno or 0, "Mend the cause, or pass another --out")
     return RunDirError(f"{path} cannot be written: {error.strerror or error}. {remedy}.")
 
 

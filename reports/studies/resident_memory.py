@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def prepared_step(
     return prepared, replace(plan, learning_rate=1e-5), fidelity
 
 
+def points_of(entries: Iterable[str]) -> Iterator[tuple[str, str, str, int, int]]:
+    """Name, model, task, rows and tokens of each point of `NAME=MODEL:TASK:ROWSxTOKENS,…`."""
+    for entry in entries:
+        name, rest = entry.split("=", 1)
+        model, task, points = rest.rsplit(":", 2)
+        for point in points.split(","):
+            n_rows, n_tokens = map(int, point.split("x"))
+            yield name, model, task, n_rows, n_tokens
+
+
 def measure(model: str, task: str, n_rows: int, n_tokens: int, *, quantize: str) -> dict[str, int]:
     """Train in this process, and give its sizes in bytes."""
     baseline = resident("VmRSS")
@@ -103,21 +114,17 @@ def main() -> None:
         return
     rows = []
     print("| model | rows x tokens | peak, MB | expected, MB | error, % |\n|---|---|---:|---:|---:|")
-    for entry in given.models:
-        name, rest = entry.split("=", 1)
-        model, task, points = rest.rsplit(":", 2)
-        for point in points.split(","):
-            n_rows, n_tokens = map(int, point.split("x"))
-            command = [sys.executable, __file__, "--one", model, task, str(n_rows), str(n_tokens)]
-            command += ["--quantize", given.quantize]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row = {"name": name, "rows": n_rows, "tokens": n_tokens}
-            row |= json.loads(done.stdout.splitlines()[-1])
-            row |= expected(model, n_rows, n_tokens, quantize=given.quantize)
-            row["error"] = round(row["expected_bytes"] / row["peak_bytes"] - 1, 4)
-            sizes = f"{row['peak_bytes'] / 1e6:,.0f} | {row['expected_bytes'] / 1e6:,.0f}"
-            print(f"| {name} | {n_rows} x {n_tokens} | {sizes} | {100 * row['error']:+.1f} |", flush=True)
-            rows.append(row)
+    for name, model, task, n_rows, n_tokens in points_of(given.models):
+        command = [sys.executable, __file__, "--one", model, task, str(n_rows), str(n_tokens)]
+        command += ["--quantize", given.quantize]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = {"name": name, "rows": n_rows, "tokens": n_tokens}
+        row |= json.loads(done.stdout.splitlines()[-1])
+        row |= expected(model, n_rows, n_tokens, quantize=given.quantize)
+        row["error"] = round(row["expected_bytes"] / row["peak_bytes"] - 1, 4)
+        sizes = f"{row['peak_bytes'] / 1e6:,.0f} | {row['expected_bytes'] / 1e6:,.0f}"
+        print(f"| {name} | {n_rows} x {n_tokens} | {sizes} | {100 * row['error']:+.1f} |", flush=True)
+        rows.append(row)
     if given.out is not None:
         with given.out.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -13,7 +13,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from resident_memory import TRAINED, prepared_step
+from resident_memory import TRAINED, points_of, prepared_step
 
 from autopeft import pipeline
 
@@ -52,18 +52,14 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     print("| model | rows x tokens | step, s | expected, s | ratio |\n|---|---|---:|---:|---:|")
-    for entry in given.models:
-        name, rest = entry.split("=", 1)
-        model, task, points = rest.rsplit(":", 2)
-        for point in points.split(","):
-            n_rows, n_tokens = map(int, point.split("x"))
-            seconds, told = measured(model, task, n_rows, n_tokens), expected(model, n_rows, n_tokens)
-            values = (name, n_rows, n_tokens, round(seconds, 4), round(told, 4), round(told / seconds, 3))
-            print(
-                f"| {name} | {n_rows} x {n_tokens} | {seconds:.3f} | {told:.3f} | {values[-1]:.2f} |",
-                flush=True,
-            )
-            rows.append(values)
+    for name, model, task, n_rows, n_tokens in points_of(given.models):
+        seconds, told = measured(model, task, n_rows, n_tokens), expected(model, n_rows, n_tokens)
+        values = (name, n_rows, n_tokens, round(seconds, 4), round(told, 4), round(told / seconds, 3))
+        print(
+            f"| {name} | {n_rows} x {n_tokens} | {seconds:.3f} | {told:.3f} | {values[-1]:.2f} |",
+            flush=True,
+        )
+        rows.append(values)
     if given.out is not None:
         with given.out.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])

@@ -106,3 +106,26 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     assert (f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
     assert len(calls) == n_calls
+
+
+def test_the_folder_is_named_where_a_signal_comes_before_a_resumed_run_is_open(
+    model_dir, data_dir, tmp_path, caplog, monkeypatch
+):
+    out, n_calls = tmp_path / "run", []
+    spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
+
+    def interrupt():
+        n_calls.append(1)
+        if len(n_calls) == 12:
+            raise KeyboardInterrupt
+
+    def stop(*_):
+        raise SystemExit(143)
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, given=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt)
+    caplog.clear()
+    monkeypatch.setattr("autopeft.pipeline.searching.resumed", stop)
+    with pytest.raises(SystemExit):
+        pipeline.search(spec, resume=True, progress=Silent())
+    assert f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text
