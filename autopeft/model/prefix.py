@@ -210,7 +210,7 @@ def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tens
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are equal, also where a loss that diverged is NaN."""
-    return torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (first, second)))
+    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -8,8 +8,10 @@ from torch import nn
 from toys.architectures import build
 from toys.bases import state_of
 
+from autopeft.extension import discover
 from autopeft.model.prefix import frozen_prefix, skips_exactly
 
+METHODS = discover("autopeft.methods")
 SKIPPING = ("bert", "gpt2", "llama", "vit", "gpt2-lm", "llama-lm", "moe-lm")
 
 
@@ -34,11 +36,11 @@ def moved(model):
     return model
 
 
-def top_lora(base, make_plan):
-    """LoRA at every map of the highest layer."""
+def top_plan(base, make_plan, method="lora"):
+    """A method at every site that it takes in the highest layer."""
     top = max(site.layer for site in base.sites if site.layer is not None)
     highest = {site.name for site in base.sites if site.layer == top}
-    return make_plan(base, [a for a in make_plan(base, "lora").adapters if a.site in highest])
+    return make_plan(base, [a for a in make_plan(base, method).adapters if a.site in highest])
 
 
 def counted(layers):
@@ -60,7 +62,7 @@ def adapted(make_base, make_plan, attach):
 
     def adapted(architecture, **settings):
         base = make_base(architecture, **settings)
-        return base, attach(base, top_lora(base, make_plan))
+        return base, attach(base, top_plan(base, make_plan))
 
     return adapted
 
@@ -92,6 +94,17 @@ def test_probe_lets_common_models_skip(architecture, is_training, adapted, batch
         prefix = frozen_prefix(moved(model).train(is_training))
         with prefix.installed():
             assert skips_exactly(prefix, loss_of, batch_for(base))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_probe_compares_the_gradients_of_every_method(method, bert, make_plan, attach, batch_for):
+    # Gradients need not be contiguous: those of c3a are the real parts of complex numbers.
+    if not top_plan(bert, make_plan, method).adapters:
+        pytest.skip("takes no site inside a layer")
+    with attach(bert, top_plan(bert, make_plan, method)) as model:
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            assert skips_exactly(prefix, loss_of, batch_for(bert))
 
 
 def test_head_alone_skips_every_layer(bert, make_plan, attach, batch_for):
