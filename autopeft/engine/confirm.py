@@ -75,10 +75,15 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     n_seeds = len(rows)
     for plan in later:
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)
-        if len(rows) >= min(_LEAST_SEEDS, n_seeds):
-            confirmed[plan] = [run for (run,) in rows]
+        runs = more_seeds(problem, ledger, plan, n_seeds=n_seeds)
+        if len(runs) >= min(_LEAST_SEEDS, n_seeds):
+            confirmed[plan] = runs
     return confirmed
+
+
+def more_seeds(problem: SearchProblem, ledger: Ledger, plan: Plan, *, n_seeds: int) -> list[Measurement]:
+    """Confirming runs of one more plan on the first seeds; fewer where time or cost runs short."""
+    return [run for (run,) in _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)]
 
 
 def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
@@ -123,7 +128,7 @@ def _next_rows(
     n_beside = math.ceil(ledger.executor.n_workers / len(group))
     n_new = max(1, min(n_beside, n_sure - n_rows))
     n_least = _least_seeds(problem, group) if is_needed else 0
-    while n_new and not _has_room(
+    while n_new and not has_room(
         problem, ledger, group, n_new=n_new, may_use_reserve=n_rows + n_new <= n_least
     ):
         n_new -= 1
@@ -132,8 +137,13 @@ def _next_rows(
     return [results[start : start + len(group)] for start in range(0, len(results), len(group))]
 
 
-def _has_room(
-    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int, may_use_reserve: bool
+def has_room(
+    problem: SearchProblem,
+    ledger: Ledger,
+    group: Sequence[Plan],
+    *,
+    n_new: int,
+    may_use_reserve: bool = False,
 ) -> bool:
     """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve."""
     if may_use_reserve:

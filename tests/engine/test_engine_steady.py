@@ -1,0 +1,86 @@
+"""A baseline that fails on a confirming seed is tried again at a lower learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from toys.engine import World, is_baseline, problem, run
+
+from autopeft.records import Fidelity, Plan, Status
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+SAFE = 3e-3  # learning rate
+Fails = Callable[[Fidelity], bool]
+
+
+def on_every_seed(fidelity: Fidelity) -> bool:
+    return True
+
+
+def on_one_seed(fidelity: Fidelity) -> bool:
+    return fidelity.seed == problem().confirmation(0).seed
+
+
+def with_a_cliff(*, rival: float, failed: float | None, fails: Fails = on_every_seed):
+    """Baselines have 0.8 at any rate; in confirming runs those above `SAFE` fail with what is given."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
+        if not is_baseline(plan):
+            return rival
+        is_fresh = fidelity.split != "search"
+        return failed if is_fresh and plan.learning_rate > SAFE and fails(fidelity) else 0.8
+
+    return quality
+
+
+@pytest.mark.parametrize("failed", [None, 0.1], ids=["diverged", "unlearned"])
+@pytest.mark.parametrize("fails", [on_every_seed, on_one_seed])
+def test_the_answer_is_a_baseline_that_does_not_fail(failed, fails):
+    made = run(with_a_cliff(rival=0.3, failed=failed, fails=fails), trials=16)
+    outcome = made.outcome
+    assert outcome.best == outcome.baseline and outcome.best.learning_rate <= SAFE
+    (confirmed,) = [c for c in outcome.confirmations if c.name == "baseline"]
+    assert confirmed.metric_mean == pytest.approx(0.8)
+    assert any("failed on" in sentence and "it is better" in sentence for sentence in outcome.sentences)
+    failing = [m for m in made.at("confirm") if is_baseline(m.plan) and m.plan.learning_rate > SAFE]
+    assert failing, "what failed stays in the record"
+
+
+def test_a_rival_is_compared_with_a_baseline_that_does_not_fail():
+    failing = run(with_a_cliff(rival=0.82, failed=None, fails=on_one_seed), trials=16).outcome
+    sound = run(with_a_cliff(rival=0.82, failed=0.8), trials=16).outcome
+    assert failing.baseline.learning_rate <= SAFE < sound.baseline.learning_rate
+    assert failing.verdict.mean_difference == pytest.approx(sound.verdict.mean_difference)
+    assert failing.verdict.label == sound.verdict.label
+    assert set(failing.proposals) >= set(sound.proposals)
+    assert {p.plan for p in failing.proposals} >= {failing.baseline}, "in trials.csv"
+
+
+def test_a_baseline_that_fails_at_lower_rates_too_stays():
+    made = run(lambda plan, f: 0.8 if f.split == "search" else None, trials=16)
+    assert any("it is not better" in sentence for sentence in made.outcome.sentences)
+    assert made.outcome.baseline.learning_rate > SAFE
+
+
+def test_nothing_is_tried_again_beyond_the_cost():
+    failing = run(with_a_cliff(rival=0.3, failed=None), trials=8, max_cost=4.0)
+    sound = run(with_a_cliff(rival=0.3, failed=0.8), trials=8, max_cost=4.0)
+    assert len(failing.at("confirm")) == len(sound.at("confirm")), "the least verdict has spent it all"
+    assert any("no lower one could be tried" in sentence for sentence in failing.outcome.sentences)
+
+
+def test_a_resumed_search_repeats_no_run():
+    quality = with_a_cliff(rival=0.3, failed=None)
+    first = run(quality, trials=16)
+    world = World(quality=quality)
+    again = run(world, trials=16, known={(m.plan, m.fidelity): m for m in first.outcome.measurements})
+    assert not world.calls and again.outcome.baseline == first.outcome.baseline
+
+
+def test_a_search_without_failures_is_as_before():
+    made = run(lambda plan, f: 0.8 if is_baseline(plan) else 0.3, trials=16)
+    assert all(m.status is Status.COMPLETE for m in made.outcome.measurements)
+    assert not any("failed on" in sentence for sentence in made.outcome.sentences)
