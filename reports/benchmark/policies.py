@@ -13,6 +13,7 @@ import optuna
 import yaml
 from cells import POSITIONS
 from optuna.storages import InMemoryStorage
+from pieces import without
 from pydantic import ValidationError
 from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED, TableError
@@ -255,11 +256,21 @@ SEARCHES = {
 
 
 def parsed(text: str) -> Policy:
-    """The search under settings as text, such as `trials=48 max_cost=4 methods=[lora,ia3]`."""
+    """The search under settings as text, such as `trials=48 max_cost=4 methods=[lora,ia3]`.
+
+    `without=PIECE` takes out a piece of `pieces.py`, with `_` for spaces; it may stand several times.
+    """
     pairs = [word.partition("=") for word in text.split()]
     if wrong := [name for name, sign, _ in pairs if not sign]:
         raise TableError(f"{wrong[0]!r} is not of the form setting=value.")
-    return searched({name: yaml.safe_load(value) for name, _, value in pairs})
+    taken_out = [value.replace("_", " ") for name, _, value in pairs if name == "without"]
+    search = searched({name: yaml.safe_load(value) for name, _, value in pairs if name != "without"})
+
+    def policy(surrogate: Surrogate, seed: int) -> Found:
+        with without(taken_out):
+            return search(surrogate, seed)
+
+    return policy
 
 
 def policies() -> dict[str, Policy]:

@@ -32,6 +32,7 @@ from pathlib import Path
 import description
 import numpy as np
 from policies import Found, Policy, parsed, policies
+from rivals import rivals
 from surrogate import Surrogate
 from table import Results, TableError
 
@@ -95,9 +96,14 @@ def _values(surrogate: Surrogate, found: Found) -> dict[str, object]:
     }
 
 
+def known_policies() -> dict[str, Policy]:
+    """Every policy that has a name."""
+    return policies() | rivals()
+
+
 def cell_rows(folder: Path, chosen: Mapping[str, str | None], n_seeds: int) -> Rows:
     """The rows of a cell; `chosen` maps policies to their settings, None for one with a name."""
-    named = policies()
+    named = known_policies()
     made = {name: named[name] if text is None else parsed(text) for name, text in chosen.items()}
     return [replayed(folder, name, made[name], seed) for name in made for seed in range(n_seeds)]
 
@@ -204,7 +210,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the folder for replay.csv and replay.md")
     parser.add_argument("--list", action="store_true", help="print the named policies and end")
     given = parser.parse_args()
-    known = policies()
+    known = known_policies()
     if given.list:
         print(*known, sep="\n")
         return

@@ -1,0 +1,136 @@
+"""Searches as people write them with Optuna, over the same space and at a given cost.
+
+All proposals are measured on the search split; lengths are the rungs of the cell and a full run. What is
+handed over is the plan with the lowest loss at the greatest length that any plan reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import optuna
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from policies import Found, Policy, problem_of
+from surrogate import Surrogate, TableBench
+from table import SEARCH_SEED
+
+from autopeft.engine import SearchProblem
+from autopeft.records import Fidelity, Measurement, Plan, RunSpec
+from autopeft.space import plan_of, suggest
+
+COSTS = (1, 2, 4, 7)  # in R
+_REDUCTION = 3  # of plans from one length to the next, Optuna's default
+
+
+class _Race:
+    """Plans of a sampler on a cell, measured as long as a cost in R pays."""
+
+    def __init__(self, surrogate: Surrogate, *, seed: int, max_cost: float) -> None:
+        cell = surrogate.description.cell
+        spec = RunSpec.model_validate({"budget": {"requested": surrogate.description.budget.requested}})
+        self.problem: SearchProblem = problem_of(surrogate, spec)
+        self.bench = TableBench(surrogate, seed=seed)
+        self.lengths: Sequence[int] = (*cell.rungs, cell.full)
+        self.max_cost = max_cost
+        self._n_examples, self._batch = surrogate.description.examples["search"], cell.batch_size
+
+    def asked(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
+        """A trial of the study, and its plan."""
+        trial, methods = study.ask(), self.problem.context.methods
+        return trial, plan_of(suggest(trial, self.problem.space, methods), self.problem.context)
+
+    def step_cost(self, index: int) -> float:
+        """Cost in R of going on to a length from the one before it."""
+        before = self.lengths[index - 1] if index else 0
+        steps = self.lengths[index] - before
+        return self.problem.schedule.cost(steps=steps, eval_examples=self._n_examples)
+
+    def pays(self, index: int, *, n_plans: int = 1) -> bool:
+        """Whether plans can go on to a length."""
+        return self.bench.cost("search") + n_plans * self.step_cost(index) <= self.max_cost
+
+    def measure(self, plan: Plan, index: int) -> Measurement:
+        """A plan at a length."""
+        steps = self.lengths[index]
+        fidelity = Fidelity(
+            split="search",
+            train_steps=steps,
+            train_examples=steps * self._batch,
+            eval_examples=self._n_examples,
+            seed=SEARCH_SEED,
+        )
+        return self.bench.measure(plan, fidelity)
+
+    def found(self) -> Found:
+        """The best of the longest runs."""
+        finished = [m for m in self.bench.measured if m.loss is not None]
+        best = min(finished, key=lambda m: (-m.fidelity.train_steps, m.loss))
+        return Found(plan=best.plan, bench=self.bench)
+
+
+def hyperband(max_cost: float) -> Policy:
+    """Optuna's TPE with its Hyperband pruner."""
+
+    def policy(surrogate: Surrogate, seed: int) -> Found:
+        race = _Race(surrogate, seed=seed, max_cost=max_cost)
+        pruner = HyperbandPruner(
+            min_resource=race.lengths[0], max_resource=race.lengths[-1], reduction_factor=_REDUCTION
+        )
+        study = _study(TPESampler(seed=seed), pruner)
+        while race.pays(0):
+            trial, plan = race.asked(study)
+            state = TrialState.COMPLETE
+            for index in range(len(race.lengths)):
+                if not race.pays(index):
+                    return race.found()
+                measurement = race.measure(plan, index)
+                if measurement.loss is None:
+                    state = TrialState.FAIL
+                    break
+                trial.report(measurement.loss, race.lengths[index])
+                if trial.should_prune():
+                    state = TrialState.PRUNED
+                    break
+            study.tell(trial, measurement.loss if state is TrialState.COMPLETE else None, state=state)
+        return race.found()
+
+    return policy
+
+
+def halving(max_cost: float) -> Policy:
+    """Random plans, a third of which go on from each length to the next, as many as can be paid."""
+
+    def policy(surrogate: Surrogate, seed: int) -> Found:
+        race = _Race(surrogate, seed=seed, max_cost=max_cost)
+        study, indices = _study(RandomSampler(seed=seed)), range(len(race.lengths))
+
+        def cost(n: int) -> float:
+            return math.fsum(max(1, n // _REDUCTION**index) * race.step_cost(index) for index in indices)
+
+        n_plans = 1
+        while cost(n_plans + 1) <= max_cost:
+            n_plans += 1
+        plans = [race.asked(study)[1] for _ in range(n_plans)]
+        for index in indices:
+            if index and not race.pays(index, n_plans=len(plans)):
+                break
+            measured = [race.measure(plan, index) for plan in plans]
+            ranked = sorted((m for m in measured if m.loss is not None), key=lambda m: m.loss or 0.0)
+            plans = [m.plan for m in ranked[: max(1, n_plans // _REDUCTION ** (index + 1))]]
+        return race.found()
+
+    return policy
+
+
+def _study(sampler: BaseSampler, pruner: HyperbandPruner | None = None) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(sampler=sampler, pruner=pruner)
+
+
+def rivals() -> dict[str, Policy]:
+    """Every rival at several costs in R, by name."""
+    kinds = {"Hyperband": hyperband, "random halving": halving}
+    return {f"{name} {cost} R": kind(cost) for cost in COSTS for name, kind in kinds.items()}
