@@ -75,15 +75,10 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     n_seeds = len(rows)
     for plan in later:
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        runs = more_seeds(problem, ledger, plan, n_seeds=n_seeds)
-        if len(runs) >= min(_LEAST_SEEDS, n_seeds):
-            confirmed[plan] = runs
+        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)
+        if len(rows) >= min(_LEAST_SEEDS, n_seeds):
+            confirmed[plan] = [run for (run,) in rows]
     return confirmed
-
-
-def more_seeds(problem: SearchProblem, ledger: Ledger, plan: Plan, *, n_seeds: int) -> list[Measurement]:
-    """Confirming runs of one more plan on the first seeds; fewer where time or cost runs short."""
-    return [run for (run,) in _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)]
 
 
 def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.engine.choose import UNLEARNED, lowered
-from autopeft.engine.confirm import has_room, more_seeds
+from autopeft.engine.confirm import has_room
 from autopeft.engine.finalists import Finalists
 from autopeft.engine.judge import Confirmed, scores_of
 from autopeft.engine.ledger import Ledger
@@ -61,13 +61,14 @@ def _runs_again(
     problem: SearchProblem, study_log: StudyLog, plan: Plan, lower: Plan, *, n_seeds: int
 ) -> list[Measurement]:
     """Confirming runs of a plan at its lower rate on as many seeds; none where they cannot be paid."""
-    ledger = study_log.ledger
+    ledger, first = study_log.ledger, problem.confirmation(0)
     if not has_room(problem, ledger, [lower], n_new=n_seeds):
         return []
-    ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
+    ledger.plan_ahead(first, n_measurements=n_seeds)
     if lower not in ledger.arms:
-        study_log.measure_extra(ledger.arms[plan], lower, source="retuned", fidelity=problem.confirmation(0))
-    return more_seeds(problem, ledger, lower, n_seeds=n_seeds)
+        study_log.measure_extra(ledger.arms[plan], lower, source="retuned", fidelity=first)
+    runs = ledger.measure_all([(lower, problem.confirmation(index)) for index in range(n_seeds)])
+    return [] if any(run.status.is_of_machine for run in runs) else runs
 
 
 def _with_baseline(named: Finalists, baseline: Plan) -> Finalists:

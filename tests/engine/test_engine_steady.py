@@ -72,6 +72,16 @@ def test_nothing_is_tried_again_beyond_the_cost():
     assert any("no lower one could be tried" in sentence for sentence in failing.outcome.sentences)
 
 
+@pytest.mark.parametrize("max_cost", [7.0, 8.0, 9.0, 10.0, 12.0])
+def test_what_was_tried_again_in_full_counts_and_keeps_to_the_cost(max_cost):
+    made = run(with_a_cliff(rival=0.3, failed=None), trials=8, max_cost=max_cost)
+    outcome, schedule = made.outcome, problem().schedule
+    assert sum(schedule.cost_of(m) for m in outcome.measurements) <= max_cost
+    is_tried = any(m.plan.learning_rate <= SAFE for m in made.at("confirm") if is_baseline(m.plan))
+    assert is_tried is (outcome.baseline.learning_rate <= SAFE)
+    assert is_tried is any("it is better" in sentence for sentence in outcome.sentences)
+
+
 def test_a_resumed_search_repeats_no_run():
     quality = with_a_cliff(rival=0.3, failed=None)
     first = run(quality, trials=16)
