@@ -34,14 +34,17 @@ def baseline_policies(
 
 
 def usual_policies(*, learning_rate: float, max_rank: int | None = None) -> tuple[Policy, ...]:
-    """Other arms that people try first, in an order chosen by hand from those that won in earlier runs."""
-    lora, ia3, bitfit, norms = (
+    """Other arms that are tried first, in an order chosen by hand from those that won in earlier runs.
+
+    RoAd stands before others since it halved the regret in replays of five sets (`reports/benchmark`).
+    """
+    lora, ia3, road, bitfit, norms = (
         Policy(method=name, learning_rate=learning_rate)
-        for name in (BASELINE_METHOD, "ia3", "bitfit", "ln_tuning")
+        for name in (BASELINE_METHOD, "ia3", "road", "bitfit", "ln_tuning")
     )
     lora = replace(lora, max_rank=max_rank)
     mix = replace(lora, placement="q+v", beside=(replace(ia3, placement="mlp"), norms))
-    return (ia3, mix, bitfit, replace(lora, placement="mlp"), norms)
+    return (ia3, road, mix, norms, replace(lora, placement="mlp"), bitfit)
 
 
 def scored_policy(
