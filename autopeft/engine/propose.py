@@ -15,7 +15,7 @@ from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
-from autopeft.engine.stopping import may_go_on
+from autopeft.engine.stopping import n_next
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
@@ -38,10 +38,11 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     n_needed = sum(arm.kind in _NEEDED for arm, _ in queue)
     measured: Measured = {}
     for start in range(0, n_trials, problem.wave):
-        if start >= n_needed and not may_go_on(problem, ledger, study_log.proposals):
-            break
+        n_plans = most = min(problem.wave, n_trials - start)
+        if start >= n_needed:
+            n_plans = n_next(problem, ledger, study_log.proposals, most=most)
         wave: list[Asked] = []
-        while len(wave) < min(problem.wave, n_trials - start):
+        while len(wave) < n_plans:
             wave.append(_propose(study_log, queue, wave=wave))
         results = ledger.measure_in_time(
             [(proposal.plan, problem.rung(0)) for _, proposal in wave],
@@ -54,6 +55,7 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
         if len(results) < len(wave):
             study_log.drop([trial for trial, _ in wave[len(results) :]])
             log.warning("Time is short: %d plans are measured.", len(measured))
+        if len(results) < most:
             break
     return even_out(study_log, measured)
 

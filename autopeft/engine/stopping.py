@@ -16,12 +16,16 @@ _SURE = 1.96  # standard errors: the 95 % interval
 log = logging.getLogger(__name__)
 
 
-def may_go_on(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:
-    """Whether time, cost and patience allow another wave of proposals."""
-    if not has_room(problem, ledger, n_plans=problem.wave, index=0):
-        log.warning("Time or cost is short: %d plans are measured.", len(ledger.at(problem.rung(0))))
-        return False
-    return _is_patient(problem, ledger, proposals)
+def n_next(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal], *, most: int) -> int:
+    """How many more proposals time, cost and patience allow next, `most` at most."""
+    if not _is_patient(problem, ledger, proposals):
+        return 0
+    fits = (n for n in range(most, 0, -1) if has_room(problem, ledger, n_plans=n, index=0))
+    n_plans = next(fits, 0)
+    if n_plans < most:
+        n_measured = len(ledger.at(problem.rung(0))) + n_plans
+        log.warning("Time or cost is short: %d plans are measured.", n_measured)
+    return n_plans
 
 
 def has_room(

@@ -165,3 +165,16 @@ def test_no_more_time_is_shown_as_left_than_the_limit_of_cost_pays(max_cost: flo
     seconds_per_r = world.seconds / cost_by_hand(search)
     over = [(at, told) for at, told in left[6:] if told > 1.5 * max(0.0, max_cost * seconds_per_r - at) + 1]
     assert not over
+
+
+def test_where_a_whole_wave_cannot_be_paid_a_part_of_it_is_measured():
+    """What is left after a wave of four pays the next two or three, not four or none."""
+    limits = [12.0 + 0.5 * step for step in range(8)]
+    runs = [run(levels(), trials=16, max_cost=limit, wave=4) for limit in limits]
+    n_first = [len(made.at("search", 3)) for made in runs]
+    assert n_first == sorted(n_first) and len(set(n_first)) > 4, "more money, more proposals"
+    assert any(n % 4 for n in n_first)
+    assert all(
+        sum(problem().schedule.cost_of(m) for m in made.outcome.measurements) <= limit
+        for made, limit in zip(runs, limits, strict=True)
+    )
