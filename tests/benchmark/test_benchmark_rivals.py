@@ -35,7 +35,7 @@ def test_rivals_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
 
 @pytest.mark.parametrize("policy", [rivals.hyperband, rivals.halving])
 def test_rivals_find_the_leading_arm_where_much_may_be_spent(table, policy):
-    arms = [replay.replayed(table, "rival", policy(40), seed)["arm"] for seed in range(3)]
+    arms = [replay.replayed(table, "rival", policy(120), seed)["arm"] for seed in range(3)]
     assert set(arms) == {"lora/q+v"}
 
 

@@ -215,7 +215,8 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
     result, _ = pipeline.search(spec, progress=Silent())
     assert result.baseline.adapters == ()
     assert 0 <= result.best.trainable_params < smallest_lora
-    assert {a.method for p in result.proposals for a in p.plan.adapters} <= {"ia3", "bitfit", "ln_tuning"}
+    fitting = {"ia3", "road", "bitfit", "ln_tuning"}
+    assert {a.method for p in result.proposals for a in p.plan.adapters} <= fitting
 
 
 def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
