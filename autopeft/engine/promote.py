@@ -120,7 +120,7 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
     scored = _in_scored_layers(problem, rivals) if len(rungs) == 1 else []
-    chosen = [*first[:1], *best[:1], *scored, *best[1:2], *first[1:], *user_plans, *heads[:1], *best[2:]]
+    chosen = [*first[:1], *best[:2], *scored, *first[1:], *user_plans, *heads[:1], *best[2:]]
     chosen += [*second, *small[:1]]
     rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 and not scored else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))

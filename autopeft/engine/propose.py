@@ -24,7 +24,7 @@ Asked = tuple[Trial, Proposal]
 
 # Finished trials before a sampler models anything, those of the queue among them; chosen by hand.
 _N_STARTUP = 8
-_NEEDED = ("baseline", "head", "given")  # kinds of arms that are measured whatever they cost
+_NEEDED = ("baseline", "head", "given")  # kinds of the first arms, which are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     problem, ledger = study_log.problem, study_log.ledger
     queue, n_trials = enqueued(problem), problem.n_proposals
     ledger.progress.phase("rung 1", n_trials)
-    n_needed = sum(arm.kind in _NEEDED for arm, _ in queue)
+    n_needed = next((i for i, (arm, _) in enumerate(queue) if arm.kind not in _NEEDED), len(queue))
     measured: Measured = {}
     for start in range(0, n_trials, problem.wave):
         n_plans = most = min(problem.wave, n_trials - start)

@@ -18,6 +18,7 @@ from autopeft.space import (
 
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
 _FEW_RATES, _MANY_RATES = 2, 3
+_BEFORE_HEADS = 3  # usual arms that come before the head alone at its further rates; chosen by hand
 _BY_SCORE = ", layers by score"
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
 
@@ -25,12 +26,13 @@ Enqueued = tuple[Arm, Policy | Plan]
 
 
 def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
-    """Baselines, the user's plans and the head at several learning rates each, then usual arms at one.
+    """Baselines and the user's plans at several learning rates each, then usual arms at one.
 
     Every baseline has the first of its rates before one has the second. Usual arms start near the middle of
     their range of learning rates, LoRA in the layers of the highest score first; the remaining trials are
-    sampled. With `--check-score` the plan whose ranks
-    follow the score comes twice, before the usual arms.
+    sampled. The head alone comes after the baselines' first rates, and at its others after the first usual
+    arms, which are more often the answer. With `--check-score` the plan whose ranks follow the score comes
+    twice, before the usual arms.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
@@ -44,11 +46,13 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
         queue += [(arm, replace(policy, learning_rate=lora_rates[index])) for arm, policy in policies]
         for (arm, plan), rates in zip(problem.user_plans, user_rates, strict=True):
             queue.append((arm, replace(plan, learning_rate=rates[index])))
-        if index < len(head_rates):
-            queue.append((problem.without_adapters, replace(head, learning_rate=head_rates[index])))
+        if not index:
+            queue.append((problem.without_adapters, replace(head, learning_rate=head_rates[0])))
     if problem.spec.search.check_score and BASELINE_METHOD in problem.space.methods:
         queue += [_greedy(problem, lora_rates[0])] * 2
-    return tuple([*queue, *_usual(problem)][:trials])
+    usual = list(_usual(problem))
+    heads = [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates[1:]]
+    return tuple([*queue, *usual[:_BEFORE_HEADS], *heads, *usual[_BEFORE_HEADS:]][:trials])
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:

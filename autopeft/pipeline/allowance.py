@@ -22,9 +22,9 @@ _COST, _SHORT_COST = 4.0, 7.0  # R: what a sweep over four learning rates costs 
 _CONFIRM_SHARE = 0.55  # of the cost at most, for two plans and the head alone; chosen by hand
 _CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest seeds; chosen by hand
 _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
-_LEAST_TRIALS = 10  # two baselines and the head at two rates, and four other plans
+_LEAST_TRIALS = 10  # two baselines at two rates, the head at one or two, and four other plans
 _MORE = 1.3  # times the usual limit of cost, which so many may take; chosen by hand
-_NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost
+_NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost, and one other
 _EVAL_SHARE = 0.05  # of a full run, that the evaluation of a split may cost; chosen by hand
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
@@ -106,14 +106,15 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """As many proposals as half of the search's part pays at the first rung, or ten if it pays them."""
+    """As many proposals as half of the search's part pays at the first rung, or up to ten if it pays them."""
     spec, usual = prepared.spec, prepared.spec.search.trials
     if "search.trials" in given or spec.search.max_cost is None:
         return
     left = spec.search.max_cost - confirm_cost(prepared)
     n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
-    pays_ten = least_cost(prepared, n_first=_LEAST_TRIALS) <= spec.search.max_cost
-    n_trials = max(n_paid, _LEAST_TRIALS if pays_ten else _NEEDED_TRIALS)
+    more = range(_LEAST_TRIALS, _NEEDED_TRIALS, -1)
+    fits = (n for n in more if least_cost(prepared, n_first=n) <= spec.search.max_cost)
+    n_trials = max(n_paid, next(fits, _NEEDED_TRIALS))
     if n_trials < usual:
         yield _decided(spec, "search.trials", n_trials, f"{usual} by default; what --max-cost pays")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import optuna
 import yaml
 from cells import POSITIONS
 from optuna.storages import InMemoryStorage
@@ -85,12 +85,23 @@ def searched(settings: Mapping[str, Any]) -> Policy:
             clock=lambda: bench.seconds,
             limit_seconds=spec.search.max_time_seconds,
         )
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.getLogger("autopeft").setLevel(logging.ERROR)
-        outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
+        with _errors_alone("autopeft"), _errors_alone("optuna"):
+            outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
     return policy
+
+
+@contextmanager
+def _errors_alone(name: str) -> Iterator[None]:
+    """A logger says nothing but errors inside."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
