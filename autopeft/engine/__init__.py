@@ -5,7 +5,7 @@ depend on the executor. A stopped run continues when it runs again with its earl
 
 Inside the folder each file imports only from those before it:
 schedule, rates, samplers, race → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
-twins, promote → propose, finalists → judge, choose → deepen, confirm → steady → sentences.
+twins, promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.race import STUDY, show_race
+from autopeft.engine.retry import retried
 from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
 from autopeft.engine.sentences import sentences
-from autopeft.engine.steady import steadied
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
@@ -78,7 +78,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     ledger.release(by_rung[-1])
     named = finalists(problem, ledger, chosen)
     problem = in_time(problem, ledger, named)
-    named, confirmed, retried = steadied(problem, study_log, named, confirm(problem, ledger, named))
+    named, confirmed, told = retried(problem, study_log, named, confirm(problem, ledger, named))
     best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)
     named = with_best(named, best, confirmed=confirmed)
     tested = read_test(problem, ledger, named, confirmed)
@@ -94,7 +94,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
-        sentences=retried
+        sentences=told
         + sentences(problem, ledger, named=named, confirmed=confirmed, last=by_rung[-1], verdict=verdict),
         front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, ledger, m))),
     )

@@ -17,7 +17,7 @@ from autopeft.errors import SiteError, TrainingError
 from autopeft.records import Arm, Measurement, Plan, rate_position
 
 _MARGIN = 0.01  # one point, or one percent of a loss
-UNLEARNED = 0.98  # of the first rung's loss, above which the last rung has learned nothing; chosen by hand
+UNLEARNED = 0.98  # of the first rung's loss, above which a longer run has learned nothing; chosen by hand
 _TIED = 1.01  # times the lowest loss, within which plans that learned nothing are tied; chosen by hand
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more

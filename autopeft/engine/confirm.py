@@ -123,7 +123,7 @@ def _next_rows(
     n_beside = math.ceil(ledger.executor.n_workers / len(group))
     n_new = max(1, min(n_beside, n_sure - n_rows))
     n_least = _least_seeds(problem, group) if is_needed else 0
-    while n_new and not has_room(
+    while n_new and not can_confirm(
         problem, ledger, group, n_new=n_new, may_use_reserve=n_rows + n_new <= n_least
     ):
         n_new -= 1
@@ -132,7 +132,7 @@ def _next_rows(
     return [results[start : start + len(group)] for start in range(0, len(results), len(group))]
 
 
-def has_room(
+def can_confirm(
     problem: SearchProblem,
     ledger: Ledger,
     group: Sequence[Plan],

@@ -54,6 +54,21 @@ def with_best(named: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> F
     return replace(named, best=best, smallest=smallest)
 
 
+def with_baseline(named: Finalists, baseline: Plan) -> Finalists:
+    """The finalists with another plan wherever the baseline was."""
+
+    def replaced(plan: Plan) -> Plan:
+        return baseline if plan == named.baseline else plan
+
+    return replace(
+        named,
+        incumbent=replaced(named.incumbent),
+        best=replaced(named.best),
+        baseline=baseline,
+        smallest=replaced(named.smallest),
+    )
+
+
 def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
     """The chosen three, with the head alone and the user's plans at their best rates."""
     longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))

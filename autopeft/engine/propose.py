@@ -15,7 +15,7 @@ from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
-from autopeft.engine.stopping import n_next
+from autopeft.engine.stopping import n_allowed
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
@@ -40,7 +40,7 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     for start in range(0, n_trials, problem.wave):
         n_plans = most = min(problem.wave, n_trials - start)
         if start >= n_needed:
-            n_plans = n_next(problem, ledger, study_log.proposals, most=most)
+            n_plans = n_allowed(problem, ledger, study_log.proposals, most=most)
         wave: list[Asked] = []
         while len(wave) < n_plans:
             wave.append(_propose(study_log, queue, wave=wave))

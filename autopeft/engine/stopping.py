@@ -16,7 +16,7 @@ _SURE = 1.96  # standard errors: the 95 % interval
 log = logging.getLogger(__name__)
 
 
-def n_next(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal], *, most: int) -> int:
+def n_allowed(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal], *, most: int) -> int:
     """How many more proposals time, cost and patience allow next, `most` at most."""
     if not _is_patient(problem, ledger, proposals):
         return 0
@@ -24,7 +24,7 @@ def n_next(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]
     n_plans = next(fits, 0)
     if n_plans < most:
         n_measured = len(ledger.at(problem.rung(0))) + n_plans
-        log.warning("Time or cost is short: %d plans are measured.", n_measured)
+        log.warning("Time or cost is short: %d plans are measured in all.", n_measured)
     return n_plans
 
 

@@ -85,7 +85,7 @@ def searched(settings: Mapping[str, Any]) -> Policy:
             clock=lambda: bench.seconds,
             limit_seconds=spec.search.max_time_seconds,
         )
-        with _errors_alone("autopeft"), _errors_alone("optuna"):
+        with errors_alone("autopeft"), errors_alone("optuna"):
             outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
@@ -93,7 +93,7 @@ def searched(settings: Mapping[str, Any]) -> Policy:
 
 
 @contextmanager
-def _errors_alone(name: str) -> Iterator[None]:
+def errors_alone(name: str) -> Iterator[None]:
     """A logger says nothing but errors inside."""
     logger = logging.getLogger(name)
     before = logger.level
@@ -229,19 +229,24 @@ def best_of(surrogate: Surrogate, named: Iterable[Named], *, steps: int, seed: i
     Raises:
         TableError: There is none.
     """
-    description, bench = surrogate.description, TableBench(surrogate, seed=seed)
-    fidelity = Fidelity(
+    bench, fidelity = TableBench(surrogate, seed=seed), on_search_split(surrogate, steps)
+    measured = [bench.measure(surrogate.plans[name], fidelity) for name in named]
+    finished = [(m.loss, index) for index, m in enumerate(measured) if m.loss is not None]
+    if not finished:
+        raise TableError(f"Of {len(measured)} plans in cell {surrogate.results.name} none has a loss.")
+    return Found(plan=measured[min(finished)[1]].plan, bench=bench)
+
+
+def on_search_split(surrogate: Surrogate, steps: int) -> Fidelity:
+    """A run of so many steps, evaluated on the whole search split."""
+    description = surrogate.description
+    return Fidelity(
         split="search",
         train_steps=steps,
         train_examples=steps * description.cell.batch_size,
         eval_examples=description.examples["search"],
         seed=SEARCH_SEED,
     )
-    measured = [bench.measure(surrogate.plans[name], fidelity) for name in named]
-    finished = [(m.loss, index) for index, m in enumerate(measured) if m.loss is not None]
-    if not finished:
-        raise TableError(f"Of {len(measured)} plans in cell {surrogate.results.name} none has a loss.")
-    return Found(plan=measured[min(finished)[1]].plan, bench=bench)
 
 
 def _of_arms(surrogate: Surrogate, arms: Iterable[str]) -> list[Named]:

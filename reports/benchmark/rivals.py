@@ -13,12 +13,11 @@ import optuna
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from policies import Found, Policy, problem_of
+from policies import Found, Policy, errors_alone, on_search_split, problem_of
 from surrogate import Surrogate, TableBench
-from table import SEARCH_SEED
 
 from autopeft.engine import SearchProblem
-from autopeft.records import Fidelity, Measurement, Plan, RunSpec
+from autopeft.records import Measurement, Plan, RunSpec
 from autopeft.space import plan_of, suggest
 
 COSTS = (1, 2, 4, 7)  # in R
@@ -35,7 +34,7 @@ class _Race:
         self.bench = TableBench(surrogate, seed=seed)
         self.lengths: Sequence[int] = (*cell.rungs, cell.full)
         self.max_cost = max_cost
-        self._n_examples, self._batch = surrogate.description.examples["search"], cell.batch_size
+        self._n_examples = surrogate.description.examples["search"]
 
     def asked(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
         """A trial of the study, and its plan."""
@@ -54,15 +53,7 @@ class _Race:
 
     def measure(self, plan: Plan, index: int) -> Measurement:
         """A plan at a length."""
-        steps = self.lengths[index]
-        fidelity = Fidelity(
-            split="search",
-            train_steps=steps,
-            train_examples=steps * self._batch,
-            eval_examples=self._n_examples,
-            seed=SEARCH_SEED,
-        )
-        return self.bench.measure(plan, fidelity)
+        return self.bench.measure(plan, on_search_split(self.bench.surrogate, self.lengths[index]))
 
     def found(self) -> Found:
         """The best of the longest runs."""
@@ -126,8 +117,8 @@ def halving(max_cost: float) -> Policy:
 
 
 def _study(sampler: BaseSampler, pruner: HyperbandPruner | None = None) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(sampler=sampler, pruner=pruner)
+    with errors_alone("optuna"):
+        return optuna.create_study(sampler=sampler, pruner=pruner)
 
 
 def rivals() -> dict[str, Policy]:

@@ -1,0 +1,89 @@
+"""The baseline at a lower learning rate, where a confirming run of it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopeft import evidence
+from autopeft.engine.choose import UNLEARNED, lowered
+from autopeft.engine.confirm import can_confirm
+from autopeft.engine.finalists import Finalists, with_baseline
+from autopeft.engine.judge import Confirmed, scores_of
+from autopeft.engine.ledger import Ledger
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.telling import StudyLog
+from autopeft.records import Measurement, Plan, Status, rate
+
+_MOST = 2  # lower rates; chosen by hand
+
+
+def retried(
+    problem: SearchProblem, study_log: StudyLog, named: Finalists, confirmed: Confirmed
+) -> tuple[Finalists, Confirmed, tuple[str, ...]]:
+    """Finalists and confirmation, with the baseline at a lower rate where it failed on a seed.
+
+    Near the learning rate at which training breaks down, a plan does well on most seeds and fails on some.
+    Such a baseline is no yardstick, and no answer. It is trained on the same seeds at a lower rate, as far as
+    cost and time allow; the lower rate takes its place where it is better on average. Returns also what was
+    done, in sentences.
+    """
+    ledger, sentences = study_log.ledger, list[str]()
+    for _ in range(_MOST):
+        plan = named.baseline
+        runs = confirmed.get(plan, [])
+        n_failed = sum(_has_failed(problem, ledger, run) for run in runs)
+        if not n_failed or not plan.adapters:
+            break
+        seeds = f"{n_failed} of {len(runs)} seeds"
+        failed = f"The baseline failed on {seeds} at the learning rate {rate(plan.learning_rate)}"
+        lower = lowered(plan, problem, arm=ledger.arms[plan])
+        if lower is None:
+            sentences.append(f"{failed}, and its range has no lower one.")
+            break
+        if not can_confirm(problem, ledger, [lower], n_new=len(runs)):
+            sentences.append(f"{failed}; a larger --max-cost or --max-time would try a lower one.")
+            break
+        again = _runs_again(problem, study_log, plan, lower, n_seeds=len(runs))
+        if any(run.status.is_of_machine for run in again):
+            sentences.append(f"{failed}; a run at {rate(lower.learning_rate)} broke off.")
+            break
+        is_better = _mean(problem, again) > _mean(problem, runs)
+        verdict = "better" if is_better else "no better"
+        sentences.append(f"{failed}; at {rate(lower.learning_rate)} it is {verdict} on the same seeds.")
+        if not is_better:
+            break
+        confirmed = {known: rows for known, rows in confirmed.items() if known != plan} | {lower: again}
+        named = with_baseline(named, lower)
+    return named, confirmed, tuple(sentences)
+
+
+def _runs_again(
+    problem: SearchProblem, study_log: StudyLog, plan: Plan, lower: Plan, *, n_seeds: int
+) -> list[Measurement]:
+    """Confirming runs of a plan at its lower rate on as many seeds."""
+    ledger, first = study_log.ledger, problem.confirmation(0)
+    ledger.progress.phase("a lower rate", n_seeds)
+    ledger.plan_ahead(first, n_measurements=n_seeds)
+    if lower not in ledger.arms:
+        study_log.measure_extra(ledger.arms[plan], lower, source="retuned", fidelity=first)
+    return ledger.measure_all([(lower, problem.confirmation(index)) for index in range(n_seeds)])
+
+
+def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
+    """Whether a full run diverged, or learned no more than the same adapters had at the first rung."""
+    if run.loss is None:
+        return run.status is Status.DIVERGED
+    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
+    short = next((m for m in first if m.plan.adapters == run.plan.adapters), None)
+    if not problem.schedule.last or short is None or short.loss is None:
+        return False
+    if run.metric is not None and short.metric is not None:
+        gain = problem.sign * (run.metric - short.metric)
+        return run.loss > UNLEARNED * short.loss and gain <= 0
+    return run.loss > UNLEARNED * short.loss
+
+
+def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:
+    """The mean score on all seeds; larger is better."""
+    return evidence.mean_and_std_error(scores_of(problem, runs), span=problem.metric.score_span)[0]
