@@ -14,6 +14,7 @@ _RUNG_EXAMPLES = (192, 384)
 # from the second rung the best baseline, a small plan and the head.
 _BESIDE = (7, 3)
 _LEAST_KEPT = 3  # plans for whose later rungs a rung leaves room: a baseline and two others; chosen by hand
+_LEAST_KEPT_OF = 5  # one of so many plans of the first rung, where that is more; `reports/LOG.md`, 2026-11-27
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
 _RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
@@ -101,10 +102,10 @@ class Schedule:
         steps = self.rung_steps[index] if is_new else self.new_steps(index)
         return self.cost(steps=steps, eval_examples=self.rung(index, seed=0).eval_examples)
 
-    def least_cost_above(self, index: int) -> float:
-        """Cost in R of the rungs above one for the few plans that matter most."""
+    def least_cost_above(self, index: int, *, n_plans: int = 0) -> float:
+        """Cost in R of the rungs above one for the plans that matter most, of so many that it measures."""
         later = range(index + 1, self.last + 1)
-        return _LEAST_KEPT * math.fsum(self.rung_cost(above) for above in later)
+        return max(_LEAST_KEPT, n_plans // _LEAST_KEPT_OF) * math.fsum(self.rung_cost(above) for above in later)
 
     def n_paid(self, *, n_first: int, max_cost: float) -> list[int]:
         """How many plans each rung measures where a search may cost so much R, the first rung first.

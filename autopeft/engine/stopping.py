@@ -41,7 +41,8 @@ def has_room(
     if limit is None:
         return True
     cost = ledger.cost(schedule) + n_plans * schedule.rung_cost(index, is_new=is_new)
-    return cost + schedule.least_cost_above(index) + problem.confirm_reserve <= limit
+    n_measured = n_plans + len(ledger.at(problem.rung(0))) if index == 0 else 0
+    return cost + schedule.least_cost_above(index, n_plans=n_measured) + problem.confirm_reserve <= limit
 
 
 def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: int, is_new: bool) -> bool:

@@ -126,9 +126,10 @@ def confirm_cost(prepared: Prepared) -> float:
 
 
 def least_cost(prepared: Prepared, *, n_first: int) -> float:
-    """Cost in R of so many proposals, the rungs of three of them, and the confirmation of two plans."""
+    """Cost in R of so many proposals, the rungs of a few of them, and the confirmation of two plans."""
     schedule = schedule_of(prepared)
-    return n_first * schedule.rung_cost(0) + schedule.least_cost_above(0) + confirm_cost(prepared)
+    above = schedule.least_cost_above(0, n_plans=n_first)
+    return n_first * schedule.rung_cost(0) + above + confirm_cost(prepared)
 
 
 def warn_of_cost(prepared: Prepared) -> None:

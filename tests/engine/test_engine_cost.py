@@ -178,3 +178,12 @@ def test_where_a_whole_wave_cannot_be_paid_a_part_of_it_is_measured():
         sum(problem().schedule.cost_of(m) for m in made.outcome.measurements) <= limit
         for made, limit in zip(runs, limits, strict=True)
     )
+
+
+@pytest.mark.parametrize("max_cost", [20.0, 24.0, 30.0])
+def test_where_many_trials_meet_a_low_cost_a_fifth_of_the_plans_go_on(max_cost):
+    """Otherwise the first rung, which tells least, takes nearly all."""
+    made = run(levels(), trials=60, max_cost=max_cost)
+    first, second = made.at("search", 3), made.at("search", 12)
+    assert 10 < len(first) < 60, "the cost is short"
+    assert len(second) >= len(first) // 5
