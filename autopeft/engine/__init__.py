@@ -30,7 +30,7 @@ from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.race import STUDY, show_race
 from autopeft.engine.retry import retried
-from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched
+from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched, usual_schedule
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
@@ -50,6 +50,7 @@ __all__ = [
     "search_cost",
     "show_race",
     "stretched",
+    "usual_schedule",
 ]
 
 

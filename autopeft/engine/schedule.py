@@ -13,8 +13,10 @@ _RUNG_EXAMPLES = (192, 384)
 # Plans that go on beside the best: two baselines at two rates each, a small plan, the head and a sentinel;
 # from the second rung the best baseline, a small plan and the head.
 _BESIDE = (7, 3)
-_LEAST_KEPT = 3  # plans for whose later rungs a rung leaves room: a baseline and two others; chosen by hand
-_LEAST_KEPT_OF = 5  # one of so many plans of the first rung, where that is more; `reports/LOG.md`, 2026-11-27
+# Plans for which a rung leaves room at the next one and at those above it: a baseline, two rivals and LoRA in
+# the layers of the highest score; or one of so many of its own, if that is more (LOG.md, 2026-11-27).
+_LEAST_KEPT = (4, 3)
+_LEAST_KEPT_OF = (5, 10)
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
 _RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
@@ -105,7 +107,7 @@ class Schedule:
     def least_cost_above(self, index: int, *, n_plans: int = 0) -> float:
         """Cost in R of the rungs above one for the plans that matter most, of so many that it measures."""
         later = range(index + 1, self.last + 1)
-        return max(_LEAST_KEPT, n_plans // _LEAST_KEPT_OF) * math.fsum(self.rung_cost(above) for above in later)
+        return math.fsum(_n_kept(above - index, n_plans) * self.rung_cost(above) for above in later)
 
     def n_paid(self, *, n_first: int, max_cost: float) -> list[int]:
         """How many plans each rung measures where a search may cost so much R, the first rung first.
@@ -132,6 +134,12 @@ class Schedule:
 
     def _confirm_run(self, step_cost: float = 1.0) -> float:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)
+
+
+def _n_kept(distance: int, n_plans: int) -> int:
+    """How many plans a rung keeps room for, so many rungs above it, of the plans that it measures."""
+    level = min(distance, 2) - 1
+    return max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level])
 
 
 def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
@@ -161,6 +169,21 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     if last < _LARGE_STEP * first:
         return (first, last)
     return (first, max(min(_RANKING, last - 1), round(math.sqrt(first * last))), last)
+
+
+def usual_schedule(full_steps: int, *, eval_share: float) -> Schedule:
+    """Halving and a confirmation at half length, where evaluating a split takes a share of a full run."""
+    batch_size = 16
+    n_examples = int(eval_share * full_steps * batch_size / _EVAL_COST)
+    return Schedule(
+        rung_steps=rungs(full_steps),
+        full_steps=full_steps,
+        confirm_steps=max(1, round(full_steps / 2)),
+        batch_size=batch_size,
+        n_search=n_examples,
+        n_confirm=n_examples,
+        n_test=n_examples,
+    )
 
 
 def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autopeft.engine import Schedule
+from autopeft.engine import Schedule, usual_schedule
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, RunSpec, with_setting
@@ -17,13 +17,14 @@ DECIDED = frozenset(
     {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
     | {"task.epochs", "task.max_steps"}
 )
-_SHORT_RUN = 300  # steps; below, plans need a larger part of a full run to rank
-_COST, _SHORT_COST = 4.0, 7.0  # R: what a sweep over four learning rates costs that people do anyway
+_COST = 4.0  # R by default at least: what a sweep over four learning rates costs that people do anyway
+_MOST_COST = 8.0  # R by default at most, where runs are so short that the rungs are most of a full one
+_SHORT_RUN, _SHORT_COST = 300, 7.0  # below so many steps, of how many R the confirmation has its share
 _CONFIRM_SHARE = 0.55  # of the cost at most, for two plans and the head alone; chosen by hand
 _CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest seeds; chosen by hand
 _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
-_LEAST_TRIALS = 10  # two baselines at two rates, the head at one or two, and four other plans
-_MORE = 1.3  # times the usual limit of cost, which so many may take; chosen by hand
+_MOST_TRIALS = 10  # that are made though the first rung takes more than its share by them
+_PAID_TRIALS = 9  # by the default limit: two baselines at two rates, the head, and four other plans
 _NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost, and one other
 _EVAL_SHARE = 0.05  # of a full run, that the evaluation of a split may cost; chosen by hand
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
@@ -87,22 +88,21 @@ def _pays(schedule: Schedule, n_seeds: int, total: float) -> bool:
 
 
 def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """The usual limit, or what a verdict needs, which is more where runs are short; none for given trials."""
+    """What nine proposals and their confirmation cost, between two limits; none for given trials.
+
+    More only where a verdict takes more: full runs are short, or the user asked for a long confirmation.
+    """
     spec = prepared.spec
     if spec.search.max_cost is not None or "search.trials" in given:
         return
-    total, least = _total(prepared), least_cost(prepared, n_first=_LEAST_TRIALS)
-    least = min(least, _MORE * total)
+    total = _within_limits(least_cost(prepared, n_first=_PAID_TRIALS))
+    rule = "in R, search and confirmation together; R is one full run of the baseline"
     if confirm_cost(prepared) > _CONFIRM_SHARE * total and "confirm.fidelity" in given:
         total = confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total
-    rule = "in R, search and confirmation together; R is one full run of the baseline"
     needed = least_cost(prepared, n_first=_NEEDED_TRIALS)
-    if needed > max(total, least):
-        least = needed
-        rule = f"in R; {total:.2g} by default, raised to what a verdict needs: full runs are short"
-    elif least > total:
-        rule = f"in R; {total:.2g} by default, raised to pay more proposals beside the confirmation"
-    yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, least)) / 10, rule)
+    if needed > total:
+        rule = f"in R; {_MOST_COST:g} at most by default, raised to what a verdict needs: full runs are short"
+    yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, needed)) / 10, rule)
 
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
@@ -112,7 +112,7 @@ def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
         return
     left = spec.search.max_cost - confirm_cost(prepared)
     n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
-    more = range(_LEAST_TRIALS, _NEEDED_TRIALS, -1)
+    more = range(_MOST_TRIALS, _NEEDED_TRIALS, -1)
     fits = (n for n in more if least_cost(prepared, n_first=n) <= spec.search.max_cost)
     n_trials = max(n_paid, next(fits, _NEEDED_TRIALS))
     if n_trials < usual:
@@ -127,9 +127,11 @@ def confirm_cost(prepared: Prepared) -> float:
 
 def least_cost(prepared: Prepared, *, n_first: int) -> float:
     """Cost in R of so many proposals, the rungs of a few of them, and the confirmation of two plans."""
-    schedule = schedule_of(prepared)
-    above = schedule.least_cost_above(0, n_plans=n_first)
-    return n_first * schedule.rung_cost(0) + above + confirm_cost(prepared)
+    return _least(schedule_of(prepared), n_first=n_first) + confirm_cost(prepared)
+
+
+def _least(schedule: Schedule, *, n_first: int) -> float:
+    return n_first * schedule.rung_cost(0) + schedule.least_cost_above(0, n_plans=n_first)
 
 
 def warn_of_cost(prepared: Prepared) -> None:
@@ -146,13 +148,26 @@ def warn_of_cost(prepared: Prepared) -> None:
 
 
 def _total(prepared: Prepared) -> float:
+    """The limit of cost that decides the confirmation."""
     limit = prepared.spec.search.max_cost
-    return usual_cost(prepared.full_steps) if limit is None else limit
+    usual = _SHORT_COST if prepared.full_steps < _SHORT_RUN else _COST
+    return usual if limit is None else limit
+
+
+def _within_limits(cost: float) -> float:
+    return min(max(_COST, cost), _MOST_COST)
 
 
 def usual_cost(full_steps: int) -> float:
-    """The default of `--max-cost` for full runs of so many steps, in R."""
-    return _SHORT_COST if full_steps < _SHORT_RUN else _COST
+    """The default of `--max-cost` in R, where evaluating a split takes a twentieth of a full run.
+
+    Example:
+        >>> [round(usual_cost(steps), 1) for steps in (71, 200, 300, 600)]
+        [7.8, 5.6, 4.7, 4.0]
+    """
+    schedule = usual_schedule(full_steps, eval_share=_EVAL_SHARE)
+    _, n_seeds = _CONFIRMATIONS[-1]
+    return _within_limits(_least(schedule, n_first=_PAID_TRIALS) + schedule.confirm_cost(n_seeds=n_seeds))
 
 
 def _decided(spec: RunSpec, name: str, value: str | float, rule: str) -> tuple[Decision, RunSpec]:

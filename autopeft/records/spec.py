@@ -138,8 +138,8 @@ class Extent(Topic):
     )
     max_cost: float | None = setting(
         None,
-        "Cost of search and confirmation in R, at most; R is one full run of the baseline. Default: 4, for "
-        "full runs below 300 steps 7",
+        "Cost of search and confirmation in R, at most; R is one full run of the baseline. Default: what "
+        "nine proposals and their confirmation take, 4 from 600 steps on and at most about 8",
         "Search",
         gt=0,
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopeft.pipeline.allowance import confirm_cost, warn_of_cost, within_cost
+from autopeft.pipeline.allowance import confirm_cost, usual_cost, warn_of_cost, within_cost
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import (
@@ -38,15 +38,35 @@ def decided(run):
     return {decision.setting: decision.value for decision in run.decisions}
 
 
-@pytest.mark.parametrize(("full_steps", "limit"), [(299, 7.0), (300, 4.0), (5000, 4.0)])
-def test_a_run_costs_four_full_runs_and_seven_where_these_are_short(prepared, full_steps, limit):
+@pytest.mark.parametrize("full_steps", [110, 299, 300, 600])
+def test_a_run_costs_what_nine_proposals_and_their_confirmation_take(prepared, full_steps):
+    """Four plans go on to the second rung, and three to one above it."""
     run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
-    assert run.spec.search.max_cost == limit
+    limit = run.spec.search.max_cost
+    schedule = schedule_of(replace(run, spec=with_setting(run.spec, "search.max_cost", None)))
+    cost = [schedule.rung_cost(index) for index in range(len(schedule.rung_steps))]
+    needed = 9 * cost[0] + 4 * cost[1] + 3 * sum(cost[2:]) + confirm_cost(run)
+    assert limit == pytest.approx(max(4.0, needed), abs=0.1)
     assert decided(run)["search.max_cost"] == f"{limit:g}"
-    assert confirm_cost(run) < limit
-    first = run.spec.search.trials * schedule_of(run).rung_cost(0)
-    assert first <= limit - confirm_cost(run)
-    assert run.spec.search.trials >= 10
+    assert run.spec.search.trials >= 9
+
+
+@pytest.mark.parametrize("full_steps", [1000, 5000])
+def test_long_runs_cost_four_full_runs_as_a_usual_sweep(prepared, full_steps):
+    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
+    assert run.spec.search.max_cost == 4.0
+    assert run.spec.search.trials > 9
+
+
+def test_the_usual_cost_of_a_model_without_data_is_that_of_dear_evaluation():
+    """What `estimate` tells from a config alone, here by hand for 200 steps of 16 examples.
+
+    A twentieth of a run pays the evaluation of 320 examples; the first rung evaluates 192 of them.
+    """
+    first, second = 30 + 192 / 32, 75 - 30 + 320 / 32
+    confirm = 2 * (2 * (100 + 320 / 32 + 320 / 32) + 0.35 * 100 + 320 / 32)
+    assert usual_cost(200) == pytest.approx((9 * first + 4 * second + confirm) / 200)
+    assert usual_cost(10_000) == 4.0
 
 
 def test_ten_proposals_and_their_confirmation_are_paid_by_default_whatever_they_cost(prepared):
