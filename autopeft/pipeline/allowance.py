@@ -102,7 +102,7 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
     needed = least_cost(prepared, n_first=_NEEDED_TRIALS)
     if needed > total:
         rule = f"in R; {_MOST_COST:g} at most by default, raised to what a verdict needs: full runs are short"
-    yield _decided(spec, "search.max_cost", math.ceil(10 * max(total, needed)) / 10, rule)
+    yield _decided(spec, "search.max_cost", _rounded(max(total, needed)), rule)
 
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
@@ -155,15 +155,20 @@ def _total(prepared: Prepared) -> float:
 
 
 def _within_limits(cost: float) -> float:
-    return min(max(_COST, cost), _MOST_COST)
+    return min(max(_COST, _rounded(cost)), _MOST_COST)
+
+
+def _rounded(cost: float) -> float:
+    """The cost to the next tenth above."""
+    return math.ceil(10 * cost) / 10
 
 
 def usual_cost(full_steps: int) -> float:
     """The default of `--max-cost` in R, where evaluating a split takes a twentieth of a full run.
 
     Example:
-        >>> [round(usual_cost(steps), 1) for steps in (71, 200, 300, 600)]
-        [7.8, 5.6, 4.7, 4.0]
+        >>> [usual_cost(steps) for steps in (71, 200, 300, 600)]
+        [7.9, 5.6, 4.8, 4.0]
     """
     schedule = usual_schedule(full_steps, eval_share=_EVAL_SHARE)
     _, n_seeds = _CONFIRMATIONS[-1]

@@ -115,13 +115,15 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
     step, whole = content["step_seconds"], content["full_run_seconds"]
     assert 0 < step["low"] < step["expected"] < step["high"]
     assert whole["expected"] == pytest.approx(250 * step["expected"])
-    assert (content["search_full_runs"], content["price_per_hour"]) == (7, 0.5)  # short runs cost 7 R
-    assert estimated(*wish, "--max-steps", 300)["search_full_runs"] == 4
+    assert content["price_per_hour"] == 0.5
+    assert estimated(*wish, "--max-steps", 600)["search_full_runs"] == 4
+    n_runs = content["search_full_runs"]
+    assert 4 < n_runs < 7, "a part of a short run ranks less"
     faster = estimated(*wish[:-1], "h200", "--max-steps", 250)
     assert faster["step_seconds"]["expected"] <= step["expected"]
     text = run(*wish, "--max-steps", 250, "--gpu-price", 0.5).stdout
     assert "A full run of 250 steps" in text
-    assert "A search may take 7 times as long" in text
+    assert f"A search may take {n_runs:g} times as long" in text
 
 
 def test_no_time_is_told_for_a_gpu_that_is_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
