@@ -100,8 +100,9 @@ def _evidence(result: SearchResult) -> Iterator[str]:
     )
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
     total = "" if cost.total_full_runs is None else f", all together {cost.total_full_runs:.1f} R"
+    clock = " by the clock (--max-cost counts steps)" if total else ""
     yield (
-        f"Search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}; "
+        f"Search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}{clock}; "
         f"rank correlation between the rungs {agreement}."
     )
     if result.forgetting is not None:
@@ -135,7 +136,7 @@ def _in_full_runs(cost: Cost) -> str:
     seconds = f"{cost.sensitivity_seconds + cost.search_seconds:.0f} s"
     if cost.full_runs is None or cost.full_run_seconds is None:
         return seconds
-    return f"{cost.full_runs:.1f} R ({seconds}; R = {cost.full_run_seconds:.0f} s)"
+    return f"{cost.full_runs:.1f} R ({seconds}; R = {duration(cost.full_run_seconds)})"
 
 
 def _print_front(result: SearchResult, out: Console, path: Path) -> None:

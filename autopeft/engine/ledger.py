@@ -24,7 +24,7 @@ _MOST_CONFIRM = 0.5  # of the time limit, which the least verdict at full length
 _BAD_LOSS = 5.0
 
 TIME_IS_UP = (
-    "The time was up before two seeds were confirmed, so there is no verdict yet; "
+    "The time left does not pay two confirmed seeds of two plans, so there is no verdict yet; "
     "continue with --resume and a larger --max-time."
 )
 

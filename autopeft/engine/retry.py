@@ -33,7 +33,7 @@ def retried(
         plan = named.baseline
         runs = confirmed.get(plan, [])
         n_failed = sum(_has_failed(problem, ledger, run) for run in runs)
-        if not n_failed or not plan.adapters:
+        if not n_failed or not plan.adapters or not _can_learn(problem, ledger):
             break
         seeds = f"{n_failed} of {len(runs)} seeds"
         failed = f"The baseline failed on {seeds} at the learning rate {rate(plan.learning_rate)}"
@@ -70,18 +70,36 @@ def _runs_again(
     return ledger.measure_all([(lower, problem.confirmation(index)) for index in range(n_seeds)])
 
 
+def _can_learn(problem: SearchProblem, ledger: Ledger) -> bool:
+    """Whether any longer run diverged or learned more than the first rung; else steps are too few for all."""
+    longer = [m for m in ledger.measured.values() if m.fidelity.train_steps > problem.schedule.rung_steps[0]]
+    trained = [m for m in longer if m.plan.adapters and m.fidelity.split != "test"]
+    return any(m.status is Status.DIVERGED or _has_learned(problem, ledger, m) for m in trained)
+
+
 def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
     """Whether a full run diverged, or learned no more than the same adapters had at the first rung."""
     if run.loss is None:
         return run.status is Status.DIVERGED
-    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
-    short = next((m for m in first if m.plan.adapters == run.plan.adapters), None)
-    if not problem.schedule.last or short is None or short.loss is None:
+    is_known = problem.schedule.last and _short_run(problem, ledger, run) is not None
+    return bool(is_known) and not _has_learned(problem, ledger, run)
+
+
+def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
+    """Whether loss or metric of a run is better than that of the same adapters at the first rung."""
+    short = _short_run(problem, ledger, run)
+    if short is None or short.loss is None or run.loss is None:
         return False
-    if run.metric is not None and short.metric is not None:
-        gain = problem.sign * (run.metric - short.metric)
-        return run.loss > UNLEARNED * short.loss and gain <= 0
-    return run.loss > UNLEARNED * short.loss
+    is_metric_better = (
+        run.metric is not None and short.metric is not None and problem.sign * (run.metric - short.metric) > 0
+    )
+    return run.loss <= UNLEARNED * short.loss or is_metric_better
+
+
+def _short_run(problem: SearchProblem, ledger: Ledger, run: Measurement) -> Measurement | None:
+    """The run of the same adapters with the lowest loss at the first rung."""
+    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
+    return next((m for m in first if m.plan.adapters == run.plan.adapters), None)
 
 
 def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:

@@ -23,12 +23,18 @@ from autopeft.records import ModelSpec
 
 
 def load_skeleton(
-    spec: ModelSpec, *, auto_class: str | None, here_only: bool = False, n_layers: int | None = None
+    spec: ModelSpec,
+    *,
+    auto_class: str | None,
+    here_only: bool = False,
+    n_layers: int | None = None,
+    n_labels: int | None = None,
 ) -> BaseModel:
     """A base model with all modules and no weights; raises ModelError without a config that can be read.
 
     `auto_class` names the transformers class; None takes the architecture that the config names. With
-    `here_only` only a directory or the hub's cache is read. `n_layers` builds the first layers alone.
+    `here_only` only a directory or the hub's cache is read. `n_layers` builds the first layers alone,
+    `n_labels` a head of so many outputs.
     """
     source, name = resolve(spec)
     if not here_only:
@@ -40,6 +46,8 @@ def load_skeleton(
         config = transformers.AutoConfig.from_pretrained(**arguments)
         if n_layers is not None:
             _keep_layers(config.get_text_config(), n_layers)
+        if n_labels is not None:
+            config.num_labels = n_labels
         name_first_token(config)
         builder = _model_class(config, auto_class, name=name)
         with torch.device("meta"):

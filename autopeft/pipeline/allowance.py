@@ -53,10 +53,11 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many evaluated examples as a twentieth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
     most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
-    n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
+    least = prepared.task.defaults.eval_examples or _LEAST_EXAMPLES
+    n_examples = max(most, least)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
-        rule = f"all {largest:,} of a split would cost more than a twentieth of a full run"
+        rule = f"of {largest:,}; a twentieth of a full run pays {most:,}, fewer than {least} tell too little"
         yield _decided(spec, "data.max_eval_examples", n_examples, rule)
 
 
@@ -76,7 +77,8 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         if _pays(schedule, n_seeds, total):
             break
     cost = schedule.confirm_cost(n_seeds=n_seeds)
-    rule = f"{n_seeds} seeds of two plans take {cost:.1f} of {total:g} R"
+    limit = "" if spec.search.max_cost is None else f" of {total:g}"
+    rule = f"{n_seeds} seeds of two plans take {cost:.1f}{limit} R"
     yield _decided(spec, "confirm.fidelity", fidelity, rule)
     if n_seeds != usual:
         spec = with_setting(spec, "confirm.fidelity", fidelity)

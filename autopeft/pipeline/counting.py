@@ -10,6 +10,7 @@ import torch
 from autopeft import adapters, model
 from autopeft.adapters import Count
 from autopeft.extension import discover
+from autopeft.model import BaseModel
 from autopeft.records import ModelSpec
 from autopeft.store import read_plan
 
@@ -40,10 +41,27 @@ def _count_plan(path: Path, *, model_id: str | None, revision: str | None) -> Co
     document = read_plan(path)
     spec = _model_spec(document.model, model_id=model_id, revision=revision)
     task, methods = discover("autopeft.tasks")[document.task.name], discover("autopeft.methods")
-    base = model.load_skeleton(spec, auto_class=task.auto_class)
+    base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
     base.module.float()  # as plans are trained
     adapters.check_plan(document.plan, base, methods)
     return adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
+
+
+def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseModel:
+    """The skeleton whose head has so many parameters; a plan does not say for how many labels it is.
+
+    Heads grow by the same number with every label. The usual head where no number of labels fits.
+    """
+    base = model.load_skeleton(spec, auto_class=auto_class)
+    n_labels = getattr(base.module.config, "num_labels", None)
+    if not base.head_params or not n_labels or base.head_params == head_params:
+        return base
+    larger = model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + 1)
+    each = larger.head_params - base.head_params
+    n_more = (head_params - base.head_params) / each if each else 0.5
+    if not n_more.is_integer() or n_labels + n_more < 1:
+        return base
+    return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + int(n_more))
 
 
 def _count_configs(path: Path, *, model_id: str | None, revision: str | None) -> Count:

@@ -61,8 +61,8 @@ class DataSpec(Topic):
     max_examples: int | None = setting(None, "Rows of train and search together, at most", "Data", ge=1)
     max_eval_examples: int | None = setting(
         None,
-        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: all, fewer for "
-        "language models if --max-time is short",
+        "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: what a "
+        "twentieth of a full run pays, and at least so many as tell plans apart",
         "Data",
         ge=2,
     )

@@ -3,8 +3,8 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps, places → naming, rendering, helped, forgetting, positions → charts, tables, heat, usage, schema →
-view, card, grids → roles, summary → headline, drawing → page → several.
+words, maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
+usage, schema → view → card, grids → roles, summary → headline, drawing → page → several.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.report.measured import on_split
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
 from autopeft.report.usage import python_lines
+from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, duration, metric, plan_words, plus_minus
 
 # In the order of `peft`'s own cards, which end with these lines.
@@ -71,11 +73,12 @@ def _metadata(result: SearchResult, facts: CardFacts) -> ModelCardData:
 
 
 def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult]:
-    """The metric of the best plan on the test split, else on the confirm split."""
+    """The metric of the weights themselves on the test split, else on the confirm split."""
     setting = result.setting
     for split, records in (("test", result.test), ("confirm", result.confirmations)):
         record = _record(result, records, "best")
         if record is not None:
+            value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
             yield EvalResult(
                 task_type=setting.task,
                 task_name=setting.task.replace("-", " ").capitalize(),
@@ -84,7 +87,7 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
                 dataset_split=split,
                 metric_type=setting.metric,
                 metric_name=setting.metric,
-                metric_value=record.metric_mean,
+                metric_value=value,
             )
             return
 
@@ -104,7 +107,9 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "setting": setting,
         "splits": tuple(by_split),
         "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
-        "n_seeds": len(confirmed.seeds) if confirmed else 0,
+        "over": _over(len(confirmed.seeds) if confirmed else 0),
+        "where": [on_split(result, split) for split in by_split],
+        "steps": confirm_steps(result),
         "seed": facts.seed,
         "chart": facts.chart,
         "chart_file": CHART,
@@ -120,6 +125,11 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }
     return render("model_card.md", **context)
+
+
+def _over(n_seeds: int) -> str:
+    """What a standard error is over."""
+    return f"{n_seeds} seeds and the examples" if n_seeds > 1 else "the examples, of one seed"
 
 
 def _rows(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
+from autopeft.report.measured import n_rivals, on_split, unfinished
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
 from autopeft.report.roles import Row, head_plan
@@ -63,7 +64,7 @@ def headline(result: SearchResult, naming: Naming, rows: Sequence[Row]) -> Headl
         aside=tuple(filter(None, (says.smaller(), says.head()))),
         use=says.use(),
         cost=says.cost(),
-        sure=tuple(filter(None, (says.settled(), says.failed_default(), says.seeds()))),
+        sure=tuple(filter(None, (says.settled(), says.cut(), says.failed_default(), says.seeds()))),
     )
 
 
@@ -83,6 +84,8 @@ class _Says:
         if verdict.label == "none":
             return f"No verdict yet: {best} did best in the short trial runs, and nothing was confirmed."
         if verdict.label == "default kept":
+            if not n_rivals(self.result):
+                return f"Keep {baseline}: no other plan was tried."
             return f"Keep {baseline}: no other plan tried proved better."
         if verdict.label == "better":
             return f"Use {best}: it beats {baseline} by {gap}."
@@ -118,26 +121,31 @@ class _Says:
         ours, theirs = self._record(best), self._record(smallest)
         if ours is None or theirs is None:
             return f"{size}, but was not compared."
-        gain = (theirs.metric_mean - ours.metric_mean) * self._sign
-        gap = difference(abs(gain), self._is_share, signed=False)
-        side = self._lower if gain < 0 else self._higher
-        scored = "scored the same" if self._is_nothing(gap) else f"scored {gap} {side}"
+        tested = {record.plan: record for record in result.test}
+        both = best in tested and smallest in tested
+        on_test = f", on the test split {self._compared(tested[best], tested[smallest])}" if both else ""
         n_seeds = len(theirs.seeds)
-        return f"{size} and {scored} ({n_seeds} seed{'s' * (n_seeds > 1)}, not settled)."
+        seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
+        return f"{size} and scored {self._compared(ours, theirs)}{on_test} ({seeds}, not settled)."
+
+    def _compared(self, first: Confirmation, second: Confirmation) -> str:
+        """The second score beside the first: `the same`, or `2.9 points lower`."""
+        gain = (second.metric_mean - first.metric_mean) * self._sign
+        gap = difference(abs(gain), self._is_share, signed=False)
+        return "the same" if self._is_nothing(gap) else f"{gap} {self._lower if gain < 0 else self._higher}"
 
     def head(self) -> str:
         """What the adapters are worth: the head alone, or the base model as it is."""
         plan = head_plan(self.result)
         head = None if plan is None else self._record(plan)
         ours = self._record(self.result.best)
-        if head is None or ours is None:
+        if head is None or ours is None or head == ours:
             return ""
+        if self.result.setting.head_params:
+            scores = self._compared(ours, head)
+            return f"Training only the output layer (the head), without adapters, scores {scores}."
         gap = difference(abs(ours.metric_mean - head.metric_mean), self._is_share, signed=False)
         is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
-        if self.result.setting.head_params:
-            side = self._lower if is_gain else self._higher
-            change = "the same" if self._is_nothing(gap) else f"{gap} {side}"
-            return f"Training only the output layer (the head), without adapters, scores {change}."
         before, after = (metric(value, self._is_share) for value in (head.metric_mean, ours.metric_mean))
         if self._is_nothing(gap):
             return f"Training leaves the {self.result.setting.metric} at {after}."
@@ -148,14 +156,21 @@ class _Says:
     def use(self) -> tuple[str, ...]:
         """The plan, its rate, its modules and its size."""
         plan = self.result.best
-        share = 100 * plan.trainable_params / self.result.setting.budget.base_params
         where = places(plan, self.result.sites)
         return (
             f"{_capital(self._full(plan))}, learning rate {rate(plan.learning_rate)}.",
             *((f"It adapts {where}{_with_ranks(plan)}.",) if where else ()),
             *((f"It reaches {self._score()}.",) if self._score() else ()),
-            f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model.",
+            self._trained(plan),
         )
+
+    def _trained(self, plan: Plan) -> str:
+        """What the plan trains; without adapters the head alone."""
+        if not plan.adapters and self.result.setting.head_params:
+            n_params = count(self.result.setting.head_params)
+            return f"It adapts nothing and trains the output layer (the head) alone, {n_params} parameters."
+        share = 100 * plan.trainable_params / self.result.setting.budget.base_params
+        return f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model."
 
     def _score(self) -> str:
         """The best plan's metric on the test split, else on the confirm split; empty where neither is."""
@@ -163,7 +178,8 @@ class _Says:
         if record is None:
             return ""
         value = f"{self.result.setting.metric} {metric(record.metric_mean, self._is_share)}"
-        return f"{value} {plus_minus(record.metric_std_error, self._is_share)} on the {record.split} split"
+        spread = plus_minus(record.metric_std_error, self._is_share)
+        return f"{value} {spread} on {on_split(self.result, record.split)}"
 
     def cost(self) -> tuple[str, ...]:
         """Time of the whole run, and what one training of the plan takes."""
@@ -175,7 +191,9 @@ class _Says:
         if cost.full_run_seconds is None:
             lines.append("In it no plan was trained: every one failed, or none had time.")
         if best.seconds:
-            steps = f"{count(best.steps)} steps" if best.steps else "one run"
+            full = self.result.setting.full_run_steps
+            part = f" of {count(full)}" if best.steps and best.steps < full else ""
+            steps = f"{count(best.steps)}{part} steps" if best.steps else "one run"
             device = self.result.environment.get("device")
             where = f" on {device}" if device else ""
             beside = f"{memory(best.peak_bytes)} of memory beside the weights"
@@ -215,16 +233,29 @@ class _Says:
         if verdict.label == "none":
             return "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict."
         if verdict.interval_95 is None:
+            if not n_rivals(self.result):
+                return "Chosen among learning rates of the default alone, by short trial runs."
             n_full = self._n_full_trials()
             how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
             return f"Chosen by {how}: no other plan did clearly better there, so none was compared again."
         low, high = verdict.interval_95
-        n_seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
-        is_open = low < 0 < high and verdict.label != "equivalent"
+        seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
+        half = ", runs of half length" if verdict.fidelity == "half" else ""
+        is_open = low <= 0 <= high and verdict.label not in ("better", "equivalent", "worse")
         name = self._full(self.result.incumbent)
         return (
             f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
-            f"{self._span(low, high)} than the default (95 % interval{n_seeds})."
+            f"{self._span(low, high)} than the default (95 % interval{seeds}{half})."
+        )
+
+    def cut(self) -> str:
+        """That time or cost ended the search before its last rung."""
+        steps = unfinished(self.result)
+        if not steps:
+            return ""
+        done, planned = (count(number) for number in steps)
+        return (
+            f"Time or cost ended the search after {done} steps a plan; runs of {planned} would rank better."
         )
 
     def _span(self, low: float, high: float) -> str:
@@ -251,10 +282,9 @@ class _Says:
         failed = sum(run.status is not Status.COMPLETE for run in runs)
         n_seeds = len(record.seeds)
         of = f"Worst of its {n_seeds} runs" if n_seeds > 1 else "One run"
-        none = "none failed" if n_seeds > 1 else "it did not fail"
-        fate = f"{failed} failed" if failed else none
+        fate = f"; {failed} diverged or broke off" if failed else ""
         where = f"on the {record.split} split"
-        return f"{of} {where}: {self.result.setting.metric} {metric(worst, self._is_share)}; {fate}."
+        return f"{of} {where}: {self.result.setting.metric} {metric(worst, self._is_share)}{fate}."
 
     def _fewer(self, larger: Plan, smaller: Plan) -> str:
         """How much less a plan trains than another; empty where that is not worth a sentence."""

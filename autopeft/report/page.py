@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from autopeft.records import SearchResult
-from autopeft.report import forgetting, maps, usage, view
+from autopeft.report import forgetting, maps, measured, usage, view
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
@@ -57,6 +57,8 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "headline": headline(result, naming, rows),
         "summary": rows,
         "legend": legend(naming.groups()),
+        "rungs_in_words": measured.rungs_in_words(result),
+        "examples": partial(measured.examples, result),
         "rung_steps": [rung[0].fidelity.train_steps for rung in short_runs(result)],
         "plan_words": partial(plan_words, labels=words.labels, head=naming.head),
         "best_rate": rate_words(result.best, result),

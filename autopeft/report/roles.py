@@ -40,17 +40,20 @@ class Row:
 def summary(result: SearchResult, naming: Naming) -> tuple[Row, ...]:
     """The named plans in the order of `ROLES`, each once, and the head alone.
 
-    Without a confirmation there is no smallest plan.
+    There is no smallest plan where it was not confirmed.
     """
     plans: dict[str, Plan | None] = {name: getattr(result, name) for name in ROLES}
-    if result.verdict.label == "none":
+    if _record(result.confirmations, result.smallest) is None and (
+        result.smallest != result.best or result.verdict.label == "none"
+    ):
         plans["smallest"] = None
     plans[naming.head] = head_plan(result)
     by_plan: dict[Plan, list[str]] = {}
     for role, plan in plans.items():
         if plan is not None:
             by_plan.setdefault(plan, []).append(role)
-    return tuple(_row(result, naming, plan, roles) for plan, roles in by_plan.items())
+    rows = ((plan, [r for r in roles if r != naming.head] or roles) for plan, roles in by_plan.items())
+    return tuple(_row(result, naming, plan, roles) for plan, roles in rows)
 
 
 def head_plan(result: SearchResult) -> Plan | None:

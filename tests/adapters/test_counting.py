@@ -153,6 +153,22 @@ def test_plan_is_counted_as_it_is_attached_exported_and_saved(chosen, methods, t
     assert of_plan.by_role == of_saved.by_role
 
 
+@pytest.mark.parametrize("n_labels", [1, 2, 3, 71])
+def test_head_of_a_plan_is_counted_for_its_own_labels(n_labels, tmp_path):
+    """A config without labels describes a head of two; 32 weights and a bias for each label."""
+    base = toy_base("bert", hidden=32)
+    base.module.config.save_pretrained(tmp_path / "model")
+    sizes = {"base_params": base.base_params, "head_params": 33 * n_labels, "schedule": "any", "seed": 0}
+    plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
+    task = TaskSpec(name="token-classification")
+    document = PlanDocument(
+        plan=plan, model=ModelSpec(id=str(tmp_path / "model")), data=DataSpec(), task=task, **sizes
+    )
+    write_plan(tmp_path / "plan.yaml", document)
+    counted = count(tmp_path / "plan.yaml")
+    assert (counted.trainable_params, counted.head_params) == (0, 33 * n_labels)
+
+
 def test_task_head_is_counted_apart_and_what_belongs_to_the_base_model_is_not(tiny_llama, tmp_path):
     adapters = 2 * 4 * (32 + 32 + 32 + 16)
     counted = count(write_config(tmp_path / "a", {**LORA, "task_type": "SEQ_CLS"}), model_id=str(tiny_llama))

@@ -94,3 +94,15 @@ def test_a_search_without_failures_is_as_before():
     made = run(lambda plan, f: 0.8 if is_baseline(plan) else 0.3, trials=16)
     assert all(m.status is Status.COMPLETE for m in made.outcome.measurements)
     assert not any("failed on" in sentence for sentence in made.outcome.sentences)
+
+
+def test_where_no_run_learns_more_than_the_first_rung_none_has_failed():
+    """The steps are too few for every plan: loss and metric of longer runs are no better, whichever rate."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        return (0.8 if is_baseline(plan) else 0.75) - 1 / 3 + 1 / fidelity.train_steps
+
+    made = run(quality, trials=16)
+    losses = {m.loss for m in (*made.at("search"), *made.at("confirm")) if is_baseline(m.plan)}
+    assert max(losses) - min(losses) < 1e-9, "the toy's loss falls by 1 / steps"
+    assert not any("failed on" in sentence for sentence in made.outcome.sentences)

@@ -97,7 +97,10 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
         verdict=replace(unproven.verdict, smallest_equivalent="unproven"),
     )
     (smaller,) = report.answer_of(unproven, WORDS).aside
-    assert smaller.endswith("and scored 1.2 points lower (3 seeds, not settled).")
+    same = "and scored 1.2 points lower, on the test split the same (3 seeds, not settled)."
+    assert smaller.endswith(same)
+    untested = report.answer_of(replace(unproven, test=()), WORDS).aside
+    assert untested[0].endswith("and scored 1.2 points lower (3 seeds, not settled).")
 
 
 def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
@@ -139,8 +142,8 @@ def test_a_lower_loss_is_said_to_be_lower():
     assert answer.title == "Keep the default LoRA: the searched LoRA scored 0.100 higher."
     assert answer.aside[-1] == "Training brings the loss (lower is better) from 2.250 to 1.500."
     assert answer.use[1].startswith("It adapts 7 modules: ")
-    assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on the confirm split."
-    assert answer.sure[1] == "Worst of its 3 runs on the confirm split: loss 1.504; none failed."
+    assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on 500 of the 1,500 rows of the confirm split."
+    assert answer.sure[1] == "Worst of its 3 runs on the confirm split: loss 1.504."
 
 
 def test_the_summary_has_each_plan_once_with_all_that_it_takes():
@@ -217,3 +220,50 @@ def test_a_default_that_failed_on_a_seed_is_told_and_its_mean_is_no_lead():
         "The default failed in 1 of 3 runs (accuracy 90.0 %, 0.0 %, 90.0 %), so its mean says little; a "
         "lower learning rate may mend it."
     )
+
+
+def test_the_head_as_the_best_plan_is_not_compared_with_itself():
+    record = replace(toy_confirmations("confirm", 0.9, 0.9, 0.9)[1], plan=HEAD)
+    answer = answered(
+        "better", 0.293, 0.208, 0.377, best=HEAD, smallest=HEAD, confirmations=(record,), test=()
+    )
+    assert answer.title == "Use the head alone: it beats the default LoRA by 29.3 points."
+    assert answer.aside == ()
+    assert answer.use[-1] == "It adapts nothing and trains the output layer (the head) alone, 390 parameters."
+    rows = report.summary_of(replace(toy_result(), best=HEAD, smallest=HEAD, confirmations=(record,)), WORDS)
+    assert [row.role_words for row in rows] == ["baseline", "best = smallest"]
+
+
+def test_an_interval_that_ends_at_zero_settles_nothing():
+    assert answered("inconclusive", 0.01, 0.0, 0.02).sure[0].startswith("Not settled: ")
+    assert answered("default kept", -0.01, -0.02, 0.0).sure[0].startswith("Not settled: ")
+    assert answered("equivalent", 0.002, 0.0, 0.004).sure[0].startswith("Settled: ")
+
+
+def test_runs_of_half_length_are_named_where_a_difference_is_settled():
+    verdict = replace(toy_result().verdict, fidelity="half", n_seeds=2)
+    assert (
+        "2 seeds, runs of half length"
+        in report.answer_of(replace(toy_result(), verdict=verdict), WORDS).sure[0]
+    )
+
+
+def test_where_nothing_but_the_default_was_tried_that_is_said():
+    result = toy_result()
+    kinds = {BASELINE: "baseline", HEAD: "head"}
+    tried = tuple(
+        replace(p, arm=replace(p.arm, kind=kinds[p.plan])) for p in result.proposals if p.plan in kinds
+    )
+    first = tuple(m for m in result.measurements if m.plan in kinds and m.fidelity.train_steps != 75)
+    verdict = replace(result.verdict, label="default kept", mean_difference=None, interval_95=None)
+    kept = replace(
+        result,
+        best=BASELINE,
+        smallest=BASELINE,
+        proposals=tried,
+        measurements=first,
+        verdict=verdict,
+    )
+    answer = report.answer_of(kept, WORDS)
+    assert answer.title == "Keep the default LoRA: no other plan was tried."
+    assert any("Time or cost ended the search after 30 steps a plan" in sentence for sentence in answer.sure)

@@ -1,0 +1,57 @@
+"""What a run measured, where that is less than it might have: examples of a split, rungs, plans."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from autopeft.records import Plan, SearchResult
+
+_AS_PEOPLE_DO = ("baseline", "head")  # kinds of arms that a search has beside what it is for
+
+
+def examples(result: SearchResult, split: str) -> str:
+    """The size of a split: `595`, or `352 of 595` where no more examples were evaluated."""
+    size = getattr(result.setting.splits, split)
+    seen = _n_evaluated(result, split)
+    return f"{seen:,} of {size:,}" if 0 < seen < size else f"{size:,}"
+
+
+def on_split(result: SearchResult, split: str) -> str:
+    """Where a score is from: `the test split`, or `352 of the 595 rows of the test split`."""
+    size = getattr(result.setting.splits, split, 0)
+    seen = _n_evaluated(result, split)
+    return f"{seen:,} of the {size:,} rows of the {split} split" if 0 < seen < size else f"the {split} split"
+
+
+def _n_evaluated(result: SearchResult, split: str) -> int:
+    """The most examples that one measurement evaluated; 0 where none did."""
+    runs = (run.fidelity for run in result.measurements if run.fidelity.split == split)
+    return max((fidelity.eval_examples for fidelity in runs), default=0)
+
+
+def rungs_in_words(result: SearchResult) -> str:
+    """The rungs that ran and the plans that each measured: `18 (10 plans), 44 (5) and 75 (4) steps`."""
+    plans: dict[int, set[Plan]] = defaultdict(set)
+    for run in result.measurements:
+        if run.fidelity.split == "search" and run.fidelity.train_steps in result.proxy.rung_steps:
+            plans[run.fidelity.train_steps].add(run.plan)
+    rungs = [f"{steps:,} ({len(plans[steps])})" for steps in sorted(plans)]
+    if not rungs:
+        return "no rung"
+    rungs[0] = rungs[0].replace(")", " plan)" if rungs[0].endswith("(1)") else " plans)")
+    *first, last = rungs
+    return f"{', '.join(first)} and {last} steps" if first else f"{last} steps"
+
+
+def unfinished(result: SearchResult) -> tuple[int, int] | None:
+    """Steps of the last rung that ran and of the last one planned; None where that ran, or none did."""
+    runs = {run.fidelity.train_steps for run in result.measurements if run.fidelity.split == "search"}
+    done, planned = max(runs, default=0), max(result.proxy.rung_steps, default=0)
+    return (done, planned) if 0 < done < planned else None
+
+
+def n_rivals(result: SearchResult) -> int:
+    """How many sets of adapters were tried beside the baselines and the head alone."""
+    measured = {run.plan for run in result.measurements if run.fidelity.split == "search"}
+    tried = [p for p in result.proposals if p.plan in measured and p.arm.kind not in _AS_PEOPLE_DO]
+    return len({proposal.plan.adapters for proposal in tried})
