@@ -1,0 +1,34 @@
+"""The model card of an adapter: its numbers are those of the weights beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+from toys.results import WORDS, toy_result
+
+from autopeft.report import CardFacts, model_card
+
+
+def card(result, *, seed):
+    facts = CardFacts(base_model="org/base", dataset=None, peft_types=("lora",), seed=seed)
+    return ModelCard(model_card(result, facts, WORDS))
+
+
+@pytest.mark.parametrize(("seed", "value"), [(101, 0.944), (102, 0.948), (103, 0.952)])
+def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, value):
+    """Three seeds have 94.4, 94.8 and 95.2 % on test."""
+    (told,) = card(toy_result(), seed=seed).data.eval_results
+    assert told.metric_value == pytest.approx(value)
+    assert told.dataset_split == "test"
+
+
+def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
+    result = toy_result()
+    text = card(result, seed=101).text
+    assert "on 500 of the 1,500 rows of the confirm split and on the test split" in text
+    assert "over 3 seeds and the examples" in text
+    assert "trained for 300 steps of a full run's 300" in text
+    one = tuple(replace(record, seeds=record.seeds[:1]) for record in result.confirmations)
+    assert "over the examples, of one seed" in card(replace(result, confirmations=one), seed=101).text
