@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -72,7 +73,11 @@ def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
     assert {"autopeft", "lora", "transformers"} <= set(data.tags)
     (result,) = data.eval_results
     assert (result.dataset_split, result.metric_type) == ("test", "accuracy")
-    assert result.metric_value == pytest.approx(answer["test"]["best"]["metric_mean"])
+    (seed,) = re.findall(r"The weights are those of seed (\d+)\.", card.text)
+    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        tested = [row for row in csv.DictReader(stream) if (row["split"], row["seed"]) == ("test", seed)]
+    seen = {row["plan_id"]: float(row["metric"]) for row in tested}
+    assert result.metric_value == pytest.approx(seen[answer["best"]["plan_id"]])
     assert answer["verdict"]["sentence"] in card.text
     assert card.text.count(f"{answer['best']['trainable_params']:,}") >= 2
     assert "\n### Framework versions\n\n- PEFT " in card.text
