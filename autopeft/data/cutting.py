@@ -1,4 +1,4 @@
-"""Splits that share no example: duplicates are removed, and missing splits are cut from train."""
+"""The four splits of a dataset; those that the user does not have are cut from train."""
 
 from __future__ import annotations
 
@@ -14,51 +14,10 @@ from autopeft.data.labels import names_in
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError
 
-PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
 _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
-
-
-def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
-    """Keep each input in its most precious part only, and once in train; returns how many rows were removed.
-
-    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ. A
-    continuous text keeps all rows. The user's test and confirm may repeat an example within themselves.
-    """
-    if uncut.target.kind == "stream":
-        return 0
-    parts, seen, seen_groups = uncut.parts, set[Any](), set[str]()
-    n_removed = n_grouped = 0
-    for part in sorted(parts, key=PRECIOUS.index):
-        earlier, earlier_groups = set(seen), set(seen_groups)
-        in_part: set[Any] = set()
-        kept = []
-        for row in parts[part]:
-            inputs = normalised(row.inputs)
-            key = (inputs, normalised(row.label)) if uncut.may_repeat else inputs
-            if row.group is not None and row.group in earlier_groups:
-                n_grouped += 1
-            elif inputs not in earlier and not (part == "train" and key in in_part):
-                kept.append(row)
-                seen.add(inputs)
-                in_part.add(key)
-                seen_groups.update([row.group] if row.group is not None else [])
-        n_removed += len(parts[part]) - len(kept)
-        parts[part] = kept
-    if n_repeated := n_removed - n_grouped:
-        notes.append(f"Removed {n_repeated} rows whose text occurs again; the most precious split kept it.")
-    if n_grouped:
-        notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
-    return n_removed
-
-
-def normalised(value: Any) -> Any:
-    """What a value is compared by: texts in lower case and with single blanks, also inside of tuples."""
-    if isinstance(value, str):
-        return " ".join(value.lower().split())
-    return tuple(map(normalised, value)) if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autopeft.data.columns import as_string, usual
-from autopeft.data.cutting import PRECIOUS, normalised
+from autopeft.data.duplicates import PRECIOUS, normalised
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES
 from autopeft.data.sources import read

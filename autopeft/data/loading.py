@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from autopeft.data.cutting import cut_splits, remove_duplicates
+from autopeft.data.cutting import cut_splits
+from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
 from autopeft.extension import Target

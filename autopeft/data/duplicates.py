@@ -1,0 +1,66 @@
+"""Removes rows whose inputs occur again, so that no two splits share an example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autopeft.data.rows import UncutRows
+from autopeft.errors import DataError
+
+PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
+
+
+def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
+    """Keep each input in its most precious part only, and once in train; returns how many rows were removed.
+
+    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ. A
+    continuous text keeps all rows. The user's test and confirm may repeat an example within themselves.
+
+    Raises:
+        DataError: No row of train is left.
+    """
+    if uncut.target.kind == "stream":
+        return 0
+    parts, seen, seen_groups = uncut.parts, set[Any](), set[str]()
+    n_removed = n_grouped = 0
+    for part in sorted(parts, key=PRECIOUS.index):
+        earlier, earlier_groups = set(seen), set(seen_groups)
+        in_part: set[Any] = set()
+        kept = []
+        for row in parts[part]:
+            inputs = normalised(row.inputs)
+            key = (inputs, normalised(row.label)) if uncut.may_repeat else inputs
+            if row.group is not None and row.group in earlier_groups:
+                n_grouped += 1
+            elif inputs not in earlier and not (part == "train" and key in in_part):
+                kept.append(row)
+                seen.add(inputs)
+                in_part.add(key)
+                seen_groups.update([row.group] if row.group is not None else [])
+        if part == "train" and parts[part] and not kept:
+            raise DataError(_all_removed(uncut, n_grouped=n_grouped))
+        n_removed += len(parts[part]) - len(kept)
+        parts[part] = kept
+    if n_repeated := n_removed - n_grouped:
+        notes.append(f"Removed {n_repeated} rows whose text occurs again; the most precious split kept it.")
+    if n_grouped:
+        notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
+    return n_removed
+
+
+def _all_removed(uncut: UncutRows, *, n_grouped: int) -> str:
+    """What to say where the user's validation and test hold every row of train."""
+    names = {"test": "test", "confirm": "validation"}
+    others = " or ".join(name for part, name in names.items() if part in uncut.parts)
+    what = "rows, or their groups," if n_grouped else "rows"
+    return (
+        f"All {len(uncut.parts['train'])} train {what} also stand in {others} and were removed as "
+        f"duplicates; give other train rows, or a {others} file without them."
+    )
+
+
+def normalised(value: Any) -> Any:
+    """What a value is compared by: texts in lower case and with single blanks, also inside of tuples."""
+    if isinstance(value, str):
+        return " ".join(value.lower().split())
+    return tuple(map(normalised, value)) if isinstance(value, tuple | list) else value

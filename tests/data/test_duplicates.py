@@ -1,0 +1,43 @@
+"""Rows that occur again: what is removed, what is told about it, and where nothing is left."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from autopeft.data import load
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+
+def make_rows(n=120, *, start=0, text="sentence {}", labels="ab", **more):
+    return [
+        {"text": text.format(i), "label": labels[i % len(labels)]} | more for i in range(start, start + n)
+    ]
+
+
+def read(folder, *, group_column=None, **parts):
+    for part, rows in parts.items():
+        pd.DataFrame(rows).to_csv(folder / f"{part}.csv", index=False)
+    return load(DataSpec(source=str(folder), group_column=group_column), seed=0)
+
+
+def test_train_whose_rows_all_stand_in_test_is_refused(tmp_path):
+    with pytest.raises(
+        DataError,
+        match=r"^All 120 train rows also stand in test and were removed as duplicates; give other train "
+        r"rows, or a test file without them\.$",
+    ):
+        read(tmp_path, train=make_rows(), test=make_rows())
+
+
+def test_train_whose_groups_all_stand_in_other_parts_is_refused(tmp_path):
+    parts = {
+        "train": make_rows(who="w"),
+        "validation": make_rows(5),
+        "test": make_rows(9, start=500, who="w"),
+    }
+    with pytest.raises(
+        DataError, match=r"All 120 train rows, or their groups, also stand in test or validation"
+    ):
+        read(tmp_path, group_column="who", **parts)
