@@ -33,7 +33,11 @@ from autopeft.records import DataSpec
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 
 _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
-SPLIT_WORD = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(?![a-z])")
+# `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
+SPLIT_WORD = re.compile(
+    r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
+)
+_MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; this name is the base error of either.
 _HUB_ERRORS = (*FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
@@ -129,12 +133,24 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
             part = word[1] if word[1] in ("train", "test") else "confirm"
             parts.setdefault(part, []).append(sources[key])
     if not parts:
+        if len(sources) > 1:
+            notes.append(
+                "No file name has a split word (train, validation, test): "
+                f"{_listed([key.strip() for key in sources])} are all train rows."
+            )
         return {"train": list(sources.values())}
     if "train" not in parts:
         raise DataError(f"{name} has no train part, only {', '.join(sources)}; name one of them train.")
     if ignored := [key for key, word in words.items() if not word]:
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
     return parts
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a sentence, `a, b and c`; of many the first ones and how many more there are."""
+    n_more = len(names) - _MOST_NAMES
+    first, last = (names[:_MOST_NAMES], f"{n_more} more") if n_more > 1 else (names[:-1], names[-1])
+    return f"{', '.join(first)} and {last}"
 
 
 def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:

@@ -87,12 +87,6 @@ def test_folder_with_split_names_keeps_the_users_validation_and_test(tmp_path, w
     assert "Left out, as no split is in the name: notes.csv." in data.notes
 
 
-def test_folder_without_split_names_is_all_train(tmp_path):
-    write(tmp_path / "a.csv", make_rows(100))
-    write(tmp_path / "contest.csv", make_rows(100, start=100))
-    assert sizes(read(tmp_path)) == (100, 50, 50, 0)
-
-
 @pytest.mark.parametrize(("n", "confirm", "search"), [(90, 30, 20), (400, 60, 51), (15400, 2000, 2000)])
 def test_cuts_from_train_alone_follow_the_rule_of_size(tmp_path, n, confirm, search):
     assert sizes(read_rows(tmp_path, make_rows(n))) == (n - confirm - search, search, confirm, 0)
