@@ -21,10 +21,10 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     """
     if uncut.target.kind == "stream":
         return 0
-    parts, seen, seen_groups = uncut.parts, set[Any](), set[str]()
-    n_removed = n_grouped = 0
+    parts, kept_labels, seen_groups = uncut.parts, dict[Any, Any](), set[str]()
+    n_removed = n_grouped = n_other_label = 0
     for part in sorted(parts, key=PRECIOUS.index):
-        earlier, earlier_groups = set(seen), set(seen_groups)
+        earlier, earlier_groups = set(kept_labels), set(seen_groups)
         in_part: set[Any] = set()
         kept = []
         for row in parts[part]:
@@ -34,18 +34,30 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
                 n_grouped += 1
             elif inputs not in earlier and not (part == "train" and key in in_part):
                 kept.append(row)
-                seen.add(inputs)
+                kept_labels.setdefault(inputs, row.label)
                 in_part.add(key)
                 seen_groups.update([row.group] if row.group is not None else [])
+            elif not uncut.may_repeat and not _is_same(row.label, kept_labels[inputs], uncut.target.kind):
+                n_other_label += 1
         if part == "train" and parts[part] and not kept:
             raise DataError(_all_removed(uncut, n_grouped=n_grouped))
         n_removed += len(parts[part]) - len(kept)
         parts[part] = kept
     if n_repeated := n_removed - n_grouped:
-        notes.append(f"Removed {n_repeated} rows whose text occurs again; the most precious split kept it.")
+        other = (
+            f", {n_other_label} of them with another label than the row that stays" if n_other_label else ""
+        )
+        where = "; the most precious split kept it" if len(parts) > 1 else ""
+        check = " Check the labels of such texts." if n_other_label else ""
+        notes.append(f"Removed {n_repeated} rows whose text occurs again{other}{where}.{check}")
     if n_grouped:
         notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
     return n_removed
+
+
+def _is_same(label: Any, other: Any, kind: str) -> bool:
+    """Whether two labels are equal; the order of several classes does not matter."""
+    return set(label) == set(other) if kind == "classes" else bool(label == other)
 
 
 def _all_removed(uncut: UncutRows, *, n_grouped: int) -> str:

@@ -41,3 +41,21 @@ def test_train_whose_groups_all_stand_in_other_parts_is_refused(tmp_path):
         DataError, match=r"All 120 train rows, or their groups, also stand in test or validation"
     ):
         read(tmp_path, group_column="who", **parts)
+
+
+def test_removed_rows_with_another_label_than_the_row_that_stays_are_counted(tmp_path):
+    again = [row | {"label": "b"} for row in make_rows(60)]  # 30 of them had label a
+    data = read(tmp_path, train=[*make_rows(), *again])
+    assert (
+        "Removed 60 rows whose text occurs again, 30 of them with another label than the row that stays. "
+        "Check the labels of such texts." in data.notes
+    )
+    assert data.duplicates_removed == 60
+
+
+@pytest.mark.parametrize(("labels", "told"), [("ab", ""), ("ba", ", 40 of them with another label than")])
+def test_removed_rows_are_compared_with_the_split_that_kept_them(tmp_path, labels, told):
+    data = read(tmp_path, train=make_rows(), test=make_rows(40, labels=labels))
+    note = next(note for note in data.notes if note.startswith("Removed"))
+    assert note.startswith(f"Removed 40 rows whose text occurs again{told}")
+    assert "; the most precious split kept it." in note
