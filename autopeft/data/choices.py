@@ -7,7 +7,7 @@ from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
 from autopeft.data.columns import Columns, as_label, as_string, cells_of, check_named, groups_and_times, usual
-from autopeft.data.labels import label_column, with_labels
+from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
 from autopeft.data.rows import Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -74,7 +74,8 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
         part: [question.row._replace(label=names[next(right)]) for question in questions]
         for part, questions in usable.items()
     }
-    return columns.uncut(name, parts, Target(kind="choice", names=names))
+    left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
+    return columns.uncut(name, parts, Target(kind="choice", names=names), left_out=left_out)
 
 
 def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> Columns:

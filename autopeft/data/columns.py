@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Columns:
     group: str | None = None
     time: str | None = None
 
-    def uncut(self, name: str, parts: Parts, target: Target) -> UncutRows:
+    def uncut(self, name: str, parts: Parts, target: Target, *, left_out: Mapping[str, int]) -> UncutRows:
         """The rows of a dataset of this name, read from these columns; train is sorted by time."""
         return UncutRows(
             name=name,
@@ -37,6 +37,7 @@ class Columns:
             input_columns=self.inputs,
             label_column=self.label,
             in_order=self.time is not None,
+            left_out=dict(left_out),
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,13 +142,14 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
     if min(len(train), max_examples or len(train)) < n_needed:
         limit = f" and data.max_examples is {max_examples}" if max_examples else ""
         cut = f" beside {len(confirm)} for confirm" if is_cut and confirm else ""
+        rows = "is 1 row" if len(train) == 1 else f"are {len(train)} rows"
         per_label = f", 2 for each of {n_labels} labels" if n_needed > MIN_ROWS else ""
         remedy = (
             ", check the label column, or set data.label_kind=number to learn numbers" if per_label else ""
         )
         raise DataError(
-            f"There are {len(train)} rows to learn from{cut}{limit}; {n_needed} are needed{per_label}. "
-            f"Add rows{remedy}."
+            f"There {rows} to learn from{cut}{limit}{_removed(uncut.left_out)}; {n_needed} are "
+            f"needed{per_label}. Add rows{remedy}."
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:
@@ -158,6 +160,17 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
             train, _ = cutter.cut(train, len(train) - max_examples, surplus, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
+
+
+def _removed(left_out: Mapping[str, int]) -> str:
+    """Which rows of train were removed before the cuts."""
+    counted = [f"{n} {_one(what) if n == 1 else what}" for what, n in left_out.items() if n]
+    return f", after removing {' and '.join(counted)}" if counted else ""
+
+
+def _one(rows: str) -> str:
+    """The singular of "rows without text" or of "duplicates"."""
+    return re.sub(r"s\b", "", rows, count=1)
 
 
 def _cut_size(n_rows: int) -> int:

@@ -16,6 +16,8 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ. A
     continuous text keeps all rows. The user's test and confirm may repeat an example within themselves.
 
+    Also counts them in `uncut.left_out`.
+
     Raises:
         DataError: No row of train is left.
     """
@@ -26,7 +28,7 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     for part in sorted(parts, key=PRECIOUS.index):
         earlier, earlier_groups = set(kept_labels), set(seen_groups)
         in_part: set[Any] = set()
-        kept = []
+        kept, n_grouped_before = [], n_grouped
         for row in parts[part]:
             inputs = normalised(row.inputs)
             key = (inputs, normalised(row.label)) if uncut.may_repeat else inputs
@@ -41,15 +43,20 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
                 n_other_label += 1
         if part == "train" and parts[part] and not kept:
             raise DataError(_all_removed(uncut, n_grouped=n_grouped))
+        if part == "train":
+            n_in_groups = n_grouped - n_grouped_before
+            uncut.left_out["rows of groups that another split holds"] = n_in_groups
+            uncut.left_out["duplicates"] = len(parts[part]) - len(kept) - n_in_groups
         n_removed += len(parts[part]) - len(kept)
         parts[part] = kept
     if n_repeated := n_removed - n_grouped:
-        other = (
-            f", {n_other_label} of them with another label than the row that stays" if n_other_label else ""
+        kept_by = "; the most precious split kept it" if len(parts) > 1 else ""
+        notes.append(f"Removed {n_repeated} rows whose text occurs again{kept_by}.")
+    if n_other_label:
+        notes.append(
+            f"Of the removed rows {n_other_label} had another label than the row with their text that was "
+            "kept; check the labels of texts that occur again."
         )
-        where = "; the most precious split kept it" if len(parts) > 1 else ""
-        check = " Check the labels of such texts." if n_other_label else ""
-        notes.append(f"Removed {n_repeated} rows whose text occurs again{other}{where}.{check}")
     if n_grouped:
         notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
     return n_removed

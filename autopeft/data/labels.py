@@ -24,6 +24,7 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
+WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # of `UncutRows.left_out`
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
 _LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
@@ -51,9 +52,13 @@ def labelled(
         _note_numbers({row.label for row in raw["train"]} - {None}, columns.label, notes)
     known = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
+    left_out = {}
     for part, rows in raw.items():
         with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
         parts[part] = _with_text(part, with_label, columns, notes)
+        if part == "train":
+            left_out[WITHOUT_LABEL] = len(rows) - len(with_label)
+            left_out[WITHOUT_TEXT] = len(with_label) - len(parts[part])
     if kind == "number":
         parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
@@ -62,7 +67,7 @@ def labelled(
     else:
         declared = declared_names(tables["train"][0], columns.label)
         target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
-    return columns.uncut(name, parts, target)
+    return columns.uncut(name, parts, target, left_out=left_out)
 
 
 def names_in(label: Any) -> tuple[str, ...]:

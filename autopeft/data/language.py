@@ -10,6 +10,7 @@ from typing import Any
 
 from autopeft.data.columns import as_string, cells_of, check_named, usual
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
+from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -58,10 +59,12 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in found.items()}
     layout = _layout(spec, tables["train"][0])
     parts: Parts = {}
+    left_out: dict[str, int] = {}
     for part, part_tables in tables.items():
         rows = [row for table in part_tables for row in _rows(part, table, layout, group=spec.group_column)]
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
+            left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
             notes.append(f"Dropped {n_dropped} {part} rows without text.")
     if layout.label and spec.group_column is None:
         n_rows = Counter(row.inputs for row in parts["train"])
@@ -78,6 +81,7 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         label_column=layout.label,
         in_order=layout.kind == "stream",
         may_repeat=bool(layout.label),
+        left_out=left_out,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from autopeft.extension import Target
@@ -30,7 +30,8 @@ class UncutRows:
     """The rows of train, confirm and test as a task reads them, before any cut.
 
     `in_order` is True where neighbouring rows belong together (a text, a time series); its end is cut out of
-    train then. `may_repeat` is True where one part may hold the same inputs twice.
+    train then. `may_repeat` is True where one part may hold the same inputs twice. `left_out` counts the rows
+    of train that were read and are not in `parts`, by what they are ("rows without a label").
     """
 
     name: str
@@ -40,6 +41,7 @@ class UncutRows:
     label_column: str
     in_order: bool = False
     may_repeat: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 # Reads the rows of a dataset, and appends a note in plain words on each decision to the list.

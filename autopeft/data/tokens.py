@@ -32,10 +32,12 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
     notes.append(f"Tokens are column {tokens}; the tags are column {tags}.")
     parts: Parts = {}
+    left_out: dict[str, int] = {}
     for part, part_tables in tables.items():
         rows = [row for part_table in part_tables for row in _rows(part, part_table, columns)]
         parts[part] = [row for row in rows if row.inputs[0]]
         if n_dropped := len(rows) - len(parts[part]):
+            left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
             notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
     counts = Counter(tag for row in parts["train"] for tag in row.label)
     if len(counts) < 2:
@@ -45,7 +47,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
         notes.append(f"No train row has the tags {listed}; elsewhere they count as missed.")
     names = order_of({*counts, *unknown}, declared_names(table, tags))
     target = Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
-    return columns.uncut(name, parts, target)
+    return columns.uncut(name, parts, target, left_out=left_out)
 
 
 def _rows(part: str, table: Any, columns: Columns) -> list[Row]:

@@ -7,7 +7,13 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError
+from autopeft.extension import discover
 from autopeft.records import DataSpec
+
+OTHER = (
+    "Of the removed rows {} had another label than the row with their text that was kept; check the labels "
+    "of texts that occur again."
+)
 
 
 def make_rows(n=120, *, start=0, text="sentence {}", labels="ab", **more):
@@ -43,19 +49,66 @@ def test_train_whose_groups_all_stand_in_other_parts_is_refused(tmp_path):
         read(tmp_path, group_column="who", **parts)
 
 
-def test_removed_rows_with_another_label_than_the_row_that_stays_are_counted(tmp_path):
+def test_removed_rows_with_another_label_than_the_kept_row_are_counted(tmp_path):
     again = [row | {"label": "b"} for row in make_rows(60)]  # 30 of them had label a
     data = read(tmp_path, train=[*make_rows(), *again])
-    assert (
-        "Removed 60 rows whose text occurs again, 30 of them with another label than the row that stays. "
-        "Check the labels of such texts." in data.notes
-    )
+    assert {"Removed 60 rows whose text occurs again.", OTHER.format(30)} <= set(data.notes)
     assert data.duplicates_removed == 60
 
 
-@pytest.mark.parametrize(("labels", "told"), [("ab", ""), ("ba", ", 40 of them with another label than")])
-def test_removed_rows_are_compared_with_the_split_that_kept_them(tmp_path, labels, told):
+@pytest.mark.parametrize(("labels", "n_other"), [("ab", 0), ("ba", 40)])
+def test_labels_of_removed_rows_are_compared_with_the_split_that_kept_them(tmp_path, labels, n_other):
     data = read(tmp_path, train=make_rows(), test=make_rows(40, labels=labels))
-    note = next(note for note in data.notes if note.startswith("Removed"))
-    assert note.startswith(f"Removed 40 rows whose text occurs again{told}")
-    assert "; the most precious split kept it." in note
+    assert "Removed 40 rows whose text occurs again; the most precious split kept it." in data.notes
+    assert [note for note in data.notes if "another label" in note] == [OTHER.format(40)] * bool(n_other)
+
+
+def test_too_few_rows_are_told_with_the_rows_that_were_removed(tmp_path):
+    one_text = make_rows(text="the same")
+    with pytest.raises(
+        DataError,
+        match=r"^There is 1 row to learn from, after removing 119 duplicates; 30 are needed\. Add rows\.$",
+    ):
+        read(tmp_path, train=one_text)
+    blanks = [*make_rows(20), *make_rows(8, start=50, labels=[None]), *make_rows(2, text="  ")]
+    with pytest.raises(
+        DataError,
+        match=r"14 rows to learn from beside 6 for confirm, after removing 8 rows without a label and 2 rows "
+        r"without text and 10 duplicates; 30 are needed",
+    ):
+        read(tmp_path, train=[*blanks, *make_rows(10)])
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "told"),
+    [
+        ("token-classification", {"tokens": [], "tags": []}, "9 rows without tokens"),
+        ("text-generation", {"prompt": "x", "completion": " "}, "9 rows without text"),
+        (
+            "multiple-choice",
+            {"question": "which?", "choices": ["a", "b"], "answer": None},
+            "9 rows without a label",
+        ),
+    ],
+)
+def test_every_task_tells_which_rows_it_left_out(tmp_path, task, row, told):
+    usual = {
+        "tokens": ["x {}", "y"],
+        "tags": ["O", "B"],
+        "prompt": "{}",
+        "completion": "{}",
+        "question": "{}?",
+    }
+    usual |= {"choices": ["a {}", "b"], "answer": 0}
+    rows = [{key: filled(usual[key], i) for key in row} for i in range(12)]
+    pd.DataFrame([*rows, *[row] * 9]).to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    read_rows = discover("autopeft.tasks")[task].read_rows
+    with pytest.raises(DataError, match=rf"There are 8 rows .*, after removing {told}; 30 are needed"):
+        load(DataSpec(source=str(tmp_path / "a.jsonl")), seed=0, read_rows=read_rows)
+
+
+def filled(cell, i):
+    """The cell with a number in its texts."""
+    if isinstance(cell, list):
+        return [filled(item, i) for item in cell]
+    return cell.format(i) if isinstance(cell, str) else cell
