@@ -100,7 +100,7 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
     for index, (question, label, group, time, *offered) in enumerate(cells):
         texts, keys = _offered(offered[0]) if len(offered) == 1 else (_strings(offered), ())
         text = as_string(question, columns.inputs[0])
-        row = Row((text, *texts), as_label(label, columns.label), group, time)
+        row = Row((text, *texts), as_label(label, columns.label), group, time, index + 1)
         rows.append(_Question(row, f"row {index + 1} of {part}", keys))
     return rows
 

@@ -77,8 +77,8 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
     labels = _labels(part, table, columns.label, kind)
     groups, times = groups_and_times(part, table, columns)
-    cells = zip(*inputs, labels, groups, times, strict=True)
-    return [Row(tuple(texts), label, group, time) for *texts, label, group, time in cells]
+    cells = enumerate(zip(*inputs, labels, groups, times, strict=True), start=1)
+    return [Row(tuple(texts), label, group, time, n) for n, (*texts, label, group, time) in cells]
 
 
 def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
@@ -181,9 +181,11 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
     if column is None or part != "train":
         return rows
     times = [row.time for row in rows]
-    missing = [index for index, time in enumerate(times) if as_string(time, column) is None]
+    missing = [row.number for row in rows if as_string(row.time, column) is None]
     if missing:
-        raise DataError(f"Row {missing[0] + 1} has no time in column {column}; fill it in or drop the row.")
+        raise DataError(
+            f"Row {missing[0]} of {part} has no time in column {column}; fill it in or drop the row."
+        )
     try:
         keys = _comparable(times)
         order = sorted(range(len(rows)), key=lambda i: keys[i])

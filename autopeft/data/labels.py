@@ -60,7 +60,7 @@ def labelled(
             left_out[WITHOUT_LABEL] = len(rows) - len(with_label)
             left_out[WITHOUT_TEXT] = len(with_label) - len(parts[part])
     if kind == "number":
-        parts = {part: _numbers(rows, columns.label) for part, rows in parts.items()}
+        parts = {part: _numbers(part, rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
         mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
         target = Target(kind=kind, names=(columns.label,), mean=mean, std=std or 1.0)
@@ -169,15 +169,15 @@ def _note_numbers(labels: Collection[str], column: str, notes: list[str]) -> Non
         )
 
 
-def _numbers(rows: Sequence[Row], column: str) -> list[Row]:
+def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
     numbers = []
-    for index, row in enumerate(rows):
+    for row in rows:
         value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
         if not abs(value) <= _LARGEST:
             raise DataError(
-                f"Label column {column} holds {row.label[:40]!r} in row {index + 1}, the others are "
-                f"numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
+                f"Label column {column} holds {row.label[:40]!r} in row {row.number} of {part}, the others "
+                f"are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
             )
         numbers.append(row._replace(label=value))
     return numbers

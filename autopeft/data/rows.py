@@ -13,13 +13,15 @@ from autopeft.records import DataSpec
 class Row(NamedTuple):
     """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
-    Rows of one `group` stay in one split. `time` is the cell of the time column.
+    Rows of one `group` stay in one split. `time` is the cell of the time column. `number` counts the rows of
+    the table from 1, for messages; 0 where it is not known.
     """
 
     inputs: tuple[Any, ...]
     label: Any
     group: str | None = None
     time: Any = None
+    number: int = 0
 
 
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows

@@ -70,7 +70,7 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        rows.append(Row((words,), tags, group, time))
+        rows.append(Row((words,), tags, group, time, index + 1))
     return rows
 
 

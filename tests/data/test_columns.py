@@ -66,7 +66,9 @@ def test_rows_are_in_order_of_time_however_it_is_written(tmp_path, suffix, writt
 def test_row_without_time_is_named(tmp_path, suffix, times):
     rows = rows_at(times)
     rows[16]["at"] = None
-    with pytest.raises(DataError, match=r"Row 17 has no time in column at; fill it in or drop the row"):
+    with pytest.raises(
+        DataError, match=r"Row 17 of train has no time in column at; fill it in or drop the row"
+    ):
         read(tmp_path / f"rows{suffix}", rows)
 
 
@@ -74,3 +76,17 @@ def test_sentences_of_tokens_are_ordered_by_datetimes_too(tmp_path):
     rows = [{"tokens": ["x", str(i)], "tags": ["O", "B-n"], "at": TIMES[i]} for i in ORDER]
     data = read(tmp_path / "rows.parquet", rows, read_rows=read_tokens)
     assert [int(words[1]) for (words,) in data.train.inputs] == list(range(len(data.train.inputs)))
+
+
+def test_rows_without_a_label_do_not_shift_the_row_that_an_error_names(tmp_path):
+    rows = [row | {"label": i * 0.25} for i, row in enumerate(rows_at(TIMES))]
+    rows[3]["label"] = rows[4]["label"] = None
+    (tmp_path / "data").mkdir()
+    timeless = [row | {"at": None} if i == 16 else row for i, row in enumerate(rows)]
+    with pytest.raises(DataError, match="Row 17 of train has no time in column at"):
+        read(tmp_path / "rows.csv", timeless)
+    pd.DataFrame(rows).to_csv(tmp_path / "data" / "train.csv", index=False)
+    rows[9]["label"] = "many"
+    pd.DataFrame(rows).to_csv(tmp_path / "data" / "test.csv", index=False)
+    with pytest.raises(DataError, match="label holds 'many' in row 10 of test, the others are numbers"):
+        load(DataSpec(source=str(tmp_path / "data")), seed=0)

@@ -352,7 +352,7 @@ def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
 def test_target_that_is_no_number_is_refused_with_its_row(tmp_path, bad):
     rows = make_rows(labels=tuple(f"{0.07 * i:.2f}" for i in range(100)))
     rows[17]["label"] = bad
-    with pytest.raises(DataError, match=f"label holds '{bad}' in row 18, the others are numbers"):
+    with pytest.raises(DataError, match=f"label holds '{bad}' in row 18 of train, the others are numbers"):
         read(write(tmp_path / "rows.csv", rows))
 
 
