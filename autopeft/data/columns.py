@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.rows import Parts, Row, UncutRows, shortened
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import Target
 from autopeft.records import DataSpec
@@ -171,7 +171,9 @@ def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
 def as_string(cell: Any, column: str) -> str | None:
     """A cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
     if isinstance(cell, list | dict):
-        raise DataError(f"Column {column} holds {str(cell)[:60]}; allowed is one text or label per row.")
+        raise DataError(
+            f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
+        )
     is_missing = cell is None or cell != cell  # NaN alone differs from itself
     return None if is_missing or not str(cell).strip() else str(cell)
 

@@ -23,6 +23,7 @@ import datasets
 import pandas as pd
 from datasets.exceptions import DatasetsError
 
+from autopeft.data.rows import shortened
 from autopeft.errors import NO_ROOM, DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -198,7 +199,7 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
         if is_universal:  # a range such as 1-2 and an empty node such as 1.1 stand beside the tokens
             sentence = [cells[1:4:2] for cells in sentence if cells[0].isdigit()]
         if bare := next((cells for cells in sentence if len(cells) < 2), None):
-            raise ValueError(f"the line {' '.join(bare)[:40]!r} has no tag after its token")
+            raise ValueError(f"the line {shortened(' '.join(bare), 40)!r} has no tag after its token")
         if sentence:
             tokens.append([cells[0] for cells in sentence])
             labels.append([cells[-1] for cells in sentence])

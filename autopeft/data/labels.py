@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from autopeft.data.columns import NUMBER, Columns, check_named, declared_names, is_numeric, rows_of, usual
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.rows import Parts, Row, UncutRows, shortened
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
@@ -176,8 +176,9 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
         value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
         if not abs(value) <= _LARGEST:
             raise DataError(
-                f"Label column {column} holds {row.label[:40]!r} in row {row.number} of {part}, the others "
-                f"are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or leave it empty."
+                f"Label column {column} holds {shortened(row.label, 40)!r} in row {row.number} of {part}, "
+                f"the others are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or "
+                "leave it empty."
             )
         numbers.append(row._replace(label=value))
     return numbers

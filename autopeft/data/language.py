@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.data.chats import chat_row, holds_messages
 from autopeft.data.columns import as_string, cells_of, check_named, usual
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
@@ -26,17 +25,25 @@ PAIRS = (
 EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
 TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
-_CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
 TEXT_NAMES = "text content document body story article"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them."""
+    """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them.
+
+    `label` is the column of the completion, or of a chat in one column what is learned, in words.
+    """
 
     kind: str
     inputs: tuple[str, ...]
     label: str = ""
+    in_one_column: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        return self.inputs if self.in_one_column else (*self.inputs, self.label)
 
     @property
     def note(self) -> str:
@@ -65,7 +72,13 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
             left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
-            notes.append(f"Dropped {n_dropped} {part} rows without text.")
+            what = "rows without text" if layout.kind != "chat" else "chats without an answer at their end"
+            notes.append(f"Dropped {n_dropped} {part} {what}.")
+        if part == "train" and layout.kind == "chat" and not parts[part]:
+            raise DataError(
+                f"None of the {len(rows)} train chats ends with the assistant's answer to something; add the "
+                "answers, since they are what is learned."
+            )
     if layout.label and spec.group_column is None:
         n_rows = Counter(row.inputs for row in parts["train"])
         parts["train"] = [
@@ -103,7 +116,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
             "--label-column."
         )
     chat = inputs[0] if inputs else usual(names, CHAT_NAMES)
-    if chat and spec.label_column is None and _holds_messages(cells_of("train", table, chat)):
+    if chat and spec.label_column is None and holds_messages(cells_of("train", table, chat)):
         return _Layout(kind="chat", inputs=(chat,), label="the last answer")
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
@@ -116,7 +129,9 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         more = usual([name for name in names if name not in (prompt, completion)], MORE_NAMES)
         is_extended = not inputs and more and prompt.lower() in EXTENDED_PROMPTS
         found = (prompt, more) if more and is_extended else (prompt,)
-        return _Layout(kind="completion", inputs=inputs or found, label=completion)
+        if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
+            return _Layout(kind="chat", inputs=(prompt,), label=completion, in_one_column=False)
+        return _Layout(kind="completion", inputs=inputs or found, label=completion, in_one_column=False)
     text = usual(names, TEXT_NAMES)
     if text is None:
         raise DataError(
@@ -126,23 +141,19 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     return _Layout(kind="documents", inputs=(text,))
 
 
-def _holds_messages(cells: Any) -> bool:
-    first = next((cell for cell in cells if cell), None)
-    return isinstance(first, list) and all(isinstance(turn, dict) for turn in first)
-
-
 def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> list[Row | None]:
     """The rows of a table; None for a row without text."""
-    names = [*layout.inputs, *([layout.label] if layout.kind == "completion" else [])]
-    columns = [cells_of(part, table, name) for name in names]
+    columns = [cells_of(part, table, name) for name in layout.columns]
     if layout.kind == "stream":
         return [Row((cell,), "", None) for cell in columns[0]]
     group_cells = [None] * len(table) if group is None else cells_of(part, table, group, is_needed=False)
     groups = [as_string(cell, str(group)) for cell in group_cells]
     if layout.kind == "chat":
-        turns = enumerate(zip(columns[0], groups, strict=True))
-        return [_chat_row(part, index, cell, row_group) for index, (cell, row_group) in turns]
-    texts = [[as_string(cell, name) for cell in cells] for name, cells in zip(names, columns, strict=True)]
+        chats = enumerate(zip(*columns, groups, strict=True), start=1)
+        return [chat_row(f"Row {n} of {part}", cells, row_group) for n, (*cells, row_group) in chats]
+    texts = [
+        [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
+    ]
     return [
         _text_row(cells, row_group, has_completion=layout.kind == "completion")
         for *cells, row_group in zip(*texts, groups, strict=True)
@@ -160,40 +171,3 @@ def _text_row(cells: list[str | None], group: str | None, *, has_completion: boo
     if first is None or completion is None:
         return None
     return Row(("\n\n".join([first, *(cell for cell in more if cell is not None)]),), completion, group)
-
-
-def _chat_row(part: str, index: int, turns: Any, group: str | None) -> Row | None:
-    """A row whose input is all turns but the last, as JSON, and whose label is the assistant's last turn."""
-    if not turns:
-        return None
-    messages = [_message(turn) for turn in turns]
-    faulty = [m for m in messages if not (m.get("role") and isinstance(m["content"], str))]
-    if faulty:
-        raise DataError(f"Row {index + 1} of {part} holds {str(faulty[0])[:60]}; it needs role and content.")
-    last = messages[-1]
-    if last["role"] != "assistant" or len(messages) < 2:
-        raise DataError(
-            f"Row {index + 1} of {part} ends with role {last['role']!r} after {len(messages) - 1} "
-            "messages; a chat should end with the assistant's answer to something."
-        )
-    if not last["content"].strip():
-        return None  # a call of a tool has no text to learn
-    return Row((json.dumps(messages[:-1], ensure_ascii=False),), last["content"], group)
-
-
-def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn with role and content, also from ShareGPT's `from` and `value`; calls of tools are kept.
-
-    A table fills what a turn lacks with None, which is left out; a call may have no content.
-    """
-    role = turn.get("role", turn.get("from"))
-    role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-    calls = {key: _without_none(turn[key]) for key in _CALL_KEYS if turn.get(key)}
-    content = turn.get("content", turn.get("value"))
-    return {"role": role, "content": "" if content is None and calls else content, **calls}
-
-
-def _without_none(cell: Any) -> Any:
-    if isinstance(cell, dict):
-        return {key: _without_none(item) for key, item in cell.items() if item is not None}
-    return [_without_none(item) for item in cell] if isinstance(cell, list) else cell

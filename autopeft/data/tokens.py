@@ -9,7 +9,7 @@ from typing import Any
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
 from autopeft.data.files import SENTENCES
 from autopeft.data.labels import label_column, order_of
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.rows import Parts, Row, UncutRows, shortened
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
@@ -62,7 +62,7 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
         if len(words) != len(tags):
             raise DataError(
                 f"{where.capitalize()} has {len(words)} tokens and {len(tags)} tags "
-                f"({' '.join(words)[:40]} …); it should have one tag for each token."
+                f"({shortened(' '.join(words), 40)}); it should have one tag for each token."
             )
         if declared:
             tags = tuple(name_of(tag, declared, where, columns.label) if tag else "" for tag in tags)

@@ -321,8 +321,8 @@ def test_chats_are_read_and_faulty_ones_refused(tmp_path):
     assert data.target.kind == "chat"
     (prompt,), answer = data.train.inputs[0], data.train.labels[0]
     assert json.loads(prompt) == [{"role": "user", "content": answer.replace("ho", "hi")}]
-    rows[3]["messages"] = rows[3]["messages"][:1]
-    with pytest.raises(DataError, match="Row 4 of train ends with role 'user' after 0 messages"):
+    rows[3]["messages"] = rows[3]["messages"][1:]
+    with pytest.raises(DataError, match="Row 4 of train ends with role 'assistant' after 0 messages"):
         read(write(tmp_path / "b.jsonl", rows))
 
 

@@ -228,7 +228,7 @@ def test_tokens_and_tags_are_read_and_split(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Row 101 of train has 2 tokens and 1 tags \(a b …\)"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Row 101 of train has 2 tokens and 1 tags \(a b\); it"),
         ({"tokens": ["a", "b"], "tags": ["O", None]}, "Row 101 of train has no tag for token 'b'; write O"),
     ],
 )

@@ -1,0 +1,85 @@
+"""Chats: lists of messages in the common forms, as the messages before an answer and the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autopeft.data.rows import Row, shortened
+from autopeft.errors import DataError
+
+_CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
+_TEXT = "text"  # the type of a part of a message that is text
+
+
+def holds_messages(cells: Any) -> bool:
+    """Whether the first cell that is not blank is a list of messages."""
+    first = next((cell for cell in cells if cell), None)
+    return isinstance(first, list) and all(isinstance(turn, dict) for turn in first)
+
+
+def chat_row(where: str, cells: Sequence[Any], group: str | None) -> Row | None:
+    """A row whose input is all messages but the last, as JSON, and whose label is the last answer.
+
+    The cells hold one chat together: a prompt and its completion, each a list of messages, or one list. None
+    for a chat that lacks a cell, or has no answer at its end: its last message is the user's or is blank.
+    """
+    if not all(cells):
+        return None
+    messages = [
+        _message(turn, where) for cell in cells for turn in (cell if isinstance(cell, list) else [cell])
+    ]
+    faulty = [m for m in messages if not (m.get("role") and isinstance(m["content"], str))]
+    if faulty:
+        raise DataError(f"{where} holds {shortened(str(faulty[0]), 60)}; it needs role and content.")
+    last = messages[-1]
+    if last["role"] == "user":
+        return None
+    if last["role"] != "assistant" or len(messages) < 2:
+        raise DataError(
+            f"{where} ends with role {last['role']!r} after {len(messages) - 1} "
+            "messages; a chat should end with the assistant's answer to something."
+        )
+    if not last["content"].strip():
+        return None  # a call of a tool has no text to learn
+    return Row((json.dumps(messages[:-1], ensure_ascii=False),), last["content"], group)
+
+
+def _message(turn: Any, where: str) -> dict[str, Any]:
+    """A message with role and content, also from ShareGPT's `from` and `value`; calls of tools are kept.
+
+    A table fills what a message lacks with None, which is left out; a call may have no content.
+    """
+    if not isinstance(turn, Mapping):
+        raise DataError(
+            f"{where} holds {shortened(str(turn), 60)} among its messages; each is a record of role and "
+            "content."
+        )
+    role = turn.get("role", turn.get("from"))
+    role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
+    calls = {key: _without_none(turn[key]) for key in _CALL_KEYS if turn.get(key)}
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list) and content:
+        content = "".join(_text_of(part, where) for part in content)
+    return {"role": role, "content": "" if content is None and calls else content, **calls}
+
+
+def _text_of(part: Any, where: str) -> str:
+    """The text of one part of a message; raises DataError for an image and its like."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    text = part.get(_TEXT) if isinstance(part, Mapping) else None
+    if kind != _TEXT or not isinstance(text, str):
+        raise DataError(
+            f"{where} has a message with a part of type {kind!r}; only parts of type {_TEXT!r} can be "
+            "learned from, leave such chats out."
+        )
+    return text
+
+
+def _without_none(cell: Any) -> Any:
+    if isinstance(cell, dict):
+        return {key: _without_none(item) for key, item in cell.items() if item is not None}
+    return [_without_none(item) for item in cell] if isinstance(cell, list) else cell
