@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING
 from autopeft.report.words import duration, memory
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Forecast, Preview
+    from autopeft.pipeline import Forecast, Preview, TaskFacts
 
 _NAME, _COLUMNS = 14, 80
+_SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
+# What the labels of each kind of target are; {n} counts them.
+_LABELS = {
+    "class": "{n} classes",
+    "classes": "any of {n} labels",
+    "tags": "{n} tags",
+    "choice": "one of {n} answers",
+    "completion": "texts to write",
+    "chat": "the last answers of chats",
+    "documents": "all of the text",
+    "stream": "all of the text, without a break",
+}
 _SPLITS = ("train", "search", "confirm", "test")
 
 
@@ -31,11 +43,14 @@ def _beside(name: str, text: str) -> Iterator[str]:
 def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     """Model, data and budget."""
     yield "model", f"{preview.base_model} on {preview.device} in {preview.dtype}"
-    columns = ", ".join(dict.fromkeys((*preview.inputs, preview.label)))
+    columns = ", ".join(dict.fromkeys(filter(None, (*preview.inputs, preview.label))))
     sizes = ", ".join(
         f"{preview.split_sizes[name]:,} {name}" for name in _SPLITS if name in preview.split_sizes
     )
     yield "data", f"{preview.data}, columns {columns}; rows: {sizes}"
+    yield "task", _task(preview.task)
+    if preview.task.note:
+        yield "", f"note: {preview.task.note}"
     yield "folder", preview.out or "a new one in reports/"
     yield (
         "budget",
@@ -46,6 +61,30 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "sites", f"{preview.n_sites}; of these each method fits: {matched}"
     yield "baselines", ", ".join(preview.baselines)
     yield "methods", ", ".join(preview.methods)
+
+
+def _task(task: TaskFacts) -> str:
+    """The task, its labels and its metric.
+
+    Example:
+        >>> from autopeft.pipeline import TaskFacts
+        >>> _task(TaskFacts(name="a-task", kind="class", label_names=tuple("abcdefg"), label_range=None,
+        ...                 metric="accuracy"))
+        'a task, 7 classes: a, b, c, d, e and 2 more; accuracy'
+    """
+    if task.label_range is not None:
+        low, high = task.label_range
+        labels = f"numbers from {low:g} to {high:g}"
+    else:
+        labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
+        shown = [
+            name if len(name) <= _LABEL_LENGTH else f"{name[: _LABEL_LENGTH - 1]}…"
+            for name in task.label_names[:_SHOWN_LABELS]
+        ]
+        n_more = len(task.label_names) - len(shown)
+        labels += f": {', '.join(shown)}" if shown else ""
+        labels += f" and {n_more} more" if n_more else ""
+    return f"{task.name.replace('-', ' ')}, {labels}; {task.metric}"
 
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing,
 estimate_request, estimate_target → row_lengths, prepare → scoring, counting, listing, resuming, fingerprint,
 applying, forgetting, reporting → hub_folder → best, working, warm_start → problem → allowance → forecast,
-estimating → time_limit, tracking → previewing, searching, exporting → analyzing, training, suggesting →
-reference → verifying, pushing.
+estimating → time_limit, tracking, task_facts → previewing, searching, exporting → analyzing,
+training, suggesting → reference → verifying, pushing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from autopeft.pipeline.pushing import Pushed, PushRequest, push
 from autopeft.pipeline.reporting import part_words, render, render_several
 from autopeft.pipeline.searching import search
 from autopeft.pipeline.suggesting import Suggestion, suggest
+from autopeft.pipeline.task_facts import TaskFacts
 from autopeft.pipeline.training import train_plan
 from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
 
@@ -44,6 +45,7 @@ __all__ = [
     "Span",
     "StepEstimate",
     "Suggestion",
+    "TaskFacts",
     "Verification",
     "VerifyRequest",
     "analyze",

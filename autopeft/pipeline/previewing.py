@@ -14,6 +14,7 @@ from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import fit_to_budget, parse_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
@@ -24,7 +25,8 @@ from autopeft.records import Decision, GeneralText, RunSpec
 class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
-    `inputs` and `label` are columns of the data, `split_sizes` rows by split. `out` is the run's folder, None
+    `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
+    gives rows by split. `out` is the run's folder, None
     for a new one. `matched_sites` says at how many of `n_sites` each method of the space fits. `trials`
     counts plans at the first rung. `search_cost` and `confirm_cost` are bounds in R, the second for two plans
     and the head alone. `forecast` is None where the baseline cannot be trained. `forgetting` is the text on
@@ -36,6 +38,7 @@ class Preview:
     data: str
     inputs: tuple[str, ...]
     label: str
+    task: TaskFacts
     split_sizes: Mapping[str, int]
     device: str
     dtype: str
@@ -93,6 +96,7 @@ def preview(
         data=prepared.data.name,
         inputs=prepared.data.text_columns,
         label=prepared.data.label_column,
+        task=task_facts(prepared),
         split_sizes={name: len(split.labels) for name, split in prepared.bench.splits.items()},
         device=base.device.type,
         dtype=base.precision.dtype,

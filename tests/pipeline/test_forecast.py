@@ -78,3 +78,54 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     n_train = rows.n_steps // 2 * 8
     assert 0 < n_train < len(texts)  # a part of train is kept for the search split
     assert rows.n_rows == 8
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A function that writes a table of texts with the labels given, over and over, and returns its path."""
+
+    def write(*labels):
+        rows = [f'text number {i} is here,"{labels[i % len(labels)]}"' for i in range(60)]
+        path = tmp_path / "table.csv"
+        path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("labels", "flags", "line"),
+    [
+        (("bad", "good"), (), "text classification, 2 classes: bad, good; accuracy"),
+        (("0", "1", "2"), (), "text classification, 3 classes: 0, 1, 2; accuracy"),
+        (tuple("fedcba"), (), "text classification, 6 classes: a, b, c, d, e and 1 more; accuracy"),
+        (
+            ("1.5", "2", "-4"),
+            ("--set", "data.label_kind=number"),
+            "text classification, numbers from -4 to 2;",
+        ),
+    ],
+)
+def test_text_says_what_the_labels_are_taken_for(model_dir, labelled, labels, flags, line):
+    result = dry_run(model_dir, labelled(*labels), *flags)
+    assert result.exit_code == 0, result.output
+    (row,) = [row for row in result.stdout.splitlines() if row.startswith("task ")]
+    assert line in row
+    assert "note: the labels look like numbers" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (("0.5", "1.25", "1.5"), "pass --set data.label_kind=number"),
+        (("1", "2", "3", "4", "5"), "pass --set data.label_kind=number"),
+        (("1,5", "2,5"), "write them with a point and pass --set data.label_kind=number"),
+    ],
+)
+def test_labels_that_look_like_numbers_are_noted_with_the_flag(model_dir, labelled, labels, remedy):
+    result = dry_run(model_dir, labelled(*labels), "--json")
+    task = json.loads(result.stdout)["task"]
+    assert (task["kind"], task["label_names"]) == ("class", list(labels))
+    assert remedy in task["note"]
+    text = " ".join(dry_run(model_dir, labelled(*labels)).stdout.split())
+    assert f"note: {task['note']}" in text
