@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Count, StepEstimate
+    from autopeft.pipeline import Count, Counted, StepEstimate
 
 _COLUMNS = 80
 _WORD = 16  # characters of a name in a comparison
@@ -49,50 +49,56 @@ def memory_line(estimate: StepEstimate) -> str:
     )
 
 
-def comparison_text(estimates: Mapping[str, StepEstimate], *, markdown: bool = False) -> str:
+def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) -> str:
     """Several targets side by side, by the words that the user gave."""
-    first, *_ = estimates.values()
-    step = first.answer.step
-    title = (
-        f"{first.answer.described.base_model}, {step.n_rows} rows of {step.n_tokens:,} tokens, {first.dtype}"
-    )
+    every = list(compared.values())
+    title = every[0].count.base_model
+    known = next((each.step for each in every if each.step is not None), None)
+    notes = [f"–: {reason}" for reason in dict.fromkeys(each.reason for each in every) if reason]
+    if known is not None:
+        step = known.answer.step
+        title += f", {step.n_rows} rows of {step.n_tokens:,} tokens, {known.dtype}"
+        if known.rates is not None:
+            notes.insert(0, f"step ms: expected time of a step on {known.rates.name}.")
     headers = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
-    rows = [_compared(word, estimate) for word, estimate in estimates.items()]
+    rows = [_compared(word, counted) for word, counted in compared.items()]
     table = _markdown if markdown else _aligned
-    note = f"step ms: expected time of a step on {first.rates.name}." if first.rates else ""
-    return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *wrap(note, _COLUMNS)])
+    below = [line for note in notes for line in wrap(note, _COLUMNS)]
+    return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *below])
 
 
-def _compared(word: str, estimate: StepEstimate) -> tuple[str, ...]:
-    content = comparison_json(estimate)
-    seconds = content["step_seconds"]
+def _compared(word: str, counted: Counted) -> tuple[str, ...]:
+    content = comparison_json(counted)
+    seconds, peak = content["step_seconds"], content["peak_bytes"]
     servers = content["read_by"]
     read_by = "peft alone" if servers is None else ", ".join(servers) or "after a merge"
     return (
         word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
         f"{content['trainable_params']:,}",
         f"{100 * content['trainable_params'] / content['base_params']:.3g} %",
-        f"{content['peak_bytes']['expected'] / 2**30:.1f}",
+        "–" if peak is None else f"{peak['expected'] / 2**30:.1f}",
         "–" if seconds is None else f"{1e3 * seconds:,.0f}",
         size(content["file_bytes"]),
-        "any" if estimate.target.is_full else read_by,
+        "any" if counted.is_full else read_by,
     )
 
 
-def comparison_json(estimate: StepEstimate) -> dict[str, Any]:
-    """One row of a comparison, for scripts; `read_by` is null where plain peft alone reads it."""
-    described, step = estimate.answer.described, estimate.answer.step
-    count = described.count
-    weight_bytes = 2 if estimate.dtype == "bfloat16" else 4
-    memory = step.memory
+def comparison_json(counted: Counted) -> dict[str, Any]:
+    """One row of a comparison, for scripts.
+
+    `read_by` is null where plain peft alone reads it. Memory, operations and time are null where they cannot
+    be told.
+    """
+    count, step = counted.count, None if counted.step is None else counted.step.answer.step
+    memory = None if step is None else step.memory
     return {
-        "trainable_params": described.base_params if count is None else count.trainable_params,
-        "base_params": described.base_params,
-        "peak_bytes": {"low": memory.low, "expected": memory.expected, "high": memory.high},
-        "flops": step.flops,
-        "step_seconds": step.seconds,
-        "file_bytes": weight_bytes * described.base_params if count is None else count.adapter_bytes,
-        "read_by": None if described.servers is None else list(described.servers),
+        "trainable_params": count.trainable_params,
+        "base_params": count.base_params,
+        "peak_bytes": memory and {"low": memory.low, "expected": memory.expected, "high": memory.high},
+        "flops": step and step.flops,
+        "step_seconds": step and step.seconds,
+        "file_bytes": count.adapter_bytes,
+        "read_by": None if counted.servers is None else list(counted.servers),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,13 @@ app = typer.Typer()
 
 @app.command()
 def count(
-    path: Annotated[Path, typer.Argument(help="plan.yaml, a run, or an adapter_config.json or its folder.")],
+    trained: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
+        ),
+    ],
     model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     compare: Annotated[
@@ -29,28 +34,25 @@ def count(
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Count the trainable parameters of a plan or an adapter config, from the model's config alone."""
+    """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
             from autopeft import pipeline
             from autopeft.cli import counts
 
         if compare:
-            words = [str(path), *compare]
-            compared = pipeline.compare_steps(words, model_id=model, revision=revision)
+            compared = pipeline.count_steps([trained, *compare], model_id=model, revision=revision)
             if as_json:
                 print_json({word: counts.comparison_json(each) for word, each in compared.items()})
             else:
                 print(counts.comparison_text(compared, markdown=markdown))
             return
-        counted = pipeline.count(path, model_id=model, revision=revision)
-        memory = pipeline.memory_of_step(path, model_id=model, revision=revision)
+        counted = pipeline.count_step(trained, model_id=model, revision=revision)
         if as_json:
-            peak = None if memory is None else counts.comparison_json(memory)["peak_bytes"]
-            share = counted.share_of_base
-            print_json({**dataclasses.asdict(counted), "share_of_base": share, "peak_bytes": peak})
+            share, peak = counted.count.share_of_base, counts.comparison_json(counted)["peak_bytes"]
+            print_json({**dataclasses.asdict(counted.count), "share_of_base": share, "peak_bytes": peak})
         else:
-            print(counts.count_text(counted, memory, markdown=markdown))
+            print(counts.count_text(counted.count, counted.step, markdown=markdown))
 
 
 @app.command()

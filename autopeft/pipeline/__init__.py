@@ -3,7 +3,7 @@
 Inside the folder each file imports only from those before it: memory, environment, defaults, computing,
 estimate_request, estimate_target → row_lengths, prepare → scoring, counting, listing, resuming, fingerprint,
 applying, forgetting, reporting → hub_folder → best, working, warm_start → problem → allowance → forecast,
-estimating → time_limit, tracking, task_facts → previewing, searching, exporting → analyzing,
+estimating → comparing, time_limit, tracking, task_facts → previewing, searching, exporting → analyzing,
 training, suggesting → reference → verifying, pushing.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, analyze
 from autopeft.pipeline.applying import apply, load_confirmed, save
+from autopeft.pipeline.comparing import Counted, count_step, count_steps
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.estimate_request import EstimateRequest, RunEstimate, RunRequest, StepEstimate
-from autopeft.pipeline.estimating import compare_steps, estimate_step, memory_of_step
+from autopeft.pipeline.estimating import estimate_step
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.forecast import Forecast, Span
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
@@ -30,6 +31,7 @@ from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, ve
 __all__ = [
     "Analysis",
     "Count",
+    "Counted",
     "EstimateRequest",
     "Export",
     "ExportRequest",
@@ -50,12 +52,12 @@ __all__ = [
     "VerifyRequest",
     "analyze",
     "apply",
-    "compare_steps",
     "count",
+    "count_step",
+    "count_steps",
     "estimate_step",
     "export",
     "load_confirmed",
-    "memory_of_step",
     "methods_on",
     "part_words",
     "preview",

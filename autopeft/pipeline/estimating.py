@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 
@@ -28,8 +27,6 @@ from autopeft.pipeline.estimate_target import read_target
 from autopeft.pipeline.row_lengths import RowLengths, row_lengths
 from autopeft.records import ModelSpec
 from autopeft.store import parse_bytes
-
-COMPARED_ON = "a100-80gb"  # the card whose step times are compared; chosen by hand
 
 
 def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> StepEstimate:
@@ -149,25 +146,3 @@ def _run(answer: Answer, n_steps: int | None, *, price: float | None) -> RunEsti
         search_runs=usual_cost(n_steps),
         price=price,
     )
-
-
-def compare_steps(
-    words: Sequence[str], *, model_id: str | None, revision: str | None
-) -> dict[str, StepEstimate]:
-    """The usual step of several targets on one base model, which the first may name, timed on one card.
-
-    Raises what `estimate_step` raises.
-    """
-    if model_id is None:
-        model_id = read_target(words[0], model_id=None, revision=revision)[1].id
-    requests = [EstimateRequest(trained=word, model_id=model_id, revision=revision) for word in words]
-    rates = estimate.rates_of(COMPARED_ON)
-    return {request.trained: estimate_step(request, rates=rates) for request in requests}
-
-
-def memory_of_step(path: Path, *, model_id: str | None, revision: str | None) -> StepEstimate | None:
-    """The usual step of a plan or configs; None for models and configs whose memory cannot be told."""
-    try:
-        return estimate_step(EstimateRequest(trained=str(path), model_id=model_id, revision=revision))
-    except SpecError:
-        return None

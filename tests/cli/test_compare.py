@@ -86,3 +86,63 @@ def test_operations_of_a_step_are_those_that_torch_counts() -> None:
     fused = measure(transformers.LlamaForCausalLM(config), step).flops
     # The fused backward pass multiplies queries and keys once more, for rows of ten tokens in five layers.
     assert fused == counted.get_total_flops() + N_LAYERS * 2 * 2 * 10 * 10 * HIDDEN
+
+
+def test_a_method_and_the_whole_model_are_counted_where_no_such_path_exists(folder: Path) -> None:
+    lora = json.loads(run("lora_r4", "--model", folder, "--json").stdout)
+    assert lora["trainable_params"] == N_LAYERS * 4 * (4 * 2 * HIDDEN + 3 * (HIDDEN + INNER))
+    assert lora["ranks"]["q"] == [4, 4]
+    assert lora["peak_bytes"]["low"] > 0
+    full = json.loads(run("full", "--model", folder, "--json").stdout)
+    assert full["trainable_params"] == full["base_params"] > lora["base_params"] / 2
+    assert "100.0000 %" in run("full", "--model", folder).stdout
+    assert "lora_r16, or full" in " ".join(run("--help").stdout.split())
+
+
+@pytest.mark.parametrize("word", ["lroa_r4", "absent/plan.yaml"])
+def test_what_is_neither_path_nor_method_is_refused_with_both(folder: Path, word: str) -> None:
+    result = run(word, "--model", folder)
+    assert result.exit_code == 2
+    assert [
+        w
+        for w in ("file, folder or method", word.partition("_r4")[0], "full", "ia3")
+        if w not in result.stderr
+    ] == []
+
+
+def test_targets_whose_memory_cannot_be_told_are_compared_without_it(tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = transformers.BertConfig(vocab_size=WORDS, architectures=["BertModel"], **sizes)
+    config.save_pretrained(tmp_path / "bert")
+    # Features have no loss of their own.
+    LoraConfig(r=4, target_modules=["query"], task_type="FEATURE_EXTRACTION").save_pretrained(
+        tmp_path / "adapter"
+    )
+    words = [tmp_path / "adapter", "--compare", "lora_r4", "--compare", "full", "--model", tmp_path / "bert"]
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    queries, lora, full = json.loads(result.stdout).values()
+    assert queries["trainable_params"] == 2 * 4 * 2 * HIDDEN
+    assert queries["peak_bytes"] is queries["step_seconds"] is queries["flops"] is None
+    assert min(each["peak_bytes"]["low"] for each in (lora, full)) > 0
+    text = run(*words).stdout
+    (row,) = [line for line in text.splitlines() if line.startswith("…")]
+    assert row.split().count("–") == 2
+    assert "–: The memory of" in text
+
+
+def test_methods_on_a_model_without_known_batches_are_counted(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTConfig(image_size=32, architectures=["ViTForImageClassification"], **sizes)
+    config.save_pretrained(tmp_path)
+    lora, full = json.loads(
+        run("lora_r2", "--compare", "full", "--model", tmp_path, "--json").stdout
+    ).values()
+    assert lora["trainable_params"] == 2 * (4 * 2 * 16 + 2 * (16 + INNER))
+    assert full["trainable_params"] == full["base_params"]
+    assert lora["peak_bytes"] is full["peak_bytes"] is None

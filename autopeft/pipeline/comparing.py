@@ -1,0 +1,103 @@
+"""`count`: what a path or a word names trains, and the usual training step of it where that can be told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft import adapters, estimate, model
+from autopeft.errors import SpecError
+from autopeft.estimate import Rates, Target
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.pipeline.counting import Count, count
+from autopeft.pipeline.estimate_request import EstimateRequest, StepEstimate
+from autopeft.pipeline.estimate_target import read_target
+from autopeft.pipeline.estimating import estimate_step
+from autopeft.records import ModelSpec
+
+COMPARED_ON = "a100-80gb"  # the card whose step times are compared; chosen by hand
+_FULL_BYTES = 2  # of a weight in bfloat16, in which full fine-tuning is estimated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What a target trains, and its usual training step.
+
+    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as `Target.servers`
+    gives them.
+    """
+
+    count: Count
+    servers: tuple[str, ...] | None
+    is_full: bool
+    step: StepEstimate | None = None
+    reason: str = ""
+
+
+def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | None) -> dict[str, Counted]:
+    """Several targets on one base model, which the first may name, by their words; timed on one card.
+
+    Raises what `count_step` raises.
+    """
+    if model_id is None:
+        model_id = read_target(words[0], model_id=None, revision=revision)[1].id
+    rates = estimate.rates_of(COMPARED_ON)
+    return {word: count_step(word, model_id=model_id, revision=revision, rates=rates) for word in words}
+
+
+def count_step(
+    word: str, *, model_id: str | None, revision: str | None, rates: Rates | None = None
+) -> Counted:
+    """What a plan, a run, configs or a word such as `lora_r16` or `full` trains; `rates` time its step.
+
+    Raises:
+        SpecError: A file that cannot be read, an unknown word, or no base model.
+        SiteError: The target does not fit the model.
+    """
+    target, spec = read_target(word, model_id=model_id, revision=revision)
+    step, reason = None, ""
+    try:
+        step = estimate_step(EstimateRequest(trained=word, model_id=model_id, revision=revision), rates=rates)
+    except SpecError as error:  # one of target or model comes again below
+        reason = str(error)
+    with model.quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if target.method is None and not target.is_full:
+            counted = count(Path(word), model_id=model_id, revision=revision)
+            servers = target.servers(target.plan, discover("autopeft.methods"))
+        elif step is not None and (described := step.answer.described).count is not None:
+            counted, servers = described.count, described.servers
+        else:
+            counted, servers = _count_word(target, spec, step)
+    return Counted(count=counted, servers=servers, is_full=target.is_full, step=step, reason=reason)
+
+
+def _count_word(
+    target: Target, spec: ModelSpec, step: StepEstimate | None
+) -> tuple[Count, tuple[str, ...] | None]:
+    """The count of the whole model, or of a method at all sites; its servers."""
+    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
+    auto_class = None if step is None else tasks[step.answer.described.task].auto_class
+    base = model.load_skeleton(spec, auto_class=auto_class)
+    if target.is_full:
+        return _whole(base, target), target.servers(None, methods)
+    plan = target.on(base, methods)
+    return adapters.count_plan(plan, base, methods, task_type=None), target.servers(plan, methods)
+
+
+def _whole(base: BaseModel, target: Target) -> Count:
+    return Count(
+        base_model=base.name,
+        methods=(target.label,),
+        trainable_params=base.base_params,
+        head_params=base.head_params,
+        base_params=base.base_params,
+        adapter_bytes=_FULL_BYTES * base.base_params,
+        by_role={},
+        by_layer={},
+        sites={},
+        ranks={},
+    )
