@@ -19,6 +19,9 @@ from autopeft.records import Budget
 _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
+_POWER = re.compile(r"(\d+(?:\.\d+)?)[eE]\+?(\d{1,2})", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"(\d+),(\d+)\s*([kKmMbB%]?)", re.ASCII)
+_LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; chosen by hand
 _LONGEST = 60  # characters of a budget; chosen by hand
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _ALLOWED = "write a share of the base model such as 0.5%, or a number such as 300k, 1.2M or 113000"
@@ -46,9 +49,9 @@ def parse(requested: str, *, base_params: int) -> Budget:
             "PEFT trains a small part of it, so ask for less than 100%."
         )
     if exact < 1:
-        has_unit = not requested.strip().endswith(tuple("0123456789"))
-        hint = "ask for more" if has_unit else f"did you mean '{float(100 * amount):g}%'"
-        raise SpecError(f"The budget {requested!r} is less than one parameter of {base_params:,}; {hint}.")
+        raise SpecError(
+            f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
+        )
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=requested.strip())
 
 
@@ -70,12 +73,37 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
     text = requested.strip()
     match = _AMOUNT.fullmatch(text)
     if match is None or len(text) > _LONGEST:
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
+        meant = _meant(text[:_LONGEST])
+        hint = f"did you mean {meant!r}" if meant else _ALLOWED
+        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {hint}.")
     amount = Fraction(match[1].replace(",", "").replace("_", ""))
     if amount == 0:
         raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
     unit = match[2].lower()
-    return (amount / 100, True) if unit == "%" else (amount * _FACTOR[unit], False)
+    if unit == "%":
+        return amount / 100, True
+    if amount * _FACTOR[unit] < 1:
+        hint = "ask for more" if unit else f"did you mean '{_as_share(amount)}'"
+        raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}.")
+    return amount * _FACTOR[unit], False
+
+
+def _as_share(amount: Fraction) -> str:
+    """The percentage that a number below 1 stands for: `0.5` lacks its sign, `0.005` is a fraction."""
+    return f"{float(amount if amount >= _LEAST_PERCENT else 100 * amount):g}%"
+
+
+def _meant(text: str) -> str:
+    """The budget that an unreadable text stands for: `100000` for `1e5`, `0.5%` for `0,5%`; empty if none."""
+    if power := _POWER.fullmatch(text):
+        number = Fraction(power[1]) * 10 ** int(power[2])
+        return f"{number}" if number >= 1 and number.denominator == 1 else ""
+    if comma := _DECIMAL_COMMA.fullmatch(text):
+        amount = Fraction(f"{comma[1]}.{comma[2]}")
+        if comma[3]:
+            return f"{comma[1]}.{comma[2]}{comma[3]}"
+        return _as_share(amount) if 0 < amount < 1 else ""
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopeft.budget import natural_key, parse, require_affordable
+from autopeft.budget import check, natural_key, parse, require_affordable
 from autopeft.errors import BudgetError, SpecError
 from autopeft.records import Budget
 
@@ -63,7 +63,6 @@ def test_every_written_form_is_read(requested: str, params: int) -> None:
         "-5",
         "+5",
         "0.5 %%",
-        "1e5",
         "nan",
         "inf",
         "5 %k",
@@ -83,7 +82,7 @@ def test_a_text_that_is_no_amount_is_refused_with_the_allowed_forms(requested: s
     assert repr(requested) in str(caught.value)
 
 
-@pytest.mark.parametrize("requested", ["0,5%", "1,2M", "1,", "1__000", "1,0000", "0,500k", "1,234_567"])
+@pytest.mark.parametrize("requested", ["1,", "1__000", "1,0000", "1,234_567", "1,5"])
 def test_a_comma_that_separates_no_thousands_is_refused(requested: str) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         parse(requested, base_params=BASE_PARAMS)
@@ -99,12 +98,42 @@ def test_a_comma_that_separates_no_thousands_is_refused(requested: str) -> None:
         ("22713217", "more than the whole base model .* ask for less"),
         ("1B", "more than the whole base model"),
         ("0.0000001%", "less than one parameter of 22,713,216; ask for more"),
-        ("0.5", "less than one parameter"),
+        ("0.0001k", "less than one parameter; ask for more"),
     ],
 )
 def test_an_absurd_amount_is_refused_with_its_value(requested: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=f"The budget '{requested}' is {complaint}"):
         parse(requested, base_params=BASE_PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("requested", "meant"),
+    [
+        ("0.5", "0.5%"),  # the sign is missing
+        (".25", "0.25%"),
+        ("0.005", "0.5%"),  # a fraction, as Python code has it
+        ("0,5%", "0.5%"),
+        ("0,5", "0.5%"),
+        ("1,2M", "1.2M"),
+        ("0,500k", "0.500k"),
+        ("1e5", "100000"),
+        ("1.2E+6", "1200000"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
+    requested: str, meant: str
+) -> None:
+    for refuse in (check, lambda requested: parse(requested, base_params=BASE_PARAMS)):
+        with pytest.raises(SpecError, match=f"did you mean '{meant}'\\.") as caught:
+            refuse(requested)
+        assert repr(requested) in str(caught.value)
+    parse(meant, base_params=BASE_PARAMS)
+
+
+@pytest.mark.parametrize("requested", ["1e-5", "1.23e1", "1e99999", "0,0", "1e"])
+def test_nothing_is_suggested_that_is_no_budget(requested: str) -> None:
+    with pytest.raises(SpecError, match=r"cannot be read; write"):
+        check(requested)
 
 
 # Refusal.
