@@ -65,6 +65,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "edge_sentence": edge_sentence(result),
         "confirmed": view.confirmed(result, arms),
         "proxies": view.proxies(result, arms),
+        "spent": view.spent(result),
         "failures": view.failures(result, arms),
         "max_rows": view.MAX_ROWS,
         "rank_map": maps.rank_map(result.sites, result.best, words.short_labels),

@@ -58,6 +58,15 @@ def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, M
     return [(arms.get(run.plan, NO_ARM), run) for run in ordered]
 
 
+def spent(result: SearchResult) -> dict[Plan, float]:
+    """Seconds of training on the search split by plan; a longer run goes on from the shorter one."""
+    seconds: dict[Plan, float] = {}
+    for run in result.measurements:
+        if run.fidelity.split == "search":
+            seconds[run.plan] = seconds.get(run.plan, 0.0) + run.train_seconds
+    return seconds
+
+
 def failures(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, Measurement]]:
     """Arm and measurement of the runs that diverged or broke off, in their order."""
     failed = (run for run in result.measurements if run.status is not Status.COMPLETE)
