@@ -7,6 +7,7 @@ read by `Dataset.from_csv` and its like, with a temporary cache.
 from __future__ import annotations
 
 import contextlib
+import csv
 import glob
 import gzip
 import re
@@ -33,6 +34,8 @@ TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
+_SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
+_FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
 # pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `quiet` raises ParserWarning;
@@ -153,12 +156,30 @@ def _table_of(path: Path, cache: str, text: TextFormat | None) -> Any:
 
 
 def _separator(path: Path, suffix: str) -> str:
-    """What separates the cells of a table; the semicolon or tab of a .csv whose first line has no comma."""
+    """What separates the cells of a table: of a .csv the sign that cuts its header into most cells.
+
+    Signs that cut the first rows into another number of cells than the header come last.
+    """
     if suffix == ".tsv":
         return "\t"
-    with path.open(encoding="utf-8") as file:
-        header = file.readline()
-    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
+
+    def rank(sign: str) -> tuple[bool, int]:
+        sizes = [len(cells) for cells in _first_records(path, sign)] or [0]
+        return sizes[0] > 1 and len(set(sizes)) == 1, sizes[0]
+
+    return max(_SEPARATORS, key=rank)  # the first of equals
+
+
+def _first_records(path: Path, sign: str) -> list[list[str]]:
+    """The cells of the header and the first rows, as a sign outside of quotes separates them."""
+    records: list[list[str]] = []
+    with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(csv.Error):
+        for cells in csv.reader(file, delimiter=sign):  # csv.Error: a null byte, or a cell of over 128 KiB
+            if any(cells):
+                records.append(cells)
+            if len(records) > _FIRST_ROWS:
+                break
+    return records
 
 
 def _begins_with_null(path: Path) -> bool:

@@ -119,6 +119,25 @@ def test_semicolons_and_blanks_in_the_header_change_no_row(tmp_path):
     assert rows_of(blanks) == rows_of(usual)
 
 
+@pytest.mark.parametrize(
+    ("header", "separator"),
+    [
+        ("text|label", "|"),
+        ('"text, full";label', ";"),
+        ("text;label;notes, other", ";"),
+        ('"text;a;b","label"', ","),
+        ('"a\n""text"", b"|label', "|"),
+    ],
+)
+def test_the_separator_is_the_sign_that_cuts_the_header_and_the_rows_alike(tmp_path, header, separator):
+    more = header.count(separator) == 2
+    rows = [f'"first{separator} second, {i}"{separator}{"ab"[i % 2]}{separator * more}' for i in range(N)]
+    (tmp_path / "rows.csv").write_text("\n".join([header, *rows]))
+    data = read(tmp_path / "rows.csv")
+    assert prompts(data) == sorted(f"first{separator} second, {i}" for i in range(N))
+    assert data.label_names == ("a", "b")
+
+
 def test_files_of_the_only_folder_inside_are_read_and_of_several_one_must_be_named(tmp_path):
     rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(N)]
     for name in ("en", "de"):
