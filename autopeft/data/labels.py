@@ -98,7 +98,7 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
 
 def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
     """The columns with the most telling names, or else the only column of strings; empty without either."""
-    by_lower = {name.lower(): name for name in table.column_names if name not in taken}
+    by_lower = {name.strip().lower(): name for name in table.column_names if name not in taken}
     for names in TEXT_NAMES.split():
         if all(name in by_lower for name in names.split("+")):
             return [by_lower[name] for name in names.split("+")]

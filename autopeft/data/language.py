@@ -120,14 +120,14 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         return _Layout(kind="chat", inputs=(chat,), label="the last answer")
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
-    by_lower = {name.lower(): name for name in names}
+    by_lower = {name.strip().lower(): name for name in names}
     pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
     pairs.append([*[name for name in names if name.startswith(f"{TRANSLATION}.")], None, None][:2])
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
         more = usual([name for name in names if name not in (prompt, completion)], MORE_NAMES)
-        is_extended = not inputs and more and prompt.lower() in EXTENDED_PROMPTS
+        is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
         found = (prompt, more) if more and is_extended else (prompt,)
         if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
             return _Layout(kind="chat", inputs=(prompt,), label=completion, in_one_column=False)

@@ -113,10 +113,11 @@ def test_semicolons_and_blanks_in_the_header_change_no_row(tmp_path):
     usual = read(write(tmp_path / "comma.csv", rows))
     assert rows_of(read(write(tmp_path / "semicolon.csv", rows, sep=";"))) == rows_of(usual)
     assert rows_of(read(write(tmp_path / "tab.csv", rows, sep="\t"))) == rows_of(usual)
-    blanks = read(
-        write(tmp_path / "blanks.csv", [{"text": r["text"], " label": f" {r['label']}"} for r in rows])
-    )
-    assert rows_of(blanks) == rows_of(usual)
+    spaced = [{" Text ": r["text"], " label": f" {r['label']}", "other": "some words"} for r in rows]
+    assert rows_of(read(write(tmp_path / "blanks.csv", spaced))) == rows_of(usual)
+    rows = [{" Instruction": f"do {i}", " output ": "done", "input ": "with"} for i in range(N)]
+    data = read(write(tmp_path / "pairs.csv", rows), "text-generation")
+    assert prompts(data) == sorted(f"do {i}\n\nwith" for i in range(N))
 
 
 @pytest.mark.parametrize(
