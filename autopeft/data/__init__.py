@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → files, chats → sources → columns → labels → tokens, language, images, choices, duplicates,
+rows → files, times, chats → sources → columns → labels → tokens, language, images, choices, duplicates,
 cutting → loading, general_text.
 """
 

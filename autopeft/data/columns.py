@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from autopeft.data.rows import Parts, Row, UncutRows, shortened
-from autopeft.errors import DataError, UnknownNameError
+from autopeft.data.times import read_times
+from autopeft.errors import DataError, UnknownNameError, first_line_of
 from autopeft.extension import Target
 from autopeft.records import DataSpec
 
@@ -189,22 +188,17 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
             f"Row {missing[0]} of {part} has no time in column {column}; fill it in or drop the row."
         )
     try:
-        keys = _comparable(times)
+        keys = _comparable(times, [f"row {row.number} of {part}" for row in rows], column)
         order = sorted(range(len(rows)), key=lambda i: keys[i])
     except (TypeError, ValueError) as error:
-        raise DataError(f"Column {column} holds a time that cannot be read: {error}. Repair it.") from error
+        reason = first_line_of(error)
+        raise DataError(f"Column {column} holds a time that cannot be read: {reason}. Repair it.") from error
     return [rows[i] for i in order]
 
 
-def _comparable(times: Sequence[Any]) -> Sequence[Any]:
-    """Datetimes and numbers as they are; text as numbers, as ISO 8601, or as pandas infers from the first."""
+def _comparable(times: Sequence[Any], places: Sequence[str], column: str) -> Sequence[Any]:
+    """Datetimes and numbers as they are; text as numbers or as times."""
     if not any(isinstance(time, str) for time in times):
         return times
     texts = [str(time).strip() for time in times]
-    if is_numeric(texts):
-        return [float(text) for text in texts]
-    # A time without an offset counts as UTC, so that times with and without an offset compare.
-    try:
-        return list(pd.to_datetime(pd.Series(texts), format="ISO8601", utc=True))
-    except ValueError:
-        return list(pd.to_datetime(pd.Series(texts), utc=True))
+    return [float(text) for text in texts] if is_numeric(texts) else read_times(texts, places, column)

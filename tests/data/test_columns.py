@@ -90,3 +90,42 @@ def test_rows_without_a_label_do_not_shift_the_row_that_an_error_names(tmp_path)
     pd.DataFrame(rows).to_csv(tmp_path / "data" / "test.csv", index=False)
     with pytest.raises(DataError, match="label holds 'many' in row 10 of test, the others are numbers"):
         load(DataSpec(source=str(tmp_path / "data")), seed=0)
+
+
+@pytest.mark.parametrize("written", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y %H:%M", "%m-%d-%y", "%d/%m/99"])
+def test_dates_are_read_in_the_only_order_that_fits_all_rows(tmp_path, written):
+    days = [FIRST + dt.timedelta(days=2 * i) for i in range(N)]  # from January to April
+    data = read(tmp_path / "rows.csv", rows_at([day.strftime(written) for day in days]))
+    order = [*places(data.train), *places(data.search), *places(data.confirm)]
+    assert order == sorted(range(N))
+
+
+@pytest.mark.parametrize("written", ["%d/%m/%Y", "%d.%m.%y", "%m-%d-%Y 10:00"])
+def test_dates_that_several_orders_fit_are_refused(tmp_path, written):
+    times = [dt.datetime(2024, 1 + i % 5, 1 + i // 5).strftime(written) for i in range(N)]
+    with pytest.raises(
+        DataError,
+        match=r"^The dates in column at, such as '[^']*', fit several orders of day and month; write them "
+        r"as YYYY-MM-DD\.$",
+    ):
+        read(tmp_path / "rows.csv", rows_at(times))
+
+
+def test_dates_of_two_orders_are_refused(tmp_path):
+    times = ["13/05/2024", "05/13/2024"] * (N // 2)
+    with pytest.raises(DataError, match=r"do not fit one order of day and month; write them as YYYY-MM-DD\."):
+        read(tmp_path / "rows.csv", rows_at(times))
+
+
+@pytest.mark.parametrize(
+    ("usual", "faulty"), [("2024-05-01", "soon"), ("13/05/2024", "31/02/2024"), ("May 3, 2024", "2024-05-03")]
+)
+def test_a_time_that_cannot_be_read_is_named_with_its_row(tmp_path, usual, faulty):
+    rows = rows_at([usual] * N)
+    rows[16]["at"] = faulty
+    with pytest.raises(
+        DataError,
+        match=rf"^Column at holds a time that cannot be read, '{faulty}' in row 17 of train; write "
+        r"YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row\.$",
+    ):
+        read(tmp_path / "rows.csv", rows)
