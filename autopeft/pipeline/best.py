@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from autopeft import report, train
 from autopeft.adapters import compile_plan
@@ -31,8 +32,23 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
 
     Where the objective is the Pareto front, every plan of the front goes into `front/` too.
     """
-    fresh = run.path / "best.new"
+    fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        _fill(fresh, run, prepared, result)
+    except BaseException:  # a signal, too
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(run.best, ignore_errors=True)
+    fresh.rename(run.best)
+    if prepared.spec.search.objective == "pareto":
+        for measurement in result.front:
+            document = plan_document(prepared, measurement.plan)
+            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
+
+
+def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """Write the plan, its configs, and the weights of its first complete confirmation seed."""
     write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
     source = ExportSource(
         configs=compile_plan(result.best, prepared.methods).configs,
@@ -52,12 +68,6 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         write_text(fresh / "weights" / "training.json", training_json(confirmed[0]))
         write_loading_files(fresh / "weights", prepared)
         write_card(fresh / "weights", result, seed=confirmed[0].fidelity.seed)
-    shutil.rmtree(run.best, ignore_errors=True)
-    fresh.rename(run.best)
-    if prepared.spec.search.objective == "pareto":
-        for measurement in result.front:
-            document = plan_document(prepared, measurement.plan)
-            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:

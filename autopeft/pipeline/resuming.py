@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from autopeft.errors import AutopeftError, RunDirError, SpecError, TrainingError
+from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.records import (
     Decision,
     Fidelity,
@@ -23,7 +22,6 @@ from autopeft.records import (
     SiteScores,
     Status,
     from_json,
-    resume_command,
     to_json,
 )
 from autopeft.store import RunDir, damaged, read_checked, seal_of, write_checked
@@ -38,18 +36,6 @@ _FREE = ("output.out", "output.report_to", "execution.executor", "execution.work
 _EXTENDABLE = frozenset({*_GROWING, *_FREE})
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def told_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
-    """A context that a signal may end; the command that continues is logged if the run has measurements."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        with contextlib.suppress(AutopeftError):  # there is no run in the folder yet
-            if RunDir.open(out).measurements.load():
-                log.warning("Stopped; continue with: %s", resume_command(spec, out))
-        raise
 
 
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:

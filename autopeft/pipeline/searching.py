@@ -31,9 +31,9 @@ from autopeft.pipeline.resuming import (
     known_measurements,
     record,
     resumed,
-    told_how_to_resume,
 )
 from autopeft.pipeline.scoring import logged_scores
+from autopeft.pipeline.stopping import told_how_to_resume
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, started, with_wave

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
 # Everything that a run writes before its first measurement.
 _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".lock")
+_HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.[0-9a-f]{10}-[0-9]+\.tmp")
 # What a run writes to its state before run.yaml, which makes a folder a run.
@@ -41,6 +42,7 @@ class RunDir:
 
     Attributes:
         best: Folder of the best plan with its adapters and weights.
+        half_best: The folder that becomes `best` once it is whole.
         state: Folder of the files that `--resume` needs.
         measurements: The log of all finished measurements.
     """
@@ -48,6 +50,7 @@ class RunDir:
     def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None) -> None:
         """Use `create` or `open`."""
         self.path, self.best, self.state = path, path / "best", path / "state"
+        self.half_best = path / _HALF_BEST
         self.measurements = MeasurementLog(self.state / "measurements.jsonl")
         self._result_path = self.state / "search_result.json"
         self._lock = lock
@@ -188,6 +191,11 @@ class RunDir:
         small = tuple(replace(measurement, example_scores=()) for measurement in result.measurements)
         write_checked(self._result_path, to_json(replace(result, measurements=small)))
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there are a result and a best plan; a finished run may be extended all the same."""
+        return self._result_path.is_file() and self.best.is_dir()
+
     def load_result(self) -> SearchResult:
         """The result of a finished run; raises RunDirError where it has not finished or is damaged."""
         remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
@@ -238,6 +246,7 @@ def _sweep(path: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+    shutil.rmtree(path / _HALF_BEST, ignore_errors=True)
 
 
 def _refuse_links(path: Path) -> None:

@@ -312,13 +312,17 @@ def test_a_run_killed_before_its_settings_were_written_starts_afresh(tmp_path, n
 def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     run.close()
     kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden.tmp"]
-    swept = [run.path / ".report.md.01ab23cd.tmp", run.state / "paused" / ".0123456789-3.tmp" / "half"]
+    swept = [
+        run.path / ".report.md.01ab23cd.tmp",
+        run.state / "paused" / ".0123456789-3.tmp" / "half",
+        run.path / "best.new" / "plan.yaml",
+    ]
     for path in (*kept, *swept):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     with RunDir.create(run.path, resume=True):
-        assert [path.exists() for path in (*kept, *swept)] == [True, True, False, False]
-        assert not swept[1].parent.exists()
+        assert [path.exists() for path in (*kept, *swept)] == [True, True, False, False, False]
+        assert not any(path.parent.exists() for path in swept[1:])
 
 
 @pytest.mark.parametrize("name", ["best.new", "state", "state/weights", "state/measurements.jsonl", ".lock"])
