@@ -23,6 +23,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
 _LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
@@ -113,6 +114,7 @@ class HubError(AutopeftError):
 
 
 class StoppedError(AutopeftError):
-    """The run stopped before a verdict and can be resumed."""
+    """The run stopped before a verdict and can be resumed; `folder` is its directory once it is known."""
 
     exit_code = 75
+    folder: Path | None = None

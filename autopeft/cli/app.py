@@ -18,6 +18,7 @@ from autopeft.cli.imports import heavy_imports
 from autopeft.cli.lists import print_json
 from autopeft.cli.serving import serve_search
 from autopeft.cli.usage import PlainErrors
+from autopeft.errors import StoppedError
 from autopeft.records import VERSION
 
 # Paragraphs, since rich joins lines.
@@ -106,6 +107,10 @@ def search(
                 interrupt=interrupt,
                 started=started,
             )
+        except StoppedError as error:
+            if as_json:
+                print_json({"status": "stopped", "run": str(error.folder)})
+            raise
         finally:
             progress.close()
         if as_json:

@@ -91,9 +91,11 @@ def search(
                 prepared = with_general_text(prepared)
                 limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
                 return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
-            except BaseException as error:
-                if not isinstance(error, StoppedError):
-                    run.discard()  # does nothing once there is a measurement
+            except StoppedError as error:
+                error.folder = run.path
+                raise
+            except BaseException:
+                run.discard()  # does nothing once there is a measurement
                 raise
 
 

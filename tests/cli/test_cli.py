@@ -153,7 +153,10 @@ def test_time_that_ends_before_a_verdict_exits_75_and_resume_ends_it(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     flags = ("--budget", "5%", "--trials", 3, "--confirm-seeds", 2)
-    refused(search(model_dir, data_dir, tmp_path / "run", *flags, "--max-time", "0.001s"), 75, "--resume")
+    out = tmp_path / "run"
+    stopped = search(model_dir, data_dir, out, *flags, "--max-time", "0.001s", "--json")
+    refused(stopped, 75, "--resume")
+    assert json.loads(stopped.stdout) == {"status": "stopped", "run": str(out)}
     again = run("search", "--resume", "--out", tmp_path / "run", "--max-time", "1h")
     assert again.exit_code == 0, again.output
 
