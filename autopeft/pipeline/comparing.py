@@ -58,20 +58,17 @@ def count_step(
         SiteError: The target does not fit the model.
     """
     target, spec = read_target(word, model_id=model_id, revision=revision)
+    counted = None
+    if target.method is None and not target.is_full:  # first, since it checks the plan
+        counted = count(Path(word), model_id=model_id, revision=revision)
+        servers = target.servers(target.plan, discover("autopeft.methods"))
     step, reason = None, ""
     try:
         step = estimate_step(EstimateRequest(trained=word, model_id=model_id, revision=revision), rates=rates)
-    except SpecError as error:  # one of target or model comes again below
+    except SpecError as error:  # a fault of the target or the model is raised again below
         reason = str(error)
-    with model.quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if target.method is None and not target.is_full:
-            counted = count(Path(word), model_id=model_id, revision=revision)
-            servers = target.servers(target.plan, discover("autopeft.methods"))
-        elif step is not None and (described := step.answer.described).count is not None:
-            counted, servers = described.count, described.servers
-        else:
-            counted, servers = _count_word(target, spec, step)
+    if counted is None:
+        counted, servers = _count_word(target, spec, step)
     return Counted(count=counted, servers=servers, is_full=target.is_full, step=step, reason=reason)
 
 
@@ -79,13 +76,17 @@ def _count_word(
     target: Target, spec: ModelSpec, step: StepEstimate | None
 ) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
+    if step is not None and (described := step.answer.described).count is not None:
+        return described.count, described.servers
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     auto_class = None if step is None else tasks[step.answer.described.task].auto_class
-    base = model.load_skeleton(spec, auto_class=auto_class)
-    if target.is_full:
-        return _whole(base, target), target.servers(None, methods)
-    plan = target.on(base, methods)
-    return adapters.count_plan(plan, base, methods, task_type=None), target.servers(plan, methods)
+    with model.quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = model.load_skeleton(spec, auto_class=auto_class)
+        if target.is_full:
+            return _whole(base, target), target.servers(None, methods)
+        plan = target.on(base, methods)
+        return adapters.count_plan(plan, base, methods, task_type=None), target.servers(plan, methods)
 
 
 def _whole(base: BaseModel, target: Target) -> Count:
