@@ -24,7 +24,7 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.store import RunDir, damaged, read_checked, seal_of, write_checked
+from autopeft.store import RunDir, damaged, read_checked, seal_of, whole_path, write_checked
 
 Record = TypeVar("Record")
 
@@ -57,6 +57,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             continue  # the run keeps the commit that the branch or tag named when it started
         if name in ("execution.dtype", "execution.checkpointing") and value == "auto":
             continue  # the run keeps what it has chosen
+        if isinstance(value, str) and value == whole_path(str(topics[topic][field])):
+            continue  # an older run has relative paths
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "

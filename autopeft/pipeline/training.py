@@ -27,7 +27,7 @@ from autopeft.records import (
     SearchSpec,
     Status,
 )
-from autopeft.store import read_plan, resolve_settings, write_plan, write_text
+from autopeft.store import read_plan, resolve_settings, whole_path, write_plan, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,11 @@ def spec_of_plan(
     """
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
-    base = document.model if model_id is None else ModelSpec(id=model_id, quantize=document.model.quantize)
+    base = (
+        document.model
+        if model_id is None
+        else ModelSpec(id=whole_path(model_id), quantize=document.model.quantize)
+    )
     flags = {"model.quantize": base.quantize, **{k: v for k, v in overrides.items() if v is not None}}
     checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
     return RunSpec(
@@ -146,4 +150,4 @@ def spec_of_plan(
 
 def _with_source(data: DataSpec, source: str) -> DataSpec:
     """The same columns and limits for another source; settings of the hub dataset are dropped."""
-    return data.model_copy(update={"source": source, "config_name": None, "streaming": False})
+    return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})

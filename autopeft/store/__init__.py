@@ -11,7 +11,7 @@ from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import sha256_of, write_bytes, write_text
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
-from autopeft.store.settings import by_dotted_name, parse_bytes, resolve_settings
+from autopeft.store.settings import by_dotted_name, parse_bytes, resolve_settings, whole_path
 from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "seal_of",
     "sha256_of",
     "validate",
+    "whole_path",
     "write_bytes",
     "write_checked",
     "write_plan",

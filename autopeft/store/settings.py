@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -16,10 +17,11 @@ from pydantic import ValidationError
 
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec
+from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
 from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
+_SOURCES = ("model.id", "data.source", "forgetting.source")  # that may be local, and that a run loads again
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -93,7 +95,33 @@ def resolve_settings(
     if faults:
         raise SpecError(f"These settings cannot be used: {listed(faults)}.")
     budget.check(spec.budget.requested)
+    for name in _SOURCES:
+        topic, _, field = name.partition(".")
+        source = getattr(getattr(spec, topic), field)
+        if name in entries and source is not None:
+            spec = with_setting(spec, name, whole_path(source))
     return spec, frozenset(entries)
+
+
+def whole_path(source: str) -> str:
+    """A source with absolute paths, so that files of a run serve in any folder; another name as it is.
+
+    Several files may be separated by commas. Links stay, since their names may tell the format of a file.
+
+    Example:
+        >>> whole_path("org/no-such-folder")
+        'org/no-such-folder'
+    """
+    words = [source] if _is_there(source) else [word.strip() for word in source.split(",") if word.strip()]
+    if not words or not all(map(_is_there, words)):
+        return source
+    return ",".join(str(Path(word).expanduser().absolute()) for word in words)
+
+
+def _is_there(path: str) -> bool:
+    with suppress(OSError, RuntimeError, ValueError):  # too long, no such home, or no name of a file at all
+        return bool(path) and Path(path).expanduser().exists()
+    return False
 
 
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:

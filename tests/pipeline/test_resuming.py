@@ -78,3 +78,16 @@ def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_pa
     bert.module.classifier.bias.data[0] += 1.0
     with pytest.raises(TrainingError, match="The weights of toy bert changed during the run"):
         check_base(run, prepared)
+
+
+def test_a_run_with_a_relative_path_is_resumed_with_that_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    stored = run_spec(out="run")
+    stored = stored.model_copy(update={"model": stored.model.model_copy(update={"id": "bert"})})
+    with RunDir.create("run", resume=False) as run:
+        run.write_spec(stored)
+    given = frozenset({"model.id"})
+    assert resumed(run_spec("bert", out="run"), given).model.id == "bert"
+    with pytest.raises(SpecError, match=r"model\.id was 'bert' and cannot become 'bart'"):
+        resumed(run_spec("bart", out="run"), given)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
-from autopeft.store import resolve_settings, validate
+from autopeft.store import resolve_settings, validate, whole_path
 from autopeft.store.settings import parse_bytes, parse_duration
 
 
@@ -64,7 +64,7 @@ def test_a_budget_stays_as_written_from_any_source(tmp_path, text, value):
     assert [spec.budget.requested for spec, _ in resolved] == [value] * 3
 
 
-@pytest.mark.parametrize(("number", "value"), [(113000, "113000"), (3e5, "300000"), (0.5, "0.5")])
+@pytest.mark.parametrize(("number", "value"), [(113000, "113000"), (3e5, "300000"), (2.5, "2.5")])
 def test_a_budget_given_as_a_number_becomes_its_text(number, value):
     assert settings(flags={"budget.requested": number})[0].budget.requested == value
 
@@ -243,3 +243,29 @@ def test_a_file_with_hundreds_of_faults_names_the_first():
     with pytest.raises(SpecError, match=r"numbers\.11 is 'q'; it should .*; and 288 more\.$") as caught:
         validate(Numbers, {"numbers": ["q"] * 300}, source="space.yaml")
     assert "numbers.12" not in str(caught.value)
+
+
+def test_a_local_model_and_data_are_absolute_and_other_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m" / "bert").mkdir(parents=True)
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).touch()
+
+    def sources(model, data):
+        flags = {"model.id": model, "data.source": data}
+        spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
+        return spec.model.id, spec.data.source
+
+    assert sources("m/bert", "train.csv") == (str(tmp_path / "m" / "bert"), str(tmp_path / "train.csv"))
+    assert sources("m/bort", "train.csv, test.csv") == (
+        "m/bort",
+        f"{tmp_path / 'train.csv'},{tmp_path / 'test.csv'}",
+    )
+    assert sources("x" * 300, "train.csv,absent.csv") == ("x" * 300, "train.csv,absent.csv")
+
+
+def test_a_link_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0123abcd").touch()
+    (tmp_path / "train.csv").symlink_to(tmp_path / "0123abcd")
+    assert whole_path("train.csv") == str(tmp_path / "train.csv")
