@@ -28,6 +28,7 @@ from autopeft.data.rows import shortened
 from autopeft.errors import NO_ROOM, DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PACKED = ".gz"  # after any of the other suffixes
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences

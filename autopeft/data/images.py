@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 
 from autopeft.data.columns import Columns, only_input
-from autopeft.data.files import TABLES, read_table, suffix_of
+from autopeft.data.files import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
@@ -22,7 +22,6 @@ from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
 FILE_NAMES = "file image filename file_name path image_path image_file img"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class ImageFile:
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else error
-            text = f"The image {self.name} does not open ({reason}); replace it or drop its row."
+            text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
             raise DataError(text) from error
 
 
@@ -111,9 +110,9 @@ def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
 
 
 def _table_of(folder: Path) -> Any:
-    files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in IMAGES)
     if not files:
-        raise DataError(f"{folder} holds no image in a folder of its class ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)}).")
     labels = [file.relative_to(folder).parts[0] for file in files]
     return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
 
@@ -158,7 +157,7 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
     try:
         digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
     except OSError as error:
-        text = f"The image {path} cannot be read ({error.strerror or error}); replace it or drop its row."
+        text = f"The image {path} cannot be read ({error.strerror or error}); replace it or leave it out."
         raise DataError(text) from error
     return ImageFile(digest=digest, path=path, member=member, content=content)
 

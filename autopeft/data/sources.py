@@ -18,8 +18,10 @@ from huggingface_hub import errors as hub_errors
 
 from autopeft.data.files import (
     FILE_ERRORS,
+    IMAGES,
     PARAGRAPHS,
     SENTENCES,
+    TABLES,
     TextFormat,
     quiet,
     read_table,
@@ -90,7 +92,24 @@ def _data_files(folder: Path, text: TextFormat | None) -> dict[str, Path]:
     remedy = f"put {', '.join(suffixes)} files there"
     if inside:
         remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
+    elif folders := _folders_of(folder, IMAGES):
+        remedy = f"for its images (in {folders}) set --task image-classification, or {remedy}"
+    elif folders := _folders_of(folder, (".txt",)):
+        table = f"one table ({', '.join(TABLES)}) with columns text and label"
+        remedy = f"write its texts (in {folders}) with their labels into {table}, and name it"
     raise DataError(f"The folder {folder} holds no data file; {remedy}.")
+
+
+def _folders_of(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """The folders that hold files of these suffixes, no deeper than train/class/file; blank without."""
+    depths = ("*", "*/*", "*/*/*")
+    files = (file for depth in depths for file in folder.glob(depth) if suffix_of(file) in suffixes)
+    if (first := next(files, None)) is None:
+        return ""
+    if first.parent == folder:
+        return folder.name
+    places = [place for place in first.parent.parent.glob("[!._]*") if place.is_dir()]
+    return _listed(sorted(place.relative_to(folder).as_posix() for place in places))
 
 
 def is_list(source: str | None) -> bool:
@@ -148,6 +167,8 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
 
 def _listed(names: list[str]) -> str:
     """Names in a sentence, `a, b and c`; of many the first ones and how many more there are."""
+    if len(names) == 1:
+        return names[0]
     n_more = len(names) - _MOST_NAMES
     first, last = (names[:_MOST_NAMES], f"{n_more} more") if n_more > 1 else (names[:-1], names[-1])
     return f"{', '.join(first)} and {last}"

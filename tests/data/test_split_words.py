@@ -1,4 +1,4 @@
-"""Which part of a dataset a file is, by the split word in its name."""
+"""Which part of a dataset a file is, by the split word in its name, and folders without a data file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load
+from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
 SPLITS = ("train", "search", "confirm", "test")
@@ -48,3 +49,28 @@ def test_split_words_are_found_in_compound_names(tmp_path, word):
     write(tmp_path / f"Test{word}.csv", 30, start=2000)
     write(tmp_path / f"dev{word.removeprefix('ing')}.csv", 40, start=1000)
     assert sizes(read(tmp_path)) == (67, 33, 40, 30)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (
+            ["cat/1.jpg", "dog/2.png"],
+            r"for its images \(in cat and dog\) set --task image-classification, or put",
+        ),
+        (["train/cat/1.jpg"], r"for its images \(in train/cat\) set --task image-classification, or put"),
+        (["1.jpg"], r"for its images \(in shop\) set --task image-classification, or put \.csv"),
+        (
+            ["neg/1.txt", "pos/2.txt"],
+            r"write its texts \(in neg and pos\) with their labels into one table \(\.csv, .*\) with columns "
+            r"text and label, and name it",
+        ),
+        (["a.pdf"], r"put \.csv"),
+    ],
+)
+def test_a_folder_without_a_data_file_is_refused_with_what_fits_its_files(tmp_path, names, told):
+    for name in names:
+        (tmp_path / "shop" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shop" / name).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"The folder .*shop holds no data file; {told}"):
+        read(tmp_path / "shop")

@@ -143,7 +143,7 @@ def test_image_that_does_not_open_is_named(by_table):
     (by_table / "pictures" / "7.png").write_bytes(b"no image")
     data = read(by_table)
     with pytest.raises(
-        DataError, match=r"The image .*pictures/7\.png does not open .*; replace it or drop its"
+        DataError, match=r"The image .*pictures/7\.png does not open .*; replace it or leave it out"
     ):
         for split in (data.train, data.search, data.confirm):
             PART.encode(split.inputs, split.labels, image_processor(), 1)
