@@ -202,11 +202,18 @@ def train(
         )
         measurement, forgetting = trained.measurement, trained.forgetting
         if as_json:
-            answer = {"metric": measurement.metric, "loss": measurement.loss, "out": str(trained.folder)}
+            answer = {
+                "metric": measurement.metric,
+                "metric_name": trained.metric,
+                "loss": measurement.loss,
+                "out": str(trained.folder),
+            }
             forgot = {} if forgetting is None else {"forgetting": reports.forgetting_json(forgetting)}
             print_json({**answer, **forgot})
         else:
-            print(f"metric {measurement.metric:.4f} and loss {measurement.loss:.4f} on the confirm split")
+            # A language model's metric may be its loss.
+            metric = "" if trained.metric == "loss" else f"{trained.metric} {measurement.metric:.4f} and "
+            print(f"{metric}loss {measurement.loss:.4f} on the confirm split")
             if forgetting is not None:
                 print(reports.forgetting_line(forgetting))
             print(f"adapter {trained.folder}")

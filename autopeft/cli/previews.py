@@ -63,6 +63,16 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "methods", ", ".join(preview.methods)
 
 
+def _n(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural.
+
+    Example:
+        >>> _n(1, "step"), _n(2, "step")
+        ('1 step', '2 steps')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _task(task: TaskFacts) -> str:
     """The task, its labels and its metric.
 
@@ -89,18 +99,19 @@ def _task(task: TaskFacts) -> str:
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     """Trials, rungs and confirmation."""
-    first, *others = map(str, preview.rung_steps)
-    above = f", the best go on to {' and '.join(others)}" if others else ""
+    shortest, *others = preview.rung_steps
+    first = _n(shortest, "step")
+    above = f", the best go on to {' and '.join(map(str, others))}" if others else ""
     text = preview.forgetting
-    yield "search", f"{preview.trials} trials of {first} steps{above}; at most {preview.search_cost:.1f} R"
-    yield "full run", f"{preview.full_run_steps} steps"
+    yield "search", f"{_n(preview.trials, 'trial')} of {first}{above}; at most {preview.search_cost:.1f} R"
+    yield "full run", _n(preview.full_run_steps, "step")
     yield (
         "confirmation",
-        f"{preview.confirm_seeds} seeds of {preview.confirm_steps} steps per plan; "
+        f"{_n(preview.confirm_seeds, 'seed')} of {_n(preview.confirm_steps, 'step')} per plan; "
         f"{preview.confirm_cost:.1f} R for two plans",
     )
     if text is not None:
-        yield "forgetting", f"{text.n_blocks} blocks of {text.block_tokens} tokens of {text.name}"
+        yield "forgetting", f"{_n(text.n_blocks, 'block')} of {text.block_tokens} tokens of {text.name}"
 
 
 def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:

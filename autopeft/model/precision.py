@@ -120,6 +120,8 @@ def _choice(
     if device.type != "cpu":
         return Precision(), f"other formats are not tried on {device.type}"
     width, inner = _widths(config)
+    if not width:
+        return Precision(), "its config tells no hidden size, by which other formats are tried"
     if width < _LEAST_WIDTH:
         return Precision(), f"with {width} hidden units no other format would be faster"
     products = _Products(width, inner, seconds_of=seconds_of)

@@ -34,10 +34,12 @@ from autopeft.store import read_plan, resolve_settings, whole_path, write_plan, 
 class Trained:
     """A trained plan: its measurement on the confirm split, and the folder of its adapter.
 
-    `forgetting` is None without `--forgetting`, or where it could not be measured.
+    `metric` is the name of the task's metric. `forgetting` is None without `--forgetting`, or where it could
+    not be measured.
     """
 
     measurement: Measurement
+    metric: str
     folder: Path
     forgetting: Forgetting | None
 
@@ -105,7 +107,12 @@ def train_plan(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    return Trained(measurement=measurement, folder=target, forgetting=measured_forgetting)
+    return Trained(
+        measurement=measurement,
+        metric=prepared.task.metric,
+        folder=target,
+        forgetting=measured_forgetting,
+    )
 
 
 def _require_writable(folder: Path) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from toys.bases import toy_config
 from toys.words import LABEL_NAMES
 
@@ -73,6 +74,13 @@ def test_model_too_small_to_gain_anything_is_not_probed():
     clock = Clock(low=0.01)
     assert choose_precision(toy_config("bert"), CPU, seconds_of=clock) == Precision()
     assert clock.n_calls == 0
+
+
+def test_model_without_a_hidden_size_is_not_said_to_have_none(caplog):
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        assert choose_precision(transformers.ResNetConfig(), CPU, seconds_of=Clock()) == Precision()
+    assert "hidden size" in caplog.text
+    assert " 0 " not in caplog.text
 
 
 def test_other_devices_than_cpu_and_cuda_compute_in_float32():

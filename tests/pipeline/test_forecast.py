@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys.specs import run_spec
 from typer.testing import CliRunner
 
-from autopeft import model
+from autopeft import model, pipeline
 from autopeft.cli.app import app
+from autopeft.cli.previews import preview_text
 from autopeft.extension import discover
 from autopeft.pipeline.row_lengths import row_lengths
 from autopeft.records import ModelSpec
@@ -80,6 +83,17 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     assert rows.n_rows == 8
 
 
+def test_columns_of_texts_without_a_label_name_only_the_text(llama_with_weights, tmp_path):
+    lines = [json.dumps({"text": f"Number {i} of many texts. " * 40}) for i in range(120)]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    _, base = llama_with_weights
+    flags = ("--task", "text-generation", "--max-length", 16, "--max-steps", 4)
+    result = dry_run(base, tmp_path / "docs.jsonl", *flags)
+    assert result.exit_code == 0, result.output
+    assert "columns text; rows" in result.stdout
+    assert "text generation, all of the text; loss" in result.stdout
+
+
 @pytest.fixture
 def labelled(tmp_path):
     """A function that writes a table of texts with the labels given, over and over, and returns its path."""
@@ -129,3 +143,12 @@ def test_labels_that_look_like_numbers_are_noted_with_the_flag(model_dir, labell
     assert remedy in task["note"]
     text = " ".join(dry_run(model_dir, labelled(*labels)).stdout.split())
     assert f"note: {task['note']}" in text
+
+
+def test_one_is_written_in_the_singular(model_dir, data_dir):
+    preview = pipeline.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
+    one = replace(preview, trials=1, rung_steps=(1,), full_run_steps=1, confirm_steps=1, confirm_seeds=1)
+    text = preview_text(one)
+    for words in ("1 trial of 1 step;", "full run      1 step\n", "1 seed of 1 step per plan;"):
+        assert words in text
+    assert f"{preview.trials} trials of" in preview_text(preview)
