@@ -120,7 +120,7 @@ def test_plan_for_another_model_is_refused_and_the_site_is_named(tiny_llama, tmp
 
 def test_file_that_is_not_there_is_named_once(tiny_llama, tmp_path):
     path = tmp_path / "no" / "adapter_config.json"
-    refused(run(path, "--model", tiny_llama), 2, f"error: {path} cannot be read")
+    refused(run(path, "--model", tiny_llama), 2, f"no file, folder or method named '{path}'")
 
 
 @pytest.mark.parametrize(

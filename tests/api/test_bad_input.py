@@ -157,7 +157,9 @@ def test_missing_numbers_are_dropped_and_it_is_logged(analyze, bad):
 @pytest.mark.parametrize("bad", [math.inf, -math.inf])
 def test_infinite_numbers_are_refused(analyze, bad):
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed([i / 7 for i in range(N)], 5, bad)})
-    with pytest.raises(DataError, match=rf"label holds '{bad}' in row 6, the others are numbers; write"):
+    with pytest.raises(
+        DataError, match=rf"label holds '{bad}' in row 6 of train, the others are numbers; write"
+    ):
         analyze("text-classification", data, model=module("text-classification", 1))
 
 
@@ -187,7 +189,7 @@ def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(ana
     ]
     features = datasets.Features({"image": datasets.Image(), "label": STRING})
     with pytest.raises(
-        DataError, match=r"The image p7\.png does not open \(.*\); replace it or drop"
+        DataError, match=r"The image p7\.png does not open \(.*\); replace it or leave"
     ) as caught:
         analyze(
             "image-classification",

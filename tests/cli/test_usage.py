@@ -52,7 +52,7 @@ def test_a_hidden_flag_still_works():
         (("search", "--trials", "x"), ("--trials", "integer")),
         (("search", "--budgt", "1%"), ("--budgt", "--budget")),
         (("serch",), ("serch", "search")),
-        (("count",), ("path",)),
+        (("count",), ("PATH",)),
         (("search", "--budget", "banana"), ("banana", "0.5%")),
     ],
 )
