@@ -25,7 +25,8 @@ def told_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         if before is not None and _finished_state(out) == before:
-            log.warning("Stopped; the run in %s is finished, and its result is unchanged.", out)
+            told = "Stopped; the run is finished, and its result is unchanged; go over it with: %s"
+            log.warning(told, resume_command(spec, out))
             raise
         with contextlib.suppress(AutopeftError):  # there is no run in the folder yet
             if RunDir.open(out).measurements.load():
