@@ -30,13 +30,22 @@ from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.race import STUDY, show_race
 from autopeft.engine.retry import retried
-from autopeft.engine.schedule import Schedule, n_first, planned_cost, rungs, stretched, usual_schedule
+from autopeft.engine.schedule import (
+    LEAST_AT_RUNG,
+    Schedule,
+    n_first,
+    planned_cost,
+    rungs,
+    stretched,
+    usual_schedule,
+)
 from autopeft.engine.sentences import sentences
 from autopeft.engine.telling import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
 
 __all__ = [
+    "LEAST_AT_RUNG",
     "LEAST_WAVE",
     "Ledger",
     "Progress",
@@ -79,7 +88,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     ledger.release(by_rung[-1])
     named = finalists(problem, ledger, chosen)
     problem = in_time(problem, ledger, named)
-    named, confirmed, told = retried(problem, study_log, named, confirm(problem, ledger, named))
+    named, confirmed, retry_sentences = retried(problem, study_log, named, confirm(problem, ledger, named))
     best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)
     named = with_best(named, best, confirmed=confirmed)
     tested = read_test(problem, ledger, named, confirmed)
@@ -95,7 +104,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
-        sentences=told
+        sentences=retry_sentences
         + sentences(problem, ledger, named=named, confirmed=confirmed, last=by_rung[-1], verdict=verdict),
         front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, ledger, m))),
     )

@@ -9,6 +9,7 @@ from autopeft.engine.front import front, is_allowed, thinned
 from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.schedule import LEAST_AT_RUNG
 from autopeft.engine.stopping import has_room
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
@@ -17,7 +18,6 @@ from autopeft.space import plan_of
 
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
 _LOW_CORRELATION = 0.5  # Spearman between rungs below which the next one is widened; chosen by hand
-_LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
 _SMALL_SHARE = 0.25  # of the budget: the best plan below it goes on too, as a smallest equivalent plan
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def climb(problem: SearchProblem, ledger: Ledger, first: Measured) -> list[Measu
         plans = promoted(problem, ledger, rungs)
         ledger.release({*rungs[-1]} - {*plans})
         measured = _measure_rung(problem, ledger, plans, index=index, before=rungs[-1])
-        if len(measured) < min(_LEAST_AT_RUNG, len(plans)):
+        if len(measured) < min(LEAST_AT_RUNG, len(plans)):
             log.warning("Time is short: rung %d ranks the plans.", index)
             break
         rungs.append(measured)
@@ -86,7 +86,7 @@ def _n_next(problem: SearchProblem, ledger: Ledger, *, n_waiting: int, index: in
 
     Those that cost less than they might, since they diverged, leave room for more afterwards.
     """
-    least = _LEAST_AT_RUNG if is_first else 0
+    least = LEAST_AT_RUNG if is_first else 0
     sizes = range(n_waiting, least, -1)
     return next(
         (n for n in sizes if has_room(problem, ledger, n_plans=n, index=index)), min(least, n_waiting)

@@ -33,7 +33,8 @@ def retried(
         plan = named.baseline
         runs = confirmed.get(plan, [])
         n_failed = sum(_has_failed(problem, ledger, run) for run in runs)
-        if not n_failed or not plan.adapters or not _can_learn(problem, ledger):
+        has_diverged = any(run.status is Status.DIVERGED for run in runs)
+        if not n_failed or not plan.adapters or not (has_diverged or _can_learn(problem, ledger)):
             break
         seeds = f"{n_failed} of {len(runs)} seeds"
         failed = f"The baseline failed on {seeds} at the learning rate {rate(plan.learning_rate)}"
@@ -71,10 +72,10 @@ def _runs_again(
 
 
 def _can_learn(problem: SearchProblem, ledger: Ledger) -> bool:
-    """Whether any longer run diverged or learned more than the first rung; else steps are too few for all."""
+    """Whether any longer run learned more than the first rung; else the steps are too few for all plans."""
     longer = [m for m in ledger.measured.values() if m.fidelity.train_steps > problem.schedule.rung_steps[0]]
     trained = [m for m in longer if m.plan.adapters and m.fidelity.split != "test"]
-    return any(m.status is Status.DIVERGED or _has_learned(problem, ledger, m) for m in trained)
+    return any(_has_learned(problem, ledger, m) for m in trained)
 
 
 def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:

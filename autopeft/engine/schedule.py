@@ -17,6 +17,7 @@ _BESIDE = (7, 3)
 # the layers of the highest score; or one of so many of its own, if that is more (LOG.md, 2026-11-27).
 _LEAST_KEPT = (4, 3)
 _LEAST_KEPT_OF = (5, 10)
+LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
 _LONGEST_LAST = 0.7  # of a full run; chosen by hand
 _RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
@@ -105,7 +106,7 @@ class Schedule:
         return self.cost(steps=steps, eval_examples=self.rung(index, seed=0).eval_examples)
 
     def least_cost_above(self, index: int, *, n_plans: int = 0) -> float:
-        """Cost in R of the rungs above one for the plans that matter most, of so many that it measures."""
+        """Cost in R of the rungs above a rung of `n_plans` plans, for those that it must keep room for."""
         later = range(index + 1, self.last + 1)
         return math.fsum(_n_kept(above - index, n_plans) * self.rung_cost(above) for above in later)
 
@@ -119,7 +120,7 @@ class Schedule:
         for index in range(1, self.last + 1):
             most, cost = self.n_promoted(index), self.rung_cost(index)
             room = left - self.least_cost_above(index)
-            numbers.append(most if room >= most * cost else max(2, int(room / cost)))
+            numbers.append(most if room >= most * cost else max(LEAST_AT_RUNG, int(room / cost)))
             left -= numbers[-1] * cost
         return numbers
 
@@ -137,7 +138,7 @@ class Schedule:
 
 
 def _n_kept(distance: int, n_plans: int) -> int:
-    """How many plans a rung keeps room for, so many rungs above it, of the plans that it measures."""
+    """For how many of its `n_plans` plans a rung keeps room at the rung `distance` above it."""
     level = min(distance, 2) - 1
     return max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level])
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autopeft.engine import Schedule, usual_schedule
+from autopeft.engine import LEAST_AT_RUNG, Schedule, usual_schedule
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, RunSpec, with_setting
@@ -57,7 +57,8 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     n_examples = max(most, least)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
-        rule = f"of {largest:,}; a twentieth of a full run pays {most:,}, fewer than {least} tell too little"
+        limit = "fewer tell too little" if n_examples > most else "more cost over a twentieth of a full run"
+        rule = f"of {largest:,} in the largest split; {limit}"
         yield _decided(spec, "data.max_eval_examples", n_examples, rule)
 
 
@@ -101,7 +102,7 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
     rule = "in R, search and confirmation together; R is one full run of the baseline"
     if confirm_cost(prepared) > _CONFIRM_SHARE * total and "confirm.fidelity" in given:
         total = confirm_cost(prepared) + (1 - _CONFIRM_SHARE) * total
-    needed = least_cost(prepared, n_first=_NEEDED_TRIALS)
+    needed = _needed_cost(prepared)
     if needed > total:
         rule = f"in R; {_MOST_COST:g} at most by default, raised to what a verdict needs: full runs are short"
     yield _decided(spec, "search.max_cost", _rounded(max(total, needed)), rule)
@@ -132,6 +133,13 @@ def least_cost(prepared: Prepared, *, n_first: int) -> float:
     return _least(schedule_of(prepared), n_first=n_first) + confirm_cost(prepared)
 
 
+def _needed_cost(prepared: Prepared) -> float:
+    """Cost in R of a verdict: the fewest proposals, the fewest plans at each rung, and the confirmation."""
+    schedule, n_first = schedule_of(prepared), min(prepared.spec.search.trials, _NEEDED_TRIALS)
+    above = math.fsum(schedule.rung_cost(index) for index in range(1, schedule.last + 1))
+    return n_first * schedule.rung_cost(0) + LEAST_AT_RUNG * above + confirm_cost(prepared)
+
+
 def _least(schedule: Schedule, *, n_first: int) -> float:
     return n_first * schedule.rung_cost(0) + schedule.least_cost_above(0, n_plans=n_first)
 
@@ -139,7 +147,7 @@ def _least(schedule: Schedule, *, n_first: int) -> float:
 def warn_of_cost(prepared: Prepared) -> None:
     """Warn where `--max-cost` is less than a verdict needs, which is measured whatever it costs."""
     spec = prepared.spec
-    least = least_cost(prepared, n_first=min(spec.search.trials, _NEEDED_TRIALS))
+    least = _needed_cost(prepared)
     if spec.search.max_cost is not None and least > spec.search.max_cost:
         log.warning(
             "--max-cost is %g R, but a verdict needs about %.1f R, which are spent; raise it, or ask for "

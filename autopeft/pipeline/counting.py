@@ -57,11 +57,11 @@ def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseMod
     if not base.head_params or not n_labels or base.head_params == head_params:
         return base
     larger = model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + 1)
-    each = larger.head_params - base.head_params
-    n_more = (head_params - base.head_params) / each if each else 0.5
-    if not n_more.is_integer() or n_labels + n_more < 1:
+    label_params = larger.head_params - base.head_params
+    n_more, rest = divmod(head_params - base.head_params, label_params) if label_params else (0, 1)
+    if rest or n_labels + n_more < 1:
         return base
-    return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + int(n_more))
+    return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + n_more)
 
 
 def _count_configs(path: Path, *, model_id: str | None, revision: str | None) -> Count:

@@ -21,6 +21,7 @@ from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
+from autopeft.pipeline.interruption import told_how_to_resume
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, fit_to_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
@@ -33,7 +34,6 @@ from autopeft.pipeline.resuming import (
     resumed,
 )
 from autopeft.pipeline.scoring import logged_scores
-from autopeft.pipeline.stopping import told_how_to_resume
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, started, with_wave

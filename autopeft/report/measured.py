@@ -35,12 +35,14 @@ def rungs_in_words(result: SearchResult) -> str:
     for run in result.measurements:
         if run.fidelity.split == "search" and run.fidelity.train_steps in result.proxy.rung_steps:
             plans[run.fidelity.train_steps].add(run.plan)
-    rungs = [f"{steps:,} ({len(plans[steps])})" for steps in sorted(plans)]
-    if not rungs:
+    if not plans:
         return "no rung"
-    rungs[0] = rungs[0].replace(")", " plan)" if rungs[0].endswith("(1)") else " plans)")
-    *first, last = rungs
-    return f"{', '.join(first)} and {last} steps" if first else f"{last} steps"
+    (first, n_first), *others = ((steps, len(plans[steps])) for steps in sorted(plans))
+    rungs = [
+        f"{first:,} ({n_first} plan{'s' * (n_first != 1)})",
+        *(f"{steps:,} ({n})" for steps, n in others),
+    ]
+    return f"{', '.join(rungs[:-1])} and {rungs[-1]} steps" if others else f"{rungs[0]} steps"
 
 
 def unfinished(result: SearchResult) -> tuple[int, int] | None:

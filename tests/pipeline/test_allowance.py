@@ -155,3 +155,20 @@ def test_as_many_seeds_as_the_user_gave_decide_the_length(prepared):
     given = frozenset({"search.max_cost", "confirm.seeds"})
     run = within_cost(replace(prepared, spec=spec, full_steps=1000), given)
     assert (run.spec.confirm.fidelity, run.spec.confirm.seeds) == ("half", 5)
+
+
+def test_no_more_is_said_to_be_needed_than_is_spent_at_least(prepared, caplog):
+    """Six plans, two at each rung above, and the confirmation of two, in R counted here from the schedule."""
+    given = frozenset({"search.max_cost"})
+    schedule = schedule_of(replace(prepared, full_steps=300))
+    rungs = [schedule.rung_cost(index) for index in range(schedule.last + 1)]
+    least = 6 * rungs[0] + 2 * sum(rungs[1:]) + schedule_of(half_length(prepared)).confirm_cost(n_seeds=2)
+    for max_cost, is_told in ((least - 0.2, True), (least + 0.2, False)):
+        caplog.clear()
+        spec = with_setting(prepared.spec, "search.max_cost", max_cost)
+        warn_of_cost(within_cost(replace(prepared, spec=spec, full_steps=300), given))
+        assert ("a verdict needs about" in caplog.text) == is_told
+
+
+def half_length(run):
+    return replace(run, spec=with_setting(run.spec, "confirm.fidelity", "half"), full_steps=300)

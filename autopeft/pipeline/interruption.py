@@ -1,4 +1,4 @@
-"""What a search that a signal stops says of its folder."""
+"""What a search that a signal interrupts says of its folder."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def told_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         if before is not None and _finished_state(out) == before:
-            told = "Stopped; the run is finished, and its result is unchanged; go over it with: %s"
-            log.warning(told, resume_command(spec, out))
+            message = "Stopped; the run is finished, and its result is unchanged; go over it with: %s"
+            log.warning(message, resume_command(spec, out))
             raise
         with contextlib.suppress(AutopeftError):  # there is no run in the folder yet
             if RunDir.open(out).measurements.load():
