@@ -54,7 +54,7 @@ CELLS: Mapping[str, Cell] = {
         batch_size=4,
         search_examples=128,
         confirm_examples=128,
-        test_examples=256,
+        test_examples=128,
         **_SHORT,
     ),
     "med-0.2": Cell(model=None, data="med", budget="0.2%"),

@@ -1,13 +1,14 @@
 """Measures the cells of the benchmark: every plan at every rung, and in full on confirm and test.
 
     python reports/benchmark/measure.py --data FOLDER --models FOLDER [--cells NAME …] [--workers 2]
-                                        [--minutes M] [--out FOLDER] [--list | --describe]
+                                        [--positions P …] [--minutes M] [--out FOLDER] [--list | --describe]
 
 A plan is trained once with seed 0 through the rungs, measured on the search split at each, and once in full
 with seed 101, measured on confirm and test; the better half of a cell's plans, by their loss on confirm, in
 full with seed 102 too. Each worker has one thread. Rows that OUT holds are not measured again, so that a
-stopped run goes on; `--minutes` ends it after the plans under way. `--describe` measures nothing and writes
-`cell.json`, what `replay.py` has to know of a cell beside its rows.
+stopped run goes on; `--minutes` ends it after the plans under way, and `--positions` measures only the plans
+at these positions of the learning rate (0.38 0.62 0.5 are about half of a cell). `--describe` measures
+nothing and writes `cell.json`, what `replay.py` has to know of a cell beside its rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -228,19 +229,19 @@ def _append(path: Path, fields: list[str], rows: list[list[Any]]) -> None:
         csv.writer(file).writerows([fields, *rows] if is_new else rows)
 
 
-def jobs(table: Table, plans: list[str]) -> Iterator[Job]:
+def jobs(table: Table, plans: Mapping[int, str]) -> Iterator[Job]:
     """What is missing: rungs and one full run of every plan, then the second seed of the better half."""
     done = table.done()
-    for index, plan in enumerate(plans):
+    for index, plan in plans.items():
         for what in ("rungs", str(FULL_SEEDS[0])):
             if (plan, what) not in done:
                 yield index, what
 
 
-def second_jobs(table: Table, plans: list[str]) -> Iterator[Job]:
+def second_jobs(table: Table, plans: Mapping[int, str]) -> Iterator[Job]:
     """The second full run of the better half, where it is missing."""
     done, better, seed = table.done(), table.better_half(), str(FULL_SEEDS[1])
-    for index, plan in enumerate(plans):
+    for index, plan in plans.items():
         if plan in better and (plan, seed) not in done:
             yield index, seed
 
@@ -254,7 +255,7 @@ def measure_cell(name: str, cell: Cell, given: argparse.Namespace, *, ends: floa
         initializer=start_worker,
         initargs=(cell, given.data, given.models, os.getpid()),
     ) as pool:
-        plans = pool.submit(digests).result()
+        plans = pool.submit(digests, given.positions).result()
         for stage in (jobs, second_jobs):
             waiting = list(stage(table, plans))
             print(f"{name}: {len(waiting)} jobs of {stage.__name__}", flush=True)
@@ -272,9 +273,13 @@ def measure_cell(name: str, cell: Cell, given: argparse.Namespace, *, ends: floa
     return False
 
 
-def digests() -> list[str]:
-    """The digests of a worker's candidates, in their order."""
-    return [candidate.plan.digest for candidate in _STATE["candidates"]]
+def digests(positions: list[float]) -> dict[int, str]:
+    """The digests of a worker's candidates at these positions, or at all, by their index."""
+    return {
+        index: candidate.plan.digest
+        for index, candidate in enumerate(_STATE["candidates"])
+        if not positions or candidate.position in positions
+    }
 
 
 def main() -> None:
@@ -286,6 +291,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="the folder that holds the models")
     parser.add_argument("--cells", nargs="*", default=list(CELLS), choices=list(CELLS), metavar="NAME")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--positions", type=float, nargs="*", default=[], metavar="P")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=HERE / "tables")
     parser.add_argument("--list", action="store_true", help="print the candidates of each cell and end")
