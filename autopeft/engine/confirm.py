@@ -140,13 +140,17 @@ def can_confirm(
     n_new: int,
     may_use_reserve: bool = False,
 ) -> bool:
-    """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve."""
-    if may_use_reserve:
-        return ledger.has_time_for(seconds=0.0, reserve=0.0)  # `in_time` has counted them
+    """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve.
+
+    `in_time` has counted those, but the machine may have become slower since: they may end a little late.
+    """
     n_turns = math.ceil(n_new * len(group) / ledger.executor.n_workers)
+    seconds = n_turns * ledger.estimate(problem.confirmation(0))
+    if may_use_reserve:
+        return ledger.has_time_for(seconds=seconds, reserve=-ledger.tolerance)
+    reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
     return _can_pay(problem, ledger, group, n_new=n_new) and ledger.has_time_for(
-        seconds=n_turns * ledger.estimate(problem.confirmation(0)),
-        reserve=ledger.report_reserve(problem, n_plans=MAX_TESTED),
+        seconds=seconds, reserve=reserve
     )
 
 

@@ -17,6 +17,8 @@ from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
 _REPORT_SECONDS, _REPORT_SHARE = 15.0, 0.15  # for the report: the smaller of both; chosen by hand
+_N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand
+_LATE_SHARE, _LATE_SECONDS = 0.1, 5.0  # of the time limit, and beside it
 _LEAST_RUNS = 4  # of a verdict: two seeds of two plans
 _MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
 _MOST_CONFIRM = 0.5  # of the time limit, which the least verdict at full length may take; chosen by hand
@@ -241,9 +243,9 @@ class Ledger:
         """
         steps = fidelity.train_steps if new_steps is None else new_steps
         steps = 0 if fidelity.split in ("test", "general") else steps
-        training = steps * _mean(self._seconds_per_step)
-        without, whole = map(_mean, (self._seconds_per_example[False], self._seconds_per_example[True]))
-        return training + fidelity.eval_examples * (whole or without) + _mean(self._overhead_seconds)
+        training = steps * _pace(self._seconds_per_step)
+        without, whole = map(_pace, (self._seconds_per_example[False], self._seconds_per_example[True]))
+        return training + fidelity.eval_examples * (whole or without) + _pace(self._overhead_seconds)
 
     def confirm_reserve(self, problem: SearchProblem) -> float:
         """Seconds to keep for confirming best and baseline, for their test split, and for the report."""
@@ -292,6 +294,11 @@ class Ledger:
         limit = math.inf if self.limit_seconds is None else self.limit_seconds
         return limit - self.clock()
 
+    @property
+    def tolerance(self) -> float:
+        """Seconds beyond the time limit at which a run may still end, for the sake of a verdict."""
+        return _LATE_SHARE * (self.limit_seconds or 0.0) + _LATE_SECONDS
+
     def require_time(self) -> None:
         """Raise StoppedError where the time limit has passed; all measurements are kept."""
         if not self.has_time_for(seconds=0.0, reserve=0.0):
@@ -317,6 +324,11 @@ def _until_missing(measurements: Iterable[Measurement | None]) -> Iterator[Measu
 
 def _kind(fidelity: Fidelity) -> tuple[str, int]:
     return (fidelity.split, fidelity.train_steps)
+
+
+def _pace(values: Sequence[float]) -> float:
+    """The mean, or that of the latest if it is more: a machine that others use too becomes slower."""
+    return max(map(_mean, (values, values[-_N_LATEST:])))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from toys.engine import Display, World, baseline_plans, levels, problem, run
@@ -108,3 +108,28 @@ def test_a_default_that_nothing_beats_needs_one_seed_and_ends_in_time(overhead_s
         with contextlib.suppress(StoppedError):
             run(world, limit_seconds=limit_seconds)
         assert world.seconds <= limit_seconds
+
+
+@dataclass(kw_only=True)
+class Slowing(World):
+    """A world whose machine takes twice as long for everything from a second on."""
+
+    slow_from: float
+
+    def measure(self, plan, fidelity):
+        before = self.seconds
+        measured = super().measure(plan, fidelity)
+        if before < self.slow_from:
+            return measured
+        self.seconds += self.seconds - before
+        names = ("train_seconds", "eval_seconds", "overhead_seconds")
+        return replace(measured, **{name: 2 * getattr(measured, name) for name in names})
+
+
+@pytest.mark.parametrize("slow_share", [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+def test_a_machine_that_becomes_half_as_fast_makes_a_search_late_by_one_pair_of_runs_at_most(slow_share):
+    for limit_seconds in range(150, 400, 20):
+        world = Slowing(quality=levels(), slow_from=slow_share * limit_seconds)
+        with contextlib.suppress(StoppedError):
+            run(world, trials=60, limit_seconds=limit_seconds)
+        assert world.seconds <= 1.1 * limit_seconds + 5 + 2 * 30  # a pair takes 60 seconds more than before
