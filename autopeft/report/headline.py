@@ -237,7 +237,7 @@ class _Says:
                 return "Chosen among learning rates of the default alone, by short trial runs."
             n_full = self._n_full_trials()
             how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
-            return f"Chosen by {how}: no other plan did clearly better there, so none was compared again."
+            return f"Chosen by {how}: no other plan did clearly better there."
         low, high = verdict.interval_95
         seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         half = ", runs of half length" if verdict.fidelity == "half" else ""
