@@ -1,7 +1,7 @@
 """Adapt a language model to chats, and let it answer.
 
-    python scripts/prepare_models.py smollm2      # prints where the model is
-    python examples/chat.py --model PATH --data chats.jsonl --quantize 4bit
+    python scripts/prepare_models.py smollm2      # in a checkout; prints where the model is
+    python examples/chat.py --model PATH --data chats.jsonl
 
 Each line of the file is a chat: `{"messages": [{"role": "user", "content": "…"}, …]}`.
 """
@@ -35,7 +35,7 @@ def main() -> None:
         budget=asked.budget,
         quantize=asked.quantize,
         max_steps=asked.max_steps,
-        trials=6,
+        trials=9,
         out=asked.out,
     )
     print(result.verdict.sentence)

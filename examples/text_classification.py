@@ -28,7 +28,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     result = autopeft.search(
-        asked.model, asked.data, budget=asked.budget, max_steps=asked.max_steps, trials=6, out=asked.out
+        asked.model, asked.data, budget=asked.budget, max_steps=asked.max_steps, trials=9, out=asked.out
     )
     print(result.verdict.sentence)
     print(result.leaderboard()[["answers", "plan", "trainable_params", "metric", "test_metric"]].to_string())

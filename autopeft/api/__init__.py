@@ -70,8 +70,8 @@ def search(
             `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
 
     Returns:
-        All plans with their measurements, the best plan, its confirmation (full runs on fresh seeds) and the
-        verdict against the baseline. `result.path` is the folder of the run.
+        All plans with their measurements, the best plan, its confirmation on fresh seeds and the verdict against
+        the baseline. `result.path` is the folder of the run.
 
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.
@@ -79,7 +79,8 @@ def search(
         SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
         AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
-    progress = BarProgress(shows=is_watched() and not settings.pop("quiet", False))
+    quiet = bool(settings.pop("quiet", False))
+    progress = BarProgress(shows=is_watched() and not quiet)
     with in_python_words():
         spec, model, data = _positional(first, second, model=model, data=data)
         request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)

@@ -117,7 +117,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
 def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:
     """Time, memory and price."""
     if forecast is None:
-        yield "time", "unknown: the baseline could not be trained for two steps"
+        yield "time", "unknown: the baseline could not be trained for a few steps"
         return
     low, expected, high = (duration(s) for s in vars(forecast.seconds).values())
     yield "time", f"{expected} ({low} to {high}); R is {duration(forecast.full_run_seconds)}"

@@ -117,7 +117,8 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     if (path / "best" / "weights").is_dir():
         places["weights"] = path / "best" / "weights"
     command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
-    lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"again   {command}"]
+    verb = "in full" if result.verdict.fidelity == "half" else "again"
+    lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"{verb:<7} {command}"]
     out.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
 
 

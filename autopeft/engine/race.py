@@ -18,12 +18,14 @@ def show_race(storage: BaseStorage, outcome: Outcome) -> None:
     """Replace the finished study by one whose trials hold their losses by training steps.
 
     The sampler needs losses of one length, so that a trial is told its loss at the first rung alone. Here a
-    trial that reached the last rung is complete with the loss there, one that did not is pruned, and one
-    without any loss stays as it was. Numbers, parameters and attributes are kept.
+    trial that reached the last rung is complete with the loss there (with that of a full run if it had that
+    alone), one that did not is pruned, and one without any loss stays as it was. Numbers, parameters and
+    attributes are kept.
     """
     study = optuna.load_study(study_name=STUDY, storage=storage)
     losses = _losses_by_steps(outcome.measurements)
-    last = max((steps for by_steps in losses.values() for steps in by_steps), default=0)
+    reached = {steps for by_steps in losses.values() for steps in by_steps}
+    last = max(reached & set(outcome.proxy.rung_steps), default=0)
     plans = [proposal.plan for proposal in outcome.proposals]
     trials = [
         _with_losses(trial, losses.get(plan, {}), last=last)
@@ -48,10 +50,10 @@ def _losses_by_steps(measurements: Sequence[Measurement]) -> dict[Plan | None, d
 def _with_losses(trial: FrozenTrial, by_steps: dict[int, float], *, last: int) -> FrozenTrial:
     if not by_steps:
         return trial
-    reached = max(by_steps)
+    longest = max(by_steps)
     return create_trial(
-        state=TrialState.COMPLETE if reached == last else TrialState.PRUNED,
-        value=by_steps[reached],
+        state=TrialState.COMPLETE if longest >= last else TrialState.PRUNED,
+        value=by_steps.get(last, by_steps[longest]),
         params=trial.params,
         distributions=trial.distributions,
         user_attrs=trial.user_attrs,

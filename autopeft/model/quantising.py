@@ -150,7 +150,7 @@ def require_working_kernels(module: nn.Module, name: str) -> None:
                 f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."
             )
     n_weights = sum(n_in * n_out for (_, n_in, n_out), _ in maps)
-    text = "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; all others are float32."
+    text = "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; what is trained is float32."
     log.info(text, name, f"{n_weights:,}", len(maps), n_bits(maps[0][1]))
 
 

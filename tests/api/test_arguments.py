@@ -51,6 +51,11 @@ def test_unknown_argument_is_answered_with_the_nearest():
         autopeft.search(trails=3)
 
 
+def test_quiet_is_known_where_nobody_watches():
+    with pytest.raises(UnknownNameError, match="setting named 'trails'"):
+        autopeft.search(quiet=True, trails=3)
+
+
 def test_names_are_there_and_heavy_ones_come_late():
     assert set(autopeft.__all__) <= set(dir(autopeft))
     with pytest.raises(AttributeError, match="no attribute 'serch'"):

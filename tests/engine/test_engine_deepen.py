@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 from toys.engine import World, is_baseline, levels, problem, run
 
+from autopeft.engine import show_race
+from autopeft.engine.race import STUDY
 from autopeft.records import Fidelity, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -36,6 +40,17 @@ def test_where_a_baseline_leads_full_runs_find_a_rate_that_short_runs_judge_too_
     assert best < 6e-3 < short.learning_rate, "the short runs would take a rate that fails"
     (confirmed,) = [c for c in made.outcome.confirmations if c.name == "baseline"]
     assert confirmed.metric_mean == pytest.approx(0.8)
+
+
+def test_in_the_study_trials_of_the_last_rung_are_complete_with_the_loss_there():
+    storage = InMemoryStorage()
+    made = run(with_a_cliff, trials=16, storage=storage)
+    show_race(storage, made.outcome)
+    last = {m.plan.digest: m.loss for m in made.at("search", 12) if m.loss is not None}
+    trials = optuna.load_study(study_name=STUDY, storage=storage).trials
+    complete = {t.user_attrs["plan"]: t.value for t in trials if t.state is TrialState.COMPLETE}
+    assert len(full_runs(made)) > 1 and {plan: complete.get(plan) for plan in last} == last
+    assert set(complete) <= {*last, *(plan.digest for plan in full_runs(made))}
 
 
 def test_where_a_rival_leads_no_baseline_is_trained_in_full_before_the_confirmation():
