@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-_MESSAGE = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_MESSAGE = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE
+)
 # Of a container: its limit in bytes, what it uses, and what of this is a cache of files, for both versions of
 # control groups. A container without a limit has "max", or a number larger than any memory.
 _CONTAINERS = (

@@ -20,6 +20,7 @@ _LEAST_WIDTH, _WIDEST = 128, 1024
 _TOKENS = 256
 _REPEATS = 4  # the fastest counts, as other processes only slow a product down
 _LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chosen
+_BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
 _WIDE, _LEAST_GAIN_WIDE = 1024, 0.8  # from this width on, half the memory is worth a slower product
 _LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
 # The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
@@ -114,7 +115,7 @@ def _choice(
     config: Any, device: torch.device, seconds_of: Callable[[Callable[[], object]], float]
 ) -> tuple[Precision, str]:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.version.hip or torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE:
             return Precision(dtype="bfloat16"), "the GPU computes in it"
         return Precision(), "the GPU has no bfloat16"
     if device.type != "cpu":

@@ -81,7 +81,7 @@ def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
 def stop_mutation(module: nn.Module) -> Callable[[], None]:
     """Stop bitsandbytes layers mutating; returns an undo function.
 
-    Four changes of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
+    Five faults of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
       and no gradient passes through it any more. Its flag is turned off.
@@ -89,6 +89,8 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
     - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
       hook restores them.
+    - A training 8-bit map keeps its input for the gradient of its weight, which is frozen, where neither
+      checkpointing frees it nor a hook of saved tensors sees it. A hook lets go of it.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]
@@ -96,6 +98,7 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     in_8_bits = [(layer, bias) for layer, bias in zip(maps, biases, strict=True) if n_bits(layer) == 8]
     hooks = [layer.register_forward_pre_hook(_restore_scales) for layer, _ in in_8_bits]
     hooks += [layer.register_forward_hook(partial(_restore_bias, bias)) for layer, bias in in_8_bits]
+    hooks += [layer.register_forward_hook(_drop_input) for layer, _ in in_8_bits]
     for layer, repacks, bias in states:
         if repacks is not None:
             setattr(layer, _REPACKS, False)
@@ -117,6 +120,15 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
 def _restore_scales(layer: Any, inputs: Any) -> None:
     if layer.weight.CB is not None and layer.weight.SCB is None:
         layer.weight.SCB = layer.state.SCB
+
+
+def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
+    node = cast(Any, getattr(output, "grad_fn", None))
+    name = type(node).__name__
+    if name == "MatMul8bitLtBackward" and not node.is_empty:
+        node.tensors = (None, None, None)
+    elif name == "MatMul8bitFpBackward":
+        node.A = None
 
 
 def _restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:

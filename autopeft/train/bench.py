@@ -44,7 +44,8 @@ from autopeft.train.compute import (
 )
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, train
+from autopeft.train.failures import status_of, told
+from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
@@ -106,8 +107,8 @@ class Bench:
             measurement = Measurement(
                 plan=plan,
                 fidelity=fidelity,
-                status=_status_of(error),
-                error=_told(error),
+                status=status_of(error),
+                error=told(error),
                 train_seconds=time.perf_counter() - started,
             )
         if measurement.status is Status.OUT_OF_MEMORY:
@@ -120,34 +121,42 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, beside))
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """One measurement; if memory runs out in training it starts anew, once, in half the micro-batches."""
-        try:
-            return self._measure(plan, fidelity)
-        except (RuntimeError, MemoryError) as error:
-            can_cut = is_out_of_memory(error) and not isinstance(error, NothingToCutError)
-            if not can_cut or not self._halve_micro_batches(fidelity):
-                raise
-            log.warning(
-                "Memory ran out (%s): plan %s starts anew, in micro-batches of at most %d tokens, as do all "
-                "later plans.",
-                first_line_of(error),
-                plan.digest,
-                self.compute.micro_batch_tokens,
-            )
-        self._make_room()
-        return self._measure(plan, fidelity)
+        """One measurement; if memory runs out in training it starts anew, once, in half the micro-batches.
+
+        What was kept to save time gives way first. Later plans have the smaller micro-batches too, unless
+        those were no help: some methods keep as much for a row as for many.
+        """
+        before, is_cut = self.compute.micro_batch_tokens, False
+        while True:
+            try:
+                return self._measure(plan, fidelity)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.frozen_outputs.n_bytes:
+                    self.frozen_outputs.max_bytes, how = 0, "without outputs of frozen layers in memory"
+                elif not is_cut and self._halve_micro_batches(fidelity, error):
+                    is_cut = True
+                    how = f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
+                else:
+                    self.compute.micro_batch_tokens = before
+                    raise
+                text = "Memory ran out (%s): plan %s starts anew, %s, as do all later plans."
+                log.warning(text, first_line_of(error), plan.digest, how)
+            self._make_room()
 
     def _make_room(self) -> None:
         self.frozen_outputs.clear()
         self.batches.clear()
         release_memory(self.base.device)
 
-    def _halve_micro_batches(self, fidelity: Fidelity) -> bool:
-        """Lower the limit to half of the largest micro-batch; False where that is one row."""
+    def _halve_micro_batches(self, fidelity: Fidelity, error: Exception) -> bool:
+        """Lower the limit to half of the largest micro-batch; False where that is one row, or no help."""
         sizes = self.splits["train"].sizes
         parts = [rows for step in self._steps(fidelity) for rows in step]
         largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
-        if len(largest) <= 1 or fidelity.split in _READ_ONLY:
+        is_no_help = fidelity.split in _READ_ONLY or isinstance(error, NothingToCutError)
+        if len(largest) <= 1 or is_no_help:
             return False
         self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
         return True
@@ -330,8 +339,12 @@ class Bench:
             with self.base.autocast():
                 return task.evaluate(model, self._announced(split, chunks), generates=generates)
 
-        largest = int(sizes[order].max(initial=0))
-        evaluation = in_smaller_batches(attempt, wanted, smallest=largest, device=self.base.device)
+        largest, before = int(sizes[order].max(initial=0)), self.compute.max_eval_tokens
+        try:
+            evaluation = in_smaller_batches(attempt, wanted, smallest=largest, device=self.base.device)
+        except NothingToCutError:  # smaller batches were no help, and would slow all later plans
+            self.compute.max_eval_tokens = before
+            raise
         if evaluation.metric is None:
             return evaluation
         scores = dict(zip(order, evaluation.example_scores, strict=True))
@@ -377,18 +390,3 @@ class Bench:
         collated = self.batches.get(split, rows)
         self.frozen_outputs.note(collated.batch, split, rows)
         return collated
-
-
-def _told(error: Exception) -> str:
-    """What broke a run off, in the user's words where memory ran out."""
-    if isinstance(error, NothingToCutError):
-        return "out of memory at a single row: lower --max-length, or pass --quantize 4bit"
-    if is_out_of_memory(error):
-        return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
-    return f"{type(error).__name__}: {first_line_of(error)}"
-
-
-def _status_of(error: Exception) -> Status:
-    if isinstance(error, DivergedError):
-        return Status.DIVERGED
-    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL

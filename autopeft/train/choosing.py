@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import replace
 
-from autopeft.model import free_bytes
+from autopeft.model import free_bytes, is_out_of_memory, release_memory
 from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.train.bench import Bench
@@ -18,7 +18,12 @@ _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, which no one has to save; chosen by hand
 _WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; by hand
-_FREE_SHARE = 0.8  # of the free memory: gaps between tensors, and those of a moment, need some; by hand
+# Of the free memory: outputs of frozen layers and batches may take three tenths (see `bench`), and the
+# optimizer, logits and gaps between tensors need some; by hand.
+_FREE_SHARE = 0.65
+# What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
+# for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
+_LAYER_OVER_INPUT = 17
 LESS_MEMORY = "Lower --max-length, set --checkpointing on, pass --quantize 4bit, or take a smaller model."
 _RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
 
@@ -62,16 +67,28 @@ def _compute(execution: ExecutionSpec, tokens: int, is_checkpointed: bool) -> Co
 def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:
     """What the longest train row keeps, and whether with checkpointing: on request or in need."""
     plan, row = _usual_plan(bench), [int(bench.splits["train"].sizes.argmax())]
-    plain = bench.saved_bytes(plan, row)
-    if requested == "off" or (requested == "auto" and plain <= room):
+    plain = _plain_bytes(bench, plan, row, requested)
+    if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
         return plain, False
     inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
-    if inputs >= plain:
+    if plain is not None and inputs >= plain:
         log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
         return plain, False
     # Beside the inputs of all layers, one layer at a time keeps what it computes again.
     n_layers = len({site.layer for site in bench.base.sites if site.layer is not None})
-    return inputs + (plain - inputs) // max(1, n_layers), True
+    in_layers = _LAYER_OVER_INPUT * inputs if plain is None else plain - inputs
+    return inputs + in_layers // max(1, n_layers), True
+
+
+def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:
+    """What a row keeps without checkpointing; None where memory runs out that checkpointing may save."""
+    try:
+        return bench.saved_bytes(plan, row)
+    except (RuntimeError, MemoryError) as error:
+        if requested == "off" or not is_out_of_memory(error):
+            raise
+    release_memory(bench.base.device)  # after the handler, whose error holds on to the tensors
+    return None
 
 
 def most_tokens(device: str, token_bytes: int, *, free: int, weights: int) -> tuple[int, str]:
@@ -85,7 +102,7 @@ def most_tokens(device: str, token_bytes: int, *, free: int, weights: int) -> tu
 
     Example:
         >>> most_tokens("cuda", 2**20, free=10 * 2**30, weights=2**30)
-        (8192, '80 % of what is free may be taken')
+        (6656, '65 % of what is free may be taken')
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),

@@ -112,7 +112,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
     try:
         with torch.no_grad(), base.autocast():
-            task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
+            loss = task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
+            float(loss)  # a GPU tells of its errors when it is waited for
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise

@@ -40,6 +40,13 @@ def config(hidden=256, inner=512):
     return SimpleNamespace(get_text_config=lambda: text)
 
 
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    for capability, dtype in {(7, 5): "float32", (8, 0): "bfloat16", (9, 0): "bfloat16"}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert choose_precision(config(), torch.device("cuda:0")).dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from toys.bases import state_of
@@ -129,3 +131,18 @@ def test_dequantised_model_computes_the_same_and_is_of_the_old_classes(architect
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4 if bits == "4bit" else 0.05)
     assert base.n_bits == 0
     assert any(isinstance(child, Conv1D) for child in base.module.modules()) == (architecture == "gpt2")
+
+
+def test_a_map_in_8_bits_does_not_keep_its_input_for_the_gradient(saved):
+    """bitsandbytes keeps it where neither checkpointing nor a hook of saved tensors sees it."""
+    base = load_toy(saved("bert"), "8bit")
+    layer = next(child for child in base.module.modules() if n_bits(child) == 8).train()
+    leaf = torch.randn(2, 3, layer.in_features, requires_grad=True)
+    inputs = leaf * 2.0
+    output = layer(inputs)
+    alive = weakref.ref(inputs)
+    del inputs
+    assert alive() is None
+    output.sum().backward()
+    expected = 2.0 * torch.ones(2, 3, layer.out_features) @ plain_weight(layer)
+    torch.testing.assert_close(leaf.grad, expected, rtol=1e-2, atol=1e-2)

@@ -77,6 +77,25 @@ def test_run_that_does_not_fit_starts_anew_in_half_micro_batches_as_later_ones(s
     assert (again.status, bench.task.n_refused) == (Status.COMPLETE, 1)
 
 
+def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(scarce, make_plan, fidelity):
+    bench = scarce(training=0, evaluation=0)
+    for seed in range(3):
+        bench.measure(make_plan(bench.base, "lora"), fidelity(seed=seed))
+        assert (bench.compute.micro_batch_tokens, bench.compute.max_eval_tokens) == (None, None)
+    with pytest.raises(MemoryError):
+        bench.evaluate(bench.base.module, "search")
+    assert bench.compute.max_eval_tokens is None
+
+
+def test_outputs_of_frozen_layers_give_way_before_micro_batches(scarce, make_plan, fidelity):
+    bench = scarce(training=80)
+    last = [a for a in make_plan(bench.base, "lora").adapters if ".1." in a.site]
+    bench.frozen_outputs.n_bytes = 1  # as if a plan before had left some
+    seen = bench.measure(make_plan(bench.base, last), fidelity())
+    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 2)
+    assert bench.frozen_outputs.max_bytes == 0
+
+
 def test_single_rows_that_do_not_fit_are_not_tried_again(scarce, make_plan, fidelity):
     bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
