@@ -1,8 +1,8 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, memory, precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot, widths,
-unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching →
+locating, devices, memory, precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
+widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching →
 skeleton → loading, in_memory.
 """
 
@@ -21,6 +21,14 @@ from autopeft.model.attaching import (
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
+from autopeft.model.devices import (
+    forked_rng,
+    has_own_generator,
+    random_state,
+    set_random_state,
+    to_float64,
+    where_float64_is,
+)
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.loading import load, load_processor, quiet_libraries
@@ -66,10 +74,12 @@ __all__ = [
     "device_names",
     "find_device",
     "for_task",
+    "forked_rng",
     "forward_config",
     "free_bytes",
     "from_memory",
     "frozen_prefix",
+    "has_own_generator",
     "head_names",
     "head_only_config",
     "hidden_size",
@@ -93,13 +103,17 @@ __all__ = [
     "plain_weight",
     "put_on",
     "quiet_libraries",
+    "random_state",
     "release_memory",
     "require_plain",
     "resolve",
     "restoring",
     "save_weights",
     "set_initial_directions",
+    "set_random_state",
     "skips_exactly",
+    "to_float64",
     "unquantised_modules",
+    "where_float64_is",
     "without_cache",
 ]

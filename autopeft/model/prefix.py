@@ -18,6 +18,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autopeft.model.devices import forked_rng, random_state
+
 # Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
 
@@ -153,17 +155,17 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
 
     def keep(known: KnownOutput) -> None:
         kept.append(known)
-        states.append(_random_state(device))
+        states.append(random_state(device))
 
     def attempt(known: KnownOutput | None) -> list[Tensor]:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with forked_rng(device):
             prefix.expect(batch, known, keep)
             return _loss_and_gradients(prefix.model, loss, batch)
 
     # In an evaluation there are no gradients otherwise, and they tell what depends on what trains.
     with torch.inference_mode(False), torch.enable_grad():
         batch = {n: v[:_TRIED_ROWS].clone() if isinstance(v, Tensor) else v for n, v in batch.items()}
-        states.append(_random_state(device))
+        states.append(random_state(device))
         try:
             whole = attempt(None)
             is_constant = len(kept) == 1 and torch.equal(*states) and kept[0].is_constant
@@ -211,10 +213,6 @@ def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tens
 def _same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are equal, also where a loss that diverged is NaN."""
     return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _counts_batches(layer: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autopeft.model import to_float64
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import cache_last_call
 from autopeft.sensitivity.parts.score import SiteScore, Sums, Tensors
@@ -53,12 +54,12 @@ class _SecondMoments:
     def _moment_of(self, inputs: Tensor) -> Tensors:
         rows = inputs.flatten(0, 1)
         right = rows if rows.shape[1] <= _MAX_WHOLE else rows @ self._projection(rows)
-        return rows.T @ right, rows.square().sum().double()
+        return rows.T @ right, to_float64(rows.square().sum())
 
     def _nystrom(self, sketch: Tensor) -> Tensor:
         """Eigenvalues of C Ω (Ωᵀ C Ω)⁻¹ (C Ω)ᵀ, largest first; a small shift keeps the middle positive."""
-        projection = self._projection(sketch.T).double().cpu()
-        sketch = sketch.double().cpu()
+        projection = self._projection(sketch.T).cpu().double()
+        sketch = sketch.cpu().double()
         shift = float(torch.linalg.matrix_norm(sketch)) * torch.finfo(torch.float32).eps + 1e-300
         shifted = sketch + shift * projection
         middle = projection.T @ shifted
@@ -74,7 +75,7 @@ class _SecondMoments:
         if size not in self.projections:
             normal = torch.randn((size, _COLUMNS), generator=generator(self._seed, "in", size))
             self.projections[size] = torch.linalg.qr(normal).Q.to(rows.device)
-        return self.projections[size]
+        return self.projections[size].to(rows.device)  # sums may lie on the CPU
 
 
 def _reducer(sites: Sequence[Site], seed: int) -> Sums:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autopeft.model import to_float64
 from autopeft.records import Site
 from autopeft.sensitivity.parts.gradients import cache_last_call, norm_gradients, summed_product
 from autopeft.sensitivity.parts.score import SiteScore, Sums, Tensors
@@ -53,7 +54,7 @@ class _Sketches:
     def value(self, sums: Tensors, n_examples: int) -> float:
         """‖G‖² / n²; from Z without a decomposition, so that halves are compared quickly."""
         # E ‖Ψ G‖² = l ‖G‖²
-        total = sums[-1].double().square().sum() / (_CORANGE if len(sums) == 2 else 1)
+        total = to_float64(sums[-1]).square().sum() / (_CORANGE if len(sums) == 2 else 1)
         return float(total) / n_examples**2
 
     def profile(self, sums: Tensors, n_examples: int) -> tuple[float, ...]:
@@ -72,7 +73,7 @@ class _Sketches:
             shape = (size, _RANGE if side == "in" else _CORANGE)
             normal = torch.randn(shape, generator=generator(self._seed, side, size))
             self.projections[side, size] = normal.to(device=rows.device)
-        return self.projections[side, size]
+        return self.projections[side, size].to(rows.device)  # sums may lie on the CPU
 
 
 def _reducer(sites: Sequence[Site], seed: int) -> Sums:

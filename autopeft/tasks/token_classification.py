@@ -117,7 +117,7 @@ class TokenClassification:
                 is_labelled = labels != IGNORED
                 losses, hits = losses_and_hits(logits[is_labelled], labels[is_labelled]).unbind(1)
                 counts.add(losses, hits, is_labelled)
-                for guesses, tags in zip(logits.argmax(dim=-1), labels, strict=True):
+                for guesses, tags in zip(logits.argmax(dim=-1).cpu(), labels.cpu(), strict=True):
                     is_counted = tags != IGNORED
                     rows.append((tags[is_counted].tolist(), guesses[is_counted].tolist()))
         if self.metric == TOKEN_ACCURACY:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
-from autopeft.model import FreedMemory, SavedBytes
+from autopeft.model import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
@@ -68,7 +68,7 @@ def train(
     started = time.perf_counter()
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
         position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
         first_step = position.step

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from autopeft.model import has_own_generator, random_state, set_random_state
 from autopeft.train.rate_schedule import RateSchedule
 
 _FILE = "paused.safetensors"
@@ -52,8 +53,8 @@ class State:
 def pause(position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device) -> State:
     """The state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    if has_own_generator(device):
+        tensors[f"rng.{device.type}"] = random_state(device)
     for name, parameter in _trained_parameters(model).items():
         tensors[f"value.{name}"] = parameter
         for moment in _MOMENTS:
@@ -117,8 +118,8 @@ def resume(
                     placed["step"] = moments["step"]
                 optimizer.state[parameter] = placed
     torch.random.set_rng_state(tensors["rng"])
-    if "rng.cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+    if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
+        set_random_state(device, state_on_device)
     return position
 
 

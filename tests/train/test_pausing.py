@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from autopeft.records import Status
 from autopeft.train import rate_schedule
+from autopeft.train.pausing import Position, pause, resume
 
 RUNGS = (4, 9, 20)
 
@@ -72,6 +73,20 @@ def test_state_file_holds_values_moments_and_the_random_state(make_pausing, make
         assert sum(t.numel() for name, t in tensors.items() if name.startswith(f"{moment}.")) == n_values
     assert {float(t) for name, t in tensors.items() if name.startswith("step.")} == {9.0}
     assert tensors["rng"].shape == torch.random.get_rng_state().shape
+
+
+def test_generator_of_an_apple_gpu_is_paused_and_resumed_too(monkeypatch):
+    states = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    model, device = torch.nn.Linear(2, 2), torch.device("mps")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=False)
+    schedule = rate_schedule(20, rung_steps=RUNGS)
+    position = Position(step=RUNGS[0], ends=schedule.ends[:1])
+    state = pause(position, model, optimizer, device=device)
+    states.append(torch.tensor([8], dtype=torch.uint8))
+    assert resume(state, model, optimizer, schedule=schedule, device=device) == position
+    assert states[-1].tolist() == [7]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "blank", "other"])

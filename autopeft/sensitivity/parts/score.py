@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Reducer
+from autopeft.model import free_bytes, to_float64
 from autopeft.records import Site
 
 Tensors = tuple[Tensor, ...]
+# Of a GPU's free memory, that a site's sum takes at most: with hundreds of sites some is left for the pass.
+# Chosen by hand.
+_LARGEST_SHARE = 1 / 256
 Term = Callable[[Site, nn.Module, Tensor, Tensor], "Tensor | Tensors | None"]
 
 
@@ -52,7 +55,7 @@ class Sums:
         """Count one batch at one site."""
         term = self.term(site, module, inputs, gradient)
         if term is not None:
-            self._add(site.name, (term.double(),) if isinstance(term, Tensor) else term)
+            self._add(site.name, (to_float64(term),) if isinstance(term, Tensor) else term)
 
     def add(self, other: Any) -> None:
         """Merge another reducer's sums into these."""
@@ -71,7 +74,23 @@ class Sums:
 
     def _add(self, name: str, terms: Tensors) -> None:
         before = self.sums.get(name)
-        self.sums[name] = terms if before is None else tuple(map(torch.add, before, terms))
+        if before is None:
+            self.sums[name] = tuple(map(_placed, terms))
+        else:
+            pairs = zip(before, terms, strict=True)
+            self.sums[name] = tuple(total + term.to(total.device) for total, term in pairs)
+
+
+def _placed(total: Tensor) -> Tensor:
+    """A sum where it is kept: on the CPU if it would take much of a GPU's free memory.
+
+    Those on Apple's GPUs, which share the memory and lack many decompositions, all go there.
+    """
+    device = total.device
+    if device.type == "cpu" or total.numel() == 1:
+        return total
+    is_large = device.type == "mps" or total.nbytes > _LARGEST_SHARE * free_bytes(device)
+    return total.cpu() if is_large else total
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autopeft.model import head_names
+from autopeft.model import head_names, where_float64_is
 
 OUTSIDE = "outside"  # the parameters that are in no layer, without the task head
 _WRAPPER = "base_model.model."  # before every name of a `PeftModel`
@@ -36,7 +36,8 @@ def layer_shares(module: nn.Module) -> dict[str, float]:
         if parameter.grad is None or name.startswith(heads):
             continue
         layer = found[1] if (found := _LAYER.match(name)) else OUTSIDE
-        term = (parameter.detach().float() * parameter.grad.float()).abs().sum(dtype=torch.float64)
+        products = (parameter.detach().float() * parameter.grad.float()).abs()
+        term = where_float64_is(products).sum(dtype=torch.float64)
         sums[layer] = sums[layer] + term.to(sums[layer].device) if layer in sums else term
     values = {layer: float(value) for layer, value in sums.items()}
     total = sum(values.values())

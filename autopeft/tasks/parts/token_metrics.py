@@ -34,9 +34,11 @@ class TokenCounts:
         self, losses: Tensor, hits: Tensor, is_labelled: Tensor, exact_matches: Sequence[float] = ()
     ) -> None:
         """Count a batch whose labelled tokens (B, T) have these losses and hits (N,), row by row."""
+        # On the CPU: a GPU adds up in any order, and Apple's have no float64.
+        is_labelled, of_tokens = is_labelled.cpu(), torch.stack([losses, hits], dim=1).cpu()
         n_tokens, rows = is_labelled.sum(dim=1), is_labelled.nonzero()[:, 0]
-        of_rows = torch.zeros(len(is_labelled), 2, dtype=torch.double, device=losses.device)
-        of_rows.index_add_(0, rows, torch.stack([losses, hits], dim=1).double())
+        of_rows = torch.zeros(len(is_labelled), 2, dtype=torch.double)
+        of_rows.index_add_(0, rows, of_tokens.double())
         self.losses += of_rows[:, 0].tolist()
         self.n_tokens += n_tokens.tolist()
         self.n_hits += of_rows[:, 1].long().tolist()

@@ -1,0 +1,47 @@
+"""What is done otherwise on GPUs, tried without one: on tensors that hold no numbers, and with stand-ins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autopeft.model import forked_rng, random_state, release_memory, set_random_state, to_float64
+
+MPS = torch.device("mps")
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """The states of an Apple GPU's generator, the last one being its present one."""
+    states = [torch.tensor([1], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda device="mps": states[-1].clone())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, device="mps": states.append(state))
+    return states
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", "cuda"), ("mps", "cpu"), ("cpu", "cpu")])
+def test_float64_is_made_on_the_cpu_where_the_device_has_none(device, expected):
+    with FakeTensorMode():
+        doubled = to_float64(torch.ones(2, device=device))
+    assert (doubled.device.type, doubled.dtype) == (expected, torch.float64)
+
+
+def test_generator_of_an_apple_gpu_is_put_back(states):
+    before = torch.random.get_rng_state()
+    with forked_rng(MPS):
+        set_random_state(MPS, torch.tensor([2], dtype=torch.uint8))
+        torch.rand(1)
+    assert random_state(MPS).tolist() == [1]
+    assert len(states) == 3
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_memory_of_an_apple_gpu_is_given_back(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: calls.append("mps"))
+    release_memory(SimpleNamespace(type="mps"))
+    release_memory(torch.device("cpu"))
+    assert calls == ["mps"]

@@ -1,0 +1,90 @@
+"""What scores add up on GPUs, tried without one: on tensors that have a device and no numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from toys.sensitivity import SCORES
+
+from autopeft.records import Site
+from autopeft.sensitivity.parts import score as parts
+
+WIDTH = 1400  # wide enough for sketches
+# lora_fisher takes one of several matrices, which torch cannot do for a device that it was not built for.
+FED = [n for n, score in SCORES.items() if score.labels not in ("none", "weights") and n != "lora_fisher"]
+
+
+class NoFloat64OnMps(TorchDispatchMode):
+    """Refuses float64 on Apple's GPUs, as they do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "mps":
+                assert leaf.dtype != torch.float64, f"{func} gives float64 on MPS"
+        return result
+
+
+SITE = Site(
+    name="layers.0.q",
+    layer=0,
+    role="q",
+    kind="linear",
+    in_features=WIDTH,
+    out_features=WIDTH,
+    has_bias=True,
+)
+
+
+def map_on(device):
+    module = torch.nn.Linear(1, 1)  # on the CPU: initial values cannot be drawn on a device that is not there
+    module.weight = torch.nn.Parameter(torch.empty(WIDTH, WIDTH, device=device))
+    return module
+
+
+def seen_on(device, name):
+    """Two reducers of a score, one after two batches and one after one, on a device."""
+    first, second = (SCORES[name].reducer([SITE], seed=0) for _ in range(2))
+    for reducer in (first, first, second):
+        inputs, gradient = (torch.empty(2, 3, WIDTH, device=device) for _ in range(2))
+        reducer.update(SITE, map_on(device), inputs, gradient)
+    return first, second
+
+
+def devices_of_sums(reducer):
+    return {total.device.type for sums in reducer.sums.values() for total in sums if total.numel() > 1}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_apple_gpus_without_float64_bear_every_score(name):
+    with FakeTensorMode(), NoFloat64OnMps():
+        first, second = seen_on("mps", name)
+        first.add(second)
+        if hasattr(first, "sums"):
+            assert devices_of_sums(first) <= {"cpu"}
+
+
+@pytest.mark.parametrize(("free", "device"), [(2**40, "cuda"), (2**20, "cpu")], ids=["much", "little"])
+@pytest.mark.parametrize("name", ["spectrum", "activation"])
+def test_sums_go_to_the_cpu_where_a_gpu_has_little_room(name, free, device, monkeypatch):
+    monkeypatch.setattr(parts, "free_bytes", lambda _: free)
+    with FakeTensorMode():
+        first, second = seen_on("cuda", name)
+        assert devices_of_sums(first) == {device}
+        first.add(second)
+
+
+def test_halves_with_sums_on_two_devices_are_added_up(monkeypatch):
+    with FakeTensorMode():
+        monkeypatch.setattr(parts, "free_bytes", lambda _: 2**40)
+        first, _ = seen_on("cuda", "spectrum")
+        monkeypatch.setattr(parts, "free_bytes", lambda _: 0)
+        _, second = seen_on("cuda", "spectrum")
+        second.add(first)
+        assert devices_of_sums(second) == {"cpu"}
+        # The matrices that were drawn for the GPU serve the sums on the CPU.
+        total = second.sums[SITE.name][0]
+        assert first.profile.__self__._projection("out", total.T).device.type == "cpu"
