@@ -11,9 +11,13 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from autopeft.model.devices import forked_rng, where_float64_is
+from autopeft.model.memory import free_bytes
+
 _EXACT_INPUTS = 1024  # inputs up to which all eigenvectors are computed; chosen by hand
 _OVERSAMPLING = 16  # for wider inputs: directions beyond the rank, and iterations; chosen by hand so that
 _ITERATIONS = 8  # the inputs' share in them is right to 0.1 % (tests/model/test_input_statistics.py)
+_SQUARES_SHARE = 0.5  # of the device's free memory, for sums of squares; chosen by hand
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -23,6 +27,9 @@ def input_directions(
 ) -> dict[str, torch.Tensor]:
     """The directions in which the inputs of linear maps are largest, padding left out.
 
+    Sums are in float32, also under autocast. Where those of all maps do not fit into memory (39 GB for 8
+    billion weights), the batches go through the model several times, for some maps each.
+
     Args:
         module: The base model, in eval mode.
         batches: Arguments of its forward; `labels` are not passed, `attention_mask` (B, T) marks padding.
@@ -30,22 +37,44 @@ def input_directions(
 
     Returns:
         Site name -> orthonormal rows, shape (rank, in_features), the largest first: the right singular
-        vectors of all inputs stacked. Signs are fixed: the largest entry of a row is positive.
+        vectors of all inputs stacked. Signs are fixed: the largest entry of a row is positive. A map that no
+        batch reaches is missing.
 
     Source:
         The initialiser of EVA, Paischl et al. 2024, arXiv:2410.07170, without its redistribution of ranks,
         which would change what a plan costs.
     """
+    directions: dict[str, torch.Tensor] = {}
+    left = dict(ranks)
+    while left and (squares := _squares(module, batches, left)):
+        while squares:
+            name, square = squares.popitem()
+            directions[name] = leading_eigenvectors(square, left.pop(name))
+    return directions
+
+
+def _squares(module: nn.Module, batches: Sequence[Batch], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Σ x xᵀ over the inputs of those maps for which there is room, one at least, in float32."""
     squares: dict[str, torch.Tensor] = {}
+    room: float | None = None
 
     def add(name: str, rows: torch.Tensor) -> None:
-        squares[name] = squares.get(name, 0) + rows.T @ rows
+        nonlocal room
+        if name in squares:
+            squares[name] += rows.T @ rows
+            return
+        if room is None:
+            room = _SQUARES_SHARE * free_bytes(rows.device)
+        n_bytes = rows.shape[1] ** 2 * rows.element_size()
+        if not squares or n_bytes <= room:  # there is never more room later, so that no batch is left out
+            squares[name] = 0 + rows.T @ rows
+            room -= n_bytes
 
     def forward(module: nn.Module, batch: Batch) -> object:
         return module(**{name: value for name, value in batch.items() if name != "labels"})
 
-    _watch(module, batches, ranks, add, call=forward)
-    return {name: leading_eigenvectors(squares[name], rank) for name, rank in ranks.items()}
+    _watch(module, batches, names, add, call=forward)
+    return squares
 
 
 def input_rms(
@@ -85,7 +114,8 @@ def _watch(
         rows = inputs[0]
         if mask is not None and rows.shape[:-1] == mask.shape:
             rows = rows[mask.bool()]
-        add(name, rows.reshape(-1, rows.shape[-1]).float())
+        with torch.autocast(rows.device.type, enabled=False):  # which would round products to bfloat16
+            add(name, rows.reshape(-1, rows.shape[-1]).float())
 
     handles = [module.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in names]
     try:
@@ -100,12 +130,14 @@ def _watch(
 
 def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading eigenvectors of a symmetric matrix as rows, shape (rank, n); largest entry positive."""
+    square = where_float64_is(square)
     n_inputs = len(square)
     if n_inputs <= _EXACT_INPUTS:
         rows = torch.linalg.eigh(square.double()).eigenvectors.flip(-1).T[:rank].float()
     else:
         n_kept = min(n_inputs, rank + _OVERSAMPLING)
-        with torch.random.fork_rng(devices=[square.device] if square.is_cuda else []):
+        # Under autocast the products are bfloat16, which no GPU decomposes.
+        with forked_rng(square.device), torch.autocast(square.device.type, enabled=False):
             torch.manual_seed(0)
             rows = torch.svd_lowrank(square, q=n_kept, niter=_ITERATIONS)[0].T[:rank]
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))

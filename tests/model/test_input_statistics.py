@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autopeft.model import input_directions, input_rms
+from autopeft.model import input_directions, input_rms, input_statistics
 from autopeft.model.input_statistics import leading_eigenvectors
 from autopeft.records import Fidelity, Status
 
@@ -75,6 +75,38 @@ def test_iteration_finds_the_directions_of_wide_maps_too():
     eigenvectors = leading_eigenvectors(square, RANK)
     assert (rows @ eigenvectors.T).square().sum(0).double().numpy() == pytest.approx(expected, rel=1e-3)
     assert torch.equal(eigenvectors, leading_eigenvectors(square, RANK))
+
+
+class OneMap(torch.nn.Module):
+    def __init__(self, n_inputs):
+        super().__init__()
+        self.map = torch.nn.Linear(n_inputs, 2)
+
+    def forward(self, x):
+        return self.map(x)
+
+
+@pytest.mark.parametrize("n_inputs", [40, 1100])
+def test_autocast_does_not_round_the_sums(n_inputs):
+    torch.manual_seed(0)
+    module, batches = OneMap(n_inputs), [{"x": torch.randn(2, 30, n_inputs)} for _ in range(2)]
+    plain = input_directions(module, batches, {"map": RANK})["map"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(input_directions(module, batches, {"map": RANK})["map"], plain)
+
+
+def test_directions_are_the_same_where_memory_has_room_for_one_map_at_a_time(bert, make_batch, monkeypatch):
+    batches = [make_batch(seed=0), make_batch(seed=1)]
+    ranks = {site.name: RANK for site in bert.sites if site.kind == "linear"}
+    whole = input_directions(bert.module, batches, ranks)
+    passes = []
+    hook = bert.module.register_forward_pre_hook(lambda *_: passes.append(1))
+    monkeypatch.setattr(input_statistics, "free_bytes", lambda device: 0)
+    parts = input_directions(bert.module, batches, ranks)
+    hook.remove()
+    assert len(passes) == len(batches) * len(ranks)
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
 def test_eva_starts_from_the_inputs_and_leaves_the_outputs_and_the_count_unchanged(make_bench, make_plan):
