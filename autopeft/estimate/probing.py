@@ -13,7 +13,10 @@ from torch.nn import functional
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.estimate.rates import Rates
 
-_SIDE = 512  # rows and columns of the products; about those of a small model's
+# Rows and columns of the products, and how many are timed together. On a CPU the side is about that of a
+# small model's; a GPU takes a microsecond for such a product, and ten to start it and to be waited for.
+_CPU_SIDE, _CPU_TOGETHER = 512, 1
+_GPU_SIDE, _GPU_TOGETHER = 4096, 20
 _COPIED = 2**24  # numbers of the copies, more than caches hold: what a backward pass reads is no longer there
 _SMALL, _DEPTH = 64, 4  # of the steps that take no time but that to start their kernels
 _REPEATS = 9
@@ -21,18 +24,20 @@ _REPEATS = 9
 
 def probe(device: torch.device, dtype: torch.dtype) -> Rates:
     """The rates of a device of this machine in a number format, from products, copies and small steps."""
-    matrices = torch.ones(2, _SIDE, _SIDE, device=device, dtype=dtype)
+    is_cpu = device.type == "cpu"
+    side, n_together = (_CPU_SIDE, _CPU_TOGETHER) if is_cpu else (_GPU_SIDE, _GPU_TOGETHER)
+    matrices = torch.ones(2, side, side, device=device, dtype=dtype)
     numbers = torch.ones(2, _COPIED, device=device)
     with torch.inference_mode():
-        product = _seconds(lambda: matrices[0] @ matrices[1], device)
+        product = _seconds(lambda: matrices[0] @ matrices[1], device, n_together)
         # Into memory that is there: to be given new memory takes several times as long.
-        copy = _seconds(lambda: numbers[0].copy_(numbers[1]), device)
+        copy = _seconds(lambda: numbers[0].copy_(numbers[1]), device, n_together)
     return Rates(
         name=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        flops=2 * _SIDE**3 / product,
+        flops=2 * side**3 / product,
         bytes=numbers.nbytes / copy,
         call_seconds=_call_seconds(device, dtype),
-        runs_ahead=device.type == "cuda",
+        runs_ahead=not is_cpu,
     )
 
 
@@ -68,13 +73,14 @@ def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return float(_seconds(step, device) / living.n_calls)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The median time of some work, once it was done before."""
+def _seconds(work: Callable[[], object], device: torch.device, n_together: int = 1) -> float:
+    """The median time of some work, once it was done before; so many times for each look at the clock."""
     times = []
     for _ in range(1 + _REPEATS):
         started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
+        for _ in range(n_together):
+            work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append((time.perf_counter() - started) / n_together)
     return median(times[1:])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autopeft.errors import UnknownNameError
-from autopeft.estimate import CARDS, LivingBytes, Rates, probe, rates_of
+from autopeft.estimate import CARDS, LivingBytes, Rates, probe, probing, rates_of
 
 N = 64
 SLOW = Rates(name="slow", flops=1e6, bytes=1e12, call_seconds=1e-3, runs_ahead=False)
@@ -63,3 +63,13 @@ def test_probe_of_this_machine_has_rates_that_a_machine_can_have():
     assert 1e8 < rates.bytes < 1e13
     assert 1e-8 < rates.call_seconds < 1e-2
     assert not rates.runs_ahead
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_probe_waits_for_a_gpu_once_for_many_products(kind, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: calls.append(device.type))
+    probing._seconds(lambda: calls.append("work"), torch.device(kind), 3)
+    together = ["work", "work", "work", kind]
+    assert calls[:4] == together
+    assert calls == together * (len(calls) // 4)
