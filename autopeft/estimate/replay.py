@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from autopeft.adapters import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, first_line_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
+from autopeft.estimate.gpu_autocast import gpu_autocast
 from autopeft.estimate.known_results import KnownResults
 from autopeft.estimate.living_bytes import LivingBytes, Work
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
@@ -40,8 +41,8 @@ class TrainingStep:
     matter, and how many terms their `loss` is the mean of: `n_terms` counts them, all alike if it is None.
     The loss is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over the
     parameters: all at once, which takes one more copy of the second moments, or one by one. `on_gpu` counts
-    the memory of a GPU, and not the tensors that `peft` leaves on the CPU. `rates` are those of the device
-    whose time is counted, if any.
+    the memory of a GPU, with its autocast, and not the tensors that `peft` leaves on the CPU. `rates` are
+    those of the device whose time is counted, if any.
     """
 
     micro_batches: Sequence[Batch]
@@ -227,6 +228,7 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
         checkpointing = step.checkpointing and can_checkpoint(model)
         with (
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
+            gpu_autocast() if step.on_gpu else contextlib.nullcontext(),
             told_apart(model, living),
             _gradients_counted(trained, living),
         ):

@@ -12,6 +12,7 @@ from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
 from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
+from autopeft.estimate.gpu_autocast import gpu_autocast
 from autopeft.extension import discover
 from autopeft.model import BaseModel, attach
 
@@ -208,3 +209,28 @@ def test_eight_billion_weights_train_in_the_memory_of_one_small_gpu(quantize, ma
     choices = {"loss": task.loss, "n_terms": task.n_terms, "autocast": True, "checkpointing": True}
     memory = replay(adapted, TrainingStep(micro_batches=[batch], **choices))
     assert memory.peak_bytes < max_gb * 10**9
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layer_norm_gives_float32_under_a_gpus_autocast(checkpointing, methods, make_plan):
+    def forward_bytes(architecture, *, on_gpu):
+        base = toy_base(architecture, hidden=HIDDEN)
+        configs = compile_plan(make_plan(base, "lora"), methods).configs
+        skeleton = skeleton_of(base)
+        model = without_weights(skeleton, configs, task_type="SEQ_CLS", dtype=torch.bfloat16)
+        step = step_of(architecture, autocast=True, on_gpu=on_gpu, checkpointing=checkpointing)
+        return replay(model, step).forward_bytes
+
+    # BERT's residual stream follows a LayerNorm; Llama has RMSNorm, whose code is alike on both.
+    assert forward_bytes("bert", on_gpu=True) > 1.05 * forward_bytes("bert", on_gpu=False)
+    assert forward_bytes("llama", on_gpu=True) == forward_bytes("llama", on_gpu=False)
+
+
+def test_layer_norm_has_the_format_that_autocast_of_each_device_gives():
+    norm, inputs = torch.nn.LayerNorm(8, dtype=torch.bfloat16), torch.ones(2, 8, dtype=torch.bfloat16)
+    with gpu_autocast():
+        assert norm(inputs).dtype == torch.bfloat16  # there is no autocast
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert norm(inputs).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(inputs).dtype == torch.bfloat16
