@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ class Precision:
     """The number format that a base model is held in and computes in.
 
     `dtype` is float32 or bfloat16. `matmul` is torch's word for how float32 matrices are multiplied:
-    `highest`, or `medium`, which lets torch round them to bfloat16 where it has kernels for that.
+    `highest`, or `high` for TF32 on GPUs, or `medium`, which lets torch round them to bfloat16 where it has
+    kernels for that.
     """
 
     dtype: str = "float32"
@@ -51,6 +52,11 @@ class Precision:
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.torch_dtype)
+
+    def of_copies(self, device: torch.device) -> Precision:
+        """How float32 copies of what this precision computes are multiplied: TF32 holds bfloat16 exactly."""
+        is_exact = device.type == "cuda" and self.dtype == "bfloat16"
+        return replace(self, matmul="high") if is_exact else self
 
     @contextlib.contextmanager
     def multiplying(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ def sensitivity(
         max_tokens=prepared.bench.compute.micro_batch_tokens,
         interrupt=limit.require_time,
     )
-    with base.precision.multiplying():
+    with base.precision.of_copies(base.device).multiplying():
         scored = measure(
             chosen,
             scored_model,

@@ -133,3 +133,13 @@ def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):
     for name, parameter in exact.module.named_parameters():
         if name not in in_head:
             assert torch.equal(parameter.bfloat16(), held.module.get_parameter(name))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "expected"),
+    [("bfloat16", "cuda", "high"), ("float32", "cuda", "highest"), ("bfloat16", "cpu", "highest")],
+)
+def test_copies_of_bfloat16_are_multiplied_in_tf32_where_a_gpu_has_it(dtype, device, expected):
+    with Precision(dtype=dtype).of_copies(torch.device(device)).multiplying():
+        assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == "highest"
