@@ -12,7 +12,7 @@ from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import PROFILE_SCORE, UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores
+from autopeft.records import PROFILE_SCORE, UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores, with_setting
 from autopeft.space import AllocationContext
 
 # For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
@@ -70,10 +70,14 @@ def search_problem(
         if score.name == PROFILE_SCORE
         for site, profile in zip(names, score.profiles, strict=True)
     }
+    score = spec.search.score
+    if score not in by_name:  # memory did not hold an example: sites are ordered by their number of weights
+        score = UNEVEN_NULLS[0]
+        spec = with_setting(spec, "search.score", score)
     return SearchProblem(
         spec=spec,
         space=feasible,
-        context=context.with_scores(by_name[spec.search.score], profiles),
+        context=context.with_scores(by_name[score], profiles),
         schedule=schedule_of(prepared),
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),

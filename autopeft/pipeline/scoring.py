@@ -11,9 +11,10 @@ import numpy as np
 
 from autopeft.errors import SpecError, StoppedError
 from autopeft.extension import Batch, Score, discover
+from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import Sensitivity, SiteScores
+from autopeft.records import UNEVEN_NULLS, Sensitivity, SiteScores
 from autopeft.sensitivity import ENOUGH, ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
@@ -125,8 +126,21 @@ def require_some(max_examples: int | None) -> None:
 def logged_scores(
     prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
 ) -> tuple[SiteScores, ...]:
-    """The scores of a search; logs the notes that `analyze` would print beside them."""
-    scored = sensitivity(prepared, names, clock=clock)
+    """The scores of a search; logs the notes that `analyze` would print beside them.
+
+    Where memory does not hold one example, only scores that read none are there, the null scores at least.
+    """
+    try:
+        scored = sensitivity(prepared, names, clock=clock)
+    except SpecError as error:
+        if error.__cause__ is None or not is_out_of_memory(error.__cause__):
+            raise
+        log.warning("%s Sites are ordered by their number of weights instead.", error)
+        scored = None
+    if scored is None:  # after the handler, whose error holds on to the tensors
+        release_memory(prepared.base.device)
+        frugal = [name for name in names if not reads_examples(discover("autopeft.sensitivity")[name])]
+        scored = sensitivity(prepared, [*frugal, *UNEVEN_NULLS], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if scored.unreachable:

@@ -8,10 +8,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from toys.sensitivity import SCORES, FirstLayerLoss
 
 from autopeft.errors import SpecError, StoppedError, UnknownNameError
-from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.prepare import fit_to_budget, prepare
+from autopeft.pipeline.problem import requested_space, search_problem
 from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
 from autopeft.records import Sensitivity as Record
@@ -131,3 +133,24 @@ def test_a_search_logs_what_its_scores_have_to_say(prepared, caplog):
     assert warning == (
         f"Sensitivity: no gradient reaches {len(beyond)} sites, which score 0: {', '.join(beyond)}"
     )
+
+
+def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepared, caplog):
+    class NoRoom(FirstLayerLoss):
+        collate = staticmethod(prepared.task.collate)
+
+        def loss(self, model, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    names = ["gradient", "parameters", "random"]
+    scores = logged_scores(replace(prepared, task=NoRoom()), names)
+    assert [score.name for score in scores] == ["parameters", "random"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("One example of batch 1 does not fit into memory (CUDA out of memory.")
+    assert warning.endswith("Sites are ordered by their number of weights instead.")
+    with pytest.raises(SpecError, match="does not fit into memory"):
+        sensitivity(replace(prepared, task=NoRoom()), names)  # as `analyze` asks for it
+    feasible, context = fit_to_budget(prepared, requested_space(prepared.spec))
+    problem = search_problem(prepared, feasible, context, scores, first_trials=1, user_plans=())
+    assert problem.context.scores == problem.null_scores["parameters"]
+    assert problem.spec.search.score == "parameters"  # what the arms are named by

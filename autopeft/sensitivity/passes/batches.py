@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autopeft.errors import DataError, SpecError, first_line_of
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes, is_out_of_memory, release_memory
+from autopeft.sensitivity.passes.cutting import half_of_row, shortened
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.labels import with_drawn_labels
 from autopeft.sensitivity.passes.layout import AmbiguousShapeError, split_in_half
@@ -28,6 +29,7 @@ class BatchRunner:
         self._scored, self._halves, self._seed = scored, halves, seed
         self._largest = 0  # numbers in the largest part whose memory was counted
         self._max_examples: int | None = None  # that fit into memory at once; None: no limit was met
+        self._row_tokens: int | None = None  # of a row that does not fit as a whole; None: all did
         self.reached: set[str] = set()
         self.dropped: frozenset[str] = frozenset()
         self.notes: list[str] = []
@@ -59,6 +61,8 @@ class BatchRunner:
             if self._is_too_large(part):
                 to_do += [(half, seen) for half in split_in_half(part)[::-1]]
                 continue
+            if self._row_tokens is not None:
+                part = shortened(part, self._row_tokens)
             self._scored.interrupt()
             visit = Visit(self._scored, part, listeners=listeners, seen=seen, counter=self._counter(part))
             if self._succeeds(visit, part, index=index):
@@ -98,7 +102,7 @@ class BatchRunner:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._lower_limit(len(part["labels"]), error, index=index)
+            self._lower_limit(part, error, index=index)
         else:
             if not math.isfinite(loss):
                 raise DataError(
@@ -110,8 +114,9 @@ class BatchRunner:
         release_memory(part["labels"].device)  # after the handler, whose error holds on to the tensors
         return False
 
-    def _lower_limit(self, n_examples: int, error: RuntimeError | MemoryError, *, index: int) -> None:
-        """Halve the examples at once, or drop the experts' sites if there was only one example."""
+    def _lower_limit(self, part: Batch, error: RuntimeError | MemoryError, *, index: int) -> None:
+        """Halve the examples at once; of a single one drop the experts' sites, then halve its tokens."""
+        n_examples = len(part["labels"])
         if n_examples > 1:
             self._max_examples = (n_examples + 1) // 2
             self.notes.append(
@@ -119,14 +124,22 @@ class BatchRunner:
             )
             return
         sites = self._scored.sites
-        self.dropped = frozenset(site.name for site in sites if site.kind == "parameter")
-        if not self.dropped:
+        if experts := frozenset(site.name for site in sites if site.kind == "parameter"):
+            self.dropped = experts
+            self._scored = replace(self._scored, sites=tuple(s for s in sites if s.kind != "parameter"))
+            self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
+            return
+        is_causal = self._scored.task.peft_task_type == "CAUSAL_LM"
+        n_tokens = half_of_row(part) if is_causal else None
+        if n_tokens is None:
             raise SpecError(
                 f"One example of batch {index + 1} does not fit into memory ({first_line_of(error)}); "
                 "lower --max-length, or use a smaller base model."
             ) from error
-        self._scored = replace(self._scored, sites=tuple(s for s in sites if s.kind != "parameter"))
-        self.notes.append("Memory ran out at one example: experts in one parameter score 0.")
+        self._max_examples, self._row_tokens = 1, n_tokens
+        self.notes.append(
+            f"Memory ran out at one row; went on with {n_tokens} of its tokens, those before its last label."
+        )
 
     def _counter(self, part: Batch) -> SavedBytes | None:
         """A counter of saved bytes for the largest part so far, on the CPU; else None."""
