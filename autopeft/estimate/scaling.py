@@ -57,7 +57,7 @@ class MemoryModel:
     checkpointing: bool = False
     replays: dict[int | None, Replay] = field(default_factory=dict)
     _known: dict[tuple[int, int], StepMemory] = field(default_factory=dict)
-    _points: list[StepMemory] = field(default_factory=list)
+    _points: dict[tuple[int, int], list[StepMemory]] = field(default_factory=dict)  # by their least step
 
     def at(self, n_rows: int, n_tokens: int) -> StepMemory:
         """The memory of a step of so many rows of so many tokens each."""
@@ -66,7 +66,7 @@ class MemoryModel:
         return self._known[n_rows, n_tokens]
 
     def _computed(self, n_rows: int, n_tokens: int) -> StepMemory:
-        least_rows, least_tokens = self._least
+        least_rows, least_tokens = self._least(n_rows * n_tokens)
         is_small = n_rows * n_tokens <= least_rows * least_tokens  # a loss may take less than two pieces
         if is_small or (not self._points and n_rows * n_tokens <= _DIRECT_TOKENS):
             return self._at_all_layers(n_rows, n_tokens)
@@ -74,25 +74,25 @@ class MemoryModel:
 
     def scaled(self, n_rows: int, n_tokens: int) -> StepMemory:
         """As `at`, without another replay; a loss in pieces is taken to fill one piece at least."""
-        least_rows, least_tokens = self._least
-        if not self._points:
-            self._points = [self._at_all_layers(least_rows, n * least_tokens) for n in _N_ROWS]
+        least = least_rows, least_tokens = self._least(n_rows * n_tokens)
+        if least not in self._points:
+            self._points[least] = [self._at_all_layers(least_rows, n * least_tokens) for n in _N_ROWS]
         share, x = n_rows / least_rows, n_tokens / least_tokens
         nothing = _square(0.0)  # what does not depend on the rows: a step of rows without tokens
         weights = [share * at + (1 - share) * none for at, none in zip(_square(x), nothing, strict=True)]
-        return combined(self._points, weights)
+        return combined(self._points[least], weights)
 
-    @property
-    def _least(self) -> tuple[int, int]:
-        """Rows and tokens of the smallest step that is scaled up.
+    def _least(self, n: int) -> tuple[int, int]:
+        """Rows and tokens of the smallest step that is scaled up to one of `n` tokens.
 
-        It has two pieces of a loss, or so few tokens that three such steps are less than a piece.
+        It has two pieces of a loss; or, for a step within one piece, so few tokens that three such steps are
+        less than a piece, if that is enough of them.
         """
-        piece = self.subject.piece_tokens
-        least = _LEAST_TOKENS if _N_ROWS[-1] * _LEAST_TOKENS <= piece else max(_LEAST_TOKENS, 2 * piece)
-        limit = self.subject.max_tokens
+        piece, limit = self.subject.piece_tokens, self.subject.max_tokens
+        is_within = max(n, _N_ROWS[-1] * _LEAST_TOKENS) <= piece
+        least = _LEAST_TOKENS if is_within else max(_LEAST_TOKENS, 2 * piece)
         tokens = least if limit is None else min(least, max(1, limit // _N_ROWS[-1]))
-        return -(-least // tokens), tokens
+        return least // tokens if is_within else -(-least // tokens), tokens
 
     def _at_all_layers(self, n_rows: int, n_tokens: int) -> StepMemory:
         if self.subject.n_layers is None or self.subject.n_layers <= DEPTHS[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from autopeft.extension import Batch, Method, Task
 from autopeft.model import BaseModel, load_skeleton, output_layer_names, without_cache
 from autopeft.records import ModelSpec, Plan
 from autopeft.space import AllocationContext, Policy, plan_of
-from autopeft.tasks.parts.token_losses import PIECE_LOGITS
+from autopeft.tasks.parts.token_losses import piece_logits, pieces_of_a_gpu
 
 FULL = "full"  # the word for full fine-tuning
 _SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
@@ -201,7 +202,7 @@ def describe(
         loss=_plain_loss if setup.plain_loop else builder.loss,
         n_terms=None if setup.plain_loop else task.n_terms,
         max_tokens=max_tokens,
-        piece_tokens=max(1, PIECE_LOGITS // n_words) if in_pieces else 0,
+        piece_tokens=max(1, piece_logits(on_gpu=setup.on_gpu) // n_words) if in_pieces else 0,
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
         rates=setup.rates,
@@ -255,7 +256,8 @@ class _Builder:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss as autopeft's trainer takes it."""
-        with without_cache(model):
+        as_on_device = pieces_of_a_gpu() if self.setup.on_gpu else contextlib.nullcontext()
+        with without_cache(model), as_on_device:
             return self.task.loss(model, batch)
 
 

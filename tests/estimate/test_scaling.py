@@ -32,14 +32,17 @@ METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A config of a small Llama of seven layers, without weights."""
-    path = tmp_path_factory.mktemp("llama")
+    return saved_config(tmp_path_factory.mktemp("llama"), n_words=WORDS, n_positions=4096)
+
+
+def saved_config(path, *, n_words, n_positions):
     config = transformers.LlamaConfig(
         hidden_size=HIDDEN,
         intermediate_size=80,
         num_hidden_layers=N_LAYERS,
         num_attention_heads=2,
-        vocab_size=WORDS,
-        max_position_embeddings=4096,
+        vocab_size=n_words,
+        max_position_embeddings=n_positions,
         tie_word_embeddings=False,
         architectures=["LlamaForCausalLM"],
     )
@@ -89,6 +92,15 @@ def test_small_steps_scaled_up_have_the_bytes_of_large_ones(folder, n_rows, n_to
     subject = described(folder, "lora_r4", plain_loop=plain_loop).subject
     scaled = MemoryModel(subject=subject).scaled(n_rows, n_tokens)
     replayed = whole(subject, n_rows, n_tokens, checkpointing=False)
+    assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 7])
+def test_steps_within_one_piece_of_a_loss_and_beyond_are_scaled_up_each_by_its_own(n_rows, tmp_path):
+    subject = described(saved_config(tmp_path, n_words=20_000, n_positions=2048), "lora_r4").subject
+    assert 2048 < subject.piece_tokens < 2 * 2048  # on a GPU
+    scaled = MemoryModel(subject=subject).scaled(n_rows, 2048)
+    replayed = whole(subject, n_rows, 2048, checkpointing=False)
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
 
 

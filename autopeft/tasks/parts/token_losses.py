@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,8 +14,27 @@ from torch.autograd.function import once_differentiable
 from autopeft.tasks.parts.output_layer import BeforeOutput
 
 # Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. By hand:
-# on a CPU 2**23 and 2**24 were fastest (49,152 words); on a GPU 131 tokens of 128,256 words keep it busy.
+# 2**23 and 2**24 were fastest (49,152 words). Each piece reads the whole output layer, 1 GB of 128,256 words
+# in bfloat16: on a GPU, which would wait for it at 131 tokens, a piece has four times as many.
 PIECE_LOGITS = 2**24
+GPU_PIECE_LOGITS = 2**26
+
+_as_on_gpu = ContextVar("as_on_gpu", default=False)
+
+
+def piece_logits(*, on_gpu: bool) -> int:
+    """The most logits that are in memory at a time."""
+    return GPU_PIECE_LOGITS if on_gpu else PIECE_LOGITS
+
+
+@contextlib.contextmanager
+def pieces_of_a_gpu() -> Iterator[None]:
+    """A context in which a CPU takes pieces as a GPU does, for a step that is only looked at."""
+    token = _as_on_gpu.set(True)
+    try:
+        yield
+    finally:
+        _as_on_gpu.reset(token)
 
 
 def mean_loss(before: BeforeOutput) -> Tensor:
@@ -41,7 +62,8 @@ def losses_and_hits(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _pieces(before: BeforeOutput) -> list[tuple[Tensor, Tensor]]:
-    n_tokens = max(1, PIECE_LOGITS // before.n_words)
+    on_gpu = _as_on_gpu.get() or before.states.device.type != "cpu"
+    n_tokens = max(1, piece_logits(on_gpu=on_gpu) // before.n_words)
     return list(zip(torch.split(before.states, n_tokens), torch.split(before.labels, n_tokens), strict=True))
 
 
