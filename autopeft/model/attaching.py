@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.fourierft.layer import FourierFTLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
@@ -46,6 +47,7 @@ def attach(
         if parameter.requires_grad and parameter.dtype == torch.bfloat16:
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
     _activate(adapted)
+    place_frequencies(adapted)
     return adapted
 
 
@@ -130,6 +132,15 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
+
+
+def place_frequencies(model: nn.Module) -> None:
+    """Put FourierFT's frequencies where its weights are; `peft` 0.21.2 copies them to a GPU at every call."""
+    for module in model.modules():
+        if isinstance(module, FourierFTLayer):
+            for name, weights in module.fourierft_spectrum.items():
+                if weights.device.type != "meta":  # there a replay needs them as they are
+                    module.indices[name] = module.indices[name].to(weights.device)
 
 
 def head_only_config() -> LoraConfig:

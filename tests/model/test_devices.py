@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from peft import FourierFTConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopeft.model import forked_rng, random_state, release_memory, set_random_state, to_float64
+from autopeft.model import attach, forked_rng, random_state, release_memory, set_random_state, to_float64
+from autopeft.model.attaching import place_frequencies
 
 MPS = torch.device("mps")
 
@@ -42,6 +42,19 @@ def test_generator_of_an_apple_gpu_is_put_back(states):
 def test_memory_of_an_apple_gpu_is_given_back(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: calls.append("mps"))
-    release_memory(SimpleNamespace(type="mps"))
+    release_memory(MPS)
     release_memory(torch.device("cpu"))
     assert calls == ["mps"]
+
+
+def test_frequencies_of_fourierft_lie_where_its_weights_are():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    module.config = {}
+    config = FourierFTConfig(n_frequency=3, target_modules=["0"])
+    model = attach(module, [config], task_type=None, head_names=())
+    layer = model.base_model.model[0]
+    assert layer.indices["default"].device.type == "cpu"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        layer.fourierft_spectrum["default"] = torch.nn.Parameter(torch.empty(3, device="cuda"))
+        place_frequencies(model)
+    assert layer.indices["default"].device.type == "cuda"
