@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, devices, memory, precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
+locating, devices, memory → precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
 widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching →
 skeleton → loading, in_memory.
 """
