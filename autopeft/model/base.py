@@ -19,6 +19,7 @@ from torch import nn
 
 from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, attached_names, leave_casts_to_autocast
+from autopeft.model.devices import forked_rng
 from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
@@ -184,7 +185,7 @@ class BaseModel:
     def _attach(
         self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
     ) -> PeftModel:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             if draws_head:

@@ -23,6 +23,7 @@ from autopeft.model import (
     SavedBytes,
     can_checkpoint,
     checkpointed,
+    forked_rng,
     free_bytes,
     input_directions,
     input_rms,
@@ -291,7 +292,7 @@ class Bench:
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
             without_cache(model),
             self._checkpointing(self.base.to_train(model)),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            forked_rng(device),
             counter.counting(),
         ):
             loss = self._plain_loss(model, self._batch("train", rows))
