@@ -23,7 +23,7 @@ from autopeft.model.locating import (
     require_reachable,
     resolve,
 )
-from autopeft.model.precision import Precision, find_device
+from autopeft.model.precision import Precision, find_device, make_current
 from autopeft.model.quantising import (
     output_layer_names,
     quantisation_config,
@@ -70,6 +70,7 @@ def load(
     source, name = resolve(spec)
     require_reachable(source, spec)
     place = find_device(device)
+    make_current(place)
     if spec.quantize == "none":
         dtype = precision.torch_dtype
         module, checkpoint = _read(source, spec, auto_class, label_names, dtype=dtype)

@@ -98,6 +98,15 @@ def find_device(names: str | None) -> torch.device:
     return device
 
 
+def make_current(device: torch.device) -> None:
+    """Let what names no GPU use this one, where it has a number: kernels of other libraries, and torch's own.
+
+    Otherwise they would take memory of the first GPU too.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def choose_precision(
     config: Any, device: torch.device, *, seconds_of: Callable[[Callable[[], object]], float] | None = None
 ) -> Precision:

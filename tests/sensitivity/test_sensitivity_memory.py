@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from toys.sensitivity import ModelLoss, measured_sites, run_scores, score_by_site, values_by_site
 
 from autopeft.errors import SpecError
+from autopeft.sensitivity.passes.measure import _run_until_agreement
 
 NAMES = ["fisher", "lora_fisher", "spectrum", "activation"]
 
@@ -193,3 +196,12 @@ def test_what_a_score_gathers_counts_as_memory(bert, task, make_batch):
             numbers += site.in_features * site.out_features
     sums_of_fisher = 2 * 8 * len(measured_sites(bert))
     assert spectrum - fisher == 2 * 4 * numbers - sums_of_fisher
+
+
+def test_peak_of_a_pass_is_that_of_the_gpu_that_holds_the_model(monkeypatch):
+    device, asked = torch.device("cuda:1"), []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: {device: 7}[device])
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=device)]))
+    assert _run_until_agreement(None, None, [], model, enough=1.0) == 7
+    assert asked == [device]

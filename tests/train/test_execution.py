@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 import yaml
 from huggingface_hub import constants as hub
 from toys.specs import run_spec
@@ -13,6 +14,7 @@ from toys.specs import run_spec
 from autopeft import model, pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
+from autopeft.model import loading
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.store import RunDir
@@ -111,3 +113,16 @@ def test_run_pinned_to_a_commit_resumes_under_the_branch_of_its_flags(tmp_path):
 def test_local_model_has_no_commit(model_dir, data_dir):
     spec = run_spec(model_dir, data_dir, max_steps=4, batch_size=8, device="cpu")
     assert pipeline.analyze(spec, scores=["uniform"]).suggestion.model.revision is None
+
+
+@pytest.mark.parametrize(
+    ("device", "current"), [("cuda:1", [torch.device("cuda:1")]), ("cuda", []), ("cpu", [])]
+)
+def test_gpu_with_a_number_becomes_the_current_one(device, current, model_dir, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(loading, "find_device", torch.device)
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", lambda module, place: module)  # no GPU is here
+    spec, labels = ModelSpec(id=str(model_dir)), ("a", "b")
+    model.load(spec, auto_class="AutoModelForSequenceClassification", label_names=labels, device=device)
+    assert chosen == current

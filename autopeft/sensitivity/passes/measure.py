@@ -88,9 +88,10 @@ def _run_until_agreement(
     runner: BatchRunner, halves: SplitHalves, batches: Iterable[Batch], model: nn.Module, *, enough: float
 ) -> int:
     """Run batch after batch until the halves agree; gives the peak of memory in bytes."""
-    is_on_gpu = next(model.parameters()).is_cuda
+    device = next(model.parameters()).device  # which need not be the current one
+    is_on_gpu = device.type == "cuda"
     if is_on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     next_look = _FIRST_LOOK
     for index, batch in enumerate(_at_least_two(batches)):
         runner.run(batch, index=index)
@@ -98,7 +99,7 @@ def _run_until_agreement(
             next_look = 2 * halves.n_seen
             if all((rho or 0.0) >= enough for rho in halves.agreements().values()):
                 break
-    return torch.cuda.max_memory_allocated() if is_on_gpu else runner.peak_bytes + halves.kept_bytes
+    return torch.cuda.max_memory_allocated(device) if is_on_gpu else runner.peak_bytes + halves.kept_bytes
 
 
 def _at_least_two(batches: Iterable[Batch]) -> Iterator[Batch]:
