@@ -21,11 +21,12 @@ from autopeft.store import RunDir, damaged, read_checked, sha256_of, write_check
 
 _START = "start.json"  # in the state of a run
 _BASE = "base_sha256"
+_DEVICE = "device"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
 # Settings that may differ between a start and its resumption: limits, which can grow; what the fingerprints
-# of data and weights cover wherever these lie; how measurements are spread over processes;
-# and what logs them.
+# of data and weights cover wherever these lie; how measurements are spread over processes, and which device
+# of a kind they take with how much of its memory; and what logs them.
 _FREE = frozenset(
     {
         "search.trials",
@@ -38,6 +39,9 @@ _FREE = frozenset(
         "data.source",
         "execution.executor",
         "execution.workers",
+        "execution.device",
+        "execution.memory_bytes",
+        "execution.micro_batch_tokens",
     }
 )
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
@@ -65,9 +69,10 @@ def note_start(
     if not path.is_file():
         write_checked(path, {**now, "trials": prepared.spec.search.trials})
         return prepared.spec.search.trials
-    before = _read_start(run)
+    before = {_DEVICE: now[_DEVICE], **_read_start(run)}  # runs that began before it was noted lack it
     first_trials = before.pop("trials", None)
-    differing = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+    compared = sorted((before.keys() | now) - _FREE)  # earlier versions noted some of these
+    differing = [name for name in compared if before.get(name) != now.get(name)]
     if differing or not isinstance(first_trials, int):
         listed = _listed(differing, before, now, whose="now it is") or "another start.json"
         raise RunDirError(
@@ -117,13 +122,14 @@ def _listed(names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, A
 
 
 def loaded_facts(prepared: Prepared) -> dict[str, Any]:
-    """Fingerprints of data and model, the model's config, and versions, by name."""
+    """Fingerprints of data and model, the model's config, the kind of device, and versions, by name."""
     return {
         "data_fingerprint": prepared.data.fingerprint,
         _BASE: prepared.base.sha256(),
         "general_text": prepared.general.fingerprint if prepared.general else None,
         **dict(_config_values(prepared.base.module.config)),
         **dict(_processor_files(prepared.base.tokenizer)),
+        _DEVICE: prepared.base.device.type,
         "autopeft": VERSION,
         "peft": peft.__version__,
         "torch": torch.__version__,

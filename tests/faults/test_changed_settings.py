@@ -34,8 +34,9 @@ def stopped(small_spec, model_dir, tmp_path_factory):
     return folder
 
 
-def resume(folder):
-    pipeline.search(run_spec(out=folder / "run"), resume=True, progress=StopsAfterOne())
+def resume(folder, **settings):
+    spec = run_spec(out=folder / "run", **settings)
+    pipeline.search(spec, given=frozenset(settings), resume=True, progress=StopsAfterOne())
 
 
 def edit_json(path, **values):
@@ -58,9 +59,9 @@ def longer_run(folder):
     path.write_text(yaml.safe_dump(content))
 
 
-def other_version(folder):
+def edit_start(folder, **values):
     path = folder / "run/state/start.json"
-    write_checked(path, read_checked(path, remedy="") | {"transformers": "5.0.1"})
+    write_checked(path, read_checked(path, remedy="") | values)
 
 
 CHANGES = {
@@ -76,7 +77,8 @@ CHANGES = {
     "search space .*, now it is": lambda f: (f / "space.yaml").write_text(
         "about: toy\nmethods: {lora: {placement: [all]}}\n"
     ),
-    r"transformers 5\.0\.1, now it is": other_version,
+    r"transformers 5\.0\.1, now it is": lambda f: edit_start(f, transformers="5.0.1"),
+    "device cuda, now it is cpu": lambda f: edit_start(f, device="cuda"),
 }
 
 
@@ -97,6 +99,31 @@ def test_an_unchanged_run_goes_on_even_where_its_model_was_moved(stopped, tmp_pa
     folder = shutil.copytree(stopped, tmp_path / "moved")
     path = folder / "run/run.yaml"
     path.write_text(path.read_text().replace(f"{stopped}/model", f"{folder}/model"))
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder)
+
+
+def test_a_run_goes_on_with_another_device_of_the_kind_and_less_of_its_memory(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    settings = {
+        "execution.device": "cpu",
+        "execution.micro_batch_tokens": 40,
+        "execution.memory_bytes": 2**40,
+    }
+    before = yaml.safe_load((folder / "run/run.yaml").read_text())["execution"]
+    assert before["device"] is None
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder, **settings)
+    after = yaml.safe_load((folder / "run/run.yaml").read_text())["execution"]
+    assert after == before | {name.partition(".")[2]: value for name, value in settings.items()}
+
+
+def test_a_run_of_a_version_that_noted_its_device_otherwise_goes_on(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    path = folder / "run/state/start.json"
+    content = read_checked(path, remedy="")
+    del content["device"]
+    write_checked(path, content | {"execution.device": "cpu:0", "execution.micro_batch_tokens": 4})
     with pytest.raises(KeyboardInterrupt):
         resume(folder)
 
