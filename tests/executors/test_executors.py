@@ -125,6 +125,45 @@ def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(pool):
     assert pool.submit(pow, 2, 3).result(timeout=120) == 8
 
 
+def make_losing_its_gpu(folder, index):
+    """A function whose process cannot use its GPU after the first call, as after a failed assertion there."""
+
+    def work(name):
+        if len(list(folder.iterdir())) < 2:
+            (folder / f"{name} {os.getpid()}").touch()
+            import torch  # not above, as most workers of this file need none
+
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
+        return os.getpid()
+
+    return work
+
+
+def test_a_worker_that_has_lost_its_gpu_is_replaced_and_tells_why(pool, tmp_path):
+    work = pool.start(partial(make_losing_its_gpu, tmp_path), local=None, n_workers=1)
+    with pytest.raises(WorkerLostError, match=r"2 times.* \(CUDA error: device-side assert triggered\)$"):
+        pool.submit(work, "a").result(timeout=120)
+    pids = [int(path.name.split()[1]) for path in tmp_path.iterdir()]
+    pids.append(pool.submit(work, "b").result(timeout=120))
+    assert len(set(pids)) == 3
+    assert [is_running(pid) for pid in pids] == [False, False, True]
+
+
+def make_out_of_memory(index):
+    def work():
+        import torch
+
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    return work
+
+
+def test_a_gpu_without_memory_is_an_error_of_the_work_alone(pool):
+    work = pool.start(make_out_of_memory, local=None, n_workers=1)
+    with pytest.raises(RuntimeError, match="CUDA error: out of memory"):
+        pool.submit(work).result(timeout=120)
+
+
 def make_refusing(index):
     raise UnknownNameError("model", "nope", ["known"])
 

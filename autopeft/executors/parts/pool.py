@@ -28,7 +28,10 @@ class Worker(Protocol):
         """Start the process, which makes its function first; it takes the place of one that died."""
 
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
-        """A future of `fn(*args)`. BrokenExecutor, from here or from the future, where the process died."""
+        """A future of `fn(*args)`. BrokenExecutor, from here or from the future, where the process died.
+
+        It may also run on, of no use; `start` ends it then.
+        """
 
     def close(self) -> None:
         """Let the process end once it is idle."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from autopeft.executors.parts.resident import make_resident
@@ -27,10 +28,12 @@ class ProcessWorker:
 
     def __init__(self, make: Callable[[int], Function] | None, index: int) -> None:
         self._make, self._index = make, index
+        self._processes: list[BaseProcess] = []
         self.start()
 
     def start(self) -> None:
-        """Start a process; it makes its function before it takes work."""
+        """Start a process; it makes its function before it takes work. An earlier one ends, if it has not."""
+        self.end(time.monotonic())  # its pool notices, and may hold a lock that `close` would wait for
         arguments = (self._make, self._index)
         self._pool = ProcessPoolExecutor(1, mp_context=_SPAWNED, initializer=_begin, initargs=arguments)
         before = multiprocessing.active_children()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.errors import AutopeftError, TrainingError
+from autopeft.errors import AutopeftError, TrainingError, first_line_of
 
 Function = Callable[..., Any]
 
@@ -28,11 +30,26 @@ def make_resident(make: Callable[[int], Function] | None, index: int) -> None:
 
 
 def call_resident(*args: Any) -> Any:
-    """Call the function of this process; errors with arguments of their own could not be unpickled."""
+    """Call the function of this process; errors with arguments of their own could not be unpickled.
+
+    Raises BrokenExecutor where the process has lost its GPU, as if it had died: it fails at everything then.
+    """
     try:
         return _RESIDENT[0](*args)
     except AutopeftError as error:
         raise TrainingError(str(error)) from None
+    except RuntimeError as error:
+        if not _has_lost_its_gpu(error):
+            raise
+        raise BrokenExecutor(first_line_of(error)) from None
+
+
+def _has_lost_its_gpu(error: RuntimeError) -> bool:
+    """Whether a kernel failed, such as by an assertion, after which a process can use its GPU no more."""
+    torch = sys.modules.get("torch")  # imported by what raised its error
+    if torch is None or not isinstance(error, torch.AcceleratorError):
+        return False
+    return "out of memory" not in str(error).lower()
 
 
 def refusal() -> str | None:
