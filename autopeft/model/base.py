@@ -100,6 +100,17 @@ class BaseModel:
         """Where the weights lie."""
         return next(self.module.parameters()).device
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, as they are held."""
+        return sum(p.numel() * p.element_size() for p in self.module.parameters())
+
+    def to_cpu(self) -> None:
+        """Move the weights to the CPU for good; quantised ones stay, as bitsandbytes packs them by device."""
+        if not self.n_bits:
+            self.module.cpu()
+            self.__dict__.pop("watch", None)  # it notes where tensors lie
+
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """A context for one forward pass, in which float32 adapters and other weights may meet."""
         return self.precision.autocast(self.device)

@@ -136,7 +136,7 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     tokens = bench.compute.micro_batch_tokens
     n_rows = bench.batch_size if tokens is None else max(1, tokens // int(sizes.max()))
     rows = sizes.argsort()[-min(n_rows, bench.batch_size) :].tolist()
-    weights = sum(p.numel() * p.element_size() for p in prepared.base.module.parameters())
+    weights = prepared.base.weight_bytes
     peaks = {}
     for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
         plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)

@@ -129,6 +129,7 @@ def _search_in(
     )
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
         with _ledger(run, prepared, bench, progress=tracked, clock=limit.clock) as ledger:
             with run.writing_study():
@@ -151,7 +152,7 @@ def _search_in(
                 load_seconds=load_seconds,
                 forgetting_seconds=forgetting.seconds if forgetting else 0.0,
             ),
-            environment=environment(prepared.base, spec.execution),
+            environment=machine,
             forgetting=forgetting,
             **vars(outcome),
         )

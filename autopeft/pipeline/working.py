@@ -77,14 +77,15 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
     """The function to submit to an executor: the bench's own, or that of workers, which are started.
 
     Worker `i` takes the device `i` of `--device`, round by round, and its share of the processor's threads.
-    Where the executor assigns GPUs, it takes a device of the kind that the main process has.
+    Where the executor assigns GPUs, it takes a device of the kind that the main process has. That process
+    leaves its GPU to them.
     """
     spec = prepared.spec
     kind = prepared.base.device.type
     devices = (kind,) if executor.assigns_gpus else model.device_names(spec.execution.device)
     n_workers = _n_workers(spec)
     make = WorkerBench(
-        spec=_with_whole_paths(spec),
+        spec=with_setting(_with_whole_paths(spec), "execution.memory_bytes", bench.compute.memory_bytes),
         run=run.path.resolve(),
         rung_steps=bench.rung_steps,
         facts=loaded_facts(prepared),
@@ -92,7 +93,17 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_workers),
     )
+    if kind == "cuda" and not executor.shares_memory:
+        _leave_gpu(prepared)
     return executor.start(make, local=bench.measure, n_workers=n_workers, uses_gpu=kind == "cuda")
+
+
+def _leave_gpu(prepared: Prepared) -> None:
+    """Free the GPU, on which a worker loads the model again; from here on names, shapes and a digest do."""
+    device = prepared.base.device
+    prepared.bench.make_room()
+    prepared.base.to_cpu()
+    model.release_memory(device)
 
 
 def _with_whole_paths(spec: RunSpec) -> RunSpec:
@@ -129,7 +140,8 @@ class WorkerBench:
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process has told all of it
         torch.set_num_threads(self.n_threads)
         device = self.devices[index % len(self.devices)]
-        execution = self.spec.execution.model_copy(update={"device": device})
+        alone = {"device": device, "workers": 1}  # the memory is that of one worker already
+        execution = self.spec.execution.model_copy(update=alone)
         run = RunDir(self.run)
         if start_sha256(run) != self.start_sha256:
             raise RunDirError(

@@ -113,7 +113,7 @@ class Bench:
                 train_seconds=time.perf_counter() - started,
             )
         if measurement.status is Status.OUT_OF_MEMORY:
-            self._make_room()  # after the handler, whose error holds on to the tensors
+            self.make_room()  # after the handler, whose error holds on to the tensors
         if changed := watch.first_change(self.base.module):
             raise TrainingError(
                 f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
@@ -144,9 +144,10 @@ class Bench:
                     raise
                 text = "Memory ran out (%s): plan %s starts anew, %s, as do all later plans."
                 log.warning(text, first_line_of(error), plan.digest, how)
-            self._make_room()
+            self.make_room()
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Free what is kept on the device for later plans."""
         self.frozen_outputs.clear()
         self.batches.clear()
         release_memory(self.base.device)

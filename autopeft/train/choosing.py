@@ -47,7 +47,7 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
         log.warning("Memory may run out: %s. %s", facts, LESS_MEMORY)
     decisions = []
     if tokens is None:
-        weights = sum(p.numel() * p.element_size() for p in bench.base.module.parameters())
+        weights = bench.base.weight_bytes
         token_bytes = max(1, row_bytes // n_tokens)
         tokens, rule = most_tokens(bench.base.device.type, token_bytes, free=free, weights=weights)
         rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"

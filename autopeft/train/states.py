@@ -28,8 +28,7 @@ def most_state_bytes(base: BaseModel) -> int:
     share = int(_SHARE * free_bytes(torch.device("cpu")))
     if base.device.type != "cpu":
         return share
-    weights = sum(p.numel() * p.element_size() for p in base.module.parameters())
-    return min(share, max(_FEW_BYTES, int(_WEIGHTS_SHARE * weights)))
+    return min(share, max(_FEW_BYTES, int(_WEIGHTS_SHARE * base.weight_bytes)))
 
 
 @dataclass(kw_only=True)

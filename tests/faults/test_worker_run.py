@@ -20,6 +20,7 @@ from autopeft.cli.progress import Silent
 from autopeft.cli.serving import PREPARING
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors.parts import decode, encode
+from autopeft.pipeline import searching
 from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
 from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.prepare import prepare
@@ -55,6 +56,24 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
     again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
     assert again.verdict == result.verdict
+
+
+def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, finished, tmp_path, monkeypatch):
+    """The search drops its weights when its workers start, where it would move them off a GPU."""
+    begin = searching.started
+
+    def started(executor, run, prepared, bench):
+        measure = begin(executor, run, prepared, bench)
+        prepared.base.module.to("meta")
+        return measure
+
+    monkeypatch.setattr(searching, "started", started)
+    monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)  # their digest alone is read
+    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
+    result, path = pipeline.search(spec, given=GIVEN, progress=Silent())
+    assert rows_of(path) == rows_of(finished)
+    assert list((path / "best/weights").glob("*.safetensors"))
+    assert result.environment["device"] == "cpu"
 
 
 class KillsServing(Silent):
