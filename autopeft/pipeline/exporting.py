@@ -167,20 +167,22 @@ def _with_base(
 ) -> ExportSource:
     """The source with as much of its base model as the exporter needs.
 
-    A quantised base model is dequantised, since the adapter was trained on exactly those weights.
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Those in
+    float32 are never on a GPU, which may not hold them.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
     names, auto_class = _label_names(skeleton, source, run), type(skeleton).__name__
-    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False)
+    device = "cpu" if spec.quantize == "none" else None
+    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False, device=device)
     lacking = exports.lacking_weights(base.untrained, source)
     if lacking:
         raise SpecError(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
             "random; pass --model with the base model that the adapter was trained on."
         )
-    model.dequantise(base.module)
+    model.dequantise(base.module, device="cpu")
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
 
 

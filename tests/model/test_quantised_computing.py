@@ -119,6 +119,15 @@ def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make
 
 
 @by_bits
+def test_dequantised_weights_go_to_the_device_alone(bits, saved):
+    base = load_toy(saved("bert"), bits)
+    quantised = [name for name, child in base.module.named_modules() if n_bits(child)]
+    model.dequantise(base.module, device="meta")
+    there = {name.rpartition(".")[0] for name, p in base.module.named_parameters() if p.device.type == "meta"}
+    assert there == set(quantised)
+
+
+@by_bits
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_dequantised_model_computes_the_same_and_is_of_the_old_classes(architecture, bits, saved, batch_for):
     base = load_toy(saved(architecture), bits, architecture=architecture)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from autopeft.cli.app import app
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
+from autopeft.model import loading
 from autopeft.records import ModelSpec, PlanDocument, RunSpec
 from autopeft.store import write_plan
 
@@ -37,6 +38,13 @@ def test_adapter_folder_becomes_a_merged_language_model(trained_adapter, tmp_pat
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(report["files"])
     module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
+
+
+def test_weights_in_float32_are_never_on_a_gpu(trained_adapter, tmp_path, monkeypatch):
+    toy = trained_adapter()
+    monkeypatch.setattr(loading, "find_device", lambda name: torch.device(name or "cuda"))  # none is here
+    report = answer("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out")
+    assert "model.safetensors" in report["files"]
 
 
 def test_conversion_says_its_error_to_people_too(trained_adapter, tmp_path):
