@@ -44,7 +44,9 @@ class Result(SearchResult):
         return Plots(self)
 
     def load(self, model: nn.Module | None = None) -> PeftModel:
-        """The base model with the confirmed adapter and head on it, in eval mode.
+        """The base model with the confirmed adapter and head on it, in eval mode and float32.
+
+        It lies on the device of the run, or on the CPU where that has too little memory or is not here.
 
         Args:
             model: The base model as it was passed to the search, needed where it was an object alone; changed

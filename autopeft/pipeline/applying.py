@@ -16,6 +16,7 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.exports import fresh_folder
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,10 @@ def apply(
 
 
 def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
-    """The base model of a run with its confirmed adapter and head, in eval mode.
+    """The base model of a run with its confirmed adapter and head, in eval mode and float32.
+
+    It lies on the run's device if that is here and holds it, else on the CPU. In bfloat16 it could be called
+    under autocast only, as its head is in float32.
 
     Args:
         result: The result of the run.
@@ -101,9 +105,11 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
     task = discover("autopeft.tasks")[setting.task]
-    with model.quiet_libraries():
+    source, wanted = result.spec.model, result.spec.execution.device
+    with model.quiet_libraries(), memory_needed("loading the base model in float32", NO_GPU):
         base = model.load(
-            result.spec.model,
+            source,
+            device=device_in_float32(source, auto_class=task.auto_class, wanted=wanted),
             auto_class=task.auto_class,
             label_names=setting.label_names,
             needs_tokenizer=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +11,21 @@ from dataclasses import replace
 from autopeft import train
 from autopeft.errors import ModelError, first_line_of
 from autopeft.extension import Executor, discover
-from autopeft.model import BaseModel, device_names, free_bytes, is_out_of_memory
-from autopeft.records import Decision, ExecutionSpec, RunSpec
+from autopeft.model import (
+    BaseModel,
+    device_names,
+    find_device,
+    free_bytes,
+    is_out_of_memory,
+    load_skeleton,
+)
+from autopeft.records import Decision, ExecutionSpec, ModelSpec, RunSpec
+
+NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
+_FLOAT32_BYTES = 4
+_WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
@@ -50,8 +64,33 @@ def _n_sharing(execution: ExecutionSpec) -> int:
     return max(1, math.ceil(execution.workers / len(device_names(execution.device))))
 
 
+def device_in_float32(
+    spec: ModelSpec, *, auto_class: str, n_copies: int = 1, wanted: str | None = None
+) -> str:
+    """The name of a device for a model in float32: the CPU where a GPU has too little free memory for it.
+
+    Args:
+        spec: The model. A quantised one is no larger than in training, and goes to the GPU in any case.
+        auto_class: Name of the transformers class.
+        n_copies: How many are held at the same time.
+        wanted: The device to prefer, as `--device` names it; None, or one that is not here, is the default.
+    """
+    try:
+        device = find_device(wanted)
+    except ModelError:  # the run was made on another machine
+        device = find_device(None)
+    if device.type != "cuda" or spec.quantize != "none":
+        return str(device)
+    skeleton = load_skeleton(spec, auto_class=auto_class)
+    n_bytes = n_copies * _FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
+    if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
+        return str(device)
+    log.info("The GPU has less free memory than %s needs in float32: the CPU computes.", skeleton.name)
+    return "cpu"
+
+
 @contextlib.contextmanager
-def memory_needed(purpose: str) -> Iterator[None]:
+def memory_needed(purpose: str, remedy: str = train.LESS_MEMORY) -> Iterator[None]:
     """A context in which running out of memory is a ModelError that says what to do.
 
     `purpose` says what the memory is for, such as "loading the base model".
@@ -62,4 +101,4 @@ def memory_needed(purpose: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         reason = first_line_of(error).rstrip(".")
-        raise ModelError(f"Memory ran out in {purpose} ({reason}). {train.LESS_MEMORY}") from error
+        raise ModelError(f"Memory ran out in {purpose} ({reason}). {remedy}") from error

@@ -13,6 +13,7 @@ from autopeft.adapters import ConfigFile, TargetMatch
 from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reference import (
     SPLIT,
@@ -24,7 +25,7 @@ from autopeft.pipeline.reference import (
     outputs_of,
     reference_of,
 )
-from autopeft.records import ModelSpec
+from autopeft.records import ModelSpec, with_setting
 
 MERGED = "transformers"  # the reader of a whole model
 
@@ -91,8 +92,12 @@ def verify(request: VerifyRequest) -> Verification:
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
     reference = reference_of(path, request.run)
-    prepared = prepare(in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source))
-    with model.quiet_libraries():
+    spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
+    auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
+    # The confirmed plan's model, and the one that is compared with it.
+    device = device_in_float32(spec.model, auto_class=auto_class, n_copies=2)
+    prepared = prepare(with_setting(spec, "execution.device", device))
+    with model.quiet_libraries(), memory_needed("comparing two models in float32", NO_GPU):
         batches = list(batches_of(prepared, request.max_examples))
         expected = expected_outputs(prepared, reference, batches)
         batches = batches[: len(expected)]
@@ -102,6 +107,7 @@ def verify(request: VerifyRequest) -> Verification:
             module, matches, faults = _load(path, files, reader, prepared=prepared, request=request)
             targets = targets or matches
             worst = largest_difference(expected, list(outputs_of(module, batches, prepared)))
+            del module  # before that of the next reader takes as much memory
             is_same = worst <= request.tolerance and not faults
             readings.append(Reading(reader=reader, largest_difference=worst, faults=faults, is_same=is_same))
     return Verification(

@@ -18,6 +18,7 @@ import autopeft
 from autopeft.api import words
 from autopeft.api.progress import BarProgress
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
+from autopeft.pipeline import computing
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 
@@ -66,6 +67,12 @@ def test_loaded_model_gives_what_plain_peft_loads(named_run, model_dir, make_bat
     plain = peft.PeftModel.from_pretrained(base, named_run.path / "best/weights").eval()
     with torch.no_grad():
         torch.testing.assert_close(named_run.load()(**batch).logits, plain(**batch).logits)
+
+
+def test_model_that_the_gpu_cannot_hold_is_loaded_on_the_cpu(named_run, monkeypatch):
+    monkeypatch.setattr(computing, "find_device", lambda name: torch.device("cuda"))  # none is here
+    monkeypatch.setattr(computing, "free_bytes", lambda device: 1000)
+    assert {p.device.type for p in named_run.load().parameters()} == {"cpu"}
 
 
 def test_model_in_memory_is_passed_to_load(run, make_base):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from autopeft import model, pipeline
 from autopeft.cli.app import app
 from autopeft.extension import discover
+from autopeft.pipeline import computing
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 
@@ -114,6 +115,13 @@ def test_folder_of_train_is_compared_with_its_own_plan_and_names_the_modules(tra
     (match,) = found["targets"]
     sites = [f"layer.{i}.attention.self.{name}" for i in range(2) for name in ("query", "value")]
     assert sorted(name.partition(".encoder.")[2] for name in match["modules"]) == sites
+
+
+def test_outputs_are_compared_on_the_cpu_where_two_models_do_not_fit_on_the_gpu(train, monkeypatch):
+    trained = train("mixed ranks")
+    monkeypatch.setattr(computing, "find_device", lambda name: torch.device("cuda"))  # none is here
+    monkeypatch.setattr(computing, "free_bytes", lambda device: 1000)
+    assert verified(trained)["is_same"]
 
 
 def test_mixed_ranks_are_misread_by_vllm_and_not_by_peft(train, tmp_path):
