@@ -2,11 +2,12 @@
 
     python scripts/gpu_check.py [--cpu] [--only NAME ...]
 
-Methods attach, train and count as planned; a 1 B and an 8 B model of random weights take the memory that a
-replay without weights says (32 rows of 512 tokens a step), in 4 bits too; a run out of memory leaves the base
-model usable; a resumed run equals an unbroken one; a probe tells what several adapters in one batch gain.
-Without a GPU it exits with code 2; `--cpu` makes the same checks in tiny sizes on the CPU. A check that is
-not possible here is SKIPped.
+Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model of
+random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4 and 8
+bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the base
+model usable; a resumed run equals an unbroken one; a second GPU is used alone; a probe tells what several
+adapters in one batch gain. Without a GPU it exits with code 2; `--cpu` makes the same checks in tiny sizes on
+the CPU. A check that is not possible here is SKIPped.
 """
 
 from __future__ import annotations
@@ -20,112 +21,39 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from gpu_check_parts import (
+    EIGHT_B,
+    METHODS,
+    ONE_B,
+    TASK,
+    TINY,
+    Finding,
+    Place,
+    base_of,
+    bench_of,
+    lora_config,
+    memory_finding,
+    plan_of,
+    planned,
+    rung,
+    skeleton_of,
+    wait,
+)
+from peft import get_peft_model
 from torch import nn
 
 from autopeft import model as models
-from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
-from autopeft.extension import Batch, Method, discover
-from autopeft.model import BaseModel, Precision
-from autopeft.records import Adapter, Fidelity, ModelSpec, Plan, Status
-from autopeft.train import Bench, Compute, EncodedSplit
-
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-TINY |= {"intermediate_size": 128, "vocab_size": 200, "max_position_embeddings": 256}
-ONE_B = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
-ONE_B |= {"head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True}
-EIGHT_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
-EIGHT_B |= {"intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False}
-NEAR = (
-    0.10  # largest error of a predicted peak; the allocator's rounding and kernels' own memory are not in it
-)
-TASK = discover("autopeft.tasks")["text-generation"]
-METHODS: dict[str, Method] = discover("autopeft.methods")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the checks run, and how large they are."""
-
-    device: torch.device
-    tiny: bool
-
-    @property
-    def precision(self) -> Precision:
-        """bfloat16 on a GPU."""
-        return Precision(dtype="float32" if self.tiny else "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The answer of one check: PASS, FAIL or SKIP, and its numbers."""
-
-    name: str
-    status: str
-    numbers: dict[str, Any]
-
-
-def base_of(shape: dict[str, Any], place: Place, **settings: Any) -> BaseModel:
-    """A Llama of a shape with random weights on the device."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(**shape, **settings)
-    with torch.device(place.device):
-        module = transformers.AutoModelForCausalLM.from_config(config, dtype=place.precision.torch_dtype)
-    return BaseModel(module, None, name="random", untrained=frozenset(), precision=place.precision)
-
-
-def skeleton_of(shape: dict[str, Any]) -> BaseModel:
-    """The same without weights."""
-    with torch.device("meta"):
-        module = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**shape))
-    return BaseModel(module, None, name="skeleton", untrained=frozenset())
-
-
-def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-3) -> Plan | None:
-    """A method at every site that it fits, near a rank; None where it fits none."""
-    adapters = []
-    for site in base.sites:
-        if method.refusal(site) is None:
-            options = method.options(site)
-            ranks = [known for known in method.ranks(site, options) if known <= rank]
-            best = max(ranks, default=min(method.ranks(site, options), default=0))
-            adapters.append(
-                Adapter(
-                    method=method.name,
-                    site=site.name,
-                    rank=best,
-                    scale=method.scale(best),
-                    options=tuple(options.items()),
-                )
-            )
-    sites = {site.name: site for site in base.sites}
-    cost = sum(method.cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
-    return Plan(adapters=tuple(adapters), learning_rate=rate, trainable_params=cost) if adapters else None
-
-
-def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: Any) -> Bench:
-    """A bench on rows of random tokens."""
-    generator = torch.Generator().manual_seed(0)
-    n_words = len(base.module.get_input_embeddings().weight)
-    rows = torch.randint(1, n_words, (64, n_tokens), generator=generator).tolist()
-    examples = tuple({"input_ids": row, "attention_mask": [1] * n_tokens} for row in rows)
-    splits = {
-        name: EncodedSplit(examples=examples[part], labels=tuple(rows[part]))
-        for name, part in {"train": slice(0, 48), "search": slice(48, 64)}.items()
-    }
-    return Bench(base=base, task=settings.pop("task", TASK), methods=METHODS, splits=splits, **settings)
-
-
-def rung(n_steps: int, batch_size: int) -> Fidelity:
-    """A rung of some steps, judged on 8 rows."""
-    return Fidelity(
-        split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0
-    )
+from autopeft.estimate import quantise_maps
+from autopeft.extension import Batch
+from autopeft.model import Precision
+from autopeft.records import ModelSpec, Status
+from autopeft.train import Compute
 
 
 def check_methods(place: Place) -> Finding:
@@ -148,67 +76,29 @@ def check_methods(place: Place) -> Finding:
     return Finding(name="methods", status=status, numbers={"n_methods": len(METHODS), **faults})
 
 
-def lora_config() -> LoraConfig:
-    """LoRA on all linear maps, about 0.5 % of a model of billions of weights."""
-    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
+def check_eva(place: Place) -> Finding:
+    """LoRA that starts from data trains two steps; its first values come from the inputs of the maps."""
+    base = base_of(TINY, place)
+    before, plan = base.sha256(), planned(base, init="eva")
+    measurement = bench_of(base, place, batch_size=8).measure(plan, rung(2, 8))
+    numbers = {"status": measurement.status.value, "unchanged": base.sha256() == before}
+    is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
+    return Finding(name="EVA", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
-def step_of(place: Place, vocabulary: int) -> TrainingStep:
-    """32 rows of 512 tokens in micro-batches of 4, a quarter of their tokens labelled, checkpointed."""
-    n_rows, n_micro, n_tokens = (4, 2, 16) if place.tiny else (32, 4, 512)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, vocabulary, (n_rows, n_tokens), generator=generator)
-    labels = ids.clone()
-    labels[:, : 3 * n_tokens // 4] = -100
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    parts = [{k: v[i : i + n_micro] for k, v in batch.items()} for i in range(0, n_rows, n_micro)]
-    return TrainingStep(
-        micro_batches=parts,
-        loss=TASK.loss,
-        n_terms=TASK.n_terms,
-        autocast=place.precision.dtype == "bfloat16",
-        checkpointing=True,
-    )
-
-
-def measured_step(model: nn.Module, step: TrainingStep, place: Place) -> tuple[int, float]:
-    """Peak bytes and seconds of a step on the device; a first step warms up."""
-    if place.tiny:
-        started = time.perf_counter()
-        return measure(model, step).peak_bytes, time.perf_counter() - started
-    measure(model, step)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    measure(model, step)
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated(), time.perf_counter() - started
-
-
-def memory_finding(name: str, base: BaseModel, skeleton: BaseModel, place: Place) -> Finding:
-    """The peak of a step against its replay, and the tokens per second."""
-    step = step_of(place, len(base.module.get_input_embeddings().weight))
-    dtype = place.precision.torch_dtype
-    adapted = without_weights(skeleton, [lora_config()], task_type="CAUSAL_LM", dtype=dtype)
-    predicted = replay(adapted, step).peak_bytes
-    with base.attached([lora_config()], plan=_planned(base), task_type="CAUSAL_LM", seed=0) as model:
-        peak, seconds = measured_step(model, step, place)
-    n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)
-    numbers = {
-        "predicted_gb": round(predicted / 1e9, 4),
-        "measured_gb": round(peak / 1e9, 4),
-        "error": round(predicted / peak - 1, 4),
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(n_tokens / seconds),
-    }
-    return Finding(name=name, status="PASS" if abs(numbers["error"]) <= NEAR else "FAIL", numbers=numbers)
-
-
-def _planned(base: BaseModel) -> Plan:
-    """The plan that `lora_config` makes."""
-    plan = plan_of(base, METHODS["lora"], rank=16)
-    assert plan is not None, "a Llama has linear maps"
-    return plan
+def check_second_gpu(place: Place) -> Finding:
+    """A model on the second of two GPUs takes no memory of the first."""
+    if place.tiny or torch.cuda.device_count() < 2:
+        return Finding(name="second GPU", status="SKIP", numbers={"reason": "there is none"})
+    first, second = torch.device("cuda:0"), dataclasses.replace(place, device=torch.device("cuda:1"))
+    before = torch.cuda.memory_allocated(first)
+    torch.cuda.reset_peak_memory_stats(first)
+    base = base_of(TINY, second)
+    measurement = bench_of(base, second, batch_size=8).measure(planned(base), rung(2, 8))
+    more = torch.cuda.max_memory_allocated(first) - before
+    numbers = {"status": measurement.status.value, "bytes_on_the_first": more}
+    is_good = measurement.status is Status.COMPLETE and not more
+    return Finding(name="second GPU", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_one_b(place: Place) -> Finding:
@@ -225,17 +115,18 @@ def check_eight_b(place: Place) -> Finding:
     return memory_finding("memory of 8 B", base_of(shape, place), skeleton_of(shape), place)
 
 
-def check_four_bits(place: Place) -> Finding:
-    """A model in 4 bits: trained, unchanged, and on a GPU of the size that a replay says."""
+def check_bits(place: Place, *, bits: str) -> Finding:
+    """A model in few bits: trained, unchanged, and on a GPU of the size that a replay says."""
+    name = bits.replace("bit", " bits")
     if importlib.util.find_spec("bitsandbytes") is None:
-        return Finding(name="4 bits", status="SKIP", numbers={"reason": "bitsandbytes is not installed"})
+        return Finding(name=name, status="SKIP", numbers={"reason": "bitsandbytes is not installed"})
     shape = TINY if place.tiny else ONE_B
     with tempfile.TemporaryDirectory() as folder:
         plain = base_of(shape, place)
         plain.module.save_pretrained(folder)
         del plain
         base = models.load(
-            ModelSpec(id=folder, quantize="4bit"),
+            ModelSpec(id=folder, quantize=bits),
             auto_class=TASK.auto_class,
             label_names=(),
             needs_tokenizer=False,
@@ -243,14 +134,14 @@ def check_four_bits(place: Place) -> Finding:
             precision=Precision(dtype="bfloat16"),
         )
     before = base.sha256()
-    measurement = bench_of(base, place, batch_size=8).measure(_planned(base), rung(2, 8))
+    measurement = bench_of(base, place, batch_size=8).measure(planned(base), rung(2, 8))
     numbers: dict[str, Any] = {"status": measurement.status.value, "unchanged": base.sha256() == before}
     is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
     if place.tiny:  # on a CPU bitsandbytes unpacks into buffers of its own
-        return Finding(name="4 bits", status="PASS" if is_good else "FAIL", numbers=numbers)
+        return Finding(name=name, status="PASS" if is_good else "FAIL", numbers=numbers)
     skeleton = skeleton_of(shape)
-    quantise_maps(skeleton.module, "4bit", skipped=("lm_head",))
-    found = memory_finding("4 bits", base, skeleton, place)
+    quantise_maps(skeleton.module, bits, skipped=("lm_head",))
+    found = memory_finding(name, base, skeleton, place)
     status = found.status if is_good else "FAIL"
     return dataclasses.replace(found, status=status, numbers=found.numbers | numbers)
 
@@ -276,7 +167,7 @@ class _FullDevice:
 def check_out_of_memory(place: Place) -> Finding:
     """A trial without enough memory is a value, or passes in smaller pieces; the base model stays usable."""
     base = base_of(TINY if place.tiny else ONE_B, place)
-    before, plan = base.sha256(), _planned(base)
+    before, plan = base.sha256(), planned(base)
     n_tokens = 32 if place.tiny else 512
     compute = Compute(micro_batch_tokens=4 * n_tokens)
     ballast = None
@@ -298,10 +189,37 @@ def check_out_of_memory(place: Place) -> Finding:
     return Finding(name="out of memory", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
+def check_long_row(place: Place) -> Finding:
+    """One row that fits only with checkpointing; on a CPU, that it keeps less with it."""
+    n_tokens = 64 if place.tiny else 2048
+    # A small vocabulary, since checkpointing makes no logits smaller.
+    base = base_of(TINY if place.tiny else ONE_B | {"vocab_size": 1000}, place)
+    plan = planned(base)
+    benches = [
+        bench_of(base, place, n_tokens=n_tokens, batch_size=1, compute=Compute(checkpointing=is_on))
+        for is_on in (False, True)
+    ]
+    kept = [bench.saved_bytes(plan, [0]) for bench in benches]
+    numbers: dict[str, Any] = {
+        "kept_gb": round(kept[0] / 1e9, 4),
+        "kept_checkpointed_gb": round(kept[1] / 1e9, 4),
+    }
+    if place.tiny:
+        return Finding(name="long row", status="PASS" if kept[1] < kept[0] else "FAIL", numbers=numbers)
+    models.release_memory(place.device)
+    ballast_bytes = models.free_bytes(place.device) - sum(kept) // 2
+    ballast = torch.empty(max(0, ballast_bytes), dtype=torch.uint8, device=place.device)
+    answers = [bench.measure(plan, rung(1, 1)).status for bench in benches]
+    del ballast
+    numbers |= {"plain": answers[0].value, "checkpointed": answers[1].value}
+    is_good = answers == [Status.OUT_OF_MEMORY, Status.COMPLETE]
+    return Finding(name="long row", status="PASS" if is_good else "FAIL", numbers=numbers)
+
+
 def check_resumed(place: Place) -> Finding:
     """A run that is paused after 2 of 4 steps ends where an unbroken one ends."""
     base, losses = base_of(TINY, place), []
-    plan = _planned(base)
+    plan = planned(base)
     for stops in ((2, 4), (4,)):
         with tempfile.TemporaryDirectory() as folder:
             bench = bench_of(
@@ -332,13 +250,13 @@ def check_packing(place: Place) -> Finding:
 
     def seconds(batches: Sequence[list[str]]) -> float:
         for _ in range(2):  # the first one warms up
-            _wait(place)
+            wait(place)
             started = time.perf_counter()
             for names in batches:
                 rows = ids.repeat(len(names) // n_rows, 1)
                 with place.precision.autocast(place.device):
                     model(input_ids=rows, labels=rows, adapter_names=names).loss.backward()
-            _wait(place)
+            wait(place)
         return time.perf_counter() - started
 
     each = [[f"a{index}"] * n_rows for index in range(n_adapters)]
@@ -347,18 +265,17 @@ def check_packing(place: Place) -> Finding:
     return Finding(name="packing", status="PASS", numbers=numbers | {"gain": round(apart / packed, 2)})
 
 
-def _wait(place: Place) -> None:
-    if place.device.type == "cuda":
-        torch.cuda.synchronize(place.device)
-
-
 CHECKS: dict[str, Callable[[Place], Finding]] = {
     "methods": check_methods,
+    "eva": check_eva,
     "one_b": check_one_b,
     "eight_b": check_eight_b,
-    "four_bits": check_four_bits,
+    "four_bits": partial(check_bits, bits="4bit"),
+    "eight_bits": partial(check_bits, bits="8bit"),
+    "long_row": check_long_row,
     "out_of_memory": check_out_of_memory,
     "resumed": check_resumed,
+    "second_gpu": check_second_gpu,
     "packing": check_packing,
 }
 
@@ -375,8 +292,7 @@ def run(place: Place, names: Sequence[str]) -> list[Finding]:
         findings.append(found)
         words = ", ".join(f"{key} {value}" for key, value in found.numbers.items())
         print(f"{found.status}  {found.name}: {words} ({time.perf_counter() - started:.0f} s)", flush=True)
-        if place.device.type == "cuda":
-            torch.cuda.empty_cache()
+        models.release_memory(place.device)
     return findings
 
 

@@ -1,0 +1,203 @@
+"""What the checks of a GPU share: random models, plans, benches, the peak and time of a step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig
+from torch import nn
+
+from autopeft.estimate import TrainingStep, measure, replay, without_weights
+from autopeft.extension import Method, discover
+from autopeft.model import BaseModel, Precision, can_checkpoint, checkpointed
+from autopeft.records import Adapter, Fidelity, Plan
+from autopeft.train import Bench, EncodedSplit
+
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+TINY |= {"intermediate_size": 128, "vocab_size": 200, "max_position_embeddings": 256}
+ONE_B = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+ONE_B |= {"head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True}
+EIGHT_B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+EIGHT_B |= {"intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False}
+NEAR = (
+    0.10  # largest error of a predicted peak; the allocator's rounding and kernels' own memory are not in it
+)
+TASK = discover("autopeft.tasks")["text-generation"]
+METHODS: dict[str, Method] = discover("autopeft.methods")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the checks run, and how large they are."""
+
+    device: torch.device
+    tiny: bool
+
+    @property
+    def precision(self) -> Precision:
+        """bfloat16 on a GPU."""
+        return Precision(dtype="float32" if self.tiny else "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The answer of one check: PASS, FAIL or SKIP, and its numbers."""
+
+    name: str
+    status: str
+    numbers: dict[str, Any]
+
+
+def base_of(shape: dict[str, Any], place: Place, **settings: Any) -> BaseModel:
+    """A Llama of a shape with random weights on the device."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**shape, **settings)
+    with torch.device(place.device):
+        module = transformers.AutoModelForCausalLM.from_config(config, dtype=place.precision.torch_dtype)
+    return BaseModel(module, None, name="random", untrained=frozenset(), precision=place.precision)
+
+
+def skeleton_of(shape: dict[str, Any]) -> BaseModel:
+    """The same without weights."""
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**shape))
+    return BaseModel(module, None, name="skeleton", untrained=frozenset())
+
+
+def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-3) -> Plan | None:
+    """A method at every site that it fits, near a rank; None where it fits none."""
+    adapters = []
+    for site in base.sites:
+        if method.refusal(site) is None:
+            options = method.options(site)
+            ranks = [known for known in method.ranks(site, options) if known <= rank]
+            best = max(ranks, default=min(method.ranks(site, options), default=0))
+            adapters.append(
+                Adapter(
+                    method=method.name,
+                    site=site.name,
+                    rank=best,
+                    scale=method.scale(best),
+                    options=tuple(options.items()),
+                )
+            )
+    sites = {site.name: site for site in base.sites}
+    cost = sum(method.cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
+    return Plan(adapters=tuple(adapters), learning_rate=rate, trainable_params=cost) if adapters else None
+
+
+def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: Any) -> Bench:
+    """A bench on rows of random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    n_words = len(base.module.get_input_embeddings().weight)
+    rows = torch.randint(1, n_words, (64, n_tokens), generator=generator).tolist()
+    examples = tuple({"input_ids": row, "attention_mask": [1] * n_tokens} for row in rows)
+    splits = {
+        name: EncodedSplit(examples=examples[part], labels=tuple(rows[part]))
+        for name, part in {"train": slice(0, 48), "search": slice(48, 64)}.items()
+    }
+    return Bench(base=base, task=settings.pop("task", TASK), methods=METHODS, splits=splits, **settings)
+
+
+def rung(n_steps: int, batch_size: int) -> Fidelity:
+    """A rung of some steps, judged on 8 rows."""
+    return Fidelity(
+        split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0
+    )
+
+
+def lora_config() -> LoraConfig:
+    """LoRA on all linear maps, about 0.5 % of a model of billions of weights."""
+    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
+
+
+def step_of(place: Place, vocabulary: int) -> TrainingStep:
+    """32 rows of 512 tokens in micro-batches of 4, a quarter of their tokens labelled, checkpointed."""
+    n_rows, n_micro, n_tokens = (4, 2, 16) if place.tiny else (32, 4, 512)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, vocabulary, (n_rows, n_tokens), generator=generator)
+    labels = ids.clone()
+    labels[:, : 3 * n_tokens // 4] = -100
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    parts = [{k: v[i : i + n_micro] for k, v in batch.items()} for i in range(0, n_rows, n_micro)]
+    return TrainingStep(
+        micro_batches=parts,
+        loss=TASK.loss,
+        n_terms=TASK.n_terms,
+        autocast=place.precision.dtype == "bfloat16",
+        checkpointing=True,
+    )
+
+
+def peak_bytes_of(model: nn.Module, step: TrainingStep, place: Place) -> int:
+    """Peak bytes of a step on the device, as torch counts them there; on the CPU as `measure` does."""
+    if place.tiny:
+        return measure(model, step).peak_bytes
+    measure(model, step)  # the first step warms up
+    torch.cuda.synchronize(place.device)
+    torch.cuda.reset_peak_memory_stats(place.device)
+    measure(model, step)
+    torch.cuda.synchronize(place.device)
+    return torch.cuda.max_memory_allocated(place.device)
+
+
+def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
+    """Seconds of a step without what counts its memory, which takes Python's time at every kernel."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, seconds = torch.optim.AdamW(trained, fused=True), 0.0
+    model.train()
+    with checkpointed(model) if can_checkpoint(model) else contextlib.nullcontext():
+        for _ in range(2):  # the first step warms up
+            wait(place)
+            started = time.perf_counter()
+            for batch in step.micro_batches:
+                placed = {name: tensor.to(place.device) for name, tensor in batch.items()}
+                with place.precision.autocast(place.device):
+                    loss = TASK.loss(model, placed) / len(step.micro_batches)
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            wait(place)
+            seconds = time.perf_counter() - started
+    return seconds
+
+
+def memory_finding(name: str, base: BaseModel, skeleton: BaseModel, place: Place) -> Finding:
+    """The peak of a step against its replay, and the tokens per second."""
+    step = step_of(place, len(base.module.get_input_embeddings().weight))
+    dtype = place.precision.torch_dtype
+    adapted = without_weights(skeleton, [lora_config()], task_type="CAUSAL_LM", dtype=dtype)
+    predicted = replay(adapted, step).peak_bytes
+    with base.attached([lora_config()], plan=planned(base), task_type="CAUSAL_LM", seed=0) as model:
+        peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
+    n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)
+    numbers = {
+        "predicted_gb": round(predicted / 1e9, 4),
+        "measured_gb": round(peak / 1e9, 4),
+        "error": round(predicted / peak - 1, 4),
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(n_tokens / seconds),
+    }
+    return Finding(name=name, status="PASS" if abs(numbers["error"]) <= NEAR else "FAIL", numbers=numbers)
+
+
+def planned(base: BaseModel, **options: Any) -> Plan:
+    """The plan that `lora_config` makes, with other options of LoRA."""
+    plan = plan_of(base, METHODS["lora"], rank=16)
+    assert plan is not None, "a Llama has linear maps"
+    adapters = [
+        dataclasses.replace(adapter, options=tuple((dict(adapter.options) | options).items()))
+        for adapter in plan.adapters
+    ]
+    return dataclasses.replace(plan, adapters=tuple(adapters))
+
+
+def wait(place: Place) -> None:
+    """Let the device finish what it was given."""
+    if place.device.type == "cuda":
+        torch.cuda.synchronize(place.device)
