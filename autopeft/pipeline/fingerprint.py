@@ -26,7 +26,7 @@ _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
 # Settings that may differ between a start and its resumption: limits, which can grow; what the fingerprints
 # of data and weights cover wherever these lie; how measurements are spread over processes, and which device
-# of a kind they take with how much of its memory; and what logs them.
+# of a kind they take; and what logs them.
 _FREE = frozenset(
     {
         "search.trials",
@@ -40,8 +40,6 @@ _FREE = frozenset(
         "execution.executor",
         "execution.workers",
         "execution.device",
-        "execution.memory_bytes",
-        "execution.micro_batch_tokens",
     }
 )
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.

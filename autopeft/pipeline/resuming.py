@@ -31,11 +31,10 @@ Record = TypeVar("Record")
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _GROWING = ("search.trials", "search.max_time_seconds", "search.max_cost")
-# What a resumed run may change: limits, how measurements are spread over processes and devices of one kind
-# (which may have less memory), and what logs them.
+# What a resumed run may change: limits, how measurements are spread over processes and devices of one kind,
+# and what logs them.
 _FREE = ("output.out", "output.report_to", "execution.executor", "execution.workers", "execution.device")
-_MEMORY = ("execution.memory_bytes", "execution.micro_batch_tokens")
-_EXTENDABLE = frozenset({*_GROWING, *_FREE, *_MEMORY})
+_EXTENDABLE = frozenset({*_GROWING, *_FREE})
 
 log = logging.getLogger(__name__)
 

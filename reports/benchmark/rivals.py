@@ -70,7 +70,7 @@ def hyperband(max_cost: float) -> Policy:
         pruner = HyperbandPruner(
             min_resource=race.lengths[0], max_resource=race.lengths[-1], reduction_factor=_REDUCTION
         )
-        study = _study(TPESampler(seed=seed), pruner)
+        study = _study(TPESampler(seed=seed), pruner, name=f"hyperband-{seed}")
         while race.pays(0):
             trial, plan = race.asked(study)
             state = TrialState.COMPLETE
@@ -116,9 +116,12 @@ def halving(max_cost: float) -> Policy:
     return policy
 
 
-def _study(sampler: BaseSampler, pruner: HyperbandPruner | None = None) -> optuna.Study:
+def _study(
+    sampler: BaseSampler, pruner: HyperbandPruner | None = None, *, name: str = "rival"
+) -> optuna.Study:
+    """A study in memory; its name, by which the pruner chooses a trial's bracket, is random if none is given."""
     with errors_alone("optuna"):
-        return optuna.create_study(sampler=sampler, pruner=pruner)
+        return optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
 
 
 def rivals() -> dict[str, Policy]:
