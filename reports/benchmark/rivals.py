@@ -119,7 +119,7 @@ def halving(max_cost: float) -> Policy:
 def _study(
     sampler: BaseSampler, pruner: HyperbandPruner | None = None, *, name: str = "rival"
 ) -> optuna.Study:
-    """A study in memory; its name, by which the pruner chooses a trial's bracket, is random if none is given."""
+    """A study in memory; by its name, random if none is given, the pruner chooses a trial's bracket."""
     with errors_alone("optuna"):
         return optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
 
