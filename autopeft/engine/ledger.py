@@ -327,7 +327,7 @@ def _kind(fidelity: Fidelity) -> tuple[str, int]:
 
 
 def _pace(values: Sequence[float]) -> float:
-    """The mean, or that of the latest if it is more: a machine that others use too becomes slower."""
+    """The mean of all values or of the latest four, whichever is more: a shared machine may slow down."""
     return max(map(_mean, (values, values[-_N_LATEST:])))
 
 

@@ -6,6 +6,7 @@ Nothing is unpickled: a text names functions and classes, and its reader looks u
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import pkgutil
 from collections.abc import Callable, Collection
@@ -57,10 +58,9 @@ def decode_error(text: str) -> Exception:
     name, message = json.loads(text)
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
+        # UnicodeDecodeError, for one, takes five arguments; such an error becomes a TrainingError below.
+        with contextlib.suppress(TypeError):
             return kind(message)
-        except TypeError:  # such as UnicodeDecodeError, which takes five arguments
-            pass
     return TrainingError(message if hasattr(errors, name) else f"{name}: {message}")
 
 
