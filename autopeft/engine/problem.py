@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from statistics import geometric_mean
 
 from autopeft.engine.schedule import Schedule, n_first
 from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
@@ -139,12 +140,22 @@ class SearchProblem:
         """Learning rates that may be tried with a plan of an arm.
 
         The range of the method or the mix that the plan was made from; for a plan of neither that of its
-        first method, or of the head.
+        first method, or of the head. That of a plan with other scales, which a user's may have, is divided by
+        how much larger these are: rate times scale is what compares.
         """
         name = self._name_in_space(plan, arm)
-        if name is None:
-            return self.rate_ranges[plan.lead_method or ""]
-        return learning_rates(self.space, name, self.context.methods)
+        if name is not None:
+            return learning_rates(self.space, name, self.context.methods)
+        low, high = self.rate_ranges[plan.lead_method or ""]
+        ratio = self._scale_ratio(plan)
+        return low / ratio, high / ratio
+
+    def _scale_ratio(self, plan: Plan) -> float:
+        """Scale of the lead method's adapters over that which the method itself gives them; > 0."""
+        scaled = [a for a in plan.adapters if a.method == plan.lead_method and a.scale > 0]
+        methods = self.context.methods
+        ratios = [adapter.scale / methods[adapter.method].scale(adapter.rank) for adapter in scaled]
+        return geometric_mean(ratios) if ratios else 1.0
 
     def has_set_rates(self, plan: Plan, arm: Arm) -> bool:
         """Whether the search space itself sets the learning rates of a plan of an arm."""

@@ -15,6 +15,7 @@ from autopeft.records import Decision, RunSpec, with_setting
 
 _PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 _MULTIPLE = 8  # of tokens, as matrix units like it
+_LONGER = 4  # times the task's most, where that would cut more than half of the rows; chosen by hand
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _BATCHES = 8  # in an epoch, at least; chosen by hand
 _CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; chosen by hand
@@ -47,6 +48,8 @@ def example_length(
 ) -> tuple[int, str]:
     """Tokens of an example, with the rule: the 99th percentile of its rows, within limits and the context.
 
+    Where the upper limit would cut more than half of the rows, four times as many are allowed.
+
     Args:
         lengths: Tokens of the rows that were counted, nothing cut off.
         n_rows: Rows of the train split, of which the counted ones are a sample.
@@ -58,10 +61,14 @@ def example_length(
         (128, 'all of 2 train rows fit, the longest has 90 tokens')
         >>> example_length([60, 90], n_rows=2, limits=(16, 64), room=None)
         (64, 'the most by default; 1 of 2 train rows are cut, the longest has 90 tokens')
+        >>> example_length([90, 90], n_rows=2, limits=(16, 64), room=None)
+        (96, 'all of 2 train rows fit, the longest has 90 tokens')
     """
     quantile = int(np.percentile(lengths, _PERCENTILE, method="inverted_cdf"))
     typical = max(limits[0], -(-quantile // _MULTIPLE) * _MULTIPLE)
-    value = min(typical, limits[1], room or typical)
+    n_long = sum(length > limits[1] for length in lengths)
+    most = limits[1] * (_LONGER if 2 * n_long > len(lengths) else 1)
+    value = min(typical, most, room or typical)
     n_cut, longest = sum(length > value for length in lengths), max(lengths)
     rows = (
         f"{len(lengths):,} train rows" if len(lengths) == n_rows else f"{len(lengths):,} sampled train rows"

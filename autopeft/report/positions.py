@@ -8,7 +8,12 @@ _EDGE = 0.1  # of a range, to each side; chosen by hand
 
 
 def position_of(plan: Plan, result: SearchResult) -> float | None:
-    """The position of a plan's learning rate; None where the run kept no range for it."""
+    """The position of a plan's learning rate; None where the run kept no range for it.
+
+    A plan of the user has none: its scale may be another, and with it the range.
+    """
+    if any(p.plan == plan and p.arm.kind == "given" for p in result.proposals):
+        return None
     bounds = result.setting.learning_rate_ranges.get(plan.lead_method or "")
     return None if bounds is None else rate_position(plan.learning_rate, bounds)
 

@@ -143,7 +143,11 @@ class SensitivityAnswer(_Keys):
 
 
 class ResultFile(_Keys):
-    """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity."""
+    """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity.
+
+    `incumbent` is the plan that the search preferred, where that is not the one that is handed over: the
+    verdict compares it with the baseline.
+    """
 
     schema_version: Literal[2]
     status: str
@@ -158,6 +162,7 @@ class ResultFile(_Keys):
     smallest: PlanAnswer
     baseline: BaselineAnswer
     head: PlanAnswer | None
+    incumbent: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
     forgetting: ForgettingAnswer | None

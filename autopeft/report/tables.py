@@ -48,6 +48,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "smallest": _answer(result, "smallest"),
         "baseline": _baseline(result),
         "head": _head(result),
+        "incumbent": None if result.incumbent == result.best else _answer(result, "incumbent"),
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),

@@ -84,7 +84,8 @@ def _encode_completions(
     if 2 * n_prompts > n_rows:
         raise DataError(
             f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-            f"the longest example has {longest}: raise --max-length, or shorten the prompts."
+            f"the longest example has {longest}: raise --max-length if the model's context allows it, or "
+            "shorten the prompts."
         )
     cuts = {"prompts lost their beginning": n_prompts, "completions their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]

@@ -58,6 +58,18 @@ def test_users_plan_is_tried_at_as_many_rates_as_the_baseline_and_is_confirmed(r
     assert confirmed.plan.adapters == plan.adapters
 
 
+def test_users_plan_of_twice_the_scale_is_tried_at_half_the_rates():
+    plan = given_plan()
+    doubled = tuple(replace(adapter, scale=2 * adapter.scale) for adapter in plan.adapters)
+    larger = replace(plan, adapters=doubled)
+    tried = {}
+    for yours in (plan, larger):
+        outcome = run(levels(), trials=30, user_plans=((YOURS, yours),)).outcome
+        enqueued = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
+        tried[yours] = sorted(2 * p.learning_rate if yours is larger else p.learning_rate for p in enqueued)
+    assert tried[larger] == pytest.approx(tried[plan])
+
+
 def test_users_plan_over_the_budget_is_measured_and_cannot_win():
     dear = given_plan(max_params=10 * ROOMY, layer_share=1.0)
     assert dear.trainable_params > ROOMY

@@ -36,7 +36,9 @@ LABELLED = TaskDefaults(max_length=(128, 512), batch_size=(1, 32), epochs=(3, 3)
         ([60, 90], None, 128),  # short rows are allowed what they always were
         ([200] * 99 + [2000], None, 200),  # one row in a hundred is cut
         ([201] * 99 + [2000], None, 208),  # a multiple of eight
-        ([3000] * 100, None, 512),  # the task's limit
+        ([3000] * 49 + [100] * 51, None, 512),  # the task's limit
+        ([1500] * 100, None, 1504),  # which gives way where it would cut more than half of the rows
+        ([3000] * 100, None, 2048),  # up to four times the limit
         ([3000] * 100, 300, 300),  # the model's limit
         ([60, 90], 64, 64),
     ],

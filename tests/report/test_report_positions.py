@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from toys.results import toy_result
 
+from autopeft.records import Arm
 from autopeft.report import PartWords, edge_sentence, rate_words, report_html, report_md, trials_csv
 
 RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
@@ -31,6 +32,15 @@ def test_every_row_of_trials_has_its_position():
             low, high = RANGES["ia3" if row["arm"] == "ia3/all" else "lora"]
             assert low * (high / low) ** float(found) == pytest.approx(rate)
     assert {row["arm"] for row in rows} == {"baseline", "lora/top", "ia3/all", "head", "lora/all"}
+
+
+def test_a_plan_of_the_user_has_no_position_since_its_scale_may_be_another():
+    result = result_with(RANGES)
+    yours = replace(result.proposals[0], arm=Arm(kind="given", label="your baseline"))
+    given = replace(result, proposals=(yours, *result.proposals[1:]))
+    rows = list(csv.DictReader(io.StringIO(trials_csv(given))))
+    assert {r["learning_rate_position"] for r in rows if r["arm"] == "given: your baseline"} == {""}
+    assert any(r["learning_rate_position"] for r in rows)
 
 
 def test_a_run_without_ranges_shows_the_plain_rate():

@@ -53,6 +53,18 @@ def test_scores_of_each_seed_and_the_head_alone_are_in_the_result():
     assert answer_of(result)["head"] is None
 
 
+def test_the_plan_that_lost_to_the_default_stands_beside_it():
+    result = toy_result()
+    tried = next(c for c in result.confirmations if c.name == "best")
+    confirmations = (*result.confirmations[1:], replace(tried, name="incumbent"))
+    answer = answer_of(replace(result, best=BASELINE, confirmations=confirmations))
+    jsonschema.validate(answer, SCHEMA)
+    assert answer["best"]["plan_id"] == BASELINE.digest
+    assert answer["incumbent"]["plan_id"] == BEST.digest
+    assert answer["incumbent"]["metrics"] == list(tried.metrics)
+    assert answer_of(result)["incumbent"] is None
+
+
 @pytest.mark.parametrize("change", [{"verdict": {"label": "better"}}, {"surprise": 1}, {"budget": "0.5%"}])
 def test_planted_fault_is_refused(change):
     answer = answer_of(toy_result()) | change
