@@ -110,6 +110,10 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
         f"{_n(preview.confirm_seeds, 'seed')} of {_n(preview.confirm_steps, 'step')} per plan; "
         f"{preview.confirm_cost:.1f} R for two plans",
     )
+    if preview.least_differences is not None:
+        low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)
+        n_examples = f"{preview.n_confirm:,} confirm examples"
+        yield "verdict", f"can tell plans apart that differ by {low} to {high} points or more; {n_examples}"
     if text is not None:
         yield "forgetting", f"{_n(text.n_blocks, 'block')} of {text.block_tokens} tokens of {text.name}"
 
@@ -119,8 +123,11 @@ def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:
     if forecast is None:
         yield "time", "unknown: the baseline could not be trained for a few steps"
         return
-    low, expected, high = (duration(s) for s in vars(forecast.seconds).values())
-    yield "time", f"{expected} ({low} to {high}); R is {duration(forecast.full_run_seconds)}"
+    seconds = forecast.seconds
+    low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
+    is_limited = seconds.low == seconds.high  # by --max-time
+    span = f"{expected}, the limit" if is_limited else f"{expected} ({low} to {high})"
+    yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
     if forecast.price is not None:
         price = forecast.price
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"

@@ -16,7 +16,13 @@ variance, order → bounds, checks, pooling, unbiased → intervals → equivale
 """
 
 from autopeft.evidence.equivalence import Standing, plans_within_margin
-from autopeft.evidence.intervals import Interval, divergence_chance, mean_and_std_error, paired_interval
+from autopeft.evidence.intervals import (
+    Interval,
+    divergence_chance,
+    least_difference,
+    mean_and_std_error,
+    paired_interval,
+)
 from autopeft.evidence.order import rank_correlation
 from autopeft.evidence.sequential import Look, look
 from autopeft.evidence.wording import (
@@ -31,6 +37,7 @@ __all__ = [
     "Look",
     "Standing",
     "divergence_chance",
+    "least_difference",
     "look",
     "mean_and_std_error",
     "optimism_sentence",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,26 @@ def test_labels_that_look_like_numbers_are_noted_with_the_flag(model_dir, labell
     assert remedy in task["note"]
     text = " ".join(dry_run(model_dir, labelled(*labels)).stdout.split())
     assert f"note: {task['note']}" in text
+
+
+def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model_dir, data_dir):
+    preview = pipeline.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
+    n_rows = preview.split_sizes["confirm"]
+    assert preview.n_confirm == n_rows and preview.least_differences is not None
+    low, high = preview.least_differences
+    # Of n pairs of which a share d differs, either plan being right as often, the mean has variance d / n.
+    draws = np.random.default_rng(0).choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=(20_000, n_rows))
+    assert np.quantile(np.abs(draws.mean(1)), 0.95) == pytest.approx(high, rel=0.15)
+    assert low == pytest.approx(high * math.sqrt(0.02 / 0.1))
+    assert f"differ by {100 * low:.1f} to {100 * high:.1f} points" in " ".join(preview_text(preview).split())
+    unconfirmed = replace(preview, least_differences=None)
+    assert "tell plans apart" not in preview_text(unconfirmed)
+
+
+def test_a_time_that_the_limit_decides_is_said_to_be_the_limit(model_dir, data_dir):
+    spec = run_spec(model_dir, data_dir, budget="20%", max_steps=8, max_time=1e-3)
+    preview = pipeline.preview(spec)
+    assert ", the limit; R is" in preview_text(preview)
 
 
 def test_one_is_written_in_the_singular(model_dir, data_dir):
