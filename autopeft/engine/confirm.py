@@ -12,7 +12,7 @@ from autopeft.engine.judge import Confirmed, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.errors import StoppedError, TrainingError
-from autopeft.records import Measurement, Plan, Status
+from autopeft.records import Fidelity, Measurement, Plan, Status
 
 MAX_TESTED = 3  # best, baseline, smallest
 _LEAST_SEEDS = 2  # of a plan that is compared
@@ -68,14 +68,16 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     n_planned = n_seeds * (len(first) + len(later))
     ledger.progress.phase("confirmation", n_planned)
     ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
-    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True)
+    # Where the cost pays all that may come, the later plans run in any case, and need not wait.
+    ahead = later if can_confirm(problem, ledger, first + later, n_new=n_seeds) else []
+    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True, ahead=ahead)
     if len(rows) < _least_seeds(problem, first):
         raise StoppedError(TIME_IS_UP)
     confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
     n_seeds = len(rows)
-    for plan in later:
+    for place, plan in enumerate(later, start=1):
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False)
+        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False, ahead=ahead[place:])
         if len(rows) >= min(_LEAST_SEEDS, n_seeds):
             confirmed[plan] = [run for (run,) in rows]
     return confirmed
@@ -87,12 +89,29 @@ def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
 
 
 def _confirm_group(
-    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_seeds: int, is_needed: bool
+    problem: SearchProblem,
+    ledger: Ledger,
+    group: Sequence[Plan],
+    *,
+    n_seeds: int,
+    is_needed: bool,
+    ahead: Sequence[Plan],
 ) -> list[list[Measurement]]:
-    """One row for each seed, with a measurement of every plan; it may stop early."""
+    """One row for each seed, with a measurement of every plan; it may stop early.
+
+    Idle workers begin runs of the plans `ahead`, which are confirmed next on as many seeds.
+    """
     rows: list[list[Measurement]] = []
     while len(rows) < n_seeds:
-        new = _next_rows(problem, ledger, group, n_rows=len(rows), n_seeds=n_seeds, is_needed=is_needed)
+        n_new = _n_next(problem, ledger, group, n_rows=len(rows), n_seeds=n_seeds, is_needed=is_needed)
+        if not n_new:
+            break
+        fidelities = [problem.confirmation(seed) for seed in range(len(rows) + n_new)]
+        results = ledger.measure_all(
+            [(plan, fidelity) for fidelity in fidelities[len(rows) :] for plan in group],
+            ahead=[(plan, fidelity) for plan in ahead for fidelity in fidelities],
+        )
+        new = [results[start : start + len(group)] for start in range(0, len(results), len(group))]
         for row in new:
             failed = next((measurement for measurement in row if measurement.status.is_of_machine), None)
             if failed and is_needed:
@@ -101,12 +120,12 @@ def _confirm_group(
                 log.warning("A confirming run of plan %s failed; it has fewer seeds.", failed.plan.digest)
                 return rows
             rows.append(row)
-        if not new or (len(group) > 1 and look_at(problem, rows).is_decided):
+        if len(group) > 1 and look_at(problem, rows).is_decided:
             break
     return rows
 
 
-def _next_rows(
+def _n_next(
     problem: SearchProblem,
     ledger: Ledger,
     group: Sequence[Plan],
@@ -114,8 +133,8 @@ def _next_rows(
     n_rows: int,
     n_seeds: int,
     is_needed: bool,
-) -> list[list[Measurement]]:
-    """The next seeds of a group; none where time or cost runs short.
+) -> int:
+    """How many seeds of a group are next; 0 where time or cost runs short.
 
     Side by side run as many as there are workers for, and as are needed whatever the scores before them say.
     """
@@ -127,9 +146,7 @@ def _next_rows(
         problem, ledger, group, n_new=n_new, may_use_reserve=n_rows + n_new <= n_least
     ):
         n_new -= 1
-    seeds = range(n_rows, n_rows + n_new)
-    results = ledger.measure_all([(plan, problem.confirmation(seed)) for seed in seeds for plan in group])
-    return [results[start : start + len(group)] for start in range(0, len(results), len(group))]
+    return n_new
 
 
 def can_confirm(
@@ -177,18 +194,23 @@ def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirme
         return {}
     rows = {plan: confirmed[plan] for plan in named.chief if plan in confirmed}
     ledger.progress.phase("test", sum(map(len, rows.values())))
-    tested: Confirmed = {plan: [] for plan in rows}
-    for plan, runs in rows.items():
-        for run in runs:
-            fidelity = problem.schedule.fidelity("test", seed=run.fidelity.seed)
-            if run.status is Status.COMPLETE:
-                (measurement,) = ledger.measure_all([(plan, fidelity)])
-                if measurement.status.is_of_machine:
-                    raise _broken_off("A run on the test split", measurement)
-                tested[plan].append(measurement)
-            else:
-                tested[plan].append(replace(run, fidelity=fidelity, train_seconds=0.0, eval_seconds=0.0))
-    return tested
+
+    def fidelity(run: Measurement) -> Fidelity:
+        return problem.schedule.fidelity("test", seed=run.fidelity.seed)
+
+    requests = [
+        (plan, fidelity(run)) for plan, runs in rows.items() for run in runs if run.status is Status.COMPLETE
+    ]
+    measured = dict(zip(requests, ledger.measure_all(requests), strict=True))
+    failed = next((m for m in measured.values() if m.status.is_of_machine), None)
+    if failed:
+        raise _broken_off("A run on the test split", failed)
+
+    def tested(run: Measurement) -> Measurement:
+        without_weights = replace(run, fidelity=fidelity(run), train_seconds=0.0, eval_seconds=0.0)
+        return measured.get((run.plan, fidelity(run)), without_weights)
+
+    return {plan: list(map(tested, runs)) for plan, runs in rows.items()}
 
 
 def _broken_off(run: str, measurement: Measurement) -> TrainingError:

@@ -89,14 +89,19 @@ class Ledger:
     _cost_limit: tuple[Schedule, float] | None = None
     _seconds_per_step: list[float] = field(default_factory=list)
     _new: dict[Key, Measurement] = field(default_factory=dict)  # recorded, and not yet in `measured`
+    _ahead: dict[Key, Future[Measurement]] = field(default_factory=dict)  # begun before they are requested
     _n_failed: int = 0  # measurements that broke off since the last that did not
     _overhead_seconds: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
     _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
 
-    def measure_all(self, requests: Sequence[Key]) -> list[Measurement]:
-        """The measurements of some plans, in the order of the requests; only unknown ones are run."""
-        self._measure(list(dict.fromkeys(requests)), has_time=lambda key, n_running: True)
+    def measure_all(self, requests: Sequence[Key], *, ahead: Sequence[Key] = ()) -> list[Measurement]:
+        """The measurements of some plans, in the order of the requests; only unknown ones are run.
+
+        `ahead` are measurements that a later call will request: workers that the requests leave idle begin
+        them. They enter `measured`, and the cost, when they are requested.
+        """
+        self._measure(list(dict.fromkeys(requests)), has_time=lambda key, n_running: True, ahead=ahead)
         return [self.measured[key] for key in requests]
 
     def measure_in_time(
@@ -120,7 +125,9 @@ class Ledger:
         done = (self.measured.get(key) for key in requests)
         return list(_until_missing(done))
 
-    def _measure(self, requests: Sequence[Key], *, has_time: Callable[[Key, int], bool]) -> None:
+    def _measure(
+        self, requests: Sequence[Key], *, has_time: Callable[[Key, int], bool], ahead: Sequence[Key] = ()
+    ) -> None:
         """Measure in the order of the requests, up to one for which there is no time."""
         keys = [key for key in requests if key not in self.measured]
         pending: dict[Key, Future[Measurement]] = {}
@@ -130,16 +137,29 @@ class Ledger:
                 if not has_time(key, sum(not future.done() for future in pending.values())):
                     keys = keys[:place]
                     break
-                self.interrupt()
-                pending[key] = self.executor.submit(self.measure, *key)
+                pending[key] = self._ahead.pop(key) if key in self._ahead else self._submit(key)
             # An executor that runs at submit has finished here. Its measurement must be on the disk before
             # the next one begins, since a signal may come then.
             self._record_finished(pending)
             while n_taken < len(keys) and self._is_finished(keys[n_taken], pending):
                 self._take(keys[n_taken], pending)
                 n_taken += 1
+        self._begin(ahead, pending)
         for key in keys[n_taken:]:
             self._take(key, pending)
+
+    def _submit(self, key: Key) -> Future[Measurement]:
+        self.interrupt()
+        return self.executor.submit(self.measure, *key)
+
+    def _begin(self, ahead: Sequence[Key], pending: Mapping[Key, Future[Measurement]]) -> None:
+        """Begin measurements that a later call requests, one for each idle worker."""
+        futures = (*pending.values(), *self._ahead.values())
+        n_idle = self.executor.n_workers - sum(not future.done() for future in futures)
+        begun = self.measured.keys() | self.known.keys() | pending.keys() | self._ahead.keys()
+        if self.executor.n_workers > 1:  # an executor without workers would run them now
+            for key in [key for key in ahead if key not in begun][: max(0, n_idle)]:
+                self._ahead[key] = self._submit(key)
 
     def _is_finished(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
         return key in self.known or (key in pending and pending[key].done())
@@ -168,7 +188,7 @@ class Ledger:
         """Wait for a measurement, and record what finishes before it."""
         while self.executor.n_workers > 1 and not pending[key].done():
             self.wait_for_any([future for future in pending.values() if not future.done()])
-            self._record_finished(pending)
+            self._record_finished({**pending, **self._ahead})
         if key not in self._new:
             self._record(key, pending[key])
 

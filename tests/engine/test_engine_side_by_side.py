@@ -1,0 +1,85 @@
+"""Confirmation and test split by several workers: side by side, and the same table as with one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import optuna
+import pytest
+from toys.engine import Backwards, World, levels, method_of, run
+
+from autopeft.records import Fidelity, Plan, Status
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def near(plan: Plan, fidelity: Fidelity) -> float | None:
+    """IA3 is better by so little that best and baseline need five seeds."""
+    return levels(ia3=0.62)(plan, fidelity)
+
+
+class Eight(ThreadPoolExecutor):
+    """Eight workers, with the confirming runs in the order in which they got them."""
+
+    n_workers = 8
+
+    def __init__(self) -> None:
+        super().__init__(self.n_workers)
+        self.confirming: list[tuple[Plan, int]] = []
+
+    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
+        plan, fidelity = args
+        if fidelity.split == "confirm":
+            self.confirming.append((plan, fidelity.seed))
+        return super().submit(fn, *args)
+
+
+def test_idle_workers_begin_the_head_before_best_and_baseline_have_all_their_seeds() -> None:
+    executor = Eight()
+    outcome = run(near, seeds=5, executor=executor).outcome
+    assert outcome == run(near, seeds=5).outcome
+    head = next(plan for plan, _ in executor.confirming if method_of(plan) == "head")
+    assert executor.confirming.index((head, 1)) < executor.confirming.index((outcome.best, 4))
+    assert max(Counter(executor.confirming).values()) == 1
+
+
+@pytest.mark.parametrize("max_cost", [24, 26, 28, 30])
+def test_what_the_cost_does_not_pay_is_not_begun_either(max_cost: int) -> None:
+    """With 26 and 30 R the head gets four seeds of five."""
+    alone, together = (run(near, seeds=5, max_cost=max_cost, executor=e) for e in (None, Eight()))
+    assert together.outcome == alone.outcome
+    assert Counter(together.world.calls) == Counter(alone.world.calls)
+
+
+@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
+def test_a_run_that_was_begun_early_and_broke_off_costs_its_plan_alone(failure: Status) -> None:
+    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_broken = fidelity.split == "confirm" and fidelity.seed == 2 and method_of(plan) == "head"
+        return None if is_broken else near(plan, fidelity)
+
+    outcome = run(World(quality=quality, failure=failure), seeds=5, executor=Eight()).outcome
+    assert [confirmation.name for confirmation in outcome.confirmations] == ["best", "smallest", "baseline"]
+
+
+class Counting(Backwards):
+    """Runs nothing before it is waited for; notes how many measurements wait after each submission."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: list[int] = []
+
+    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
+        future = super().submit(fn, *args)
+        self.under_way.append(len(self.waiting))
+        return future
+
+
+def test_the_whole_test_split_is_under_way_at_once() -> None:
+    executor = Counting()
+    search = run(near, executor=executor)
+    n_tested = len(search.at("test"))
+    assert executor.under_way[-n_tested:] == list(range(1, n_tested + 1))
+    assert n_tested > 2
+    assert search.outcome == run(near).outcome
