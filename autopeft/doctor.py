@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from autopeft.errors import ModelError, first_line_of
-from autopeft.model import choose_precision, find_device, free_bytes, resolve
+from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
 from autopeft.records import VERSION, ModelSpec
 
 Status = Literal["ok", "note", "fail"]
@@ -111,6 +111,8 @@ def _device_checks() -> Iterator[Check]:
     device = find_device(None)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     yield Check(name="device", status="ok", value=f"{device.type} ({name})")
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield gpu_check(gpus, like_first=len(like_gpus()))
     free = free_bytes(device)
     is_little = free < _LEAST_FREE_BYTES
     yield Check(
@@ -125,6 +127,15 @@ def _device_checks() -> Iterator[Check]:
     chosen = choose_precision(config, device)
     words = f"{chosen.dtype}, products of float32 by {chosen.matmul!r}"
     yield Check(name="number format", status="ok", value=words)
+
+
+def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
+    """How many GPUs torch sees; `names` are theirs, and `like_first` counts those of the first one's kind."""
+    kinds = ", ".join(dict.fromkeys(names))
+    value = f"{len(names)} visible" + (f" ({kinds})" if kinds else "")
+    if like_first > 1:
+        value += f"; a search uses one, with --executor process {like_first}"
+    return Check(name="GPUs", status="ok", value=value)
 
 
 def thread_check(n_threads: int, wait_policy: str | None) -> Check:

@@ -81,12 +81,36 @@ def test_threads_that_spin_are_noted(n_threads, policy, status):
     assert doctor.thread_check(n_threads, policy).status == status
 
 
+@pytest.mark.parametrize(
+    ("names", "like_first", "value"),
+    [
+        ([], 0, "0 visible"),
+        (["H100"], 1, "1 visible (H100)"),
+        (["H100"] * 8, 8, "8 visible (H100); a search uses one, with --executor process 8"),
+        (["H100", "T400"], 1, "2 visible (H100, T400)"),
+    ],
+)
+def test_gpus_are_counted(names, like_first, value):
+    check = doctor.gpu_check(names, like_first=like_first)
+    assert (check.status, check.value) == ("ok", value)
+
+
 def test_command_prints_checks_and_exits_with_1_where_one_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["doctor", "--json"])
     content = json.loads(done.stdout)
     names = [check["name"] for check in content["checks"]]
-    for name in ("autopeft", "torch", "peft", "device", "free memory", "threads", "run folder", "hub"):
+    for name in (
+        "autopeft",
+        "torch",
+        "peft",
+        "device",
+        "GPUs",
+        "free memory",
+        "threads",
+        "run folder",
+        "hub",
+    ):
         assert name in names
     statuses = {check["status"] for check in content["checks"]}
     assert done.exit_code == (1 if "fail" in statuses else 0)

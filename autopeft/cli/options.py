@@ -102,6 +102,8 @@ def _metavar(field: SettingField) -> str | None:
     """What the help shows in place of the value: choices as choices, units as words; None for typer's."""
     if field.kind is bool:
         return ""
+    if field.form == "auto":
+        return "[INTEGER|auto]"
     if field.choices:
         return f"[{'|'.join(field.choices)}]"
     endings = {"_seconds": "TIME", "_bytes": "SIZE"}
@@ -114,5 +116,7 @@ def _flag_type(field: SettingField) -> Any:
         return list[str]
     if field.form == "path":
         return Path
+    if field.form == "auto":
+        return str
     is_number = field.kind in (bool, int, float) and not field.name.endswith(("_seconds", "_bytes"))
     return field.kind if is_number else str

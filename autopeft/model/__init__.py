@@ -34,7 +34,7 @@ from autopeft.model.input_statistics import input_directions, input_rms, set_ini
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory
-from autopeft.model.precision import Precision, choose_precision, device_names, find_device
+from autopeft.model.precision import Precision, choose_precision, device_names, find_device, like_gpus
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import (
     conv1d_to_linear,
@@ -89,6 +89,7 @@ __all__ = [
     "is_out_of_memory",
     "known_role",
     "layer_name",
+    "like_gpus",
     "list_sites",
     "load",
     "load_processor",

@@ -83,6 +83,16 @@ def device_names(names: str | None) -> tuple[str | None, ...]:
     return (first, *(f"{kind}:{name}" if name.isdecimal() else name for name in others))
 
 
+def like_gpus() -> tuple[str, ...]:
+    """The first GPU that torch sees, and all others of its kind; empty without a GPU.
+
+    On a GPU with less memory, such as one for the screen, plans would run out of memory that fit elsewhere.
+    """
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    kinds = [(each.name, round(each.total_memory / 2**30)) for each in properties]
+    return tuple(f"cuda:{index}" for index, kind in enumerate(kinds) if kind == kinds[0])
+
+
 def find_device(names: str | None) -> torch.device:
     """The first named device, or by default a GPU where there is one; ModelError for an absent device."""
     name = device_names(names)[0]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from autopeft import train
 from autopeft.errors import ModelError, first_line_of
-from autopeft.extension import Executor, discover
 from autopeft.model import (
     BaseModel,
-    device_names,
     find_device,
     free_bytes,
     is_out_of_memory,
     load_skeleton,
 )
+from autopeft.pipeline.spreading import n_sharing
 from autopeft.records import Decision, ExecutionSpec, ModelSpec, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
@@ -47,21 +45,13 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
     Workers that share a GPU get equal parts of it. This process takes none beside them: it leaves the GPU
     before they load their models, but for quantised weights.
     """
-    limit_bytes, n_sharing = execution.memory_bytes, 1
+    limit_bytes, n_processes = execution.memory_bytes, 1
     if base.device.type == "cuda":
-        n_sharing = _n_sharing(execution)
-    if n_sharing == 1:
+        n_processes = n_sharing(execution)
+    if n_processes == 1:
         return limit_bytes
     free = free_bytes(base.device, limit_bytes=limit_bytes)
-    return max(1, (free + (0 if base.n_bits else base.weight_bytes)) // n_sharing)
-
-
-def _n_sharing(execution: ExecutionSpec) -> int:
-    """How many processes that measure share a device."""
-    executor: Executor = discover("autopeft.executors")[execution.executor]
-    if executor.shares_memory or executor.assigns_gpus:
-        return 1
-    return max(1, math.ceil(execution.workers / len(device_names(execution.device))))
+    return max(1, (free + (0 if base.n_bits else base.weight_bytes)) // n_processes)
 
 
 def device_in_float32(

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from autopeft.model import BaseModel
+from autopeft.pipeline.spreading import n_workers
 from autopeft.records import VERSION, ExecutionSpec
 
 
@@ -26,6 +27,7 @@ def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpu_count": str(os.cpu_count()),
+        "workers": str(n_workers(execution)),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
         "dtype": base.precision.dtype,

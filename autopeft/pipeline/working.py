@@ -18,6 +18,7 @@ from autopeft.extension import Executor, discover
 from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Bench
@@ -26,13 +27,12 @@ Measure = Callable[[Plan, Fidelity], Measurement]
 
 
 def check_executor(spec: RunSpec) -> None:
-    """Raise SpecError where the executor of a run cannot do its measurements.
+    """Raise SpecError where the executor of a run cannot do its measurements; log how it spreads them.
 
-    It lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its workers
-    cannot load objects in memory.
+    The executor lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its
+    workers cannot load objects in memory.
     """
     executor: Executor = discover("autopeft.executors")[spec.execution.executor]
-    n_workers = _n_workers(spec)
     for package in executor.packages:
         if importlib.util.find_spec(package) is None:
             raise SpecError(
@@ -44,11 +44,11 @@ def check_executor(spec: RunSpec) -> None:
             f"--device is {spec.execution.device}, and the executor {executor.name} gives each worker a GPU "
             "by itself; set --device to cuda and --workers to the number of GPUs."
         )
-    if executor.max_workers is not None and n_workers > executor.max_workers:
+    if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:
         raise SpecError(
-            f"--workers is {spec.execution.workers} and --device {spec.execution.device}; the executor "
-            f"{executor.name} takes at most {executor.max_workers} worker on one device. Lower --workers, "
-            "or choose another --executor."
+            f"--workers is {spec.execution.workers or 'auto'} and --device {spec.execution.device}; the "
+            f"executor {executor.name} takes at most {executor.max_workers} worker on one device. Lower "
+            "--workers, or choose another --executor."
         )
     if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
         raise SpecError(
@@ -56,6 +56,7 @@ def check_executor(spec: RunSpec) -> None:
             "objects in memory; save them and pass their paths, or leave the executor out."
         )
     executor.check()
+    tell_spread(spec)
 
 
 def with_wave(spec: RunSpec) -> RunSpec:
@@ -65,25 +66,20 @@ def with_wave(spec: RunSpec) -> RunSpec:
     """
     if spec.execution.wave is not None:
         return spec
-    return with_setting(spec, "execution.wave", max(engine.LEAST_WAVE, _n_workers(spec)))
-
-
-def _n_workers(spec: RunSpec) -> int:
-    """As many as `--workers` says, and one for each device at least."""
-    return max(spec.execution.workers, len(model.device_names(spec.execution.device)))
+    return with_setting(spec, "execution.wave", max(engine.LEAST_WAVE, n_workers(spec.execution)))
 
 
 def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:
     """The function to submit to an executor: the bench's own, or that of workers, which are started.
 
-    Worker `i` takes the device `i` of `--device`, round by round, and its share of the processor's threads.
-    Where the executor assigns GPUs, it takes a device of the kind that the main process has. That process
-    leaves its GPU to them.
+    Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
+    threads. Where the executor assigns GPUs, it takes a device of the kind that the main process has. That
+    process leaves its GPU to them.
     """
     spec = prepared.spec
     kind = prepared.base.device.type
-    devices = (kind,) if executor.assigns_gpus else model.device_names(spec.execution.device)
-    n_workers = _n_workers(spec)
+    devices = (kind,) if executor.assigns_gpus else worker_devices(spec.execution)
+    n_parts = n_workers(spec.execution)
     make = WorkerBench(
         spec=with_setting(_with_whole_paths(spec), "execution.memory_bytes", bench.compute.memory_bytes),
         run=run.path.resolve(),
@@ -91,11 +87,11 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
         facts=loaded_facts(prepared),
         start_sha256=start_sha256(run),
         devices=devices,
-        n_threads=max(1, torch.get_num_threads() // n_workers),
+        n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
         _leave_gpu(prepared)
-    return executor.start(make, local=bench.measure, n_workers=n_workers, uses_gpu=kind == "cuda")
+    return executor.start(make, local=bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
 
 
 def _leave_gpu(prepared: Prepared) -> None:

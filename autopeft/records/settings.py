@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Group = Literal[
     "Options", "Data", "Full run", "Search", "Limits beside the budget", "Confirmation", "Machine", "Run"
 ]
-# How the flag is typed: once, once per item of a list, or as a path. Lists are typed by comma otherwise.
-Form = Literal["single", "repeated", "path"]
+# How the flag is typed: once, once per item of a list, as a path, or as a number for which `auto` may stand,
+# the word for None. Lists are typed by comma otherwise.
+Form = Literal["single", "repeated", "path", "auto"]
 
 
 class Topic(BaseModel):

@@ -243,7 +243,14 @@ class ExecutionSpec(Topic):
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
-    workers: int = setting(1, "Measurements at the same time, where the executor can", "Machine", ge=1)
+    workers: int | None = setting(
+        None,
+        "Measurements at the same time, a number or auto. Default: auto, which is 1, but for the executor "
+        "process one on each GPU, or on a CPU one for every two cores, 4 at most",
+        "Machine",
+        form="auto",
+        ge=1,
+    )
     wave: int | None = setting(
         None,
         "Plans that are proposed before the losses of the first of them are known. Default: 4, or as many as "
@@ -254,7 +261,7 @@ class ExecutionSpec(Topic):
     device: str | None = setting(
         None,
         "Torch device: cpu, cuda, cuda:1 or mps; several for several workers, such as cuda:0,1. Default: a "
-        "GPU, if there is one",
+        "GPU, if there is one; for the executor process all GPUs like the first",
         "Machine",
         min_length=1,
     )

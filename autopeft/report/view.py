@@ -102,6 +102,9 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     """The settings that decide most; run.yaml has them all."""
     spec, setting = result.spec, result.setting
     task, quantize, general_text = spec.task, spec.model.quantize, spec.forgetting.source
+    workers = result.environment.get(
+        "workers", spec.execution.workers or 1
+    )  # older runs name the setting alone
     length = f"--epochs {task.epochs:g}" if task.epochs else ""
     length = f"--max-steps {task.max_steps}" if task.max_steps else length
     return (
@@ -120,7 +123,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{_length_of_confirmation(result)}, up to {spec.confirm.seeds} seeds"),
         *([("forgetting", general_text)] if general_text else []),
-        ("executor", f"{spec.execution.executor}, {spec.execution.workers} at a time"),
+        ("executor", f"{spec.execution.executor}, {workers} at a time"),
         *(
             (f"{SETTINGS[decision.setting].flag}, derived", f"{decision.value}: {decision.rule}")
             for decision in setting.decisions

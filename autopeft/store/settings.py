@@ -225,6 +225,8 @@ def _value(entry: _Entry) -> Any:
     if get_origin(field.kind) is tuple:
         items = value.removeprefix("[").removesuffix("]").split(",")
         return [item.strip(" '\"") for item in items if item.strip()]
+    if field.form == "auto":
+        return None if value == "auto" else load_value(value, source=entry.origin)
     if entry.name.endswith("_seconds"):
         return parse_duration(value)
     return parse_bytes(value) if entry.name.endswith("_bytes") else value

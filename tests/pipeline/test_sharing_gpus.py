@@ -9,14 +9,109 @@ import pytest
 import torch
 from toys.specs import run_spec
 
-from autopeft.model import BaseModel
-from autopeft.pipeline import computing
+from autopeft.model import BaseModel, like_gpus
+from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.working import started
+from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.working import check_executor, started, with_wave
 from autopeft.store import RunDir
 from autopeft.train import Compute
 
 GIB = 2**30
+CARD = ("H100", 80 * GIB)
+
+
+@pytest.fixture
+def see_gpus(monkeypatch):
+    """A function that makes torch see some GPUs, each a name with its bytes."""
+
+    def see(*cards):
+        properties = [SimpleNamespace(name=name, total_memory=n_bytes) for name, n_bytes in cards]
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+
+    return see
+
+
+def named(*numbers):
+    return tuple(f"cuda:{number}" for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices", "n_workers"),
+    [
+        ({"executor": "process"}, named(0, 1, 2, 3), 4),
+        ({"executor": "process", "workers": "auto"}, named(0, 1, 2, 3), 4),
+        ({"executor": "process", "workers": 8}, named(0, 1, 2, 3), 8),
+        ({"executor": "process", "workers": 2}, named(0, 1), 2),
+        ({"executor": "process", "device": "cuda"}, ("cuda",), 1),
+        ({"executor": "process", "device": "cuda:1,3"}, named(1, 3), 2),
+        ({"executor": "process", "device": "cuda:1,3", "workers": 1}, named(1, 3), 2),
+        ({"executor": "ray", "workers": 2}, (None,), 2),
+        ({"executor": "postgresql"}, (None,), 1),
+        ({}, (None,), 1),
+    ],
+)
+def test_processes_are_spread_over_all_gpus(settings, devices, n_workers, see_gpus):
+    see_gpus(CARD, CARD, CARD, CARD)
+    execution = run_spec(**settings).execution
+    assert (spreading.worker_devices(execution), spreading.n_workers(execution)) == (devices, n_workers)
+
+
+def test_gpus_unlike_the_first_are_left_out(see_gpus):
+    see_gpus(CARD, ("T400", 2 * GIB), CARD, ("H100", 94 * GIB))
+    assert like_gpus() == named(0, 2)
+    see_gpus()
+    assert like_gpus() == ()
+
+
+@pytest.mark.parametrize(("n_threads", "n_workers"), [(1, 1), (2, 1), (4, 2), (7, 3), (64, 4)])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_processes_on_a_cpu_get_two_threads_each_at_least(device, n_threads, n_workers, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    assert spreading.n_workers(run_spec(executor="process", device=device).execution) == n_workers
+    assert spreading.n_workers(run_spec(device=device).execution) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "3 GPUs are visible, and one is used: --executor process uses all of them."),
+        (
+            {"executor": "process"},
+            "Workers: 3, on cuda:0, cuda:1, cuda:2; --workers and --device change that.",
+        ),
+        ({"executor": "process", "workers": 6}, "Workers: 6, on cuda:0, cuda:1, cuda:2; --workers"),
+        ({"device": "cuda:1"}, None),
+        ({"executor": "process", "device": "cuda:1,2", "workers": 2}, None),
+    ],
+)
+def test_what_was_not_asked_for_is_told_in_one_line(settings, told, see_gpus, caplog):
+    caplog.set_level("INFO")
+    see_gpus(CARD, CARD, CARD)
+    check_executor(run_spec(**settings))
+    assert len(caplog.messages) == (told is not None)
+    assert (told or "") in caplog.text
+
+
+def test_one_gpu_is_not_talked_about(see_gpus, caplog):
+    caplog.set_level("INFO")
+    see_gpus(CARD)
+    check_executor(run_spec())
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("given", "n_workers"), [({}, 2), ({"workers": "auto"}, 2), ({"workers": 6}, 6)])
+def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_workers, see_gpus, tmp_path):
+    see_gpus(*[CARD] * 8)
+    spec = with_wave(run_spec(out=tmp_path / "run", executor="process", trials=4))
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(spec)
+    see_gpus(CARD, CARD)
+    requested = run_spec(out=tmp_path / "run", **given)
+    again = resumed(requested, frozenset(f"execution.{name}" for name in given)).execution
+    assert (again.wave, spreading.n_workers(again)) == (8, n_workers)
+    assert spreading.worker_devices(again) == named(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +123,18 @@ GIB = 2**30
         ({"executor": "process", "workers": 3, "device": "cuda:0,1"}, 0, 30),
         ({"executor": "process", "workers": 4, "device": "cuda:0", "memory": "28GiB"}, 0, 7),
         ({"executor": "process", "workers": 2, "device": "cuda:0,1"}, 0, None),
+        ({"executor": "process"}, 0, None),  # one on each of two
+        ({"executor": "process", "workers": 4}, 0, 30),
+        ({"executor": "process", "workers": 1}, 0, None),
         ({"executor": "process", "device": "cuda:0,1", "memory": "28GiB"}, 0, 28),
         ({"executor": "ray", "workers": 4, "device": "cuda"}, 0, None),  # gives each a GPU
         ({"executor": "postgresql", "workers": 4}, 0, None),
         ({"workers": 4, "device": "cuda:0"}, 0, None),
     ],
 )
-def test_workers_on_one_gpu_share_its_memory(settings, n_bits, gib, monkeypatch):
+def test_workers_on_one_gpu_share_its_memory(settings, n_bits, gib, see_gpus, monkeypatch):
+    see_gpus(CARD, CARD)
+
     def free_bytes(device, *, limit_bytes):
         return min(52 * GIB, (limit_bytes or 60 * GIB) - 8 * GIB)
 
@@ -84,6 +184,7 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     assert released[-2:] == (["weights", "cache"] if is_left else [])
     assert executor.uses_gpu == (kind == "cuda")
     assert executor.make.spec.execution.memory_bytes == 7 * GIB
+    assert executor.make.devices == (None,)
     assert prepared.base.sha256() == before
 
 

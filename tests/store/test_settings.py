@@ -199,6 +199,21 @@ def test_a_time_in_a_file_may_be_a_number_or_a_duration(tmp_path):
     assert settings("search: {max_time_seconds: 90}", folder=tmp_path)[0].search.max_time_seconds == 90
 
 
+@pytest.mark.parametrize(("text", "n_workers"), [("auto", None), ("3", 3)])
+def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_workers):
+    in_file = "execution: {workers: 5}"
+    for source in (
+        {"flags": {"execution.workers": text}},
+        {"assign": [f"execution.workers={text}"]},
+        {"env": {"AUTOPEFT_EXECUTION_WORKERS": text}},
+    ):
+        spec, names = settings(in_file, folder=tmp_path, **source)
+        assert (spec.execution.workers, names) == (n_workers, {"execution.workers"})
+    assert settings(f"execution: {{workers: {text}}}", folder=tmp_path)[0].execution.workers == n_workers
+    with pytest.raises(SpecError, match=r"execution\.workers .*many"):
+        settings(flags={"execution.workers": "many"})
+
+
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
     [("2GiB", 2 * 2**30), ("500MB", 500 * 10**6), ("123456", 123456), (".5 kib", 512), ("1.5t", 15 * 10**11)],
