@@ -5,9 +5,9 @@
 Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model of
 random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4 and 8
 bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the base
-model usable; a resumed run equals an unbroken one; a second GPU is used alone; a probe tells what several
-adapters in one batch gain. Without a GPU it exits with code 2; `--cpu` makes the same checks in tiny sizes on
-the CPU. A check that is not possible here is SKIPped.
+model usable; a resumed run equals an unbroken one; a step waits for the GPU nowhere; a second GPU is used
+alone; a probe tells what several adapters in one batch gain. Without a GPU it exits with code 2; `--cpu`
+makes the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
 """
 
 from __future__ import annotations
@@ -84,6 +84,27 @@ def check_eva(place: Place) -> Finding:
     numbers = {"status": measurement.status.value, "unchanged": base.sha256() == before}
     is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
     return Finding(name="EVA", status="PASS" if is_good else "FAIL", numbers=numbers)
+
+
+def check_waits(place: Place) -> Finding:
+    """A step in the middle of a run waits for the GPU nowhere, its batch and its optimizer included."""
+    base, n_begun = base_of(TINY, place), 0
+
+    def begin() -> None:
+        nonlocal n_begun
+        n_begun += 1
+        if not place.tiny:
+            torch.cuda.set_sync_debug_mode("error" if n_begun == 2 else "default")
+
+    try:
+        bench = bench_of(base, place, batch_size=8, interrupt=begin)
+        measurement = bench.measure(planned(base), rung(4, 8))
+    finally:
+        if not place.tiny:
+            torch.cuda.set_sync_debug_mode("default")
+    numbers = {"status": measurement.status.value, "n_steps": n_begun, "error": measurement.error}
+    is_good = measurement.status is Status.COMPLETE and n_begun == 4
+    return Finding(name="waits", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_second_gpu(place: Place) -> Finding:
@@ -268,6 +289,7 @@ def check_packing(place: Place) -> Finding:
 CHECKS: dict[str, Callable[[Place], Finding]] = {
     "methods": check_methods,
     "eva": check_eva,
+    "waits": check_waits,
     "one_b": check_one_b,
     "eight_b": check_eight_b,
     "four_bits": partial(check_bits, bits="4bit"),

@@ -153,6 +153,23 @@ def metric_facts(task: Task) -> MetricFacts:
 
 
 @runtime_checkable
+class PlacesBatches(Protocol):
+    """A task that looks at the values of a batch on the CPU, so that its loss need not look on the device.
+
+    A look at values on a GPU (`nonzero`, `item`, a mask as an index) waits until all work there is done.
+    """
+
+    def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with its tensors on a device.
+
+        Args:
+            batch: From `collate`, on the CPU.
+            place: Gives a tensor on the device; what the task keeps of the batch goes through it too, so
+                that its bytes are counted.
+        """
+
+
+@runtime_checkable
 class DrawsLabels(Protocol):
     """A task that can draw labels from the model's predictions, for scores that sample them.
 

@@ -1,9 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, devices, memory → precision, cache, input_statistics, saved_bytes, prefix, shapes, roles, snapshot,
-widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching →
-skeleton → loading, in_memory.
+locating, devices, memory → precision, cache, known_masks, input_statistics, saved_bytes, prefix, shapes,
+roles, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base →
+checks, reaching → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from autopeft.model.devices import (
 )
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
+from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory
@@ -82,11 +83,14 @@ __all__ = [
     "has_own_generator",
     "head_names",
     "head_only_config",
+    "heeding_known_masks",
+    "heeds_known_masks",
     "hidden_size",
     "holder_of",
     "input_directions",
     "input_rms",
     "is_out_of_memory",
+    "known_mask",
     "known_role",
     "layer_name",
     "like_gpus",

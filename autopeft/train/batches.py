@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from autopeft.extension import Batch, Task
+from autopeft.extension import Batch, PlacesBatches, Task
+from autopeft.model import known_mask
 from autopeft.train.encoding import EncodedSplit
+
+_MASK = "attention_mask"  # the feature that is 0 at padding
 
 # Measurements after which a batch that none of them used makes room. A confirmation goes through its seeds,
 # five by default, for one plan after the other; chosen by hand.
@@ -38,6 +41,7 @@ class Batches:
         pad_token_id: Fills short rows.
         device: Where batches go.
         max_bytes: Most bytes of all that are kept; 0 keeps none.
+        knows_masks: Whether it is noted of attention masks whether they have padding.
     """
 
     splits: Mapping[str, EncodedSplit]
@@ -45,6 +49,7 @@ class Batches:
     pad_token_id: int
     device: torch.device
     max_bytes: int
+    knows_masks: bool = False
     n_bytes: int = 0
     _kept: dict[_Key, _Kept] = field(default_factory=dict)  # the least recently used first
     _measurement: int = 0
@@ -81,9 +86,20 @@ class Batches:
         with torch.inference_mode(mode=False):
             batch = task.collate(examples, labels, self.pad_token_id)
             n_terms = task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
-            placed = {name: self._placed(tensor) for name, tensor in batch.items()}
-        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in placed.values())
-        return _Kept(Collated(placed, n_terms), n_bytes)
+            sizes: list[int] = []
+
+            def place(tensor: torch.Tensor) -> torch.Tensor:
+                sizes.append(tensor.nbytes)
+                return self._placed(tensor)
+
+            if isinstance(task, PlacesBatches):
+                placed = task.placed(batch, place)
+            else:
+                placed = {name: place(tensor) for name, tensor in batch.items()}
+            mask = batch.get(_MASK)
+            if self.knows_masks and mask is not None:
+                placed[_MASK] = known_mask(placed[_MASK], has_padding=bool((mask == 0).any()))
+        return _Kept(Collated(placed, n_terms), sum(sizes))
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device.type != "cuda":

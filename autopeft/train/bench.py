@@ -25,6 +25,8 @@ from autopeft.model import (
     checkpointed,
     forked_rng,
     free_bytes,
+    heeding_known_masks,
+    heeds_known_masks,
     input_directions,
     input_rms,
     is_out_of_memory,
@@ -319,7 +321,7 @@ class Bench:
 
     def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self.base.autocast():
+        with self.base.autocast(), heeding_known_masks():
             return self.task.loss(model, batch)
 
     def evaluate(
@@ -338,7 +340,7 @@ class Bench:
             if max_tokens < wanted:
                 self.compute.max_eval_tokens = max_tokens
             chunks = micro_batches(order, sizes, max_tokens=max_tokens)
-            with self.base.autocast():
+            with self.base.autocast(), heeding_known_masks():
                 return task.evaluate(model, self._announced(split, chunks), generates=generates)
 
         largest, before = int(sizes[order].max(initial=0)), self.compute.max_eval_tokens
@@ -383,6 +385,7 @@ class Bench:
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
             max_bytes=int(_BATCHES_SHARE * self._free_bytes()),
+            knows_masks=heeds_known_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Batch
@@ -37,13 +38,23 @@ class BeforeOutput:
     parameters: tuple[nn.Parameter, ...]  # trainable ones of the output layer
 
 
-def run_to_output(model: nn.Module, features: Batch, targets: Tensor) -> BeforeOutput:
-    """Run a model up to its output layer, at the positions whose target (B, T) is not -100.
+def positions_of(targets: Tensor) -> Tensor:
+    """Row and column of each target (B, T) that is not -100, shape (2, N), row by row.
 
-    Positions are counted from the end: a prompt-tuned model has virtual tokens before those of the text.
+    A GPU must finish its work to tell how many there are, so that they are listed on the CPU if possible.
     """
-    # Before the model runs, since a GPU must finish its work to tell how many there are.
-    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+    return torch.stack((targets != IGNORED).nonzero(as_tuple=True))
+
+
+def run_to_output(
+    model: nn.Module, features: Batch, targets: Tensor, positions: Tensor | None = None
+) -> BeforeOutput:
+    """Run a model up to its output layer, at the positions (2, N) whose target (B, T) is not -100.
+
+    None lists the positions here. Their columns are counted from the end: a prompt-tuned model has virtual
+    tokens before those of the text.
+    """
+    rows, columns = positions_of(targets) if positions is None else positions
     choose = partial(_choose, rows=rows, columns=columns - targets.shape[1])
     labels = targets[rows, columns]
     inner = getattr(model, "get_base_model", lambda: model)()

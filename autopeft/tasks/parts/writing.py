@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import GenerationConfig
 
 from autopeft.adapters import are_quick
@@ -18,7 +19,7 @@ from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import IGNORED, Rows, n_labelled, pad, pad_features
-from autopeft.tasks.parts.output_layer import BeforeOutput, run_to_output
+from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
@@ -61,6 +62,10 @@ class WritingTask:
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    # Labels of a batch on its device -> where the targets are. Parts of the batch have other tensors.
+    _positions: WeakTensorKeyDictionary = field(
+        default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
+    )
 
     @property
     def metric(self) -> str:
@@ -101,6 +106,13 @@ class WritingTask:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
+    def placed(self, batch: Batch, place: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch on its device; the positions of targets are listed before, and go there too."""
+        positions = positions_of(self.model_type.targets(batch["labels"]))
+        on_device = {name: place(tensor) for name, tensor in batch.items()}
+        self._positions[on_device["labels"]] = place(positions)
+        return on_device
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
         return mean_loss(self._run(model, batch))
@@ -135,8 +147,9 @@ class WritingTask:
 
     def _run(self, model: nn.Module, batch: Batch) -> BeforeOutput:
         """The model up to its output layer, at the positions whose label counts."""
-        features = self.model_type.features(model, batch)
-        return run_to_output(model, features, self.model_type.targets(batch["labels"]))
+        features, labels = self.model_type.features(model, batch), batch["labels"]
+        positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
+        return run_to_output(model, features, self.model_type.targets(labels), positions)
 
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""

@@ -1,0 +1,163 @@
+"""Training steps that never look at values on the device, so that a GPU need not finish its work for them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from toys.bases import toy_base
+from toys.tasks import with_end_of_text
+from toys.words import CONTEXT, toy_rows
+
+from autopeft.extension import PlacesBatches, Target, discover
+from autopeft.records import Status, TaskSpec
+from autopeft.tasks.parts.output_layer import positions_of
+from autopeft.tasks.parts.writing import WritingTask
+from autopeft.train import Bench, Compute, EncodedSplit
+from autopeft.train.batches import Batches
+
+# What a GPU must be waited for: the operations behind `nonzero`, `item`, `if tensor` and boolean indices.
+WAITS = ("nonzero", "_local_scalar_dense", "masked_select", "is_nonzero", "equal")
+
+
+class Refusal(TorchDispatchMode):
+    """Refuses the operations for which a GPU would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        has_mask = any(index is not None and index.dtype is torch.bool for index in indices)
+        assert name not in WAITS and not has_mask, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+class Watched(WritingTask):
+    """A task whose loss and backward pass are refused what they would wait for."""
+
+    def loss(self, model, batch):
+        with Refusal():
+            loss = super().loss(model, batch)
+            trained = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+        return loss
+
+
+class Unlisted(WritingTask):
+    """A task that knows nothing of its batches before they are on the device."""
+
+    def placed(self, batch, place):
+        return {name: place(tensor) for name, tensor in batch.items()}
+
+
+def cast(task, kind):
+    """The same task of another kind."""
+    return kind(**{f.name: getattr(task, f.name) for f in fields(task) if f.init})
+
+
+def fitted(kind, tokenizer, *, part="text-generation"):
+    """A task and its examples: prompts with answers, plain (all as long) or padded; or packed blocks."""
+    texts, _ = toy_rows(20, seed=3, n_filler=(5, 6) if kind == "plain" else (1, 9))
+    words = with_end_of_text(tokenizer)
+    is_packed = kind == "packed"
+    target = Target(kind="documents" if is_packed else "completion")
+    task = discover("autopeft.tasks")[part].fitted(TaskSpec(), target, words)
+    answers = [""] * 20 if is_packed else [" ".join(text.split()[::-1]) for text in texts]
+    made = task.encode([(text,) for text in texts], answers, words, 8 if is_packed else CONTEXT)
+    full = [i for i, labels in enumerate(made.labels) if len(labels) == 8 or not is_packed]
+    examples, labels = (tuple(column[i] for i in full) for column in (made.examples, made.labels))
+    return task, EncodedSplit(examples=examples, labels=labels)
+
+
+def bench_of(task, split, methods, *, architecture, **settings):
+    base = toy_base(architecture)
+    splits = {"train": split, "confirm": split}
+    return Bench(base=base, task=task, methods=methods, splits=splits, batch_size=6, **settings)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [torch.Tensor.nonzero, torch.Tensor.item, bool, lambda x: x[x > 0], lambda x: x.masked_select(x > 0)],
+)
+def test_looks_at_values_are_refused_here(look):
+    with Refusal(), pytest.raises(AssertionError, match="waits for the device"):
+        look(torch.ones(1))
+
+
+def test_batch_of_which_nothing_is_known_is_looked_at(tokenizer):
+    task, split = fitted("padded", tokenizer)
+    batch = task.collate(split.examples[:6], split.labels[:6], 0)
+    with Refusal(), pytest.raises(AssertionError, match="waits for the device"):
+        task.loss(toy_base("llama-lm").module, batch)
+
+
+@pytest.mark.parametrize("compute", [Compute(), Compute(micro_batch_tokens=40), Compute(checkpointing=True)])
+@pytest.mark.parametrize("kind", ["plain", "packed", "padded"])
+@pytest.mark.parametrize(
+    ("architecture", "part"),
+    [("llama-lm", "text-generation"), ("gpt2-lm", "text-generation"), ("t5-lm", "text2text-generation")],
+)
+def test_step_of_a_language_model_waits_for_nothing(
+    architecture, part, kind, compute, tokenizer, methods, make_plan, fidelity
+):
+    if part == "text2text-generation" and (kind == "packed" or compute.checkpointing):
+        pytest.skip("an encoder's texts are not packed; the toy is not checkpointed")
+    task, split = fitted(kind, tokenizer, part=part)
+    assert (len(set(split.lengths.tolist())) > 1) == (kind == "padded")
+    bench = bench_of(cast(task, Watched), split, methods, architecture=architecture, compute=compute)
+    plan = make_plan(bench.base, "lora")
+    seen = bench.measure(plan, fidelity(split="confirm", train_steps=3, eval_examples=6))
+    assert (seen.status, seen.error) == (Status.COMPLETE, None)
+
+
+@pytest.mark.parametrize("kind", ["plain", "packed", "padded"])
+@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm", "moe-lm"])
+def test_what_is_known_of_batches_changes_no_bit(architecture, kind, tokenizer, methods, make_plan, fidelity):
+    """Against batches as `collate` makes them, of which nothing is known."""
+    seen = []
+    task, split = fitted(kind, tokenizer)
+    for is_known in (True, False):
+        given = task if is_known else cast(task, Unlisted)
+        bench = bench_of(given, split, methods, architecture=architecture)
+        bench.batches.knows_masks &= is_known
+        plan = make_plan(bench.base, "lora")
+        measurement = bench.measure(plan, fidelity(split="confirm", train_steps=3))
+        assert measurement.status is Status.COMPLETE, measurement.error
+        seen.append(replace(measurement, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0))
+    assert seen[0] == seen[1]
+
+
+def test_positions_are_those_of_the_labels_and_their_bytes_are_counted(tokenizer):
+    task, split = fitted("padded", tokenizer)
+    assert isinstance(task, PlacesBatches)
+    batches = Batches(
+        splits={"train": split},
+        tasks={"train": task},
+        pad_token_id=0,
+        device=torch.device("cpu"),
+        max_bytes=2**20,
+    )
+    batch, n_terms = batches.get("train", [3, 1, 4])
+    targets = task.model_type.targets(batch["labels"])
+    rows, columns = task._positions[batch["labels"]]
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (row, column)
+        for row, labels in enumerate(targets.tolist())
+        for column, label in enumerate(labels)
+        if label != -100
+    ]
+    assert rows.numel() == n_terms
+    assert batches.n_bytes == sum(tensor.nbytes for tensor in batch.values()) + 2 * 8 * n_terms
+
+
+def test_rows_of_a_batch_have_positions_of_their_own(tokenizer):
+    task, split = fitted("padded", tokenizer)
+    batch = task.collate(split.examples[:6], split.labels[:6], 0)
+    placed = task.placed(batch, lambda tensor: tensor.clone())
+    half = {name: tensor[:3] for name, tensor in placed.items()}
+    module = toy_base("llama-lm").module
+    expected = task.loss(module, {name: tensor[:3].clone() for name, tensor in batch.items()})
+    assert task.loss(module, half) == expected
+    listed = positions_of(task.model_type.targets(half["labels"]))
+    assert listed.shape[1] < task._positions[placed["labels"]].shape[1]
