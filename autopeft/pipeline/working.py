@@ -15,7 +15,7 @@ import torch
 from autopeft import engine, model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Executor, discover
-from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
+from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded_facts, start_sha256
 from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
@@ -84,7 +84,7 @@ def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -
         spec=with_setting(_with_whole_paths(spec), "execution.memory_bytes", bench.compute.memory_bytes),
         run=run.path.resolve(),
         rung_steps=bench.rung_steps,
-        facts=loaded_facts(prepared),
+        facts=facts_for_workers(run, prepared),
         start_sha256=start_sha256(run),
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_parts),

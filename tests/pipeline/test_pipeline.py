@@ -16,9 +16,13 @@ from toys.specs import run_spec
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
+from autopeft.model import BaseModel
+from autopeft.model.unchanged import digest_of
+from autopeft.pipeline.fingerprint import facts_for_workers, loaded_facts
+from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.training import Trained
 from autopeft.records import RunSpec
-from autopeft.store import read_plan
+from autopeft.store import RunDir, read_plan
 
 FILES = (
     "run.yaml study.sqlite sensitivity.csv trials.csv result.json report.md report.html "
@@ -185,6 +189,24 @@ def test_resume_extends_trials_and_refuses_other_changes(
     other = spec_for(model_dir, data_dir, out, trials=6, budget="1%")
     with pytest.raises(SpecError, match=r"budget\.requested was '5%' and cannot become '1%'"):
         pipeline.search(other, given=frozenset({"budget.requested"}), resume=True, progress=Silent())
+
+
+def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
+    model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests: list[str] = []
+
+    def sha256(base: BaseModel) -> str:
+        digests.append(digest_of(base.module))
+        return digests[-1]
+
+    monkeypatch.setattr(BaseModel, "sha256", sha256)
+    spec = spec_for(model_dir, data_dir, tmp_path / "run", check_score=False, trials=3, max_steps=4)
+    _, path = pipeline.search(spec, given=GIVEN, progress=Silent())
+    assert len(digests) == 2
+    assert len(set(digests)) == 1
+    assert facts_for_workers(RunDir.open(path), prepare(spec)) == loaded_facts(prepare(spec))
+    assert len(digests) == 3  # the facts of workers need none
 
 
 def test_report_renders_again_to_the_same_text(run: Path) -> None:
