@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, 
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
+# What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, SyntaxError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, LZMAError),
+)
 FILE_NAMES = "file image filename file_name path image_path image_file img"
 
 
@@ -42,7 +49,7 @@ class ImageFile:
     @property
     def name(self) -> str:
         """What messages call the image."""
-        return f"{self.member} in {self.path}" if self.member else self.path
+        return _name(self.path, self.member)
 
     def load(self) -> Any:
         """The image in RGB, a `PIL.Image.Image`; a DataError if it does not open or Pillow is missing."""
@@ -53,7 +60,7 @@ class ImageFile:
         try:
             with Image.open(io.BytesIO(_bytes(self.path, self.member, self.content))) as image:
                 return image.convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (*_UNREADABLE, Image.DecompressionBombError) as error:
             is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else error
             text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
@@ -156,10 +163,15 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
 def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
     try:
         digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
-    except OSError as error:
-        text = f"The image {path} cannot be read ({error.strerror or error}); replace it or leave it out."
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
         raise DataError(text) from error
     return ImageFile(digest=digest, path=path, member=member, content=content)
+
+
+def _name(path: str, member: str | None) -> str:
+    return f"{member} in {path}" if member else path
 
 
 def _bytes(path: str, member: str | None, content: bytes | None) -> bytes:

@@ -17,7 +17,7 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Batch
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.training import spec_of_plan
+from autopeft.pipeline.training import spec_of_plan, with_source
 from autopeft.records import ExecutionSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
 
@@ -76,7 +76,7 @@ def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) 
     if model_id is not None:
         topics["model"] = spec.model.model_copy(update={"id": model_id, "revision": None})
     if data_source is not None:
-        topics["data"] = spec.data.model_copy(update={"source": data_source})
+        topics["data"] = with_source(spec.data, data_source)
     return spec.model_copy(update=topics)
 
 

@@ -148,13 +148,13 @@ def spec_of_plan(
     return RunSpec(
         model=base.model_copy(update={"quantize": checked.model.quantize}),
         execution=checked.execution,
-        data=document.data if data_source is None else _with_source(document.data, data_source),
+        data=document.data if data_source is None else with_source(document.data, data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
         forgetting=checked.forgetting,
     )
 
 
-def _with_source(data: DataSpec, source: str) -> DataSpec:
+def with_source(data: DataSpec, source: str) -> DataSpec:
     """The same columns and limits for another source; settings of the hub dataset are dropped."""
     return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})

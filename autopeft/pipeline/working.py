@@ -20,7 +20,7 @@ from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
-from autopeft.store import RunDir
+from autopeft.store import SOURCES, RunDir, whole_path
 from autopeft.train import Bench
 
 Measure = Callable[[Plan, Fidelity], Measurement]
@@ -104,11 +104,11 @@ def _leave_gpu(prepared: Prepared) -> None:
 
 def _with_whole_paths(spec: RunSpec) -> RunSpec:
     """The settings with absolute paths, since a worker may run in another folder."""
-    for name in ("model.id", "data.source", "forgetting.source"):
+    for name in SOURCES:
         topic, _, field = name.partition(".")
-        value = getattr(getattr(spec, topic), field)
-        if value is not None and Path(value).exists():
-            spec = with_setting(spec, name, str(Path(value).resolve()))
+        source = getattr(getattr(spec, topic), field)
+        if source is not None:
+            spec = with_setting(spec, name, whole_path(source))
     return spec
 
 

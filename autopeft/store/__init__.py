@@ -11,10 +11,11 @@ from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import sha256_of, write_bytes, write_text
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
-from autopeft.store.settings import by_dotted_name, parse_bytes, resolve_settings, whole_path
+from autopeft.store.settings import SOURCES, by_dotted_name, parse_bytes, resolve_settings, whole_path
 from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
+    "SOURCES",
     "RunDir",
     "by_dotted_name",
     "damaged",

@@ -21,7 +21,7 @@ from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
 from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
-_SOURCES = ("model.id", "data.source", "forgetting.source")  # that may be local, and that a run loads again
+SOURCES = ("model.id", "data.source", "forgetting.source")  # that may be local, and that a run loads again
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -95,7 +95,7 @@ def resolve_settings(
     if faults:
         raise SpecError(f"These settings cannot be used: {listed(faults)}.")
     budget.check(spec.budget.requested)
-    for name in _SOURCES:
+    for name in SOURCES:
         topic, _, field = name.partition(".")
         source = getattr(getattr(spec, topic), field)
         if name in entries and source is not None:

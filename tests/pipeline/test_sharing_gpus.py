@@ -14,6 +14,7 @@ from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.working import check_executor, started, with_wave
+from autopeft.records import with_setting
 from autopeft.store import RunDir
 from autopeft.train import Compute
 
@@ -186,6 +187,21 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     assert executor.make.spec.execution.memory_bytes == 7 * GIB
     assert executor.make.devices == (None,)
     assert prepared.base.sha256() == before
+
+
+def test_workers_get_whole_paths_that_keep_the_names_of_links(model_dir, tmp_path, monkeypatch):
+    """The cache of the hub holds links to files without a suffix; workers run in other folders."""
+    rows = [f"{word} {index},{word}" for index, word in enumerate(["good", "bad"] * 30)]
+    (tmp_path / "blob").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "train.csv").symlink_to(tmp_path / "blob")
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(run_spec(model_dir, tmp_path / "train.csv", max_steps=4, batch_size=8, budget="5%"))
+    source = "train.csv,train.csv"
+    prepared = replace(prepared, spec=with_setting(prepared.spec, "data.source", source))
+    executor = Starting(prepared.bench, shares_memory=True)
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        started(executor, run, prepared, prepared.bench)
+    assert executor.make.spec.data.source == ",".join([str(tmp_path / "train.csv")] * 2)
 
 
 def test_a_base_model_on_the_cpu_is_watched_anew_and_a_quantised_one_stays(make_base, monkeypatch):

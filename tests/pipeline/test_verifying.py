@@ -19,7 +19,8 @@ from autopeft import model, pipeline
 from autopeft.cli.app import app
 from autopeft.extension import discover
 from autopeft.pipeline import computing
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.pipeline.reference import in_float32
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, RunSpec, TaskSpec
 from autopeft.store import write_plan
 
 METHODS = discover("autopeft.methods")
@@ -227,6 +228,13 @@ def test_text_for_people_says_each_reader_and_the_answer(train, tmp_path):
     printed = CliRunner().invoke(app, arguments).stdout
     assert "query: 2 modules\nvalue: 2 modules" in printed
     assert printed.count("same     ") == 3 and printed.endswith("the same outputs, within 1e-05\n")
+
+
+def test_a_local_file_replaces_the_rows_of_a_hub_dataset_without_its_settings():
+    """A run on a hub dataset whose name and streaming a local file cannot have."""
+    hub = RunSpec(data=DataSpec(source="org/rows", config_name="small", streaming=True, max_examples=200))
+    data = in_float32(hub, model_id=None, data_source="rows.csv").data
+    assert (data.source, data.config_name, data.streaming, data.max_examples) == ("rows.csv", None, False, 200)
 
 
 def test_what_cannot_be_verified_is_refused(train, tmp_path):

@@ -19,6 +19,7 @@ from toys.tasks import TOYS, image_file, image_processor, make_toy
 import autopeft.tasks.image_classification as images
 from autopeft import model
 from autopeft.data import load, read_images
+from autopeft.data.images import ImageFile
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import Target, discover
 from autopeft.model import BaseModel
@@ -147,6 +148,45 @@ def test_image_that_does_not_open_is_named(by_table):
     ):
         for split in (data.train, data.search, data.confirm):
             PART.encode(split.inputs, split.labels, image_processor(), 1)
+
+
+def zip_bytes(path):
+    """A zip file with an image, its bytes, and where the content of the image begins in them."""
+    save(path.with_name("cat.png"), 0)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path.with_name("cat.png"), "cat.png")
+    path.with_name("cat.png").unlink()
+    return bytearray(path.read_bytes()), 30 + len("cat.png")
+
+
+def damage_content(content, start):
+    content[start : start + 8] = b"\xff" * 8
+
+
+def damage_header(content, start):
+    content[:4] = b"none"
+
+
+def mark_encrypted(content, start):
+    content[6] |= 1  # in the member's own header
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # and in the directory of the zip file
+
+
+@pytest.mark.parametrize("harm", [damage_content, damage_header, mark_encrypted])
+def test_damaged_and_encrypted_members_of_a_zip_file_are_named(tmp_path, harm):
+    content, start = zip_bytes(tmp_path / "i.zip")
+    harm(content, start)
+    (tmp_path / "i.zip").write_bytes(content)
+    pd.DataFrame({"file": ["cat.png"], "label": ["cat"]}).to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(DataError, match=r"The image cat\.png in .*i\.zip cannot be read \(.*replace it"):
+        read(tmp_path)
+
+
+def test_image_that_claims_more_pixels_than_pillow_opens_is_named(by_table):
+    bomb = by_table / "pictures" / "7.png"
+    bomb.write_bytes(b"P6 30000 30000 255\n")
+    with pytest.raises(DataError, match=r"The image .*7\.png does not open .*decompression bomb"):
+        ImageFile(digest="", path=str(bomb)).load()
 
 
 def test_missing_images_and_columns_are_refused(tmp_path, by_table):
