@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from autopeft.exports.parts.adapter import lacking_weights, n_trained_labels, write_adapter
-from autopeft.exports.parts.folder import fresh_folder, refuse_files
 from autopeft.exports.parts.reading_back import (
     PEFT,
     READERS,
@@ -16,7 +15,6 @@ from autopeft.exports.parts.weights import read_all_weights, read_weights
 __all__ = [
     "PEFT",
     "READERS",
-    "fresh_folder",
     "lacking_weights",
     "load_as_served",
     "load_in_peft",
@@ -24,6 +22,5 @@ __all__ = [
     "read_all_weights",
     "read_weights",
     "readers_of",
-    "refuse_files",
     "write_adapter",
 ]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.exports.parts.adapter import configs_of
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.extension import ExportSource
-from autopeft.store import write_text, write_yaml_text
+from autopeft.store import fresh_folder, write_text, write_yaml_text
 
 # Field of LoraConfig -> key. https://docs.axolotl.ai/docs/config-reference.html; the two patterns came
 # with pull request #3673.

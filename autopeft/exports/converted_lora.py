@@ -21,10 +21,10 @@ from autopeft.adapters import type_counts
 from autopeft.errors import SpecError
 from autopeft.exports.parts import problems
 from autopeft.exports.parts.adapter import in_head
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.uniform import Factors, write_uniform
 from autopeft.extension import ExportSource
+from autopeft.store import fresh_folder
 
 _ENERGY = 0.99  # of the squared singular values: an error of a tenth at most; chosen by hand
 

@@ -13,12 +13,11 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import configs_of
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource
-from autopeft.store import write_text, write_yaml_text
+from autopeft.store import fresh_folder, write_text, write_yaml_text
 
 # https://github.com/hiyouga/LLaMA-Factory: src/llamafactory/hparams/finetuning_args.py, examples/train_lora
 _LORA_KEYS = {

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
 from autopeft.extension import ExportSource
+from autopeft.store import fresh_folder
 
 
 @dataclass(frozen=True)

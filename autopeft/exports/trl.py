@@ -13,11 +13,10 @@ from peft import PeftConfig
 
 from autopeft.adapters import changed_fields, task_name
 from autopeft.exports.parts.adapter import configs_of
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.problems import adapts_nothing, refuse
 from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule
 from autopeft.extension import ExportSource
-from autopeft.store import write_text
+from autopeft.store import fresh_folder, write_text
 
 # https://huggingface.co/docs/trl/sft_trainer: SFTConfig takes those of transformers' TrainingArguments,
 # where warmup_steps below 1 is a share of all steps (transformers 5).

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from autopeft.adapters import type_counts
 from autopeft.exports.parts import problems
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.exports.parts.uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource
+from autopeft.store import fresh_folder
 
 # Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
 _FOLDED = (

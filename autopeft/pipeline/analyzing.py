@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopeft import report, space
-from autopeft.exports import refuse_files
 from autopeft.extension import discover
 from autopeft.pipeline.best import plan_document
 from autopeft.pipeline.memory import NAMED, InMemory
@@ -25,7 +24,7 @@ from autopeft.records import (
     train_command,
 )
 from autopeft.space import BASELINE_METHOD, Policy
-from autopeft.store import write_plan, write_text
+from autopeft.store import refuse_files, write_plan, write_text
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -13,11 +13,11 @@ from torch import nn
 from autopeft import model
 from autopeft.adapters import check_plan, compile_plan
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.exports import fresh_folder
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
+from autopeft.store import fresh_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.records import ModelSpec, PlanDocument, resume_command
-from autopeft.store import RunDir, read_plan
+from autopeft.store import RunDir, read_plan, refuse_files
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def export(request: ExportRequest) -> Export:
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
     _check(request, exporter)
-    exports.refuse_files(request.out)
+    refuse_files(request.out)
     discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
         folder, document = _locate(request)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopeft.adapters import check_plan
-from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import write_loading_files
@@ -27,7 +24,15 @@ from autopeft.records import (
     SearchSpec,
     Status,
 )
-from autopeft.store import read_plan, resolve_settings, whole_path, write_plan, write_text
+from autopeft.store import (
+    fresh_folder,
+    read_plan,
+    refuse_files,
+    resolve_settings,
+    whole_path,
+    write_plan,
+    write_text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +81,12 @@ def train_plan(
     if not 0 <= seed <= MAX_SEED:
         raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
-    _require_writable(target)
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # no other process has this name
+    refuse_files(target)  # before any work
     spec = spec_of_plan(
         document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})}
     )
     check_forgetting(spec)
-    prepared = with_general_text(prepare(spec, keep_weights=lambda plan, seed: fresh))
+    prepared = with_general_text(prepare(spec))
     check_plan(document.plan, prepared.base, prepared.methods)
     fidelity = Fidelity(
         split="confirm",
@@ -91,39 +95,23 @@ def train_plan(
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=seed,
     )
-    try:
-        measurement = prepared.bench.measure(document.plan, fidelity)
+    with fresh_folder(target) as fresh:
+        bench = replace(prepared.bench, keep_weights=lambda plan, seed: fresh)
+        measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
             raise TrainingError(
                 f"Training plan {document.plan.digest} failed: {(measurement.error or '').rstrip('.')}."
             )
-        measured_forgetting = forgetting_of(prepared, document.plan, fidelity)
+        measured_forgetting = forgetting_of(replace(prepared, bench=bench), document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
         write_text(fresh / "training.json", training_json(measurement, measured_forgetting))
         write_loading_files(fresh, prepared)
-        if target.exists():
-            target.rmdir()
-        fresh.rename(target)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
         folder=target,
         forgetting=measured_forgetting,
     )
-
-
-def _require_writable(folder: Path) -> None:
-    """Raise RunDirError where a folder holds files already or cannot be created."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunDirError(f"{folder} exists and is not empty; pass another --out.")
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RunDirError(
-            f"{folder} cannot be written: {parent} is not a writable folder; pass another --out."
-        )
 
 
 def spec_of_plan(

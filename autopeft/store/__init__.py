@@ -1,7 +1,7 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml → checked, checksums, settings, plan, measurement_log, study → run_dir.
+files, folders, yaml → checked, checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import sha256_of, write_bytes, write_text
+from autopeft.store.folders import fresh_folder, refuse_files
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
 from autopeft.store.settings import SOURCES, by_dotted_name, parse_bytes, resolve_settings, whole_path
@@ -19,11 +20,13 @@ __all__ = [
     "RunDir",
     "by_dotted_name",
     "damaged",
+    "fresh_folder",
     "parse_bytes",
     "parse_yaml",
     "read_checked",
     "read_plan",
     "read_yaml",
+    "refuse_files",
     "require_unchanged",
     "resolve_settings",
     "seal_folder",

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autopeft.adapters import type_name
-from autopeft.exports.parts.folder import fresh_folder
 from autopeft.extension import ExportSource
 from autopeft.model import adapter_names, for_task
+from autopeft.store import fresh_folder
 
 PREFIX = "base_model.model."  # what `peft` puts before the base model's own names
 

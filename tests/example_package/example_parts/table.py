@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.exports import refuse_files
 from autopeft.extension import ExportSource
-from autopeft.store import write_text
+from autopeft.store import refuse_files, write_text
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ from autopeft.errors import RunDirError
 
 
 def refuse_files(out: Path) -> None:
-    """Raise RunDirError where a folder to write to holds files already, or is a file."""
+    """Raise RunDirError where a folder to write to holds files already, is a file, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunDirError(f"{out} is there already and not empty; pass another --out.")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunDirError(f"{out} cannot be written: {parent} is not a writable folder; pass another --out.")
 
 
 @contextlib.contextmanager
