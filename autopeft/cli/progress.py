@@ -29,7 +29,9 @@ class Silent:
     def phase(self, name: str, n_measurements: int) -> None:
         """Nothing."""
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -49,14 +51,14 @@ class Phase:
     best: tuple[str, float] | None = None
     baseline: tuple[str, float] | None = None
 
-    def add(self, measurement: Measurement, arm: str) -> None:
+    def add(self, measurement: Measurement, arm: str, *, is_baseline: bool) -> None:
         """Count one measurement."""
         self.done += 1
         if measurement.loss is None:
             return
         scored = (arm, measurement.loss)
         self.best = _lower(self.best, scored)
-        if arm.startswith("baseline"):
+        if is_baseline:
             self.baseline = _lower(self.baseline, scored)
 
     @property
@@ -89,9 +91,11 @@ class Lines:
         text = f"{_title(name, n_measurements)}\n{HEADINGS}" if n_measurements else name
         print(text, file=sys.stderr, flush=True)
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Print one line about a measurement."""
-        self._phase.add(measurement, arm)
+        self._phase.add(measurement, arm, is_baseline=is_baseline)
         left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
         print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
 
@@ -132,9 +136,11 @@ class Live:
             self.console.print(Text(_title(name, n_measurements), style="bold"))
             self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Advance the display, and print one line about a measurement."""
-        self._phase.add(measurement, arm)
+        self._phase.add(measurement, arm, is_baseline=is_baseline)
         self._left = None if seconds_left is None else (seconds_left, self.clock())
         # Text takes no markup: an error may hold brackets.
         self.console.print(Text(describe(measurement, arm)))

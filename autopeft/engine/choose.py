@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autopeft.engine.finalists import SMALLEST_SHARE
 from autopeft.engine.front import is_allowed
-from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss, first_by_metric, may_be_as_good, ranked_by_loss
 from autopeft.engine.stopping import has_room
@@ -33,7 +33,7 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
     """
     margin = problem.spec.confirm.margin
     if margin is None:
-        baselines = (m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger))
+        baselines = (m for m in ranked_by_loss(last.values()) if ledger.is_baseline(m.plan))
         metric = next((m.metric for m in baselines), None)
         is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(metric) if is_unbounded_loss and metric else _MARGIN
@@ -58,13 +58,13 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     """
     finished = ranked_by_loss(last.values())
     ranked = [m for m in finished if is_allowed(problem, ledger, m)]
-    baselines = [m for m in finished if is_baseline(m.plan, problem, ledger)]
+    baselines = [m for m in finished if ledger.is_baseline(m.plan)]
     if not ranked and baselines:
         raise SiteError(
             f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
         )
     if not baselines:
-        failed = [m for m in ledger.measured.values() if is_baseline(m.plan, problem, ledger)]
+        failed = [m for m in ledger.measured.values() if ledger.is_baseline(m.plan)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
     incumbent = by_merit(problem, ledger, ranked)[0]
     smallest = smallest_candidate(problem, ranked, incumbent)
@@ -90,7 +90,7 @@ def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measuremen
     def caution(measurement: Measurement) -> tuple[bool, float]:
         plan = measurement.plan
         position = rate_position(plan.learning_rate, problem.rate_range(plan, ledger.arms[plan]))
-        return not is_baseline(plan, problem, ledger), position or 0.0
+        return not ledger.is_baseline(plan), position or 0.0
 
     return [*sorted(tied, key=caution), *(m for m in ranked if m not in tied)]
 

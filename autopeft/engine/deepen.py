@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from autopeft.engine.choose import by_merit, lowered, smallest_candidate
-from autopeft.engine.ledger import Ledger, Measured, is_baseline
+from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.telling import StudyLog
@@ -56,7 +56,7 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
 
 def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:
     """The best plan of each baseline placement, the leading one first."""
-    measured = [m for m in ranked_by_loss(last.values()) if is_baseline(m.plan, problem, ledger)]
+    measured = [m for m in ranked_by_loss(last.values()) if ledger.is_baseline(m.plan)]
     best: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
     for measurement in by_merit(problem, ledger, measured):
         best.setdefault(measurement.plan.adapters, measurement.plan)

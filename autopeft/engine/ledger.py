@@ -49,8 +49,14 @@ class Progress(Protocol):
     def phase(self, name: str, n_measurements: int) -> None:
         """A phase begins: rung 1, rung 2, confirmation, test."""
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """A measurement is in; `seconds_left` estimates the rest of the run, None before it can."""
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
+        """A measurement is in.
+
+        `arm` is the plan's arm as text, `is_baseline` whether the plan is a baseline at any rate.
+        `seconds_left` estimates the rest of the run; None before it can.
+        """
 
 
 @dataclass(kw_only=True)
@@ -182,7 +188,12 @@ class Ledger:
         seconds = min(seconds, self._affordable_seconds()) / self.executor.n_workers
         seconds = min(seconds, self._limit_left())
         seconds_left = max(0.0, seconds) if self._seconds_per_step else None
-        self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds_left)
+        self.progress.measured(
+            measurement,
+            arm=str(self.arms.get(plan, "")),
+            is_baseline=self.is_baseline(plan),
+            seconds_left=seconds_left,
+        )
 
     def _wait(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, and record what finishes before it."""
@@ -217,13 +228,13 @@ class Ledger:
                 "measured before is kept; mend the cause and continue with --resume."
             )
 
-    def note_arm(self, plan: Plan, arm: Arm) -> None:
-        """Remember under which arm a plan was first proposed."""
+    def note_arm(self, plan: Plan, arm: Arm, *, is_baseline: bool) -> None:
+        """Remember under which arm a plan was first proposed, and whether it is a baseline."""
         self.arms.setdefault(plan, arm)
-        if arm.kind == "baseline":
+        if is_baseline:
             self._baselines.add(plan.adapters)
 
-    def has_baseline_adapters(self, plan: Plan) -> bool:
+    def is_baseline(self, plan: Plan) -> bool:
         """Whether a plan has the adapters of a baseline, whoever proposed its learning rate."""
         return plan.adapters in self._baselines
 
@@ -353,11 +364,6 @@ def _pace(values: Sequence[float]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
-
-
-def is_baseline(plan: Plan, problem: SearchProblem, ledger: Ledger) -> bool:
-    """Whether a plan is one of the baselines at any rate (the head alone, where no LoRA fits the budget)."""
-    return ledger.has_baseline_adapters(plan) if problem.has_baseline else not plan.adapters
 
 
 def first_error(measurements: Iterable[Measurement]) -> str:

@@ -91,6 +91,10 @@ class SearchProblem:
         fitting = (site for site in context.sites if lora.refusal(site) is None)
         return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
 
+    def is_baseline(self, arm: Arm) -> bool:
+        """Whether an arm is one of the baselines."""
+        return arm.kind == "baseline" or (arm.kind == "head" and not self.has_baseline)
+
     @property
     def confirm_reserve(self) -> float:
         """Cost in R that the search leaves to the confirmation of two plans."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from autopeft.engine.front import front, is_allowed, thinned
-from autopeft.engine.ledger import Ledger, Measured, first_error, is_baseline
+from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.schedule import LEAST_AT_RUNG
@@ -74,8 +74,8 @@ def _measure_rung(
             return measured
     # Where every promoted baseline has diverged, its next rates follow one by one: a verdict needs one.
     ranked = ranked_by_loss(before.values())
-    spare = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger) and m.plan not in measured]
-    while spare and not any(is_baseline(m.plan, problem, ledger) for m in ranked_by_loss(measured.values())):
+    spare = [m.plan for m in ranked if ledger.is_baseline(m.plan) and m.plan not in measured]
+    while spare and not any(ledger.is_baseline(m.plan) for m in ranked_by_loss(measured.values())):
         plan = spare.pop(0)
         (measured[plan],) = ledger.measure_all([(plan, fidelity)])
     return measured
@@ -113,7 +113,7 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     rivals = [
         m
         for m in ranked
-        if m.plan.adapters and not is_baseline(m.plan, problem, ledger) and is_allowed(problem, ledger, m)
+        if m.plan.adapters and not ledger.is_baseline(m.plan) and is_allowed(problem, ledger, m)
     ]
     best = _best(problem, rivals, n=problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs))
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
@@ -140,7 +140,7 @@ def _baselines(
 
     After a rung that ranks, the best of all remains.
     """
-    baselines = [m.plan for m in ranked if is_baseline(m.plan, problem, ledger)]
+    baselines = [m.plan for m in ranked if ledger.is_baseline(m.plan)]
     if is_ranked:
         return baselines[:1], []
     by_placement: dict[tuple[Adapter, ...], list[Plan]] = {}

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from optuna.trial import Trial
 
-from autopeft.engine.ledger import Measured, is_baseline
+from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.queue import Enqueued, enqueued
 from autopeft.engine.ranking import ranked_by_loss
@@ -148,6 +148,6 @@ def _at_baseline_rate(study_log: StudyLog, arm: Arm, policy: Policy) -> Policy:
     """
     n_before = sum(proposal.arm == arm for proposal in study_log.proposals)
     measurements = study_log.ledger.measured.values()
-    baselines = (m for m in measurements if is_baseline(m.plan, study_log.problem, study_log.ledger))
+    baselines = (m for m in measurements if study_log.ledger.is_baseline(m.plan))
     rates = list(dict.fromkeys(m.plan.learning_rate for m in ranked_by_loss(baselines)))
     return replace(policy, learning_rate=[*rates, policy.learning_rate][min(n_before, len(rates))])

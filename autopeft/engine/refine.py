@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from autopeft.engine.ledger import Ledger, Measured, is_baseline
+from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.rates import next_rate
@@ -28,7 +28,7 @@ def refined_plan(problem: SearchProblem, ledger: Ledger, *, n_before: int) -> tu
     """
     measured = ledger.at(problem.rung(0))
     ranked = (m.plan for m in ranked_by_loss(measured.values()))
-    rivals = (plan for plan in ranked if plan.adapters and not is_baseline(plan, problem, ledger))
+    rivals = (plan for plan in ranked if plan.adapters and not ledger.is_baseline(plan))
     best = next(rivals, None)
     if best is None:
         return None
@@ -71,7 +71,7 @@ def owed_rate(study_log: StudyLog) -> tuple[Arm, Plan] | None:
             rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
     most = min(_MAX_EVENED, max(map(len, rates.values()), default=0))
     measured = ledger.at(problem.rung(0))
-    baselines = ranked_by_loss(m for m in measured.values() if is_baseline(m.plan, problem, ledger))
+    baselines = ranked_by_loss(m for m in measured.values() if ledger.is_baseline(m.plan))
     if not problem.has_baseline or not baselines:
         return None
     best = baselines[0].plan

@@ -85,7 +85,7 @@ class StudyLog:
         proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
         self.policies.append(policy)
-        self.ledger.note_arm(plan, arm)
+        self.ledger.note_arm(plan, arm, is_baseline=self.problem.is_baseline(arm))
         return proposal
 
 

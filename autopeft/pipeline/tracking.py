@@ -71,9 +71,11 @@ class Tracking:
         """Pass a phase on to the display."""
         self._progress.phase(name, n_measurements)
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Pass a measurement on to the display and to the trackers."""
-        self._progress.measured(measurement, arm=arm, seconds_left=seconds_left)
+        self._progress.measured(measurement, arm=arm, is_baseline=is_baseline, seconds_left=seconds_left)
         self._open()
         if self._runs:
             values = measurement_values(measurement, arm=arm, rung_steps=self._rung_steps)

@@ -49,7 +49,9 @@ class Quiet:
     def phase(self, name: str, n_measurements: int) -> None:
         """Show nothing."""
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Show nothing."""
 
 

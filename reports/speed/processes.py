@@ -38,7 +38,9 @@ class Stopwatch:
         if name == "rung 1":
             self.began = time.perf_counter()
 
-    def measured(self, measurement: object, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: object, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Note the end of a measurement."""
         self.measured_at.append(time.perf_counter())
 

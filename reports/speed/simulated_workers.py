@@ -119,7 +119,9 @@ class Phases:
         readings = (simulated.clock(), simulated.coordinator_seconds, simulated.busy_seconds)
         self.begun.append((name, *readings, self.n_measured))
 
-    def measured(self, measurement: object, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: object, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Count a measurement."""
         self.n_measured += 1
 

@@ -58,7 +58,9 @@ class Watch:
         if self.n_phases == 3 and self.left is not None:
             self.shown = (time.monotonic() - self.started, self.left)
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Note the time left."""
         self.left = seconds_left
 

@@ -66,7 +66,9 @@ class Silence:
     def phase(self, name: str, n_measurements: int) -> None:
         """Nothing."""
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def lines_of(display):
 def test_an_error_with_brackets_is_shown_as_it_is():
     with display() as (live, shown):
         live.phase("rung 1", 1)
-        live.measured(run(error="bad [/close] tag"), arm="head", seconds_left=None)
+        live.measured(run(error="bad [/close] tag"), arm="head", is_baseline=False, seconds_left=None)
         assert "bad [/close] tag" in " ".join(shown.getvalue().split())
 
 
@@ -59,7 +59,7 @@ def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
         live.phase("sensitivity", 0)
         live.phase("rung 1", 2)
         live.clock.seconds = 30.0
-        live.measured(run(0.5), arm="head", seconds_left=90.0)
+        live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=90.0)
         bar, phase = lines_of(live)
         assert "0:30 spent, about 1:30 left" in bar and phase.startswith("rung 1, 1 of 2")
         live.clock.seconds = 50.0
@@ -78,7 +78,7 @@ def test_a_phase_without_a_count_shows_none():
 def test_the_display_is_gone_when_it_closes():
     with display() as (live, shown):
         live.phase("rung 1", 1)
-        live.measured(run(0.25), arm="head", seconds_left=1.0)
+        live.measured(run(0.25), arm="head", is_baseline=False, seconds_left=1.0)
         live.close()
         last = shown.getvalue()
         assert last.endswith("\x1b[2K") or "\x1b[1A\x1b[2K" in last[-40:]  # it erases its own two lines
@@ -87,10 +87,10 @@ def test_the_display_is_gone_when_it_closes():
 
 def test_the_incumbent_is_told_beside_the_baseline():
     phase = Phase(name="rung 1", total=3)
-    phase.add(run(0.4), "baseline: LoRA on q and v")
+    phase.add(run(0.4), "baseline: LoRA on q and v", is_baseline=True)
     assert phase.standing == "best is the baseline, 0.4000"
-    phase.add(run(error="diverged"), "bitfit/all")
-    phase.add(run(0.3), "ia3/all")
+    phase.add(run(error="diverged"), "bitfit/all", is_baseline=False)
+    phase.add(run(0.3), "ia3/all", is_baseline=False)
     assert (phase.count, phase.standing) == ("rung 1, 3 of 3", "best ia3/all 0.3000, baseline 0.4000")
 
 
@@ -112,7 +112,7 @@ def test_a_file_gets_one_line_per_run_and_the_headings_of_each_phase(capsys):
     lines = Lines()
     lines.phase("sensitivity", 0)
     lines.phase("rung 1", 2)
-    lines.measured(run(0.5), arm="head", seconds_left=65.0)
+    lines.measured(run(0.5), arm="head", is_baseline=False, seconds_left=65.0)
     first, second, headings, row = capsys.readouterr().err.splitlines()
     assert (first, second, headings) == ("sensitivity", "rung 1: 2 runs", HEADINGS)
     assert row.endswith("0.5000  1:05 left")

@@ -146,6 +146,14 @@ def test_every_baseline_and_the_head_get_as_many_learning_rates(
     assert set(rates.values()) == {n_rates}
 
 
+@pytest.mark.parametrize(("max_params", "kind"), [(ROOMY, "baseline"), (NO_LORA, "head")])
+def test_the_display_is_told_which_plans_are_baselines(max_params: int, kind: str) -> None:
+    """Where no LoRA fits the budget, the head alone is the baseline."""
+    search = run(levels(), max_params=max_params, space=only_ia3_below(max_params))
+    kinds = {str(p.arm): p.arm.kind for p in search.outcome.proposals}
+    assert {kinds[arm] for arm in search.display.baselines} == {kind}
+
+
 def test_usual_arms_come_after_the_baselines_once_each_near_the_middle_of_their_range() -> None:
     enqueued = [p for p in usual().outcome.proposals if p.source == "enqueued"]
     kinds = [p.arm.kind for p in enqueued]

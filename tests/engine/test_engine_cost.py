@@ -136,8 +136,10 @@ def run_and_watch(**settings):
     """A world, a search in it, and the seconds since the start and told as left after each measurement."""
 
     class Clock(Display):
-        def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-            super().measured(measurement, arm=arm, seconds_left=seconds_left)
+        def measured(
+            self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+        ) -> None:
+            super().measured(measurement, arm=arm, is_baseline=is_baseline, seconds_left=seconds_left)
             left.append((world.seconds, seconds_left or 0.0))
 
     left: list[tuple[float, float]] = []

@@ -68,7 +68,7 @@ class Clock(Display):
 
     left: list[float | None] = None
 
-    def measured(self, measurement, *, arm, seconds_left):
+    def measured(self, measurement, *, arm, is_baseline, seconds_left):
         self.left = [*(self.left or []), seconds_left]
 
 

@@ -136,12 +136,16 @@ class Display:
 
     phases: dict[str, int] = field(default_factory=dict)
     shown: list[tuple[Measurement, str]] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=list)  # arms that were shown as one
 
     def phase(self, name: str, n_measurements: int) -> None:
         self.phases[name] = n_measurements
 
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
         self.shown.append((measurement, arm))
+        self.baselines += [arm] * is_baseline
 
 
 class Backwards:

@@ -154,7 +154,7 @@ class Broken:
 class Counting(Silent):
     n_measured = 0
 
-    def measured(self, measurement, *, arm, seconds_left):
+    def measured(self, measurement, *, arm, is_baseline, seconds_left):
         self.n_measured += 1
 
 
@@ -172,7 +172,7 @@ def test_failing_tracker_gives_one_warning_and_the_search_goes_on(failing, calls
     tracked = Tracking([broken], run_spec(), tmp_path, display, result.proxy.rung_steps)
     with caplog.at_level(logging.WARNING):
         for measurement in result.measurements[:2]:
-            tracked.measured(measurement, arm="lora/all", seconds_left=None)
+            tracked.measured(measurement, arm="lora/all", is_baseline=False, seconds_left=None)
         tracked.finish(result)
         tracked.close()
     assert (broken.calls, display.n_measured) == (calls, 2)
@@ -188,7 +188,7 @@ def test_search_that_breaks_off_closes_its_trackers_without_an_answer(tmp_path):
         pytest.raises(KeyboardInterrupt),
         tracking(spec_with("tensorboard"), out, Silent(), rung_steps=(1,)) as tracked,
     ):
-        tracked.measured(measurement, arm="lora/all", seconds_left=None)
+        tracked.measured(measurement, arm="lora/all", is_baseline=False, seconds_left=None)
         raise KeyboardInterrupt
     assert [tag for tag in scalars(out / "tensorboard") if tag.startswith("outcome")] == []
 
