@@ -32,7 +32,8 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     """
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
-    sys.stderr = _Lasting(sys.stderr)
+    before = sys.stderr
+    sys.stderr = _Lasting(before)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     logging.getLogger().handlers[0].addFilter(_Repeats())
@@ -57,7 +58,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
-        sys.stderr = sys.stderr.stream
+        sys.stderr = before  # a library may have replaced the other one
 
 
 class _Repeats(logging.Filter):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from autopeft.cli import options as opt
@@ -137,7 +138,7 @@ def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a plain table."""
     table = Table(*(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # text of a part may hold brackets
     Console(highlight=False).print(table)
 
 

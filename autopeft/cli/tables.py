@@ -128,7 +128,8 @@ def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: 
 
     out = console()
     for path, result in zip(paths, results, strict=True):
-        out.print(f"[bold]{escape(str(path))}[/bold]: {answer_of(result, part_words(result.setting)).title}")
+        title = answer_of(result, part_words(result.setting)).title
+        out.print(f"[bold]{escape(str(path))}[/bold]: {escape(title)}")
     out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
 
 
@@ -147,7 +148,8 @@ def _print_front(result: SearchResult, out: Console, path: Path) -> None:
         metric = "–" if measurement.metric is None else f"{measurement.metric:.4f}"
         rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", metric))
     headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
-    out.print(f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}")
+    text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
+    out.print(text, markup=False, soft_wrap=True)
     out.print(_table(headers, rows))
 
 

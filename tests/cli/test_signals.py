@@ -86,6 +86,9 @@ def test_a_terminal_that_is_gone_ends_nothing_and_control_characters_do_not_reac
         raise SpecError("the file \x1b[31mred\x9b is missing.")
     assert terminal.getvalue() == "error: the file \\x1b[31mred\\x9b is missing.\n"
     assert sys.stderr is terminal
+    with exit_codes():
+        sys.stderr = io.StringIO()  # as a library may do
+    assert sys.stderr is terminal
 
 
 @pytest.mark.parametrize(("n_calls", "is_measured"), [(1, False), (12, True)])
