@@ -22,15 +22,16 @@ from autopeft.records import (
     PlanDocument,
     SearchResult,
     Status,
+    resume_command,
     to_json,
 )
-from autopeft.store import RunDir, write_plan, write_text
+from autopeft.store import RunDir, damaged, fresh_folder, write_plan, write_text
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`.
 
-    Where the objective is the Pareto front, every plan of the front goes into `front/` too.
+    Where the objective is the Pareto front, `front/` is replaced too, by every plan of the front.
     """
     fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
@@ -42,9 +43,11 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)
     if prepared.spec.search.objective == "pareto":
-        for measurement in result.front:
-            document = plan_document(prepared, measurement.plan)
-            write_plan(run.path / "front" / f"{measurement.plan.trainable_params}.yaml", document)
+        shutil.rmtree(run.path / "front", ignore_errors=True)
+        with fresh_folder(run.path / "front") as fresh_front:
+            for measurement in result.front:
+                document = plan_document(prepared, measurement.plan)
+                write_plan(fresh_front / f"{measurement.plan.trainable_params}.yaml", document)
 
 
 def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -97,3 +100,19 @@ def training_json(measurement: Measurement, forgetting: Forgetting | None = None
     if forgetting is not None:
         content["forgetting"] = report.forgetting_json(forgetting)
     return json.dumps(content, indent=2) + "\n"
+
+
+def confirmed_seed(run: RunDir) -> int:
+    """The seed of the weights in `best/weights`.
+
+    Raises:
+        RunDirError: `training.json`, which holds the seed, is missing or damaged.
+    """
+    path = run.best / "weights" / "training.json"
+    try:
+        seed = json.loads(path.read_bytes())["seed"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        seed = None
+    if type(seed) is not int:
+        raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
+    return seed

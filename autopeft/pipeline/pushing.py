@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, O
 from huggingface_hub.utils._validators import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, first_line_of
+from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import hub_base, write_card
 from autopeft.records import resume_command
 from autopeft.store import RunDir, seal_folder, write_text
@@ -73,8 +74,7 @@ def push(request: PushRequest) -> Pushed:
         )
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
-        seed = json.loads((folder / "training.json").read_bytes())["seed"]
-        write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
+        write_card(folder, result, seed=confirmed_seed(run), repo=request.repo, base_model=base_model)
         for config in folder.rglob("adapter_config.json"):
             content = json.loads(config.read_bytes()) | {"base_model_name_or_path": base_model}
             write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Batch
+from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.training import spec_of_plan, with_source
 from autopeft.records import ExecutionSpec, Plan, RunSpec
@@ -53,12 +53,10 @@ def reference_of(path: Path, run: Path | None) -> Reference:
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
         opened = RunDir.open(folder)
-        written = opened.best / "weights" / "training.json"
-        if not written.is_file():
+        if not (opened.best / "weights").is_dir():
             raise RunDirError(f"{folder} has no confirmed weights in best/weights; confirm its plan first.")
         plan = read_plan(opened.best).plan
-        seed = json.loads(written.read_bytes())["seed"]
-        kept = opened.weights(plan, seed)  # of which best/weights is a copy
+        kept = opened.weights(plan, confirmed_seed(opened))  # of which best/weights is a copy
         weights = kept if kept.is_dir() else opened.best / "weights"
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights)
     if not (folder / "plan.yaml").is_file():

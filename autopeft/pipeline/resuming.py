@@ -40,9 +40,10 @@ log = logging.getLogger(__name__)
 
 
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
-    """The stored settings of the run in `requested.output.out`, with the user's larger limits.
+    """The stored settings of the run in `requested.output.out`, with what the user may change of them.
 
-    Raises SpecError where a setting in `given` (dotted names) differs that only a new run can change.
+    These are limits, of which trials and cost can only grow; executor, workers and device; and trackers.
+    Raises SpecError where another setting in `given` (dotted names) differs.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -63,7 +64,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         if name not in _EXTENDABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}; only trials, time and cost can grow. Pass another --out for a new run."
+                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --executor, "
+                "--workers, --device and --report-to may change; pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value

@@ -191,6 +191,15 @@ def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
     assert "README.md" in hub.repositories["me/taken"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"seed": "1"}'])
+def test_damaged_training_json_is_named_with_the_command_that_writes_it_again(run, hub, tmp_path, content):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "best/weights/training.json").write_text(content)
+    words = ("training.json cannot be read", "damaged", f"autopeft search --resume --out {copy}")
+    refused(push(copy, "me/new", "--base-model", "org/tiny-bert", "--dry-run"), 2, *words)
+    refused(CliRunner().invoke(app, ["verify", str(copy / "best/weights")]), 2, *words)
+
+
 def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
     refused(push(run, "me/new"), 2, "--base-model")
     refused(push(run, "no name"), 2, "user/name")

@@ -60,7 +60,7 @@ def test_the_cost_cannot_shrink(out):
     ],
 )
 def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
-    with pytest.raises(SpecError, match=f"{name} was .* and cannot become .*only trials, time and cost"):
+    with pytest.raises(SpecError, match=f"{name} was .* and cannot become .*Only --trials .* --workers"):
         resumed(run_spec(out=out, **{name: value}), frozenset({name}))
 
 

@@ -232,9 +232,10 @@ def test_text_for_people_says_each_reader_and_the_answer(train, tmp_path):
 
 def test_a_local_file_replaces_the_rows_of_a_hub_dataset_without_its_settings():
     """A run on a hub dataset whose name and streaming a local file cannot have."""
-    hub = RunSpec(data=DataSpec(source="org/rows", config_name="small", streaming=True, max_examples=200))
-    data = in_float32(hub, model_id=None, data_source="rows.csv").data
-    assert (data.source, data.config_name, data.streaming, data.max_examples) == ("rows.csv", None, False, 200)
+    hub = DataSpec(source="org/rows", config_name="small", streaming=True, max_examples=200)
+    seen = in_float32(RunSpec(data=hub), model_id=None, data_source="rows.csv").data
+    assert (seen.source, seen.config_name, seen.streaming) == ("rows.csv", None, False)
+    assert seen.max_examples == 200
 
 
 def test_what_cannot_be_verified_is_refused(train, tmp_path):
