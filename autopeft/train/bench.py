@@ -105,7 +105,7 @@ class Bench:
         try:
             with self.base.precision.multiplying():
                 measurement = self._measure_in_memory(plan, fidelity)
-        except Exception as error:  # the only such place: a failed trial is a value
+        except Exception as error:  # a failed trial is a value
             log.debug("Trial failed", exc_info=True)
             measurement = Measurement(
                 plan=plan,

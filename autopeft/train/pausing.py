@@ -26,9 +26,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run has come: steps done, and the most tokens of a row with the bytes saved at that step.
+    """How far a run has come: steps done, and the bytes that its widest micro-batch saves for backward.
 
-    Only a run whose schedule begins with the cycles of `ends` (see `RateSchedule`) resumes it.
+    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. Only
+    a run whose schedule begins with the cycles of `ends` (see `RateSchedule`) resumes it.
     """
 
     step: int = 0

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from policies import Found, Policy, errors_alone, on_search_split, problem_of
 from surrogate import Surrogate, TableBench
+from table import TableError
 
 from autopeft.engine import SearchProblem
 from autopeft.records import Measurement, Plan, RunSpec
@@ -56,8 +57,10 @@ class _Race:
         return self.bench.measure(plan, on_search_split(self.bench.surrogate, self.lengths[index]))
 
     def found(self) -> Found:
-        """The best of the longest runs."""
+        """The best of the longest runs; raises TableError where none finished."""
         finished = [m for m in self.bench.measured if m.loss is not None]
+        if not finished:
+            raise TableError(f"None of the {len(self.bench.measured)} runs finished that the cost pays.")
         best = min(finished, key=lambda m: (-m.fidelity.train_steps, m.loss))
         return Found(plan=best.plan, bench=self.bench)
 

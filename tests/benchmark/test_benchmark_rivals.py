@@ -39,6 +39,11 @@ def test_rivals_find_the_leading_arm_where_much_may_be_spent(table, policy):
     assert set(arms) == {"lora/q+v"}
 
 
+def test_a_rival_without_a_finished_run_has_an_error_in_its_row(table):
+    row = replay.replayed(table, "rival", rivals.hyperband(0), 0)
+    assert row["error"] == "None of the 0 runs finished that the cost pays."
+
+
 def test_halving_hands_over_a_run_of_full_length(table):
     surrogate = replay.surrogate_of(table)
     found = rivals.halving(6)(surrogate, 1)
