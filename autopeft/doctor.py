@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
 from autopeft.records import VERSION, ModelSpec
 
@@ -188,7 +188,7 @@ def hub_check(*, is_offline: bool, reach: Callable[[], object]) -> Check:
     try:
         reach()
     except OSError as error:
-        value = f"does not answer ({first_line_of(error).rstrip('.')})"
+        value = f"does not answer ({reason_of(error)})"
         return Check(name="hub", status="note", value=value, remedy=remedy)
     return Check(name="hub", status="ok", value="answers")
 

@@ -73,6 +73,16 @@ def first_line_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's message without its full stop, to stand within a sentence.
+
+    Example:
+        >>> reason_of(ValueError("no such device."))
+        'no such device'
+    """
+    return first_line_of(error).rstrip().rstrip(".")
+
+
 class DataError(SpecError):
     """The dataset cannot be used as it is."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SpecError
+from autopeft.records import shortened
 
 # Seconds for all patterns of a config on all names of a model: of processor time, so that a busy machine
 # refuses nothing, and on the clock, for systems that cannot limit the first. Both chosen by hand.
@@ -45,7 +46,7 @@ def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path
     patterns = list(_patterns(file.content))
     if not are_quick(patterns, names, uses=("fullmatch", "match")):
         repeating = next(pattern for pattern in patterns if _REPEATS.search(pattern))
-        shown = repeating if len(repeating) <= 60 else f"{repeating[:58]} …"
+        shown = shortened(repeating, 60)
         raise SpecError(
             f"{path} has a regular expression that takes too long to match ({shown}); repeat nothing that is "
             "repeated inside, or list the modules by name."

@@ -13,7 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.configs import type_name
 from autopeft.adapters.values import faults
-from autopeft.errors import SpecError, UnknownNameError, first_line_of
+from autopeft.errors import SpecError, UnknownNameError, reason_of
 from autopeft.store import require_unchanged
 
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
@@ -122,7 +122,7 @@ def _read_config(folder: Path) -> ConfigFile:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = first_line_of(error).rstrip(".")
+        reason = reason_of(error)
         raise SpecError(f"{file} is no config that peft {peft.__version__} reads: {reason}.") from error
     config.inference_mode = False
     return ConfigFile(folder=folder, config=config, content=content)

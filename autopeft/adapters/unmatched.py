@@ -15,6 +15,7 @@ from autopeft.adapters.quick_patterns import require_quick_patterns
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
+from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
 _HEADS = ("classifier", "score")  # peft writes both into every config of a classifier
@@ -38,9 +39,8 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
         return
     known = list(dict.fromkeys(_last(site.name) for site in base.sites if site.kind != "model"))
     hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
-    names = ", ".join(entries)
-    if len(names) > 80:  # a pattern that names every site one by one; the bound is chosen by hand
-        names = f"{names[:78]} …"
+    # A pattern may name every site one by one; the bound is chosen by hand.
+    names = shortened(", ".join(entries), 80)
     raise SiteError(
         f"{path} and {base.name} do not fit: it adapts {names}, which the model lacks{hint}; "
         "use the base model that it was made for."

@@ -15,7 +15,7 @@ from textwrap import wrap
 from rich.console import Console
 from rich.text import Text
 
-from autopeft.records import Site, SiteScores
+from autopeft.records import Site, SiteScores, shortened
 from autopeft.report.heat import LIGHT
 from autopeft.report.maps import OUTSIDE, digits_of, shade_of
 
@@ -117,8 +117,7 @@ def _width(role: str) -> int:
 
 
 def _heading(role: str) -> str:
-    short = role if len(role) <= _MAX_CELL else role[: _MAX_CELL - 1] + "…"
-    return short.rjust(_width(role))
+    return shortened(role, _MAX_CELL).rjust(_width(role))
 
 
 def _line(label: str, cells: Sequence[str | Text]) -> Text:

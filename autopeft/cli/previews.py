@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from autopeft.records import shortened
 from autopeft.report.words import duration, memory
 
 if TYPE_CHECKING:
@@ -87,10 +88,7 @@ def _task(task: TaskFacts) -> str:
         labels = f"numbers from {low:g} to {high:g}"
     else:
         labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
-        shown = [
-            name if len(name) <= _LABEL_LENGTH else f"{name[: _LABEL_LENGTH - 1]}…"
-            for name in task.label_names[:_SHOWN_LABELS]
-        ]
+        shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names[:_SHOWN_LABELS]]
         n_more = len(task.label_names) - len(shown)
         labels += f": {', '.join(shown)}" if shown else ""
         labels += f" and {n_more} more" if n_more else ""

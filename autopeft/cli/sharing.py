@@ -13,6 +13,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.lists import print_json
+from autopeft.records import shortened
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Reading, Verification
@@ -144,5 +145,4 @@ def _line(reading: Reading) -> str:
 
 def _short(entry: str) -> str:
     """A pattern without its escapes, cut where it is long."""
-    plain = re.sub(r"\\(.)", r"\1", entry)
-    return plain if len(plain) <= _MAX_ENTRY else f"{plain[: _MAX_ENTRY - 1]}…"
+    return shortened(re.sub(r"\\(.)", r"\1", entry), _MAX_ENTRY)

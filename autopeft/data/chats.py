@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft.data.rows import Row, shortened
+from autopeft.data.rows import Row
 from autopeft.errors import DataError
+from autopeft.records import shortened
 
 _CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
 _TEXT = "text"  # the type of a part of a message that is text

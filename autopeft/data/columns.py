@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.rows import Parts, Row, UncutRows, shortened
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.times import read_times
-from autopeft.errors import DataError, UnknownNameError, first_line_of
+from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, shortened
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
@@ -191,7 +191,7 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
         keys = _comparable(times, [f"row {row.number} of {part}" for row in rows], column)
         order = sorted(range(len(rows)), key=lambda i: keys[i])
     except (TypeError, ValueError) as error:
-        reason = first_line_of(error)
+        reason = reason_of(error)
         raise DataError(f"Column {column} holds a time that cannot be read: {reason}. Repair it.") from error
     return [rows[i] for i in order]
 

@@ -24,8 +24,8 @@ import datasets
 import pandas as pd
 from datasets.exceptions import DatasetsError
 
-from autopeft.data.rows import shortened
 from autopeft.errors import NO_ROOM, DataError
+from autopeft.records import shortened
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")

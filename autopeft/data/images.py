@@ -20,7 +20,7 @@ from autopeft.data.files import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
-from autopeft.errors import DataError
+from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec
 
 # What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
@@ -62,7 +62,7 @@ class ImageFile:
                 return image.convert("RGB")
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
             is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
-            reason = "it is of no kind that Pillow reads" if is_unknown else error
+            reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)
             text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
             raise DataError(text) from error
 
@@ -164,7 +164,7 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
     try:
         digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
     except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or reason_of(error)
         text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
         raise DataError(text) from error
     return ImageFile(digest=digest, path=path, member=member, content=content)

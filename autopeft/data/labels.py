@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from autopeft.data.columns import NUMBER, Columns, check_named, declared_names, is_numeric, rows_of, usual
-from autopeft.data.rows import Parts, Row, UncutRows, shortened
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (

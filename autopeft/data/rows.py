@@ -24,16 +24,6 @@ class Row(NamedTuple):
     number: int = 0
 
 
-def shortened(text: str, most: int) -> str:
-    """A text as messages show it: cut after `most` characters, with a sign that it goes on.
-
-    Example:
-        >>> shortened("number", 6), shortened("numbers", 6)
-        ('number', 'number…')
-    """
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from autopeft.data.rows import shortened
 from autopeft.errors import DataError
+from autopeft.records import shortened
 
 _DATE = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)(.*)", re.DOTALL)
 # Where day, month and year stand among the three numbers of a date.

@@ -9,11 +9,11 @@ from typing import Any
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
 from autopeft.data.files import SENTENCES
 from autopeft.data.labels import label_column, order_of
-from autopeft.data.rows import Parts, Row, UncutRows, shortened
+from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags pos slots upos"

@@ -224,7 +224,7 @@ class Ledger:
         self._n_failed = self._n_failed + 1 if measurement.status is Status.FAIL else 0
         if self._n_failed >= _MOST_FAILED:
             raise TrainingError(
-                f"The last {self._n_failed} runs failed: {(measurement.error or '').rstrip('.')}. What was "
+                f"The last {self._n_failed} runs failed: {measurement.reason}. What was "
                 "measured before is kept; mend the cause and continue with --resume."
             )
 

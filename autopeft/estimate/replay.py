@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import AdamW
 
 from autopeft.adapters import add_shira_indices, forgo_initial_values
-from autopeft.errors import SpecError, first_line_of
+from autopeft.errors import SpecError, reason_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.gpu_autocast import gpu_autocast
 from autopeft.estimate.known_results import KnownResults
@@ -293,6 +293,6 @@ def _gradients_counted(trained: Sequence[nn.Parameter], living: LivingBytes) -> 
 
 def _unpredictable(error: Exception) -> SpecError:
     return SpecError(
-        f"The memory of this plan cannot be told without weights: {first_line_of(error).rstrip('.')}; "
+        f"The memory of this plan cannot be told without weights: {reason_of(error)}; "
         "model or peft read values of tensors there. Train a few steps to see it, or choose another method."
     )

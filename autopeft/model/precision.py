@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, reason_of
 
 # All chosen by hand. A width below the least needs no probe: other work takes longer than its products. Wider
 # products than the widest run at the same rate, and would take the probe too long.
@@ -102,7 +102,7 @@ def find_device(names: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line_of(error).rstrip(".")
+        reason = reason_of(error)
         text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
         raise ModelError(text) from error
     return device

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, reason_of
 from autopeft.model.shapes import is_quantised, map_shape, n_bits, plain_weight
 from autopeft.records import QUANTISED
 
@@ -185,7 +185,7 @@ def _find_fault(layer: nn.Module, n_in: int) -> str | None:
             if not worst <= _TOLERANCE:  # true for NaN as well
                 return f"off by {worst:.0%} of the largest possible"
     except (RuntimeError, AssertionError, ValueError, NotImplementedError, TypeError) as error:
-        return first_line_of(error).rstrip(".")
+        return reason_of(error)
     finally:
         layer.train(was_training)
     return None

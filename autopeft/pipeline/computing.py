@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autopeft import train
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, reason_of
 from autopeft.model import (
     BaseModel,
     find_device,
@@ -90,5 +90,5 @@ def memory_needed(purpose: str, remedy: str = train.LESS_MEMORY) -> Iterator[Non
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = first_line_of(error).rstrip(".")
+        reason = reason_of(error)
         raise ModelError(f"Memory ran out in {purpose} ({reason}). {remedy}") from error

@@ -166,7 +166,7 @@ def _forgetting_from(
     text: GeneralText, base: Measurement, runs: Sequence[Measurement], named: Mapping[str, Plan]
 ) -> Forgetting | None:
     for failed in (run for run in (base, *runs) if run.loss is None):
-        log.warning("Forgetting of plan %s was not measured: %s.", failed.plan.digest, failed.error)
+        log.warning("Forgetting of plan %s was not measured: %s.", failed.plan.digest, failed.reason)
     if base.loss is None:
         return None
     return Forgetting(

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils._validators import validate_repo_id
 
-from autopeft.errors import HubError, RunDirError, SpecError, first_line_of
+from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import hub_base, write_card
 from autopeft.records import resume_command
@@ -100,7 +100,7 @@ def _upload(folder: Path, request: PushRequest) -> str:
         raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
     except (_HTTP_ERROR, LocalTokenNotFoundError) as error:
         raise HubError(
-            f"{request.repo} cannot be pushed ({first_line_of(error).rstrip('.')}); check the name, the "
+            f"{request.repo} cannot be pushed ({reason_of(error)}); check the name, the "
             "network, and that `hf auth login` was run with a token that may write."
         ) from error
     return str(url)

@@ -13,7 +13,7 @@ from typing import Any
 
 from autopeft import report
 from autopeft.engine import Progress
-from autopeft.errors import first_line_of
+from autopeft.errors import reason_of
 from autopeft.extension import TrackedRun, Tracker, Values, discover
 from autopeft.records import Measurement, RunSpec, SearchResult, to_json
 
@@ -117,7 +117,7 @@ class Tracking:
                 "The tracker %s failed (%s: %s); the search goes on without it.",
                 name,
                 type(error).__name__,
-                first_line_of(error).rstrip("."),
+                reason_of(error),
             )
 
 

@@ -99,9 +99,7 @@ def train_plan(
         bench = replace(prepared.bench, keep_weights=lambda plan, seed: fresh)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
-            raise TrainingError(
-                f"Training plan {document.plan.digest} failed: {(measurement.error or '').rstrip('.')}."
-            )
+            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         measured_forgetting = forgetting_of(replace(prepared, bench=bench), document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
         write_text(fresh / "training.json", training_json(measurement, measured_forgetting))

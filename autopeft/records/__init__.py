@@ -26,6 +26,7 @@ from autopeft.records.plans import (
 from autopeft.records.results import (
     NULL_SCORES,
     PROFILE_SCORE,
+    SEEN_ENOUGH,
     UNEVEN_NULLS,
     Arm,
     Confirmation,
@@ -69,6 +70,7 @@ from autopeft.records.text import (
     from_json,
     rate,
     rate_position,
+    shortened,
     to_json,
 )
 from autopeft.records.version import VERSION
@@ -79,6 +81,7 @@ __all__ = [
     "NULL_SCORES",
     "PROFILE_SCORE",
     "QUANTISED",
+    "SEEN_ENOUGH",
     "SETTINGS",
     "SHORT_NAMES",
     "UNEVEN_NULLS",
@@ -129,6 +132,7 @@ __all__ = [
     "repeat_command",
     "resume_command",
     "search_command",
+    "shortened",
     "to_json",
     "train_command",
     "with_setting",

@@ -152,6 +152,11 @@ class Measurement:
     overhead_seconds: float = 0.0
 
     @property
+    def reason(self) -> str:
+        """The error without its full stop, to stand within a sentence; empty where there is none."""
+        return (self.error or "").rstrip(".")
+
+    @property
     def total_seconds(self) -> float:
         """Seconds of the whole run."""
         return self.train_seconds + self.eval_seconds + self.overhead_seconds

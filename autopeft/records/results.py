@@ -243,6 +243,8 @@ NULL_SCORES = tuple(entry.name for entry in fields(ScorePair) if entry.default i
 UNEVEN_NULLS = NULL_SCORES[1:]
 # The score whose profiles are energies of the gradient: ranks follow them under `ranks_by: spectrum`.
 PROFILE_SCORE = "spectrum"
+# Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
+SEEN_ENOUGH = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)

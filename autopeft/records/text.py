@@ -1,4 +1,4 @@
-"""The one way of records to and from JSON, and of learning rates to text and to places in a range."""
+"""The one way of records to and from JSON, and of learning rates and long texts to what people read."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def rate(value: float) -> str:
     """
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text in at most `most` characters, of which the last says that it goes on.
+
+    Example:
+        >>> shortened("number", 6), shortened("numbers", 6)
+        ('number', 'numbe…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from autopeft.records import Plan
+from autopeft.records import Plan, shortened
 
 NOTHING = "–"
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
@@ -190,4 +190,4 @@ def rhos(correlations: Sequence[float | None]) -> str:
 def first_line(error: str | None) -> str:
     """The first line of an error, shortened."""
     line = next(iter((error or "").strip().splitlines()), "no message")
-    return line if len(line) <= 200 else line[:199] + "…"
+    return shortened(line, 200)

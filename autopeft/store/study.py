@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft.errors import RunDirError, first_line_of
+from autopeft.errors import RunDirError, reason_of
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -28,7 +28,7 @@ def open_study(path: Path) -> RDBStorage:
         creator = {"creator": lambda: _connect(path, journal_mode="WAL")}
         return RDBStorage("sqlite:///study.sqlite", engine_kwargs=creator)
     except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
-        reason = first_line_of(error)
+        reason = reason_of(error)
         if "disk" in reason:  # it is full, or fails
             sentence = f"{path} cannot be written: {reason}. Make room there, or pass another --out."
         else:
@@ -45,7 +45,7 @@ def study_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        reason = first_line_of(error.__cause__ or error)
+        reason = reason_of(error.__cause__ or error)
         raise RunDirError(
             f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
             "with --resume."

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.errors import SpecError, UnknownNameError
+from autopeft.records import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,6 +34,7 @@ _CORE_SCHEMA = (
 )
 _MOST_DIGITS = 100  # chosen by hand
 _MOST_FAULTS = 12  # that one error names; chosen by hand
+_MOST_SHOWN = 60  # characters of a value in an error; chosen by hand
 _FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one line
 
 
@@ -131,8 +133,7 @@ class Inline(dict[str, Any]):
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(repr(value), _MOST_SHOWN)
 
 
 def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) -> None:

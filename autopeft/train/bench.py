@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SiteError, TrainingError, first_line_of
+from autopeft.errors import SiteError, TrainingError, reason_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
@@ -145,7 +145,7 @@ class Bench:
                     self.compute.micro_batch_tokens = before
                     raise
                 text = "Memory ran out (%s): plan %s starts anew, %s, as do all later plans."
-                log.warning(text, first_line_of(error), plan.digest, how)
+                log.warning(text, reason_of(error), plan.digest, how)
             self.make_room()
 
     def make_room(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.data import LabelledData, Split
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, reason_of
 from autopeft.extension import Example, Task
 from autopeft.model import BaseModel, is_out_of_memory
 
@@ -117,7 +117,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        reason = first_line_of(error).rstrip(".")
+        reason = reason_of(error)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.items())
         raise ModelError(
             f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "

@@ -62,5 +62,5 @@ def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
 
 def test_a_long_message_without_a_role_is_cut_with_a_sign(tmp_path):
     rows = [{"messages": [{"content": "long " * 40}, assistant("bye")]} for _ in range(N)]
-    with pytest.raises(DataError, match=r"Row 1 of train holds \{.{59}…; it needs role and content\."):
+    with pytest.raises(DataError, match=r"Row 1 of train holds \{.{58}…; it needs role and content\."):
         read(tmp_path, rows)

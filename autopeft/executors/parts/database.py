@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any
 
-from autopeft.errors import DatabaseError, SpecError, first_line_of
+from autopeft.errors import DatabaseError, SpecError, reason_of
 
 VARIABLE = "DATABASE_URL"
 _FORM = "postgresql://USER:PASSWORD@HOST:PORT/NAME"
@@ -93,7 +93,7 @@ class Database:
             except psycopg.OperationalError as error:
                 self._connect_again(error, deadline=deadline)
             except psycopg.Error as error:
-                raise DatabaseError(f"The database {self._place} refuses: {_told(error)}.") from None
+                raise DatabaseError(f"The database {self._place} refuses: {reason_of(error)}.") from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -103,7 +103,7 @@ class Database:
         self._connection.close()
         while True:
             if time.monotonic() >= deadline:
-                text = f"The database {self._place} was lost: {_told(error)}."
+                text = f"The database {self._place} was lost: {reason_of(error)}."
                 raise DatabaseError(text) from None
             time.sleep(_RETRY_SECONDS)
             with contextlib.suppress(DatabaseError):  # it is tried again until the deadline
@@ -126,12 +126,8 @@ class Database:
                 tcp_user_timeout=15_000,
             )
         except psycopg.Error as error:
-            text = f"The database {self._place} cannot be reached: {_told(error)}."
+            text = f"The database {self._place} cannot be reached: {reason_of(error)}."
             raise DatabaseError(text) from None
-
-
-def _told(error: Exception) -> str:
-    return first_line_of(error).strip().rstrip(".")
 
 
 def _place_of(url: str) -> str:

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from autopeft.adapters import type_counts
-from autopeft.errors import SpecError
+from autopeft.errors import SpecError, reason_of
 from autopeft.extension import ExportSource
 from autopeft.model import attach, attached_names
 from autopeft.model import merge as merge_adapters
@@ -30,7 +30,7 @@ def merge(source: ExportSource) -> nn.Module:
     try:
         merged = merge_adapters(model)
     except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise SpecError(f"{names} cannot be merged ({_first_line(error)}); use --to native.") from error
+        raise SpecError(f"{names} cannot be merged ({reason_of(error)}); use --to native.") from error
     after = _probe(merged)
     if before is not None and after is not None:
         moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
@@ -51,7 +51,7 @@ def _attached(source: ExportSource) -> PeftModel:
             _load(model, name, weights)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SpecError(
-            f"The adapter does not fit {source.base_model} ({_first_line(error)}); pass --model with the "
+            f"The adapter does not fit {source.base_model} ({reason_of(error)}); pass --model with the "
             "base model that it was trained on."
         ) from error
     return model.eval()
@@ -90,8 +90,3 @@ def _probe(model: nn.Module) -> torch.Tensor | None:
         return None
     logits = getattr(outputs, "logits", None)
     return cast(torch.Tensor, outputs[0] if logits is None else logits).float()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

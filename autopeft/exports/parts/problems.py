@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftType
 from autopeft.adapters import adapts_modules, changed_fields, stays_beside_weights, type_counts, type_name
 from autopeft.errors import SpecError
 from autopeft.extension import ExportSource
+from autopeft.records import shortened
 
 # First values that are taken off the base model's weights: the adapter means nothing beside the original ones
 # (peft 0.21.2, tuners/lora/layer.py and the preprocessing of CorDA and LoRA-GA).
@@ -82,5 +83,4 @@ def trained_whole(source: ExportSource) -> tuple[str, ...]:
 
 def _short(value: object) -> str:
     """A value in a message, in at most 40 characters (chosen by hand)."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return shortened(repr(value), 40)
