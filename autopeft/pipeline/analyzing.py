@@ -139,10 +139,7 @@ def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
     title = f"{analysis.base_model} on {analysis.data}"
     write_text(out / "sensitivity.csv", report.sensitivity_csv(analysis.sites, analysis.scores))
     write_text(out / "heat.svg", report.heat_svg(analysis.sites, analysis.scores, title=title))
-    plan = out / "suggestion.yaml"
-    write_plan(plan, analysis.suggestion)
-    text = plan.read_text(encoding="utf-8")
-    write_text(plan, _header(analysis) + text[text.index("schema_version:") :])
+    write_plan(out / "suggestion.yaml", analysis.suggestion, header=_header(analysis))
     return tuple(str(out / name) for name in ("sensitivity.csv", "heat.svg", "suggestion.yaml"))
 
 

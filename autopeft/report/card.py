@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchResult
-from autopeft.report.measured import on_split
+from autopeft.report.measured import on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
@@ -76,7 +76,7 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
     """The metric of the weights themselves on the test split, else on the confirm split."""
     setting = result.setting
     for split, records in (("test", result.test), ("confirm", result.confirmations)):
-        record = _record(result, records, "best")
+        record = record_of(records, result.best, name="best")
         if record is not None:
             value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
             yield EvalResult(
@@ -96,7 +96,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     setting, environment = result.setting, result.environment
     by_split = {"confirm": result.confirmations, "test": result.test}
     by_split = {split: records for split, records in by_split.items() if records}
-    confirmed = _record(result, result.confirmations, "best")
+    confirmed = record_of(result.confirmations, result.best, name="best")
     base = facts.base_model
     context: dict[str, Any] = {
         "title": _title(result, facts),
@@ -140,13 +140,14 @@ def _rows(
     for record in (record for records in splits for record in records):
         names.setdefault(record.plan, [])
     for name in _NAMES:
-        for record in filter(None, (_record(result, records, name) for records in splits)):
+        plan_of_name = getattr(result, name, None)
+        for record in filter(None, (record_of(records, plan_of_name, name=name) for records in splits)):
             if name not in names[record.plan]:
                 names[record.plan].append(name)
     for plan, called in sorted(names.items(), key=lambda item: [_NAMES.index(name) for name in item[1]]):
         cells = []
         for records in splits:
-            shown = next((record for record in records if record.plan == plan), None)
+            shown = record_of(records, plan)
             mean, error = (shown.metric_mean, shown.metric_std_error) if shown else (None, None)
             cells.append(f"{metric(mean, is_share)} {plus_minus(error, is_share)}".strip())
         yield {"name": ", ".join(called), "plan": plan, "cells": cells}
@@ -159,13 +160,6 @@ def _title(result: SearchResult, facts: CardFacts) -> str:
 
 def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _record(result: SearchResult, records: Sequence[Confirmation], name: str) -> Confirmation | None:
-    """The record of that name, else of a plan that is equal to it."""
-    named = [record for record in records if record.name == name]
-    plan = getattr(result, name, None)
-    return next(iter([*named, *(record for record in records if record.plan == plan)]), None)
 
 
 def hub_id(name: str | None) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
-from autopeft.report.measured import n_rivals, on_split, unfinished
+from autopeft.report.measured import n_rivals, on_split, record_of, unfinished
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
 from autopeft.report.roles import Row, head_plan
@@ -301,7 +301,7 @@ class _Says:
         return self.naming.full(plan)
 
     def _record(self, plan: Plan) -> Confirmation | None:
-        return next((record for record in self.result.confirmations if record.plan == plan), None)
+        return record_of(self.result.confirmations, plan)
 
     @property
     def _is_share(self) -> bool:

@@ -1,12 +1,25 @@
-"""What a run measured, where that is less than it might have: examples of a split, rungs, plans."""
+"""What a run measured: the record of a plan, and the examples, rungs and plans that it came to."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
 
-from autopeft.records import Plan, SearchResult
+from autopeft.records import Confirmation, Plan, SearchResult
 
 _AS_PEOPLE_DO = ("baseline", "head")  # kinds of arms that a search has beside what it is for
+
+
+def record_of(
+    records: Sequence[Confirmation], plan: Plan | None, *, name: str | None = None
+) -> Confirmation | None:
+    """The record called `name`, else the first of an equal plan, since equal plans are confirmed once.
+
+    None where no record fits.
+    """
+    named = (record for record in records if name is not None and record.name == name)
+    return next(chain(named, (record for record in records if record.plan == plan)), None)
 
 
 def examples(result: SearchResult, split: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.report.measured import record_of
 from autopeft.report.naming import Naming
 from autopeft.report.view import run_seconds
 
@@ -43,7 +44,7 @@ def summary(result: SearchResult, naming: Naming) -> tuple[Row, ...]:
     There is no smallest plan where it was not confirmed.
     """
     plans: dict[str, Plan | None] = {name: getattr(result, name) for name in ROLES}
-    if _record(result.confirmations, result.smallest) is None and (
+    if record_of(result.confirmations, result.smallest) is None and (
         result.smallest != result.best or result.verdict.label == "none"
     ):
         plans["smallest"] = None
@@ -86,13 +87,13 @@ def chart_names(result: SearchResult, naming: Naming) -> dict[Plan, str]:
 
 def _row(result: SearchResult, naming: Naming, plan: Plan, roles: Sequence[str]) -> Row:
     runs = _runs_of(result, plan)
-    confirm = _record(result.confirmations, plan)
+    confirm = record_of(result.confirmations, plan)
     saved = plan.trainable_params + result.setting.head_params
     return Row(
         roles=tuple(roles),
         name=naming.short(plan),
         plan=plan,
-        test=_record(result.test, plan),
+        test=record_of(result.test, plan),
         confirm=confirm,
         megabytes=_BYTES * saved / 1e6,
         peak_bytes=max((run.peak_bytes for run in runs), default=0) or None,
@@ -105,7 +106,3 @@ def _row(result: SearchResult, naming: Naming, plan: Plan, roles: Sequence[str])
 
 def _runs_of(result: SearchResult, plan: Plan) -> Sequence[Measurement]:
     return [run for run in result.measurements if run.plan == plan and run.status is Status.COMPLETE]
-
-
-def _record(records: Sequence[Confirmation], plan: Plan) -> Confirmation | None:
-    return next((record for record in records if record.plan == plan), None)

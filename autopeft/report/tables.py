@@ -20,6 +20,7 @@ from autopeft.records import (
 )
 from autopeft.report.forgetting import forgetting_json
 from autopeft.report.helped import sensitivity_json
+from autopeft.report.measured import record_of
 from autopeft.report.positions import position_of
 
 ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
@@ -186,9 +187,7 @@ def _baseline(result: SearchResult) -> dict[str, Any]:
 
 
 def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -> dict[str, Any]:
-    """The numbers of the record called `name`, else of one with an equal plan: those are confirmed once."""
-    fitting = [r for r in records if r.name == name] + [r for r in records if r.plan == getattr(result, name)]
-    return _record_keys(next(iter(fitting), None))
+    return _record_keys(record_of(records, getattr(result, name), name=name))
 
 
 def _record_keys(record: Confirmation | None) -> dict[str, Any]:

@@ -60,8 +60,11 @@ class _PlanFile(_Strict):
     adapters: tuple[_AdapterEntry, ...]
 
 
-def write_plan(path: Path | str, document: records.PlanDocument) -> None:
-    """Write `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written."""
+def write_plan(path: Path | str, document: records.PlanDocument, *, header: str | None = None) -> None:
+    """Write `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written.
+
+    `header` replaces the comments at the top: whole lines, each beginning with `#`.
+    """
     plan, model = document.plan, document.model
     quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
     base_model = {"id": model.id, "revision": model.revision, **quantised}
@@ -77,8 +80,9 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
         "head_params": document.head_params,
         "adapters": [_line_of(adapter) for adapter in plan.adapters],
     }
-    train = records.train_command(Path("plan.yaml"), model, document.data)
-    write_text(path, _HEADER.format(train=train) + write_yaml_text(content))
+    if header is None:
+        header = _HEADER.format(train=records.train_command(Path("plan.yaml"), model, document.data))
+    write_text(path, header + write_yaml_text(content))
 
 
 def read_plan(path: Path | str) -> records.PlanDocument:
