@@ -182,8 +182,9 @@ def _positional(
     Raises:
         SpecError: Model or data are passed twice.
     """
-    is_settings = isinstance(first, RunSpec) or Path(str(first)).suffix in (".yaml", ".yml")
-    spec = first if is_settings and not isinstance(first, nn.Module) else None
+    spec: RunSpec | str | Path | None = first if isinstance(first, RunSpec) else None
+    if isinstance(first, str | Path) and Path(first).suffix in (".yaml", ".yml"):
+        spec = first
     named = None if spec is not None else first
     for word, one, other in (("model", named, model), ("data", second, data)):
         if one is not None and other is not None:

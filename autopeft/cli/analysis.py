@@ -16,9 +16,8 @@ from autopeft.cli.counts import size
 from autopeft.cli.heat_map import blocks_for, heat_lines
 from autopeft.cli.tables import console
 from autopeft.extension import discover
-from autopeft.records import Site, SiteScores, rate, to_json, train_command
+from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json, train_command
 from autopeft.report import effective_ranks, seen_enough
-from autopeft.report.heat import SEEN_ENOUGH
 from autopeft.report.words import duration, percent, plan_words
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from autopeft.engine.judge import Confirmed, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.errors import StoppedError, TrainingError
+from autopeft.evidence import FIRST_LOOK
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 MAX_TESTED = 3  # best, baseline, smallest
 _LEAST_SEEDS = 2  # of a plan that is compared
-_FIRST_LOOK = 3  # seeds before which `evidence.look` decides nothing, or all seeds if two are planned
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _n_next(
 
     Side by side run as many as there are workers for, and as are needed whatever the scores before them say.
     """
-    n_sure = n_seeds if len(group) == 1 else min(n_seeds, _FIRST_LOOK)
+    n_sure = n_seeds if len(group) == 1 else min(n_seeds, FIRST_LOOK)
     n_beside = math.ceil(ledger.executor.n_workers / len(group))
     n_new = max(1, min(n_beside, n_sure - n_rows))
     n_least = _least_seeds(problem, group) if is_needed else 0
@@ -215,6 +215,6 @@ def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirme
 
 def _broken_off(run: str, measurement: Measurement) -> TrainingError:
     return TrainingError(
-        f"{run} of plan {measurement.plan.digest} failed: {(measurement.error or '').rstrip('.')}. "
+        f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
         "What was measured is kept; mend the cause and continue with --resume."
     )

@@ -14,10 +14,8 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from autopeft.errors import UnknownNameError
 from autopeft.records import MAX_SEED
 
-KINDS = ("auto", "gp", "tpe", "random")
 # Trials from which `auto` takes TPE: a process with 100 trials and five parameters takes seconds a proposal.
 # Chosen by hand.
 _MANY_TRIALS = 60
@@ -28,10 +26,8 @@ def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> Ba
 
     `seed` is that of the study, `number` that of the trial: a fresh sampler with the same seed would repeat
     its points, so each trial has another seed. Until `n_startup` trials have finished, `tpe` and `gp` propose
-    at random. `auto` is `gp` for the first trials and `tpe` for later ones.
-
-    Raises:
-        UnknownNameError: `kind` is none of `KINDS`.
+    at random. `kind` is a value of `search.sampler`; `auto` is `gp` for the first trials and `tpe` for later
+    ones.
     """
     trial_seed = (1000 * seed + number) % (MAX_SEED + 1)
     if kind == "auto":
@@ -40,8 +36,7 @@ def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> Ba
         return RandomSampler(seed=trial_seed)
     if kind == "gp":
         return ProcessSampler(seed=trial_seed, n_startup=n_startup)
-    if kind != "tpe":
-        raise UnknownNameError("sampler", kind, KINDS)
+    assert kind == "tpe", kind
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
         return TPESampler(

@@ -15,6 +15,7 @@ Inside the folder each file imports only from those before it:
 variance, order → bounds, checks, pooling, unbiased → intervals → equivalence, sequential → wording.
 """
 
+from autopeft.evidence.bounds import FIRST_LOOK
 from autopeft.evidence.equivalence import Standing, plans_within_margin
 from autopeft.evidence.intervals import (
     Interval,
@@ -33,6 +34,7 @@ from autopeft.evidence.wording import (
 )
 
 __all__ = [
+    "FIRST_LOOK",
     "Interval",
     "Look",
     "Standing",

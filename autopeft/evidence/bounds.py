@@ -34,6 +34,7 @@ from scipy import special, stats
 from autopeft.evidence.variance import Floats, MeanSquares, half_width
 
 MAX_SEEDS = 10
+FIRST_LOOK = 3  # seeds before which nothing is decided, or all seeds if two are planned
 # Decisions as numbers, for arrays.
 OPEN, BETTER, WORSE, EQUIVALENT, FUTILE = range(5)
 # g of p_k by planned seeds, at alpha 0.1, 0.05, 0.02 and 0.005 (simulated, 150,000 confirmations each).
@@ -68,7 +69,7 @@ class Design:
     @property
     def first_look(self) -> int:
         """Seeds at the first look."""
-        return min(3, self.planned_seeds)
+        return min(FIRST_LOOK, self.planned_seeds)
 
     def tail(self, squares: MeanSquares, alpha: float) -> Floats:
         """Two-sided tail probability p_k of this look, if all looks and comparisons together have `alpha`."""

@@ -180,10 +180,13 @@ def _intervals(
     """Standard error and both intervals, in the order of `_INTERVALS`."""
     bound = np.inf if design.span is None else design.span
     narrow = half_width(squares, design.tail(squares, 0.10))
-    low, high = _interval_95(squares, codes, unbiased, design)
-    # Two seeds and few examples can give a half-width beyond the range of the scores.
-    ends = np.maximum(low, -bound), np.minimum(high, bound)
-    return squares.std_error, *ends, squares.mean - narrow, squares.mean + narrow
+
+    def possible(low: Floats, high: Floats) -> tuple[Floats, Floats]:
+        """The interval within the range of differences: few examples can give a half-width beyond it."""
+        return np.maximum(low, -bound), np.minimum(high, bound)
+
+    interval_95 = possible(*_interval_95(squares, codes, unbiased, design))
+    return squares.std_error, *interval_95, *possible(squares.mean - narrow, squares.mean + narrow)
 
 
 def _interval_95(
@@ -208,13 +211,6 @@ def _interval_95(
     return low, high
 
 
-def _possible(low: float, high: float, design: Design) -> tuple[float, float]:
-    """An interval without differences that bounded scores cannot have."""
-    if design.span is None:
-        return low, high
-    return max(low, -design.span), min(high, design.span)
-
-
 def _look(stop: Stops, design: Design) -> Look:
     """The only confirmation of `stop` as a record."""
     only = {name: array[0].item() for name, array in vars(stop).items()}
@@ -222,7 +218,6 @@ def _look(stop: Stops, design: Design) -> Look:
     label = _LABELS[code]
     open_reason = "planned" if n_seeds == design.planned_seeds else ""
     reason = {OPEN: open_reason, FUTILE: "futile"}.get(code, label)
-    low, high = _possible(low, high, design)
     # The unbiased mean left the interval in no simulated confirmation; if it does, the end is taken.
     mean = min(max(only["unbiased"], low), high)
     interval = Interval(mean=mean, std_error=only["std_error"], low=low, high=high, level=0.95)
@@ -233,6 +228,6 @@ def _look(stop: Stops, design: Design) -> Look:
         reason=reason,
         mean_difference=only["mean"],
         interval=interval if n_seeds >= 2 else None,
-        interval_90=_possible(only["low_90"], only["high_90"], design) if n_seeds >= 2 else None,
+        interval_90=(only["low_90"], only["high_90"]) if n_seeds >= 2 else None,
         margin=design.margin,
     )

@@ -29,9 +29,8 @@ from autopeft.executors.parts import (
     decode_error,
     encode,
 )
+from autopeft.extension import Function
 from autopeft.records import VERSION
-
-Function = Callable[..., Any]
 
 _LEASE_SECONDS = 15.0  # of a worker that is not heard of; chosen by hand
 _POLL_SECONDS = 0.1  # between looks for answers; chosen by hand

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from autopeft.executors.parts import ProcessWorker, WorkerPool
-
-Function = Callable[..., Any]
+from autopeft.extension import Function
 
 
 class _Machine:

@@ -23,8 +23,7 @@ from typing import Any
 
 from autopeft.errors import SpecError
 from autopeft.executors.parts import WorkerPool, make_resident
-
-Function = Callable[..., Any]
+from autopeft.extension import Function
 
 # Ray's least. Plans and measurements are small, and the base model is loaded by each actor itself.
 _OBJECT_STORE_BYTES = 80_000_000

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from autopeft.extension import Function
+
 Result = TypeVar("Result")
-Function = Callable[..., Any]
 
 
 class Serial:

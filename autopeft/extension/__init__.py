@@ -7,11 +7,12 @@ of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 """
 
 from autopeft.extension.discovery import Catalogue, discover
-from autopeft.extension.executor import Executor
+from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Exporter, ExportSource
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
 from autopeft.extension.score import Reducer, Score
 from autopeft.extension.task import (
+    IGNORED,
     Batch,
     DrawsLabels,
     Encoded,
@@ -27,6 +28,7 @@ from autopeft.extension.task import (
 from autopeft.extension.tracker import TrackedRun, Tracker, Values
 
 __all__ = [
+    "IGNORED",
     "REFERENCE_WIDTH",
     "Batch",
     "Catalogue",
@@ -37,6 +39,7 @@ __all__ = [
     "Executor",
     "ExportSource",
     "Exporter",
+    "Function",
     "Method",
     "Metric",
     "Options",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
 @dataclass(frozen=True, kw_only=True)

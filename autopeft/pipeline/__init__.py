@@ -1,8 +1,8 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: memory, spreading, defaults, estimate_request,
-estimate_target, interruption → environment, computing → row_lengths, prepare → scoring, counting, listing,
-resuming, fingerprint, applying, forgetting, reporting → hub_folder → best, working, warm_start → problem →
+estimate_target, interruption, resuming → environment, computing → row_lengths, prepare → scoring, counting,
+listing, fingerprint, applying, forgetting, reporting → hub_folder → best, working, warm_start → problem →
 allowance → forecast, estimating → comparing, time_limit, tracking, task_facts → previewing, searching,
 exporting → analyzing, training, suggesting → reference → verifying, pushing.
 """

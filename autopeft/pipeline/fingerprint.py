@@ -15,6 +15,7 @@ import transformers
 
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
 from autopeft.space import Space
 from autopeft.store import RunDir, damaged, read_checked, sha256_of, write_checked
@@ -24,24 +25,9 @@ _BASE = "base_sha256"
 _DEVICE = "device"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
-# Settings that may differ between a start and its resumption: limits, which can grow; what the fingerprints
-# of data and weights cover wherever these lie; how measurements are spread over processes, and which device
-# of a kind they take; and what logs them.
-_FREE = frozenset(
-    {
-        "search.trials",
-        "search.max_time_seconds",
-        "search.max_cost",
-        "output.out",
-        "output.report_to",
-        "model.id",
-        "model.revision",
-        "data.source",
-        "execution.executor",
-        "execution.workers",
-        "execution.device",
-    }
-)
+# Settings that may differ between a start and its resumption: those that the user may change, and what the
+# fingerprints of data and weights cover wherever these lie.
+_FREE = CHANGEABLE | {"model.id", "model.revision", "data.source"}
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
 _VOLATILE = frozenset(
     "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "

@@ -30,11 +30,15 @@ Record = TypeVar("Record")
 
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
-_GROWING = ("search.trials", "search.max_time_seconds", "search.max_cost")
 # What a resumed run may change: limits, how measurements are spread over processes and devices of one kind,
 # and what logs them.
-_FREE = ("output.out", "output.report_to", "execution.executor", "execution.workers", "execution.device")
-_EXTENDABLE = frozenset({*_GROWING, *_FREE})
+CHANGEABLE = frozenset(
+    {
+        *("search.trials", "search.max_time_seconds", "search.max_cost"),
+        *("output.out", "output.report_to"),
+        *("execution.executor", "execution.workers", "execution.device"),
+    }
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +65,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             continue  # the run keeps what it has chosen
         if isinstance(value, str) and value == whole_path(str(topics[topic][field])):
             continue  # an older run has relative paths
-        if name not in _EXTENDABLE and value != topics[topic][field]:
+        if name not in CHANGEABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
                 f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --executor, "

@@ -14,8 +14,8 @@ from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import UNEVEN_NULLS, Sensitivity, SiteScores
-from autopeft.sensitivity import ENOUGH, ScoredModel, measure, reads_examples
+from autopeft.records import SEEN_ENOUGH, UNEVEN_NULLS, Sensitivity, SiteScores
+from autopeft.sensitivity import ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
@@ -36,7 +36,7 @@ def sensitivity(
     names: Sequence[str],
     *,
     max_examples: int | None = None,
-    enough: float = ENOUGH,
+    enough: float = SEEN_ENOUGH,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Sensitivity:
     """Scores of every site on a seeded sample of the train split.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.records import Site, SiteScores
+from autopeft.records import SEEN_ENOUGH, Site, SiteScores, shortened
 from autopeft.report.maps import Map, score_map
 from autopeft.report.rendering import render
 from autopeft.report.words import minus
@@ -27,7 +27,6 @@ _ROW, _GAP, _LABEL, _MARGIN, _HEAD, _FOOT = 22, 3, 62, 24, 52, 58
 _MIN_CELL, _MAX_CELL, _LETTER = 46, 92, 7
 _WIDEST = 1180  # a panel that would reach further starts a new line
 _MIN_WIDTH = 660  # what the legend needs
-SEEN_ENOUGH = 0.95  # rank correlation of two halves of the examples above which more examples change little
 
 
 def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
@@ -86,7 +85,7 @@ class _Panel:
     def roles(self) -> list[str]:
         """The roles, cut to the width of a cell."""
         most = self.cell // _LETTER
-        return [role if len(role) <= most else role[: most - 1] + "…" for role in self.map.roles]
+        return [shortened(role, most) for role in self.map.roles]
 
     def left(self, column: int) -> int:
         """Where a column begins, within the panel."""

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autopeft.extension import Batch, Encoded, Target
-from autopeft.tasks.parts.batches import IGNORED, without_labels
+from autopeft.extension import IGNORED, Batch, Encoded, Target
+from autopeft.tasks.parts.batches import without_labels
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, tokenized
 from autopeft.tasks.parts.writing import TextModel, WritingTask, generate_greedily
 

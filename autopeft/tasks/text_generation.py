@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from autopeft.errors import DataError
-from autopeft.extension import Batch, Encoded, Example, Target
-from autopeft.tasks.parts.batches import IGNORED, pad, without_labels
+from autopeft.extension import IGNORED, Batch, Encoded, Example, Target
+from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, generate_greedily
 

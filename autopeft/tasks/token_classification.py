@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from autopeft.data import ReadRows, read_tokens
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
+from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import IGNORED, Rows, logits_of, n_labelled, pad, pad_features
+from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_features
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts

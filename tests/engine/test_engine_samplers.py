@@ -14,7 +14,6 @@ from optuna.samplers import GPSampler
 from optuna.trial import TrialState, create_trial
 
 from autopeft.engine.samplers import capped, make_sampler
-from autopeft.errors import UnknownNameError
 from autopeft.extension import Method, discover
 from autopeft.space import MixPart, Policy, Space, load, suggest
 
@@ -115,8 +114,3 @@ def test_a_loss_is_no_further_above_the_median_than_the_lowest_is_below_it() -> 
 def test_the_automatic_sampler_is_the_process_while_trials_are_few() -> None:
     kinds = [type(make_sampler("auto", seed=0, number=n, n_startup=1)).__name__ for n in (0, 59, 60)]
     assert kinds == ["ProcessSampler", "ProcessSampler", "TPESampler"]
-
-
-def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match=r"sampler named 'tpee'.*Did you mean 'tpe'"):
-        make_sampler("tpee", seed=0, n_startup=1)

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 from autopeft.errors import WorkerLostError
 from autopeft.executors.parts.resident import call_resident
+from autopeft.extension import Function
 
 Result = TypeVar("Result")
-Function = Callable[..., Any]
 
 _PATIENCE_SECONDS = 3.0  # for idle workers to end; chosen by hand
 _MOST_TRIES = 2  # of a function whose worker died; chosen by hand

@@ -17,8 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from autopeft.executors.parts.resident import make_resident
-
-Function = Callable[..., Any]
+from autopeft.extension import Function
 
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 

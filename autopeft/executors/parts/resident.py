@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutopeftError, TrainingError, first_line_of
-
-Function = Callable[..., Any]
+from autopeft.extension import Function
 
 _RESIDENT: list[Function] = []  # in a worker: the function that its `make` gave
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from autopeft.errors import DatabaseError, SpecError, StoppedError, WorkerLostError
 from autopeft.executors.parts.database import Database
 from autopeft.executors.parts.processes import ProcessWorker
-from autopeft.executors.parts.resident import Function, refusal
+from autopeft.executors.parts.resident import refusal
 from autopeft.executors.parts.wire import decode, encode, encode_error
+from autopeft.extension import Function
 from autopeft.records import VERSION
 
 _POLL_SECONDS = 0.2  # between looks for a call; chosen by hand

@@ -9,7 +9,7 @@ import builtins
 import contextlib
 import json
 import pkgutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,8 +17,6 @@ from pydantic import ValidationError
 from autopeft import errors
 from autopeft.errors import SpecError, TrainingError
 from autopeft.records import from_json, to_json
-
-Function = Callable[..., Any]
 
 
 def encode(value: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from autopeft.errors import DataError, SpecError, first_line_of
+from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes, is_out_of_memory, release_memory
 from autopeft.sensitivity.passes.cutting import half_of_row, shortened
@@ -133,7 +133,7 @@ class BatchRunner:
         n_tokens = half_of_row(part) if is_causal else None
         if n_tokens is None:
             raise SpecError(
-                f"One example of batch {index + 1} does not fit into memory ({first_line_of(error)}); "
+                f"One example of batch {index + 1} does not fit into memory ({reason_of(error)}); "
                 "lower --max-length, or use a smaller base model."
             ) from error
         self._max_examples, self._row_tokens = 1, n_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autopeft.extension import Batch
+from autopeft.extension import IGNORED, Batch
 
 _LEAST_TOKENS = 16  # that a row is cut to; chosen by hand
 
@@ -20,7 +20,7 @@ def row_tokens(batch: Batch) -> Tensor | None:
     if labels.ndim != 2 or len(labels) != 1 or any(tensor.shape != labels.shape for tensor in tensors):
         return None
     is_token = torch.ones_like(labels[0], dtype=torch.bool) if mask is None else mask[0] != 0
-    (labelled,) = (labels[0] != -100).nonzero(as_tuple=True)
+    (labelled,) = (labels[0] != IGNORED).nonzero(as_tuple=True)
     if len(labelled):
         is_token[int(labelled[-1]) + 1 :] = False
     return is_token.nonzero()[:, 0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.errors import SpecError
-from autopeft.extension import Batch, DrawsLabels, Task
+from autopeft.extension import IGNORED, Batch, DrawsLabels, Task
 from autopeft.sensitivity.parts.sketches import generator
 
 
@@ -34,7 +34,7 @@ def with_drawn_labels(batch: Batch, model: nn.Module, *, task: Task, seed: int, 
     drawn = labels.clone()
     is_causal = task.peft_task_type == "CAUSAL_LM"
     target, predictions = (drawn[:, 1:], logits[:, :-1]) if is_causal else (drawn, logits)
-    is_labelled = target != -100
+    is_labelled = target != IGNORED
     chances = predictions[is_labelled].float().softmax(dim=-1).cpu()
     if len(chances):
         target[is_labelled] = torch.multinomial(chances, 1, generator=draw)[:, 0].to(target)
@@ -67,7 +67,7 @@ def example_weights(batch: Batch, task: Task) -> Tensor | None:
     if labels.ndim != 2 or labels.is_floating_point():
         return None
     predicted = labels[:, 1:] if task.peft_task_type == "CAUSAL_LM" else labels
-    n_tokens = (predicted != -100).sum(dim=1)
+    n_tokens = (predicted != IGNORED).sum(dim=1)
     if bool((n_tokens == n_tokens[0]).all()):
         return None
     mean = n_tokens.sum() / len(labels)

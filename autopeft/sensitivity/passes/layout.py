@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autopeft.extension import Batch
+from autopeft.extension import IGNORED, Batch
 from autopeft.records import Site
 
 # Names of a decoder's attention to its encoder in T5, BART and BERT; its k and v see the encoder's tokens.
@@ -115,7 +115,7 @@ def _decoder_mask(batch: Batch) -> Tensor | None:
         return mask
     if labels.ndim != 2:
         return _encoder_mask(batch)
-    is_label = (labels != -100).int()
+    is_label = (labels != IGNORED).int()
     return is_label.flip(1).cumsum(dim=1).flip(1) > 0
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from autopeft.extension import Batch, Score
 from autopeft.model import note_flags
-from autopeft.records import Sensitivity
+from autopeft.records import SEEN_ENOUGH, Sensitivity
 from autopeft.sensitivity.passes.batches import BatchRunner
 from autopeft.sensitivity.passes.halves import SplitHalves
 from autopeft.sensitivity.passes.layout import split_in_half
@@ -20,7 +20,6 @@ from autopeft.sensitivity.passes.visit import ScoredModel
 from autopeft.sensitivity.passes.weights import read_weights
 
 MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
-ENOUGH = 0.95  # split-half rank correlation at which a pass stops early; chosen by hand
 _FIRST_LOOK = 64  # examples after which halves are first compared; chosen by hand
 
 
@@ -30,7 +29,7 @@ def measure(
     batches: Iterable[Batch],
     *,
     seed: int,
-    enough: float = ENOUGH,
+    enough: float = SEEN_ENOUGH,
 ) -> Sensitivity:
     """Every score at every site, from one forward and one backward pass for each batch.
 

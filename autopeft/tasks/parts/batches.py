@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autopeft.extension import Batch, Example
+from autopeft.extension import IGNORED, Batch, Example
 
-IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 Rows = Sequence[Sequence[Any]]  # per row what its example is made of, as the task's `read_rows` has it
 
 

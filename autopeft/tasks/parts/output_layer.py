@@ -19,8 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autopeft.extension import Batch
-from autopeft.tasks.parts.batches import IGNORED
+from autopeft.extension import IGNORED, Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from transformers import GenerationConfig
 from autopeft.adapters import are_quick
 from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, SpecError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, TaskDefaults
+from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.batches import IGNORED, Rows, n_labelled, pad, pad_features
+from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
