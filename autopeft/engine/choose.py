@@ -19,6 +19,7 @@ from autopeft.records import Arm, Measurement, Plan, rate_position
 _MARGIN = 0.01  # one point, or one percent of a loss
 UNLEARNED = 0.98  # of the first rung's loss, above which a longer run has learned nothing; chosen by hand
 _TIED = 1.01  # times the lowest loss, within which plans that learned nothing are tied; chosen by hand
+_NEAR = 1.03  # times the loss of the best plan, within which one of half the size is near; chosen by hand
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
 
@@ -43,7 +44,8 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
 def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
-    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. Where
+    Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. A plan of
+    at most half the parameters that lost next to nothing against the best is the incumbent instead. Where
     nothing was learned yet, noise orders plans of about the lowest loss: a baseline goes before others, and
     the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone.
 
@@ -66,7 +68,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     if not baselines:
         failed = [m for m in ledger.measured.values() if ledger.is_baseline(m.plan)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = by_merit(problem, ledger, ranked)[0]
+    incumbent = _thriftier(problem, ledger, ranked, by_merit(problem, ledger, ranked)[0])
     smallest = smallest_candidate(problem, ranked, incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
@@ -93,6 +95,23 @@ def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measuremen
         return not ledger.is_baseline(plan), position or 0.0
 
     return [*sorted(tied, key=caution), *(m for m in ranked if m not in tied)]
+
+
+def _thriftier(
+    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement], first: Measurement
+) -> Measurement:
+    """A plan of at most half the parameters of the first that loses next to nothing to it, else the first.
+
+    Next to nothing are 3 % of the loss and, of the metric on the same examples, the margin. To be as good as
+    a baseline of the same size is worth nothing; to be so with half its parameters is.
+    """
+    if not has_learned(problem, ledger, ranked[0]) or first.loss is None or first.metric is None:
+        return first
+    most = SMALLEST_SHARE * first.plan.trainable_params
+    small = (m for m in ranked if m.plan.adapters and m.plan.trainable_params <= most)
+    near = (m for m in small if m.loss is not None and m.loss <= _NEAR * first.loss and m.metric is not None)
+    good = (m for m in near if problem.sign * ((m.metric or 0.0) - first.metric) >= -problem.margin)
+    return next(good, first)
 
 
 def has_learned(problem: SearchProblem, ledger: Ledger, best: Measurement) -> bool:

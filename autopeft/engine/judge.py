@@ -11,6 +11,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.evidence import Look
 from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
 
+_FEWER = 0.9  # of the baseline's parameters, at most, that count as fewer; chosen by hand
 _HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen by hand
 
 Confirmed = dict[Plan, list[Measurement]]
@@ -20,14 +21,16 @@ def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan
     """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
-    better nor proven as good with fewer parameters.
+    better nor proven as good with fewer parameters; and where it is proven as good with as many parameters,
+    which is no reason to leave what people use.
     """
     if incumbent == baseline or not confirmed:
         return incumbent
     seen = _last_look(problem, confirmed, incumbent, baseline)
-    is_smaller = incumbent.trainable_params < baseline.trainable_params
-    is_proven = seen.label == "better" or (seen.label == "equivalent" and is_smaller)
-    return incumbent if is_proven or seen.mean_difference >= 0 else baseline
+    if seen.label == "equivalent":
+        is_smaller = incumbent.trainable_params <= _FEWER * baseline.trainable_params
+        return incumbent if is_smaller else baseline
+    return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline
 
 
 def judge(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> Verdict:

@@ -79,7 +79,7 @@ def _can_learn(problem: SearchProblem, ledger: Ledger) -> bool:
 
 
 def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
-    """Whether a full run diverged, or learned no more than the same adapters had at the first rung."""
+    """Whether a full run diverged, learned nothing beside the first rung, or lost what was learned there."""
     if run.loss is None:
         return run.status is Status.DIVERGED
     is_known = problem.schedule.last and _short_run(problem, ledger, run) is not None
@@ -87,14 +87,33 @@ def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> boo
 
 
 def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
-    """Whether loss or metric of a run is better than that of the same adapters at the first rung."""
+    """Whether loss or metric of a run is better than that of the same adapters at the first rung.
+
+    Adapters whose loss was clearly below that without any there had learned already: their run has learned
+    if it keeps half of that. A language model may gain less than a percent afterwards, which is less than two
+    splits differ by. A metric without bounds is such a loss itself, and tells no more.
+    """
     short = _short_run(problem, ledger, run)
     if short is None or short.loss is None or run.loss is None:
         return False
+    without = _loss_without_adapters(problem, ledger)
+    if without is not None and short.loss <= UNLEARNED * without:
+        limit = (short.loss + without) / 2
+    else:
+        limit = UNLEARNED * short.loss
     is_metric_better = (
-        run.metric is not None and short.metric is not None and problem.sign * (run.metric - short.metric) > 0
+        problem.metric.score_span is not None
+        and run.metric is not None
+        and short.metric is not None
+        and problem.sign * (run.metric - short.metric) > 0
     )
-    return run.loss <= UNLEARNED * short.loss or is_metric_better
+    return run.loss <= limit or is_metric_better
+
+
+def _loss_without_adapters(problem: SearchProblem, ledger: Ledger) -> float | None:
+    """The lowest loss of the head alone, or of the untrained model, at the first rung."""
+    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
+    return next((m.loss for m in first if not m.plan.adapters), None)
 
 
 def _short_run(problem: SearchProblem, ledger: Ledger, run: Measurement) -> Measurement | None:

@@ -11,10 +11,11 @@ import numpy as np
 import optuna
 import pytest
 from scipy import stats
-from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, run
+from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.records import Confirmation, Fidelity, Plan, Status
+from autopeft.engine.judge import recommended
+from autopeft.records import Adapter, Confirmation, Fidelity, Measurement, Plan, Status
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -150,6 +151,35 @@ def test_smaller_plan_below_the_baseline_is_kept_only_as_a_candidate_for_the_sma
     assert outcome.best == outcome.baseline and outcome.smallest == outcome.incumbent
     assert 2 * outcome.smallest.trainable_params <= outcome.best.trainable_params
     assert outcome.verdict.smallest_equivalent == "unproven"
+
+
+@pytest.mark.parametrize(
+    ("share", "label"), [(1.0, "default kept"), (0.95, "default kept"), (0.5, "equivalent")]
+)
+def test_as_good_with_as_many_parameters_is_no_reason_to_leave_the_default(share: float, label: str) -> None:
+    incumbent, baseline = (
+        Plan(adapters=(Adapter(method="lora", site=site, rank=1),), learning_rate=1e-3, trainable_params=n)
+        for site, n in (("h.0.q", round(1000 * share)), ("h.0.v", 1000))
+    )
+    right = [1.0] * 4000 + [0.0] * 1000
+    confirmed = {
+        plan: [
+            Measurement(
+                plan=plan,
+                fidelity=Fidelity(
+                    split="confirm", train_steps=9, train_examples=9, eval_examples=5000, seed=seed
+                ),
+                status=Status.COMPLETE,
+                metric=0.8,
+                loss=0.5,
+                example_scores=tuple(right[moved:] + right[:moved]),
+            )
+            for seed in (1, 2)
+        ]
+        for plan, moved in ((incumbent, 10), (baseline, 0))
+    }
+    best = recommended(problem(seeds=2), confirmed, incumbent=incumbent, baseline=baseline)
+    assert (best == baseline) == (label == "default kept")
 
 
 @pytest.mark.parametrize("is_error_rate", [False, True])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import optuna
 import pytest
 from toys.engine import World, is_baseline, problem, run
+from toys.metrics import ERROR_RATE
 
 from autopeft.records import Fidelity, Plan, Status
 
@@ -93,6 +95,22 @@ def test_a_resumed_search_repeats_no_run():
 def test_a_search_without_failures_is_as_before():
     made = run(lambda plan, f: 0.8 if is_baseline(plan) else 0.3, trials=16)
     assert all(m.status is Status.COMPLETE for m in made.outcome.measurements)
+    assert not any("failed on" in sentence for sentence in made.outcome.sentences)
+
+
+@pytest.mark.parametrize("span", [1.0, None])
+@pytest.mark.parametrize("harder", [0.0, 0.05])
+def test_what_was_learned_at_the_first_rung_and_kept_is_no_failure(span, harder):
+    """A language model: nearly all is learned in the first steps, and the confirm split may be harder."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        if not is_baseline(plan):
+            return 0.5 + 0.1 * (fidelity.train_steps > 3) if plan.adapters else 0.2
+        level = 0.8 - harder * (fidelity.split != "search")
+        return level - 1 / 3 + 1 / fidelity.train_steps  # the toy's loss falls by 1 / steps
+
+    world = World(quality=quality, counts_errors=True)
+    made = run(world, trials=16, metric=replace(ERROR_RATE, score_span=span))
     assert not any("failed on" in sentence for sentence in made.outcome.sentences)
 
 

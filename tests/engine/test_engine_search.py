@@ -244,13 +244,30 @@ def test_front_holds_exactly_what_nothing_beats(points):
 
 def test_fewest_parameters_are_the_answer_where_these_are_the_objective():
     def truth(plan: Plan, fidelity: Fidelity) -> float:
-        return 0.3 if not plan.adapters else 0.7 - 1e-5 * (ROOMY - plan.trainable_params)
+        return {"lora": 0.7, "ia3": 0.69, "head": 0.3}[method_of(plan)]
 
     by_score, by_params = (
-        run(truth, objective=objective, trials=32).outcome for objective in ("score", "params")
+        run(truth, objective=objective, margin=0.005).outcome for objective in ("score", "params")
     )
     assert by_params.best.trainable_params < by_score.best.trainable_params / 2
     assert by_params.best == by_params.smallest
+
+
+@pytest.mark.parametrize(
+    ("lost", "method"),
+    [
+        (0.0, "ia3"),
+        (0.01, "ia3"),  # half of the margin, and less than 3 % of the loss
+        (0.03, "lora"),  # more than the margin
+    ],
+)
+def test_half_the_parameters_go_first_where_they_lose_next_to_nothing(lost, method):
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        return {"lora": 0.8, "ia3": 0.8 - lost, "head": 0.3}[method_of(plan)]
+
+    outcome = run(truth, margin=0.02).outcome
+    assert method_of(outcome.incumbent) == method
+    assert outcome.incumbent.trainable_params <= outcome.baseline.trainable_params / 2 or method == "lora"
 
 
 @pytest.mark.parametrize(("ia3", "winner"), [(0.45, "lora"), (0.69, "ia3")])
