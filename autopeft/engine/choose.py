@@ -45,7 +45,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. A plan of
-    at most half the parameters that lost next to nothing against the best is the incumbent instead. Where
+    at most half the parameters that lost next to nothing against a best rival is the incumbent instead. Where
     nothing was learned yet, noise orders plans of about the lowest loss: a baseline goes before others, and
     the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone.
 
@@ -103,9 +103,15 @@ def _thriftier(
     """A plan of at most half the parameters of the first that loses next to nothing to it, else the first.
 
     Next to nothing are 3 % of the loss and, of the metric on the same examples, the margin. To be as good as
-    a baseline of the same size is worth nothing; to be so with half its parameters is.
+    a baseline of the same size is worth nothing; to be so with half its parameters is. A baseline that leads
+    stays: nothing has to be compared then, and what that saves pays full runs of it.
     """
-    if not has_learned(problem, ledger, ranked[0]) or first.loss is None or first.metric is None:
+    if (
+        ledger.is_baseline(first.plan)
+        or not has_learned(problem, ledger, ranked[0])
+        or first.loss is None
+        or first.metric is None
+    ):
         return first
     most = SMALLEST_SHARE * first.plan.trainable_params
     small = (m for m in ranked if m.plan.adapters and m.plan.trainable_params <= most)

@@ -89,19 +89,22 @@ class _Says:
             return f"Keep {baseline}: no other plan tried proved better."
         if verdict.label == "better":
             return f"Use {best}: it beats {baseline} by {gap}."
+        fewer = self._fewer(self.result.baseline, self.result.best)
         if verdict.label == "equivalent":
-            fewer = self._fewer(self.result.baseline, self.result.best)
             less = f" and {fewer}" if fewer else ""
             return f"Use {best}: it is as good as {baseline}{less}."
         if verdict.label == "worse":
             return f"Keep {baseline}: {best} scored {gap} {self._lower}."
         if self._is_nothing(gap):
-            return f"{_capital(best)} scored the same as {baseline}, which settles nothing."
+            less = f" {fewer} and" if fewer else ""
+            return f"{_capital(best)}{less} scored the same as {baseline}, which settles nothing."
         if (verdict.mean_difference or 0.0) < 0:
             return f"{_capital(best)} is {gap} behind {baseline}, which settles nothing."
         failed = self._failed(self.result.baseline)
         if failed:
             return f"Try {best}, but nothing is settled: {baseline} failed in {failed}."
+        if fewer:
+            return f"Try {best}, but nothing is settled: it {fewer} than {baseline} and is {gap} ahead."
         return f"Try {best}, but nothing is settled: it is {gap} ahead of {baseline}."
 
     def smaller(self) -> str:

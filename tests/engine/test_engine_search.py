@@ -263,9 +263,11 @@ def test_fewest_parameters_are_the_answer_where_these_are_the_objective():
 )
 def test_half_the_parameters_go_first_where_they_lose_next_to_nothing(lost, method):
     def truth(plan: Plan, fidelity: Fidelity) -> float:
-        return {"lora": 0.8, "ia3": 0.8 - lost, "head": 0.3}[method_of(plan)]
+        level = {"lora": 0.8, "ia3": 0.8 - lost, "head": 0.3}[method_of(plan)]
+        return level - 0.1 * is_baseline(plan)
 
     outcome = run(truth, margin=0.02).outcome
+    assert method_of(outcome.baseline) == "lora" and outcome.incumbent != outcome.baseline
     assert method_of(outcome.incumbent) == method
     assert outcome.incumbent.trainable_params <= outcome.baseline.trainable_params / 2 or method == "lora"
 
