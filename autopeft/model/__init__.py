@@ -1,9 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-locating, devices, memory → precision, cache, known_masks, input_statistics, saved_bytes, prefix, shapes,
-roles, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base →
-checks, reaching → skeleton → loading, in_memory.
+classes, locating, devices, memory → precision, cache, known_masks, input_statistics, saved_bytes, prefix,
+shapes, roles, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual →
+base → checks, reaching → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from autopeft.model.attaching import (
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
+from autopeft.model.classes import loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
     forked_rng,
     has_own_generator,
@@ -100,11 +101,14 @@ __all__ = [
     "load_skeleton",
     "load_weights",
     "loaded_from",
+    "loading_class",
+    "loading_class_of_type",
     "map_shape",
     "merge",
     "modules_kept_whole",
     "note_flags",
     "output_layer_names",
+    "own_class",
     "plain_weight",
     "put_on",
     "quiet_libraries",

@@ -15,6 +15,7 @@ from torch import nn
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
+from autopeft.model.classes import loading_class
 from autopeft.model.precision import Precision
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.reaching import keep_reached_sites
@@ -128,6 +129,7 @@ def require_plain(module: nn.Module) -> None:
 
 def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:
     kind, config = type(module), cast(Any, module).config
+    auto_class = loading_class(config, auto_class)
     task_classes = getattr(getattr(transformers, auto_class), "_model_mapping", {}).get(type(config), ())
     is_custom = not kind.__module__.startswith("transformers.")  # may fit; the first forward shows it
     if task_classes and not is_custom and not issubclass(kind, task_classes):

@@ -13,13 +13,13 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
+from autopeft.model.classes import loading_class, require_class
 from autopeft.model.locating import (
     LOAD_ERRORS,
     config_of,
     load_error,
     name_first_token,
     pretrained_arguments,
-    require_class,
     require_reachable,
     resolve,
 )
@@ -131,7 +131,10 @@ def _read(
                 **settings,
             )
     except LOAD_ERRORS as error:
-        require_class(config_of(spec), auto_class, name=source)
+        config = config_of(spec)
+        if (wanted := loading_class(config, auto_class)) != auto_class:
+            return _read(source, spec, wanted, label_names, **settings)
+        require_class(config, auto_class, name=source)
         raise load_error(source, error) from error
     return module, checkpoint
 

@@ -135,18 +135,11 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
     config.decoder_start_token_id = next((token for token in tokens if token is not None), 0)
 
 
-def require_class(config: Any, auto_class: str, *, name: str) -> None:
-    """Raise ModelError for a config of which transformers has no model of an auto class."""
-    supported = getattr(getattr(transformers, auto_class), "_model_mapping", None)
-    if supported is not None and type(config) not in supported:
-        raise ModelError(
-            f"{name} is of the type {config.model_type!r}, of which transformers has no {auto_class}; choose "
-            "a base model for this task, or the --task that the model is for."
-        )
-
-
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence."""
+    if _looks_like_a_path(source) and not os.path.exists(source):  # noqa: PTH110 - see below
+        kind = "file" if source.endswith(".gguf") else "directory"
+        return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
     first_line = first_line_of(error)
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
@@ -154,3 +147,8 @@ def load_error(source: str, error: Exception) -> ModelError:
     if os.path.exists(source):  # noqa: PTH110 - Path.exists raises where the name is too long
         remedy = "the directory must hold config.json, a tokenizer and safetensors weights"
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
+
+
+def _looks_like_a_path(source: str) -> bool:
+    """Whether a text can be no id on the hub, which is an owner and a name, or a name alone."""
+    return source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")

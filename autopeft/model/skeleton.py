@@ -9,12 +9,12 @@ import transformers
 
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_sites
+from autopeft.model.classes import counting_class, require_class
 from autopeft.model.locating import (
     LOAD_ERRORS,
     load_error,
     name_first_token,
     pretrained_arguments,
-    require_class,
     require_reachable,
     resolve,
 )
@@ -32,9 +32,9 @@ def load_skeleton(
 ) -> BaseModel:
     """A base model with all modules and no weights; raises ModelError without a config that can be read.
 
-    `auto_class` names the transformers class; None takes the architecture that the config names. With
-    `here_only` only a directory or the hub's cache is read. `n_layers` builds the first layers alone,
-    `n_labels` a head of so many outputs.
+    `auto_class` names the transformers class; None takes what a search of texts would load, else the
+    architecture that the config names. With `here_only` only a directory or the hub's cache is read.
+    `n_layers` builds the first layers alone, `n_labels` a head of so many outputs.
     """
     source, name = resolve(spec)
     if not here_only:
@@ -49,7 +49,9 @@ def load_skeleton(
         if n_labels is not None:
             config.num_labels = n_labels
         name_first_token(config)
-        builder = _model_class(config, auto_class, name=name)
+        wanted = counting_class(config, auto_class)
+        require_class(config, wanted, name=name)
+        builder = getattr(transformers, wanted)
         with torch.device("meta"):
             module = getattr(builder, "from_config", builder)(config)
     except LOAD_ERRORS as error:
@@ -66,17 +68,3 @@ def _keep_layers(config: Any, n_layers: int) -> None:
     config.num_hidden_layers = n_layers
     if isinstance(getattr(config, "layer_types", None), list):
         config.layer_types = config.layer_types[:n_layers]
-
-
-def _model_class(config: Any, auto_class: str | None, *, name: str) -> Any:
-    """The class of a skeleton; of a language model the whole one that its config names.
-
-    `AutoModelForCausalLM` knows Whisper and BART by their decoders alone, and Qwen2-VL not at all.
-    """
-    architecture = str(next(iter(config.architectures or ()), ""))
-    is_generative = auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-    is_whole = is_generative and architecture.endswith("ForConditionalGeneration")
-    if auto_class is None or (is_whole and hasattr(transformers, architecture)):
-        return getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
-    require_class(config, auto_class, name=name)
-    return getattr(transformers, auto_class)

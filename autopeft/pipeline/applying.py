@@ -149,8 +149,9 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
 def task_type_of(module: nn.Module) -> str | None:
     """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
-        mapping = getattr(getattr(transformers, task.auto_class), "_model_mapping", {})
         config = getattr(module, "config", None)
+        wanted = model.loading_class(config, task.auto_class)
+        mapping = getattr(getattr(transformers, wanted), "_model_mapping", {})
         if type(config) in mapping and isinstance(module, mapping[type(config)]):
             return None if task.peft_task_type is None else str(task.peft_task_type)
     return None

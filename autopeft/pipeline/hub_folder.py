@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from pathlib import Path
 from typing import Any, cast
 
 from autopeft import adapters, model, report
 from autopeft.adapters import compile_plan, stays_beside_weights
+from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchResult, Setting
 from autopeft.report import CardFacts, hub_id
 from autopeft.store import write_bytes, write_text
+
+log = logging.getLogger(__name__)
 
 
 def write_loading_files(folder: Path, prepared: Prepared) -> None:
@@ -68,8 +72,19 @@ def write_card(
         else (),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
         chart="" if chart is None else chart.label,
+        own_class=_own_class(result, words.auto_class),
     )
     write_text(folder / "README.md", report.model_card(result, facts, words))
+
+
+def _own_class(result: SearchResult, auto_class: str) -> str:
+    """The class that the base model's config names if the adapter does not fit it; empty if it does."""
+    spec = result.spec.model
+    try:
+        return "" if spec.id == IN_MEMORY else model.own_class(model.config_of(spec), auto_class) or ""
+    except ModelError as error:  # the base model may lie there no more when a run is pushed
+        log.debug("The card names no class of the base model: %s", error)
+        return ""
 
 
 def hub_base(setting: Setting) -> str | None:

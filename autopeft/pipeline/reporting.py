@@ -45,7 +45,7 @@ def part_words(setting: Setting) -> PartWords:
     return PartWords(
         labels={method.name: method.label for method in methods},
         short_labels={method.name: method.short_label for method in methods},
-        auto_class=task.auto_class if task else "AutoModel",
+        auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
     )
 

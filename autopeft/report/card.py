@@ -33,7 +33,8 @@ class CardFacts:
     `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from, `sub_folders` those of a plan with
     several configs, `imports` modules that `peft` needs for them. `seed` is that of the weights.
-    `chart` describes the picture in the file `CHART` beside the card; empty where there is none.
+    `chart` describes the picture in the file `CHART` beside the card; empty where there is none. `own_class`
+    names the class of the base model that the adapter does not fit; empty where there is none.
     """
 
     base_model: str | None
@@ -44,6 +45,7 @@ class CardFacts:
     sub_folders: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     chart: str = ""
+    own_class: str = ""
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
@@ -121,6 +123,8 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
             imports=facts.imports,
             source=facts.base_model,
         ),
+        "auto_class": words.auto_class,
+        "own_class": facts.own_class,
         "cost": duration(result.cost.total_seconds),
         "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }

@@ -1,0 +1,139 @@
+"""Models of texts and images learn from texts alone; all commands build the class that a search loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from toys.families import BART, GROUPED, HEADED, IDS, VISION_TOWER, D
+from typer.testing import CliRunner
+
+from autopeft import model, pipeline
+from autopeft.cli.app import app
+from autopeft.errors import ModelError
+from autopeft.model.checks import require_causal
+from autopeft.records import ModelSpec
+
+CAUSAL, SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
+LINEAR = {"linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2}
+LINEAR |= {"linear_num_value_heads": 2, "layer_types": ["linear_attention", "full_attention"]}
+PARTS = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 1.0}
+TOWER = {"depth": 1, "hidden_size": D, "out_hidden_size": D, "intermediate_size": 24, "num_heads": 4}
+MAKERS = {
+    "llava": lambda: transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            text_config=transformers.LlamaConfig(**GROUPED),
+            vision_config=transformers.CLIPVisionConfig(**VISION_TOWER),
+            image_token_index=60,
+        )
+    ),
+    "qwen3_5": lambda: transformers.Qwen3_5ForConditionalGeneration(
+        transformers.Qwen3_5Config(
+            text_config={**HEADED, **LINEAR, "rope_parameters": PARTS},
+            vision_config={**TOWER, "patch_size": 4},
+            image_token_id=60,
+        )
+    ),
+}
+LOADED = {"llava": "LlavaForConditionalGeneration", "qwen3_5": "Qwen3_5ForCausalLM"}
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory, tokenizer):
+    """A function: name of a toy with images -> its folder."""
+
+    def save(name, maker=None):
+        folder = tmp_path_factory.mktemp(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            (maker or MAKERS[name])().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_counting_builds_the_class_that_a_search_loads(name, folder_of):
+    spec = ModelSpec(id=str(folder_of(name)))
+    base = model.load(spec, auto_class=CAUSAL, label_names=())
+    assert type(base.module).__name__ == LOADED[name]
+    for auto_class in (CAUSAL, None):
+        skeleton = model.load_skeleton(spec, auto_class=auto_class)
+        assert type(skeleton.module) is type(base.module)
+        assert skeleton.base_params == base.base_params
+    assert not [site.name for site in base.sites if "vision" in site.name or "visual" in site.name]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_run_on_texts_is_counted_and_exported_and_its_card_loads_it(name, folder_of, tmp_path, monkeypatch):
+    folder, run = folder_of(name), tmp_path / "run"
+    rows = [{"prompt": f"film {i}", "completion": f"bad {i % 5}"} for i in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = "--task text-generation --budget 5% --max-steps 4 --trials 2 --methods lora --quiet"
+    paths = ["--model", str(folder), "--data", str(tmp_path / "rows.jsonl"), "--out", str(run)]
+    flags += " --confirm full --confirm-seeds 2"
+    done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
+    assert done.exit_code == 0, done.output
+    assert pipeline.count(run).trainable_params > 0
+    exported = ["export", "--run", str(run), "--to", "uniform-lora", "--out", str(tmp_path / "lora")]
+    done = CliRunner().invoke(app, exported)
+    assert done.exit_code == 0, done.output
+    card = (run / "best/weights/README.md").read_text()
+    assert ("does not load onto\n`Qwen3_5ForConditionalGeneration`" in card) is (name == "qwen3_5")
+    monkeypatch.chdir(run)
+    names: dict[str, object] = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    assert type(names["model"].get_base_model()).__name__ == LOADED[name]
+
+
+def whisper():
+    sizes = {**BART, "max_source_positions": 8, "max_target_positions": 16, "num_mel_bins": 4}
+    sizes |= {"suppress_tokens": None, "begin_suppress_tokens": None}
+    return transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**sizes))
+
+
+@pytest.mark.parametrize("auto_class", [CAUSAL, SEQ2SEQ])
+def test_speech_models_are_refused_for_every_task(auto_class, folder_of):
+    spec = ModelSpec(id=str(folder_of("whisper", whisper)))
+    with pytest.raises(ModelError, match=r"type 'whisper', and speech models are not supported"):
+        model.load(spec, auto_class=auto_class, label_names=())
+
+
+def test_model_whose_first_forward_fails_is_refused_in_one_sentence():
+    module = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2, **IDS)
+    )
+
+    def fail(*_):
+        raise ValueError("matC_old has wrong shape.")
+
+    module.register_forward_pre_hook(fail)
+    with pytest.raises(ModelError, match=r"^toy does not run four tokens: matC_old has wrong shape; use"):
+        require_causal(module, "toy")
+
+
+@pytest.mark.parametrize("source", ["./absent", "absent/", "a/b/absent", "~/absent", "/absent/model"])
+def test_directory_that_does_not_exist_is_called_so(source):
+    with pytest.raises(ModelError, match=rf"^There is no directory '{source}'; check the spelling"):
+        model.load_skeleton(ModelSpec(id=source), auto_class=None)
+
+
+def test_absent_gguf_file_is_called_a_file():
+    pytest.importorskip("gguf")
+    with pytest.raises(ModelError, match=r"^There is no file 'a/b/absent\.gguf'"):
+        model.config_of(ModelSpec(id="a/b/absent.gguf"))
+
+
+def test_model_that_hashes_characters_is_searched(folder_of, data_dir: Path, tmp_path: Path):
+    """CANINE has no matrix of embeddings whose rows would say how many tokens it knows."""
+    sizes = {"hidden_size": D, "num_attention_heads": 4, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = transformers.CanineConfig(**sizes, max_position_embeddings=64)
+    folder = folder_of("canine", lambda: transformers.CanineModel(config))
+    flags = "--budget 5% --max-steps 2 --trials 2 --methods lora --confirm none --quiet"
+    paths = ["--model", str(folder), "--data", str(data_dir), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
+    assert done.exit_code == 0, done.output
