@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 
-from autopeft.errors import ModelError, SiteError
+from autopeft.errors import ModelError, SiteError, reason_of
 from autopeft.model.base import BaseModel
+from autopeft.model.classes import require_no_speech
+from autopeft.model.memory import is_out_of_memory
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sites import TASK_MODELS
 
 log = logging.getLogger(__name__)
+
+# What models raise for inputs that are not theirs, and where a library or a kernel is missing.
+_PASS_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(ImportError, ArithmeticError, OSError),
+)
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -44,6 +52,7 @@ def require_causal(module: Any, name: str) -> None:
 
     So would be that of a decoder without its encoder, which transformers makes of BART and Whisper.
     """
+    require_no_speech(module.config, name=name)
     if getattr(module.config, "encoder_layers", None):
         raise ModelError(
             f"{name} is an encoder with a decoder, and {type(module).__name__} is its decoder alone; use "
@@ -52,8 +61,15 @@ def require_causal(module: Any, name: str) -> None:
     device = next(module.parameters()).device
     first = torch.tensor([[1, 2, 3, 4]], device=device)
     second = torch.tensor([[1, 2, 3, 5]], device=device)
-    with torch.no_grad(), rows_independent(module):
-        before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+    try:
+        with torch.no_grad(), rows_independent(module):
+            before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+    except _PASS_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{name} does not run four tokens: {reason_of(error)}; use another base model."
+        ) from error
     rounding = 4 * torch.finfo(before.dtype).eps * float(before.abs().max())  # a few roundings in bfloat16
     if not torch.allclose(before, after, atol=max(1e-4, rounding), rtol=1e-3):
         raise ModelError(
