@@ -10,6 +10,7 @@ from autopeft.estimate.answers import Answer, Limits, Step, Wish, answer
 from autopeft.estimate.fake import StandInArrays, StandInValues
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
+from autopeft.estimate.known_results import SLOW_SECONDS, SlowReplayError
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.estimate.probing import probe
 from autopeft.estimate.rates import CARDS, Card, Rates, rates_of
@@ -20,6 +21,7 @@ from autopeft.estimate.subjects import FULL, Described, Setup, Target, by_name, 
 __all__ = [
     "CARDS",
     "FULL",
+    "SLOW_SECONDS",
     "Answer",
     "Card",
     "Described",
@@ -30,6 +32,7 @@ __all__ = [
     "Rates",
     "Replay",
     "Setup",
+    "SlowReplayError",
     "StandInArrays",
     "StandInValues",
     "Step",

@@ -6,6 +6,8 @@ of kernels, and few of them differ in more than the values that fake tensors lac
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,11 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from autopeft.errors import SpecError
+
+log = logging.getLogger(__name__)
+
+SLOW_SECONDS = 10.0  # of a replay: from here on a user is told what takes so long; chosen by hand
 _CPU = torch.device("cpu")
 _SPACES = ("aten", "prims")  # torch's own kernels, whose results follow from shapes
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -30,19 +37,31 @@ class _Form:
     argument: int | None = None
 
 
+class SlowReplayError(SpecError):
+    """The replay of a training step takes longer than it may."""
+
+
 class _ValuesCountError(Exception):
     """The result of a call cannot be made from shapes alone."""
 
 
 @dataclass(kw_only=True)
 class KnownResults:
-    """The forms of the results of calls, for the fake tensors of one mode."""
+    """The forms of the results of calls, for the fake tensors of one mode.
+
+    Calls later than `max_seconds` after the first one raise a SlowReplayError. Without it, a call later than
+    `slow_seconds` logs once what takes so long.
+    """
 
     mode: FakeTensorMode
+    max_seconds: float | None = None
+    slow_seconds: float = SLOW_SECONDS
     _forms: dict[Any, Any] = field(default_factory=dict)
+    _end: float | None = None  # when the time is up, by the monotonic clock
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a kernel gives, as torch does; from the second call with the same shapes on without torch."""
+        self._heed_time()
         tensors: list[FakeTensor] = []
         try:
             key = (func, _key(args, tensors), _key(tuple(kwargs.items()), tensors))
@@ -54,6 +73,23 @@ class KnownResults:
             self._forms[key] = _form(result, tensors) if func.namespace in _SPACES else _UNKNOWN
             return result
         return func(*args, **kwargs) if form is _UNKNOWN else self._made(form, tensors)
+
+    def _heed_time(self) -> None:
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + (self.slow_seconds if self.max_seconds is None else self.max_seconds)
+        if now < self._end:
+            return
+        if self.max_seconds is not None:
+            raise SlowReplayError(
+                f"The memory of a training step is left out, since it takes more than {self.max_seconds:g} s "
+                "to compute for this model; `autopeft estimate` computes it."
+            )
+        self._end = float("inf")
+        log.info(
+            "Still replaying a training step for its memory; a model whose code goes over tokens or experts "
+            "one by one (Mamba) takes a minute or more."
+        )
 
     def _made(self, form: Any, tensors: list[FakeTensor]) -> Any:
         if isinstance(form, int):

@@ -31,7 +31,8 @@ class Subject:
     `build` makes it without weights, with a number of layers or with all of them (None). `n_layers` is None
     where layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
     `max_tokens` is the longest row of the model, None without a limit. A loss that goes over the labels in
-    pieces takes `piece_tokens` of them at a time, 0 takes all at once.
+    pieces takes `piece_tokens` of them at a time, 0 takes all at once. `max_seconds` limits the replay
+    of each depth; None does not.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -44,6 +45,7 @@ class Subject:
     autocast: bool = True
     on_gpu: bool = True
     rates: Rates | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -103,7 +105,7 @@ class MemoryModel:
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
         if depth not in self.replays:
-            self.replays[depth] = Replay(self.subject.build(depth))
+            self.replays[depth] = Replay(self.subject.build(depth), max_seconds=self.subject.max_seconds)
         step = TrainingStep(
             micro_batches=[self.subject.batch(n_rows, n_tokens)],
             loss=self.subject.loss,

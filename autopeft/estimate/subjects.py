@@ -104,6 +104,7 @@ class Setup:
 
     `rates` are those of the device, if its time is to be told.
     `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
+    A replay that takes longer than `max_seconds` is broken off; None lets it take its time.
     """
 
     model: ModelSpec
@@ -111,6 +112,7 @@ class Setup:
     plain_loop: bool = False
     on_gpu: bool = True
     rates: Rates | None = None
+    max_seconds: float | None = None
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> Target:
@@ -206,6 +208,7 @@ def describe(
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
         rates=setup.rates,
+        max_seconds=setup.max_seconds,
     )
     servers = target.servers(plan, methods)
     return Described(

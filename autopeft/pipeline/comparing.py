@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from autopeft import adapters, estimate, model
 from autopeft.errors import SpecError
-from autopeft.estimate import Rates, Target
+from autopeft.estimate import Rates, Setup, Target
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.counting import Count, count
@@ -49,9 +52,16 @@ def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | N
 
 
 def count_step(
-    word: str, *, model_id: str | None, revision: str | None, rates: Rates | None = None
+    word: str,
+    *,
+    model_id: str | None,
+    revision: str | None,
+    rates: Rates | None = None,
+    max_seconds: float = estimate.SLOW_SECONDS,
 ) -> Counted:
     """What a plan, a run, configs or a word such as `lora_r16` or `full` trains; `rates` time its step.
+
+    A step whose replay takes longer than `max_seconds` is left out, with a note.
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, or no base model.
@@ -63,12 +73,16 @@ def count_step(
         counted = count(Path(word), model_id=model_id, revision=revision)
         servers = target.servers(target.plan, discover("autopeft.methods"))
     step, reason = None, ""
+    notes: tuple[str, ...] = ()
+    request = EstimateRequest(trained=word, model_id=model_id, revision=revision)
     try:
-        step = estimate_step(EstimateRequest(trained=word, model_id=model_id, revision=revision), rates=rates)
+        step = estimate_step(request, rates=rates, max_seconds=max_seconds)
     except SpecError as error:  # a fault of the target or the model is raised again below
         reason = str(error)
+        notes = (reason,) if isinstance(error, estimate.SlowReplayError) else ()
     if counted is None:
         counted, servers = _count_word(target, spec, step)
+    counted = replace(counted, notes=(*counted.notes, *notes))
     return Counted(count=counted, servers=servers, is_full=target.is_full, step=step, reason=reason)
 
 
@@ -76,12 +90,19 @@ def _count_word(
     target: Target, spec: ModelSpec, step: StepEstimate | None
 ) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
-    if step is not None and (described := step.answer.described).count is not None:
-        return described.count, described.servers
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
-    auto_class = None if step is None else tasks[step.answer.described.task].auto_class
+    auto_class = None
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        with contextlib.suppress(SpecError):  # a model whose batches are not known has no task here
+            if step is None:
+                setup = Setup(model=spec, dtype=torch.bfloat16)
+                described = estimate.describe(target, setup, methods=methods, tasks=tasks)
+            else:
+                described = step.answer.described
+            if described.count is not None:
+                return described.count, described.servers
+            auto_class = tasks[described.task].auto_class
         base = model.load_skeleton(spec, auto_class=auto_class)
         if target.is_full:
             return _whole(base, target), target.servers(None, methods)

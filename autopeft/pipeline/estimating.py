@@ -29,12 +29,15 @@ from autopeft.records import ModelSpec
 from autopeft.store import parse_bytes
 
 
-def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> StepEstimate:
+def estimate_step(
+    request: EstimateRequest, *, rates: Rates | None = None, max_seconds: float | None = None
+) -> StepEstimate:
     """The memory and time of a training step, and the settings that a device's memory allows.
 
-    `rates` stand in for those of the device.
+    `rates` stand in for those of the device. `max_seconds` limits each replay of a step.
 
     Raises:
+        SlowReplayError: A replay took longer than `max_seconds`.
         SpecError: A setting out of range, a file that cannot be read, or no base model.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
         SiteError: The configs do not fit the model.
@@ -59,6 +62,7 @@ def estimate_step(request: EstimateRequest, *, rates: Rates | None = None) -> St
                 plain_loop=request.like == "trainer",
                 on_gpu=on_gpu,
                 rates=rates,
+                max_seconds=max_seconds,
             )
             return estimate.describe(target, setup, methods=methods, tasks=tasks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
+from autopeft.cli.counts import count_text
 from autopeft.estimate import TrainingStep, measure
+from autopeft.pipeline import count_step
 
 HIDDEN, INNER, N_LAYERS, WORDS = 32, 64, 5, 2000
 
@@ -146,3 +149,23 @@ def test_methods_on_a_model_without_known_batches_are_counted(tmp_path: Path) ->
     assert lora["trainable_params"] == 2 * (4 * 2 * 16 + 2 * (16 + INNER))
     assert full["trainable_params"] == full["base_params"]
     assert lora["peak_bytes"] is full["peak_bytes"] is None
+
+
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its code goes over the tokens one by one: the replay of a usual step takes half a minute."""
+    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "state_size": 4, "vocab_size": WORDS}
+    path: Path = tmp_path_factory.mktemp("mamba")
+    transformers.MambaConfig(**sizes, architectures=["MambaForCausalLM"]).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("word", ["lora_r4", "full"])
+def test_count_leaves_out_a_memory_that_takes_long_and_says_so(mamba: Path, word: str) -> None:
+    started = time.monotonic()
+    counted = count_step(word, model_id=str(mamba), revision=None, max_seconds=0.5)
+    assert time.monotonic() - started < 15
+    assert counted.step is None
+    assert counted.count.trainable_params > 0
+    text = " ".join(count_text(counted.count, counted.step).split())
+    assert "left out, since it takes more than 0.5 s to compute for this model; `autopeft estimate`" in text

@@ -57,3 +57,13 @@ def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
     steps = [step_of("llama-lm", checkpointing=on, n_parts=n) for on in (False, True) for n in (1, 2)]
     used = Replay(skeleton())
     assert [used.memory(step) for step in steps] == [Replay(skeleton()).memory(step) for step in steps]
+
+
+def test_a_slow_replay_says_once_what_takes_long(caplog):
+    mode = FakeTensorMode()
+    known = KnownResults(mode=mode, slow_seconds=0.0)
+    with caplog.at_level("INFO", logger="autopeft"), mode:
+        numbers = torch.ones(3)
+        for _ in range(3):
+            known.of(torch.ops.aten.add.Tensor, (numbers, numbers), {})
+    assert caplog.text.count("Still replaying a training step for its memory") == 1
