@@ -24,7 +24,7 @@ def _refusal(site: Site) -> str | None:
     if not site.has_bias:
         return "there is no bias to train"
     # Rotary positions make a key's bias count a little; a site does not say which positions it has.
-    return "softmax takes the bias of keys off again" if site.role == "k" else None
+    return "softmax takes the bias of keys off again" if site.role in ("k", "pos_k") else None
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:

@@ -44,7 +44,7 @@ from autopeft.model.quantising import (
     output_layer_names,
     unquantised_modules,
 )
-from autopeft.model.roles import ROLE_GROUPS, known_role
+from autopeft.model.roles import FUSED_ROLES, ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import head_names, layer_name, list_sites
@@ -55,6 +55,7 @@ from autopeft.model.widths import hidden_size
 __all__ = [
     "DEMO_HUB_ID",
     "DEMO_NAME",
+    "FUSED_ROLES",
     "ROLE_GROUPS",
     "BaseModel",
     "FreedMemory",

@@ -20,15 +20,15 @@ _VIT = {**_SPLIT, "o_proj": "o", "fc1": "up", "fc2": "down"}
 _SINGLE_FAMILIES: Mapping[str, Mapping[str, str]] = {
     "distilbert": {"q_lin": "q", "k_lin": "k", "v_lin": "v", "out_lin": "o", "lin1": "up", "lin2": "down"},
     "albert": {**_BERT, "attention.dense": "o", "ffn": "up", "ffn_output": "down"},
-    # The maps that make keys and queries of relative positions count as k and q.
-    "deberta": {**_DEBERTA, "in_proj": "qkv", "pos_proj": "k", "pos_q_proj": "q"},
+    # The maps that make keys and queries of relative positions are none of the text's: pos_k and pos_q.
+    "deberta": {**_DEBERTA, "in_proj": "qkv", "pos_proj": "pos_k", "pos_q_proj": "pos_q"},
     "deberta-v2": {
         **_DEBERTA,
         "query_proj": "q",
         "key_proj": "k",
         "value_proj": "v",
-        "pos_key_proj": "k",
-        "pos_query_proj": "q",
+        "pos_key_proj": "pos_k",
+        "pos_query_proj": "pos_q",
     },
     "mpnet": {"attn.q": "q", "attn.k": "k", "attn.v": "v", "attn.o": "o", **_DEBERTA},
     "modernbert": {"Wqkv": "qkv", "attn.Wo": "o", "mlp.Wi": "gate_up", "mlp.Wo": "down"},
@@ -57,6 +57,8 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "k": "key k_proj k_lin key_proj k",
     "v": "value v_proj v_lin value_proj v",
     "kv": "kv_a_proj_with_mqa kv_b_proj",
+    "pos_q": "pos_q_proj pos_query_proj",
+    "pos_k": "pos_proj pos_key_proj",
     "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
     "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense",
     "gate": "gate_proj wi_0 w1",
@@ -66,9 +68,11 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
 }
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
-    "attention": ("q", "k", "v", "kv", "qkv", "o"),
+    "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
+# Maps that make several of queries, keys and values at once.
+FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
 
 
 def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:

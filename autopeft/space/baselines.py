@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from autopeft.model import FUSED_ROLES, ROLE_GROUPS
 from autopeft.records import Site
 from autopeft.space.layout import AllocationContext, select_sites
 from autopeft.space.policies import Policy
@@ -18,12 +19,15 @@ def baseline_policies(
 
     On all linear maps, and on q and v, the default of `peft` for many models: each in every layer where rank
     1 fits there, else in as many last layers as it fits. They spend the whole budget on higher ranks. Where
-    rank 1 fits in no whole layer, all linear maps share what there is.
+    rank 1 fits in no whole layer, all linear maps share what there is. The second is named after the maps
+    that it adapts, which may be fused, and is left out where no map makes queries or none makes values.
     """
     uniform = Policy(method=BASELINE_METHOD, learning_rate=learning_rate, max_rank=max_rank)
-    queries = "q+v" if any(site.role == "q" for site in context.sites) else "qkv"
+    placements = {"all linear maps": "all"}
+    if label := _queries_and_values(replace(uniform, placement="q+v"), context):
+        placements[label] = "q+v"
     policies: dict[str, Policy] = {}
-    for label, placement in (("all linear maps", "all"), ("q and v", queries)):
+    for label, placement in placements.items():
         policy = _last_layers(replace(uniform, placement=placement), context)
         if policy is not None and _sites(policy, context) not in [
             _sites(p, context) for p in policies.values()
@@ -64,6 +68,14 @@ def scored_policy(
     is_other = {s.name for s in _sites(scored, context)} != {s.name for s in _sites(last, context)}
     fits = _rank_one_cost(scored, context) <= context.max_params
     return scored if is_other and fits else None
+
+
+def _queries_and_values(policy: Policy, context: AllocationContext) -> str:
+    """The roles of the maps that make q and v: `q and v`, or `qkv`; empty where either is missing."""
+    adapted = {site.role for site in _sites(policy, context)}
+    made = adapted.union(*(FUSED_ROLES.get(role, ()) for role in adapted))
+    in_order = [role for role in ROLE_GROUPS["attention"] if role in adapted]
+    return " and ".join(in_order) if made >= {"q", "v"} else ""
 
 
 def _last_layers(policy: Policy, context: AllocationContext) -> Policy | None:

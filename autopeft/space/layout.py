@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ from fractions import Fraction
 from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method
-from autopeft.model import ROLE_GROUPS
+from autopeft.model import FUSED_ROLES, ROLE_GROUPS, layer_name
 from autopeft.records import Adapter, Options, OptionValue, Plan, Site
 from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
@@ -196,14 +197,29 @@ def scale_rule(method: Method, adapters: Sequence[Adapter]) -> str | None:
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
     """The sites that a policy's roles and depth leave, in natural order of names.
 
+    Where a layer has no map of a role alone, the fused one that makes it counts: GPT-2's c_attn for `q+v`.
     Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last,
     the first or the middle layers, or those with the largest score over the candidate sites.
     """
-    roles = {role for part in policy.placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
-    candidates = [site for site in context.sites if policy.placement == "all" or site.role in roles]
-    fitting = [site for site in candidates if method.refusal(site) is None]
+    fitting = [site for site in _placed(policy.placement, context.sites) if method.refusal(site) is None]
     kept = {None, *_kept_layers(policy, fitting, context)}
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
+
+
+def _placed(placement: str, sites: Sequence[Site]) -> list[Site]:
+    """The sites of a placement's roles, by name or as a fused map for want of that role in the layer."""
+    if placement == "all":
+        return list(sites)
+    roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}
+    missing: dict[str | None, set[str]] = defaultdict(lambda: set(roles))
+    for site in sites:
+        missing[layer_name(site.name)].discard(site.role)
+
+    def counts(site: Site) -> bool:
+        fused = FUSED_ROLES.get(site.role, ())
+        return site.role in roles or not missing[layer_name(site.name)].isdisjoint(fused)
+
+    return [site for site in sites if counts(site)]
 
 
 def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationContext) -> list[int]:

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
 ]
 by_family = pytest.mark.parametrize("family", FAMILIES)
-ROLES = {"q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down"}
+ROLES = {"q", "k", "v", "qkv", "pos_q", "pos_k", "o", "gate", "up", "gate_up", "down"}
 ATTENTION = [{"q", "k", "v", "o"}, {"qkv", "o"}]
 # Names of the modules that are trained as the head.
 HEADS = {"classifier", "score", "pre_classifier", "pooler", "head"}
@@ -74,6 +74,18 @@ def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(base):
         assert site.role in ROLES, site
         is_decoder = base.module.config.is_encoder_decoder and "decoder" in site.name.split(".")
         assert site.layer == int(number[1]) + (2 if is_decoder else 0), site
+
+
+@pytest.mark.parametrize(
+    ("family", "queries", "keys"),
+    [("deberta", "pos_q_proj", "pos_proj"), ("deberta-v2", "pos_query_proj", "pos_key_proj")],
+)
+def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(base, queries, keys):
+    roles = {site.name.rpartition(".")[2]: site.role for site in base.sites}
+    assert (roles[queries], roles[keys]) == ("pos_q", "pos_k")
+    assert discover("autopeft.methods")["bitfit"].refusal(
+        next(site for site in base.sites if site.name.endswith(keys))
+    )
 
 
 @by_family

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 from toys.space import DEFAULT, METHODS, RANK_ONE, WIDTHS, context, linear, sites
 
+from autopeft.records import Site
 from autopeft.space import (
     AllocationContext,
     MethodSpace,
@@ -107,13 +109,66 @@ def test_lora_in_scored_layers_has_the_layers_of_the_highest_score_where_few_are
     assert {of[adapter.site] for adapter in plan.adapters} - {None} == layers
 
 
-def test_a_fused_projection_stands_for_q_and_v() -> None:
-    fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
-    sites = (*fused, linear("h.2.up", layer=2, role="up", widths=(8, 8)))
-    scores = {site.name: 1.0 for site in sites}
-    allocation = AllocationContext(sites=sites, scores=scores, methods=METHODS, max_params=70)
-    baselines = baseline_policies(allocation, learning_rate=1e-3)
-    assert {policy.placement for policy in baselines.values()} == {"all", "qkv"}
+# Name of a map -> role and widths in one layer; which of them "q and v" adapts, and what it is called.
+FUSED = {
+    "gpt2": ({"c_attn": ("qkv", (8, 24)), "c_fc": ("up", (8, 32))}, {"c_attn"}, "qkv"),
+    "deberta": (
+        {"in_proj": ("qkv", (8, 24)), "pos_proj": ("pos_k", (8, 8)), "pos_q_proj": ("pos_q", (8, 8))},
+        {"in_proj"},
+        "qkv",
+    ),
+    "deepseek_v3": (
+        {
+            "q_a_proj": ("q", (8, 4)),
+            "q_b_proj": ("q", (4, 8)),
+            "kv_a_proj_with_mqa": ("kv", (8, 4)),
+            "kv_b_proj": ("kv", (4, 16)),
+            "o_proj": ("o", (8, 8)),
+        },
+        {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"},
+        "q and kv",
+    ),
+    "mamba": ({"in_proj": ("dense", (8, 32)), "out_proj": ("o", (16, 8))}, set(), None),
+    "rwkv": ({"key": ("k", (8, 8)), "value": ("v", (8, 8)), "output": ("o", (8, 8))}, {"value"}, None),
+}
+
+
+def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h") -> list[Site]:
+    return [
+        linear(f"{prefix}.{layer}.{name}", layer=layer, role=role, widths=widths)
+        for layer in range(2)
+        for name, (role, widths) in maps.items()
+    ]
+
+
+def baselines_at(found: Sequence[Site]) -> tuple[AllocationContext, dict[str, Policy]]:
+    scores = {site.name: 1.0 for site in found}
+    allocation = AllocationContext(sites=tuple(found), scores=scores, methods=METHODS, max_params=500)
+    return allocation, baseline_policies(allocation, learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+def test_where_a_layer_has_no_map_of_v_alone_its_fused_map_is_adapted_and_named(architecture: str) -> None:
+    maps, adapted, label = FUSED[architecture]
+    allocation, baselines = baselines_at(of_layers(maps))
+    named = "" if label is None else f"LoRA on {label}"
+    assert set(baselines) == {"LoRA on all linear maps", named} - {""}
+    policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
+    selected = {site.name for site in select_sites(policy, allocation, METHODS["lora"])}
+    assert selected == {f"h.{layer}.{name}" for layer in range(2) for name in adapted}
+    if named:
+        assert {a.site for a in plan_of(baselines[named], allocation).adapters} == selected
+
+
+def test_layers_of_two_kinds_count_each_by_itself() -> None:
+    """A tower with fused maps beside one with maps of their own, numbered alike."""
+    split = {role: (role, (8, 8)) for role in ("q", "k", "v")}
+    found = [*of_layers({"qkv": ("qkv", (8, 24))}, "tower"), *of_layers(split, "text")]
+    assert set(baselines_at(found)[1]) == {"LoRA on all linear maps", "LoRA on q and v and qkv"}
+    shared = of_layers({**split, "kv_b_proj": ("kv", (4, 16))})  # needed for neither q nor v
+    allocation, _ = baselines_at(shared)
+    policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
+    assert {site.role for site in select_sites(policy, allocation, METHODS["lora"])} == {"q", "v"}
 
 
 def test_placements_with_the_same_sites_are_one_baseline() -> None:
