@@ -27,6 +27,13 @@ from autopeft.methods.parts import (
 from autopeft.records import Adapter, OptionValue, Site
 
 
+def _refusal(site: Site) -> str | None:
+    """All but linear maps and experts that `peft` leaves under their names."""
+    if site.taken_for_expert:
+        return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
+    return None if site.kind == "parameter" else only_maps(site)
+
+
 def _options(site: Site, **choices: OptionValue) -> Options:
     """`dora` and `init` where chosen, neither for experts; the scale holds its rule already.
 
@@ -140,7 +147,7 @@ PART = PeftMethod(
         "dora": (False, True),
         "init": ("default", "orthogonal", "eva"),
     },
-    refusal=lambda site: None if site.kind == "parameter" else only_maps(site),
+    refusal=_refusal,
     options=_options,
     ranks=_ranks,
     scale=_scale,

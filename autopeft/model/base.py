@@ -22,7 +22,7 @@ from autopeft.model.attaching import attach, attached_names, leave_casts_to_auto
 from autopeft.model.devices import forked_rng
 from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
-from autopeft.model.sites import head_names, list_sites, unreachable_weights, untrained_modules
+from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.snapshot import note_modules
 from autopeft.model.unchanged import TensorWatch, digest_of
 from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
@@ -76,6 +76,8 @@ class BaseModel:
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
         self._n_positions = n_positions(module)
+        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
+            log.info("LoRA cannot adapt %s in %s, since peft takes them for experts.", ", ".join(taken), name)
         if names := unreachable_weights(module, self.sites, exclude=self.head_names):
             log.info("%s holds weights at which no method of autopeft fits: %s.", name, ", ".join(names))
         self.model_type = str(getattr(module.config, "model_type", "unknown"))

@@ -67,7 +67,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         site = _site(name, child, family=family)
         sites += [site] if site is not None else _expert_sites(name, child, module)
     if any(site.kind == "parameter" for site in sites):
-        sites = [site for site in sites if not (site.kind == "linear" and _taken_for_expert(site, module))]
+        sites = [replace(site, taken_for_expert=_taken_for_expert(site, module)) for site in sites]
     sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
     return _with_depths(sites)
 
@@ -77,7 +77,7 @@ def unreachable_weights(
 ) -> tuple[str, ...]:
     """Names of weight matrices at which no adapter fits: no sites, embeddings, convolutions, head or output.
 
-    Layer numbers are folded: `h.*.router.weight`. Maps that `peft` would take for experts are among them.
+    Layer numbers are folded: `h.*.router.weight`.
     """
     known_sites = {site.name for site in sites}
     names = []
@@ -90,8 +90,18 @@ def unreachable_weights(
             is_vector = "bias" in words or words[-1] in ("emb", "token")  # a vector, whatever its shape
             is_matrix = parameter.ndim >= 2 and parameter.is_floating_point() and not is_vector
             if is_matrix and full_name not in known_sites:
-                names.append(_LAYER.sub(".*.", full_name))
-    return tuple(dict.fromkeys(names))
+                names.append(full_name)
+    return folded_names(names)
+
+
+def folded_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names without the number of the layer, each once.
+
+    Example:
+        >>> folded_names(["h.0.router", "h.1.router"])
+        ('h.*.router',)
+    """
+    return tuple(dict.fromkeys(_LAYER.sub(".*.", name) for name in names))
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
@@ -181,6 +191,8 @@ def _taken_for_expert(site: Site, model: nn.Module) -> bool:
     It rewrites LoRA configs for the checkpoints of older transformers versions by the last name alone:
     `shared_expert.up_proj`, which is no expert's map, becomes all `gate_up_proj` (peft 0.21.2).
     """
+    if site.kind != "linear":
+        return False
     config = LoraConfig(target_modules=[site.name])
     try:
         convert_peft_config_for_transformers(config, model=model, conversions=None)

@@ -27,7 +27,8 @@ class Site:
 
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
     embedding, parameter, model. `copies` counts matrices of this shape, where the experts of a layer are
-    kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation.
+    kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
+    is `taken_for_expert` where `peft` would put LoRA at experts instead.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Site:
     has_bias: bool
     copies: int = 1
     quantised: bool = False
+    taken_for_expert: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,89 @@
+"""Maps that peft's LoRA takes for experts: the methods other than LoRA adapt them, and counts are peft's."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+import transformers
+from toys.architectures import FEW, MLA, MOE, V
+
+from autopeft.adapters import compile_plan
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+
+METHODS = discover("autopeft.methods")
+DENSE_FIRST = {"n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 12}
+DEEPSEEK = {**MOE, "num_key_value_heads": 4, **MLA, **DENSE_FIRST, "n_group": 1, "topk_group": 1}
+LINEAR = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+CONFIGS = {
+    "deepseek_v2": lambda: transformers.DeepseekV2Config(**DEEPSEEK, n_routed_experts=4),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(**DEEPSEEK, n_routed_experts=4),
+    "glm4_moe": lambda: transformers.Glm4MoeConfig(**MOE, **DENSE_FIRST, n_routed_experts=4),
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(
+        **MOE, **FEW, **LINEAR, shared_expert_intermediate_size=20
+    ),
+}
+# The folder in the model's names of the maps that peft takes for experts.
+TAKEN = {
+    **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
+    "qwen3_next": {"mlp.shared_expert"},
+}
+OTHERS = {"prefix_tuning", "p_tuning", "prompt_tuning", "bottleneck", "oft"}
+by_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+
+
+@pytest.fixture
+def base(architecture):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]())
+        for parameter in module.parameters():
+            if parameter.ndim == 3:  # experts lie as they are in memory
+                torch.nn.init.normal_(parameter, std=0.2)
+    return BaseModel(module, None, name=f"toy {architecture}", untrained=frozenset())
+
+
+@by_architecture
+def test_maps_that_peft_takes_for_experts_are_sites_that_lora_alone_refuses(base, architecture):
+    taken = [site for site in base.sites if site.taken_for_expert]
+    assert {site.name.partition(".mlp")[1][1:] for site in taken} == {"mlp"}
+    assert {site.name.split(".", 3)[3].rpartition(".")[0] for site in taken} == TAKEN[architecture]
+    assert {site.role for site in taken} == {"gate", "up", "down"}
+    for site in taken:
+        assert "peft takes this map for an expert" in METHODS["lora"].refusal(site)
+        fitting = {name for name, method in METHODS.items() if method.refusal(site) is None}
+        assert fitting >= {"ia3", "hira", "vera", "road", "loha", "oft", "miss"}
+
+
+@by_architecture
+def test_the_log_names_them(architecture, caplog):
+    with caplog.at_level(logging.INFO, logger="autopeft"), torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]())
+        BaseModel(module, None, name="toy", untrained=frozenset())
+    (line,) = [r.getMessage() for r in caplog.records if "takes them for experts" in r.getMessage()]
+    parts = {name.split(".", 3)[3].rpartition(".")[0] for name in line.split(" in toy")[0].split()[3:]}
+    assert parts == TAKEN[architecture]
+
+
+@by_architecture
+@pytest.mark.parametrize("method", sorted(set(METHODS) - OTHERS))
+def test_counts_are_those_of_peft_at_every_site_that_fits(base, method, make_plan):
+    """`attached` refuses a plan whose count is another than peft's; gradients reach all that is trained."""
+    if all(METHODS[method].refusal(site) for site in base.sites):
+        pytest.skip("fits nowhere")
+    plan = make_plan(base, method)
+    words = torch.randint(4, V, (2, 9), generator=torch.Generator().manual_seed(0))
+    configs = compile_plan(plan, METHODS).configs
+    with base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
+        n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert n_trained == plan.trainable_params > 0
+        model(input_ids=words, labels=words).loss.backward()
+        assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
