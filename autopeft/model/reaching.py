@@ -36,8 +36,8 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
     """Drop the sites of a base model that a forward pass does not reach, or where no adapter fits.
 
     A site is reached if its module is called with one tensor and gives another one of as many numbers as the
-    site has outputs, on which the logits depend. All sites of a name are kept if one of them is reached,
-    numbers aside: which experts a token visits is chance. Where the short pass fails, all sites are kept.
+    site has outputs, on which the logits depend. All experts of a layer are kept if one of them is reached:
+    which of them a token visits is chance. Where the short pass fails, all sites are kept.
     `auto_class` names the transformers class of the task.
     """
     modules = [site for site in base.sites if site.kind != "model"]
@@ -47,7 +47,7 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
     except _PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return
-    dropped = [site.name for site in modules if _without_numbers(site.name) not in reached]
+    dropped = [site.name for site in modules if _without_expert(site.name) not in reached]
     if dropped:
         base.sites = tuple(site for site in base.sites if site.name not in dropped)
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
@@ -57,7 +57,7 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
 
 
 def _reached(module: nn.Module, sites: Sequence[Site], features: Mapping[str, Tensor]) -> set[str]:
-    """The names of reached sites without numbers.
+    """The names of reached sites, without the numbers of experts.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
@@ -69,7 +69,7 @@ def _reached(module: nn.Module, sites: Sequence[Site], features: Mapping[str, Te
         if not isinstance(output, Tensor) or not (fits or site.kind == "parameter"):
             return None
         zero = torch.zeros((), device=output.device, requires_grad=True)
-        zeros[_without_numbers(site.name)].append(zero)
+        zeros[_without_expert(site.name)].append(zero)
         return output + zero
 
     with contextlib.ExitStack() as hooks, torch.enable_grad():
@@ -85,8 +85,9 @@ def _reached(module: nn.Module, sites: Sequence[Site], features: Mapping[str, Te
     return {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
 
 
-def _without_numbers(name: str) -> str:
-    return re.sub(r"\d+", "", name)
+def _without_expert(name: str) -> str:
+    """The name without the number of an expert: `mlp.experts.3.up_proj`, `experts.expert_3.wi`."""
+    return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
 def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:

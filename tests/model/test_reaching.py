@@ -26,6 +26,14 @@ LEVIT = {
     "num_attention_heads": [2, 2, 2],
     "depths": [1, 1, 1],
 }
+MLLAMA_TEXT = {**GROUPED, "cross_attention_layers": [1]}
+MLLAMA_TEXT |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+MLLAMA_VISION = {**VISION_TOWER, "num_global_layers": 1, "attention_heads": 4, "vision_output_dim": 2 * D}
+MLLAMA_VISION |= {"intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]], "max_num_tiles": 1}
+ZAMBA = {**GROUPED, "num_key_value_heads": 4, "num_hidden_layers": 3, "attention_hidden_size": 2 * D}
+ZAMBA |= {"attention_head_dim": 8, "mamba_d_state": 4, "mamba_ngroups": 1, "n_mamba_heads": 4}
+ZAMBA |= {"mamba_headdim": 8, "chunk_size": 8, "num_mem_blocks": 1, "hybrid_layer_ids": [1, 2]}
+ZAMBA |= {"layers_block_type": ["mamba", "hybrid", "hybrid"]}
 LEVIT |= {"key_dim": [8, 8, 8]}
 # Model -> config, auto class to save with and to load with, words in the names of sites that are left out.
 TOYS = {
@@ -56,6 +64,15 @@ TOYS = {
     "mamba": (transformers.MambaConfig(**MAMBA), CAUSAL, CAUSAL, ("out_proj", "dt_proj")),
     "mamba2": (transformers.Mamba2Config(**MAMBA, **GATED), CAUSAL, CAUSAL, ("out_proj", "mixer.norm")),
     "phimoe": (transformers.PhimoeConfig(**EXPERTS), CAUSAL, CAUSAL, ("router",)),
+    # A text alone goes past the layers that attend to images.
+    "mllama": (
+        transformers.MllamaConfig(text_config=MLLAMA_TEXT, vision_config=MLLAMA_VISION),
+        "AutoModelForImageTextToText",
+        CAUSAL,
+        ("layers.1.", "vision"),
+    ),
+    # The copies of a shared block hold a list of adapters each, of which a layer uses its own alone.
+    "zamba2": (transformers.Zamba2Config(**ZAMBA), CAUSAL, CAUSAL, ()),
     "levit": (transformers.LevitConfig(**LEVIT), "AutoModel", IMAGES, ("batch_norm",)),
 }
 
