@@ -19,8 +19,8 @@ from peft import PeftConfig
 from autopeft.errors import UnknownNameError
 from autopeft.extension import Options
 from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, by_pattern, grouped, only_maps, pattern_of
-from autopeft.methods.parts.bottleneck_outputs import FIRST_ROLES
 from autopeft.methods.parts.bottleneck_tuner import ACTIVATIONS, BottleneckConfig
+from autopeft.model import FIRST_ROLES
 from autopeft.records import Adapter, OptionValue, Site
 
 _SERIAL_ROLES = ("o", "down")
@@ -32,6 +32,8 @@ def _refusal(site: Site) -> str | None:
         return only_maps(site) or f"takes the roles {', '.join((*_SERIAL_ROLES, *FIRST_ROLES))}"
     if site.role in FIRST_ROLES and site.layer is None:
         return "beside a feed-forward it needs the last map of that, and this is in no layer"
+    if not site.has_last_map:
+        return "beside a feed-forward it needs the last map of that, and no one map in this layer fits"
     return only_maps(site)
 
 

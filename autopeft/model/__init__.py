@@ -30,6 +30,7 @@ from autopeft.model.devices import (
     to_float64,
     where_float64_is,
 )
+from autopeft.model.feed_forward import last_maps, layer_name
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
@@ -44,10 +45,10 @@ from autopeft.model.quantising import (
     output_layer_names,
     unquantised_modules,
 )
-from autopeft.model.roles import FUSED_ROLES, ROLE_GROUPS, known_role
+from autopeft.model.roles import FIRST_ROLES, FUSED_ROLES, ROLE_GROUPS, known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
-from autopeft.model.sites import head_names, layer_name, list_sites
+from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
@@ -55,6 +56,7 @@ from autopeft.model.widths import hidden_size
 __all__ = [
     "DEMO_HUB_ID",
     "DEMO_NAME",
+    "FIRST_ROLES",
     "FUSED_ROLES",
     "ROLE_GROUPS",
     "BaseModel",
@@ -94,6 +96,7 @@ __all__ = [
     "is_out_of_memory",
     "known_mask",
     "known_role",
+    "last_maps",
     "layer_name",
     "like_gpus",
     "list_sites",

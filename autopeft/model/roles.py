@@ -67,10 +67,19 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out shared_mlp.output_linear",
     "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
 }
+# Parts of the names of maps in a layer that are none of its feed-forward, whatever their shape: of state
+# spaces and linear attention, inputs per layer (Gemma), and adapters and positions inside of other maps.
+_NO_FEED_FORWARD = frozenset(
+    "in_proj in_proj_qkv in_proj_qkvz in_proj_z in_proj_a in_proj_b in_proj_ba x_proj dt_proj "
+    "igate_preact fgate_preact per_layer_input_gate per_layer_projection altup laurel bottleneck "
+    "conv_kernel_layer conv_out_layer projection_in projection_out gate_up_proj_adapter_list "
+    "relative_pos_embeddings continuous_position_bias_mlp".split()
+)
 ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
+FIRST_ROLES = ("up", "gate_up")  # of the maps that begin a feed-forward sub-layer
 # Maps that make several of queries, keys and values at once.
 FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
 
@@ -83,13 +92,13 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
     Example:
         >>> role_of("model.layers.0.self_attn.dense", 16, 16, family="phi")
         'o'
-        >>> role_of("h.0.mixer.expand", 16, 64)
-        'up'
+        >>> role_of("h.0.mixer.expand", 16, 64), role_of("h.0.mixer.in_proj", 16, 64)
+        ('up', 'dense')
     """
     role = _role_in_family(name, family) or known_role(name)
     if role is not None:
         return role
-    if not _IN_LAYER.search(name) or n_in == n_out:
+    if not _IN_LAYER.search(name) or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
         return "dense"
     return "up" if n_out > n_in else "down"
 

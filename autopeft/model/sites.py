@@ -13,6 +13,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from autopeft.model.feed_forward import with_last_maps
 from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
@@ -69,7 +70,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
     if any(site.kind == "parameter" for site in sites):
         sites = [replace(site, taken_for_expert=_taken_for_expert(site, module)) for site in sites]
     sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
-    return _with_depths(sites)
+    return _with_depths(with_last_maps(sites))
 
 
 def unreachable_weights(
@@ -209,17 +210,6 @@ def _is_refused(site: Site, model: nn.Module) -> bool:
     except ValueError:
         return True
     return False
-
-
-def layer_name(site_name: str) -> str | None:
-    """Name of the layer of the stack that holds a site; None outside the stack.
-
-    Example:
-        >>> layer_name("bert.encoder.layer.3.attention.self.query")
-        'bert.encoder.layer.3'
-    """
-    number = _LAYER.search(site_name)
-    return site_name[: number.end(1)] if number else None
 
 
 def _layer(name: str) -> int | None:

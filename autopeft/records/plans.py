@@ -28,7 +28,8 @@ class Site:
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
     embedding, parameter, model. `copies` counts matrices of this shape, where the experts of a layer are
     kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
-    is `taken_for_expert` where `peft` would put LoRA at experts instead.
+    is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_last_map` is false where a map
+    that seems to begin a feed-forward has no map in its layer that ends it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Site:
     copies: int = 1
     quantised: bool = False
     taken_for_expert: bool = False
+    has_last_map: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

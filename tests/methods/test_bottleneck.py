@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import IA3Config, LoraConfig, PeftType, get_peft_model, inject_adapter_in_model
 from torch import nn
 from toys.bottleneck import (
@@ -37,6 +38,7 @@ from autopeft.methods.parts.bottleneck_tuner import (
     BottleneckModel,
 )
 from autopeft.methods.parts.tuners import extend_peft_type, register
+from autopeft.model import list_sites
 from autopeft.records import Adapter, Site
 
 every_toy = pytest.mark.parametrize("toy", TOYS)
@@ -217,6 +219,60 @@ def test_parallel_adapter_without_its_last_map_is_refused_before_anything_change
     with pytest.raises(SiteError, match=message):
         inject_adapter_in_model(config, model)
     assert tuner_layers(model) == []
+
+
+@pytest.mark.parametrize(
+    ("maps", "fits"),
+    [
+        ({"up_proj": (4, 8), "fc2": (8, 4)}, True),
+        ({"up_proj": (4, 8)}, False),
+        ({"up_proj": (4, 8), "fc2": (8, 4), "w2": (8, 4)}, False),
+        ({"up_proj": (4, 8), "fc2": (8, 6)}, False),
+        ({"gate_up_proj": (4, 16), "down_proj": (8, 4)}, True),
+    ],
+)
+def test_first_map_is_refused_where_the_layer_has_no_one_last_map_of_its_width(maps, fits):
+    first, *others = list_sites(stack(**maps))
+    assert (PART.refusal(first) is None) is fits
+    assert fits or "no one map in this layer fits" in PART.refusal(first)
+    assert all(PART.refusal(other) is None for other in others)
+
+
+STATE_SPACE = {"hidden_size": WIDTH, "num_hidden_layers": 2, "vocab_size": 50}
+LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+LINEAR |= {"linear_key_head_dim": 4, "linear_value_head_dim": 4}
+# Config, and the ends of the names of the maps that begin a feed-forward.
+ODD = {
+    "mamba": (transformers.MambaConfig(**STATE_SPACE, state_size=4), set()),
+    "qwen3_5": (
+        transformers.Qwen3_5TextConfig(
+            **STATE_SPACE, **LINEAR, intermediate_size=INNER, num_attention_heads=4, num_key_value_heads=2
+        ),
+        {"mlp.up_proj"},
+    ),
+    "convbert": (
+        transformers.ConvBertConfig(
+            **STATE_SPACE, embedding_size=WIDTH, intermediate_size=INNER, num_attention_heads=4
+        ),
+        {"intermediate.dense"},
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ODD)
+def test_maps_that_widen_outside_of_a_feed_forward_get_no_parallel_adapter(architecture):
+    """All sites that the method does not refuse are attached at once, at the count that it tells."""
+    config, begins = ODD[architecture]
+    model = transformers.AutoModel.from_config(config)
+    sites = adapted_sites(model)
+    ends = {".".join(site.name.split(".")[-2:]) for site in sites if PART.options(site)["mode"] == "parallel"}
+    assert ends == begins
+    if sites:
+        adapters = adapters_at(sites)
+        inject(model, *PART.configs(adapters))
+        pairs = zip(sites, adapters, strict=True)
+        costs = [PART.cost(site, adapter.rank, dict(adapter.options)) for site, adapter in pairs]
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == sum(costs)
 
 
 def test_last_map_may_be_named_by_hand():

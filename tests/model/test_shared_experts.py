@@ -36,7 +36,7 @@ TAKEN = {
     **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
     "qwen3_next": {"mlp.shared_expert"},
 }
-OTHERS = {"prefix_tuning", "p_tuning", "prompt_tuning", "bottleneck", "oft"}
+OTHERS = {"prefix_tuning", "p_tuning", "prompt_tuning", "oft"}
 by_architecture = pytest.mark.parametrize("architecture", CONFIGS)
 
 

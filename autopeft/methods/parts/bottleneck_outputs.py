@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
+from typing import Any, cast
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model import list_sites
+from autopeft.model import FIRST_ROLES, last_maps, list_sites
 from autopeft.records import Site
-
-FIRST_ROLES = ("up", "gate_up")  # of the maps that begin a feed-forward sub-layer
-_LAYER = re.compile(r"^.*?\.\d+\.")  # a module's name as far as its layer, by the first number
 
 
 def outputs_of(
@@ -39,6 +35,7 @@ def outputs_of(
 def _without_tuners(model: nn.Module) -> nn.Module:
     """The leaf modules of a model, without the tuners around them, under their names in the base model."""
     tree = nn.Module()
+    cast(Any, tree).config = getattr(model, "config", None)  # its model type tells some roles
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if name.startswith(inside):
@@ -58,17 +55,14 @@ def _without_tuners(model: nn.Module) -> nn.Module:
 
 
 def _last_map(site: Site, sites: Sequence[Site]) -> str:
-    """The map of role `down` in the layer of a site, the nearest by name where there are several."""
-    layer = _LAYER.match(site.name)
-    if site.role not in FIRST_ROLES or layer is None:
+    """The last map of a site's feed-forward, where there is one alone."""
+    if site.role not in FIRST_ROLES or site.layer is None:
         raise SiteError(
             f"A parallel bottleneck adapter was put at {site.name}, a map of role {site.role!r}; it takes "
             "the first map of a layer's feed-forward: choose one of role up or gate_up, or name its last "
             "map in outputs."
         )
-    last_maps = [other.name for other in sites if other.role == "down" and other.name.startswith(layer[0])]
-    n_shared = {name: _n_shared_parts(site.name, name) for name in last_maps}
-    nearest = [name for name, n in n_shared.items() if n == max(n_shared.values())]
+    nearest = [other.name for other in last_maps(site, sites)]
     if len(nearest) != 1:
         held = f"has the last maps {', '.join(sorted(nearest))}" if nearest else "has no last map (role down)"
         raise SiteError(
@@ -76,12 +70,6 @@ def _last_map(site: Site, sites: Sequence[Site]) -> str:
             "one to add to: use a serial adapter there, or name the map in outputs."
         )
     return nearest[0]
-
-
-def _n_shared_parts(name: str, other: str) -> int:
-    """How many leading parts two dotted names share."""
-    pairs = zip(name.split("."), other.split("."), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _check_width(site: Site, last: str, sites: Mapping[str, Site]) -> None:
