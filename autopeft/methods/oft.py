@@ -17,7 +17,9 @@ _LARGEST_BLOCK = 128  # inputs; chosen by hand
 
 
 def _refusal(site: Site) -> str | None:
-    """All but `nn.Linear` whose inputs fall into blocks of two or more."""
+    """All but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
+    if site.has_4d_inputs:
+        return "peft takes inputs of four dimensions for images, which this map does not read"
     if site.kind == "linear" and not _ranks(site, {}):
         return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {site.in_features}"
     return only_linear(site)

@@ -13,6 +13,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,15 +39,18 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
     A site is reached if its module is called with one tensor and gives another one of as many numbers as the
     site has outputs, on which the logits depend. All experts of a layer are kept if one of them is reached:
     which of them a token visits is chance. Where the short pass fails, all sites are kept.
-    `auto_class` names the transformers class of the task.
+    Sites with inputs of four dimensions are noted. `auto_class` names the transformers class of the task.
     """
     modules = [site for site in base.sites if site.kind != "model"]
     try:
         with rows_independent(base.module), base.autocast():
-            reached = _reached(base.module, modules, _features(base, auto_class))
+            reached, with_4d_inputs = _reached(base.module, modules, _features(base, auto_class))
     except _PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return
+    base.sites = tuple(
+        replace(site, has_4d_inputs=True) if site.name in with_4d_inputs else site for site in base.sites
+    )
     dropped = [site.name for site in modules if _without_expert(site.name) not in reached]
     if dropped:
         base.sites = tuple(site for site in base.sites if site.name not in dropped)
@@ -56,18 +60,23 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
         log.info(text, base.name, len(dropped), ", ".join(names[:_SHOWN]), more)
 
 
-def _reached(module: nn.Module, sites: Sequence[Site], features: Mapping[str, Tensor]) -> set[str]:
-    """The names of reached sites, without the numbers of experts.
+def _reached(
+    module: nn.Module, sites: Sequence[Site], features: Mapping[str, Tensor]
+) -> tuple[set[str], set[str]]:
+    """The names of reached sites, without the numbers of experts, and of those with inputs of 4 dimensions.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
     zeros: dict[str, list[Tensor]] = defaultdict(list)
+    with_4d_inputs: set[str] = set()
 
     def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, site: Site) -> Tensor | None:
         fits = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (site.out_features,)
         # Experts in one parameter are adapted in their weights, whatever their module takes.
         if not isinstance(output, Tensor) or not (fits or site.kind == "parameter"):
             return None
+        if site.kind in ("linear", "conv1d") and args[0].ndim == 4:
+            with_4d_inputs.add(site.name)
         zero = torch.zeros((), device=output.device, requires_grad=True)
         zeros[_without_expert(site.name)].append(zero)
         return output + zero
@@ -82,7 +91,8 @@ def _reached(module: nn.Module, sites: Sequence[Site], features: Mapping[str, Te
         logits: Tensor = module(**features).logits
     every = [(name, zero) for name, several in zeros.items() for zero in several]
     gradients = torch.autograd.grad(logits.float().sum(), [zero for _, zero in every], allow_unused=True)
-    return {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
+    reached = {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
+    return reached, with_4d_inputs
 
 
 def _without_expert(name: str) -> str:

@@ -76,8 +76,13 @@ def _takes_prompts(module: PreTrainedModel) -> bool:
     is_seq2seq = kind.endswith("ForConditionalGeneration") and bool(module.config.is_encoder_decoder)
     if not (is_classifier or is_seq2seq or kind.endswith(_CAUSAL)):
         return False
-    reads_text = module.main_input_name == "input_ids" and "bbox" not in accepted
+    reads_text = module.main_input_name == "input_ids" and "bbox" not in accepted and not _reads_ids(module)
     return reads_text and "inputs_embeds" in accepted and _peft_finds_embeddings(module)
+
+
+def _reads_ids(module: PreTrainedModel) -> bool:
+    """Whether each layer looks the words up again, which embeddings alone do not tell (Gemma 3n and 4)."""
+    return bool(getattr(module.config.get_text_config(), "hidden_size_per_layer_input", None))
 
 
 def _peft_finds_embeddings(module: PreTrainedModel) -> bool:
@@ -98,12 +103,14 @@ def _numbers_per_token(module: PreTrainedModel, sites: Sequence[Site]) -> int:
     """Keys and values of all layers, as `peft` counts them; 0 where the model's maps say otherwise.
 
     It is 0 where some layers have no attention (Jamba), compressed keys (DeepSeek) or another width
-    (Gemma 4): the prefix that `peft` makes does not fit their cache.
+    (Gemma 4), or convolutions beside it, whose states the cache holds too (Falcon-H1): the prefix that `peft`
+    makes does not fit their cache.
     """
     config: Any = module.config.get_text_config()
     n_heads, n_layers = (getattr(config, name, 0) for name in ("num_attention_heads", "num_hidden_layers"))
     written = config.to_dict()  # the config answers for `per_layer_config` also where nothing is written
     is_odd = any(written.get(name) for name in ("num_kv_shared_layers", "per_layer_config"))
+    is_odd = is_odd or any(isinstance(child, nn.Conv1d) for child in module.modules())
     is_known = any(name in written for name in ("num_attention_heads", "n_head", "num_heads"))  # to peft
     is_causal = type(module).__name__.endswith(_CAUSAL) and _takes_cache(module)
     if not is_causal or not is_known or is_odd or not n_heads:

@@ -29,7 +29,8 @@ class Site:
     embedding, parameter, model. `copies` counts matrices of this shape, where the experts of a layer are
     kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
     is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_last_map` is false where a map
-    that seems to begin a feed-forward has no map in its layer that ends it.
+    that seems to begin a feed-forward has no map in its layer that ends it. `has_4d_inputs` is known of a
+    model that has read an example.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Site:
     quantised: bool = False
     taken_for_expert: bool = False
     has_last_map: bool = True
+    has_4d_inputs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

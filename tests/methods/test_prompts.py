@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 import torch
+import transformers
 from peft import IA3Config, MissConfig, PeftModel, VeraConfig
-from toys.architectures import CONTEXT, D, build, logits, make_inputs, skeleton, train
+from toys.architectures import CONTEXT, GROUPED, D, V, build, logits, make_inputs, skeleton, train
 from transformers import DynamicCache
 
 from autopeft.errors import SiteError
@@ -16,7 +17,7 @@ from autopeft.extension import Method
 from autopeft.methods.p_tuning import PART as P_TUNING
 from autopeft.methods.prefix_tuning import PART as PREFIX_TUNING
 from autopeft.methods.prompt_tuning import PART as PROMPT_TUNING
-from autopeft.model import adapter_names, load_weights, save_weights
+from autopeft.model import BaseModel, adapter_names, load_weights, save_weights
 from autopeft.model.virtual import n_virtual_tokens
 from autopeft.records import Adapter, Plan, Site
 
@@ -47,6 +48,9 @@ MIXED = [
     ("bert", CLASSES, "p_tuning"),
     ("llama", CAUSAL, "prefix_tuning"),
 ]
+
+
+NAMED = {"name": "toy", "untrained": frozenset()}
 
 
 def planned(base, name, *, rank=3, **choices):
@@ -123,6 +127,27 @@ def test_model_that_cannot_have_virtual_tokens_in_front_has_no_site_for_them(arc
 )
 def test_model_whose_keys_peft_cannot_put_a_prefix_before_has_no_site_for_it(architecture):
     assert [s.name for s in skeleton(architecture, CAUSAL).sites if s.kind == "model"] == ["inputs"]
+
+
+def test_model_that_looks_words_up_in_every_layer_has_no_site_for_a_prompt():
+    """Beside embeddings alone Gemma 4 looks for the words that they belong to, which a prompt's do not."""
+    sizes = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": V, "num_kv_shared_layers": 0}
+    config = transformers.Gemma4TextConfig(
+        **GROUPED, **sizes, head_dim=4, layer_types=["sliding_attention", "full_attention"], global_head_dim=4
+    )
+    with torch.device("meta"):
+        module = transformers.Gemma4ForCausalLM(config)
+    assert not any(site.kind == "model" for site in BaseModel(module, None, **NAMED).sites)
+
+
+def test_model_with_convolutions_beside_its_attention_has_no_site_for_a_prefix():
+    """Their states are in the same cache, and peft's prefix has none of them."""
+    mamba = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1}
+    config = transformers.FalconH1Config(**GROUPED, **mamba, mamba_d_state=4, mamba_chunk_size=8)
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config)
+    sites = BaseModel(module, None, **NAMED).sites
+    assert [site.name for site in sites if site.kind == "model"] == ["inputs"]
 
 
 @pytest.mark.parametrize(("architecture", "task_type", "name"), CASES)

@@ -34,6 +34,10 @@ ZAMBA = {**GROUPED, "num_key_value_heads": 4, "num_hidden_layers": 3, "attention
 ZAMBA |= {"attention_head_dim": 8, "mamba_d_state": 4, "mamba_ngroups": 1, "n_mamba_heads": 4}
 ZAMBA |= {"mamba_headdim": 8, "chunk_size": 8, "num_mem_blocks": 1, "hybrid_layer_ids": [1, 2]}
 ZAMBA |= {"layers_block_type": ["mamba", "hybrid", "hybrid"]}
+DEEPSEEK = {**GROUPED, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4}
+DEEPSEEK |= {"qk_nope_head_dim": 4, "v_head_dim": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
+DEEPSEEK |= {"n_group": 1, "topk_group": 1, "moe_intermediate_size": 12, "first_k_dense_replace": 1}
+CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32}
 LEVIT |= {"key_dim": [8, 8, 8]}
 # Model -> config, auto class to save with and to load with, words in the names of sites that are left out.
 TOYS = {
@@ -73,6 +77,8 @@ TOYS = {
     ),
     # The copies of a shared block hold a list of adapters each, of which a layer uses its own alone.
     "zamba2": (transformers.Zamba2Config(**ZAMBA), CAUSAL, CAUSAL, ()),
+    "deepseek_v3": (transformers.DeepseekV3Config(**DEEPSEEK), CAUSAL, CAUSAL, ()),
+    "convnext": (transformers.ConvNextConfig(**CONVNEXT), "AutoModel", IMAGES, ()),
     "levit": (transformers.LevitConfig(**LEVIT), "AutoModel", IMAGES, ("batch_norm",)),
 }
 
@@ -132,6 +138,22 @@ def test_every_site_takes_part_in_the_task(name, load, make_plan, methods):
             idle = [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None]
             assert not idle
     assert base.sha256() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("deepseek_v3", {"kv_b_proj"}), ("convnext", {"pwconv1", "pwconv2"})]
+)
+def test_oft_is_refused_where_inputs_have_four_dimensions(name, refused, load, make_plan, methods):
+    """peft would unfold them as images; at all other sites it is attached and trained."""
+    base = load(name)
+    oft = methods["oft"]
+    why = {site.name.rpartition(".")[2]: oft.refusal(site) for site in base.sites if site.has_4d_inputs}
+    assert {end for end, reason in why.items() if "four dimensions" in reason} == set(why) == refused
+    if any(oft.refusal(site) is None for site in base.sites):
+        plan = make_plan(base, "oft")
+        configs = compile_plan(plan, methods).configs
+        with base.attached(configs, plan=plan, task_type=None, seed=0) as adapted:
+            base.to_train(adapted)(**features_of(base)).logits.square().sum().backward()
 
 
 def test_experts_that_no_token_visits_are_kept(load):
