@@ -62,9 +62,10 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
     "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense",
     "gate": "gate_proj wi_0 w1",
-    "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in",
+    "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in feed_forward.key",
     "gate_up": "gate_up_proj Wi shared_mlp.input_linear",
-    "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out shared_mlp.output_linear",
+    "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out shared_mlp.output_linear "
+    "feed_forward.value",
     "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
 }
 # Parts of the names of maps in a layer that are none of its feed-forward, whatever their shape: of state
@@ -115,8 +116,9 @@ def _role_in_family(name: str, family: str) -> str | None:
 def known_role(name: str) -> str | None:
     """The role by the usual names; BERT's `output.dense` is o inside of attention and down elsewhere."""
     parts = name.split(".")
-    ends = {parts[-1], ".".join(parts[-2:])}
-    role = next((role for role, endings in _ROLE_ENDINGS.items() if ends.intersection(endings.split())), None)
+    ends = (".".join(parts[-2:]), parts[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
+    roles = (role for end in ends for role, endings in _ROLE_ENDINGS.items() if end in endings.split())
+    role = next(roles, None)
     if role is None and name.endswith("output.dense"):
         return "o" if "attention" in name else "down"
     return role

@@ -56,8 +56,8 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
     """Every linear map, norm and expert parameter of a model with its role and depth, in the model's order.
 
-    The output layer of a language model is no site, nor is a map that `peft` refuses. The layers of a decoder
-    are numbered on from those of its encoder.
+    The output layer of a language model is no site, nor is a router, or a map that `peft` refuses. The layers
+    of a decoder are numbered on from those of its encoder.
 
     Modules in `exclude`, such as the task head, are no sites, with all modules inside them. Meta tensors are
     fine.
@@ -89,7 +89,11 @@ def unreachable_weights(
             full_name = f"{name}.{parameter_name}" if name else parameter_name
             words = parameter_name.split("_")
             is_vector = "bias" in words or words[-1] in ("emb", "token")  # a vector, whatever its shape
-            is_matrix = parameter.ndim >= 2 and parameter.is_floating_point() and not is_vector
+            is_matrix = (
+                sum(size > 1 for size in parameter.shape) >= 2
+                and parameter.is_floating_point()
+                and not is_vector
+            )
             if is_matrix and full_name not in known_sites:
                 names.append(full_name)
     return folded_names(names)
@@ -129,8 +133,8 @@ def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
         return None
     kind, n_in, n_out = shape
     role = "norm" if kind == "norm" else role_of(name, n_in, n_out, family=family)
-    if role == "router" and isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
-        return None  # it gives the chosen experts beside their scores, which no adapter takes
+    if role == "router":
+        return None  # most give the chosen experts beside their scores, which no adapter takes
     return Site(
         name=name,
         layer=_layer(name),

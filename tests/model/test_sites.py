@@ -88,6 +88,13 @@ MAPS = {
         "transformer.encoder.block.0.layer.1.DenseReluDense.wo": ("down", F, D),
         "transformer.decoder.block.0.layer.1.EncDecAttention.k": ("k", D, 32),
     },
+    ("rwkv", CAUSAL): {
+        "rwkv.blocks.0.attention.key": ("k", D, D),
+        "rwkv.blocks.0.attention.value": ("v", D, D),
+        "rwkv.blocks.0.feed_forward.key": ("up", D, F),
+        "rwkv.blocks.0.feed_forward.value": ("down", F, D),
+        "rwkv.blocks.0.feed_forward.receptance": ("dense", D, D),
+    },
     ("bart", SEQ2SEQ): {
         "model.encoder.layers.0.fc1": ("up", D, F),
         "model.decoder.layers.0.encoder_attn.out_proj": ("o", D, D),
@@ -163,12 +170,20 @@ def test_weights_that_no_method_reaches_are_logged_once_by_name(architecture, ta
 
 
 @pytest.mark.parametrize(
-    ("architecture", "task_type"), [("bert", CLASSES), ("gpt2", CAUSAL), ("t5", SEQ2SEQ), ("vit", "image")]
+    ("architecture", "task_type"),
+    [("bert", CLASSES), ("gpt2", CAUSAL), ("t5", SEQ2SEQ), ("vit", "image"), ("rwkv", CAUSAL)],
 )
 def test_nothing_is_logged_where_every_weight_is_a_site_or_an_embedding(architecture, task_type, caplog):
     with caplog.at_level(logging.INFO, logger="autopeft"):
         skeleton(architecture, task_type)
     assert "no method of autopeft fits" not in caplog.text
+
+
+@pytest.mark.parametrize("architecture", MOES)
+def test_routers_are_no_sites_nor_is_the_gate_of_a_shared_expert(architecture):
+    sites = skeleton(architecture, CAUSAL).sites
+    assert not [site.name for site in sites if site.role == "router" or site.name.endswith("expert_gate")]
+    assert any(".experts." in site.name for site in sites)
 
 
 def expert_config(base, ranks):

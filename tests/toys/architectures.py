@@ -56,6 +56,9 @@ CONFIGS = {
     "mpt": lambda: transformers.MptConfig(
         vocab_size=V, d_model=D, n_heads=4, n_layers=2, max_seq_len=CONTEXT, **IDS
     ),
+    "rwkv": lambda: transformers.RwkvConfig(
+        vocab_size=V, hidden_size=D, attention_hidden_size=D, intermediate_size=F, num_hidden_layers=2, **IDS
+    ),
     "canine": lambda: transformers.CanineConfig(
         hidden_size=D, num_attention_heads=4, intermediate_size=F, num_hidden_layers=1
     ),
