@@ -2,8 +2,8 @@
 
 Inside the folder each file imports only from those before it:
 classes, locating, devices, memory → precision, cache, known_masks, input_statistics, saved_bytes, prefix,
-shapes, roles, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising, weights → virtual →
-base → checks, reaching → skeleton → loading, in_memory.
+shapes, roles → feed_forward, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising,
+weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
