@@ -1,9 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, devices, memory → precision, cache, known_masks, input_statistics, saved_bytes, prefix,
-shapes, roles → feed_forward, snapshot, widths, unchanged, attaching → checkpointing, sites, quantising,
-weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
+classes, locating, devices, memory, layers → precision, cache, known_masks, input_statistics, saved_bytes,
+prefix, shapes, roles → feed_forward, snapshot, widths, unchanged, attaching → checkpointing, sites,
+quantising, weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from autopeft.model.devices import (
     to_float64,
     where_float64_is,
 )
-from autopeft.model.feed_forward import last_maps, layer_name
+from autopeft.model.feed_forward import last_maps
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
+from autopeft.model.layers import layer_name
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory

@@ -1,17 +1,16 @@
-"""Which layer holds a site, and where its feed-forward ends: the last map that belongs to a first one."""
+"""Where a feed-forward ends: the last map of a layer that belongs to a first one."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from autopeft.model.layers import layer_name
 from autopeft.model.roles import FIRST_ROLES
 from autopeft.records import Site
 
-_LAYER = re.compile(r"\.(\d+)\.")
 _MAPS = ("linear", "conv1d")
 
 
@@ -21,8 +20,8 @@ def last_maps(site: Site, sites: Sequence[Site]) -> list[Site]:
     Example:
         >>> map_of = lambda name, role: Site(name=name, layer=0, role=role, kind="linear", in_features=8,
         ...     out_features=8, has_bias=False)
-        >>> found = [map_of(f"h.0.{part}.fc2", "down") for part in ("mlp", "router")]
-        >>> [site.name for site in last_maps(map_of("h.0.mlp.fc1", "up"), found)]
+        >>> lasts = [map_of(f"h.0.{part}.fc2", "down") for part in ("mlp", "router")]
+        >>> [site.name for site in last_maps(map_of("h.0.mlp.fc1", "up"), lasts)]
         ['h.0.mlp.fc2']
     """
     layer = _layer(site)
@@ -47,17 +46,6 @@ def with_last_maps(sites: Sequence[Site]) -> list[Site]:
         else site
         for site in sites
     ]
-
-
-def layer_name(site_name: str) -> str | None:
-    """Name of the layer of the stack that holds a site; None outside the stack.
-
-    Example:
-        >>> layer_name("bert.encoder.layer.3.attention.self.query")
-        'bert.encoder.layer.3'
-    """
-    number = _LAYER.search(site_name)
-    return site_name[: number.end(1)] if number else None
 
 
 def _layer(site: Site) -> str:

@@ -137,14 +137,15 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
 
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence."""
-    if _looks_like_a_path(source) and not os.path.exists(source):  # noqa: PTH110 - see below
+    is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
+    if _looks_like_a_path(source) and not is_there:
         kind = "file" if source.endswith(".gguf") else "directory"
         return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
     first_line = first_line_of(error)
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     remedy = "check the spelling, the network, or pass a local directory"
-    if os.path.exists(source):  # noqa: PTH110 - Path.exists raises where the name is too long
+    if is_there:
         remedy = "the directory must hold config.json, a tokenizer and safetensors weights"
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
 

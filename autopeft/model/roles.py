@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
-_IN_LAYER = re.compile(r"\.\d+\.")
+from autopeft.model.layers import LAYER
 
 # One table per family: end of a module's name -> its role. The longest end that fits decides.
 _DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
@@ -99,7 +98,7 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
     role = _role_in_family(name, family) or known_role(name)
     if role is not None:
         return role
-    if not _IN_LAYER.search(name) or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
+    if not LAYER.search(name) or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
         return "dense"
     return "up" if n_out > n_in else "down"
 
@@ -107,7 +106,7 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
 def _role_in_family(name: str, family: str) -> str | None:
     """The role by the family's table, for maps inside a layer."""
     table = FAMILIES.get(family)
-    if table is None or not _IN_LAYER.search(name):
+    if table is None or not LAYER.search(name):
         return None
     ends = [end for end in table if f".{name}".endswith(f".{end}")]
     return table[max(ends, key=len)] if ends else None

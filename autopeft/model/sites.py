@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.feed_forward import with_last_maps
+from autopeft.model.layers import LAYER
 from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
@@ -21,7 +21,6 @@ from autopeft.records import Site
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 TASK_MODELS = ("Classification", "MultipleChoice")
 _HEADS = ("classifier", "score", "head")
-_LAYER = re.compile(r"\.(\d+)\.")
 # Roles of maps whose outputs have the hidden size; in other expert maps the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
 # torch keeps the normed weights of a convolution in a ParametrizationList.
@@ -106,7 +105,7 @@ def folded_names(names: Iterable[str]) -> tuple[str, ...]:
         >>> folded_names(["h.0.router", "h.1.router"])
         ('h.*.router',)
     """
-    return tuple(dict.fromkeys(_LAYER.sub(".*.", name) for name in names))
+    return tuple(dict.fromkeys(LAYER.sub(".*.", name) for name in names))
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
@@ -217,7 +216,7 @@ def _is_refused(site: Site, model: nn.Module) -> bool:
 
 
 def _layer(name: str) -> int | None:
-    number = _LAYER.search(name)
+    number = LAYER.search(name)
     return int(number[1]) if number else None
 
 

@@ -25,7 +25,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store import RunDir, damaged, fresh_folder, write_plan, write_text
+from autopeft.store import RunDir, damaged, write_plan, write_text
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -43,11 +43,17 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     shutil.rmtree(run.best, ignore_errors=True)
     fresh.rename(run.best)
     if prepared.spec.search.objective == "pareto":
-        shutil.rmtree(run.path / "front", ignore_errors=True)
-        with fresh_folder(run.path / "front") as fresh_front:
-            for measurement in result.front:
-                document = plan_document(prepared, measurement.plan)
-                write_plan(fresh_front / f"{measurement.plan.trainable_params}.yaml", document)
+        _write_front(run.path / "front", prepared, result)
+
+
+def _write_front(folder: Path, prepared: Prepared, result: SearchResult) -> None:
+    """Write the plans of the front, then remove those that an earlier, shorter search had there."""
+    plans = {f"{measurement.plan.trainable_params}.yaml": measurement.plan for measurement in result.front}
+    for name, plan in plans.items():
+        write_plan(folder / name, plan_document(prepared, plan))
+    for path in folder.glob("*.yaml"):
+        if path.name not in plans:
+            path.unlink()
 
 
 def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:

@@ -48,7 +48,7 @@ def example_length(
 ) -> tuple[int, str]:
     """Tokens of an example, with the rule: the 99th percentile of its rows, within limits and the context.
 
-    Where the upper limit would cut more than half of the rows, four times as many are allowed.
+    Where the upper limit would cut more than half of the rows, it is four times as high.
 
     Args:
         lengths: Tokens of the rows that were counted, nothing cut off.

@@ -8,7 +8,7 @@ import torch
 
 from autopeft import engine
 from autopeft.extension import Executor, discover
-from autopeft.model import device_names, like_gpus
+from autopeft.model import device_names, find_device, like_gpus
 from autopeft.records import IN_MEMORY, ExecutionSpec, RunSpec
 
 _THREADS = 2  # of a worker on a CPU, at least; chosen by hand
@@ -30,8 +30,7 @@ def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
 def n_workers(execution: ExecutionSpec) -> int:
     """As many as `--workers` says, and one for each device at least; `auto` adds some on a CPU alone."""
     devices = worker_devices(execution)
-    is_on_cpu = (devices[0] or "cpu").startswith("cpu")
-    if execution.workers is None and is_on_cpu and _places_workers(execution):
+    if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))
     return max(execution.workers or 1, len(devices))
 
@@ -48,12 +47,17 @@ def tell_spread(spec: RunSpec) -> None:
     execution = spec.execution
     if _places_workers(execution):
         if execution.workers is None or execution.device is None:
-            places = ", ".join(name or "the CPU" for name in worker_devices(execution))
+            places = ", ".join(name or _kind(name) for name in worker_devices(execution))
             log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
     elif _executor(execution).shares_memory and execution.device is None:
         n_gpus = len(like_gpus())
         if n_gpus > 1 and IN_MEMORY not in (spec.model.id, spec.data.source):
             log.info("%d GPUs are visible, and one is used: --executor process uses all of them.", n_gpus)
+
+
+def _kind(device: str | None) -> str:
+    """The kind of a device, `cpu`, `cuda` or `mps`; None is the default device."""
+    return find_device(None).type if device is None else device.partition(":")[0]
 
 
 def _places_workers(execution: ExecutionSpec) -> bool:

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
@@ -21,6 +20,7 @@ from toys.engine import (
     SPACE,
     TIGHT,
     Backwards,
+    Counting,
     Quality,
     Run,
     World,
@@ -77,19 +77,6 @@ class Threads(ThreadPoolExecutor):
 @pytest.mark.parametrize("executor", [Backwards(), Threads(3)])
 def test_the_outcome_does_not_depend_on_the_executor(executor: object) -> None:
     assert run(levels(), executor=executor).outcome == usual().outcome
-
-
-class Counting(Backwards):
-    """Notes how many measurements are under way whenever another begins."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.under_way: list[int] = []
-
-    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
-        future = super().submit(fn, *args)
-        self.under_way.append(len(self.waiting))
-        return future
 
 
 @pytest.mark.parametrize(("wave", "n_at_once"), [(None, 4), (6, 6)])

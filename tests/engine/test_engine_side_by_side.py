@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import optuna
 import pytest
-from toys.engine import Backwards, World, levels, method_of, run
+from toys.engine import Counting, World, levels, method_of, run
 
 from autopeft.records import Fidelity, Plan, Status
 
@@ -61,19 +61,6 @@ def test_a_run_that_was_begun_early_and_broke_off_costs_its_plan_alone(failure: 
 
     outcome = run(World(quality=quality, failure=failure), seeds=5, executor=Eight()).outcome
     assert [confirmation.name for confirmation in outcome.confirmations] == ["best", "smallest", "baseline"]
-
-
-class Counting(Backwards):
-    """Runs nothing before it is waited for; notes how many measurements wait after each submission."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.under_way: list[int] = []
-
-    def submit(self, fn: Callable[..., object], /, *args: object) -> Future[object]:
-        future = super().submit(fn, *args)
-        self.under_way.append(len(self.waiting))
-        return future
 
 
 def test_the_whole_test_split_is_under_way_at_once() -> None:

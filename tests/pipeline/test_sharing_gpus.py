@@ -14,7 +14,7 @@ from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.working import check_executor, started, with_wave
-from autopeft.records import with_setting
+from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Compute
 
@@ -216,3 +216,11 @@ def test_a_base_model_on_the_cpu_is_watched_anew_and_a_quantised_one_stays(make_
     base.to_cpu()
     assert moved == [True]
     assert base.watch is not watch
+
+
+def test_workers_on_one_gpu_of_another_kind_are_one(monkeypatch):
+    """Apple's GPUs have no list of devices: the default device alone says that it is not the CPU."""
+    monkeypatch.setattr(spreading, "find_device", lambda names: torch.device("mps"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert spreading.n_workers(ExecutionSpec(executor="process")) == 1
+    assert spreading.n_workers(ExecutionSpec(executor="process", device="cpu")) == 4

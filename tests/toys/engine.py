@@ -175,6 +175,19 @@ class Backwards:
         self.waiting.clear()
 
 
+class Counting(Backwards):
+    """Notes how many measurements are under way whenever another begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way: list[int] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        future = super().submit(fn, *args)
+        self.under_way.append(len(self.waiting))
+        return future
+
+
 def problem(
     *,
     max_params: int = ROOMY,
