@@ -4,8 +4,8 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, race → problem, cost → ranking, ledger, queue → front, stopping → telling → refine,
-twins, promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
+schedule, rates, samplers, race, stragglers → problem, cost → ranking, ledger, queue → front, stopping →
+telling → refine, twins, promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
 """
 
 from __future__ import annotations

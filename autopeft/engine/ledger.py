@@ -11,6 +11,7 @@ from typing import Protocol
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
+from autopeft.engine.stragglers import patience, tell_stragglers
 from autopeft.errors import StoppedError, TrainingError, WorkerLostError
 from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
@@ -71,7 +72,8 @@ class Ledger:
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
         interrupt: Called before each new measurement; what it raises stops the search.
         limit_seconds: Time that the run may take; None for no limit.
-        wait_for_any: Waits until one of some measurements has finished; another clock has another one.
+        wait_for_any: Waits until one of some measurements has finished, or for the seconds of `timeout`;
+            another clock has another one.
         measured: Every measurement of this run, in order.
         arms: Plan -> the arm under which it was first proposed.
     """
@@ -85,9 +87,7 @@ class Ledger:
     interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = lambda: 0.0
     limit_seconds: float | None = None
-    wait_for_any: Callable[[Collection[Future[Measurement]]], object] = field(
-        default=partial(wait, return_when=FIRST_COMPLETED)
-    )
+    wait_for_any: Callable[..., object] = field(default=partial(wait, return_when=FIRST_COMPLETED))
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
@@ -198,10 +198,22 @@ class Ledger:
     def _wait(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, and record what finishes before it."""
         while self.executor.n_workers > 1 and not pending[key].done():
-            self.wait_for_any([future for future in pending.values() if not future.done()])
+            self._wait_for_one(pending)
             self._record_finished({**pending, **self._ahead})
         if key not in self._new:
             self._record(key, pending[key])
+
+    def _wait_for_one(self, pending: Mapping[Key, Future[Measurement]]) -> None:
+        """Wait until another measurement has finished; say what the search waits for where that is long."""
+        running = {key: future for key, future in pending.items() if not future.done()}
+        known = (self._new.get(key) or self.measured.get(key) for key in pending)
+        finished = [measurement for measurement in known if measurement is not None]
+        n_ahead = sum(not future.done() for future in self._ahead.values())
+        n_idle = self.executor.n_workers - len(running) - n_ahead
+        seconds = patience(finished, n_idle=n_idle)
+        self.wait_for_any(running.values(), timeout=seconds)
+        if seconds is not None and not any(future.done() for future in running.values()):
+            tell_stragglers([plan for plan, _ in running], finished, n_idle=n_idle)
 
     def _record_finished(self, pending: Mapping[Key, Future[Measurement]]) -> None:
         for key, future in pending.items():

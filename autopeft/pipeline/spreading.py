@@ -12,7 +12,7 @@ from autopeft.model import device_names, find_device, like_gpus
 from autopeft.records import IN_MEMORY, ExecutionSpec, RunSpec
 
 _THREADS = 2  # of a worker on a CPU, at least; chosen by hand
-_MOST_ON_CPU = engine.LEAST_WAVE  # more would be idle, and each keeps a base model in the same memory
+_MOST_ON_CPU = engine.LEAST_WAVE  # more would be idle, and each may hold weights of its own
 
 log = logging.getLogger(__name__)
 

@@ -81,8 +81,8 @@ class Simulated:
         self._finish()
         return self.seconds
 
-    def wait_for_any(self, futures: Collection[Future[Measurement]]) -> None:
-        """Set the clock to the end of the measurement that ends first."""
+    def wait_for_any(self, futures: Collection[Future[Measurement]], *, timeout: float | None = None) -> None:
+        """Set the clock to the end of the measurement that ends first, however long that takes."""
         self.clock()
         while not any(future.done() for future in futures):
             self.seconds = max(self.seconds, self._running[0][0])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import optuna
 import pytest
-from toys.engine import Counting, World, levels, method_of, run
+from toys.engine import Counting, Display, World, baseline_plans, levels, method_of, run
 
-from autopeft.records import Fidelity, Plan, Status
+from autopeft.engine import Ledger
+from autopeft.records import Fidelity, Measurement, Plan, Status
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -70,3 +71,67 @@ def test_the_whole_test_split_is_under_way_at_once() -> None:
     assert executor.under_way[-n_tested:] == list(range(1, n_tested + 1))
     assert n_tested > 2
     assert search.outcome == run(near).outcome
+
+
+class Two:
+    """Two workers: all but the last of some measurements end at once, the last one after two looks."""
+
+    name, n_workers = "two", 2
+
+    def __init__(self, n_measurements: int) -> None:
+        self.n_left, self.timeouts, self.late = n_measurements, list[float | None](), Future[Measurement]()
+
+    def submit(self, fn: Callable[..., Measurement], /, *args: object) -> Future[Measurement]:
+        self.n_left -= 1
+        future = Future[Measurement]() if self.n_left else self.late
+        self.result = fn(*args)
+        if self.n_left:
+            future.set_result(self.result)
+        return future
+
+    def wait_for_any(self, futures: Collection[Future[Measurement]], *, timeout: float | None) -> None:
+        assert list(futures) == [self.late]
+        self.timeouts.append(timeout)
+        if len(self.timeouts) == 3:
+            self.late.set_result(self.result)
+
+
+@pytest.mark.parametrize(("n_seconds", "patience"), [(10, 60.0), (50, 150.0)])
+def test_what_idle_workers_wait_for_is_told(
+    caplog: pytest.LogCaptureFixture, n_seconds: int, patience: float
+) -> None:
+    """After a minute, or three times as long as the longest of the others took."""
+    *others, last = requests = [(plan, fidelity(steps=n_seconds)) for plan in baseline_plans()]
+    executor = Two(len(requests))
+    ledger = Ledger(
+        executor=executor,
+        measure=World(quality=levels()).measure,
+        progress=Display(),
+        wait_for_any=executor.wait_for_any,
+    )
+    with caplog.at_level("INFO", logger="autopeft"):
+        measured = ledger.measure_all(requests)
+    assert [(m.plan, m.fidelity) for m in measured] == requests
+    assert executor.timeouts == [patience] * 3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert all(last[0].digest in line and "Idle workers: 1" in line for line in told)
+    assert not any(plan.digest in line for plan, _ in others for line in told)
+    assert all(f"at most {n_seconds} s" in line for line in told)
+
+
+def test_one_measurement_alone_is_waited_for_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing says how long such a run takes."""
+    executor = Two(1)
+    waits = executor.wait_for_any
+    ledger = Ledger(
+        executor=executor, measure=World(quality=levels()).measure, progress=Display(), wait_for_any=waits
+    )
+    with caplog.at_level("INFO", logger="autopeft"):
+        ledger.measure_all([(baseline_plans()[0], fidelity(steps=9))])
+    assert executor.timeouts == [None] * 3
+    assert not caplog.records
+
+
+def fidelity(*, steps: int) -> Fidelity:
+    return Fidelity(split="search", train_steps=steps, train_examples=4 * steps, eval_examples=10, seed=0)
