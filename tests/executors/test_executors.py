@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from toys.postgresql import binaries, running_server, running_workers
-from toys.serving import SERVING
+from toys.serving import HANGS, SERVING
 
 from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
 from autopeft.extension import Executor, discover
@@ -48,19 +48,19 @@ def test_part_meets_the_protocol(executor):
 
 
 def test_result_comes_back(executor):
-    assert executor.submit(pow, 2, 10).result(timeout=60) == 1024
+    assert executor.submit(pow, 2, 10).result(timeout=HANGS) == 1024
 
 
 def test_exception_comes_out_of_its_own_future_alone(executor):
     bad, good = executor.submit(int, "seven"), executor.submit(int, "7")
     with pytest.raises(ValueError, match="'seven'"):
-        bad.result(timeout=60)
-    assert good.result(timeout=60) == 7
+        bad.result(timeout=HANGS)
+    assert good.result(timeout=HANGS) == 7
 
 
 def test_results_are_in_the_order_of_the_submits(executor):
     futures = [executor.submit(int, str(i)) for i in range(8)]
-    assert [future.result(timeout=60) for future in futures] == list(range(8))
+    assert [future.result(timeout=HANGS) for future in futures] == list(range(8))
 
 
 def test_serial_has_finished_when_submit_returns():
@@ -88,7 +88,7 @@ def make_answering(index):
 
 def test_workers_keep_what_was_made_for_them_and_share_the_work(pool):
     answer = pool.start(make_answering, local=None, n_workers=2)
-    answers = [future.result(timeout=120) for future in [pool.submit(answer, i) for i in range(8)]]
+    answers = [future.result(timeout=HANGS) for future in [pool.submit(answer, i) for i in range(8)]]
     assert [value for _, _, value in answers] == list(range(8))
     assert len({(index, pid) for index, pid, _ in answers}) == len({index for index, _, _ in answers}) <= 2
     assert os.getpid() not in {pid for _, pid, _ in answers}
@@ -111,7 +111,7 @@ def make_dying_once(folder, index):
 def test_a_worker_that_dies_is_replaced_and_its_work_repeated_once(pool, tmp_path):
     work = pool.start(partial(make_dying_once, tmp_path), local=None, n_workers=2)
     futures = [pool.submit(work, name) for name in ("a", "b", "c")]
-    assert [future.result(timeout=120) for future in futures] == ["a again", "b again", "c again"]
+    assert [future.result(timeout=HANGS) for future in futures] == ["a again", "b again", "c again"]
 
 
 def make_dying(index):
@@ -121,8 +121,8 @@ def make_dying(index):
 def test_work_at_which_two_workers_die_is_an_error_and_the_next_work_runs(pool):
     work = pool.start(make_dying, local=None, n_workers=1)
     with pytest.raises(WorkerLostError, match="the worker process died, 2 times"):
-        pool.submit(work).result(timeout=120)
-    assert pool.submit(pow, 2, 3).result(timeout=120) == 8
+        pool.submit(work).result(timeout=HANGS)
+    assert pool.submit(pow, 2, 3).result(timeout=HANGS) == 8
 
 
 def make_losing_its_gpu(folder, index):
@@ -142,9 +142,9 @@ def make_losing_its_gpu(folder, index):
 def test_a_worker_that_has_lost_its_gpu_is_replaced_and_tells_why(pool, tmp_path):
     work = pool.start(partial(make_losing_its_gpu, tmp_path), local=None, n_workers=1)
     with pytest.raises(WorkerLostError, match=r"2 times.* \(CUDA error: device-side assert triggered\)$"):
-        pool.submit(work, "a").result(timeout=120)
+        pool.submit(work, "a").result(timeout=HANGS)
     pids = [int(path.name.split()[1]) for path in tmp_path.iterdir()]
-    pids.append(pool.submit(work, "b").result(timeout=120))
+    pids.append(pool.submit(work, "b").result(timeout=HANGS))
     assert len(set(pids)) == 3
     assert [is_running(pid) for pid in pids] == [False, False, True]
 
@@ -161,7 +161,7 @@ def make_out_of_memory(index):
 def test_a_gpu_without_memory_is_an_error_of_the_work_alone(pool):
     work = pool.start(make_out_of_memory, local=None, n_workers=1)
     with pytest.raises(RuntimeError, match="CUDA error: out of memory"):
-        pool.submit(work).result(timeout=120)
+        pool.submit(work).result(timeout=HANGS)
 
 
 def make_refusing(index):
@@ -171,7 +171,7 @@ def make_refusing(index):
 def test_a_worker_that_cannot_begin_says_why(pool):
     work = pool.start(make_refusing, local=None, n_workers=1)
     with pytest.raises(TrainingError, match="could not begin: There is no model named 'nope'"):
-        pool.submit(work).result(timeout=120)
+        pool.submit(work).result(timeout=HANGS)
 
 
 USED = """

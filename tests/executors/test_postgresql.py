@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from toys.postgresql import PASSWORD, binaries, ended, running_server, running_workers
 from toys.processes import descendants
-from toys.serving import SERVING, Answering, Dying, DyingOnce, Refusing, Waiting
+from toys.serving import HANGS, SERVING, Answering, Dying, DyingOnce, Refusing, Waiting
 
 from autopeft.errors import DatabaseError, SpecError, TrainingError, WorkerLostError
 from autopeft.executors.parts import Database, database_url
@@ -61,7 +61,7 @@ def in_time(condition, *, seconds=60.0):
 def test_workers_share_the_calls_keep_what_they_made_and_leave_at_the_end(pool, server):
     with running_workers(2, server.url, command=SERVING) as workers:
         answer = pool.start(Answering(), local=None, n_workers=2)
-        answers = [future.result(timeout=60) for future in [pool.submit(answer, i) for i in range(12)]]
+        answers = [future.result(timeout=HANGS) for future in [pool.submit(answer, i) for i in range(12)]]
         assert [value for _, value in answers] == list(range(12))
         assert len({process for process, _ in answers}) <= 2
         assert {process for process, _ in answers} <= {
@@ -79,31 +79,31 @@ def test_an_exception_comes_out_of_its_own_call_alone(pool, server):
     with running_workers(1, server.url, command=SERVING):
         bad, good = pool.submit(int, "seven"), pool.submit(int, "7")
         with pytest.raises(ValueError, match="'seven'"):
-            bad.result(timeout=60)
-        assert good.result(timeout=60) == 7
+            bad.result(timeout=HANGS)
+        assert good.result(timeout=HANGS) == 7
 
 
 def test_a_call_of_what_the_worker_does_not_know_is_refused(pool, server):
     with running_workers(1, server.url, command=SERVING):
         future = pool.submit(os.system, "true")
         with pytest.raises(TrainingError, match="asks for posix:system, which is nothing"):
-            future.result(timeout=60)
+            future.result(timeout=HANGS)
 
 
 def test_a_process_that_dies_is_replaced_and_its_call_repeated_once(pool, server, tmp_path):
     with running_workers(2, server.url, command=SERVING):
         work = pool.start(DyingOnce(tmp_path), local=None, n_workers=2)
         futures = [pool.submit(work, name) for name in ("a", "b", "c")]
-        assert [future.result(timeout=60) for future in futures] == ["a again", "b again", "c again"]
+        assert [future.result(timeout=HANGS) for future in futures] == ["a again", "b again", "c again"]
 
 
 def test_a_call_at_which_two_processes_die_is_an_error(pool, server):
     with running_workers(1, server.url, command=SERVING):
         work = pool.start(Dying(), local=None, n_workers=1)
         with pytest.raises(WorkerLostError, match="the worker process died, 2 times"):
-            pool.submit(work).result(timeout=60)
+            pool.submit(work).result(timeout=HANGS)
         with pytest.raises(WorkerLostError):  # the next one runs
-            pool.submit(work).result(timeout=60)
+            pool.submit(work).result(timeout=HANGS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
@@ -117,7 +117,7 @@ def test_the_call_of_a_worker_that_is_gone_goes_to_another(pool, server, tmp_pat
         gone.send_signal(number)
         assert in_time(lambda: len(list(tmp_path.iterdir())) == 2)
         (tmp_path / "go").touch()
-        assert future.result(timeout=60) == 2
+        assert future.result(timeout=HANGS) == 2
         if number == signal.SIGSTOP:  # it wakes up, and sees that its call is no longer its own
             gone.send_signal(signal.SIGCONT)
         else:
@@ -135,9 +135,9 @@ def test_workers_that_cannot_begin_say_why_and_six_of_them_stop_the_search(pool,
             assert workers[0].returncode == 2
             assert workers[0].stdout.read().endswith("error: no model here\n")
     with pytest.raises(TrainingError, match="The last 6 workers could not begin: no model"):
-        future.result(timeout=60)
+        future.result(timeout=HANGS)
     with pytest.raises(TrainingError):
-        pool.submit(work).result(timeout=60)
+        pool.submit(work).result(timeout=HANGS)
     assert caplog.text.count("could not begin: no model here") == 6
 
 
@@ -160,7 +160,7 @@ def test_a_search_and_its_workers_outlive_a_short_stop_of_the_database(pool, ser
         server.stop()
         server.start()
         (tmp_path / "go").touch()
-        assert future.result(timeout=60) == 2
+        assert future.result(timeout=HANGS) == 2
 
 
 def test_a_lost_database_is_one_sentence_for_search_and_worker(pool, server, tmp_path):
@@ -171,9 +171,9 @@ def test_a_lost_database_is_one_sentence_for_search_and_worker(pool, server, tmp
         server.stop()
         try:
             with pytest.raises(DatabaseError, match=r"^The database /tmp/pg-.* was lost: .*\.$") as caught:
-                future.result(timeout=60)
+                future.result(timeout=HANGS)
             with pytest.raises(DatabaseError):
-                pool.submit(work, 1).result(timeout=60)
+                pool.submit(work, 1).result(timeout=HANGS)
             assert ended(workers)
             told = workers[0].stdout.read()
             assert "was lost" in told.splitlines()[-1]

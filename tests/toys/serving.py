@@ -17,6 +17,7 @@ from autopeft.executors.parts import MEASURING, Database, database_url, name_of,
 Function = Callable[..., object]
 
 SERVING = (sys.executable, "-m", "toys.serving")
+HANGS = 600.0  # seconds without an answer that are no slow machine any more
 
 
 @dataclass(frozen=True)
