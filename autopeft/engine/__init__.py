@@ -18,10 +18,10 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autopeft.engine.choose import choose, retune, with_margin
-from autopeft.engine.confirm import MAX_TESTED, confirm, in_time, read_test
+from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
-from autopeft.engine.finalists import finalists, with_best
+from autopeft.engine.finalists import find_finalists, with_best
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries
 from autopeft.engine.ledger import Ledger, Measured, Progress
@@ -86,26 +86,30 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         by_rung[-1] = retune(problem, study_log, by_rung[-1])
     chosen = deepened(problem, study_log, by_rung[-1], choose(problem, ledger, by_rung[-1]))
     ledger.release(by_rung[-1])
-    named = finalists(problem, ledger, chosen)
-    problem = in_time(problem, ledger, named)
-    named, confirmed, retry_sentences = retried(problem, study_log, named, confirm(problem, ledger, named))
-    best = recommended(problem, confirmed, incumbent=named.incumbent, baseline=named.baseline)
-    named = with_best(named, best, confirmed=confirmed)
-    tested = read_test(problem, ledger, named, confirmed)
-    verdict = judge(problem, confirmed, named)
+    finalists = find_finalists(problem, ledger, chosen)
+    problem = fit_to_time(problem, ledger, finalists)
+    finalists, confirmed, retry_sentences = retried(
+        problem, study_log, finalists, confirm(problem, ledger, finalists)
+    )
+    best = recommended(problem, confirmed, incumbent=finalists.incumbent, baseline=finalists.baseline)
+    finalists = with_best(finalists, best, confirmed=confirmed)
+    tested = read_test(problem, ledger, finalists, confirmed)
+    verdict = judge(problem, confirmed, finalists)
     return Outcome(
         proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),
-        best=named.best,
-        baseline=named.baseline,
-        smallest=named.smallest,
-        confirmations=summaries(problem, confirmed, named.named),
-        test=summaries(problem, tested, named.named),
+        best=finalists.best,
+        baseline=finalists.baseline,
+        smallest=finalists.smallest,
+        confirmations=summaries(problem, confirmed, finalists.by_name),
+        test=summaries(problem, tested, finalists.by_name),
         verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
         sentences=retry_sentences
-        + sentences(problem, ledger, named=named, confirmed=confirmed, last=by_rung[-1], verdict=verdict),
+        + sentences(
+            problem, ledger, finalists=finalists, confirmed=confirmed, last=by_rung[-1], verdict=verdict
+        ),
         front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, ledger, m))),
     )
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autopeft.engine.finalists import SMALLEST_SHARE
+from autopeft.engine.finalists import SMALLEST_SHARE, Chosen
 from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
@@ -41,7 +41,7 @@ def with_margin(problem: SearchProblem, ledger: Ledger, last: Measured) -> Searc
     return replace(problem, margin=margin)
 
 
-def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan, Plan, Plan]:
+def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     """Incumbent, baseline, and the candidate for the smallest equivalent plan, all by the last rung.
 
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. A plan of
@@ -74,7 +74,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[Plan
         incumbent = smallest
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
-    return incumbent.plan, by_merit(problem, ledger, baselines)[0].plan, smallest.plan
+    baseline = by_merit(problem, ledger, baselines)[0]
+    return Chosen(incumbent.plan, baseline.plan, smallest.plan)
 
 
 def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> list[Measurement]:
@@ -151,12 +152,13 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
     if not problem.schedule.last:
         return last
     ledger = study_log.ledger
-    finalists = dict.fromkeys(choose(problem, ledger, last)[:2])
-    ledger.progress.phase("rates", len(finalists))
+    chosen = choose(problem, ledger, last)
+    leading = dict.fromkeys((chosen.incumbent, chosen.baseline))
+    ledger.progress.phase("rates", len(leading))
     fidelity = problem.rung(problem.schedule.last)
     n_times = _MAX_LOWERED if 2 * fidelity.train_steps < problem.schedule.full_steps else 1
     measured = dict(last)
-    for plan in finalists:
+    for plan in leading:
         arm = ledger.arms[plan]
         for _ in range(n_times):
             lower = _at_lower_rate(plan, problem, measured, arm=arm)

@@ -21,7 +21,7 @@ _LEAST_SEEDS = 2  # of a plan that is compared
 log = logging.getLogger(__name__)
 
 
-def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchProblem:
+def fit_to_time(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> SearchProblem:
     """The problem, with confirming runs of half length where two full seeds of two plans do not fit.
 
     Raises:
@@ -29,7 +29,7 @@ def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchP
     """
     if problem.spec.confirm.fidelity == "none":
         return problem
-    plans = list(dict.fromkeys([named.incumbent, named.baseline]))
+    plans = list(dict.fromkeys([finalists.incumbent, finalists.baseline]))
     n_seeds = _least_seeds(problem, plans)
     for candidate in (problem, problem.at_half_length):
         keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
@@ -43,7 +43,7 @@ def in_time(problem: SearchProblem, ledger: Ledger, named: Finalists) -> SearchP
     raise StoppedError(TIME_IS_UP)
 
 
-def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirmed:
+def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Confirmed:
     """Train plans on fresh seeds: incumbent and baseline first, then the smallest, then the others.
 
     Incumbent and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
@@ -58,10 +58,10 @@ def confirm(problem: SearchProblem, ledger: Ledger, named: Finalists) -> Confirm
     """
     if problem.spec.confirm.fidelity == "none":
         return {}
-    first = list(dict.fromkeys([named.incumbent, named.baseline]))
-    others = dict.fromkeys([named.smallest, *(plan for _, plan in named.others)])
+    first = list(dict.fromkeys([finalists.incumbent, finalists.baseline]))
+    others = dict.fromkeys([finalists.smallest, *(plan for _, plan in finalists.others)])
     later = [plan for plan in others if plan not in first]
-    small = [named.smallest] if named.smallest not in first else []
+    small = [finalists.smallest] if finalists.smallest not in first else []
     least = min(_LEAST_SEEDS, problem.spec.confirm.seeds)
     is_compared = len(first) > 1 or bool(small and _can_pay(problem, ledger, first + small, n_new=least))
     n_seeds = problem.spec.confirm.seeds if is_compared else 1
@@ -159,7 +159,7 @@ def can_confirm(
 ) -> bool:
     """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve.
 
-    `in_time` has counted those, but the machine may have become slower since: they may end a little late.
+    `fit_to_time` has counted those, but the machine may have become slower since: they may end a little late.
     """
     n_turns = math.ceil(n_new * len(group) / ledger.executor.n_workers)
     seconds = n_turns * ledger.estimate(problem.confirmation(0))
@@ -182,7 +182,9 @@ def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n
     return ledger.cost(schedule) + n_new * seed + read <= limit
 
 
-def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirmed: Confirmed) -> Confirmed:
+def read_test(
+    problem: SearchProblem, ledger: Ledger, finalists: Finalists, confirmed: Confirmed
+) -> Confirmed:
     """The test split, read once, with the confirmed weights of the chief plans; empty where there is none.
 
     A seed that diverged has no weights, and counts as wrong here as it does in the confirmation.
@@ -192,7 +194,7 @@ def read_test(problem: SearchProblem, ledger: Ledger, named: Finalists, confirme
     """
     if not problem.schedule.n_test:
         return {}
-    rows = {plan: confirmed[plan] for plan in named.chief if plan in confirmed}
+    rows = {plan: confirmed[plan] for plan in finalists.chief if plan in confirmed}
     ledger.progress.phase("test", sum(map(len, rows.values())))
 
     def fidelity(run: Measurement) -> Fidelity:

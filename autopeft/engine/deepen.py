@@ -6,16 +6,15 @@ import logging
 from collections.abc import Sequence
 
 from autopeft.engine.choose import by_merit, lowered, smallest_candidate
+from autopeft.engine.finalists import Chosen
 from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.telling import StudyLog
 from autopeft.records import Adapter, Measurement, Plan
 
-Chosen = tuple[Plan, Plan, Plan]  # incumbent, baseline, candidate for the smallest
-
 _LEAST = 2  # full runs; one alone compares nothing
-_LONG = 0.7  # of a full run: a last rung of that length has told as much; chosen by hand
+_LONG = 0.7  # of a full run: a last rung of at least that length ranks as well as a full run; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +27,15 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     search split, and then the leading one at lower rates as long as that helps, as many as can be paid. Short
     runs favour high learning rates, and some data teach nothing in them.
     """
-    incumbent, baseline, _ = chosen
+    baseline = chosen.baseline
     ledger, schedule = study_log.ledger, problem.schedule
-    is_told = schedule.rung_steps[-1] >= _LONG * schedule.full_steps
-    if incumbent != baseline or not baseline.adapters or is_told or problem.spec.confirm.fidelity == "none":
+    is_long = schedule.rung_steps[-1] >= _LONG * schedule.full_steps
+    if (
+        chosen.incumbent != baseline
+        or not baseline.adapters
+        or is_long
+        or problem.spec.confirm.fidelity == "none"
+    ):
         return chosen
     left = schedule.full_steps - schedule.rung_steps[-1]
     if not _has_room(problem, ledger, n_runs=_LEAST, steps=left):
@@ -51,7 +55,8 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
         return chosen
     best = by_merit(problem, ledger, ranked)[0]
     log.info("Of %d baselines that were trained in full, plan %s is best.", len(results), best.plan.digest)
-    return best.plan, best.plan, smallest_candidate(problem, ranked_by_loss(last.values()), best).plan
+    smallest = smallest_candidate(problem, ranked_by_loss(last.values()), best)
+    return Chosen(best.plan, best.plan, smallest.plan)
 
 
 def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:

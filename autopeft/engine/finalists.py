@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
@@ -15,9 +16,17 @@ from autopeft.records import Plan
 SMALLEST_SHARE = 0.5
 
 
+class Chosen(NamedTuple):
+    """Incumbent, baseline, and the candidate for the smallest equivalent plan."""
+
+    incumbent: Plan
+    baseline: Plan
+    smallest: Plan
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finalists:
-    """The plans to confirm, named before: incumbent, baseline, a small plan, and others beside them.
+    """The plans to confirm, fixed before the confirmation: incumbent, baseline, a small plan, and others.
 
     `best` is the plan that is handed over, which the confirmation decides; before, it is the incumbent.
     """
@@ -29,7 +38,7 @@ class Finalists:
     others: tuple[tuple[str, Plan], ...] = ()
 
     @property
-    def named(self) -> dict[str, Plan]:
+    def by_name(self) -> dict[str, Plan]:
         """Every plan by its name; one plan may have several."""
         chief = {"best": self.best, "smallest": self.smallest, "baseline": self.baseline}
         lost = {"incumbent": self.incumbent} if self.incumbent != self.best else {}
@@ -41,40 +50,47 @@ class Finalists:
         return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
 
 
-def with_best(named: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:
+def with_best(finalists: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:
     """The finalists once the confirmation has decided which plan is handed over.
 
     Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan.
     """
-    if best == named.incumbent:
-        return named
+    if best == finalists.incumbent:
+        return finalists
     most = SMALLEST_SHARE * best.trainable_params
-    small = [p for p in (named.smallest, named.incumbent) if p in confirmed and p.trainable_params <= most]
+    small = [
+        p for p in (finalists.smallest, finalists.incumbent) if p in confirmed and p.trainable_params <= most
+    ]
     smallest = min(small, key=lambda plan: plan.trainable_params, default=best)
-    return replace(named, best=best, smallest=smallest)
+    return replace(finalists, best=best, smallest=smallest)
 
 
-def with_baseline(named: Finalists, baseline: Plan) -> Finalists:
+def with_baseline(finalists: Finalists, baseline: Plan) -> Finalists:
     """The finalists with another plan wherever the baseline was."""
 
     def replaced(plan: Plan) -> Plan:
-        return baseline if plan == named.baseline else plan
+        return baseline if plan == finalists.baseline else plan
 
     return replace(
-        named,
-        incumbent=replaced(named.incumbent),
-        best=replaced(named.best),
+        finalists,
+        incumbent=replaced(finalists.incumbent),
+        best=replaced(finalists.best),
         baseline=baseline,
-        smallest=replaced(named.smallest),
+        smallest=replaced(finalists.smallest),
     )
 
 
-def finalists(problem: SearchProblem, ledger: Ledger, chosen: tuple[Plan, Plan, Plan]) -> Finalists:
+def find_finalists(problem: SearchProblem, ledger: Ledger, chosen: Chosen) -> Finalists:
     """The chosen three, with the head alone and the user's plans at their best rates."""
     longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
     finished = [m for m in longest_first if m.loss is not None]
     heads = [m.plan for m in finished if not m.plan.adapters]
     others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
     others += [(str(ledger.arms[plan]), plan) for plan in best_user_plans(problem, ledger, finished)]
-    best, baseline, smallest = chosen
-    return Finalists(incumbent=best, best=best, baseline=baseline, smallest=smallest, others=tuple(others))
+    return Finalists(
+        incumbent=chosen.incumbent,
+        best=chosen.incumbent,
+        baseline=chosen.baseline,
+        smallest=chosen.smallest,
+        others=tuple(others),
+    )

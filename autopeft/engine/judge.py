@@ -33,23 +33,23 @@ def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan
     return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline
 
 
-def judge(problem: SearchProblem, confirmed: Confirmed, named: Finalists) -> Verdict:
+def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Verdict:
     """The verdict on the incumbent against the baseline, and whether the smallest plan is proven."""
     margin, fidelity = problem.margin, problem.spec.confirm.fidelity
     if not confirmed:
-        is_best = named.best == named.smallest and problem.spec.search.objective != "params"
+        is_best = finalists.best == finalists.smallest and problem.spec.search.objective != "params"
         unconfirmed = "the best itself" if is_best else "unproven"
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
-    standing = _standing(problem, confirmed, smallest=named.smallest, best=named.best)
-    if named.incumbent == named.baseline:
+    standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
+    if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
     return evidence.sequential_verdict(
-        _last_look(problem, confirmed, named.incumbent, named.baseline),
+        _last_look(problem, confirmed, finalists.incumbent, finalists.baseline),
         metric=problem.metric,
         fidelity=fidelity,
         smallest_equivalent=standing,
-        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[named.incumbent]),
-        is_kept=named.best == named.baseline,
+        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent]),
+        is_kept=finalists.best == finalists.baseline,
     )
 
 
@@ -126,10 +126,10 @@ def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[
 
 
 def summaries(
-    problem: SearchProblem, confirmed: Confirmed, named: Mapping[str, Plan]
+    problem: SearchProblem, confirmed: Confirmed, by_name: Mapping[str, Plan]
 ) -> tuple[Confirmation, ...]:
     """Mean and standard error by name; a plan with two names appears under each."""
-    rows = {name: confirmed[plan] for name, plan in named.items() if confirmed.get(plan)}
+    rows = {name: confirmed[plan] for name, plan in by_name.items() if confirmed.get(plan)}
     return tuple(_summary(problem, name, plan_rows) for name, plan_rows in rows.items())
 
 

@@ -19,7 +19,7 @@ _MOST = 2  # lower rates; chosen by hand
 
 
 def retried(
-    problem: SearchProblem, study_log: StudyLog, named: Finalists, confirmed: Confirmed
+    problem: SearchProblem, study_log: StudyLog, finalists: Finalists, confirmed: Confirmed
 ) -> tuple[Finalists, Confirmed, tuple[str, ...]]:
     """Finalists and confirmation, with the baseline at a lower rate where it failed on a seed.
 
@@ -30,7 +30,7 @@ def retried(
     """
     ledger, sentences = study_log.ledger, list[str]()
     for _ in range(_MOST):
-        plan = named.baseline
+        plan = finalists.baseline
         runs = confirmed.get(plan, [])
         n_failed = sum(_has_failed(problem, ledger, run) for run in runs)
         has_diverged = any(run.status is Status.DIVERGED for run in runs)
@@ -55,8 +55,8 @@ def retried(
         if not is_better:
             break
         confirmed = {known: rows for known, rows in confirmed.items() if known != plan} | {lower: again}
-        named = with_baseline(named, lower)
-    return named, confirmed, tuple(sentences)
+        finalists = with_baseline(finalists, lower)
+    return finalists, confirmed, tuple(sentences)
 
 
 def _runs_again(

@@ -16,14 +16,14 @@ def sentences(
     problem: SearchProblem,
     ledger: Ledger,
     *,
-    named: Finalists,
+    finalists: Finalists,
     confirmed: Confirmed,
     last: Mapping[Plan, Measurement],
     verdict: Verdict,
 ) -> tuple[str, ...]:
     """The winner's curse, the plans that are as good as the best, and its worst seed, where there are any."""
     findings = []
-    pair = (named.incumbent, named.baseline)
+    pair = (finalists.incumbent, finalists.baseline)
     metrics = [metric for run in map(last.get, pair) if run and (metric := run.metric) is not None]
     if len(set(pair)) == len(metrics) == 2 and verdict.mean_difference is not None:
         sentence = evidence.optimism_sentence(
@@ -34,10 +34,10 @@ def sentences(
             metric=problem.metric,
         )
         findings.append(sentence)
-    if len(confirmed) > 1 and len(confirmed.get(named.best, ())) > 1:
-        findings.append(_as_good(problem, named, confirmed))
-    if len(confirmed.get(named.best, ())) > 1:
-        findings.append(_worst_seed(problem, confirmed[named.best]))
+    if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
+        findings.append(_as_good(problem, finalists, confirmed))
+    if len(confirmed.get(finalists.best, ())) > 1:
+        findings.append(_worst_seed(problem, confirmed[finalists.best]))
     return tuple(findings)
 
 
@@ -48,10 +48,10 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     return evidence.paired_interval(*tables, span=problem.metric.score_span).std_error
 
 
-def _as_good(problem: SearchProblem, named: Finalists, confirmed: Confirmed) -> str:
+def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed) -> str:
     """The confirmed plans that are proven to be within the margin of the best."""
-    names = {plan: name for name, plan in reversed(named.named.items())}
-    names[named.best] = "best"
+    names = {plan: name for name, plan in reversed(finalists.by_name.items())}
+    names[finalists.best] = "best"
     smallest_first = sorted(confirmed, key=lambda plan: (plan.trainable_params, names[plan]))
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     standings = evidence.plans_within_margin(
