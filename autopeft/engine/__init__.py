@@ -4,8 +4,9 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, race, stragglers → problem, cost → ranking, ledger, queue → front, stopping →
-telling → refine, twins, promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
+schedule, rates, samplers, stragglers, finished_study → problem, cost → ranking, ledger, queue → front,
+stopping → study_log → refine, twins, promote → propose, finalists → judge, choose → deepen, confirm → retry →
+sentences.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
+from autopeft.engine.finished_study import STUDY, write_losses_by_rung
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries
 from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
-from autopeft.engine.race import STUDY, show_race
 from autopeft.engine.retry import retried
 from autopeft.engine.schedule import (
     LEAST_AT_RUNG,
@@ -40,7 +41,7 @@ from autopeft.engine.schedule import (
     usual_schedule,
 )
 from autopeft.engine.sentences import sentences
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
 
@@ -57,9 +58,9 @@ __all__ = [
     "rungs",
     "search",
     "search_cost",
-    "show_race",
     "stretched",
     "usual_schedule",
+    "write_losses_by_rung",
 ]
 
 

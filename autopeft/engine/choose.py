@@ -12,7 +12,7 @@ from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss, first_by_metric, may_be_as_good, ranked_by_loss
 from autopeft.engine.stopping import has_room
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.records import Arm, Measurement, Plan, rate_position
 

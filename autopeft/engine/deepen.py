@@ -10,7 +10,7 @@ from autopeft.engine.finalists import Chosen
 from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.records import Adapter, Measurement, Plan
 
 _LEAST = 2  # full runs; one alone compares nothing

@@ -16,7 +16,7 @@ from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import n_allowed
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 

@@ -11,7 +11,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.rates import next_rate
 from autopeft.engine.stopping import has_room
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.records import Adapter, Arm, Plan
 from autopeft.space import AllocationContext, scale_rule
 

@@ -12,7 +12,7 @@ from autopeft.engine.judge import Confirmed, scores_of
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.records import Measurement, Plan, Status, rate
 
 _MOST = 2  # lower rates; chosen by hand

@@ -7,7 +7,7 @@ from dataclasses import replace
 from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.stopping import has_room
-from autopeft.engine.telling import StudyLog
+from autopeft.engine.study_log import StudyLog
 from autopeft.records import NULL_SCORES, UNEVEN_NULLS, Plan, Proposal, ScorePair
 from autopeft.space import Policy, plan_of
 

@@ -36,7 +36,7 @@ from autopeft.pipeline.resuming import (
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
-from autopeft.pipeline.working import check_executor, started, with_wave
+from autopeft.pipeline.working import check_executor, start_workers, with_wave
 from autopeft.records import Plan, RunSpec, SearchResult
 from autopeft.store import RunDir
 from autopeft.train import Bench
@@ -134,7 +134,7 @@ def _search_in(
         with _ledger(run, prepared, bench, progress=tracked, clock=limit.clock) as ledger:
             with run.writing_study():
                 outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
-                engine.show_race(run.study_storage(), outcome)
+                engine.write_losses_by_rung(run.study_storage(), outcome)
             run.close_study()
             forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
         check_base(run, prepared)
@@ -176,7 +176,7 @@ def _ledger(
     try:
         yield Ledger(
             executor=executor,
-            measure=started(executor, run, prepared, bench),
+            measure=start_workers(executor, run, prepared, bench),
             progress=progress,
             interrupt=bench.interrupt,
             known=known_measurements(run),

@@ -69,8 +69,8 @@ def with_wave(spec: RunSpec) -> RunSpec:
     return with_setting(spec, "execution.wave", max(engine.LEAST_WAVE, n_workers(spec.execution)))
 
 
-def started(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:
-    """The function to submit to an executor: the bench's own, or that of workers, which are started.
+def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:
+    """The function to submit to an executor: the bench's own, or that of the workers started here.
 
     Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
     threads. Where the executor assigns GPUs, it takes a device of the kind that the main process has. That

@@ -75,8 +75,8 @@ def test_a_search_without_a_piece_runs_to_a_plan(table, name):
 
 def test_without_defaults_nothing_but_baselines_and_the_head_is_enqueued(table):
     proposed: list[str] = []
-    telling = import_module("autopeft.engine.telling")
-    note = telling.StudyLog.note
+    study_log = import_module("autopeft.engine.study_log")
+    note = study_log.StudyLog.note
 
     def noted(self, trial, arm, plan, **kinds):
         proposed.append(f"{kinds['source']} {arm.kind}")
@@ -85,6 +85,6 @@ def test_without_defaults_nothing_but_baselines_and_the_head_is_enqueued(table):
     for text in ("trials=14", "trials=14 without=defaults"):
         proposed.clear()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(telling.StudyLog, "note", noted)
+            patched.setattr(study_log.StudyLog, "note", noted)
             replay.replayed(table, "search", policies.parsed(text), 0)
         assert ("enqueued usual" in proposed) is (text == "trials=14")

@@ -8,8 +8,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from toys.engine import World, is_baseline, levels, problem, run
 
-from autopeft.engine import show_race
-from autopeft.engine.race import STUDY
+from autopeft.engine import write_losses_by_rung
+from autopeft.engine.finished_study import STUDY
 from autopeft.records import Fidelity, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -45,7 +45,7 @@ def test_where_a_baseline_leads_full_runs_find_a_rate_that_short_runs_judge_too_
 def test_in_the_study_trials_of_the_last_rung_are_complete_with_the_loss_there():
     storage = InMemoryStorage()
     made = run(with_a_cliff, trials=16, storage=storage)
-    show_race(storage, made.outcome)
+    write_losses_by_rung(storage, made.outcome)
     last = {m.plan.digest: m.loss for m in made.at("search", 12) if m.loss is not None}
     trials = optuna.load_study(study_name=STUDY, storage=storage).trials
     complete = {t.user_attrs["plan"]: t.value for t in trials if t.state is TrialState.COMPLETE}

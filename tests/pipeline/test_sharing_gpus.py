@@ -13,7 +13,7 @@ from autopeft.model import BaseModel, like_gpus
 from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
-from autopeft.pipeline.working import check_executor, started, with_wave
+from autopeft.pipeline.working import check_executor, start_workers, with_wave
 from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Compute
@@ -179,7 +179,7 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     monkeypatch.setattr(BaseModel, "device", property(lambda base: torch.device(kind)))  # as if it lay there
     executor = Starting(prepared.bench, shares_memory=shares_memory)
     with RunDir.create(tmp_path / "run", resume=False) as run:
-        started(executor, run, prepared, prepared.bench)
+        start_workers(executor, run, prepared, prepared.bench)
     is_left = kind == "cuda" and not shares_memory
     assert (executor.kept_bytes == 0) == is_left
     assert released[-2:] == (["weights", "cache"] if is_left else [])
@@ -200,7 +200,7 @@ def test_workers_get_whole_paths_that_keep_the_names_of_links(model_dir, tmp_pat
     prepared = replace(prepared, spec=with_setting(prepared.spec, "data.source", source))
     executor = Starting(prepared.bench, shares_memory=True)
     with RunDir.create(tmp_path / "run", resume=False) as run:
-        started(executor, run, prepared, prepared.bench)
+        start_workers(executor, run, prepared, prepared.bench)
     assert executor.make.spec.data.source == ",".join([str(tmp_path / "train.csv")] * 2)
 
 

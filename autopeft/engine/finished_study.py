@@ -1,4 +1,4 @@
-"""The study as people look at it afterwards: each trial's loss at every rung, and who was stopped."""
+"""The study that a search leaves: each trial's loss at every rung, and which trials were pruned."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from autopeft.records import Measurement, Outcome, Plan
 STUDY = "autopeft"
 
 
-def show_race(storage: BaseStorage, outcome: Outcome) -> None:
+def write_losses_by_rung(storage: BaseStorage, outcome: Outcome) -> None:
     """Replace the finished study by one whose trials hold their losses by training steps.
 
-    The sampler needs losses of one length, so that a trial is told its loss at the first rung alone. Here a
-    trial that reached the last rung is complete with the loss there (with that of a full run if it had that
-    alone), one that did not is pruned, and one without any loss stays as it was. Numbers, parameters and
-    attributes are kept.
+    The sampler needs losses of one length, so that during the search a trial has its loss at the first rung
+    alone. In the new study a trial that reached the last rung is complete with the loss there (with that of a
+    full run if it had that alone), one that did not is pruned, and one without any loss stays as it was.
+    Numbers, parameters and attributes are kept.
     """
     study = optuna.load_study(study_name=STUDY, storage=storage)
     losses = _losses_by_steps(outcome.measurements)

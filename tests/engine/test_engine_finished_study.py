@@ -1,4 +1,4 @@
-"""The study that a run leaves shows the race: losses by rung, and the trials that were stopped."""
+"""The study that a run leaves holds each trial's losses by rung, and which trials were pruned."""
 
 from __future__ import annotations
 
