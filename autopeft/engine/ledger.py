@@ -17,7 +17,8 @@ from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
-_REPORT_SECONDS, _REPORT_SHARE = 15.0, 0.15  # for the report: the smaller of both; chosen by hand
+# For the report: the smaller of both, a share being of the time limit; chosen by hand.
+_REPORT_RESERVE_SECONDS, _REPORT_RESERVE_SHARE = 15.0, 0.15
 _N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand
 _LATE_SHARE, _LATE_SECONDS = 0.1, 5.0  # of the time limit, and beside it
 _LEAST_RUNS = 4  # of a verdict: two seeds of two plans
@@ -314,7 +315,7 @@ class Ledger:
 
     def report_seconds(self) -> float:
         """Seconds to keep for the report."""
-        return min(_REPORT_SECONDS, _REPORT_SHARE * (self.limit_seconds or math.inf))
+        return min(_REPORT_RESERVE_SECONDS, _REPORT_RESERVE_SHARE * (self.limit_seconds or math.inf))
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
         """Seconds to keep for the test split and the general text of some plans, and for the report."""

@@ -17,13 +17,14 @@ DECIDED = frozenset(
     {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
     | {"task.epochs", "task.max_steps"}
 )
-_COST = 4.0  # R by default at least: what a sweep over four learning rates costs that people do anyway
+_LEAST_COST = 4.0  # R by default at least: what a sweep over four learning rates costs that people do anyway
 _MOST_COST = 8.0  # R by default at most, where runs are so short that the rungs are most of a full one
-_SHORT_RUN, _SHORT_COST = 300, 7.0  # below so many steps, of how many R the confirmation has its share
+# In runs of fewer steps, of how many R the confirmation has its share.
+_SHORT_RUN_STEPS, _SHORT_RUN_COST = 300, 7.0
 _CONFIRM_SHARE = 0.55  # of the cost at most, for two plans and the head alone; chosen by hand
 _CONFIRMATIONS = (("full", 3), ("half", 2))  # in this order, with the fewest seeds; chosen by hand
 _FIRST_SHARE = 0.5  # of what the search has, for its first rung; chosen by hand
-_MOST_TRIALS = 10  # that are made though the first rung takes more than its share by them
+_KEPT_TRIALS = 10  # that are made though the first rung takes more than its share by them
 _PAID_TRIALS = 9  # by the default limit: two baselines at two rates, the head, and four other plans
 _NEEDED_TRIALS = 6  # of these: baselines and head, which are measured whatever they cost, and one other
 _EVAL_SHARE = 0.05  # of a full run, that the evaluation of a split may cost; chosen by hand
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def within_cost(prepared: Prepared, given: frozenset[str]) -> Prepared:
-    """The run with cost, confirmation, trials and evaluated examples chosen where they are open, and told.
+    """The run with cost, confirmation, trials and evaluated examples chosen and recorded where they are open.
 
     `given` are the dotted names of the user's settings. A number of trials that the user gave is not limited
     by a cost that they did not give.
@@ -64,7 +65,7 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     """Full length where three seeds of two plans can be paid, else half length."""
-    spec, total = prepared.spec, _total(prepared)
+    spec, total = prepared.spec, _cost_limit(prepared)
     if spec.confirm.fidelity != "auto":
         return
     usual = spec.confirm.seeds
@@ -115,7 +116,7 @@ def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
         return
     left = spec.search.max_cost - confirm_cost(prepared)
     n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
-    more = range(_MOST_TRIALS, _NEEDED_TRIALS, -1)
+    more = range(_KEPT_TRIALS, _NEEDED_TRIALS, -1)
     fits = (n for n in more if least_cost(prepared, n_first=n) <= spec.search.max_cost)
     n_trials = max(n_paid, next(fits, _NEEDED_TRIALS))
     if n_trials < usual:
@@ -157,15 +158,15 @@ def warn_of_cost(prepared: Prepared) -> None:
         )
 
 
-def _total(prepared: Prepared) -> float:
+def _cost_limit(prepared: Prepared) -> float:
     """The limit of cost that decides the confirmation."""
     limit = prepared.spec.search.max_cost
-    usual = _SHORT_COST if prepared.full_steps < _SHORT_RUN else _COST
+    usual = _SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST
     return usual if limit is None else limit
 
 
 def _within_limits(cost: float) -> float:
-    return min(max(_COST, _rounded(cost)), _MOST_COST)
+    return min(max(_LEAST_COST, _rounded(cost)), _MOST_COST)
 
 
 def _rounded(cost: float) -> float:

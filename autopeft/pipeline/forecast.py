@@ -18,7 +18,7 @@ from autopeft.train import Pace, pace_of
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
-_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
+_USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
 # The time of a search as shares of the most that its schedule allows at the pace of LoRA: heads train faster,
 # some methods slower, and not every run is needed. Four searches took 0.65 to 1.0 of it (reports/LOG.md).
 _LOW, _EXPECTED, _HIGH = 0.55, 0.8, 1.2
@@ -66,7 +66,7 @@ def forecast(
     schedule = schedule_of(prepared)
     full_run = schedule.full_steps * pace.step_seconds + schedule.n_confirm * pace.example_seconds
     full_run += pace.run_seconds
-    before, after = seconds_so_far, _REPORT_SECONDS
+    before, after = seconds_so_far, _USUAL_REPORT_SECONDS
     most = expected_seconds(prepared, pace, given=given) + _PASS_SHARE * full_run
     low, expected, high = (before + share * most + after for share in (_LOW, _EXPECTED, _HIGH))
     limit = prepared.spec.search.max_time_seconds
