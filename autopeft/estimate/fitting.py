@@ -21,7 +21,7 @@ _CONTEXT_BYTES = 2**29
 # three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
 _MOST_ROWS = 2**16  # more are not asked for
-_TOKEN_STEP = 16  # rows are told in multiples of it
+_TOKEN_STEP = 16  # lengths of rows are rounded to multiples of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Memory:
 
     `weights` stay frozen; `trained` are adapters and head with their gradients and moments; `activations` are
     kept for the backward pass; `logits` belong to the output layer and the loss; the allocator's `reserve` is
-    told as low, expected and high, on a CPU with what Python and its libraries take. `phase` is the part of
+    given as low, expected and high, on a CPU with what Python and its libraries take. `phase` is the part of
     the step that takes most.
     """
 

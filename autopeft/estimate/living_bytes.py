@@ -44,7 +44,7 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     each storage up to 512 bytes, and keeps freed blocks in reserve; neither is counted.
 
     A step has phases, such as forward and backward, of which each has a peak: the most bytes alive at once,
-    and how many of them were gradients, as `gradient_bytes` was told. `flops` counts the floating-point
+    and how many of them were gradients, as counted in `gradient_bytes`. `flops` counts the floating-point
     operations of products and of attention, `n_calls` the kernels, and `busy_seconds` how long they compute
     at the rates of a device.
     """

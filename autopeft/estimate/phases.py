@@ -1,4 +1,4 @@
-"""The phases of a training step, told apart by hooks on the layers of a model.
+"""The phases of a training step, separated by hooks on the layers of a model.
 
 In a phase memory rises or falls by as much at every layer, so that its peak is a straight line of the number
 of layers, from three layers on. The peak of a whole step is not: it is the highest of these lines.
@@ -29,8 +29,8 @@ def repeated_layers(model: nn.Module) -> nn.ModuleList | None:
 
 
 @contextlib.contextmanager
-def told_apart(model: nn.Module, living: LivingBytes) -> Iterator[None]:
-    """A context in which the layers of a model tell when one phase ends and the next begins."""
+def tracking_phases(model: nn.Module, living: LivingBytes) -> Iterator[None]:
+    """A context in which hooks on the layers of a model note when one phase ends and the next begins."""
     layers = repeated_layers(model)
     if layers is None:
         yield

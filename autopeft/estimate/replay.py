@@ -19,7 +19,7 @@ from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.gpu_autocast import gpu_autocast
 from autopeft.estimate.known_results import KnownResults
 from autopeft.estimate.living_bytes import LivingBytes, Work
-from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, told_apart
+from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, tracking_phases
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
 from autopeft.model import BaseModel, adapter_names, attach, can_checkpoint, checkpointed, put_on
@@ -232,8 +232,8 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
         with (
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
             gpu_autocast() if step.on_gpu else contextlib.nullcontext(),
-            told_apart(model, living),
-            _gradients_counted(trained, living),
+            tracking_phases(model, living),
+            _counting_gradients(trained, living),
         ):
             forward_bytes, body_bytes = _train(model, optimizer, step, living)
         return StepMemory(
@@ -274,8 +274,8 @@ def _train(
 
 
 @contextlib.contextmanager
-def _gradients_counted(trained: Sequence[nn.Parameter], living: LivingBytes) -> Iterator[None]:
-    """A context in which the bytes of gradients are told, each parameter's once."""
+def _counting_gradients(trained: Sequence[nn.Parameter], living: LivingBytes) -> Iterator[None]:
+    """A context in which the bytes of gradients are added up, those of each parameter once."""
     seen: set[int] = set()
 
     def note(parameter: torch.Tensor) -> None:

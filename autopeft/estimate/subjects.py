@@ -102,7 +102,7 @@ class Target:
 class Setup:
     """How a step is computed: the model and its quantisation, its number format, the loop, the device.
 
-    `rates` are those of the device, if its time is to be told.
+    `rates` are those of the device, if its time is to be predicted.
     `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
     A replay that takes longer than `max_seconds` is broken off; None lets it take its time.
     """

@@ -76,7 +76,7 @@ class _Calls:
         self._futures: dict[str, Future[Any]] = {}
         self._error: AutopeftError | None = None
         self._has_ended = threading.Event()
-        self._ready: set[str] = set()  # workers that have been told of
+        self._ready: set[str] = set()  # workers whose beginning is logged
         self._n_refusals = 0  # since a worker has begun
         database.prepare()
         database.run(f"DELETE FROM autopeft_search WHERE NOT {IS_ALIVE}")

@@ -89,7 +89,7 @@ class BaseModel:
 
     @property
     def hidden_size(self) -> int:
-        """The width at which learning rates are told."""
+        """The width on which the ranges of learning rates depend."""
         return hidden_size(self.module.config, self.sites)
 
     @property

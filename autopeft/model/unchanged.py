@@ -15,7 +15,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What can be told of a tensor without reading it; `version` counts its changes in place."""
+    """What is known of a tensor without reading it; `version` counts its changes in place."""
 
     name: str
     pointer: int

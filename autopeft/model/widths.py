@@ -1,4 +1,4 @@
-"""The hidden size of a base model: the width at which learning rates are told."""
+"""The hidden size of a base model, on which the ranges of learning rates depend."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """The run whose time is told: its task, data and length; `price` is that of an hour, in any currency.
+    """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
 
     Without a `task` it is that of the plan, or of the class that the model's config names.
     """
@@ -76,7 +76,7 @@ class StepEstimate:
     """What is trained, how, and what it takes.
 
     `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None where the device is not known;
-    then no time is told. `run` is None where the number of steps is not known.
+    then no time is predicted. `run` is None where the number of steps is not known.
     """
 
     target: Target

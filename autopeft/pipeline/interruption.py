@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def told_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
+def logging_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
     """A context that a signal may end; the command that continues is logged if the run has measurements.
 
-    Of a finished run to which nothing was added it is said that its result is unchanged.
+    For a finished run to which nothing was added, the log says that its result is unchanged.
     """
     before = _finished_state(out)
     try:

@@ -1,4 +1,4 @@
-"""`search --dry-run`: everything that a search needs is checked; its size, time and memory are told."""
+"""`search --dry-run`: everything that a search needs is checked; its size, time and memory are predicted."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
-from autopeft.pipeline.interruption import told_how_to_resume
+from autopeft.pipeline.interruption import logging_how_to_resume
 from autopeft.pipeline.memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, fit_to_budget, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
@@ -76,7 +76,7 @@ def search(
     """
     started = time.monotonic() if started is None else started
     out = _out(spec)
-    with told_how_to_resume(spec, out):
+    with logging_how_to_resume(spec, out):
         spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
         check_executor(spec)
         check_trackers(spec)

@@ -61,7 +61,7 @@ def _kind(device: str | None) -> str:
 
 
 def _places_workers(execution: ExecutionSpec) -> bool:
-    """Whether the executor has workers on this machine, each on the device that it is told."""
+    """Whether the executor has workers on this machine, each on the device that it is given."""
     executor = _executor(execution)
     return not (executor.shares_memory or executor.assigns_gpus)
 

@@ -1,4 +1,4 @@
-"""What a search takes the labels of its data for, told before it starts."""
+"""What a search takes the labels of its data for, known before it starts."""
 
 from __future__ import annotations
 

@@ -64,10 +64,10 @@ class TimeLimit:
 def within_time(
     prepared: Prepared, limit: TimeLimit, context: AllocationContext, *, pace: Pace | None = None
 ) -> Prepared:
-    """The run, shortened where its expected time exceeds `--max-time`, with the decisions told.
+    """The run, shortened where its expected time exceeds `--max-time`, with the decisions.
 
-    What `--max-cost` decides follows from the length of a full run and is told too. The pace of the baseline
-    is measured where it is needed and not given.
+    What `--max-cost` decides follows from the length of a full run and is decided too. The pace of the
+    baseline is measured where it is needed and not given.
     """
     chosen = within_cost(_shortened(prepared, limit, context, pace), limit.given)
     warn_of_cost(chosen)
@@ -114,8 +114,8 @@ def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[s
         cheapest = replace(candidate, full_steps=min(least, prepared.full_steps))
         if expected_seconds(cheapest, pace, given=given) <= seconds:
             n_steps = _longest(candidate, pace, seconds=seconds, least=cheapest.full_steps, given=given)
-            return _told(prepared, replace(candidate, full_steps=n_steps))
-    return _told(prepared, cheapest)
+            return _with_decisions(prepared, replace(candidate, full_steps=n_steps))
+    return _with_decisions(prepared, cheapest)
 
 
 def _cheaper(prepared: Prepared, given: frozenset[str]) -> Iterator[tuple[RunSpec, int]]:
@@ -148,7 +148,7 @@ def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int, give
     return low
 
 
-def _told(before: Prepared, after: Prepared) -> Prepared:
+def _with_decisions(before: Prepared, after: Prepared) -> Prepared:
     """The shortened run, with its settings and a decision for each that differs."""
     spec, decisions = after.spec, list(before.decisions)
     why = "so that the answer fits --max-time"

@@ -133,7 +133,7 @@ class WorkerBench:
             RunDirError: The run directory of the main process is not there.
             SpecError: The worker loaded other weights or data than the main process, or by another version.
         """
-        logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process has told all of it
+        logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
         torch.set_num_threads(self.n_threads)
         device = self.devices[index % len(self.devices)]
         alone = {"device": device, "workers": 1}  # the memory is that of one worker already

@@ -47,7 +47,7 @@ from autopeft.train.compute import (
 )
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.failures import status_of, told
+from autopeft.train.failures import error_text, status_of
 from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
@@ -111,7 +111,7 @@ class Bench:
                 plan=plan,
                 fidelity=fidelity,
                 status=status_of(error),
-                error=told(error),
+                error=error_text(error),
                 train_seconds=time.perf_counter() - started,
             )
         if measurement.status is Status.OUT_OF_MEMORY:

@@ -9,7 +9,7 @@ from autopeft.train.compute import NothingToCutError
 from autopeft.train.loop import DivergedError
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What broke a run off, in the user's words where memory ran out."""
     if isinstance(error, NothingToCutError):
         return "out of memory at a single row: lower --max-length, or pass --quantize 4bit"

@@ -75,7 +75,7 @@ def _await_search(database: Database) -> _Search | None:
 
     None where there were searches without a place, and the last of them has ended.
     """
-    has_told = has_seen = False
+    has_reported = has_seen = False
     while True:
         rows = database.run(
             "SELECT id, version, host, setup, lease_seconds, n_workers > (SELECT count(*) "
@@ -88,9 +88,9 @@ def _await_search(database: Database) -> _Search | None:
         if has_seen and not rows:
             return None
         has_seen = bool(rows)
-        if not has_told:
+        if not has_reported:
             log.info("Waiting for a search that needs a worker")
-            has_told = True
+            has_reported = True
         time.sleep(_WAIT_SECONDS)
 
 

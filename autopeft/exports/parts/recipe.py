@@ -48,7 +48,7 @@ def lora_recipe_problems(
 
     Args:
         source: The plan.
-        known: The fields of LoRA that the trainer can be told.
+        known: The fields of LoRA that the trainer takes.
         further: Gives the problems of the config that only this trainer has.
     """
     problems = (*not_lora(source.configs), *recipe_problems(source))
