@@ -74,9 +74,9 @@ def _summary_table(result: SearchResult, words: PartWords) -> Table:
 
     rows = [
         (
-            row.role_words
-            if row.name == row.role_words
-            else f"{row.role_words}\n[dim]{escape(row.name)}[/dim]",
+            row.joined_marks
+            if row.name == row.joined_marks
+            else f"{row.joined_marks}\n[dim]{escape(row.name)}[/dim]",
             score(row.test),
             score(row.confirm),
             f"{row.plan.trainable_params:,}",

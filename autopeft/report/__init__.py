@@ -4,7 +4,7 @@ Everything but `write` is a pure function of the result. The layout is in `templ
 
 Inside the folder each file imports only from those before it:
 words, maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
-usage, schema → view → card, grids → roles, summary → headline, drawing → page → several.
+usage, schema → view → card, grids → named_plans, short_forms → headline, drawing → page → several.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
 from autopeft.report.several import several_html
-from autopeft.report.summary import leaderboard, short_html, short_text
+from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.report.words import PartWords
 from autopeft.store import write_text

@@ -10,8 +10,8 @@ from autopeft.report import charts
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.grids import grid
 from autopeft.report.maps import rank_map, score_map
+from autopeft.report.named_plans import chart_names, confirmed_plans
 from autopeft.report.naming import Naming
-from autopeft.report.roles import chart_names, confirmed_plans
 from autopeft.report.tables import first_proposals
 from autopeft.report.words import PartWords
 

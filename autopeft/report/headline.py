@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
 from autopeft.report.measured import n_rivals, on_split, record_of, unfinished
+from autopeft.report.named_plans import PlanRow, head_plan
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
-from autopeft.report.roles import Row, head_plan
 from autopeft.report.words import (
     count,
     difference,
@@ -52,10 +52,10 @@ class Headline:
         return ((use, self.use), ("What it costs", self.cost), ("How sure it is", self.sure))
 
 
-def headline(result: SearchResult, naming: Naming, rows: Sequence[Row]) -> Headline:
+def headline(result: SearchResult, naming: Naming, rows: Sequence[PlanRow]) -> Headline:
     """The headline of a result; `rows` is its summary."""
     mark, tone = _MARKS[result.verdict.label]
-    best = next(row for row in rows if "best" in row.roles)
+    best = next(row for row in rows if "best" in row.marks)
     says = _Says(result=result, naming=naming, best=best)
     return Headline(
         mark=mark,
@@ -74,7 +74,7 @@ class _Says:
 
     result: SearchResult
     naming: Naming
-    best: Row
+    best: PlanRow
 
     def title(self) -> str:
         """What to do."""

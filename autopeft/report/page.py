@@ -15,9 +15,9 @@ from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
 from autopeft.report.heat import seen_enough
 from autopeft.report.helped import did_it_help
+from autopeft.report.named_plans import PlanRow, summary
 from autopeft.report.naming import Naming, legend
 from autopeft.report.positions import edge_sentence, rate_words
-from autopeft.report.roles import Row, summary
 from autopeft.report.tables import arm_names, first_proposals, result_json
 from autopeft.report.words import PartWords, plan_words
 
@@ -87,7 +87,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Headline:
     return headline(result, naming, summary(result, naming))
 
 
-def summary_of(result: SearchResult, words: PartWords) -> tuple[Row, ...]:
+def summary_of(result: SearchResult, words: PartWords) -> tuple[PlanRow, ...]:
     """Baseline, best, smallest and head alone, each plan once."""
     return summary(result, Naming(result=result, words=words, first=first_proposals(result)))
 

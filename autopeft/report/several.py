@@ -23,7 +23,7 @@ def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict
     everything = contents(result, words, "complete")
     kept = ("setting", "is_share", "headline", "summary", "legend", "confirm_steps")
     charts, rows = drawn(result, words), everything["summary"]
-    best, default = (next(row for row in rows if role in row.roles) for role in ("best", "baseline"))
+    best, default = (next(row for row in rows if mark in row.marks) for mark in ("best", "baseline"))
     cost = result.cost
     parts = cost.sensitivity_seconds + cost.search_seconds + cost.confirm_seconds
     score = best.test or best.confirm

@@ -29,7 +29,7 @@ class Confirmed:
 
 def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed, ...]:
     """The confirmed plans, best metric first; a plan with two names appears once."""
-    sign = -1 if result.setting.greater_is_better else 1
+    sign = 1 if result.setting.greater_is_better else -1
     worst = min if result.setting.greater_is_better else max
     rows = [
         Confirmed(
@@ -42,7 +42,7 @@ def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed
         )
         for record in {record.plan: record for record in reversed(result.confirmations)}.values()
     ]
-    return tuple(sorted(rows, key=lambda row: sign * row.record.metric_mean))
+    return tuple(sorted(rows, key=lambda row: -sign * row.record.metric_mean))
 
 
 def proxies(result: SearchResult, arms: Mapping[Plan, str]) -> list[tuple[str, Measurement]]:

@@ -151,14 +151,14 @@ def test_a_lower_loss_is_said_to_be_lower():
 def test_the_summary_has_each_plan_once_with_all_that_it_takes():
     result = toy_result()
     rows = contents(result, WORDS, "complete")["summary"]
-    assert [row.role_words for row in rows] == ["baseline", "best", "smallest", "head alone"]
+    assert [row.joined_marks for row in rows] == ["baseline", "best", "smallest", "head alone"]
     best = rows[1]
     assert best.megabytes == pytest.approx(4 * (7_296 + 390) / 1e6)
     assert best.seconds == pytest.approx(300 / 7) and best.steps == 300 and best.peak_bytes == 10**6
     assert (best.test.metric_mean, best.confirm.metric_mean) == (0.948, 0.954)
     assert rows[3].test is None and rows[3].confirm is None
     kept = replace(result, best=BASELINE, smallest=BASELINE)
-    assert [r.role_words for r in contents(kept, WORDS, "complete")["summary"]] == [
+    assert [r.joined_marks for r in contents(kept, WORDS, "complete")["summary"]] == [
         "baseline = best = smallest",
         "head alone",
     ]
@@ -232,7 +232,7 @@ def test_the_head_as_the_best_plan_is_not_compared_with_itself():
     assert answer.aside == ()
     assert answer.use[-1] == "It adapts nothing and trains the output layer (the head) alone, 390 parameters."
     rows = report.summary_of(replace(toy_result(), best=HEAD, smallest=HEAD, confirmations=(record,)), WORDS)
-    assert [row.role_words for row in rows] == ["baseline", "best = smallest"]
+    assert [row.joined_marks for row in rows] == ["baseline", "best = smallest"]
 
 
 def test_an_interval_that_ends_at_zero_settles_nothing():

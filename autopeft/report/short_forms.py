@@ -43,7 +43,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
     numbers are no results. `answers` names what a plan is: best, smallest, baseline.
     """
     arms, test = arm_names(result), {record.plan: record.metric_mean for record in result.test}
-    sign = -1 if result.setting.greater_is_better else 1
+    sign = 1 if result.setting.greater_is_better else -1
     confirmed = {record.plan: record for record in reversed(result.confirmations)}
     rows = [
         {
@@ -55,7 +55,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
             "n_seeds": len(record.seeds),
             "test_metric": test.get(plan),
         }
-        for plan, record in sorted(confirmed.items(), key=lambda item: sign * item[1].metric_mean)
+        for plan, record in sorted(confirmed.items(), key=lambda item: -sign * item[1].metric_mean)
     ]
     for arm, run in proxies(result, arms):
         if run.plan not in confirmed:

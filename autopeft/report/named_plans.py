@@ -11,18 +11,18 @@ from autopeft.report.naming import Naming
 from autopeft.report.view import run_seconds
 
 _BYTES = 4  # a saved number is a float32
-ROLES = ("baseline", "best", "smallest")
+NAMED_PLANS = ("baseline", "best", "smallest")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One plan under all of its roles. Numbers are None where they were not measured.
+class PlanRow:
+    """One plan, with `marks` for the named plans that it is. Numbers are None where they were not measured.
 
     `megabytes` is the size of adapter and head as float32, `peak_bytes` the training memory beside the
     weights, `seconds` the mean time of one confirming run, and `steps` its length.
     """
 
-    roles: tuple[str, ...]
+    marks: tuple[str, ...]
     name: str
     plan: Plan
     test: Confirmation | None
@@ -33,28 +33,28 @@ class Row:
     steps: int | None
 
     @property
-    def role_words(self) -> str:
+    def joined_marks(self) -> str:
         """`baseline = best`."""
-        return " = ".join(self.roles)
+        return " = ".join(self.marks)
 
 
-def summary(result: SearchResult, naming: Naming) -> tuple[Row, ...]:
-    """The named plans in the order of `ROLES`, each once, and the head alone.
+def summary(result: SearchResult, naming: Naming) -> tuple[PlanRow, ...]:
+    """The named plans in the order of `NAMED_PLANS`, each once, and the head alone.
 
     There is no smallest plan where it was not confirmed.
     """
-    plans: dict[str, Plan | None] = {name: getattr(result, name) for name in ROLES}
+    plans: dict[str, Plan | None] = {name: getattr(result, name) for name in NAMED_PLANS}
     if record_of(result.confirmations, result.smallest) is None and (
         result.smallest != result.best or result.verdict.label == "none"
     ):
         plans["smallest"] = None
     plans[naming.head] = head_plan(result)
     by_plan: dict[Plan, list[str]] = {}
-    for role, plan in plans.items():
+    for name, plan in plans.items():
         if plan is not None:
-            by_plan.setdefault(plan, []).append(role)
-    rows = ((plan, [r for r in roles if r != naming.head] or roles) for plan, roles in by_plan.items())
-    return tuple(_row(result, naming, plan, roles) for plan, roles in rows)
+            by_plan.setdefault(plan, []).append(name)
+    rows = ((plan, [m for m in marks if m != naming.head] or marks) for plan, marks in by_plan.items())
+    return tuple(_row(result, naming, plan, marks) for plan, marks in rows)
 
 
 def head_plan(result: SearchResult) -> Plan | None:
@@ -66,7 +66,7 @@ def head_plan(result: SearchResult) -> Plan | None:
 
 
 def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:
-    """The confirmations, each plan once: named plans in the order of `ROLES`, then others, the head last."""
+    """The confirmations, each plan once: in the order of `NAMED_PLANS`, then others, the head last."""
     by_plan = {record.plan: record for record in reversed(result.confirmations)}
     order = [result.baseline, result.best, result.smallest]
     rank = {plan: place for place, plan in reversed(list(enumerate(order)))}
@@ -75,22 +75,22 @@ def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:
 
 
 def chart_names(result: SearchResult, naming: Naming) -> dict[Plan, str]:
-    """What charts write beside a plan: its name, and in brackets the roles that it has."""
+    """What charts write beside a plan: its name, and in brackets "best" or "smallest" where it is that."""
     names = {}
     for row in summary(result, naming):
-        roles = [role for role in row.roles if role in ("best", "smallest")]
-        names[row.plan] = f"{row.name} ({' and '.join(roles)})" if roles else row.name
+        marks = [mark for mark in row.marks if mark in ("best", "smallest")]
+        names[row.plan] = f"{row.name} ({' and '.join(marks)})" if marks else row.name
     for record in result.confirmations:
         names.setdefault(record.plan, naming.short(record.plan))
     return names
 
 
-def _row(result: SearchResult, naming: Naming, plan: Plan, roles: Sequence[str]) -> Row:
+def _row(result: SearchResult, naming: Naming, plan: Plan, marks: Sequence[str]) -> PlanRow:
     runs = _runs_of(result, plan)
     confirm = record_of(result.confirmations, plan)
     saved = plan.trainable_params + result.setting.head_params
-    return Row(
-        roles=tuple(roles),
+    return PlanRow(
+        marks=tuple(marks),
         name=naming.short(plan),
         plan=plan,
         test=record_of(result.test, plan),
