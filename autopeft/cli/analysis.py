@@ -14,6 +14,7 @@ from rich.console import Console
 
 from autopeft.cli.counts import size
 from autopeft.cli.heat_map import blocks_for, heat_lines
+from autopeft.cli.printing import COLUMNS
 from autopeft.cli.tables import console
 from autopeft.extension import discover
 from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json, train_command
@@ -23,7 +24,6 @@ from autopeft.report.words import duration, percent, plan_words
 if TYPE_CHECKING:
     from autopeft.pipeline import Analysis
 
-_COLUMNS = 80
 _MAX_NAMES = 5  # sites that are named, chosen by hand
 _SPECTRUM_RANKS = (1, 4, 16)  # chosen by hand: what an update of so many ranks holds is printed
 _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
@@ -153,7 +153,7 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
 
 def _print_wrapped(out: Console, paragraph: str) -> None:
     """Print lines of at most 80 columns; a longer word, such as a path, and a command stay in one line."""
-    width = sys.maxsize if "autopeft " in paragraph else _COLUMNS
+    width = sys.maxsize if "autopeft " in paragraph else COLUMNS
     kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
     for line in wrap(kept_together, width, break_long_words=False, break_on_hyphens=False):
         out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)

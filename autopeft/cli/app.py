@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import foreseen, lists, sharing
+from autopeft.cli import lists, sizing, verify_push
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.lists import print_json
+from autopeft.cli.printing import print_json
 from autopeft.cli.serving import serve_search
 from autopeft.cli.usage import PlainErrors
 from autopeft.errors import StoppedError
@@ -157,7 +157,7 @@ def analyze(
             printed.print_analysis(analysis)
 
 
-app.add_typer(foreseen.app)
+app.add_typer(sizing.app)
 
 
 @app.command()
@@ -303,7 +303,7 @@ def report(
             tables.print_result(result, run)
 
 
-app.add_typer(sharing.app)
+app.add_typer(verify_push.app)
 
 
 @app.command()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from autopeft.cli.printing import COLUMNS
+
 if TYPE_CHECKING:
     from autopeft.doctor import Check
 
-_COLUMNS = 80
 _MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}
 
 
@@ -20,7 +21,7 @@ def checks_text(checks: Sequence[Check]) -> str:
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.status]:<6}{check.name:<{width}}  {check.value}")
-        lines += wrap(check.remedy, _COLUMNS, initial_indent=indent, subsequent_indent=indent)
+        lines += wrap(check.remedy, COLUMNS, initial_indent=indent, subsequent_indent=indent)
     n_failed = sum(check.status == "fail" for check in checks)
     end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
     return "\n".join([*lines, "", end])

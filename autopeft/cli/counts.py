@@ -7,10 +7,11 @@ from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from autopeft.cli.printing import COLUMNS
+
 if TYPE_CHECKING:
     from autopeft.pipeline import Count, Counted, StepEstimate
 
-_COLUMNS = 80
 _WORD = 16  # characters of a name in a comparison
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -36,7 +37,7 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
         lines += ["", *table(("layer", "each", "parameters", "share"), _layers(count))]
     if count.notes:
         marked = [f"{'- ' if markdown else ''}note: {note}" for note in count.notes]
-        lines += ["", *(marked if markdown else ["\n".join(wrap(note, _COLUMNS)) for note in marked])]
+        lines += ["", *(marked if markdown else ["\n".join(wrap(note, COLUMNS)) for note in marked])]
     return "\n".join(lines)
 
 
@@ -63,8 +64,8 @@ def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) 
     headers = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
     rows = [_compared(word, counted) for word, counted in compared.items()]
     table = _markdown if markdown else _aligned
-    below = [line for note in notes for line in wrap(note, _COLUMNS)]
-    return "\n".join([*wrap(title, _COLUMNS), "", *table(headers, rows), "", *below])
+    below = [line for note in notes for line in wrap(note, COLUMNS)]
+    return "\n".join([*wrap(title, COLUMNS), "", *table(headers, rows), "", *below])
 
 
 def _compared(word: str, counted: Counted) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from autopeft.cli.printing import COLUMNS
 from autopeft.report.words import duration
 
 if TYPE_CHECKING:
     from autopeft.estimate import Limits, Memory, Step
     from autopeft.pipeline import StepEstimate
 
-_COLUMNS, _NAME = 80, 34
+_NAME = 34
 _ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
@@ -130,7 +131,7 @@ def flags(step: Step) -> str:
 
 
 def _wrapped(paragraphs: Any) -> list[str]:
-    return [line for paragraph in paragraphs for line in wrap(paragraph, _COLUMNS, break_on_hyphens=False)]
+    return [line for paragraph in paragraphs for line in wrap(paragraph, COLUMNS, break_on_hyphens=False)]
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from textwrap import wrap
 from rich.console import Console
 from rich.text import Text
 
+from autopeft.cli.printing import COLUMNS
 from autopeft.records import Site, SiteScores, shortened
 from autopeft.report.heat import LIGHT
 from autopeft.report.maps import OUTSIDE, digits_of, shade_of
 
-_COLUMNS = 80
 _MAX_ROWS = 16  # chosen by hand, so that the maps of two scores fit a screen; more layers are folded
 _BLOCKS, _LETTERS = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 _ALL = "all"
@@ -44,7 +44,7 @@ def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCK
         yield Text(f"{score.name}: 0 at every site")
         return
     folded = "; folded rows: mean" if any("-" in row.label for row in rows) else ""
-    head = wrap(f"{score.name}, percent of its total (deepest layer on top{folded})", _COLUMNS)
+    head = wrap(f"{score.name}, percent of its total (deepest layer on top{folded})", COLUMNS)
     yield from (Text(line, style="bold") for line in head)
     top = _top(rows)
     for band in _bands(roles):
@@ -103,7 +103,7 @@ def _bands(roles: Sequence[str]) -> Iterator[list[int]]:
     band: list[int] = []
     used = len(OUTSIDE)
     for column, role in enumerate(roles):
-        if used + 1 + _width(role) > _COLUMNS:
+        if used + 1 + _width(role) > COLUMNS:
             yield band
             band, used = [], len(OUTSIDE)
         band.append(column)

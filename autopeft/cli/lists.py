@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import Annotated, Any
@@ -16,16 +15,11 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.known import known_methods, method_facts
+from autopeft.cli.printing import COLUMNS, print_json
 from autopeft.extension import REFERENCE_WIDTH, discover
 from autopeft.records import rate
 
-_COLUMNS, _INDENT = 80, 18
-
-
-def print_json(content: Any) -> None:
-    """Print one JSON object; infinite numbers and NaN, which JSON has not, raise ValueError."""
-    print(json.dumps(content, indent=2, allow_nan=False))
-
+_INDENT = 18
 
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
 
@@ -121,7 +115,7 @@ def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:
         "options": options or "none",
     }
     lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
-    wrapped = [wrap(line, _COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
+    wrapped = [wrap(line, COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
     title = f"{method['name']}: {method['label']}"
     return "\n".join([title, "", *(line for lines in wrapped for line in lines)])
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from autopeft.cli.printing import COLUMNS
 from autopeft.records import shortened
 from autopeft.report.words import duration, memory
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Forecast, Preview, TaskFacts
 
-_NAME, _COLUMNS = 14, 80
+_NAME = 14
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
 # What the labels of each kind of target are; {n} counts them.
 _LABELS = {
@@ -37,7 +38,7 @@ def preview_text(preview: Preview) -> str:
 
 
 def _beside(name: str, text: str) -> Iterator[str]:
-    for place, line in enumerate(wrap(text, _COLUMNS - _NAME, break_on_hyphens=False)):
+    for place, line in enumerate(wrap(text, COLUMNS - _NAME, break_on_hyphens=False)):
         yield f"{'' if place else name:<{_NAME}}{line}"
 
 

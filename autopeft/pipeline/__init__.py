@@ -1,10 +1,10 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it: memory, spreading, defaults, estimate_request,
-estimate_target, interruption, resuming → environment, computing → row_lengths, prepare → scoring, counting,
-listing, fingerprint, applying, forgetting, reporting → hub_folder → best, working, warm_start → problem →
-allowance → forecast, estimating → comparing, time_limit, tracking, task_facts → previewing, searching,
-exporting → analyzing, training, suggesting → reference → verifying, pushing.
+Inside the folder each file imports only from those before it: in_memory, spreading, defaults,
+estimate_request, estimate_target, interruption, resuming → environment, computing → row_lengths, prepare →
+scoring, counting, listing, fingerprint, applying, forgetting, reporting → hub_folder → best, working,
+warm_start → problem → allowance → forecast, estimating → comparing, time_limit, tracking, task_facts →
+previewing, searching, exporting → analyzing, training, suggesting → reference → verifying, pushing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from autopeft.pipeline.estimate_request import EstimateRequest, RunEstimate, Run
 from autopeft.pipeline.estimating import estimate_step
 from autopeft.pipeline.exporting import Export, ExportRequest, export
 from autopeft.pipeline.forecast import Forecast, Span
+from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.listing import MethodsOnModel, methods_on
-from autopeft.pipeline.memory import InMemory
 from autopeft.pipeline.previewing import Preview, preview
 from autopeft.pipeline.pushing import Pushed, PushRequest, push
 from autopeft.pipeline.reporting import part_words, render, render_several

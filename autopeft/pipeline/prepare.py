@@ -14,7 +14,7 @@ from autopeft.extension import Catalogue, Method, Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
 from autopeft.pipeline.defaults import with_full_run, with_max_length
-from autopeft.pipeline.memory import NAMED, InMemory, load_base, load_data, with_precision
+from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
     Budget,

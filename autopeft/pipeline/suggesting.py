@@ -10,7 +10,7 @@ from peft import PeftConfig
 from autopeft import model, space
 from autopeft.adapters import compile_plan
 from autopeft.pipeline.best import plan_document
-from autopeft.pipeline.memory import NAMED, InMemory
+from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.prepare import fit_to_budget, prepare, with_demo_settings
 from autopeft.records import PlanDocument, RunSpec
 from autopeft.space import BASELINE_METHOD

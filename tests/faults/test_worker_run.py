@@ -22,7 +22,7 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.executors.parts import decode, encode
 from autopeft.pipeline import searching
 from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
-from autopeft.pipeline.memory import InMemory
+from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.working import WorkerBench, with_wave
 from autopeft.records import IN_MEMORY

@@ -10,7 +10,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.lists import print_json
+from autopeft.cli.printing import print_json
 from autopeft.errors import SiteError
 
 app = typer.Typer()
