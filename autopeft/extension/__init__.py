@@ -10,7 +10,7 @@ from autopeft.extension.discovery import Catalogue, discover
 from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Exporter, ExportSource
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
-from autopeft.extension.score import Reducer, Score
+from autopeft.extension.score import Reducer, Score, ScorePass
 from autopeft.extension.task import (
     IGNORED,
     Batch,
@@ -46,6 +46,7 @@ __all__ = [
     "PlacesBatches",
     "Reducer",
     "Score",
+    "ScorePass",
     "Target",
     "Task",
     "TaskDefaults",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from autopeft.records import Site
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+ScorePass = Literal["none", "weights", "inputs", "layers", "true", "sampled"]
 
 
 class Reducer(Protocol):
@@ -27,13 +29,13 @@ class Reducer(Protocol):
             inputs: Shape (B, T, in), fp32 or wider, zero at padding tokens. Sites with the same input
                 get the same tensor, one after the other. For experts: the parameter.
             gradient: Gradient of the sum of the examples' losses by the outputs, shape (B, T, out), zero at
-                padding tokens: row b comes from example b alone. Empty where the score's `labels` are
+                padding tokens: row b comes from example b alone. Empty where the score's `needed_pass` is
                 `inputs`. For experts: the gradient by the parameter, in its shape; examples are summed.
 
-        Where `labels` is `layers`, the call is about a layer of the stack: `site` is its first one, `module`
-        the layer, `inputs` its input and `gradient` its output, both (B, T, D). Where `labels` is `weights`,
-        each site comes once: `inputs` is its weight, (out, in), (out,) of a norm, or (experts, out, in),
-        dequantised, in the format that it is held in; `gradient` is empty.
+        Where `needed_pass` is `layers`, the call is about a layer of the stack: `site` is its first one,
+        `module` the layer, `inputs` its input and `gradient` its output, both (B, T, D). Where it is
+        `weights`, each site comes once: `inputs` is its weight, (out, in), (out,) of a norm, or
+        (experts, out, in), dequantised, in the format that it is held in; `gradient` is empty.
         """
 
     def add(self, other: Any) -> None:
@@ -53,11 +55,10 @@ class Score(Protocol):
     name: str  # what specifications call it, such as `fisher`
     summary: str  # what it says of a site, in one phrase
     unit: str  # of the values, as a phrase
-    # The pass that it needs: `none` (no example is read), `weights` (each weight is read, but no example),
-    # `inputs` (a forward pass), `layers` (a forward pass, for the inputs and outputs of whole layers), `true`
-    # (forward, and backward from the loss) or `sampled` (the same, with labels drawn from the model's
-    # predictions).
-    labels: str
+    # `none` (no example is read), `weights` (each weight is read, but no example), `inputs` (a forward pass),
+    # `layers` (a forward pass, for the inputs and outputs of whole layers), `true` (forward, and backward
+    # from the loss) or `sampled` (the same, with labels drawn from the model's predictions).
+    needed_pass: ScorePass
 
     def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
         """A reducer for these sites, without counts; the seed decides each of its random draws."""

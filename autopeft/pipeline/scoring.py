@@ -19,8 +19,8 @@ from autopeft.sensitivity import ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
-# Cost of one example relative to one example of LoRA training at all maps, by the score's `labels`. Upper
-# bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18 tokens).
+# Cost of one example relative to one example of LoRA training at all maps, by the score's `needed_pass`.
+# Upper bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18).
 _PASS_COST = {"inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # in the same unit, for each score in addition to the pass
 _TIME_SHARE = 0.1  # of what is left of --max-time, for the whole pass; chosen by hand
@@ -73,7 +73,7 @@ def sensitivity(
         scored = measure(
             chosen,
             scored_model,
-            limit.in_time(_batches(prepared, n_examples=min(n_requested, n_train))),
+            limit.until_share_is_used(_batches(prepared, n_examples=min(n_requested, n_train))),
             seed=prepared.spec.search.seed,
             enough=enough,
         )
@@ -90,7 +90,7 @@ class _Limit:
         self._end = clock() + _TIME_SHARE * (self._seconds - clock())
         self._is_cut = False
 
-    def in_time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def until_share_is_used(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The first batch, and the others until the share of the pass is used up."""
         for index, batch in enumerate(batches):
             if index and self._clock() >= self._end:
@@ -161,10 +161,10 @@ def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> i
         157
     """
     need_examples = [score for score in scores if reads_examples(score)]
-    labels = {score.labels for score in need_examples}
+    needed = {score.needed_pass for score in need_examples}
     # A backward pass serves the scores of inputs and of layers too.
-    passes = labels & {"true", "sampled"} or ({"inputs"} if labels else set())
-    cost = sum(_PASS_COST[kind] for kind in passes) + _SCORE_COST * len(need_examples)
+    passes = needed & {"true", "sampled"} or ({"inputs"} if needed else set())
+    cost = sum(_PASS_COST[name] for name in passes) + _SCORE_COST * len(need_examples)
     return max(_BATCH, min(MAX_EXAMPLES, int(_SHARE * full_run_examples / cost) if cost else MAX_EXAMPLES))
 
 
@@ -174,9 +174,9 @@ def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
     lengths = split.lengths
     rng = np.random.default_rng(prepared.spec.search.seed)
     chosen = rng.permutation(len(lengths))[:n_examples].tolist()
-    run = _BATCH * _SORTED_BATCHES
-    for start in range(0, n_examples, run):
-        rows = sorted(chosen[start : start + run], key=lambda i: (lengths[i], i))
+    n_sorted = _BATCH * _SORTED_BATCHES
+    for start in range(0, n_examples, n_sorted):
+        rows = sorted(chosen[start : start + n_sorted], key=lambda i: (lengths[i], i))
         batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
         for index in rng.permutation(len(batches)):
             batch = prepared.task.collate(

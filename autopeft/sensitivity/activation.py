@@ -87,6 +87,6 @@ PART = SiteScore(
     name="activation",
     summary=f"share of the inputs' second moment in its {_VALUE_RANK} largest directions",
     unit="share, in [0, 1]",
-    labels="inputs",
+    needed_pass="inputs",
     reducer=_reducer,
 )

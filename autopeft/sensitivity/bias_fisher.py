@@ -23,6 +23,6 @@ PART = SiteScore(
     name="bias_fisher",
     summary="trace of the empirical Fisher of the biases",
     unit="(loss per unit of bias) squared",
-    labels="true",
+    needed_pass="true",
     reducer=lambda sites, seed: Sums(_term),
 )

@@ -93,6 +93,6 @@ PART = SiteScore(
     name="cka",
     summary="how much the site's layer changes the representation, 1 - CKA",
     unit="share, in [0, 1]",
-    labels="layers",
+    needed_pass="layers",
     reducer=lambda sites, seed: _Representations(sites),
 )

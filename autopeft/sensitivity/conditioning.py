@@ -36,6 +36,6 @@ PART = SiteScore(
     name="conditioning",
     summary="inverse of the weight's condition number (KappaTune)",
     unit="share, in [0, 1]",
-    labels="weights",
+    needed_pass="weights",
     reducer=lambda sites, seed: Sums(_term, value=lambda sums, n: float(sums[0])),
 )

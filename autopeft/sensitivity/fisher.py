@@ -15,6 +15,6 @@ PART = SiteScore(
     name="fisher",
     summary="trace of the empirical Fisher (summed squared per-example gradients)",
     unit="(loss per unit of weight) squared",
-    labels="true",
+    needed_pass="true",
     reducer=fisher_reducer,
 )

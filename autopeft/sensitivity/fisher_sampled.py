@@ -18,6 +18,6 @@ PART = SiteScore(
     name="fisher_sampled",
     summary="trace of the Fisher (labels drawn from the model's predictions)",
     unit="(loss per unit of weight) squared",
-    labels="sampled",
+    needed_pass="sampled",
     reducer=fisher_reducer,
 )

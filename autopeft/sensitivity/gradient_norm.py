@@ -28,6 +28,6 @@ PART = SiteScore(
     name="gradient_norm",
     summary="norm of the batches' gradients",
     unit="loss per unit of weight",
-    labels="true",
+    needed_pass="true",
     reducer=lambda sites, seed: Sums(_term, value=lambda sums, n: math.sqrt(mean(sums, n))),
 )

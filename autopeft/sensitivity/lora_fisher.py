@@ -53,6 +53,6 @@ PART = SiteScore(
     name="lora_fisher",
     summary="trace of the empirical Fisher of LoRA's B at its start",
     unit="(loss per unit of weight) squared",
-    labels="true",
+    needed_pass="true",
     reducer=_reducer,
 )

@@ -17,6 +17,6 @@ PART = SiteScore(
     name="parameters",
     summary="the number of weights (null)",
     unit="weights",
-    labels="none",
+    needed_pass="none",
     reducer=lambda sites, seed: FixedValues({site.name: float(_n_weights(site)) for site in sites}),
 )

@@ -16,4 +16,4 @@ def _reducer(sites: Sequence[Site], seed: int) -> FixedValues:
     return FixedValues({site.name: float(value) for site, value in zip(sites, noise, strict=True)})
 
 
-PART = SiteScore(name="random", summary="noise (null)", unit="1", labels="none", reducer=_reducer)
+PART = SiteScore(name="random", summary="noise (null)", unit="1", needed_pass="none", reducer=_reducer)

@@ -87,6 +87,6 @@ PART = SiteScore(
     name="spectrum",
     summary="energy of the mean gradient, and what each rank of an update holds of it",
     unit="(loss per unit of weight) squared",
-    labels="true",
+    needed_pass="true",
     reducer=_reducer,
 )

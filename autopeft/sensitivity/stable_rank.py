@@ -30,6 +30,6 @@ PART = SiteScore(
     name="stable_rank",
     summary="stable rank of the weight, ‖W‖_F² / ‖W‖₂² (SR-LoRA)",
     unit="directions",
-    labels="weights",
+    needed_pass="weights",
     reducer=lambda sites, seed: Sums(_term, value=lambda sums, n: float(sums[0])),
 )

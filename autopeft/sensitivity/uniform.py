@@ -6,6 +6,6 @@ PART = SiteScore(
     name="uniform",
     summary="the same everywhere (null)",
     unit="1",
-    labels="none",
+    needed_pass="none",
     reducer=lambda sites, seed: FixedValues({site.name: 1.0 for site in sites}),
 )

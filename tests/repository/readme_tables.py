@@ -119,7 +119,7 @@ def score_table() -> str:
     """What each score says, and the pass that it needs; scores share a pass where they can."""
     scores = discover("autopeft.sensitivity").items()
     rows = (
-        (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, PASSES[score.labels])
+        (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, PASSES[score.needed_pass])
         for name, score in scores
     )
     return markdown(("score", "says of a site", "unit", "pass"), rows)

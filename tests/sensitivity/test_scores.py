@@ -36,7 +36,7 @@ by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way
 # (2 T² against in × out, which is 16 × 16 to 32 × 16 here: T of 11 to 16).
 by_length = pytest.mark.parametrize("n_filler", [(1, 5), (15, 25)], ids=["short", "long"])
-LABELS = {"none", "weights", "inputs", "layers", "true", "sampled"}
+PASSES = {"none", "weights", "inputs", "layers", "true", "sampled"}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_part_is_a_score_with_a_summary_of_its_own(name):
     assert SCORES[name].name == name
     assert SCORES[name].summary
     assert SCORES[name].unit
-    assert SCORES[name].labels in LABELS
+    assert SCORES[name].needed_pass in PASSES
 
 
 @by_score
@@ -126,7 +126,7 @@ def test_dropout_is_off_while_scoring(name, make_base, make_batch, task):
     assert first == second
 
 
-@pytest.mark.parametrize("name", [name for name in SCORES if SCORES[name].labels != "none"])
+@pytest.mark.parametrize("name", [name for name in SCORES if SCORES[name].needed_pass != "none"])
 def test_two_reducers_add_up_to_one_that_saw_everything(name, score, make_batch):
     batches = [make_batch(seed=seed) for seed in range(4)]
     whole = score(name, batches)

@@ -14,7 +14,9 @@ from autopeft.sensitivity.parts import score as parts
 
 WIDTH = 1400  # wide enough for sketches
 # lora_fisher takes one of several matrices, which torch cannot do for a device that it was not built for.
-FED = [n for n, score in SCORES.items() if score.labels not in ("none", "weights") and n != "lora_fisher"]
+FED = [
+    n for n, score in SCORES.items() if score.needed_pass not in ("none", "weights") and n != "lora_fisher"
+]
 
 
 class NoFloat64OnMps(TorchDispatchMode):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autopeft.extension import Reducer
+from autopeft.extension import Reducer, ScorePass
 from autopeft.model import free_bytes, to_float64
 from autopeft.records import Site
 
@@ -26,7 +26,7 @@ class SiteScore:
     name: str
     summary: str
     unit: str
-    labels: str
+    needed_pass: ScorePass
     reducer: Callable[..., Reducer]
 
 

@@ -38,23 +38,23 @@ class BatchRunner:
     @property
     def passes(self) -> list[str]:
         """The passes over each batch: `true`, `sampled`, both, or `inputs` alone."""
-        labels = {score.labels for score in self._halves.scores}
-        with_gradients: list[str] = [kind for kind in ("true", "sampled") if kind in labels]
-        return with_gradients or (["inputs"] if labels & {"inputs", "layers"} else [])
+        needed = {score.needed_pass for score in self._halves.scores}
+        with_gradients: list[str] = [name for name in ("true", "sampled") if name in needed]
+        return with_gradients or (["inputs"] if needed & {"inputs", "layers"} else [])
 
     def run(self, batch: Batch, *, index: int) -> None:
         """All passes over one batch; `index` decides its half and its drawn labels."""
-        for labels in self.passes:
-            self._run_pass(labels, batch, index=index)
+        for name in self.passes:
+            self._run_pass(name, batch, index=index)
         self._halves.count(index % 2, len(batch["labels"]))
 
-    def _run_pass(self, labels: str, batch: Batch, *, index: int) -> None:
+    def _run_pass(self, name: str, batch: Batch, *, index: int) -> None:
         """One pass over one batch, in parts where it does not fit into memory."""
-        if labels == "sampled":
+        if name == "sampled":
             model, task = self._scored.model, self._scored.task
             with self._scored.precision.autocast(batch["labels"].device):
                 batch = with_drawn_labels(batch, model, task=task, seed=self._seed, index=index)
-        listeners = self._listeners(labels, index % 2)
+        listeners = self._listeners(name, index % 2)
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
             part, seen = to_do.pop()
@@ -80,15 +80,18 @@ class BatchRunner:
             max_tokens is not None and tokens is not None and n_examples > 1 and tokens.numel() > max_tokens
         )
 
-    def _listeners(self, labels: str, half: int) -> Listeners:
-        """Reducers of gradients from these labels; the first pass feeds those of inputs and layers too."""
+    def _listeners(self, name: str, half: int) -> Listeners:
+        """The reducers that a pass feeds; the first pass feeds those of inputs and layers too."""
         pairs = list(zip(self._halves.scores, self._halves.reducers[half], strict=True))
-        heard = {"inputs", "layers", labels} if labels == self.passes[0] else {labels}
-        by_kind = {kind: tuple(reducer for score, reducer in pairs if score.labels == kind) for kind in heard}
+        fed = {"inputs", "layers", name} if name == self.passes[0] else {name}
+        by_pass = {
+            needed: tuple(reducer for score, reducer in pairs if score.needed_pass == needed)
+            for needed in fed
+        }
         return Listeners(
-            inputs=by_kind.get("inputs", ()),
-            layers=by_kind.get("layers", ()),
-            gradients=() if labels == "inputs" else by_kind[labels],
+            inputs=by_pass.get("inputs", ()),
+            layers=by_pass.get("layers", ()),
+            gradients=() if name == "inputs" else by_pass[name],
         )
 
     def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:

@@ -16,7 +16,7 @@ from autopeft.records import Site, SiteScores
 
 def reads_examples(score: Score) -> bool:
     """Whether a score looks at examples; others have no halves to compare."""
-    return score.labels not in ("none", "weights")
+    return score.needed_pass not in ("none", "weights")
 
 
 class SplitHalves:

@@ -22,7 +22,7 @@ def read_weights(halves: SplitHalves, scored: ScoredModel) -> None:
     packed by a quantiser other than bitsandbytes are left out.
     """
     pairs = zip(halves.scores, halves.reducers[0], strict=True)
-    reducers = [reducer for score, reducer in pairs if score.labels == "weights"]
+    reducers = [reducer for score, reducer in pairs if score.needed_pass == "weights"]
     if not reducers:
         return
     for site in scored.sites:

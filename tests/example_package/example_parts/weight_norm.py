@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.extension import ScorePass
 from autopeft.records import Site
 
 
@@ -40,7 +41,7 @@ class WeightNorm:
     name: str = "weight_norm"
     summary: str = "squared norm of the weights"
     unit: str = "weight squared"
-    labels: str = "inputs"
+    needed_pass: ScorePass = "inputs"
 
     def reducer(self, sites: Sequence[Site], *, seed: int) -> Norms:
         return Norms()
