@@ -14,7 +14,7 @@ from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
-from autopeft.records import IN_MEMORY, SearchResult, Setting
+from autopeft.records import IN_MEMORY, SearchFacts, SearchResult
 from autopeft.report import CardFacts, hub_id
 from autopeft.store import write_bytes, write_text
 
@@ -87,7 +87,7 @@ def _own_class(result: SearchResult, auto_class: str) -> str:
         return ""
 
 
-def hub_base(setting: Setting) -> str | None:
+def hub_base(setting: SearchFacts) -> str | None:
     """The base model's id on the hub; None for a model that lies in a folder or was in memory alone."""
     if setting.base_model == model.DEMO_NAME:
         return model.DEMO_HUB_ID

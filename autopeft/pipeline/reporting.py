@@ -8,7 +8,7 @@ from pathlib import Path
 from autopeft import model, report
 from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.prepare import Prepared, parse_budget
-from autopeft.records import IN_MEMORY, SearchResult, Setting, SplitSizes
+from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, SplitSizes
 from autopeft.report import PartWords
 from autopeft.store import RunDir, write_text
 
@@ -35,7 +35,7 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     return results
 
 
-def part_words(setting: Setting) -> PartWords:
+def part_words(setting: SearchFacts) -> PartWords:
     """Names of the installed methods, the class of the base model, and whether the metric is a share."""
     methods = discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
@@ -50,7 +50,7 @@ def part_words(setting: Setting) -> PartWords:
     )
 
 
-def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> Setting:
+def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:
     """Model, data, task, budget and splits of the run, for its report."""
     metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
@@ -59,7 +59,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     else:
         source = model.resolve(prepared.spec.model)[0]
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    return Setting(
+    return SearchFacts(
         base_model=prepared.base.name,
         base_model_source=source,
         model_type=prepared.base.model_type,

@@ -9,7 +9,7 @@ from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
-Options = tuple[tuple[str, OptionValue], ...]
+OptionPairs = tuple[tuple[str, OptionValue], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Adapter:
     site: str
     rank: int = 0
     scale: float = 1.0
-    options: Options = ()
+    options: OptionPairs = ()
     rate_factor: float = 1.0
 
 

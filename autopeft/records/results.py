@@ -111,8 +111,8 @@ class SplitSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The setting of a search: model, task, metric, budget, splits, length of a full run.
+class SearchFacts:
+    """The facts of a search: model, task, metric, budget, splits, length of a full run.
 
     `base_model_source` is the id or path that loads the model; `unquantised` names the modules of a quantised
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
@@ -324,7 +324,7 @@ class SearchResult(Outcome):
     """All that the report needs. `forgetting` is None where it was not requested, or not measured."""
 
     spec: RunSpec
-    setting: Setting
+    setting: SearchFacts
     sites: tuple[Site, ...]
     scores: tuple[SiteScores, ...]
     cost: Cost

@@ -13,7 +13,7 @@ from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method
 from autopeft.model import FUSED_ROLES, ROLE_GROUPS, layer_name
-from autopeft.records import Adapter, Options, OptionValue, Plan, Site
+from autopeft.records import Adapter, OptionPairs, OptionValue, Plan, Site
 from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 
@@ -106,7 +106,7 @@ class Place:
 
     site: Site
     method: Method
-    options: Options
+    options: OptionPairs
     ranks: Sequence[int]
 
     def cost(self, rank: int) -> int:

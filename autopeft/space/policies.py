@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autopeft.records import Arm, Options
+from autopeft.records import Arm, OptionPairs
 
 _LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score; chosen by hand
 
@@ -27,7 +27,7 @@ class Policy:
     layers_by: str = "last"
     exponent: float = 0.0
     ranks_by: str = "score"
-    options: Options = ()
+    options: OptionPairs = ()
     min_rank: int | None = None
     max_rank: int | None = None
     budget_share: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from autopeft.records import Options, Plan
+from autopeft.records import OptionPairs, Plan
 from autopeft.space import AllocationContext, Policy, plan_of, select_sites
 
 POSITIONS = (0.15, 0.38, 0.62, 0.85)  # of the learning rate in the method's range, in the logarithm
@@ -65,7 +65,7 @@ CELLS: Mapping[str, Cell] = {
 }
 
 
-def _lora(placement: str = "all", *, options: Options = (), **choices: object) -> Policy:
+def _lora(placement: str = "all", *, options: OptionPairs = (), **choices: object) -> Policy:
     return Policy(
         method="lora", placement=placement, options=options, max_rank=64, learning_rate=0.0, **choices
     )

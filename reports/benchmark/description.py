@@ -22,7 +22,7 @@ from autopeft.records import (
     Adapter,
     Budget,
     MetricFacts,
-    Options,
+    OptionPairs,
     Plan,
     Site,
     from_json,
@@ -43,7 +43,7 @@ class AdapterRun:
     method: str
     rank: int
     scale: float
-    options: Options
+    options: OptionPairs
     rate_factor: float
     sites: tuple[int, ...]
 

@@ -15,12 +15,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 400, 60, 7, 12
 MAX_CONDUCTOR_LINES = 200  # the pipeline only calls other rooms
-# `Setting` gathers all that the report says of the run; it is only read, never built by hand outside the
+# `SearchFacts` gathers all that the report says of the run; it is only read, never built by hand outside the
 # pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
 # `Preview` is the JSON object of a dry run, one key for each fact.
 # `ResultFile` names the keys of result.json, as `Preview` does, and `TrialRow` the columns of trials.csv.
-WIDE_RECORDS = ("Setting", "Method", "PeftMethod", "Preview", "ResultFile", "TrialRow")
+WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "TrialRow")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
 # the client of a tracker may raise anything.
 BROAD_EXCEPTS = {

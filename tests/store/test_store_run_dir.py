@@ -22,8 +22,8 @@ from autopeft.records import (
     Plan,
     Proxy,
     RunSpec,
+    SearchFacts,
     SearchResult,
-    Setting,
     SplitSizes,
     Status,
     Verdict,
@@ -245,7 +245,7 @@ def test_weights_are_told_apart_by_plan_and_seed(run):
 
 def result() -> SearchResult:
     budget = Budget(max_trainable_params=10, base_params=100, requested="10%")
-    setting = Setting(
+    setting = SearchFacts(
         base_model_source="tiny",
         base_model="m",
         model_type="bert",

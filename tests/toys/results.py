@@ -59,7 +59,7 @@ BROKEN = replace(BEST, learning_rate=0.5)
 ANSWERS = {"baseline": BASELINE, "best": BEST, "smallest": SMALLEST}
 # fmt: off
 ARMS = {"baseline": BASELINE, "lora/top": BEST, "ia3/all": SMALLEST, "head": HEAD, "lora/all": BROKEN}
-SETTING = rec.Setting(
+SETTING = rec.SearchFacts(
     base_model=f"tiny/{EVIL}", base_model_source=f"tiny/{EVIL}", model_type="bert",
     data="trec|6", task="text-classification",
     metric="accuracy", greater_is_better=True, head_params=390, full_run_steps=300, label_names=("A", "B"),
