@@ -51,7 +51,7 @@ def memory_line(estimate: StepEstimate) -> str:
 
 
 def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) -> str:
-    """Several targets side by side, by the words that the user gave."""
+    """Several trainees side by side, by the words that the user gave."""
     every = list(compared.values())
     title = every[0].count.base_model
     known = next((each.step for each in every if each.step is not None), None)

@@ -39,7 +39,7 @@ def estimate_text(estimate: StepEstimate) -> str:
     trained = described.base_params if count is None else count.trainable_params
     bits = "" if step.quantize == "none" else f", maps in {step.quantize}"
     paragraphs = [
-        f"{estimate.target.label} on {described.base_model}",
+        f"{estimate.trainee.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
         f"({100 * trained / described.base_params:.4f} %)",
         f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
@@ -140,7 +140,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
     count = described.count
     content = {
         "base_model": described.base_model,
-        "trained": estimate.target.label,
+        "trained": estimate.trainee.label,
         "trainable_params": described.base_params if count is None else count.trainable_params,
         "head_params": 0 if count is None else count.head_params,
         "base_params": described.base_params,

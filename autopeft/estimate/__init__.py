@@ -6,7 +6,7 @@ fake → living_bytes → probing, phases → replay → scaling → subjects, f
 
 from __future__ import annotations
 
-from autopeft.estimate.answers import Answer, Limits, Step, Wish, answer
+from autopeft.estimate.answers import Limits, Step, StepAnswer, StepRequest, answer
 from autopeft.estimate.fake import StandInArrays, StandInValues
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
@@ -16,15 +16,13 @@ from autopeft.estimate.probing import probe
 from autopeft.estimate.rates import CARDS, Card, Rates, rates_of
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep, measure, replay, without_weights
 from autopeft.estimate.scaling import MemoryModel, Subject
-from autopeft.estimate.subjects import FULL, Described, Setup, Target, by_name, describe
+from autopeft.estimate.subjects import FULL, Setup, Trainee, TraineeOnModel, by_name, describe
 
 __all__ = [
     "CARDS",
     "FULL",
     "SLOW_SECONDS",
-    "Answer",
     "Card",
-    "Described",
     "Limits",
     "LivingBytes",
     "Memory",
@@ -36,11 +34,13 @@ __all__ = [
     "StandInArrays",
     "StandInValues",
     "Step",
+    "StepAnswer",
     "StepMemory",
+    "StepRequest",
     "Subject",
-    "Target",
+    "Trainee",
+    "TraineeOnModel",
     "TrainingStep",
-    "Wish",
     "answer",
     "by_name",
     "describe",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from autopeft.errors import SpecError
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
 from autopeft.estimate.scaling import MemoryModel
-from autopeft.estimate.subjects import Described
+from autopeft.estimate.subjects import TraineeOnModel
 
 _N_ROWS, _N_TOKENS = 4, 1024  # where the user names none; chosen by hand
 _LONGEST = 2**17  # tokens of a row of a model without a limit
@@ -17,7 +17,7 @@ _FEW_BITS = "4bit"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class StepRequest:
     """The settings of a step that a user asks for; those that are None are chosen.
 
     `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise. `n_tokens` are
@@ -64,50 +64,50 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The step of a wish, and its limits where a memory was named.
+class StepAnswer:
+    """The step of a request, and its limits where a memory was named.
 
-    `typical` is the step whose time counts, which differs where `Wish.typical_tokens` was given.
+    `typical` is the step whose time counts, which differs where `StepRequest.typical_tokens` was given.
     """
 
-    described: Described
+    described: TraineeOnModel
     step: Step
     typical: Step
     limits: Limits | None = None
 
 
-def answer(wish: Wish, describe: Callable[[str], Described]) -> Answer:
-    """The memory of a wished step, and what fits.
+def answer(request: StepRequest, describe: Callable[[str], TraineeOnModel]) -> StepAnswer:
+    """The memory of a requested step, and what fits.
 
     Args:
-        wish: The settings.
-        describe: The target on its model with weights in so many bits (`none`, `4bit` or `8bit`).
+        request: The settings.
+        describe: The trainee on its model with weights in so many bits (`none`, `4bit` or `8bit`).
 
     Raises:
         SpecError: A row longer than the model takes.
     """
-    described = describe(wish.quantize)
+    described = describe(request.quantize)
     max_tokens = described.subject.max_tokens or _LONGEST
-    n_rows, n_tokens = wish.n_rows or _N_ROWS, wish.n_tokens or min(_N_TOKENS, max_tokens)
+    n_rows, n_tokens = request.n_rows or _N_ROWS, request.n_tokens or min(_N_TOKENS, max_tokens)
     if n_tokens > max_tokens:
         raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
     steps = _Steps(describe=describe, max_tokens=max_tokens)
-    step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=bool(wish.checkpointing))
+    step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
     limits = None
-    if wish.max_bytes is not None:
-        if wish.checkpointing is None and step.memory.high > wish.max_bytes:
-            step = steps.at(n_rows, n_tokens, wish.quantize, checkpointing=True)
-        limits = steps.limits(step, wish.max_bytes)
-    typical_tokens = min(n_tokens, wish.typical_tokens or n_tokens)
-    typical = steps.at(n_rows, typical_tokens, wish.quantize, checkpointing=step.checkpointing)
-    return Answer(described=described, step=step, typical=typical, limits=limits)
+    if request.max_bytes is not None:
+        if request.checkpointing is None and step.memory.high > request.max_bytes:
+            step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=True)
+        limits = steps.limits(step, request.max_bytes)
+    typical_tokens = min(n_tokens, request.typical_tokens or n_tokens)
+    typical = steps.at(n_rows, typical_tokens, request.quantize, checkpointing=step.checkpointing)
+    return StepAnswer(described=described, step=step, typical=typical, limits=limits)
 
 
 @dataclass(kw_only=True)
 class _Steps:
-    """Steps of a target under several settings."""
+    """Steps of a trainee under several settings."""
 
-    describe: Callable[[str], Described]
+    describe: Callable[[str], TraineeOnModel]
     max_tokens: int
     _models: dict[tuple[str, bool], MemoryModel] = field(default_factory=dict)
 

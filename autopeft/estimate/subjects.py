@@ -52,7 +52,7 @@ _AUTO_CLASSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Trainee:
     """What is trained: a plan, files of configs, a method with a rank; the whole model if none of them.
 
     `path` is where the configs were read, for messages.
@@ -115,10 +115,10 @@ class Setup:
     max_seconds: float | None = None
 
 
-def by_name(word: str, methods: Mapping[str, Method]) -> Target:
+def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
     """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
     if word == FULL:
-        return Target(label="full fine-tuning")
+        return Trainee(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word)
     name, rank = (match[1], match[2]) if match else (word, None)
     if name not in methods:
@@ -128,7 +128,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Target:
         raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
-    return Target(label=f"{shown} at all sites", method=method, rank=rank)
+    return Trainee(label=f"{shown} at all sites", method=method, rank=rank)
 
 
 def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
@@ -153,11 +153,11 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """A target on its base model: what a replay needs, and what is counted; no count of the whole model.
+class TraineeOnModel:
+    """A trainee on its base model: what a replay needs, and what is counted; no count of the whole model.
 
     `task` is the name of the task that such a model is trained for.
-    `servers` are as `Target.servers` gives them.
+    `servers` are as `Trainee.servers` gives them.
     """
 
     subject: Subject
@@ -169,32 +169,32 @@ class Described:
 
 
 def describe(
-    target: Target, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
-) -> Described:
+    trainee: Trainee, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
+) -> TraineeOnModel:
     """What is trained on which model, from the model's config alone.
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
-        SiteError: The target does not fit the model.
+        SiteError: The trainee does not fit the model.
     """
-    if target.is_full and setup.model.quantize != "none":
+    if trainee.is_full and setup.model.quantize != "none":
         raise SpecError(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
         )
-    auto_class = auto_class_of([file.config for file in target.files])
+    auto_class = auto_class_of([file.config for file in trainee.files])
     base = load_skeleton(setup.model, auto_class=auto_class)
-    task = _task_of(target, base, auto_class, tasks)
+    task = _task_of(trainee, base, auto_class, tasks)
     if auto_class is None:
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     base_model, base_params = base.name, base.base_params
     config: Any = base.module.config
     n_layers = _n_alike(base.module)
     max_tokens = base.max_tokens()
-    plan = None if target.is_full or target.files else target.on(base, methods)
-    count = _count(target, plan, base, task, methods)
+    plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
+    count = _count(trainee, plan, base, task, methods)
     if count is not None and n_layers is not None and not _is_even(count, n_layers):
         n_layers = None
-    builder = _Builder(target=target, setup=setup, task=task, methods=methods, auto_class=auto_class)
+    builder = _Builder(trainee=trainee, setup=setup, task=task, methods=methods, auto_class=auto_class)
     n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
     in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
     subject = Subject(
@@ -210,8 +210,8 @@ def describe(
         rates=setup.rates,
         max_seconds=setup.max_seconds,
     )
-    servers = target.servers(plan, methods)
-    return Described(
+    servers = trainee.servers(plan, methods)
+    return TraineeOnModel(
         subject=subject,
         base_model=base_model,
         task=task.name,
@@ -223,9 +223,9 @@ def describe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    """Makes models without weights, batches and losses for a target."""
+    """Makes models without weights, batches and losses for a trainee."""
 
-    target: Target
+    trainee: Trainee
     setup: Setup
     task: Task
     methods: Mapping[str, Method]
@@ -233,21 +233,21 @@ class _Builder:
 
     def build(self, n_layers: int | None) -> nn.Module:
         """The model with its adapters, with a number of layers or all of them."""
-        target, setup = self.target, self.setup
+        trainee, setup = self.trainee, self.setup
         base = load_skeleton(
             setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
         )
-        if target.is_full:
+        if trainee.is_full:
             base_in(base, setup.dtype)
             return base.module.requires_grad_(True)
         if setup.model.quantize != "none":
             kept = (*base.head_names, *output_layer_names(base.module))
             quantise_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
         adapted: nn.Module
-        if target.files:
-            adapted = with_configs(base, [file.config for file in target.files], dtype=setup.dtype)
+        if trainee.files:
+            adapted = with_configs(base, [file.config for file in trainee.files], dtype=setup.dtype)
             return adapted
-        configs = compile_plan(target.on(base, self.methods), self.methods).configs
+        configs = compile_plan(trainee.on(base, self.methods), self.methods).configs
         adapted = without_weights(base, configs, task_type=self.task.peft_task_type, dtype=setup.dtype)
         return adapted
 
@@ -269,10 +269,10 @@ def _plain_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def _task_of(target: Target, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
+def _task_of(trainee: Trainee, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
     """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
     kind = auto_class or type(base.module).__name__
-    task = tasks[target.task] if target.task else None
+    task = tasks[trainee.task] if trainee.task else None
     if task is None:
         is_pair = getattr(base.module.config, "is_encoder_decoder", False)
         wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
@@ -298,11 +298,11 @@ def _writes(config: Any) -> bool:
 
 
 def _count(
-    target: Target, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
+    trainee: Trainee, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
 ) -> Count | None:
     if plan is not None:
         return count_plan(plan, base, methods, task_type=task.peft_task_type)
-    return count_configs(target.files, base, path=target.path) if target.files else None
+    return count_configs(trainee.files, base, path=trainee.path) if trainee.files else None
 
 
 def _n_alike(module: nn.Module) -> int | None:

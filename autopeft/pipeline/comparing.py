@@ -12,12 +12,12 @@ import torch
 
 from autopeft import adapters, estimate, model
 from autopeft.errors import SpecError
-from autopeft.estimate import Rates, Setup, Target
+from autopeft.estimate import Rates, Setup, Trainee
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.counting import Count, count
 from autopeft.pipeline.estimate_request import EstimateRequest, StepEstimate
-from autopeft.pipeline.estimate_target import read_target
+from autopeft.pipeline.estimate_trainee import read_trainee
 from autopeft.pipeline.estimating import estimate_step
 from autopeft.records import ModelSpec
 
@@ -27,9 +27,9 @@ _FULL_BYTES = 2  # of a weight in bfloat16, in which full fine-tuning is estimat
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What a target trains, and its usual training step.
+    """The trainable parameters of a trainee, and its usual training step.
 
-    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as `Target.servers`
+    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as `Trainee.servers`
     gives them.
     """
 
@@ -41,12 +41,12 @@ class Counted:
 
 
 def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | None) -> dict[str, Counted]:
-    """Several targets on one base model, which the first may name, by their words; timed on one card.
+    """Several trainees on one base model, which the first may name, by their words; timed on one card.
 
     Raises what `count_step` raises.
     """
     if model_id is None:
-        model_id = read_target(words[0], model_id=None, revision=revision)[1].id
+        model_id = read_trainee(words[0], model_id=None, revision=revision)[1].id
     rates = estimate.rates_of(COMPARED_ON)
     return {word: count_step(word, model_id=model_id, revision=revision, rates=rates) for word in words}
 
@@ -65,29 +65,29 @@ def count_step(
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, or no base model.
-        SiteError: The target does not fit the model.
+        SiteError: The trainee does not fit the model.
     """
-    target, spec = read_target(word, model_id=model_id, revision=revision)
+    trainee, spec = read_trainee(word, model_id=model_id, revision=revision)
     counted = None
-    if target.method is None and not target.is_full:  # first, since it checks the plan
+    if trainee.method is None and not trainee.is_full:  # first, since it checks the plan
         counted = count(Path(word), model_id=model_id, revision=revision)
-        servers = target.servers(target.plan, discover("autopeft.methods"))
+        servers = trainee.servers(trainee.plan, discover("autopeft.methods"))
     step, reason = None, ""
     notes: tuple[str, ...] = ()
     request = EstimateRequest(trained=word, model_id=model_id, revision=revision)
     try:
         step = estimate_step(request, rates=rates, max_seconds=max_seconds)
-    except SpecError as error:  # a fault of the target or the model is raised again below
+    except SpecError as error:  # a fault of the trainee or the model is raised again below
         reason = str(error)
         notes = (reason,) if isinstance(error, estimate.SlowReplayError) else ()
     if counted is None:
-        counted, servers = _count_word(target, spec, step)
+        counted, servers = _count_word(trainee, spec, step)
     counted = replace(counted, notes=(*counted.notes, *notes))
-    return Counted(count=counted, servers=servers, is_full=target.is_full, step=step, reason=reason)
+    return Counted(count=counted, servers=servers, is_full=trainee.is_full, step=step, reason=reason)
 
 
 def _count_word(
-    target: Target, spec: ModelSpec, step: StepEstimate | None
+    trainee: Trainee, spec: ModelSpec, step: StepEstimate | None
 ) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
@@ -97,23 +97,23 @@ def _count_word(
         with contextlib.suppress(SpecError):  # a model whose batches are not known has no task here
             if step is None:
                 setup = Setup(model=spec, dtype=torch.bfloat16)
-                described = estimate.describe(target, setup, methods=methods, tasks=tasks)
+                described = estimate.describe(trainee, setup, methods=methods, tasks=tasks)
             else:
                 described = step.answer.described
             if described.count is not None:
                 return described.count, described.servers
             auto_class = tasks[described.task].auto_class
         base = model.load_skeleton(spec, auto_class=auto_class)
-        if target.is_full:
-            return _whole(base, target), target.servers(None, methods)
-        plan = target.on(base, methods)
-        return adapters.count_plan(plan, base, methods, task_type=None), target.servers(plan, methods)
+        if trainee.is_full:
+            return _whole(base, trainee), trainee.servers(None, methods)
+        plan = trainee.on(base, methods)
+        return adapters.count_plan(plan, base, methods, task_type=None), trainee.servers(plan, methods)
 
 
-def _whole(base: BaseModel, target: Target) -> Count:
+def _whole(base: BaseModel, trainee: Trainee) -> Count:
     return Count(
         base_model=base.name,
-        methods=(target.label,),
+        methods=(trainee.label,),
         trainable_params=base.base_params,
         head_params=base.head_params,
         base_params=base.base_params,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from autopeft import estimate
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.estimate import Answer, Rates, Target
+from autopeft.estimate import Rates, StepAnswer, Trainee
 
 DTYPES: dict[str, Literal["bfloat16", "float32"]] = {
     "auto": "bfloat16",
@@ -79,11 +79,11 @@ class StepEstimate:
     then no time is predicted. `run` is None where the number of steps is not known.
     """
 
-    target: Target
+    trainee: Trainee
     dtype: str
     like: str
     on_gpu: bool
-    answer: Answer
+    answer: StepAnswer
     rates: Rates | None = None
     run: RunEstimate | None = None
 

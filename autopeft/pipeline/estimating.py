@@ -11,7 +11,7 @@ import torch
 
 from autopeft import estimate, model
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.estimate import Answer, Described, Rates, Target, Wish
+from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
 from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.pipeline.allowance import usual_cost
@@ -23,7 +23,7 @@ from autopeft.pipeline.estimate_request import (
     StepEstimate,
     check_request,
 )
-from autopeft.pipeline.estimate_target import read_target
+from autopeft.pipeline.estimate_trainee import read_trainee
 from autopeft.pipeline.row_lengths import RowLengths, row_lengths
 from autopeft.records import ModelSpec
 from autopeft.store import parse_bytes
@@ -48,14 +48,14 @@ def estimate_step(
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        target, spec = read_target(request.trained, model_id=request.model_id, revision=request.revision)
-        target = _with_task(target, request.run.task, known=tasks)
+        trainee, spec = read_trainee(request.trained, model_id=request.model_id, revision=request.revision)
+        trainee = _with_task(trainee, request.run.task, known=tasks)
         precision = _precision(request, spec)
         dtype = precision.dtype
         rates = rates or _rates(request.device, precision)
 
         @cache
-        def describe(quantize: str) -> Described:
+        def describe(quantize: str) -> TraineeOnModel:
             setup = estimate.Setup(
                 model=spec.model_copy(update={"quantize": quantize}),
                 dtype=getattr(torch, dtype),
@@ -64,11 +64,11 @@ def estimate_step(
                 rates=rates,
                 max_seconds=max_seconds,
             )
-            return estimate.describe(target, setup, methods=methods, tasks=tasks)
+            return estimate.describe(trainee, setup, methods=methods, tasks=tasks)
 
         quantize = request.quantize or spec.quantize
         rows = _rows(request, spec, task=describe(quantize).task)
-        wish = Wish(
+        step_request = StepRequest(
             n_rows=rows.n_rows if rows else request.batch_size,
             n_tokens=rows.longest if rows else request.max_length,
             typical_tokens=rows.typical_tokens if rows else None,
@@ -76,10 +76,10 @@ def estimate_step(
             checkpointing=SWITCH[request.checkpointing],
             max_bytes=max_bytes,
         )
-        answer = estimate.answer(wish, describe)
+        answer = estimate.answer(step_request, describe)
     n_steps = rows.n_steps if rows else request.run.max_steps
     return StepEstimate(
-        target=target,
+        trainee=trainee,
         dtype=dtype,
         like=request.like,
         on_gpu=on_gpu,
@@ -89,15 +89,15 @@ def estimate_step(
     )
 
 
-def _with_task(target: Target, task: str | None, *, known: Collection[str]) -> Target:
-    """The target with the task that the user named, which a plan must have too."""
+def _with_task(trainee: Trainee, task: str | None, *, known: Collection[str]) -> Trainee:
+    """The trainee with the task that the user named, which a plan must have too."""
     if task is None:
-        return target
+        return trainee
     if task not in known:
         raise UnknownNameError("task", task, sorted(known))
-    if target.task not in (None, task):
-        raise SpecError(f"--task is {task}, but the plan is for {target.task}; leave --task out.")
-    return replace(target, task=task)
+    if trainee.task not in (None, task):
+        raise SpecError(f"--task is {task}, but the plan is for {trainee.task}; leave --task out.")
+    return replace(trainee, task=task)
 
 
 def _device_bytes(request: EstimateRequest) -> int | None:
@@ -141,7 +141,7 @@ def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths
     )
 
 
-def _run(answer: Answer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
+def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
     if n_steps is None or answer.typical.seconds is None:
         return None
     return RunEstimate(

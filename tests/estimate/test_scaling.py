@@ -12,7 +12,7 @@ from autopeft.estimate import (
     MemoryModel,
     Rates,
     Setup,
-    Target,
+    Trainee,
     TrainingStep,
     by_name,
     describe,
@@ -106,9 +106,9 @@ def test_steps_within_one_piece_of_a_loss_and_beyond_are_scaled_up_each_by_its_o
 
 def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
     LoraConfig(target_modules=["q_proj"], layers_to_transform=[5, 6]).save_pretrained(tmp_path)
-    target = Target(label="last", files=tuple(read_configs(tmp_path)), path=tmp_path)
+    trainee = Trainee(label="last", files=tuple(read_configs(tmp_path)), path=tmp_path)
     setup = Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16)
-    uneven = describe(target, setup, methods=METHODS, tasks=TASKS)
+    uneven = describe(trainee, setup, methods=METHODS, tasks=TASKS)
     assert uneven.subject.n_layers is None
     assert uneven.count.trainable_params == 2 * 8 * (HIDDEN + HIDDEN)
 
