@@ -22,7 +22,7 @@ from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
 from autopeft.records import VERSION, ModelSpec
 
-Status = Literal["ok", "note", "fail"]
+CheckStatus = Literal["ok", "note", "fail"]
 
 _WRITTEN_BYTES = 2**25  # to time the writing; chosen by hand
 _SLOW_BYTES_PER_SECOND = 5 * 10**6  # a study with its measurements then takes seconds a trial; chosen by hand
@@ -39,7 +39,7 @@ class Check:
     """
 
     name: str
-    status: Status
+    status: CheckStatus
     value: str
     remedy: str = ""
 

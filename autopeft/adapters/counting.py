@@ -100,13 +100,13 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorPlace:
     """Where a trained tensor lies: the sites or modules that hold it, and whether all are in the head."""
 
     names: frozenset[str]
     role: str
     layer: str
-    head: bool
+    is_in_head: bool
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
@@ -119,7 +119,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     names: dict[str, set[str]] = defaultdict(set)
     head_params = 0
     for place, n_params in _places(attached.model, base):
-        if place.head:
+        if place.is_in_head:
             head_params += n_params
         else:
             by_role[place.role] += n_params
@@ -152,7 +152,7 @@ def _depth(layer: str) -> tuple[bool, int]:
     return (False, int(layer)) if layer.isdigit() else (True, layer == _OUTSIDE)
 
 
-def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_Place, int]]:
+def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_TensorPlace, int]]:
     """The place and the size of each trained tensor, in the order of the model."""
     sites = {site.name: site for site in base.sites}
     names: dict[int, list[str]] = defaultdict(list)
@@ -164,16 +164,16 @@ def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_Place, int]]
             yield _joined(places) if places else _beside(adapted, name), parameter.numel()
 
 
-def _joined(places: Sequence[_Place]) -> _Place:
+def _joined(places: Sequence[_TensorPlace]) -> _TensorPlace:
     """One place for a tensor that several modules hold; its role or layer is `shared` where they differ."""
     names = frozenset(name for place in places for name in place.names)
     roles, layers = {place.role for place in places}, {place.layer for place in places}
     role = roles.pop() if len(roles) == 1 else _SHARED
     layer = layers.pop() if len(layers) == 1 else _SHARED
-    return _Place(names, role, layer, all(place.head for place in places))
+    return _TensorPlace(names, role, layer, all(place.is_in_head for place in places))
 
 
-def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _Place:
+def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlace:
     """The site that a parameter belongs to, else the module of the base model that holds it."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
@@ -182,17 +182,17 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _Place:
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = _DEPTH.search(f".{holder}.")
         role = known_role(holder) or holder.rpartition(".")[2]
-        return _Place(frozenset({holder}), role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
+        return _TensorPlace(frozenset({holder}), role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
-    return _Place(frozenset({site.name}), site.role, layer, is_pooler and bool(base.head_names))
+    return _TensorPlace(frozenset({site.name}), site.role, layer, is_pooler and bool(base.head_names))
 
 
-def _beside(adapted: PeftModel, name: str) -> _Place:
+def _beside(adapted: PeftModel, name: str) -> _TensorPlace:
     """The place of a tensor outside the base model: of a prompt, or of numbers that all sites share."""
     role = _SHARED
     if name.startswith("prompt_encoder"):
         kinds = {config.peft_type for config in adapted.peft_config.values()}
         role = "prefix" if kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE} else "prompt"
-    return _Place(frozenset({role}), role, _OUTSIDE, head=False)
+    return _TensorPlace(frozenset({role}), role, _OUTSIDE, is_in_head=False)

@@ -29,7 +29,7 @@ def target_matches(content: Mapping[str, Any], module: nn.Module) -> tuple[Targe
     """
     modules = [name for name, _ in module.named_modules() if name]
     places = {"target_modules": modules, "target_parameters": [name for name, _ in module.named_parameters()]}
-    target_matches = []
+    entry_matches = []
     for field, names in places.items():
         targets = content.get(field)
         if targets in ("all-linear", head_only_config().target_modules):
@@ -38,8 +38,8 @@ def target_matches(content: Mapping[str, Any], module: nn.Module) -> tuple[Targe
         matches = matches_pattern if is_pattern else matches_ending
         for entry in (str(entry) for entry in ([targets] if is_pattern else targets or ())):
             hits = tuple(name for name in names if matches(entry, name))
-            target_matches.append(TargetMatch(field=field, entry=entry, modules=hits))
-    return tuple(target_matches)
+            entry_matches.append(TargetMatch(field=field, entry=entry, modules=hits))
+    return tuple(entry_matches)
 
 
 def matches_ending(entry: str, name: str) -> bool:

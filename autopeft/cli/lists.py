@@ -85,18 +85,18 @@ def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     with heavy_imports():
         from autopeft import pipeline
 
-    found = pipeline.methods_on(model)
-    methods = list(found.methods.values()) if name is None else [found.methods[name]]
+    on_model = pipeline.methods_on(model)
+    methods = list(on_model.methods.values()) if name is None else [on_model.methods[name]]
     shown = [method_facts(method) for method in methods]
     if as_json:
-        of_model = {"base_model": found.base_model, "hidden_size": found.hidden_size}
-        print_json([{**m, **of_model, "n_sites": found.n_sites[m["name"]]} for m in shown])
+        of_model = {"base_model": on_model.base_model, "hidden_size": on_model.hidden_size}
+        print_json([{**m, **of_model, "n_sites": on_model.n_sites[m["name"]]} for m in shown])
     elif name is None:
-        rows = [(m["name"], m["label"], f"{found.n_sites[m['name']]:,}", _range(m)) for m in shown]
-        print(f"{found.base_model}, hidden size {found.hidden_size:,}\n")
+        rows = [(m["name"], m["label"], f"{on_model.n_sites[m['name']]:,}", _range(m)) for m in shown]
+        print(f"{on_model.base_model}, hidden size {on_model.hidden_size:,}\n")
         print_rows(("name", "method", "sites", "learning rate"), rows)
     else:
-        print(_method_text(shown[0], hidden_size=found.hidden_size))
+        print(_method_text(shown[0], hidden_size=on_model.hidden_size))
 
 
 def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:

@@ -96,7 +96,7 @@ class Lines:
     ) -> None:
         """Print one line about a measurement."""
         self._phase.add(measurement, arm, is_baseline=is_baseline)
-        left = f"  {clock(seconds_left)} left" if seconds_left is not None else ""
+        left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
         print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -161,7 +161,9 @@ class Live:
             left = max(0.0, seconds - (now - known))
         total = None if left is None else max(spent + left, 1e-9)
         bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=left is None)
-        times = f"{clock(spent)} spent" + ("" if left is None else f", about {clock(left)} left")
+        times = f"{minutes_seconds(spent)} spent" + (
+            "" if left is None else f", about {minutes_seconds(left)} left"
+        )
         row = Table.grid(padding=(0, 1))
         row.add_row(bar, Text(times))
         line = Text(f"{self._phase.count}  {self._phase.standing}", no_wrap=True, overflow="ellipsis")
@@ -209,15 +211,15 @@ def _title(phase: str, n_measurements: int) -> str:
     return f"{phase}: {n_measurements} run{'' if n_measurements == 1 else 's'}"
 
 
-def _lower(best: tuple[str, float] | None, found: tuple[str, float]) -> tuple[str, float]:
-    return found if best is None or found[1] < best[1] else best
+def _lower(best: tuple[str, float] | None, scored: tuple[str, float]) -> tuple[str, float]:
+    return scored if best is None or scored[1] < best[1] else best
 
 
-def clock(seconds: float) -> str:
+def minutes_seconds(seconds: float) -> str:
     """Minutes and seconds.
 
     Example:
-        >>> clock(125)
+        >>> minutes_seconds(125)
         '2:05'
     """
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
-from autopeft.data.columns import Columns, as_label, as_string, cells_of, check_named, groups_and_times, usual
+from autopeft.data.columns import (
+    Columns,
+    as_label,
+    as_string,
+    cells_of,
+    check_named,
+    first_usual_column,
+    groups_and_times,
+)
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
 from autopeft.data.rows import Row, UncutRows
 from autopeft.data.sources import read
@@ -80,8 +88,8 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
 
 def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> Columns:
     check_named(spec, names)
-    question = spec.text_columns[0] if spec.text_columns else usual(names, QUESTION_NAMES)
-    choices = spec.text_columns[1:] or tuple(filter(None, [usual(names, CHOICES_NAMES)]))
+    question = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
+    choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
     if not question or not choices:
         raise DataError(
             f"A column of questions and one of choices are needed among {', '.join(names)}; name them with "

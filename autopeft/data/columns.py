@@ -47,7 +47,7 @@ def check_named(spec: DataSpec, names: Sequence[str]) -> None:
             raise UnknownNameError("column", column, names)
 
 
-def usual(names: Sequence[str], usual_names: str) -> str | None:
+def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:
     """The column that comes first in a list of usual names, the most telling first; case and blanks aside."""
     by_lower = {name.strip().lower(): name for name in names}
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
@@ -56,7 +56,7 @@ def usual(names: Sequence[str], usual_names: str) -> str | None:
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
     """The one input column that the spec names, or else the one with a usual name; messages say `content`."""
     check_named(spec, names)
-    column = spec.text_columns[0] if spec.text_columns else usual(names, usual_names)
+    column = spec.text_columns[0] if spec.text_columns else first_usual_column(names, usual_names)
     if not column or len(spec.text_columns) > 1:
         seen = ", ".join(spec.text_columns or names)
         raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")

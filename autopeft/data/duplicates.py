@@ -71,9 +71,9 @@ def _all_removed(uncut: UncutRows, *, n_grouped: int) -> str:
     """What to say where the user's validation and test hold every row of train."""
     names = {"test": "test", "confirm": "validation"}
     others = " or ".join(name for part, name in names.items() if part in uncut.parts)
-    what = "rows, or their groups," if n_grouped else "rows"
+    noun = "rows, or their groups," if n_grouped else "rows"
     return (
-        f"All {len(uncut.parts['train'])} train {what} also stand in {others} and were removed as "
+        f"All {len(uncut.parts['train'])} train {noun} also stand in {others} and were removed as "
         f"duplicates; give other train rows, or a {others} file without them."
     )
 

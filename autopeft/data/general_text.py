@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.data.columns import as_string, usual
+from autopeft.data.columns import as_string, first_usual_column
 from autopeft.data.duplicates import PRECIOUS, normalised
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES
@@ -94,7 +94,7 @@ def _column(spec: ForgettingSpec, names: Sequence[str]) -> str:
         return PARAGRAPH
     if spec.text_column is not None and spec.text_column not in names:
         raise UnknownNameError("column", spec.text_column, names)
-    column = spec.text_column or usual(names, TEXT_NAMES)
+    column = spec.text_column or first_usual_column(names, TEXT_NAMES)
     if column is None:
         raise DataError(
             f"none of the columns {', '.join(names)} is called {TEXT_NAMES.replace(' ', ', ')}; name the one "

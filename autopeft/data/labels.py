@@ -8,7 +8,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from autopeft.data.columns import NUMBER, Columns, check_named, declared_names, is_numeric, rows_of, usual
+from autopeft.data.columns import (
+    NUMBER,
+    Columns,
+    check_named,
+    declared_names,
+    first_usual_column,
+    is_numeric,
+    rows_of,
+)
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
@@ -77,7 +85,9 @@ def names_in(label: Any) -> tuple[str, ...]:
 
 def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
     """The label column that the spec names, or the one with a usual name; raises DataError without one."""
-    label = spec.label_column or usual([name for name in names if name not in inputs], usual_names)
+    label = spec.label_column or first_usual_column(
+        [name for name in names if name not in inputs], usual_names
+    )
     if not label:
         raise DataError(f"There is no label column among {', '.join(names)}; name it with --label-column.")
     return label

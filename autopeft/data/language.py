@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.data.chats import chat_row, holds_messages
-from autopeft.data.columns import as_string, cells_of, check_named, usual
+from autopeft.data.columns import as_string, cells_of, check_named, first_usual_column
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -62,8 +62,8 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     """
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
-    name, found = read(spec, notes, text=PARAGRAPHS)
-    tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in found.items()}
+    name, tables_read = read(spec, notes, text=PARAGRAPHS)
+    tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in tables_read.items()}
     layout = _layout(spec, tables["train"][0])
     parts: Parts = {}
     left_out: dict[str, int] = {}
@@ -72,8 +72,8 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
             left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
-            what = "rows without text" if layout.kind != "chat" else "chats without an answer at their end"
-            notes.append(f"Dropped {n_dropped} {part} {what}.")
+            noun = "rows without text" if layout.kind != "chat" else "chats without an answer at their end"
+            notes.append(f"Dropped {n_dropped} {part} {noun}.")
         if part == "train" and layout.kind == "chat" and not parts[part]:
             raise DataError(
                 f"None of the {len(rows)} train chats ends with the assistant's answer to something; add the "
@@ -115,7 +115,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
             f"--text-column is {', '.join(inputs)}; give one, the text, or name the completion with "
             "--label-column."
         )
-    chat = inputs[0] if inputs else usual(names, CHAT_NAMES)
+    chat = inputs[0] if inputs else first_usual_column(names, CHAT_NAMES)
     if chat and spec.label_column is None and holds_messages(cells_of("train", table, chat)):
         return _Layout(kind="chat", inputs=(chat,), label="the last answer")
     if inputs and spec.label_column is None:
@@ -126,13 +126,15 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
-        more = usual([name for name in names if name not in (prompt, completion)], MORE_NAMES)
+        more = first_usual_column([name for name in names if name not in (prompt, completion)], MORE_NAMES)
         is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
-        found = (prompt, more) if more and is_extended else (prompt,)
+        input_columns = (prompt, more) if more and is_extended else (prompt,)
         if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
             return _Layout(kind="chat", inputs=(prompt,), label=completion, in_one_column=False)
-        return _Layout(kind="completion", inputs=inputs or found, label=completion, in_one_column=False)
-    text = usual(names, TEXT_NAMES)
+        return _Layout(
+            kind="completion", inputs=inputs or input_columns, label=completion, in_one_column=False
+        )
+    text = first_usual_column(names, TEXT_NAMES)
     if text is None:
         raise DataError(
             f"There is neither a text nor a prompt with a completion among {', '.join(names)}; name the "

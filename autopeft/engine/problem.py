@@ -174,11 +174,11 @@ class SearchProblem:
         limit, bounds = self.spec.limits.max_rank, dict[str, tuple[int, int | None]]()
         parts = self._parts(plan, arm)
         for method in {adapter.method for adapter in plan.adapters}:
-            own = [part for name, part in parts if name == method]
-            if any(part.size for part in own):
+            parts_of_method = [part for name, part in parts if name == method]
+            if any(part.size for part in parts_of_method):
                 continue
-            highest = [limit, *(part.max_rank for part in own)]
-            lowest = max((part.min_rank or 1 for part in own), default=1)
+            highest = [limit, *(part.max_rank for part in parts_of_method)]
+            lowest = max((part.min_rank or 1 for part in parts_of_method), default=1)
             bounds[method] = (lowest, min((rank for rank in highest if rank is not None), default=None))
         return bounds
 
@@ -187,8 +187,10 @@ class SearchProblem:
         name = self._name_in_space(plan, arm)
         if name is not None:
             return self.space.parts(name)
-        own = sorted({adapter.method for adapter in plan.adapters}, key=lambda name: name != plan.lead_method)
-        return tuple((name, self.space.methods[name]) for name in own if name in self.space.methods)
+        plan_methods = sorted(
+            {adapter.method for adapter in plan.adapters}, key=lambda name: name != plan.lead_method
+        )
+        return tuple((name, self.space.methods[name]) for name in plan_methods if name in self.space.methods)
 
     def _name_in_space(self, plan: Plan, arm: Arm) -> str | None:
         """The space's name of the method or mix that a plan was made from; None for a plan of neither.

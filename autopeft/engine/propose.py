@@ -20,7 +20,7 @@ from autopeft.engine.study_log import StudyLog
 from autopeft.records import Arm, Plan, Proposal
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 
-Asked = tuple[Trial, Proposal]
+TrialProposal = tuple[Trial, Proposal]
 
 # Finished trials before a sampler models anything, those of the queue among them; chosen by hand.
 _N_STARTUP = 8
@@ -41,7 +41,7 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
         n_plans = most = min(problem.wave, n_trials - start)
         if start >= n_needed:
             n_plans = n_allowed(problem, ledger, study_log.proposals, most=most)
-        wave: list[Asked] = []
+        wave: list[TrialProposal] = []
         while len(wave) < n_plans:
             wave.append(_propose(study_log, queue, wave=wave))
         results = ledger.measure_in_time(
@@ -60,7 +60,9 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
     return even_out(study_log, measured)
 
 
-def _propose(study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[Asked]) -> Asked:
+def _propose(
+    study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[TrialProposal]
+) -> TrialProposal:
     """The next proposal: from the queue, a rate of the baseline, a small step from the best plan, or drawn.
 
     A wave has one further rate of the baseline at most, since the next one depends on its loss.
@@ -90,7 +92,7 @@ def _propose(study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[A
     return trial, study_log.note(trial, policy.arm, plan, source=source, policy=policy)
 
 
-def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: str) -> Asked:
+def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: str) -> TrialProposal:
     """A trial of a plan; where only the rate of an earlier one is changed, with parameters to learn from."""
     earlier = study_log.policy_with(plan.adapters)
     if earlier is None:
@@ -118,7 +120,7 @@ def _source_of(index: int, problem: SearchProblem) -> str:
     return "random" if is_random else "sampler"
 
 
-def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> Asked:
+def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> TrialProposal:
     """A trial of a policy, or of a plan, which has no parameters."""
     if isinstance(content, Plan):
         trial = study_log.study.ask()

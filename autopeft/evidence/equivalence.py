@@ -74,7 +74,7 @@ def plans_within_margin(
             n_common = min(len(scores[name]), len(scores[best]))
             pair = scores[name][:n_common], scores[best][:n_common]
             others = [other[:n_common] for other in map(np.asarray, pool) if len(other) >= n_common]
-            others = [other for other in others if not any(np.array_equal(other, one) for one in pair)]
+            others = [other for other in others if not any(np.array_equal(other, table) for table in pair)]
             bound = paired_interval(*pair, level=level, span=span, pool=(*pair, *others)).low
             standings[name] = Standing(name=name, bound=bound, is_within=bound > -margin)
         unproven = [name for name in unproven if not standings[name].is_within]

@@ -39,7 +39,7 @@ _MOST_REFUSALS = 6  # workers in a row that cannot begin, after which the search
 log = logging.getLogger(__name__)
 
 
-class _Place:
+class _WorkerPlace:
     """A place for one measurement at a time; any worker that is free takes it."""
 
     def __init__(self, calls: _Calls) -> None:
@@ -229,7 +229,7 @@ class _Postgresql:
         self.close()
         self._n_workers = n_workers
 
-    def worker(self, make: Callable[[int], Function] | None, index: int) -> _Place:
+    def worker(self, make: Callable[[int], Function] | None, index: int) -> _WorkerPlace:
         """A place for a worker; the first one makes the search known."""
         if self._calls is None:
             self._calls = _Calls(
@@ -238,7 +238,7 @@ class _Postgresql:
                 n_workers=self._n_workers,
                 lease_seconds=self._lease_seconds,
             )
-        return _Place(self._calls)
+        return _WorkerPlace(self._calls)
 
     def close(self) -> None:
         """End the search, so that its workers leave."""

@@ -25,10 +25,10 @@ from autopeft.model.classes import loading_class, loading_class_of_type, own_cla
 from autopeft.model.devices import (
     forked_rng,
     has_own_generator,
+    on_float64_device,
     random_state,
     set_random_state,
     to_float64,
-    where_float64_is,
 )
 from autopeft.model.feed_forward import last_maps
 from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
@@ -112,6 +112,7 @@ __all__ = [
     "merge",
     "modules_kept_whole",
     "note_flags",
+    "on_float64_device",
     "output_layer_names",
     "own_class",
     "plain_weight",
@@ -128,6 +129,5 @@ __all__ = [
     "skips_exactly",
     "to_float64",
     "unquantised_modules",
-    "where_float64_is",
     "without_cache",
 ]

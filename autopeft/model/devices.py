@@ -9,14 +9,14 @@ import torch
 _WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
 
 
-def where_float64_is(tensor: torch.Tensor) -> torch.Tensor:
+def on_float64_device(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, or its copy on the CPU where the device has no float64, as Apple's GPUs."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 def to_float64(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in float64, on the CPU where its device has none."""
-    return where_float64_is(tensor).double()
+    return on_float64_device(tensor).double()
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:

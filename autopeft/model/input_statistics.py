@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from autopeft.model.devices import forked_rng, where_float64_is
+from autopeft.model.devices import forked_rng, on_float64_device
 from autopeft.model.memory import free_bytes
 
 _EXACT_INPUTS = 1024  # inputs up to which all eigenvectors are computed; chosen by hand
@@ -130,7 +130,7 @@ def _watch(
 
 def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading eigenvectors of a symmetric matrix as rows, shape (rank, n); largest entry positive."""
-    square = where_float64_is(square)
+    square = on_float64_device(square)
     n_inputs = len(square)
     if n_inputs <= _EXACT_INPUTS:
         rows = torch.linalg.eigh(square.double()).eigenvectors.flip(-1).T[:rank].float()

@@ -86,8 +86,8 @@ def _available_bytes() -> int:
 
     Where the system does not say it (macOS, Windows), it is taken to be half of all memory, or 1 GiB.
     """
-    if found := re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo")):
-        return int(found[1]) * 1024
+    if match := re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo")):
+        return int(match[1]) * 1024
     return _N_PAGES * _PAGE_BYTES // 2 or 2**30
 
 

@@ -110,4 +110,4 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def _stacked(sums: list[Tensor]) -> Tensor:
     """Sums of tensors on one or more devices, on the first one's; no number is copied to the CPU."""
-    return torch.stack([one.to(sums[0].device) for one in sums]) if sums else torch.zeros(0)
+    return torch.stack([total.to(sums[0].device) for total in sums]) if sums else torch.zeros(0)

@@ -187,9 +187,9 @@ def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
 
 def scale_rule(method: Method, adapters: Sequence[Adapter]) -> str | None:
     """The rule that gives the scale of all adapters of a method among some; None where no rule does."""
-    own = [adapter for adapter in adapters if adapter.method == method.name]
+    adapters_of_method = [adapter for adapter in adapters if adapter.method == method.name]
     for rule in method.choices.get("scale_rule", ()):
-        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in own):
+        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in adapters_of_method):
             return str(rule)
     return None
 

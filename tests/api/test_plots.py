@@ -65,7 +65,7 @@ def test_colours_of_the_figures_are_those_of_the_light_page():
     (light,) = re.findall(r":root \{(.*?)\}", STYLE.read_text(encoding="utf-8"), flags=re.DOTALL)[:1]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light))
     variables = {canvas.INK: "ink", canvas.SOFT: "soft", canvas.CARD: "card", canvas.BAND: "band"}
-    assert {name: colours[variables[name]] for name in canvas.LIGHT} == canvas.LIGHT
+    assert {name: colours[variables[name]] for name in canvas.LIGHT_COLOURS} == canvas.LIGHT_COLOURS
     groups = [colours[f"g{number}"] for number in range(len(canvas.LIGHT_GROUPS))]
     assert (groups, f"g{len(groups)}" in colours) == (list(canvas.LIGHT_GROUPS), False)
 

@@ -57,7 +57,7 @@ class Backend(Protocol):
 
 
 @dataclass
-class _Task:
+class _Submitted:
     """A function that was submitted, and how often it was given to a worker."""
 
     future: Future[Any]
@@ -85,7 +85,7 @@ class WorkerPool:
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
         self._idle: deque[Worker] = deque()
-        self._waiting: deque[_Task] = deque()
+        self._waiting: deque[_Submitted] = deque()
 
     def check(self) -> None:
         """Raise an AutopeftError where workers cannot be reached."""
@@ -108,13 +108,13 @@ class WorkerPool:
 
         `result()` raises what `fn` raised, and WorkerLostError where two workers died at it.
         """
-        task = _Task(Future(), fn, args)
+        submitted = _Submitted(Future(), fn, args)
         with self._lock:
             if not self._workers:
                 self._open(1, None, uses_gpu=False)
-            self._waiting.append(task)
+            self._waiting.append(submitted)
             self._dispatch()
-        return task.future
+        return submitted.future
 
     def shutdown(self) -> None:
         """End all workers and what they run; `submit` may follow again."""
@@ -142,18 +142,18 @@ class WorkerPool:
     def _dispatch(self) -> None:
         """Give waiting functions to idle workers, in their order; holds the lock."""
         while self._waiting and self._idle:
-            worker, task = self._idle.popleft(), self._waiting.popleft()
-            _give(task, worker).add_done_callback(partial(self._finish, worker, task))
+            worker, submitted = self._idle.popleft(), self._waiting.popleft()
+            _give(submitted, worker).add_done_callback(partial(self._finish, worker, submitted))
 
-    def _finish(self, worker: Worker, task: _Task, inner: Future[Any]) -> None:
+    def _finish(self, worker: Worker, submitted: _Submitted, inner: Future[Any]) -> None:
         """Take a result from a worker, or replace it and try once more; runs in a thread of the worker."""
         error = None if inner.cancelled() else inner.exception()
         is_lost = inner.cancelled() or isinstance(error, BrokenExecutor)
         with self._lock:
             is_open = worker in self._workers
-            is_repeated = is_open and is_lost and task.n_tries < _MOST_TRIES
+            is_repeated = is_open and is_lost and submitted.n_tries < _MOST_TRIES
             if is_repeated:
-                self._waiting.appendleft(task)
+                self._waiting.appendleft(submitted)
             if is_open:
                 if is_lost:
                     worker.start()
@@ -162,20 +162,22 @@ class WorkerPool:
         if is_repeated:
             return
         if is_lost:
-            text = f"the worker process died, {task.n_tries} times; the machine may have run out of memory"
+            text = (
+                f"the worker process died, {submitted.n_tries} times; the machine may have run out of memory"
+            )
             text += f" ({error})" if error else ""
-            task.future.set_exception(WorkerLostError(text))
+            submitted.future.set_exception(WorkerLostError(text))
         elif error is not None:
-            task.future.set_exception(error)
+            submitted.future.set_exception(error)
         else:
-            task.future.set_result(inner.result())
+            submitted.future.set_result(inner.result())
 
 
-def _give(task: _Task, worker: Worker) -> Future[Any]:
+def _give(submitted: _Submitted, worker: Worker) -> Future[Any]:
     """Pass a function to a worker, or to a new one where the worker has died in the meantime."""
-    task.n_tries += 1
+    submitted.n_tries += 1
     try:
-        return worker.submit(task.fn, *task.args)
+        return worker.submit(submitted.fn, *submitted.args)
     except BrokenExecutor:
         worker.start()
-        return worker.submit(task.fn, *task.args)
+        return worker.submit(submitted.fn, *submitted.args)

@@ -35,7 +35,7 @@ _CSS = {
     BAND: "var(--band)",
 }
 # The page's light colours, and those of the groups `--g0`, `--g1` and so on.
-LIGHT = {INK: "#1b2128", SOFT: "#59636f", CARD: "#ffffff", BAND: "#cfe6d6"}
+LIGHT_COLOURS = {INK: "#1b2128", SOFT: "#59636f", CARD: "#ffffff", BAND: "#cfe6d6"}
 LIGHT_GROUPS = tuple("#1f5f9e #6b7480 #c2410c #0a7d55 #9b3d8f #8a6a00 #0e7490 #7c4a2d #4b4fc4".split())
 _COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")  # of any artist
 _KEY_INCHES = 0.28  # height of a row of keys
@@ -113,7 +113,7 @@ class Sheet:
             self._add_keys()
         for artist in self.figure.findobj():
             _paint(artist)
-        self.axes.tick_params(colors=LIGHT[SOFT])  # of ticks that a reader's zoom adds
+        self.axes.tick_params(colors=LIGHT_COLOURS[SOFT])  # of ticks that a reader's zoom adds
         return self.figure
 
     def _add_keys(self) -> None:
@@ -165,7 +165,7 @@ def _light(colour: Any) -> Any:
 
 def _real(colour: str) -> str:
     group = _GROUP.fullmatch(colour)
-    return LIGHT_GROUPS[int(group[1], 16)] if group else LIGHT.get(colour, colour)
+    return LIGHT_GROUPS[int(group[1], 16)] if group else LIGHT_COLOURS.get(colour, colour)
 
 
 def log_axis(axes: Axes, values: Sequence[float], *, shown: FuncFormatter) -> None:

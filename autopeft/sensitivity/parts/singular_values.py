@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from autopeft.model import where_float64_is
+from autopeft.model import on_float64_device
 from autopeft.sensitivity.parts.gradients import cache_last_call
 
 _COLUMNS = 1024  # that are cast to float64 at once (32 MiB at 4096 rows); chosen by hand
@@ -25,7 +25,7 @@ class Extremes(NamedTuple):
 
 
 def _extremes(weight: Tensor) -> Extremes:
-    weight = where_float64_is(weight)
+    weight = on_float64_device(weight)
     if weight.ndim == 3:
         return Extremes(*map(torch.stack, zip(*map(_extremes, weight), strict=True)))
     gram = _gram(weight)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autopeft.model import head_names, where_float64_is
+from autopeft.model import head_names, on_float64_device
 
 OUTSIDE = "outside"  # the parameters that are in no layer, without the task head
 _WRAPPER = "base_model.model."  # before every name of a `PeftModel`
@@ -37,7 +37,7 @@ def layer_shares(module: nn.Module) -> dict[str, float]:
             continue
         layer = found[1] if (found := _LAYER.match(name)) else OUTSIDE
         products = (parameter.detach().float() * parameter.grad.float()).abs()
-        term = where_float64_is(products).sum(dtype=torch.float64)
+        term = on_float64_device(products).sum(dtype=torch.float64)
         sums[layer] = sums[layer] + term.to(sums[layer].device) if layer in sums else term
     values = {layer: float(value) for layer, value in sums.items()}
     total = sum(values.values())
