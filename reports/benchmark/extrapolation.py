@@ -1,4 +1,4 @@
-"""Whether a loss told onward to the full length ranks plans better than the loss of a rung itself.
+"""Whether a loss extrapolated to the full length ranks plans better than the loss of a rung itself.
 
     python reports/benchmark/extrapolation.py [--tables FOLDER] [--cells NAME …] [--curves CURVES.jsonl]
 
@@ -55,13 +55,13 @@ def of_curves(path: Path) -> Iterator[Row]:
         yield "published", losses[:, before // WINDOW - 1], losses[:, at // WINDOW - 1], accuracies, lengths
 
 
-def told_onward(
+def extrapolated(
     before: np.ndarray, at: np.ndarray, lengths: tuple[int, int, int], *, share: float
 ) -> np.ndarray:
     """The logarithm of the loss at the full length, by a share of the last slope.
 
     Example:
-        >>> told_onward(np.array([4.0]), np.array([2.0]), (10, 20, 40), share=1.0) == math.log(1.0)
+        >>> extrapolated(np.array([4.0]), np.array([2.0]), (10, 20, 40), share=1.0) == math.log(1.0)
         array([ True])
     """
     first, last, full = map(math.log, lengths)
@@ -69,11 +69,11 @@ def told_onward(
     return np.log(at) + share * slope * (full - last)
 
 
-def regret(told: np.ndarray, qualities: np.ndarray) -> float:
+def regret(predicted: np.ndarray, qualities: np.ndarray) -> float:
     """Mean regret in points of the choice among some plans."""
     rng = np.random.default_rng(0)
-    draws = [rng.choice(len(told), min(N_PLANS, len(told)), replace=False) for _ in range(N_DRAWS)]
-    return 100 * float(np.mean([qualities[d].max() - qualities[d[told[d].argmin()]] for d in draws]))
+    draws = [rng.choice(len(predicted), min(N_PLANS, len(predicted)), replace=False) for _ in range(N_DRAWS)]
+    return 100 * float(np.mean([qualities[d].max() - qualities[d[predicted[d].argmin()]] for d in draws]))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -83,9 +83,9 @@ def table(rows: Sequence[Row]) -> str:
     for name, before, at, qualities, lengths in rows:
         entries = []
         for share in SHARES:
-            told = told_onward(before, at, lengths, share=share)
-            rho = float(spearmanr(-told, qualities).statistic)
-            entries.append(f"{regret(told, qualities):.2f} ({rho:.2f})")
+            predicted = extrapolated(before, at, lengths, share=share)
+            rho = float(spearmanr(-predicted, qualities).statistic)
+            entries.append(f"{regret(predicted, qualities):.2f} ({rho:.2f})")
         lines.append(f"| {name} | {lengths[1]:,} of {lengths[2]:,} | {' | '.join(entries)} |")
     return "\n".join(lines)
 

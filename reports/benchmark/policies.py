@@ -19,12 +19,13 @@ from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED, TableError
 
 from autopeft import engine, space
+from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger, SearchProblem
 from autopeft.extension import discover
 from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import requested_space, search_problem
-from autopeft.records import SHORT_NAMES, Decision, Fidelity, Measurement, Plan, RunSpec, SiteScores
+from autopeft.records import SHORT_NAMES, Decision, Fidelity, Plan, RunSpec, SiteScores
 from autopeft.space import AllocationContext
 
 BASELINES = ("lora/all", "lora/q+v")
@@ -39,23 +40,11 @@ class Found:
     verdict: str = ""
 
 
-Policy = Callable[[Surrogate, int], Found]  # of a cell, with a seed
+Finder = Callable[[Surrogate, int], Found]  # of a cell, with a seed; a policy of the benchmark
 Named = tuple[str, float]  # arm and position of a measured plan
 
 
-class Quiet:
-    """A display that shows nothing."""
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """Show nothing."""
-
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
-        """Show nothing."""
-
-
-def searched(settings: Mapping[str, Any]) -> Policy:
+def searched(settings: Mapping[str, Any]) -> Finder:
     """The search of autopeft under settings by their short names, such as `trials`.
 
     Raises:
@@ -73,17 +62,17 @@ def searched(settings: Mapping[str, Any]) -> Policy:
         fault = error.errors()[0]
         raise TableError(f"The setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from error
 
-    def policy(surrogate: Surrogate, seed: int) -> Found:
+    def find(surrogate: Surrogate, seed: int) -> Found:
         budget = {"requested": surrogate.description.budget.requested}
         search = {**topics.get("search", {}), "seed": seed}
-        asked = RunSpec.model_validate({**topics, "budget": budget, "search": search})
+        requested = RunSpec.model_validate({**topics, "budget": budget, "search": search})
         given = frozenset(f"{topic}.{name}" for topic, names in topics.items() for name in names)
-        spec = within_cost(_stand_in(surrogate, asked), given).spec
+        spec = within_cost(_stand_in(surrogate, requested), given).spec
         bench = TableBench(surrogate, seed=seed)
         ledger = Ledger(
             executor=discover("autopeft.executors")["serial"],
             measure=bench.measure,
-            progress=Quiet(),
+            progress=Silent(),
             clock=lambda: bench.seconds,
             limit_seconds=spec.search.max_time_seconds,
         )
@@ -91,7 +80,7 @@ def searched(settings: Mapping[str, Any]) -> Policy:
             outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
-    return policy
+    return find
 
 
 @contextmanager
@@ -203,16 +192,16 @@ def sweep_of_default(surrogate: Surrogate, seed: int) -> Found:
     return best_of(surrogate, _swept(surrogate, [_default_arm(surrogate)]), steps=steps, seed=seed)
 
 
-def at_random(n_plans: int) -> Policy:
+def at_random(n_plans: int) -> Finder:
     """Plans drawn from the table without replacement, each measured at the rung that ranks."""
 
-    def policy(surrogate: Surrogate, seed: int) -> Found:
+    def find(surrogate: Surrogate, seed: int) -> Found:
         named = sorted(surrogate.plans)
         drawn = np.random.default_rng(seed).permutation(len(named))[:n_plans]
         rungs = surrogate.description.cell.rungs
         return best_of(surrogate, [named[i] for i in drawn], steps=rungs[len(rungs) // 2], seed=seed)
 
-    return policy
+    return find
 
 
 def best_arm_in_hindsight(surrogate: Surrogate, seed: int) -> Found:
@@ -273,7 +262,7 @@ SEARCHES = {
 }
 
 
-def parsed(text: str) -> Policy:
+def parsed(text: str) -> Finder:
     """The search under settings as text, such as `trials=48 max_cost=4 methods=[lora,ia3]`.
 
     `without=PIECE` takes out a piece of `pieces.py`, with `_` for spaces; it may stand several times.
@@ -284,16 +273,16 @@ def parsed(text: str) -> Policy:
     taken_out = [value.replace("_", " ") for name, _, value in pairs if name == "without"]
     search = searched({name: yaml.safe_load(value) for name, _, value in pairs if name != "without"})
 
-    def policy(surrogate: Surrogate, seed: int) -> Found:
+    def find(surrogate: Surrogate, seed: int) -> Found:
         with without(taken_out):
             return search(surrogate, seed)
 
-    return policy
+    return find
 
 
-def policies() -> dict[str, Policy]:
+def policies() -> dict[str, Finder]:
     """Every policy that has a name."""
-    rules: dict[str, Policy] = {
+    rules: dict[str, Finder] = {
         "plain default": plain_default,
         "sweep": sweep,
         "sweep of the default": sweep_of_default,

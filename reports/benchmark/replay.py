@@ -31,7 +31,7 @@ from pathlib import Path
 
 import description
 import numpy as np
-from policies import Found, Policy, parsed, policies
+from policies import Finder, Found, parsed, policies
 from rivals import rivals
 from surrogate import Surrogate
 from table import Results, TableError
@@ -63,7 +63,7 @@ def best_metrics(surrogate: Surrogate) -> tuple[float, float]:
     return test[int(np.argmax(confirm))], sign * max(sign * metric for metric in test)
 
 
-def replayed(folder: Path, name: str, policy: Policy, seed: int) -> dict[str, object]:
+def replayed(folder: Path, name: str, policy: Finder, seed: int) -> dict[str, object]:
     """The row of one policy in one cell with one seed; with an error where it found no plan."""
     surrogate, started = surrogate_of(folder), time.perf_counter()
     row: dict[str, object] = dict.fromkeys(FIELDS, "")
@@ -96,7 +96,7 @@ def _values(surrogate: Surrogate, found: Found) -> dict[str, object]:
     }
 
 
-def known_policies() -> dict[str, Policy]:
+def known_policies() -> dict[str, Finder]:
     """Every policy that has a name."""
     return policies() | rivals()
 

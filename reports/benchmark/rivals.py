@@ -13,7 +13,7 @@ import optuna
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from policies import Found, Policy, errors_alone, on_search_split, problem_of
+from policies import Finder, Found, errors_alone, on_search_split, problem_of
 from surrogate import Surrogate, TableBench
 from table import TableError
 
@@ -25,7 +25,7 @@ COSTS = (1, 2, 4, 7)  # in R
 _REDUCTION = 3  # of plans from one length to the next, Optuna's default
 
 
-class _Race:
+class _PaidPlans:
     """Plans of a sampler on a cell, measured as long as a cost in R pays."""
 
     def __init__(self, surrogate: Surrogate, *, seed: int, max_cost: float) -> None:
@@ -37,7 +37,7 @@ class _Race:
         self.max_cost = max_cost
         self._n_examples = surrogate.description.examples["search"]
 
-    def asked(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
+    def propose(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
         """A trial of the study, and its plan."""
         trial, methods = study.ask(), self.problem.context.methods
         return trial, plan_of(suggest(trial, self.problem.space, methods), self.problem.context)
@@ -56,7 +56,7 @@ class _Race:
         """A plan at a length."""
         return self.bench.measure(plan, on_search_split(self.bench.surrogate, self.lengths[index]))
 
-    def found(self) -> Found:
+    def best(self) -> Found:
         """The best of the longest runs; raises TableError where none finished."""
         finished = [m for m in self.bench.measured if m.loss is not None]
         if not finished:
@@ -65,58 +65,58 @@ class _Race:
         return Found(plan=best.plan, bench=self.bench)
 
 
-def hyperband(max_cost: float) -> Policy:
+def hyperband(max_cost: float) -> Finder:
     """Optuna's TPE with its Hyperband pruner."""
 
-    def policy(surrogate: Surrogate, seed: int) -> Found:
-        race = _Race(surrogate, seed=seed, max_cost=max_cost)
+    def find(surrogate: Surrogate, seed: int) -> Found:
+        paid = _PaidPlans(surrogate, seed=seed, max_cost=max_cost)
         pruner = HyperbandPruner(
-            min_resource=race.lengths[0], max_resource=race.lengths[-1], reduction_factor=_REDUCTION
+            min_resource=paid.lengths[0], max_resource=paid.lengths[-1], reduction_factor=_REDUCTION
         )
         study = _study(TPESampler(seed=seed), pruner, name=f"hyperband-{seed}")
-        while race.pays(0):
-            trial, plan = race.asked(study)
+        while paid.pays(0):
+            trial, plan = paid.propose(study)
             state = TrialState.COMPLETE
-            for index in range(len(race.lengths)):
-                if not race.pays(index):
-                    return race.found()
-                measurement = race.measure(plan, index)
+            for index in range(len(paid.lengths)):
+                if not paid.pays(index):
+                    return paid.best()
+                measurement = paid.measure(plan, index)
                 if measurement.loss is None:
                     state = TrialState.FAIL
                     break
-                trial.report(measurement.loss, race.lengths[index])
+                trial.report(measurement.loss, paid.lengths[index])
                 if trial.should_prune():
                     state = TrialState.PRUNED
                     break
             study.tell(trial, measurement.loss if state is TrialState.COMPLETE else None, state=state)
-        return race.found()
+        return paid.best()
 
-    return policy
+    return find
 
 
-def halving(max_cost: float) -> Policy:
+def halving(max_cost: float) -> Finder:
     """Random plans, a third of which go on from each length to the next, as many as can be paid."""
 
-    def policy(surrogate: Surrogate, seed: int) -> Found:
-        race = _Race(surrogate, seed=seed, max_cost=max_cost)
-        study, indices = _study(RandomSampler(seed=seed)), range(len(race.lengths))
+    def find(surrogate: Surrogate, seed: int) -> Found:
+        paid = _PaidPlans(surrogate, seed=seed, max_cost=max_cost)
+        study, indices = _study(RandomSampler(seed=seed)), range(len(paid.lengths))
 
         def cost(n: int) -> float:
-            return math.fsum(max(1, n // _REDUCTION**index) * race.step_cost(index) for index in indices)
+            return math.fsum(max(1, n // _REDUCTION**index) * paid.step_cost(index) for index in indices)
 
         n_plans = 1
         while cost(n_plans + 1) <= max_cost:
             n_plans += 1
-        plans = [race.asked(study)[1] for _ in range(n_plans)]
+        plans = [paid.propose(study)[1] for _ in range(n_plans)]
         for index in indices:
-            if index and not race.pays(index, n_plans=len(plans)):
+            if index and not paid.pays(index, n_plans=len(plans)):
                 break
-            measured = [race.measure(plan, index) for plan in plans]
+            measured = [paid.measure(plan, index) for plan in plans]
             ranked = sorted((m for m in measured if m.loss is not None), key=lambda m: m.loss or 0.0)
             plans = [m.plan for m in ranked[: max(1, n_plans // _REDUCTION ** (index + 1))]]
-        return race.found()
+        return paid.best()
 
-    return policy
+    return find
 
 
 def _study(
@@ -127,7 +127,7 @@ def _study(
         return optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
 
 
-def rivals() -> dict[str, Policy]:
+def rivals() -> dict[str, Finder]:
     """Every rival at several costs in R, by name."""
     kinds = {"Hyperband": hyperband, "random halving": halving}
     return {f"{name} {cost} R": kind(cost) for cost in COSTS for name, kind in kinds.items()}

@@ -29,6 +29,7 @@ from outside_loop import Run, predictions, score, t_half_width
 from scipy import stats
 
 from autopeft import pipeline, space
+from autopeft.cli.progress import Silent
 from autopeft.data import LabelledData, load, read_texts, read_tokens
 from autopeft.model import BaseModel
 from autopeft.model import load as load_model
@@ -37,7 +38,6 @@ from autopeft.pipeline.problem import requested_space
 from autopeft.records import (
     BudgetSpec,
     DataSpec,
-    Measurement,
     ModelSpec,
     OutputSpec,
     Plan,
@@ -56,23 +56,7 @@ GAIN_FIELDS = (
     *("data", "budget", "role", "arm", "params", "learning_rate", "seed", "metric", "score"),
     *("search_r", "verdict"),
 )
-Roles = dict[str, dict[str, dict[str, str]]]  # role, seed, row
 SWEEP_FIELDS = ("data", "budget", "arm", "position", "learning_rate", "params", "metric", "score")
-
-
-class Silence:
-    """A display that shows nothing."""
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """Nothing."""
-
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +85,7 @@ def searched(spec: RunSpec) -> SearchResult:
     if (out / "result.json").is_file():
         return RunDir.open(out).load_result()
     given = frozenset({"task.max_steps", "task.batch_size", "task.name", "data.source", "budget.requested"})
-    return pipeline.search(spec, given=given, resume=out.is_dir(), progress=Silence())[0]
+    return pipeline.search(spec, given=given, resume=out.is_dir(), progress=Silent())[0]
 
 
 def cell_of(source: Path, budget: str, *, out: Path, n_steps: int) -> Cell:

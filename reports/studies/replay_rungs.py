@@ -28,6 +28,7 @@ import optuna
 from scipy import stats
 
 from autopeft import engine
+from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger, Schedule, SearchProblem
 from autopeft.executors.serial import Serial
 from autopeft.extension import discover
@@ -51,18 +52,6 @@ class Curve:
     def loss(self, steps: int) -> float:
         """Mean train loss of the window that ends at a step."""
         return self.losses[steps // WINDOW - 1]
-
-
-class Silence:
-    """A display that shows nothing."""
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """Nothing."""
-
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
-        """Nothing."""
 
 
 def read(path: Path) -> list[Curve]:
@@ -157,7 +146,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
         head_rates=(1e-3, 1.0),
         first_trials=n_first,
     )
-    ledger = Ledger(executor=Serial(), measure=world.measure, progress=Silence())
+    ledger = Ledger(executor=Serial(), measure=world.measure, progress=Silent())
     fidelity = schedule.rung(0, seed=problem.seed)
     first = {m.plan: m for m in ledger.measure_all([(curve.plan, fidelity) for curve in taken])}
     last = engine.climb(problem, ledger, first)[-1]
