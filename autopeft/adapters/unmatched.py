@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
 
 from autopeft.adapters.matching import matches_ending, matches_key, matches_pattern
 from autopeft.adapters.quick_patterns import require_quick_patterns
@@ -18,7 +18,6 @@ from autopeft.model import BaseModel
 from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
-_HEADS = ("classifier", "score")  # peft writes both into every config of a classifier
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
@@ -65,7 +64,9 @@ def _unmatched_names(content: dict[str, Any], targeted: Collection[str], modules
     notes = []
     for field, choices in places.items():
         names = content.get(field)
-        known = (*_ALL, *(_HEADS if is_classifier and field == "modules_to_save" else ()))
+        # peft writes the names of heads into every config of a classifier.
+        heads = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
+        known = (*_ALL, *heads)
         entries = [str(name) for name in names if name not in known] if isinstance(names, list) else []
         if lost := _lost(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))

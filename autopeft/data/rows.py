@@ -27,9 +27,11 @@ class Row(NamedTuple):
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class UncutRows:
     """The rows of train, confirm and test as a task reads them, before any cut.
+
+    Reading images and removing duplicates change `parts` and `left_out` in place.
 
     `in_order` is True where neighbouring rows belong together (a text, a time series); its end is cut out of
     train then. `may_repeat` is True where one part may hold the same inputs twice. `left_out` counts the rows

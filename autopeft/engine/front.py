@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import by_loss
-from autopeft.records import Measurement
+from autopeft.records import FLOAT32_BYTES, Measurement
 from autopeft.space import BASELINE_METHOD, violations
-
-_BYTES = 4  # of a saved number: adapters are trained and saved in fp32
 
 
 def front(measured: Iterable[Measurement]) -> list[Measurement]:
@@ -47,7 +45,7 @@ def excess(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> 
         peak_bytes=measurement.peak_bytes,
         seconds_per_step=seconds,
         lora_seconds_per_step=_lora_seconds(ledger) or seconds or 1.0,
-        adapter_bytes=_BYTES * measurement.plan.trainable_params,
+        adapter_bytes=FLOAT32_BYTES * measurement.plan.trainable_params,
     )
 
 

@@ -17,10 +17,9 @@ from autopeft.model import (
     load_skeleton,
 )
 from autopeft.pipeline.spreading import n_sharing
-from autopeft.records import Decision, ExecutionSpec, ModelSpec, RunSpec
+from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
-_FLOAT32_BYTES = 4
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def device_in_float32(
     if device.type != "cuda" or spec.quantize != "none":
         return str(device)
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    n_bytes = n_copies * _FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
+    n_bytes = n_copies * FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
     if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
         return str(device)
     log.info("The GPU has less free memory than %s needs in float32: the CPU computes.", skeleton.name)

@@ -12,8 +12,6 @@ from autopeft.extension import discover
 from autopeft.pipeline.defaults import with_full_run, with_max_length
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
 
-_STEPS = 64  # whose mean length is that of a run; chosen by hand
-
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +59,7 @@ def row_lengths(
         log.info("%s", decision)
     n_train = len(encoded.labels)
     n_rows = min(run.task.batch_size or n_train, n_train)
-    steps = train.train_rows(encoded.lengths, n_steps=_STEPS, batch_size=n_rows, seed=0)
+    steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
         n_rows=n_rows,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from autopeft.records.commands import repeat_command, resume_command, search_command, train_command
 from autopeft.records.metric import MetricFacts
 from autopeft.records.plans import (
+    FLOAT32_BYTES,
     Adapter,
     Budget,
     Fidelity,
@@ -76,6 +77,7 @@ from autopeft.records.text import (
 from autopeft.records.version import VERSION
 
 __all__ = [
+    "FLOAT32_BYTES",
     "IN_MEMORY",
     "MAX_SEED",
     "NULL_SCORES",

@@ -9,6 +9,7 @@ from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
+FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
 OptionPairs = tuple[tuple[str, OptionValue], ...]
 
 

@@ -220,6 +220,11 @@ class Cost:
     total_seconds: float = 0.0
     total_full_runs: float | None = None
 
+    @property
+    def known_seconds(self) -> float:
+        """Seconds in all; of results that lack the total, the sum of their stages."""
+        return self.total_seconds or self.sensitivity_seconds + self.search_seconds + self.confirm_seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePair:

@@ -14,6 +14,8 @@ from typing import Any
 from autopeft.records import Forgetting, GeneralLoss, to_json
 from autopeft.report.words import change
 
+_LARGEST_LOSS = 700.0  # nats; the exponential of more overflows a float
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forgot:
@@ -76,7 +78,7 @@ def _numbers(measured: GeneralLoss, base_loss: float) -> dict[str, Any]:
 
 def perplexity(loss: float) -> float:
     """The exponential of a loss in nats."""
-    return math.exp(min(loss, 700.0))  # exp of more overflows a float
+    return math.exp(min(loss, _LARGEST_LOSS))
 
 
 def _forgot(names: str, losses: Sequence[float], base_loss: float) -> Forgot:

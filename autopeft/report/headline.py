@@ -187,10 +187,8 @@ class _Says:
     def cost(self) -> tuple[str, ...]:
         """Time of the whole run, and what one training of the plan takes."""
         cost, best = self.result.cost, self.best
-        spent = cost.sensitivity_seconds + cost.search_seconds + cost.confirm_seconds
-        total = cost.total_seconds or spent
         loading = f", after {duration(cost.load_seconds)} to load" if cost.load_seconds >= 1 else ""
-        lines = [f"This search took {duration(total)} in all{loading}."]
+        lines = [f"This search took {duration(cost.known_seconds)} in all{loading}."]
         if cost.full_run_seconds is None:
             lines.append("In it no plan was trained: every one failed, or none had time.")
         if best.seconds:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import FLOAT32_BYTES, Confirmation, Measurement, Plan, SearchResult, Status
 from autopeft.report.measured import record_of
 from autopeft.report.naming import Naming
 from autopeft.report.view import run_seconds
 
-_BYTES = 4  # a saved number is a float32
 NAMED_PLANS = ("baseline", "best", "smallest")
 
 
@@ -95,7 +94,7 @@ def _row(result: SearchResult, naming: Naming, plan: Plan, marks: Sequence[str])
         plan=plan,
         test=record_of(result.test, plan),
         confirm=confirm,
-        megabytes=_BYTES * saved / 1e6,
+        megabytes=FLOAT32_BYTES * saved / 1e6,
         peak_bytes=max((run.peak_bytes for run in runs), default=0) or None,
         seconds=(run_seconds(result, confirm) or None) if confirm else None,
         steps=next(

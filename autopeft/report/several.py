@@ -25,7 +25,6 @@ def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict
     charts, rows = drawn(result, words), everything["summary"]
     best, default = (next(row for row in rows if mark in row.marks) for mark in ("best", "baseline"))
     cost = result.cost
-    parts = cost.sensitivity_seconds + cost.search_seconds + cost.confirm_seconds
     score = best.test or best.confirm
     return {
         **{key: everything[key] for key in kept},
@@ -36,7 +35,7 @@ def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict
         "score": score,
         "default_score": default.test if best.test else default.confirm,
         "split": score.split if score else "",
-        "seconds": cost.total_seconds or parts,
+        "seconds": cost.known_seconds,
         "score_chart": _renamed(charts.score, number),
         "difference_chart": _renamed(charts.difference, number),
     }

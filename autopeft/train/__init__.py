@@ -23,13 +23,14 @@ from autopeft.train.choosing import LESS_MEMORY, choose_compute
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
 from autopeft.train.lengths import count_tokens, uncut_lengths
-from autopeft.train.pace import Pace, pace_of
+from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
 __all__ = [
     "LESS_MEMORY",
     "SCHEDULE",
+    "TYPICAL_STEPS",
     "WARMUP_SHARE",
     "Bench",
     "Compute",

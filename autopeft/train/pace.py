@@ -15,7 +15,7 @@ from autopeft.train.encoding import train_rows
 _SECONDS = 2.0  # of the timed run, about; chosen by hand
 _MOST_STEPS = 8  # of the timed run; chosen by hand
 _COLD_SECONDS = 10.0  # of a first step, up to which it may be the preparation of kernels; chosen by hand
-_TYPICAL_STEPS = 64  # whose mean length is that of a run; chosen by hand
+TYPICAL_STEPS = 64  # whose mean length is that of a run; chosen by hand
 _SEEDS = 32  # among which one is sought whose first steps are of that length; chosen by hand
 
 
@@ -75,7 +75,7 @@ def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
         rows = train_rows(lengths, n_steps=n, batch_size=bench.batch_size, seed=seed)
         return float(np.mean([padded_tokens(step, lengths) for step in rows]))
 
-    typical = mean_tokens(0, _TYPICAL_STEPS)
+    typical = mean_tokens(0, TYPICAL_STEPS)
     means = [mean_tokens(seed, n_steps) for seed in range(_SEEDS)]
     seed = min(range(_SEEDS), key=lambda i: abs(means[i] - typical))
     return seed, typical / means[seed]
