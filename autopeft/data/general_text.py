@@ -15,6 +15,7 @@ from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES
 from autopeft.data.sources import read
 from autopeft.errors import DataError, UnknownNameError
+from autopeft.extension import TargetKind
 from autopeft.records import DataSpec, ForgettingSpec
 
 _SEED = 64  # of the order of documents; any fixed number
@@ -29,7 +30,7 @@ class GeneralRows:
     """
 
     name: str
-    kind: str
+    kind: TargetKind
     texts: tuple[str, ...]
     n_texts: int
     n_duplicates: int

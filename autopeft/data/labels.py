@@ -20,7 +20,7 @@ from autopeft.data.columns import (
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import Target
+from autopeft.extension import Target, TargetKind
 from autopeft.records import DataSpec, shortened
 
 # Usual column names, the most telling first; case does not matter.
@@ -154,7 +154,7 @@ def with_labels(
     return kept
 
 
-def _kind(labels: Sequence[Any]) -> str:
+def _kind(labels: Sequence[Any]) -> TargetKind:
     """`classes` for lists, `number` for many distinct numbers with fractions, else `class`.
 
     Up to a tenth of the distinct labels may be no numbers, so that typing errors are found later.
@@ -194,7 +194,9 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     return numbers
 
 
-def _classes(parts: Parts, kind: str, column: str, *, declared: Sequence[str], notes: list[str]) -> Target:
+def _classes(
+    parts: Parts, kind: TargetKind, column: str, *, declared: Sequence[str], notes: list[str]
+) -> Target:
     """The target of one or several classes; raises DataError if confirm or test have labels new to train."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)

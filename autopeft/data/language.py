@@ -13,7 +13,7 @@ from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import Target
+from autopeft.extension import Target, TargetKind
 from autopeft.records import DataSpec
 
 # Usual column names, the most telling first: a prompt and its completion.
@@ -35,7 +35,7 @@ class _Layout:
     `label` is the column of the completion, or of a chat in one column what is learned, in words.
     """
 
-    kind: str
+    kind: TargetKind
     inputs: tuple[str, ...]
     label: str = ""
     in_one_column: bool = True

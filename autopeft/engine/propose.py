@@ -17,7 +17,7 @@ from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import n_allowed
 from autopeft.engine.study_log import StudyLog
-from autopeft.records import Arm, Plan, Proposal
+from autopeft.records import Arm, Plan, Proposal, ProposalSource
 from autopeft.space import Policy, parameters_of, plan_of, suggest
 
 TrialProposal = tuple[Trial, Proposal]
@@ -92,7 +92,7 @@ def _propose(
     return trial, study_log.note(trial, policy.arm, plan, source=source, policy=policy)
 
 
-def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: str) -> TrialProposal:
+def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: ProposalSource) -> TrialProposal:
     """A trial of a plan; where only the rate of an earlier one is changed, with parameters to learn from."""
     earlier = study_log.policy_with(plan.adapters)
     if earlier is None:
@@ -104,7 +104,7 @@ def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: str) -> TrialPr
     return trial, study_log.note(trial, arm, plan, source=source, policy=policy)
 
 
-def _source_of(index: int, problem: SearchProblem) -> str:
+def _source_of(index: int, problem: SearchProblem) -> ProposalSource:
     """`refined`, `random` or `sampler` for the proposal at this index after the queue, from 0.
 
     The random ones are spread evenly; they show what the sampler adds. The index alone decides, so that an

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autopeft.records import Fidelity, Measurement, Plan
+from autopeft.records import EvaluatedSplit, Fidelity, Measurement, Plan
 
 # Examples of the search split that judge each rung but the last, which takes all. Few examples rank well,
 # since all plans share them, and evaluating them costs a large part of a short rung. Chosen by hand.
@@ -72,12 +72,12 @@ class Schedule:
         """The fidelity of a full run on the search split."""
         return self._fidelity("search", self.full_steps, self.n_search, seed)
 
-    def fidelity(self, split: str, *, seed: int) -> Fidelity:
+    def fidelity(self, split: EvaluatedSplit, *, seed: int) -> Fidelity:
         """The fidelity of a confirming run, or of its weights on the test split or on general text."""
         n_examples = {"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split]
         return self._fidelity(split, self.confirm_steps, n_examples, seed)
 
-    def _fidelity(self, split: str, steps: int, eval_examples: int, seed: int) -> Fidelity:
+    def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
         return Fidelity(
             split=split,
             train_steps=steps,

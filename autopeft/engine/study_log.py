@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Proposal, ProposalSource, Status
 from autopeft.space import Policy
 
 _DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids diverging rates
@@ -35,7 +35,7 @@ class StudyLog:
     policies: list[Policy | None] = field(default_factory=list)
 
     def note(
-        self, trial: Trial, arm: Arm, plan: Plan, *, source: str, policy: Policy | None = None
+        self, trial: Trial, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None = None
     ) -> Proposal:
         """The proposal of a trial, with its attributes in the study."""
         proposal = self._append(arm, plan, source=source, policy=policy)
@@ -69,7 +69,9 @@ class StudyLog:
         del self.proposals[len(self.proposals) - len(trials) :]
         del self.policies[len(self.proposals) :]
 
-    def measure_extra(self, arm: Arm, plan: Plan, *, source: str, fidelity: Fidelity) -> Measurement:
+    def measure_extra(
+        self, arm: Arm, plan: Plan, *, source: ProposalSource, fidelity: Fidelity
+    ) -> Measurement:
         """Measure a plan that is no sampled proposal, and add it as a finished trial.
 
         `source` says why the plan was proposed (see `Proposal`).
@@ -81,7 +83,7 @@ class StudyLog:
         self.study.add_trial(trial)
         return measurement
 
-    def _append(self, arm: Arm, plan: Plan, *, source: str, policy: Policy | None) -> Proposal:
+    def _append(self, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None) -> Proposal:
         proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
         self.policies.append(policy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
 # Field of LoraConfig -> key. https://docs.axolotl.ai/docs/config-reference.html; the two patterns came
@@ -47,7 +47,7 @@ class Axolotl:
 
     name: str = "axolotl"
     summary: str = "YAML for axolotl: LoRA with ranks per module, whole alphas"
-    needs_base: str = "none"
+    needs_base: NeededBase = "none"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

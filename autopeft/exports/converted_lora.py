@@ -23,7 +23,7 @@ from autopeft.exports.parts import problems
 from autopeft.exports.parts.adapter import in_head
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.uniform import Factors, write_uniform
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
 _ENERGY = 0.99  # of the squared singular values: an error of a tenth at most; chosen by hand
@@ -35,7 +35,7 @@ class ConvertedLora:
 
     name: str = "converted-lora"
     summary: str = "any change of linear maps as the nearest LoRA (SVD), with its error; --rank or --energy"
-    needs_base: str = "weights"
+    needs_base: NeededBase = "weights"
     bounds: tuple[str, ...] = ("rank", "energy")
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

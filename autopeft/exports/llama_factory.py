@@ -16,7 +16,7 @@ from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.exports.parts.uniform import plain_names
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
 # https://github.com/hiyouga/LLaMA-Factory: src/llamafactory/hparams/finetuning_args.py, examples/train_lora
@@ -46,7 +46,7 @@ class LlamaFactory:
 
     name: str = "llama-factory"
     summary: str = "YAML for LLaMA-Factory: LoRA of one rank and one whole alpha"
-    needs_base: str = "shapes"
+    needs_base: NeededBase = "shapes"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
 
@@ -18,7 +18,7 @@ class Merged:
 
     name: str = "merged"
     summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
-    needs_base: str = "weights"
+    needs_base: NeededBase = "weights"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.exports.parts.adapter import write_adapter
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Native:
 
     name: str = "native"
     summary: str = "adapter_config.json for peft; one folder per config where a plan mixes methods"
-    needs_base: str = "none"
+    needs_base: NeededBase = "none"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

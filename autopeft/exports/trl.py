@@ -15,7 +15,7 @@ from autopeft.adapters import changed_fields, task_name
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, refuse
 from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text
 
 # https://huggingface.co/docs/trl/sft_trainer: SFTConfig takes those of transformers' TrainingArguments,
@@ -52,7 +52,7 @@ class Trl:
 
     name: str = "trl"
     summary: str = "Python for TRL's SFTTrainer: any one peft config of a language model"
-    needs_base: str = "none"
+    needs_base: NeededBase = "none"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

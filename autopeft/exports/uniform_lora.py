@@ -8,7 +8,7 @@ from pathlib import Path
 from autopeft.adapters import type_counts
 from autopeft.exports.parts import problems
 from autopeft.exports.parts.uniform import lora_factors, write_uniform
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
 # Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
@@ -24,7 +24,7 @@ class UniformLora:
 
     name: str = "uniform-lora"
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
-    needs_base: str = "shapes"
+    needs_base: NeededBase = "shapes"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 
 from autopeft.extension.discovery import Catalogue, discover
 from autopeft.extension.executor import Executor, Function
-from autopeft.extension.exporter import Exporter, ExportSource
+from autopeft.extension.exporter import Exporter, ExportSource, NeededBase
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
 from autopeft.extension.score import Reducer, Score, ScorePass
 from autopeft.extension.task import (
@@ -21,6 +21,7 @@ from autopeft.extension.task import (
     Metric,
     PlacesBatches,
     Target,
+    TargetKind,
     Task,
     TaskDefaults,
     metric_facts,
@@ -42,12 +43,14 @@ __all__ = [
     "Function",
     "Method",
     "Metric",
+    "NeededBase",
     "Options",
     "PlacesBatches",
     "Reducer",
     "Score",
     "ScorePass",
     "Target",
+    "TargetKind",
     "Task",
     "TaskDefaults",
     "TrackedRun",

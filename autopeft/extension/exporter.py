@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
     from torch import nn
+
+NeededBase = Literal["none", "shapes", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Exporter(Protocol):
 
     name: str  # what the command line calls it, such as `native`
     summary: str  # what is written and who reads it, in one phrase
-    needs_base: str  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
+    needs_base: NeededBase  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
     bounds: tuple[str, ...]  # which of the source's `rank` and `energy` it obeys
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:

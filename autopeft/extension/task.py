@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from autopeft.records import DataSpec, MetricFacts, TaskSpec
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
+TargetKind = Literal[
+    "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
+]
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
@@ -29,7 +32,7 @@ class Target:
     or goes on from the row before).
     """
 
-    kind: str = "class"
+    kind: TargetKind = "class"
     names: tuple[str, ...] = ()  # labels in the order of the model's outputs; a number's column; () for texts
     counts: tuple[int, ...] = ()  # how often the train split has each label; () where there are no names
     mean: float = 0.0  # of the numbers in the train split; 0 for other kinds

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
 FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
+EvaluatedSplit = Literal["search", "confirm", "test", "general"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
 
 
@@ -109,7 +111,7 @@ class Fidelity:
     general text, 0 `train_steps` means the base model itself.
     """
 
-    split: str
+    split: EvaluatedSplit
     train_steps: int
     train_examples: int
     eval_examples: int

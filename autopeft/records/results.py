@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 from autopeft.records.plans import Budget, Measurement, Plan, Site
 from autopeft.records.spec import SETTINGS, RunSpec
 
+ProposalSource = Literal["enqueued", "sampler", "random", "refined", "evened", "retuned", "twin"]
 ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 
 
@@ -48,7 +49,7 @@ class Proposal:
 
     trial: int
     arm: Annotated[Arm, BeforeValidator(_read_arm)]
-    source: str
+    source: ProposalSource
     plan: Plan
 
 

@@ -25,6 +25,7 @@ ALLOWED = (
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
     ("records/spec.py", "random", "a sampler and a strategy"),
     ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
+    ("records/results.py", "random", "a source of plans"),
     ("engine/", "random", "a sampler, a strategy and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
     ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),

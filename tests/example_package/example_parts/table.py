@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.extension import ExportSource
+from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import refuse_files, write_text
 
 
@@ -15,7 +15,7 @@ class Table:
 
     name: str = "table"
     summary: str = "a text table of the configs"
-    needs_base: str = "none"
+    needs_base: NeededBase = "none"
     bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
