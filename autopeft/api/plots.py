@@ -18,7 +18,7 @@ class Plots:
     def __init__(self, result: SearchResult) -> None:
         """Draw nothing yet."""
         self._result = result
-        self._drawing = report.Drawing(result, pipeline.part_words(result.setting))
+        self._drawing = report.Drawing(result, pipeline.part_words(result))
 
     def front(self) -> Figure:
         """Metric by trainable parameters, with 95 % intervals, the front, the budget and the head alone.

@@ -36,7 +36,7 @@ class Result(SearchResult):
         """
         import pandas as pd
 
-        return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self.setting).labels))
+        return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self).labels))
 
     @property
     def plot(self) -> Plots:
@@ -84,7 +84,7 @@ class Result(SearchResult):
         return report.short_text(self, str(self.path))
 
     def _repr_html_(self) -> str:
-        return report.short_html(self, str(self.path), pipeline.part_words(self.setting))
+        return report.short_html(self, str(self.path), pipeline.part_words(self))
 
 
 def with_path(result: SearchResult, path: Path) -> Result:

@@ -36,7 +36,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     """Print the answer in plain words, the named plans, what else is known, and where the files are."""
     from autopeft.pipeline import part_words  # heavy: it loads torch
 
-    out, words = console(), part_words(result.setting)
+    out, words = console(), part_words(result)
     answer = answer_of(result, words)
     out.print(f"\n[bold]{escape(answer.title)}[/bold]")
     for sentence in answer.aside:
@@ -128,7 +128,7 @@ def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: 
 
     out = console()
     for path, result in zip(paths, results, strict=True):
-        title = answer_of(result, part_words(result.setting)).title
+        title = answer_of(result, part_words(result)).title
         out.print(f"[bold]{escape(str(path))}[/bold]: {escape(title)}")
     out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
 

@@ -1,9 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, devices, memory, layers → precision, cache, known_masks, input_statistics, saved_bytes,
-prefix, shapes, roles → feed_forward, snapshot, widths, unchanged, attaching → checkpointing, sites,
-quantising, weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
+classes, locating, devices, memory, layers, origin → precision, cache, known_masks, input_statistics,
+saved_bytes, prefix, shapes, roles → feed_forward, snapshot, widths, unchanged, attaching → checkpointing,
+sites, quantising, weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
+from autopeft.model.unchanged import digest_of
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
 
@@ -78,6 +79,7 @@ __all__ = [
     "conv1d_to_linear",
     "dequantise",
     "device_names",
+    "digest_of",
     "find_device",
     "for_task",
     "forked_rng",

@@ -18,8 +18,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach, attached_names, leave_casts_to_autocast
+from autopeft.model.attaching import attach, attached_names, holder_of, leave_casts_to_autocast
 from autopeft.model.devices import forked_rng
+from autopeft.model.origin import difference_from_checkpoint
 from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
@@ -51,6 +52,7 @@ class BaseModel:
         name: str,
         untrained: frozenset[str],
         precision: Precision | None = None,
+        is_in_memory: bool = False,
     ) -> None:
         """Freeze the module and list its sites.
 
@@ -61,7 +63,9 @@ class BaseModel:
             untrained: Names of the parameters that the checkpoint lacks. Linear maps and norms among them are
                 trained and kept with the head, as their values are random.
             precision: What forward passes compute in, whatever format the weights have; None is float32.
+            is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
         """
+        self.is_in_memory = is_in_memory
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -86,6 +90,17 @@ class BaseModel:
     def pad_token_id(self) -> int:
         """The token that pads rows to one length; 0 for a model that reads no tokens."""
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
+
+    @cached_property
+    def has_own_weights(self) -> bool:
+        """Whether a model in memory has others, beside its head, than the checkpoint that it names."""
+        if not self.is_in_memory:
+            return False
+        name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
+        if name is not None:
+            text = "The model in memory has a %s that %s does not load: adapters for it fit this model alone."
+            log.info(text, name, self.name)
+        return name is not None
 
     @property
     def hidden_size(self) -> int:
@@ -144,6 +159,10 @@ class BaseModel:
         """Digest of the name and value of every parameter and buffer."""
         return digest_of(self.module)
 
+    def body_sha256(self) -> str:
+        """The same of all but the head, which another load of the model draws anew."""
+        return digest_of(self.module, exclude=self.head_names)
+
     @cached_property
     def watch(self) -> TensorWatch:
         """Tells in a short time whether tensors are as they were when this was first read."""
@@ -198,11 +217,16 @@ class BaseModel:
     def _attach(
         self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
     ) -> PeftModel:
+        is_nameless = self.has_own_weights  # read before names of modules change
         with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             if draws_head:
                 self._initialise_head(model, seed=seed)
+        if is_nameless:
+            for name in attached_names(model):
+                # An empty name stays as it is: for None peft takes the path that the module came from.
+                holder_of(model, name).peft_config[name].base_model_name_or_path = ""
         self._check(model, plan)
         return model
 

@@ -55,7 +55,10 @@ def from_memory(
     if not reads_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         cast(Any, module).config.pad_token_id = tokenizer.pad_token_id
-    base = BaseModel(module, tokenizer, name=name, untrained=frozenset(), precision=precision)
+    untrained: frozenset[str] = frozenset()  # what its checkpoint lacked is no longer known
+    base = BaseModel(
+        module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
+    )
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     keep_reached_sites(base, auto_class=auto_class)

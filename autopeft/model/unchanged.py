@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -64,10 +65,15 @@ class TensorWatch:
         return now[odd[0]].name if odd else None
 
 
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 of the name and value of every parameter and buffer, read a chunk at a time."""
-    digest = hashlib.sha256()
+def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
+    """SHA-256 of the name and value of every parameter and buffer, read a chunk at a time.
+
+    `exclude` names modules that are left out.
+    """
+    digest, left_out = hashlib.sha256(), tuple(f"{name}." for name in exclude)
     for name, tensor in sorted(module.state_dict().items()):
+        if name.startswith(left_out):
+            continue
         digest.update(name.encode())
         content = _flat(tensor).view(torch.uint8)
         for start in range(0, content.numel(), _CHUNK_BYTES):

@@ -2,8 +2,8 @@
 
 Inside the folder each file imports only from those before it: in_memory, spreading, defaults,
 estimate_request, estimate_trainee, interruption, resuming → environment, computing → row_lengths, prepare →
-scoring, counting, listing, fingerprint, applying, forgetting, reporting → hub_folder → best, working,
-warm_start → problem → allowance → forecast, estimating → comparing, time_limit, tracking, task_facts →
+scoring, counting, listing, fingerprint, forgetting, reporting → hub_folder → best, working, warm_start →
+applying, problem → allowance → forecast, estimating → comparing, time_limit, tracking, task_facts →
 previewing, searching, exporting → analyzing, training, suggesting → reference → verifying, pushing.
 """
 

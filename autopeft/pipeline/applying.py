@@ -15,6 +15,7 @@ from autopeft.adapters import check_plan, compile_plan
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.best import require_body
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.store import fresh_folder
@@ -95,12 +96,13 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
 
     Raises:
         RunDirError: The run has no confirmed weights.
-        ModelError: The base model cannot be loaded, or was in memory and is not passed.
+        ModelError: The base model cannot be loaded, or was in memory and is not passed, or another one is.
     """
     weights, setting = folder / "best" / "weights", result.setting
     if not weights.is_dir():
         raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
     if module is not None:
+        require_body(weights, lambda: model.digest_of(module, exclude=model.head_names(module)))
         return apply(result.best, module, weights=weights).eval()
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")

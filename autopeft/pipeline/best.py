@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autopeft import report, train
 from autopeft.adapters import compile_plan
+from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
 from autopeft.extension import ExportSource
 from autopeft.pipeline.hub_folder import write_card, write_loading_files
 from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.reporting import part_words
 from autopeft.pipeline.resuming import copy_weights
 from autopeft.records import (
     IN_MEMORY,
+    DataSpec,
     Forgetting,
     Measurement,
     Plan,
@@ -26,6 +31,8 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.store import RunDir, damaged, write_plan, write_text
+
+_BODY = "body_sha256"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -74,7 +81,13 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     ]
     if confirmed:
         copy_weights(run, confirmed[0], fresh / "weights")
-        write_text(fresh / "weights" / "training.json", training_json(confirmed[0]))
+        body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
+        write_text(fresh / "weights" / "training.json", training_json(confirmed[0], body_sha256=body))
+        if (
+            part_words(result).weights.n_unmerged > 1
+        ):  # autopeft attaches them, by their plan; a path of the data is not for others
+            document = replace(plan_document(prepared, result.best), data=DataSpec())
+            write_plan(fresh / "weights" / "plan.yaml", document)
         write_loading_files(fresh / "weights", prepared)
         write_card(fresh / "weights", result, seed=confirmed[0].fidelity.seed)
 
@@ -94,8 +107,13 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
     )
 
 
-def training_json(measurement: Measurement, forgetting: Forgetting | None = None) -> str:
-    """The content of `training.json`, which lies beside trained weights: their scores and their fidelity."""
+def training_json(
+    measurement: Measurement, forgetting: Forgetting | None = None, *, body_sha256: str | None = None
+) -> str:
+    """The content of `training.json`, which lies beside trained weights: their scores and their fidelity.
+
+    `body_sha256` is the digest of a base model in memory without its head, which no name loads again.
+    """
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
     content = {
@@ -103,6 +121,8 @@ def training_json(measurement: Measurement, forgetting: Forgetting | None = None
         **record["fidelity"],
         **{key: record[key] for key in keys},
     }
+    if body_sha256 is not None:
+        content[_BODY] = body_sha256
     if forgetting is not None:
         content["forgetting"] = report.forgetting_json(forgetting)
     return json.dumps(content, indent=2) + "\n"
@@ -115,10 +135,32 @@ def confirmed_seed(run: RunDir) -> int:
         RunDirError: `training.json`, which holds the seed, is missing or damaged.
     """
     path = run.best / "weights" / "training.json"
-    try:
-        seed = json.loads(path.read_bytes())["seed"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        seed = None
+    seed = _trained(path).get("seed")
     if type(seed) is not int:
         raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
     return seed
+
+
+def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
+    """Raise a ModelError where weights belong to a model in memory, and another base model is here.
+
+    Args:
+        weights: A folder of trained weights.
+        body_sha256: Gives the digest of the base model at hand, without its head.
+    """
+    wanted = _trained(weights / "training.json").get(_BODY)
+    if wanted is not None and wanted != (found := body_sha256()):
+        raise ModelError(
+            "The base model has other weights than the one in memory that was searched (SHA-256 "
+            f"{found[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
+            "folder that its save_pretrained wrote."
+        )
+
+
+def _trained(path: Path) -> dict[str, Any]:
+    """The content of a `training.json`; empty where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from autopeft import adapters, model, report
-from autopeft.adapters import compile_plan, stays_beside_weights
+from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
@@ -51,26 +51,19 @@ def write_card(
     `repo` names the repository on the hub that the folder is pushed to, `base_model` the base model there;
     None is what the run knows.
     """
-    setting, words = result.setting, part_words(result.setting)
+    setting, words = result.setting, part_words(result)
     drawing = report.Drawing(result, words)
     chart = drawing.score() if drawing.is_confirmed else None
     if chart is not None:
         write_bytes(folder / report.CHART, report.png_of(chart.picture()))
     stack = compile_plan(result.best, discover("autopeft.methods"))
-    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
     written = stack.configs or (model.head_only_config(),)
-    modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     facts = CardFacts(
         base_model=base_model or hub_base(setting),
         dataset=_not_here(result.spec.data.source),
         peft_types=tuple(dict.fromkeys(adapters.type_name(config).lower() for config in written)),
         seed=seed,
-        folder=repo or "best/weights",
-        # What changes weights is merged first.
-        sub_folders=tuple(sorted(configs, key=lambda name: stays_beside_weights(configs[name])))
-        if len(configs) > 1
-        else (),
-        imports=tuple(name for name in modules if not name.startswith("peft.")),
+        folder=repo or report.BEST_WEIGHTS,
         chart="" if chart is None else chart.label,
         own_class=_own_class(result, words.auto_class),
     )

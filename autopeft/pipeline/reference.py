@@ -27,11 +27,15 @@ _MAX_OUTPUTS = 1 << 26  # numbers of outputs that are kept, 256 MiB; chosen by h
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The confirmed plan: the settings that it was trained with, and the folder of its weights."""
+    """The confirmed plan: the settings that it was trained with, and the folder of its weights.
+
+    `confirmed` holds what is known of these weights beside themselves.
+    """
 
     spec: RunSpec
     plan: Plan
     weights: Path
+    confirmed: Path
 
 
 def is_run(path: Path) -> bool:
@@ -57,12 +61,14 @@ def reference_of(path: Path, run: Path | None) -> Reference:
             raise RunDirError(f"{folder} has no confirmed weights in best/weights; confirm its plan first.")
         plan = read_plan(opened.best).plan
         kept = opened.weights(plan, confirmed_seed(opened))  # of which best/weights is a copy
-        weights = kept if kept.is_dir() else opened.best / "weights"
-        return Reference(spec=opened.read_spec(), plan=plan, weights=weights)
+        confirmed = opened.best / "weights"
+        weights = kept if kept.is_dir() else confirmed
+        return Reference(spec=opened.read_spec(), plan=plan, weights=weights, confirmed=confirmed)
     if not (folder / "plan.yaml").is_file():
         raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
     document = read_plan(folder)
-    return Reference(spec=spec_of_plan(document, None, None, {}), plan=document.plan, weights=folder)
+    spec = spec_of_plan(document, None, None, {})
+    return Reference(spec=spec, plan=document.plan, weights=folder, confirmed=folder)
 
 
 def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autopeft import model, report
+from autopeft import adapters, model, report
+from autopeft.errors import AutopeftError
 from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.prepare import Prepared, parse_budget
-from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, SplitSizes
-from autopeft.report import PartWords
+from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes
+from autopeft.report import PartWords, WeightFolders
 from autopeft.store import RunDir, write_text
 
 
@@ -17,7 +18,7 @@ def render(path: Path) -> SearchResult:
     """Render the report of a finished run again."""
     run = RunDir.open(path)
     result = run.load_result()
-    report.write(result, run.path, words=part_words(result.setting))
+    report.write(result, run.path, words=part_words(result))
     return result
 
 
@@ -30,14 +31,14 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     ends = [path.resolve().parts[-2:] for path in paths]
     last = [parts[-1] for parts in ends]
     names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
-    pages = [(name, result, part_words(result.setting)) for name, result in zip(names, results, strict=True)]
+    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
     write_text(out, report.several_html(pages))
     return results
 
 
-def part_words(setting: SearchFacts) -> PartWords:
-    """Names of the installed methods, the class of the base model, and whether the metric is a share."""
-    methods = discover("autopeft.methods").values()
+def part_words(result: SearchResult) -> PartWords:
+    """Names of the installed methods, the class of the base model, how the best plan's weights load."""
+    setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
     metric = dict(discover("autopeft.metrics")).get(setting.metric)
@@ -47,6 +48,23 @@ def part_words(setting: SearchFacts) -> PartWords:
         short_labels={method.name: method.short_label for method in methods},
         auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
+        weights=_weight_folders(result.best),
+    )
+
+
+def _weight_folders(plan: Plan) -> WeightFolders:
+    """How trained weights of a plan are loaded; as those of one config where a method is gone."""
+    try:
+        stack = adapters.compile_plan(plan, discover("autopeft.methods"))
+    except AutopeftError:
+        return WeightFolders()
+    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
+    beside = {name: adapters.stays_beside_weights(config) for name, config in configs.items()}
+    modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
+    return WeightFolders(
+        order=tuple(sorted(configs, key=beside.__getitem__)) if len(configs) > 1 else (),
+        n_unmerged=sum(beside.values()),
+        imports=tuple(name for name in modules if not name.startswith("peft.")),
     )
 
 
@@ -54,10 +72,10 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     """Model, data, task, budget and splits of the run, for its report."""
     metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
-    if prepared.spec.model.id == IN_MEMORY:
-        source = model.loaded_from(module) or IN_MEMORY
-    else:
+    if prepared.spec.model.id != IN_MEMORY:
         source = model.resolve(prepared.spec.model)[0]
+    else:
+        source = IN_MEMORY if prepared.base.has_own_weights else model.loaded_from(module)
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return SearchFacts(
         base_model=prepared.base.name,

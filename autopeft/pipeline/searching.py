@@ -158,7 +158,7 @@ def _search_in(
         )
         write_best(run, prepared, result)
         run.save_result(result)
-        report.write(result, run.path, words=part_words(result.setting))
+        report.write(result, run.path, words=part_words(result))
         tracked.finish(result)
     return result
 

@@ -13,6 +13,8 @@ from autopeft.adapters import ConfigFile, TargetMatch
 from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.pipeline.applying import apply
+from autopeft.pipeline.best import require_body
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reference import (
@@ -25,7 +27,7 @@ from autopeft.pipeline.reference import (
     outputs_of,
     reference_of,
 )
-from autopeft.records import ModelSpec, with_setting
+from autopeft.records import ModelSpec, Plan, with_setting
 
 MERGED = "transformers"  # the reader of a whole model
 
@@ -86,7 +88,8 @@ def verify(request: VerifyRequest) -> Verification:
 
     Raises:
         SpecError: The folder holds nothing to verify, or no run to compare it with is known.
-        ModelError, DataError: Base model or dataset of the run cannot be loaded.
+        ModelError, DataError: Base model or dataset of the run cannot be loaded, or it was a model in memory
+            and another one is named.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
@@ -97,6 +100,7 @@ def verify(request: VerifyRequest) -> Verification:
     # The confirmed plan's model, and the one that is compared with it.
     device = device_in_float32(spec.model, auto_class=auto_class, n_copies=2)
     prepared = prepare(with_setting(spec, "execution.device", device))
+    require_body(reference.confirmed, prepared.base.body_sha256)
     with model.quiet_libraries(), memory_needed("comparing two models in float32", NO_GPU):
         batches = list(batches_of(prepared, request.max_examples))
         expected = expected_outputs(prepared, reference, batches)
@@ -104,7 +108,9 @@ def verify(request: VerifyRequest) -> Verification:
         targets: tuple[TargetMatch, ...] = ()
         readings = []
         for reader in readers:
-            module, matches, faults = _load(path, files, reader, prepared=prepared, request=request)
+            module, matches, faults = _load(
+                path, files, reader, plan=reference.plan, prepared=prepared, request=request
+            )
             targets = targets or matches
             worst = largest_difference(expected, list(outputs_of(module, batches, prepared)))
             del module  # before that of the next reader takes as much memory
@@ -151,7 +157,13 @@ def _base_spec(files: Sequence[ConfigFile], prepared: Prepared, request: VerifyR
 
 
 def _load(
-    path: Path, files: Sequence[ConfigFile], reader: str, *, prepared: Prepared, request: VerifyRequest
+    path: Path,
+    files: Sequence[ConfigFile],
+    reader: str,
+    *,
+    plan: Plan,
+    prepared: Prepared,
+    request: VerifyRequest,
 ) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
     """The model as a reader loads it, the modules that its entries match, and what matches nothing."""
     if reader == MERGED:
@@ -163,6 +175,8 @@ def _load(
     )
     if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
         model.dequantise(base.module)
+    if sum(adapters.stays_beside_weights(file.config) for file in files) > 1:
+        return apply(plan, base.module, weights=path).eval(), matches, lost
     if reader != exports.PEFT:
         return exports.load_as_served(base.module, files[0], reader=reader), matches, lost
     adapted, faults = exports.load_in_peft(base.module, files)

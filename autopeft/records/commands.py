@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
 
@@ -25,7 +25,7 @@ def search_command(spec: RunSpec) -> str:
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
     unusual = {name for name, value in values.items() if value != SHORT_NAMES[name].default} | {"budget"}
     values = {name: value for name, value in values.items() if name in unusual}
-    if not _is_in_memory(spec.model, spec.data):
+    if not spec.is_in_memory:
         words = ["autopeft search"]
         for name, value in values.items():
             for item in value if isinstance(value, tuple) else (value,):
@@ -36,27 +36,23 @@ def search_command(spec: RunSpec) -> str:
 
 def repeat_command(spec: RunSpec) -> str:
     """The search that repeats a run from its `run.yaml`."""
-    if _is_in_memory(spec.model, spec.data):
+    if spec.is_in_memory:
         return f"autopeft.search('run.yaml', {_objects(spec.model, spec.data)})"
     return "autopeft search --config run.yaml"
 
 
 def resume_command(spec: RunSpec, out: Path) -> str:
     """The search that continues the run in a folder."""
-    if _is_in_memory(spec.model, spec.data):
+    if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     return f"autopeft search --resume --out {shlex.quote(str(out))}"
 
 
-def train_command(plan: Path, model: ModelSpec, data: DataSpec) -> str:
+def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
     """The training of the plan in a file; for a model or data in memory, the plan on a model to train."""
-    if _is_in_memory(model, data):
+    if IN_MEMORY in (model.id, data.source):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
     return f"autopeft train --plan {shlex.quote(str(plan))}"
-
-
-def _is_in_memory(model: ModelSpec, data: DataSpec) -> bool:
-    return IN_MEMORY in (model.id, data.source)
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:

@@ -315,6 +315,11 @@ class RunSpec(Topic):
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the model or the data were objects in memory, which no command can name."""
+        return IN_MEMORY in (self.model.id, self.data.source)
+
 
 # Every setting by its dotted name, and those that have a short name by that.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)

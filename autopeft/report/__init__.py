@@ -26,10 +26,12 @@ from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_s
 from autopeft.report.several import several_html
 from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
-from autopeft.report.words import PartWords
+from autopeft.report.usage import BEST_WEIGHTS
+from autopeft.report.words import PartWords, WeightFolders
 from autopeft.store import write_text
 
 __all__ = [
+    "BEST_WEIGHTS",
     "CHART",
     "CardFacts",
     "Drawing",
@@ -37,6 +39,7 @@ __all__ = [
     "ResultFile",
     "Sheet",
     "TrialRow",
+    "WeightFolders",
     "answer_of",
     "did_it_help",
     "edge_sentence",

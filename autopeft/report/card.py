@@ -14,7 +14,7 @@ from autopeft.report.measured import on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
-from autopeft.report.usage import python_lines
+from autopeft.report.usage import BEST_WEIGHTS, python_lines
 from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, duration, metric, plan_words, plus_minus
 
@@ -31,8 +31,7 @@ class CardFacts:
     """What the card says and a result does not know.
 
     `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
-    such as `lora`. `folder` is where a reader loads the adapter from, `sub_folders` those of a plan with
-    several configs, `imports` modules that `peft` needs for them. `seed` is that of the weights.
+    such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
     `chart` describes the picture in the file `CHART` beside the card; empty where there is none. `own_class`
     names the class of the base model that the adapter does not fit; empty where there is none.
     """
@@ -41,9 +40,7 @@ class CardFacts:
     dataset: str | None
     peft_types: tuple[str, ...]
     seed: int
-    folder: str = "best/weights"
-    sub_folders: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
+    folder: str = BEST_WEIGHTS
     chart: str = ""
     own_class: str = ""
 
@@ -117,10 +114,8 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "chart_file": CHART,
         "lines": python_lines(
             result,
-            words.auto_class,
+            words,
             folder=facts.folder,
-            sub_folders=facts.sub_folders,
-            imports=facts.imports,
             source=facts.base_model,
         ),
         "auto_class": words.auto_class,

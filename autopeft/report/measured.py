@@ -8,8 +8,6 @@ from itertools import chain
 
 from autopeft.records import Confirmation, Plan, SearchResult
 
-_AS_PEOPLE_DO = ("baseline", "head")  # kinds of arms that a search has beside what it is for
-
 
 def record_of(
     records: Sequence[Confirmation], plan: Plan | None, *, name: str | None = None
@@ -66,7 +64,6 @@ def unfinished(result: SearchResult) -> tuple[int, int] | None:
 
 
 def n_rivals(result: SearchResult) -> int:
-    """How many sets of adapters were tried beside the baselines and the head alone."""
-    measured = {run.plan for run in result.measurements if run.fidelity.split == "search"}
-    tried = [p for p in result.proposals if p.plan in measured and p.arm.kind not in _AS_PEOPLE_DO]
-    return len({proposal.plan.adapters for proposal in tried})
+    """How many other sets of adapters than the baseline's were tried, the head alone among them."""
+    measured = {run.plan.adapters for run in result.measurements if run.fidelity.split == "search"}
+    return len(measured - {result.baseline.adapters})

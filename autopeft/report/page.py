@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
-from autopeft.records import SearchResult
+from autopeft.records import SearchResult, repeat_command, train_command
 from autopeft.report import forgetting, maps, measured, usage, view
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
@@ -76,7 +77,12 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
         "confirm_steps": view.confirm_steps(result),
-        "python_lines": usage.python_lines(result, words.auto_class),
+        "is_command": not result.spec.is_in_memory,
+        "go_on": (
+            train_command(PurePath("best/plan.yaml"), result.spec.model, result.spec.data),
+            repeat_command(result.spec),
+        ),
+        "python_lines": usage.python_lines(result, words),
         "settings": view.settings(result),
     }
 

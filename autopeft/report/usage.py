@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from autopeft.records import IN_MEMORY, QUANTISED, SearchResult
 from autopeft.report.rendering import render
+from autopeft.report.words import PartWords
 
+BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
 
 
 def python_lines(
     result: SearchResult,
-    auto_class: str,
+    words: PartWords,
     *,
-    folder: str = "best/weights",
-    sub_folders: Sequence[str] = (),
-    imports: Sequence[str] = (),
+    folder: str = BEST_WEIGHTS,
     source: str | None = None,
 ) -> str:
     """Lines to paste that load the confirmed adapter, by default in the folder of the run.
 
     Args:
         result: A search with a confirmation.
-        auto_class: Name of the transformers class that loads the task's base model.
+        words: The class that loads the task's base model, and how the weights lie in their folder.
         folder: Where the adapter lies, or its id on the hub.
-        sub_folders: Of a plan with several configs, in the order in which they are loaded.
-        imports: Modules that tell `peft` about a method of autopeft.
         source: Where to load the base model from; None is where the run did.
     """
+    auto_class, weights = words.auto_class, words.weights
     setting, revision = result.setting, result.spec.model.revision
     source = source or setting.base_model_source
     path = PurePath(source)
@@ -39,7 +37,8 @@ def python_lines(
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
-        is_mix=len({adapter.method for adapter in result.best.adapters}) > 1,
+        is_on_hub=folder != BEST_WEIGHTS,
+        is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
         auto_class=auto_class,
         reads_images=reads_images,
@@ -50,8 +49,8 @@ def python_lines(
         n_labels=len(setting.label_names),
         quantised=_quantisation(result),
         folder=folder,
-        sub_folders=list(sub_folders),
-        imports=list(imports),
+        sub_folders=list(weights.order),
+        imports=list(weights.imports),
     )
 
 

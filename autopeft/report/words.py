@@ -16,18 +16,34 @@ HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapte
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightFolders:
+    """How the trained weights of a plan lie in their folder, and what loads them.
+
+    `order` names the sub-folders of several configs, those that are merged first; empty for one config, which
+    lies in the folder itself. `n_unmerged` counts those that cannot be merged. `imports` are modules that
+    tell `peft` about a method of autopeft.
+    """
+
+    order: tuple[str, ...] = ()
+    n_unmerged: int = 0
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartWords:
     """What the parts of a search say about themselves; a report cannot import them, since they need torch.
 
     `labels` gives the name of each method that people write, `short_labels` one word that fits a map's cell.
     A method that is missing, because it is no longer installed, keeps its own name. `auto_class` names the
     transformers class that loads the task's base model. A metric that is a share is read as percent.
+    `weights` says how those of the best plan are loaded.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     short_labels: Mapping[str, str] = field(default_factory=dict)
     auto_class: str = "AutoModel"
     metric_is_share: bool = False
+    weights: WeightFolders = WeightFolders()
 
 
 def plan_words(plan: Plan, labels: Mapping[str, str], *, head: str = HEAD_ALONE) -> str:

@@ -13,6 +13,7 @@ import torch
 from toys.bases import state_of
 from toys.memory import RECORDING, SMALL, same_weights, toy_dataset, weights_of
 from toys.specs import run_spec
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import autopeft
@@ -62,7 +63,10 @@ def test_the_run_says_that_model_and_data_were_in_memory(run):
     assert (spec.model.id, spec.data.source) == (IN_MEMORY, IN_MEMORY)
     assert autopeft.load_plan(out).model.id == IN_MEMORY
     assert json.loads((out / "result.json").read_text())["base_model"] == "BertForSequenceClassification"
-    assert "in memory" in (out / "report.md").read_text(encoding="utf-8")
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "# base_model: the model in memory" in report
+    assert "autopeft.search('run.yaml', model=model, tokenizer=tokenizer, data=data)" in report
+    assert "autopeft train --plan" not in report and "autopeft count" not in report
 
 
 def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_path):
@@ -125,6 +129,54 @@ def test_files_and_refusals_of_a_run_in_memory_say_what_to_do_in_python(run, tmp
         RunDir.open(unfinished).load_result()
     arguments = eval(str(caught.value).split("`")[1], RECORDING | {"model": 1, "tokenizer": 2, "data": 3})
     assert arguments == {"model": 1, "tokenizer": 2, "data": 3, "out": str(unfinished), "resume": True}
+
+
+@pytest.fixture(scope="session")
+def trained_run(model_dir, tokenizer, tmp_path_factory):
+    """A search of a model that was trained on after it was loaded: the folder of the model, and the run."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(model_dir, folder / "model")
+    module = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=2)
+    with torch.no_grad():
+        module.bert.encoder.layer[0].output.dense.weight.mul_(1.5)
+    data = {"train": toy_dataset(), "validation": toy_dataset(40, 1)}
+    search = {**SMALL, "trials": 3}
+    result = autopeft.search(model=module, data=data, tokenizer=tokenizer, out=folder / "run", **search)
+    return module, folder, result
+
+
+def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trained_run):
+    _, folder, result = trained_run
+    weights = folder / "run" / "best" / "weights"
+    configs = [json.loads(path.read_text()) for path in weights.rglob("adapter_config.json")]
+    assert configs and all(not config["base_model_name_or_path"] for config in configs)
+    for path in (weights / "README.md", folder / "run" / "report.md"):
+        text = path.read_text(encoding="utf-8")
+        assert "# base_model: the model in memory" in text
+        assert f'"{folder / "model"}"' not in text
+    assert result.setting.base_model_source == IN_MEMORY
+
+
+def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):
+    module, folder, result = trained_run
+    fresh = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=2)
+    with pytest.raises(ModelError, match=r"other weights than the one in memory that was searched"):
+        result.load(fresh)
+    arguments = ["verify", str(folder / "run"), "--model", str(folder / "model"), "--data", str(data_dir)]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2 and "other weights than the one in memory" in " ".join(
+        refused.output.split()
+    )
+    adapted = result.load(copy.deepcopy(module))
+    assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) >= result.best.trainable_params
+
+
+def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_path):
+    module = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    search = {**SMALL, "trials": 3, "out": tmp_path / "run"}
+    autopeft.search(model=module, data=toy_dataset(), tokenizer=tokenizer, **search)
+    card = (tmp_path / "run" / "best" / "weights" / "README.md").read_text(encoding="utf-8")
+    assert f'name = "{model_dir}"' in card
 
 
 def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp_path):

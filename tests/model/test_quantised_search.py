@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from toys.quantised import CLASSIFIER, QUANTISED_MARKS, bitsandbytes, search_spec
+from toys.quantised import QUANTISED_MARKS, bitsandbytes, search_spec
 from typer.testing import CliRunner
 
 import autopeft
@@ -22,6 +22,7 @@ from autopeft.errors import ModelError, SpecError
 from autopeft.model.quantising import quantisation_config
 from autopeft.model.shapes import n_bits
 from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.reporting import part_words
 from autopeft.report.usage import python_lines
 
 pytestmark = QUANTISED_MARKS
@@ -68,7 +69,7 @@ def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, 
     _, result, path = run
     monkeypatch.chdir(path)
     lines: dict = {}
-    exec(python_lines(result, CLASSIFIER), lines)
+    exec(python_lines(result, part_words(result)), lines)
     plain = lines["model"]
     for layer in plain.modules():  # bitsandbytes would round the weights once more on some processors
         if hasattr(layer, "support_avx512bf16_for_cpu"):

@@ -26,9 +26,12 @@ from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.extension import discover
-from autopeft.pipeline.hub_folder import write_card
-from autopeft.records import Adapter
-from autopeft.store import RunDir
+from autopeft.pipeline import apply, part_words, train_plan
+from autopeft.pipeline.hub_folder import write_card, write_loading_files
+from autopeft.pipeline.prepare import prepare
+from autopeft.records import Adapter, Plan
+from autopeft.report.usage import python_lines
+from autopeft.store import RunDir, read_plan, write_plan
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,39 @@ def test_peft_loads_the_folder_by_the_lines_of_the_card_and_labels_have_names(ru
     logits = model(**tokenizer(["a film"], return_tensors="pt")).logits
     assert model.config.id2label[int(logits.argmax())] in LABEL_NAMES
     assert set(model.config.label2id) == set(LABEL_NAMES)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "bottleneck"])
+def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_and_card(
+    method, run, model_dir, tmp_path, monkeypatch
+):
+    """BitFit has a config for maps and one for norms; bottlenecks one for each mode, and do not merge."""
+    result, methods = RunDir.open(run).load_result(), discover("autopeft.methods")
+    sites = [site for site in result.sites if site.role in ("q", "norm", "up", "down")]
+    adapters = tuple(adapters_of(methods[method], sites, rank=2))
+    n_params = sum(
+        methods[method].cost(site, adapter.rank, dict(adapter.options))
+        for adapter in adapters
+        for site in sites
+        if site.name == adapter.site
+    )
+    document = read_plan(run / "best")
+    plan = Plan(adapters=adapters, learning_rate=0.05, trainable_params=n_params)
+    write_plan(tmp_path / "plan.yaml", replace(document, plan=plan))
+    train_plan(tmp_path / "plan.yaml", out=tmp_path / "best" / "weights")
+    result = replace(result, best=plan)
+    write_loading_files(tmp_path / "best" / "weights", prepare(result.spec))
+    write_card(tmp_path / "best" / "weights", result, seed=101)
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    expected = apply(plan, base, weights=tmp_path / "best" / "weights").eval()
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "best" / "weights" / "README.md").read_text(encoding="utf-8")
+    for code in (python_lines(result, part_words(result)), lines_of(card)):
+        lines: dict = {}
+        exec(code, lines)
+        inputs = lines["tokenizer"](["a film", "bad"], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            torch.testing.assert_close(lines["model"](**inputs).logits, expected(**inputs).logits)
 
 
 def test_card_keeps_its_text_and_results_when_peft_saves_into_the_folder(run, model_dir, tmp_path):

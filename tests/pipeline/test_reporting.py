@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.results import SETTING
+from toys.results import SETTING, toy_result
 
 from autopeft.extension import discover
 from autopeft.pipeline.reporting import part_words
@@ -13,14 +13,15 @@ from autopeft.pipeline.reporting import part_words
 
 @pytest.mark.parametrize("name", discover("autopeft.tasks"))
 def test_every_task_gives_its_own_model_class_and_every_method_its_label(name):
-    words = part_words(replace(SETTING, task=name))
+    words = part_words(replace(toy_result(), setting=replace(SETTING, task=name)))
     assert words.auto_class == discover("autopeft.tasks")[name].auto_class != "AutoModel"
     assert (words.labels["ia3"], words.short_labels["bitfit"]) == ("IA³", "bias")
     assert words.labels.keys() == words.short_labels.keys() == discover("autopeft.methods").keys()
 
 
 def test_task_that_is_not_installed_gets_the_general_model_class():
-    assert part_words(replace(SETTING, task="of-a-plug-in-that-is-gone")).auto_class == "AutoModel"
+    setting = replace(SETTING, task="of-a-plug-in-that-is-gone")
+    assert part_words(replace(toy_result(), setting=setting)).auto_class == "AutoModel"
 
 
 @pytest.mark.parametrize(
@@ -29,4 +30,4 @@ def test_task_that_is_not_installed_gets_the_general_model_class():
 )
 def test_stored_fact_about_the_metric_comes_before_that_of_the_part(metric, stored, is_share):
     setting = replace(SETTING, metric=metric, metric_is_share=stored)
-    assert part_words(setting).metric_is_share is is_share
+    assert part_words(replace(toy_result(), setting=setting)).metric_is_share is is_share

@@ -249,9 +249,13 @@ def test_runs_of_half_length_are_named_where_a_difference_is_settled():
     )
 
 
-def test_where_nothing_but_the_default_was_tried_that_is_said():
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [({}, "no other plan was tried"), ({HEAD: "head"}, "no other plan tried proved better")],
+)
+def test_where_nothing_but_the_default_was_tried_that_is_said(others, words):
     result = toy_result()
-    kinds = {BASELINE: "baseline", HEAD: "head"}
+    kinds = {BASELINE: "baseline", **others}
     tried = tuple(
         replace(p, arm=replace(p.arm, kind=kinds[p.plan])) for p in result.proposals if p.plan in kinds
     )
@@ -266,5 +270,5 @@ def test_where_nothing_but_the_default_was_tried_that_is_said():
         verdict=verdict,
     )
     answer = report.answer_of(kept, WORDS)
-    assert answer.title == "Keep the default LoRA: no other plan was tried."
+    assert answer.title == f"Keep the default LoRA: {words}."
     assert any("Time or cost ended the search after 30 steps a plan" in sentence for sentence in answer.sure)

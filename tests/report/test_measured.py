@@ -33,11 +33,12 @@ def test_rungs_are_told_with_the_plans_that_they_measured():
     assert unfinished(replace(result, measurements=())) is None
 
 
-def test_baselines_the_head_and_what_was_never_measured_are_no_rivals():
+def test_what_was_measured_beside_the_baseline_is_a_rival_the_head_too():
     result = toy_result()
-    kinds = {"baseline": "baseline", "head": "head"}
-    proposals = tuple(
-        replace(p, arm=replace(p.arm, kind=kinds.get(p.arm.label, "usual"))) for p in result.proposals
-    )
-    assert n_rivals(replace(result, proposals=proposals)) == 2, "one of three has the adapters of another"
-    assert n_rivals(replace(result, proposals=proposals, measurements=())) == 0
+    others = {m.plan for m in result.measurements if m.fidelity.split == "search"} - {result.baseline}
+    assert {plan for plan in others if not plan.adapters}, "the head alone is among them"
+    assert n_rivals(result) == len({plan.adapters for plan in others} - {result.baseline.adapters}) > 1
+    at_another_rate = replace(result.baseline, learning_rate=2 * result.baseline.learning_rate)
+    alone = tuple(replace(m, plan=at_another_rate) for m in result.measurements)
+    assert n_rivals(replace(result, measurements=alone)) == 0
+    assert n_rivals(replace(result, measurements=())) == 0
