@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from lzma import LZMAError
 from pathlib import Path
@@ -18,16 +18,16 @@ import datasets
 from autopeft.data.columns import Columns, only_input
 from autopeft.data.files import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
+from autopeft.data.pixels import DECODER_ERRORS, FRACTIONS, depth_of, image_suffixes, pillow, rgb_of
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec
 
 # What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
-_UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, SyntaxError, ValueError),
-    *(zipfile.BadZipFile, zlib.error, LZMAError),
-)
+_UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
+_OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
+_MOST_SUFFIXES = 4  # that a note lists
 FILE_NAMES = "file image filename file_name path image_path image_file img"
 
 
@@ -36,12 +36,14 @@ class ImageFile:
     """One image; two are equal exactly if their bytes are.
 
     `content` holds the bytes of an image without a file. `member` is the image's name in the zip file `path`.
+    `n_bits` are those of a grey value where the image has more than eight (`pixels.depth_of`).
     """
 
     digest: str
     path: str = field(compare=False)
     member: str | None = field(default=None, compare=False)
     content: bytes | None = field(default=None, compare=False, repr=False)
+    n_bits: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.digest
@@ -52,16 +54,13 @@ class ImageFile:
         return _name(self.path, self.member)
 
     def load(self) -> Any:
-        """The image in RGB, a `PIL.Image.Image`; a DataError if it does not open or Pillow is missing."""
+        """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open."""
+        module = pillow()
         try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError as error:
-            raise DataError('Images need Pillow; install it with: pip install "autopeft[vision]".') from error
-        try:
-            with Image.open(io.BytesIO(_bytes(self.path, self.member, self.content))) as image:
-                return image.convert("RGB")
-        except (*_UNREADABLE, Image.DecompressionBombError) as error:
-            is_unknown = isinstance(error, UnidentifiedImageError)  # its text has an address in memory
+            content = _bytes(self.path, self.member, self.content)
+            return rgb_of(content, n_bits=self.n_bits or 16, name=self.name)
+        except (*_UNREADABLE, module.DecompressionBombError) as error:
+            is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)
             text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
             raise DataError(text) from error
@@ -82,6 +81,7 @@ def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
         part: [_with_keys(table, files, images, folder=folder, part=part) for table, folder in part_tables]
         for part, part_tables in tables.items()
     }
+    _scale_alike(images, notes)
     uncut = labelled(spec, name, keyed, columns=columns, notes=notes)
     for part, rows in uncut.parts.items():
         uncut.parts[part] = [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
@@ -104,24 +104,70 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
 
 
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
-    """A table per part from `train/cat/1.png`, or from `cat/1.png` if no folder is named after a split."""
-    folders = {child.name: child for child in sorted(path.glob("[!._]*")) if child.is_dir()}
+    """A table per part from `train/cat/1.png`, or from `cat/1.png` if no folder is named after a split.
+
+    Folders with such a name that hold images themselves are classes where another folder stands beside them.
+    """
+    children = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child, path))
+    folders = {child.name: child for child in children}
     if not folders:
         raise DataError(
             f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
             "images into one folder per class, or a table with columns file and label beside them."
         )
-    is_split = any(SPLIT_WORD.search(name.lower()) for name in folders)
-    parts = by_part(folders, path.name, notes) if is_split else {"train": [path]}
-    return {part: [_table_of(folder) for folder in chosen] for part, chosen in parts.items()}
+    named = [folder for name, folder in folders.items() if SPLIT_WORD.search(name.lower())]
+    are_classes = len(named) < len(folders) and all(map(_holds_only_images, named))
+    parts = {"train": [path]} if are_classes else by_part(folders, path.name, notes)
+    return {part: [_table_of(folder, path, notes) for folder in chosen] for part, chosen in parts.items()}
 
 
-def _table_of(folder: Path) -> Any:
-    files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in IMAGES)
+def _is_hidden(file: Path, root: Path) -> bool:
+    """Whether a file, or a folder between it and the root, is the system's, an editor's or an archiver's."""
+    return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
+
+
+def _holds_only_images(folder: Path) -> bool:
+    """Whether a folder has images and no folder in it."""
+    children = [child for child in folder.iterdir() if not _is_hidden(child, folder)]
+    has_images = any(child.suffix.lower() in image_suffixes() for child in children)
+    return has_images and not any(child.is_dir() for child in children)
+
+
+def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
+    """The images of a folder with the names of their class folders; other files are noted by suffix."""
+    suffixes = image_suffixes()
+    found = sorted(file for file in folder.glob("*/**/*") if file.is_file() and not _is_hidden(file, folder))
+    others = Counter(file.suffix.lower() for file in found if file.suffix.lower() not in suffixes)
+    files = [file for file in found if file.suffix.lower() in suffixes]
     if not files:
-        raise DataError(f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)}).")
+        taken = " its name was taken for a split's, so that classes are expected inside;"
+        raise DataError(
+            f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)});"
+            f"{taken if folder != root else ''} put images into one folder per class."
+        )
+    if others:
+        listed = ", ".join(f"{suffix or 'none'} {n}" for suffix, n in others.most_common(_MOST_SUFFIXES))
+        notes.append(
+            f"Left out {others.total()} files in {folder.name}, no images by their suffix ({listed})."
+        )
     labels = [file.relative_to(folder).parts[0] for file in files]
     return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
+
+
+def _scale_alike(images: dict[str, ImageFile], notes: list[str]) -> None:
+    """Give all images with more than eight bits the depth that the largest value of any of them needs."""
+    fractions = [key for key, image in images.items() if image.n_bits == FRACTIONS]
+    deep = [key for key, image in images.items() if image.n_bits not in (None, FRACTIONS)]
+    n_bits = max((images[key].n_bits or 0 for key in deep), default=0)
+    for key in deep:
+        images[key] = replace(images[key], n_bits=n_bits)
+    if deep:
+        notes.append(
+            f"{len(deep)} images are stored with more than 8 bits a pixel, of which their values need "
+            f"{n_bits}; all of them were divided by {2 ** (n_bits - 8)}, to 0 to 255."
+        )
+    if fractions:
+        notes.append(f"{len(fractions)} images have values from 0 to 1, which were multiplied by 255.")
 
 
 def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
@@ -162,12 +208,13 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
 
 def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
     try:
-        digest = hashlib.sha256(_bytes(path, member, content)).hexdigest()[:16]
+        read_bytes = _bytes(path, member, content)
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or reason_of(error)
         text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
         raise DataError(text) from error
-    return ImageFile(digest=digest, path=path, member=member, content=content)
+    digest, n_bits = hashlib.sha256(read_bytes).hexdigest()[:16], depth_of(read_bytes)
+    return ImageFile(digest=digest, path=path, member=member, content=content, n_bits=n_bits)
 
 
 def _name(path: str, member: str | None) -> str:

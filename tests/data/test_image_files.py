@@ -1,0 +1,122 @@
+"""Image files as people have them: 12 and 16 bits, turned by a camera, hidden folders, other suffixes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.image_utils import load_image
+
+from autopeft.data import ImageFile, load, read_images
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+
+def pixels(seed, *, peak=255, dtype=np.uint8, shape=(6, 6)):
+    """Random values of an image; the largest one is the peak."""
+    values = np.random.default_rng(seed).integers(0, peak + 1, shape)
+    values.flat[0] = peak
+    return values.astype(dtype)
+
+
+def save(path, values, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+def save_classes(folder, *names, n=30, suffix=".png"):
+    for seed, name in enumerate(names):
+        for i in range(n):
+            save(folder / name / f"{i}{suffix}", pixels(1000 * seed + i))
+
+
+def read(source):
+    return load(DataSpec(source=str(source)), seed=0, read_rows=read_images)
+
+
+def loaded(data):
+    return {
+        file.path: np.asarray(file.load())
+        for split in (data.train, data.search, data.confirm)
+        for (file,) in split.inputs
+    }
+
+
+@pytest.mark.parametrize(("peak", "divisor"), [(65535, 256), (4095, 16), (255, 1)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_of_more_than_eight_bits_are_scaled_alike(tmp_path, suffix, peak, divisor):
+    """The dark images of one class stay dark: all are divided by what the brightest of them needs."""
+    values = {}
+    for i in range(60):
+        path = tmp_path / "ab"[i % 2] / f"{i}{suffix}"
+        values[str(path)] = pixels(i, peak=peak // (1 + i % 2), dtype=np.uint16)
+        save(path, values[str(path)])
+    data = read(tmp_path)
+    found = loaded(data)
+    assert found.keys() == values.keys()
+    for path, image in found.items():
+        np.testing.assert_equal(image, np.repeat((values[path] // divisor)[..., None], 3, axis=2))
+    assert [note for note in data.notes if f"divided by {divisor}," in note and note.startswith("60 images")]
+
+
+def test_floating_point_images_have_values_from_0_to_1(tmp_path):
+    values = pixels(0).astype(np.float32) / 255
+    bright = save(tmp_path / "bright.tif", values)
+    np.testing.assert_equal(np.asarray(ImageFile(digest="", path=str(bright)).load())[..., 0], pixels(0))
+    odd = save(tmp_path / "odd.tif", values * 300)
+    with pytest.raises(
+        DataError, match=r"^The image .*odd\.tif has values from .* to 300; .* may have 0 to 1, .*scale it"
+    ):
+        ImageFile(digest="", path=str(odd)).load()
+
+
+def test_integers_beyond_16_bits_are_refused(tmp_path):
+    path = save(tmp_path / "deep.tif", pixels(0, peak=70000, dtype=np.int32))
+    with pytest.raises(
+        DataError, match=r"deep\.tif has values from \d+ to 70000; .* another image 0 to 65535"
+    ):
+        ImageFile(digest="", path=str(path)).load()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_upright_as_the_camera_says(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "turned.png", pixels(1, shape=(4, 8, 3)), exif=exif)
+    image = ImageFile(digest="", path=str(path)).load()
+    np.testing.assert_equal(np.asarray(image), np.asarray(load_image(str(path))))
+
+
+def test_hidden_folders_and_files_are_no_classes(tmp_path):
+    save_classes(tmp_path, "cat", "dog")
+    save_classes(tmp_path, ".ipynb_checkpoints", "__MACOSX/cat", "cat/.ipynb_checkpoints", n=3)
+    (tmp_path / "dog" / "._1.png").write_bytes(b"of macOS")
+    data = read(tmp_path)
+    assert data.label_names == ("cat", "dog")
+    assert len(loaded(data)) == 60 and not any("Left out" in note for note in data.notes)
+
+
+def test_every_suffix_of_pillow_is_read_and_other_files_are_counted(tmp_path):
+    for seed, suffix in enumerate((".jfif", ".JPE", ".ppm")):
+        for i in range(20):
+            save(tmp_path / ("cat", "dog")[i % 2] / f"{i}{suffix}", pixels(100 * seed + i))
+    for name in ("a.txt", "b.txt", "c.SVG", "noname"):
+        (tmp_path / "cat" / name).write_text("x")
+    data = read(tmp_path)
+    assert len(loaded(data)) == 60
+    counted = "Left out 4 files in {}, no images by their suffix (.txt 2, .svg 1, none 1)."
+    assert counted.format(tmp_path.name) in data.notes
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    save_classes(tmp_path, "car", "bus", "train")
+    assert read(tmp_path).label_names == ("bus", "car", "train")
+
+
+def test_a_folder_that_was_taken_for_a_split_is_told(tmp_path):
+    save_classes(tmp_path, "train", "test")
+    with pytest.raises(
+        DataError, match=r"holds no image in a folder .*; its name was taken for a split's, so"
+    ):
+        read(tmp_path)
