@@ -79,8 +79,8 @@ def labelled(
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The labels of one row: a tuple as it is, a single label as a tuple of one, None as none."""
-    return label if isinstance(label, tuple) else () if label is None else (label,)
+    """The labels of one row: of a tuple those that are not None, a single label as a tuple of one."""
+    return tuple(name for name in (label if isinstance(label, tuple) else (label,)) if name is not None)
 
 
 def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:

@@ -12,7 +12,7 @@ from autopeft.data.cutting import cut_splits
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
-from autopeft.extension import Target
+from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec
 
 
@@ -63,7 +63,7 @@ def _split(part: str, rows: list[Row], target: Target) -> Split:
 
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
-            return tuple(indices[name] for name in label)
+            return tuple(IGNORED if name is None else indices[name] for name in label)
         return indices[label] if target.kind in ("class", "choice") else label
 
     return Split(

@@ -56,8 +56,8 @@ ReadRows = Callable[[DataSpec, list[str]], UncutRows]
 class Split:
     """The rows of one split: `inputs` has one tuple per example, such as one string per text column.
 
-    `labels` are as the target says: an index into its names, several indices, a number, one index per token,
-    or a text.
+    `labels` are as the target says: an index into its names, several indices, a number, one index per token
+    (-100 where it has no tag), or a text.
     """
 
     name: str

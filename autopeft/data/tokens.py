@@ -8,22 +8,24 @@ from typing import Any
 
 from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
 from autopeft.data.files import SENTENCES
-from autopeft.data.labels import label_column, order_of
+from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import Target
+from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, shortened
 
-TOKEN_NAMES = "tokens words token_list text sentence"
-TAG_NAMES = "tags ner_tags labels label ner pos_tags pos slots upos"
+TOKEN_NAMES = "tokens words token_list text sentence word token"
+TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
+_NO_TAG = str(IGNORED)  # of pieces that tokenised data have no tag for
+_HIDDEN = "-1"  # what test splits on the hub have in place of their labels
 
 
 def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows whose input is one tuple of tokens and whose label has one tag per token.
+    """Rows whose input is one tuple of tokens and whose label has one tag per token, None where it is -100.
 
     Tokens and tags may be two lists, or two texts with blanks between. Raises a DataError if they differ in
-    number, or a tag is missing.
+    number, a tag is missing, or each row of a table holds a single token of a sentence.
     """
     name, tables = read(spec, notes, text=SENTENCES)
     table = tables["train"][0]
@@ -31,18 +33,33 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
     notes.append(f"Tokens are column {tokens}; the tags are column {tags}.")
+    _refuse_single_tokens(tables["train"], columns)
+    raw = {
+        part: [row for part_table in part_tables for row in _rows(part, part_table, columns)]
+        for part, part_tables in tables.items()
+    }
+    known = {tag for row in raw["train"] for tag in names_in(row.label)}
     parts: Parts = {}
     left_out: dict[str, int] = {}
-    for part, part_tables in tables.items():
-        rows = [row for part_table in part_tables for row in _rows(part, part_table, columns)]
-        parts[part] = [row for row in rows if row.inputs[0]]
-        if n_dropped := len(rows) - len(parts[part]):
+    for part, rows in raw.items():
+        with_tokens = [row for row in rows if row.inputs[0]]
+        if n_dropped := len(rows) - len(with_tokens):
             left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
             notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
-    counts = Counter(tag for row in parts["train"] for tag in row.label)
+        seen = with_tokens if _HIDDEN in known else [_without_tag(_HIDDEN, row) for row in with_tokens]
+        parts[part] = with_labels(part, seen, tags, known=known, kind="tags", notes=notes)
+        if part == "train":
+            left_out[WITHOUT_LABEL] = len(with_tokens) - len(parts[part])
+        if n_ignored := sum(tag is None for row in parts[part] for tag in row.label):
+            notes.append(
+                f"{n_ignored} {part} tokens have {_NO_TAG} or {_HIDDEN} for a tag, which stands for none: "
+                "they count neither in training nor in the metric."
+            )
+    counts = Counter(tag for row in parts["train"] for tag in names_in(row.label))
     if len(counts) < 2:
         raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
-    if unknown := {tag for rows in parts.values() for row in rows for tag in row.label} - set(counts):
+    everywhere = {tag for rows in parts.values() for row in rows for tag in names_in(row.label)}
+    if unknown := everywhere - set(counts):
         listed = ", ".join(sorted(unknown))
         notes.append(f"No train row has the tags {listed}; elsewhere they count as missed.")
     names = order_of({*counts, *unknown}, declared_names(table, tags))
@@ -58,20 +75,47 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     cells = zip(*sides, *groups_and_times(part, table, columns), strict=True)
     for index, (token_cell, tag_cell, group, time) in enumerate(cells):
         where = f"row {index + 1} of {part}"
-        words, tags = _list(token_cell, where), _list(tag_cell, where)
+        words = _list(token_cell, where)
+        if tag_cell is None and part != "train":
+            rows.append(Row((words,), None, group, time, index + 1))
+            continue
+        tags = _list(tag_cell, where)
         if len(words) != len(tags):
             raise DataError(
                 f"{where.capitalize()} has {len(words)} tokens and {len(tags)} tags "
                 f"({shortened(' '.join(words), 40)}); it should have one tag for each token."
             )
-        if declared:
-            tags = tuple(name_of(tag, declared, where, columns.label) if tag else "" for tag in tags)
         if "" in tags:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        rows.append(Row((words,), tags, group, time, index + 1))
+        row = _without_tag(_NO_TAG, Row((words,), tags, group, time, index + 1))
+        if declared:
+            row = _without_tag(_HIDDEN, row)
+            names = (tag and name_of(tag, declared, where, columns.label) for tag in row.label or ())
+            row = row._replace(label=row.label and tuple(names))
+        rows.append(row)
     return rows
+
+
+def _without_tag(code: str, row: Row) -> Row:
+    """The row with None for the tags of this code; its label is None if no other tag is left."""
+    if row.label is None or code not in row.label:
+        return row
+    tags = tuple(None if tag == code else tag for tag in row.label)
+    return row._replace(label=tags if set(tags) != {None} else None)
+
+
+def _refuse_single_tokens(tables: Iterable[Any], columns: Columns) -> None:
+    """Refuse tables of words with a word and its tag in each row, whose sentences are unknown."""
+    names = (*columns.inputs, columns.label)
+    cells = [cell for table in tables for name in names for cell in cells_of("train", table, name) if cell]
+    if len(cells) > 2 and all(isinstance(cell, str) and len(cell.split()) == 1 for cell in cells):
+        raise DataError(
+            f"Every train row has a single token in column {names[0]} and its tag in {columns.label}; a row "
+            "should be a sentence, with a list of tokens and a list of tags: join the rows of each sentence, "
+            f"or write a CoNLL file ({', '.join(SENTENCES.suffixes)})."
+        )
 
 
 def _list(cell: Any, where: str) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class TokenClassification:
             for (words,), tags, pieces in zip(inputs[part], labels[part], offsets, strict=True):
                 aligned.append(as_row(_align(words, tags, pieces)))
             examples += split_rows(encoded)
-        n_tags = sum(len(tags) for tags in labels)
+        n_tags = sum(tag != IGNORED for tags in labels for tag in tags)
         n_lost = n_tags - sum(int((row != IGNORED).sum()) for row in aligned)
         note = (
             f"{n_lost} of {n_tags} tags count neither in training nor in the metric: their tokens lie beyond "

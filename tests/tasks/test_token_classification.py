@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -242,3 +243,50 @@ def test_rows_without_tags_are_refused(tmp_path):
         read(write(tmp_path / "a.jsonl", [{"tokens": ["a"]}] * 40))
     with pytest.raises(DataError, match=r"Tag column tags has only \['O'\] in train"):
         read(write(tmp_path / "b.jsonl", [{"tokens": [f"a{i}"], "tags": ["O"]} for i in range(40)]))
+
+
+def test_tokens_with_tag_minus_100_have_no_label(tmp_path, pieces):
+    rows = [
+        {"tokens": ["newport", "is", f"bigger{i}"], "tags": [-100, i % 2, 1 - i % 2] if i else [-100] * 3}
+        for i in range(61)
+    ]
+    data = read(write(tmp_path / "a.jsonl", rows))
+    parts = (data.train, data.search, data.confirm)
+    assert data.target == Target(kind="tags", names=("0", "1"), counts=(len(data.train.labels),) * 2)
+    assert {tags for split in parts for tags in split.labels} == {(-100, 0, 1), (-100, 1, 0)}
+    assert sum(len(split.labels) for split in parts) == 60
+    assert any(note.startswith("60 train tokens have -100 or -1 for a tag") for note in data.notes)
+    made = PART.encode([[("newport", "is", "bigger")]], [(-100, 0, 1)], pieces, 16)
+    assert [row.tolist() for row in made.labels] == [[-100, -100, -100, 0, 1, -100, -100]]
+    assert made.notes == ()
+
+
+@pytest.mark.parametrize("hidden", [[-1, -1, -1], None])
+def test_a_test_split_with_hidden_tags_is_left_out(tmp_path, hidden):
+    feature = datasets.Sequence(datasets.ClassLabel(names=["O", "B-place"]))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "tags": feature})
+    rows = [{"tokens": [f"w{i}", "in", "x"], "tags": [0, 0, 1]} for i in range(60)]
+    unseen = [{"tokens": [f"v{i}", "in", "x"], "tags": hidden} for i in range(9)]
+    tables = {"train": rows, "test": unseen}
+    datasets.DatasetDict(
+        {part: datasets.Dataset.from_list(table, features=features) for part, table in tables.items()}
+    ).save_to_disk(str(tmp_path / "saved"))
+    data = read(tmp_path / "saved")
+    assert data.label_names == ("O", "B-place") and data.test.inputs == ()
+    assert "Left out the test part: none of its 9 rows has a label." in data.notes
+
+
+def test_minus_1_is_a_tag_where_train_has_it(tmp_path):
+    write(tmp_path / "train.jsonl", [{"tokens": [f"w{i}", "x"], "tags": [-1, i % 2]} for i in range(90)])
+    write(tmp_path / "test.jsonl", [{"tokens": ["so"], "tags": [-1]}])
+    data = read(tmp_path)
+    assert data.label_names == ("-1", "0", "1") and data.test.labels == ((0,),)
+
+
+@pytest.mark.parametrize("names", [("words", "labels"), ("Word", "Tag")])
+def test_a_table_of_one_token_a_row_is_refused(tmp_path, names):
+    rows = [f"{i // 3},word{i},{'O' if i % 3 else 'B-x'}" for i in range(90)]
+    (tmp_path / "rows.csv").write_text("\n".join([",".join(("sentence_id", *names)), *rows]))
+    expected = f"Every train row has a single token in column {names[0]} and its tag in {names[1]}; a row"
+    with pytest.raises(DataError, match=f"^{expected} should be a sentence"):
+        read(tmp_path / "rows.csv")
