@@ -25,6 +25,7 @@ from autopeft.extension.task import (
     Task,
     TaskDefaults,
     metric_facts,
+    text_form,
 )
 from autopeft.extension.tracker import TrackedRun, Tracker, Values
 
@@ -58,4 +59,5 @@ __all__ = [
     "Values",
     "discover",
     "metric_facts",
+    "text_form",
 ]

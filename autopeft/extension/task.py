@@ -156,6 +156,11 @@ def metric_facts(task: Task) -> MetricFacts:
     )
 
 
+def text_form(task: Task) -> str:
+    """How a fitted task writes a row as one text, in words for people; empty for a task that has no say."""
+    return str(getattr(task, "text_form", ""))
+
+
 @runtime_checkable
 class PlacesBatches(Protocol):
     """A task that looks at the values of a batch on the CPU, so that its loss need not look on the device.

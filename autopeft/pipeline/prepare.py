@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft import budget, model, space, train
 from autopeft.data import LabelledData
 from autopeft.errors import SiteError
-from autopeft.extension import Catalogue, Method, Task, discover
+from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
 from autopeft.pipeline.defaults import with_full_run, with_max_length
@@ -100,6 +100,8 @@ def prepare(
     methods = methods_for(base)
     log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
+    if form := text_form(task):
+        log.info("%s", form)
     spec, length = with_max_length(spec, loaded, base, task)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
     spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), base, task)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
-from autopeft.extension import discover, metric_facts
+from autopeft.extension import discover, metric_facts, text_form
 from autopeft.pipeline.prepare import Prepared, parse_budget
 from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes
 from autopeft.report import PartWords, WeightFolders
@@ -101,4 +101,5 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         learning_rate_ranges=learning_rate_ranges,
         unquantised=model.unquantised_modules(module),
         decisions=prepared.decisions,
+        text_form=text_form(prepared.task),
     )

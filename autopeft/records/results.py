@@ -119,7 +119,7 @@ class SearchFacts:
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
-    settings that the run derived.
+    settings that the run derived. `text_form` says how a prompt and its completion become one text.
     """
 
     base_model: str
@@ -139,6 +139,7 @@ class SearchFacts:
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool | None = None
     decisions: tuple[Decision, ...] = ()
+    text_form: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

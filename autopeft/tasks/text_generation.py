@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from autopeft.errors import DataError
-from autopeft.extension import IGNORED, Batch, Encoded, Example, Target
+from autopeft.errors import DataError, reason_of
+from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
+from autopeft.records import shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, generate_greedily
@@ -112,8 +114,16 @@ def _encode_chats(
     for prompt, completion in zip(prompts, completions, strict=True):
         turns = json.loads(prompt) if is_chat else [{"role": "user", "content": prompt}]
         answer = {"role": "assistant", "content": completion}
-        before = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        text = tokenizer.apply_chat_template([*turns, answer], tokenize=False)
+        try:
+            before = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template([*turns, answer], tokenize=False)
+        except TemplateError as error:
+            roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
+            raise DataError(
+                f"The chat template of the base model refuses the row {shortened(prompt, 60)} with the roles "
+                f"{roles} ({reason_of(error)}); correct or leave out rows of its kind, or use another base "
+                "model."
+            ) from error
         if not text.startswith(before):
             raise DataError(
                 "The chat template of the base model writes a prompt differently once it is answered, so "
@@ -139,6 +149,20 @@ def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer:
     afters = tokenizer(list(completions), add_special_tokens=False, verbose=False)["input_ids"]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [(before, [*after, *end]) for before, after in zip(befores, afters, strict=True)]
+
+
+def _text_form(kind: TargetKind, tokenizer: Any) -> str:
+    """How `_encode_completions` writes a row with a prompt; empty for other rows."""
+    if kind not in WITH_PROMPT:
+        return ""
+    if tokenizer.chat_template:
+        message = "" if kind == "chat" else " as the user's message"
+        return f"The tokenizer's chat template writes the prompt{message}, and the completion as the answer."
+    end = "" if tokenizer.eos_token is None else f", {tokenizer.eos_token}"
+    return (
+        f"A row is written as prompt, line break, completion{end}; without the line break where white space "
+        "ends the prompt or begins the completion."
+    )
 
 
 def _features(_: nn.Module, batch: Batch) -> Batch:
@@ -187,5 +211,7 @@ PART = WritingTask(
     peft_task_type="CAUSAL_LM",
     kinds=(*WITH_PROMPT, "documents", "stream"),
     target=Target(kind="documents"),
-    model_type=TextModel(encode=_encode, features=_features, targets=_targets, generate=_generate),
+    model_type=TextModel(
+        encode=_encode, features=_features, targets=_targets, generate=_generate, text_form=_text_form
+    ),
 )

@@ -32,3 +32,14 @@ def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     assert "trained for 300 steps of a full run's 300" in text
     one = tuple(replace(record, seeds=record.seeds[:1]) for record in result.confirmations)
     assert "over the examples, of one seed" in card(replace(result, confirmations=one), seed=101).text
+
+
+def test_the_card_of_a_language_model_says_how_prompts_are_written():
+    result = toy_result()
+    assert "- Text:" not in card(result, seed=101).text
+    form = "A row is written as prompt, line break, completion, </s>; without the line break where"
+    with_form = replace(result, setting=replace(result.setting, text_form=form))
+    assert (
+        "\n- Text: A row is written as prompt, line break, completion, &lt;/s>; without"
+        in card(with_form, seed=101).text
+    )

@@ -87,6 +87,49 @@ def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(wo
         completions(words, ["the food"], ["good"])
 
 
+def test_what_a_chat_template_refuses_is_told_with_the_row(words):
+    words.chat_template = "{{ raise_exception('System role not supported') }}"
+    turns = json.dumps([{"role": "system", "content": "be kind"}, {"role": "user", "content": "the food"}])
+    with pytest.raises(DataError) as caught:
+        completions(words, [turns], ["good"], target=Target(kind="chat"))
+    assert str(caught.value).startswith(
+        'The chat template of the base model refuses the row [{"role": "system", "content": "be kind"}, '
+    )
+    assert "with the roles system, user, assistant (System role not supported); correct" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "between"),
+    [("a", "b", "\n"), ("a ", "b", ""), ("a\n", "b", ""), ("a", " b", ""), ("a", "\nb", "")],
+)
+def test_a_line_break_is_put_only_where_no_white_space_is(prompt, answer, between):
+    """A tokenizer of characters, whose ids are their code points, shows the text that is learned."""
+
+    class Characters:
+        chat_template, eos_token, eos_token_id, sep_token_id = None, "\0", 0, None
+
+        def __call__(self, texts, **others):
+            return {"input_ids": [list(map(ord, text)) for text in texts]}
+
+    task, made = completions(Characters(), [prompt], [answer])
+    assert "".join(map(chr, made.examples[0]["input_ids"])) == f"{prompt}{between}{answer}\0"
+    assert task.text_form.startswith("A row is written as prompt, line break, completion, \0; without the")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("completion", "chat template writes the prompt as the user's message, and"),
+        ("chat", "chat template writes the prompt, and the completion as the answer"),
+        ("documents", ""),
+    ],
+)
+def test_the_form_of_a_text_is_told_where_there_are_prompts(words, kind, told):
+    words.chat_template = CHAT_TEMPLATE
+    task = PART.fitted(TaskSpec(), Target(kind=kind), words)
+    assert told in task.text_form and bool(task.text_form) == bool(told)
+
+
 def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
     texts = ["good " * n for n in (5, 9, 2, 14)]
     task = PART.fitted(TaskSpec(), Target(kind="documents"), words)

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from autopeft.adapters import are_quick
 from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, SpecError
-from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TaskDefaults
+from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TargetKind, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
@@ -37,12 +37,15 @@ class TextModel:
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts, -100 where none counts (B, T).
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
+    - `text_form`: the target's kind and tokenizer -> how a row is written as one text, in words; empty where
+      there is nothing to tell.
     """
 
     encode: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
     features: Callable[[nn.Module, Batch], Batch]
     targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
+    text_form: Callable[[TargetKind, Any], str] = lambda kind, tokenizer: ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,11 @@ class WritingTask:
     def defaults(self) -> TaskDefaults:
         """Those of prompts with completions, or of text in blocks."""
         return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
+
+    @property
+    def text_form(self) -> str:
+        """How a row becomes one text, in words; empty before a tokenizer is known, and for other rows."""
+        return "" if self.tokenizer is None else self.model_type.text_form(self.target.kind, self.tokenizer)
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
