@@ -7,6 +7,7 @@ duplicates, cutting → loading, general_text.
 
 from __future__ import annotations
 
+from autopeft.data.chats import chat_of
 from autopeft.data.choices import read_choices
 from autopeft.data.general_text import read_general
 from autopeft.data.images import ImageFile, read_images
@@ -23,6 +24,7 @@ __all__ = [
     "ReadRows",
     "Split",
     "UncutRows",
+    "chat_of",
     "first_rows",
     "load",
     "read_choices",

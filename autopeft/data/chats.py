@@ -11,6 +11,8 @@ from autopeft.errors import DataError
 from autopeft.records import shortened
 
 _CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
+_SYSTEM = "system"
+_MESSAGES, _TOOLS = "messages", "tools"  # keys of the input of a row with tools
 _TEXT = "text"  # the type of a part of a message that is text
 
 
@@ -20,11 +22,21 @@ def holds_messages(cells: Any) -> bool:
     return isinstance(first, list) and all(isinstance(turn, dict) for turn in first)
 
 
-def chat_row(where: str, cells: Sequence[Any], group: str | None) -> Row | None:
+def chat_row(
+    where: str, cells: Sequence[Any], group: str | None, *, system: str | None = None, tools: Any = None
+) -> Row | None:
     """A row whose input is all messages but the last, as JSON, and whose label is the last answer.
 
     The cells hold one chat together: a prompt and its completion, each a list of messages, or one list. None
-    for a chat that lacks a cell, or has no answer at its end: its last message is the user's or is blank.
+    for a chat that lacks a cell, or has no answer at its end: its last message is the user's, is blank, or
+    has the weight 0. `chat_of` reads the input again.
+
+    Args:
+        where: The row, in words.
+        cells: Lists of messages.
+        group: Of the row.
+        system: What becomes the first message, where the chat begins with no system message.
+        tools: That the assistant may call, a list or its JSON; blank without.
     """
     if not all(cells):
         return None
@@ -42,9 +54,40 @@ def chat_row(where: str, cells: Sequence[Any], group: str | None) -> Row | None:
             f"{where} ends with role {last['role']!r} after {len(messages) - 1} "
             "messages; a chat should end with the assistant's answer to something."
         )
-    if not last["content"].strip():
+    if not last["content"].strip() or has_no_weight(cells):
         return None  # a call of a tool has no text to learn
-    return Row((json.dumps(messages[:-1], ensure_ascii=False),), last["content"], group)
+    chat: Any = messages[:-1]
+    if system and chat[0]["role"] != _SYSTEM:
+        chat.insert(0, {"role": _SYSTEM, "content": system})
+    if listed := _tools(tools, where):
+        chat = {_TOOLS: listed, _MESSAGES: chat}
+    return Row((json.dumps(chat, ensure_ascii=False),), last["content"], group)
+
+
+def chat_of(text: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """The messages before an answer and the tools, None without, of the input of a row by `chat_row`."""
+    chat = json.loads(text)
+    return (chat, None) if isinstance(chat, list) else (chat[_MESSAGES], chat[_TOOLS])
+
+
+def has_no_weight(cells: Sequence[Any]) -> bool:
+    """Whether the last message has the weight 0, as OpenAI's files have it at answers not to be learned."""
+    last = cells[-1][-1] if cells and isinstance(cells[-1], list) and cells[-1] else cells[-1]
+    return isinstance(last, Mapping) and last.get("weight") == 0
+
+
+def _tools(cell: Any, where: str) -> list[Any]:
+    """The tools of a cell; raises DataError for anything but a list, or a text that is none."""
+    try:
+        tools = json.loads(cell) if isinstance(cell, str) and cell.strip() else cell or []
+    except ValueError:
+        tools = None
+    if not isinstance(tools, list):
+        raise DataError(
+            f"{where} has {shortened(str(cell), 60)} as tools; write a list of them, or its JSON, or rename "
+            "the column."
+        )
+    return [_without_none(tool) for tool in tools]
 
 
 def _message(turn: Any, where: str) -> dict[str, Any]:

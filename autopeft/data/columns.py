@@ -94,7 +94,9 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
     return [as_string(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
 
 
-def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Sequence[Any]:
+def cells_of(
+    part: str, table: Any, name: str, *, is_needed: bool = True, reads_lists: bool = True
+) -> Sequence[Any]:
     """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
     if is_needed and name not in table.column_names:
         raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
@@ -104,7 +106,7 @@ def cells_of(part: str, table: Any, name: str, *, is_needed: bool = True) -> Seq
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
         ) from error
-    return _written_lists(cells)
+    return _written_lists(cells) if reads_lists else cells
 
 
 def _written_lists(cells: Sequence[Any]) -> Sequence[Any]:

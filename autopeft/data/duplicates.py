@@ -13,8 +13,9 @@ PRECIOUS = ("test", "confirm", "train")  # the first part that has an example ke
 def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     """Keep each input in its most precious part only, and once in train; returns how many rows were removed.
 
-    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ. A
-    continuous text keeps all rows. The user's test and confirm may repeat an example within themselves.
+    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ, and of
+    shared inputs (a fixed instruction) all parts do. A continuous text keeps all rows. The user's test and
+    confirm may repeat an example within themselves.
 
     Also counts them in `uncut.left_out`.
 
@@ -23,21 +24,24 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     """
     if uncut.target.kind == "stream":
         return 0
-    parts, kept_labels, seen_groups = uncut.parts, dict[Any, Any](), set[str]()
+    parts, kept_labels, seen, seen_groups = uncut.parts, dict[Any, Any](), set[Any](), set[str]()
     n_removed = n_grouped = n_other_label = 0
     for part in sorted(parts, key=PRECIOUS.index):
-        earlier, earlier_groups = set(kept_labels), set(seen_groups)
+        earlier, earlier_groups = set(seen), set(seen_groups)
         in_part: set[Any] = set()
         kept, n_grouped_before = [], n_grouped
         for row in parts[part]:
             inputs = normalised(row.inputs)
-            key = (inputs, normalised(row.label)) if uncut.may_repeat else inputs
+            answered = (inputs, normalised(row.label))
+            key = answered if uncut.may_repeat else inputs
+            across_parts = answered if row.inputs in uncut.shared_inputs else inputs
             if row.group is not None and row.group in earlier_groups:
                 n_grouped += 1
-            elif inputs not in earlier and not (part == "train" and key in in_part):
+            elif across_parts not in earlier and not (part == "train" and key in in_part):
                 kept.append(row)
                 kept_labels.setdefault(inputs, row.label)
                 in_part.add(key)
+                seen.update((inputs, answered))
                 seen_groups.update([row.group] if row.group is not None else [])
             elif not uncut.may_repeat and not _is_same(row.label, kept_labels[inputs], uncut.target.kind):
                 n_other_label += 1
@@ -71,7 +75,7 @@ def _all_removed(uncut: UncutRows, *, n_grouped: int) -> str:
     """What to say where the user's validation and test hold every row of train."""
     names = {"test": "test", "confirm": "validation"}
     others = " or ".join(name for part, name in names.items() if part in uncut.parts)
-    noun = "rows, or their groups," if n_grouped else "rows"
+    noun = "rows, or their groups," if n_grouped else "prompts" if uncut.may_repeat else "rows"
     return (
         f"All {len(uncut.parts['train'])} train {noun} also stand in {others} and were removed as "
         f"duplicates; give other train rows, or a {others} file without them."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.chats import chat_row, holds_messages
+from autopeft.data.chats import chat_row, has_no_weight, holds_messages
 from autopeft.data.columns import as_string, cells_of, check_named, first_usual_column
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
@@ -26,19 +27,26 @@ EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
 TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
 TEXT_NAMES = "text content document body story article"
+SYSTEM, TOOLS, HISTORY = "system", "tools", "history"  # columns beside a prompt or a chat
+# A prompt in more of the train rows than this, 1 in so many and so many at least, is an instruction rather
+# than a question; chosen by hand.
+_FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
     """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them.
 
-    `label` is the column of the completion, or of a chat in one column what is learned, in words.
+    `label` is the column of the completion, or of a chat in one column what is learned, in words. `system`
+    and `tools` are columns beside chats.
     """
 
     kind: TargetKind
     inputs: tuple[str, ...]
     label: str = ""
     in_one_column: bool = True
+    system: str | None = None
+    tools: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,7 +60,8 @@ class _Layout:
             return "Text files are read as one text, paragraph by paragraph; repeated paragraphs are kept."
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
-        return f"What is learned is {self.label}, after {' and '.join(self.inputs)}."
+        before = filter(None, (self.tools, self.system, *self.inputs))
+        return f"What is learned is {self.label}, after {' and '.join(before)}."
 
 
 def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -65,10 +74,16 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     name, tables_read = read(spec, notes, text=PARAGRAPHS)
     tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in tables_read.items()}
     layout = _layout(spec, tables["train"][0])
+    if layout.label:
+        _note_unread(tables["train"], layout, notes)
     parts: Parts = {}
     left_out: dict[str, int] = {}
     for part, part_tables in tables.items():
-        rows = [row for table in part_tables for row in _rows(part, table, layout, group=spec.group_column)]
+        rows = [
+            row
+            for table in part_tables
+            for row in _rows(part, table, layout, group=spec.group_column, notes=notes)
+        ]
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
             left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
@@ -76,13 +91,16 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
             notes.append(f"Dropped {n_dropped} {part} {noun}.")
         if part == "train" and layout.kind == "chat" and not parts[part]:
             raise DataError(
-                f"None of the {len(rows)} train chats ends with the assistant's answer to something; add the "
-                "answers, since they are what is learned."
+                f"None of the {len(rows)} train chats ends with the assistant's answer to something, of a "
+                "weight other than 0; add the answers, since they are what is learned."
             )
+    shared = _fixed_prompts(parts["train"], notes) if layout.label else frozenset()
     if layout.label and spec.group_column is None:
         n_rows = Counter(row.inputs for row in parts["train"])
         parts["train"] = [
-            row._replace(group=" ".join(row.inputs)) if n_rows[row.inputs] > 1 else row
+            row._replace(group=" ".join(row.inputs))
+            if n_rows[row.inputs] > 1 and row.inputs not in shared
+            else row
             for row in parts["train"]
         ]
     notes.append(layout.note)
@@ -94,8 +112,37 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         label_column=layout.label,
         in_order=layout.kind == "stream",
         may_repeat=bool(layout.label),
+        shared_inputs=shared,
         left_out=left_out,
     )
+
+
+def _fixed_prompts(rows: list[Row], notes: list[str]) -> frozenset[tuple[Any, ...]]:
+    """The prompts in so many rows that they are instructions, which splits may share; notes them."""
+    n_rows = Counter(row.inputs for row in rows)
+    limit = max(_FIXED_AT_LEAST, len(rows) // _FIXED_SHARE)
+    fixed = {inputs: n for inputs, n in n_rows.items() if n > limit}
+    if fixed:
+        prompts = "1 prompt stands" if len(fixed) == 1 else f"{len(fixed)} prompts stand"
+        notes.append(
+            f"{prompts} in {sum(fixed.values())} of {len(rows)} train rows: splits share such instructions, "
+            "whose rows are duplicates only where the completion is the same too."
+        )
+    return frozenset(fixed)
+
+
+def _note_unread(tables: list[Any], layout: _Layout, notes: list[str]) -> None:
+    """Note the columns beside prompts whose names say that they belong to them, and that are not read."""
+    read_columns = (layout.system, layout.tools, *layout.columns)
+    for name in tables[0].column_names:
+        if name in read_columns or name.strip().lower() not in (SYSTEM, TOOLS, HISTORY):
+            continue
+        cells = [cell for table in tables for cell in cells_of("train", table, name, is_needed=False)]
+        if n_filled := sum(bool(cell) for cell in cells):
+            notes.append(
+                f"Column {name} is not read, though {n_filled} of {len(cells)} train rows have something in "
+                "it; what the model should see of it belongs into the prompt."
+            )
 
 
 def _unfolded(table: Any) -> Any:
@@ -116,8 +163,9 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
             "--label-column."
         )
     chat = inputs[0] if inputs else first_usual_column(names, CHAT_NAMES)
+    system, tools = first_usual_column(names, SYSTEM), first_usual_column(names, TOOLS)
     if chat and spec.label_column is None and holds_messages(cells_of("train", table, chat)):
-        return _Layout(kind="chat", inputs=(chat,), label="the last answer")
+        return _Layout(kind="chat", inputs=(chat,), label="the last answer", system=system, tools=tools)
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
     by_lower = {name.strip().lower(): name for name in names}
@@ -130,7 +178,14 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
         input_columns = (prompt, more) if more and is_extended else (prompt,)
         if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
-            return _Layout(kind="chat", inputs=(prompt,), label=completion, in_one_column=False)
+            return _Layout(
+                kind="chat",
+                inputs=(prompt,),
+                label=completion,
+                in_one_column=False,
+                system=system,
+                tools=tools,
+            )
         return _Layout(
             kind="completion", inputs=inputs or input_columns, label=completion, in_one_column=False
         )
@@ -143,16 +198,28 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     return _Layout(kind="documents", inputs=(text,))
 
 
-def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> list[Row | None]:
+def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: list[str]) -> list[Row | None]:
     """The rows of a table; None for a row without text."""
-    columns = [cells_of(part, table, name) for name in layout.columns]
+
+    def cells_or_none(name: str | None) -> Sequence[Any]:
+        return [None] * len(table) if name is None else cells_of(part, table, name, is_needed=False)
+
+    # A completion may be a list written as text, to be learned as it stands.
+    is_chat = layout.kind == "chat"
+    columns = [cells_of(part, table, name, reads_lists=is_chat) for name in layout.columns]
     if layout.kind == "stream":
         return [Row((cell,), "", None) for cell in columns[0]]
-    group_cells = [None] * len(table) if group is None else cells_of(part, table, group, is_needed=False)
-    groups = [as_string(cell, str(group)) for cell in group_cells]
-    if layout.kind == "chat":
-        chats = enumerate(zip(*columns, groups, strict=True), start=1)
-        return [chat_row(f"Row {n} of {part}", cells, row_group) for n, (*cells, row_group) in chats]
+    groups = [as_string(cell, str(group)) for cell in cells_or_none(group)]
+    if is_chat:
+        if n := sum(map(has_no_weight, zip(*columns, strict=True))):
+            notes.append(f"{n} {part} chats end with an answer of weight 0, which is not to be learned.")
+        systems = [as_string(cell, str(layout.system)) for cell in cells_or_none(layout.system)]
+        beside = zip(groups, systems, cells_or_none(layout.tools), strict=True)
+        chats = enumerate(zip(zip(*columns, strict=True), beside, strict=True), start=1)
+        return [
+            chat_row(f"Row {n} of {part}", cells, row_group, system=system, tools=tools)
+            for n, (cells, (row_group, system, tools)) in chats
+        ]
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
     ]

@@ -34,8 +34,9 @@ class UncutRows:
     Reading images and removing duplicates change `parts` and `left_out` in place.
 
     `in_order` is True where neighbouring rows belong together (a text, a time series); its end is cut out of
-    train then. `may_repeat` is True where one part may hold the same inputs twice. `left_out` counts the rows
-    of train that were read and are not in `parts`, by what they are ("rows without a label").
+    train then. `may_repeat` is True where one part may hold the same inputs twice; several parts may hold
+    those of `shared_inputs`. `left_out` counts the rows of train that were read and are not in `parts`, by
+    what they are ("rows without a label").
     """
 
     name: str
@@ -45,6 +46,7 @@ class UncutRows:
     label_column: str
     in_order: bool = False
     may_repeat: bool = False
+    shared_inputs: frozenset[tuple[Any, ...]] = frozenset()
     left_out: dict[str, int] = field(default_factory=dict)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
@@ -11,6 +10,7 @@ import numpy as np
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
+from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
 from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
 from autopeft.records import shortened
@@ -92,7 +92,17 @@ def _encode_completions(
     cuts = {"prompts lost their beginning": n_prompts, "completions their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {longest}."
-    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=(note,) if phrases else ())
+    notes = (*((note,) if phrases else ()), *(_note_on_tools(prompts, tokenizer) if is_chat else ()))
+    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
+
+
+def _note_on_tools(chats: Sequence[str], tokenizer: Any) -> tuple[str, ...]:
+    """A note where the chat template leaves out the tools of the chats."""
+    if "tools" in str(tokenizer.chat_template):
+        return ()
+    n_chats = sum(chat_of(chat)[1] is not None for chat in chats)
+    note = f"The chat template of the base model writes no tools; {n_chats} of {len(chats)} chats have some."
+    return (note,) if n_chats else ()
 
 
 def _cut_pair(prompt: list[int], completion: list[int], max_length: int) -> Pair:
@@ -112,11 +122,13 @@ def _encode_chats(
     """The template's tokens up to where the assistant begins, and from there on, of each row."""
     texts: list[str] = []
     for prompt, completion in zip(prompts, completions, strict=True):
-        turns = json.loads(prompt) if is_chat else [{"role": "user", "content": prompt}]
+        turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
         try:
-            before = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            text = tokenizer.apply_chat_template([*turns, answer], tokenize=False)
+            before = tokenizer.apply_chat_template(
+                turns, tools=tools, tokenize=False, add_generation_prompt=True
+            )
+            text = tokenizer.apply_chat_template([*turns, answer], tools=tools, tokenize=False)
         except TemplateError as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(

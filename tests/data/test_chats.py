@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from autopeft.data import load, read_language
+from autopeft.data import chat_of, load, read_language
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -64,3 +64,52 @@ def test_a_long_message_without_a_role_is_cut_with_a_sign(tmp_path):
     rows = [{"messages": [{"content": "long " * 40}, assistant("bye")]} for _ in range(N)]
     with pytest.raises(DataError, match=r"Row 1 of train holds \{.{58}…; it needs role and content\."):
         read(tmp_path, rows)
+
+
+def test_a_system_column_is_the_first_message_and_tools_go_with_the_chat(tmp_path):
+    tool = {"type": "function", "function": {"name": "add"}}
+    rows = [row | {"system": "be kind" if i else "", "tools": [tool]} for i, row in enumerate(usual_rows())]
+    rows[1]["messages"].insert(0, {"role": "system", "content": "be brief"})
+    data = read(tmp_path, rows)
+    chats = {label: chat_of(text) for (text,), label in everything(data)}
+    assert chats["bye 0"] == ([user("hello 0")], [tool])
+    assert chats["bye 1"] == ([{"role": "system", "content": "be brief"}, user("hello 1")], [tool])
+    assert chats["bye 2"] == ([{"role": "system", "content": "be kind"}, user("hello 2")], [tool])
+    assert "What is learned is the last answer, after tools and system and messages." in data.notes
+
+
+def everything(data):
+    splits = (data.train, data.search, data.confirm)
+    return [pair for split in splits for pair in zip(split.inputs, split.labels, strict=True)]
+
+
+def test_tools_may_be_written_as_json_and_blank_ones_change_nothing(tmp_path):
+    rows = [row | {"system": None, "tools": "[]" if i else ""} for i, row in enumerate(usual_rows())]
+    assert read(tmp_path, rows).fingerprint == read(tmp_path, usual_rows()).fingerprint
+    rows[4]["tools"] = '[{"name": "add"}]'
+    chats = {label: chat_of(text) for (text,), label in everything(read(tmp_path, rows))}
+    assert chats["bye 4"] == ([user("hello 4")], [{"name": "add"}])
+    rows[5]["tools"] = "none"
+    with pytest.raises(DataError, match=r"^Row 6 of train has none as tools; write a list of them"):
+        read(tmp_path, rows)
+
+
+def test_columns_beside_prompts_that_are_not_read_are_counted(tmp_path):
+    rows = [
+        {"instruction": f"do {i}", "output": "done", "system": "be kind" if i % 2 else "", "history": [["a"]]}
+        for i in range(N)
+    ]
+    notes = read(tmp_path, rows).notes
+    for name, n in (("system", 45), ("history", 90)):
+        assert [note for note in notes if note.startswith(f"Column {name} is not read, though {n} of 90 ")]
+
+
+def test_answers_of_weight_0_are_not_learned(tmp_path):
+    rows = [
+        {"messages": [user(f"hello {i}"), assistant(f"bye {i}") | {"weight": int(i > 8)}]} for i in range(N)
+    ]
+    data = read(tmp_path, rows)
+    assert "9 train chats end with an answer of weight 0, which is not to be learned." in data.notes
+    assert {label for _, label in everything(data)} == {f"bye {i}" for i in range(9, N)}
+    with pytest.raises(DataError, match=r"ends with the assistant's answer .* of a weight other than 0"):
+        read(tmp_path, rows[:9])

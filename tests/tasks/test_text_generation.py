@@ -98,6 +98,19 @@ def test_what_a_chat_template_refuses_is_told_with_the_row(words):
     assert "with the roles system, user, assistant (System role not supported); correct" in str(caught.value)
 
 
+def test_tools_stand_in_the_prompt_or_are_told_as_left_out(words):
+    chat = [{"role": "user", "content": "the food"}]
+    turns = json.dumps({"tools": [{"name": "good"}], "messages": chat})
+    words.chat_template = CHAT_TEMPLATE
+    _, plain = completions(words, [turns, json.dumps(chat)], ["fine"] * 2, target=Target(kind="chat"))
+    told = "The chat template of the base model writes no tools; 1 of 2 chats have some."
+    assert plain.notes == (told,)
+    words.chat_template = "{% for tool in tools or [] %}{{ tool.name }} {% endfor %}" + CHAT_TEMPLATE
+    _, made = completions(words, [turns], ["fine"], target=Target(kind="chat"))
+    assert tokens(words, made.examples[0]["input_ids"]) == "good day the food [SEP] time fine [SEP]"
+    assert made.notes == ()
+
+
 @pytest.mark.parametrize(
     ("prompt", "answer", "between"),
     [("a", "b", "\n"), ("a ", "b", ""), ("a\n", "b", ""), ("a", " b", ""), ("a", "\nb", "")],
@@ -326,19 +339,6 @@ def write(path, rows):
 
 def read(path, **spec):
     return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_language)
-
-
-def test_prompts_with_several_completions_stay_in_one_split(tmp_path):
-    rows = [{"prompt": f"p{i // 3}", "completion": f"c{i}"} for i in range(150)]
-    write(tmp_path / "train.jsonl", [*rows, rows[7]])
-    write(tmp_path / "test.jsonl", [{"prompt": "p3", "completion": "x"}, {"prompt": "p3", "completion": "y"}])
-    data = read(tmp_path)
-    splits = (data.train, data.search, data.confirm, data.test)
-    prompts = [set(split.inputs) for split in splits]
-    assert data.target.kind == "completion" and len(data.test.inputs) == 2
-    assert all(not prompts[i] & prompts[j] for i in range(4) for j in range(i))
-    assert sum(len(split.inputs) for split in splits) == 150 - 3 + 2
-    assert data.duplicates_removed == 4
 
 
 @pytest.mark.parametrize(
