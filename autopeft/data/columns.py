@@ -99,7 +99,8 @@ def cells_of(
 ) -> Sequence[Any]:
     """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
     if is_needed and name not in table.column_names:
-        raise DataError(f"A {part} table lacks column {name}; it has {', '.join(table.column_names)}.")
+        file = f"{part} table ({table.info.dataset_name})" if table.info.dataset_name else f"{part} table"
+        raise DataError(f"A {file} lacks column {name}; it has {', '.join(table.column_names)}.")
     try:
         cells: Sequence[Any] = list(table[name]) if name in table.column_names else [None] * len(table)
     except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding

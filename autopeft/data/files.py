@@ -102,7 +102,9 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
         try:
             if path.is_dir():
                 return datasets.load_from_disk(str(path))
-            return _table_of(_unpacked(path, Path(cache)), cache, text)
+            table = _table_of(_unpacked(path, Path(cache)), cache, text)
+            table.info.dataset_name = path.name  # for messages
+            return table
         except FILE_ERRORS as error:
             if _is_of_full_disk(error):
                 raise DataError(

@@ -39,6 +39,7 @@ _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row t
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
 )
+_ABOUT = re.compile(r"(readme|licen[cs]e)(?![a-z])", re.IGNORECASE)  # files that describe the data
 _MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; this name is the base error of either.
@@ -72,12 +73,12 @@ def read(
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         saved = read_table(path, text)
         return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
-    files = _data_files(path, text)
+    files = _data_files(path, text, notes)
     parts = by_part(files, name, notes)
     return name, {part: [read_table(file, text) for file in chosen] for part, chosen in parts.items()}
 
 
-def _data_files(folder: Path, text: TextFormat | None) -> dict[str, Path]:
+def _data_files(folder: Path, text: TextFormat | None, notes: list[str]) -> dict[str, Path]:
     """The data files of a folder by name, or of the only folder in it that has some; raises DataError."""
     suffixes = suffixes_of(text)
 
@@ -85,10 +86,10 @@ def _data_files(folder: Path, text: TextFormat | None) -> dict[str, Path]:
         return {file.name: file for file in sorted(place.glob("[!._]*")) if suffix_of(file) in suffixes}
 
     if files := files_of(folder):
-        return files
+        return _without_descriptions(files, notes)
     inside = [place for place in sorted(folder.glob("[!._]*")) if place.is_dir() and files_of(place)]
     if len(inside) == 1:  # a clone of a hub dataset has its files in `data`
-        return files_of(inside[0])
+        return _without_descriptions(files_of(inside[0]), notes)
     remedy = f"put {', '.join(suffixes)} files there"
     if inside:
         remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
@@ -98,6 +99,21 @@ def _data_files(folder: Path, text: TextFormat | None) -> dict[str, Path]:
         table = f"one table ({', '.join(TABLES)}) with columns text and label"
         remedy = f"write its texts (in {folders}) with their labels into {table}, and name it"
     raise DataError(f"The folder {folder} holds no data file; {remedy}.")
+
+
+def _without_descriptions(files: dict[str, Path], notes: list[str]) -> dict[str, Path]:
+    """The files without those about the data: a readme or licence, and .md beside other formats."""
+    has_others = any(suffix_of(file) != ".md" for file in files.values())
+
+    def is_about(file: Path) -> bool:
+        suffix = suffix_of(file)
+        return (suffix == ".md" and has_others) or (suffix not in TABLES and bool(_ABOUT.match(file.name)))
+
+    about = [name for name, file in files.items() if is_about(file)]
+    if not about or len(about) == len(files):
+        return files
+    notes.append(f"Left out {_listed(about)}, taken for descriptions of the data.")
+    return {name: file for name, file in files.items() if name not in about}
 
 
 def _folders_of(folder: Path, suffixes: tuple[str, ...]) -> str:

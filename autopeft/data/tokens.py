@@ -46,14 +46,15 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
         if n_dropped := len(rows) - len(with_tokens):
             left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
             notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
-        seen = with_tokens if _HIDDEN in known else [_without_tag(_HIDDEN, row) for row in with_tokens]
-        parts[part] = with_labels(part, seen, tags, known=known, kind="tags", notes=notes)
+        if part != "train" and _HIDDEN not in known:
+            with_tokens = [row._replace(label=None) if _hides_tags(row) else row for row in with_tokens]
+        parts[part] = with_labels(part, with_tokens, tags, known=known, kind="tags", notes=notes)
         if part == "train":
             left_out[WITHOUT_LABEL] = len(with_tokens) - len(parts[part])
         if n_ignored := sum(tag is None for row in parts[part] for tag in row.label):
             notes.append(
-                f"{n_ignored} {part} tokens have {_NO_TAG} or {_HIDDEN} for a tag, which stands for none: "
-                "they count neither in training nor in the metric."
+                f"{n_ignored} {part} tokens have the tag {_NO_TAG}, which stands for none: they count "
+                "neither in training nor in the metric."
             )
     counts = Counter(tag for row in parts["train"] for tag in names_in(row.label))
     if len(counts) < 2:
@@ -89,21 +90,24 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        row = _without_tag(_NO_TAG, Row((words,), tags, group, time, index + 1))
-        if declared:
-            row = _without_tag(_HIDDEN, row)
-            names = (tag and name_of(tag, declared, where, columns.label) for tag in row.label or ())
-            row = row._replace(label=row.label and tuple(names))
+        row = _without_ignored(Row((words,), tags, group, time, index + 1))
+        if declared and row.label and not (part != "train" and _hides_tags(row)):
+            names = (tag and name_of(tag, declared, where, columns.label) for tag in row.label)
+            row = row._replace(label=tuple(names))
         rows.append(row)
     return rows
 
 
-def _without_tag(code: str, row: Row) -> Row:
-    """The row with None for the tags of this code; its label is None if no other tag is left."""
-    if row.label is None or code not in row.label:
+def _without_ignored(row: Row) -> Row:
+    """The row with None for each tag -100; its label is None if no other tag is left."""
+    if _NO_TAG not in row.label:
         return row
-    tags = tuple(None if tag == code else tag for tag in row.label)
+    tags = tuple(None if tag == _NO_TAG else tag for tag in row.label)
     return row._replace(label=tags if set(tags) != {None} else None)
+
+
+def _hides_tags(row: Row) -> bool:
+    return set(names_in(row.label)) == {_HIDDEN}
 
 
 def _refuse_single_tokens(tables: Iterable[Any], columns: Columns) -> None:

@@ -15,11 +15,10 @@ from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
 from autopeft import model
-from autopeft.data import load, read_language
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import Target, discover
 from autopeft.metrics import ratio_scores
-from autopeft.records import DataSpec, ModelSpec, TaskSpec
+from autopeft.records import ModelSpec, TaskSpec
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TokenCounts
 
@@ -330,72 +329,6 @@ def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
         completions(words, ["a"], ["good " * 12], metric="exact-match", answer_pattern=hanging)
     with pytest.raises(DataError, match="exact-match needs prompts with completions"):
         PART.fitted(TaskSpec(metric="exact-match"), Target(kind="stream"))
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read(path, **spec):
-    return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_language)
-
-
-@pytest.mark.parametrize(
-    ("row", "spec", "kind", "columns"),
-    [
-        ({"question": "q", "answer": "a", "id": 1}, {}, "completion", (("question",), "answer")),
-        ({"prompt": "q", "completion": "c", "answer": "a"}, {}, "completion", (("prompt",), "completion")),
-        ({"a": "q", "b": "c"}, {"text_columns": ("a",), "label_column": "b"}, "completion", (("a",), "b")),
-        ({"text": "q", "prompt": "p"}, {}, "documents", (("text",), "")),
-        ({"body": "q", "x": "p"}, {"text_columns": ("x",)}, "documents", (("x",), "")),
-    ],
-)
-def test_columns_are_found(tmp_path, row, spec, kind, columns):
-    rows = [{name: f"{value}{i}" for name, value in row.items()} for i in range(60)]
-    data = read(write(tmp_path / "a.jsonl", rows), **spec)
-    assert (data.target.kind, (data.text_columns, data.label_column)) == (kind, columns)
-
-
-def test_chats_are_read_and_faulty_ones_refused(tmp_path):
-    chat = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "ho {}"}]
-    rows = [{"messages": [turn | {"content": turn["content"].format(i)} for turn in chat]} for i in range(60)]
-    data = read(write(tmp_path / "a.jsonl", rows))
-    assert data.target.kind == "chat"
-    (prompt,), answer = data.train.inputs[0], data.train.labels[0]
-    assert json.loads(prompt) == [{"role": "user", "content": answer.replace("ho", "hi")}]
-    rows[3]["messages"] = rows[3]["messages"][1:]
-    with pytest.raises(DataError, match="Row 4 of train ends with role 'assistant' after 0 messages"):
-        read(write(tmp_path / "b.jsonl", rows))
-
-
-def test_text_files_are_one_text_cut_at_its_end(tmp_path):
-    paragraphs = [f"para {i}\nmore of it\n\n" for i in range(200)]
-    (tmp_path / "book.txt").write_text("".join(paragraphs))
-    data = read(tmp_path / "book.txt")
-    assert data.target.kind == "stream"
-    splits = (data.train, data.search, data.confirm)
-    assert "".join(text for split in splits for (text,) in split.inputs) == "".join(paragraphs)
-    assert (len(data.search.inputs), len(data.confirm.inputs)) == (50, 50)
-    (tmp_path / "blank.txt").write_text("\n\n \n")
-    with pytest.raises(DataError, match=r"blank\.txt holds no rows or is no UTF-8 txt file: it is blank"):
-        read(tmp_path / "blank.txt")
-
-
-def test_files_are_assigned_to_splits_by_their_names(tmp_path):
-    first, second = (
-        write(tmp_path / f"train_{i}.jsonl", [{"text": f"{i} {j}"} for j in range(40)]) for i in "ab"
-    )
-    test = write(tmp_path / "test.jsonl", [{"text": "other"}])
-    data = read(f"{first},{second},{test}")
-    assert (len(data.test.inputs), sum(len(s.inputs) for s in (data.train, data.search, data.confirm))) == (
-        1,
-        80,
-    )
-    with pytest.raises(
-        DataError, match=r"The data file .*tset\.jsonl does not exist\. Near names there: test"
-    ):
-        read(f"{first},{tmp_path}/tset.jsonl")
 
 
 def test_encoder_that_sees_what_it_is_to_predict_is_refused(model_dir):

@@ -1,0 +1,162 @@
+"""Rows for language models: their columns, what keeps prompts in one split, what counts as a duplicate."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autopeft.data import load, read_language
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path, **spec):
+    return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_language)
+
+
+def test_prompts_with_several_completions_stay_in_one_split(tmp_path):
+    rows = [{"prompt": f"p{i // 3}", "completion": f"c{i}"} for i in range(150)]
+    write(tmp_path / "train.jsonl", [*rows, rows[7]])
+    write(tmp_path / "test.jsonl", [{"prompt": "p3", "completion": "x"}, {"prompt": "p3", "completion": "y"}])
+    data = read(tmp_path)
+    splits = (data.train, data.search, data.confirm, data.test)
+    prompts = [set(split.inputs) for split in splits]
+    assert data.target.kind == "completion" and len(data.test.inputs) == 2
+    assert all(not prompts[i] & prompts[j] for i in range(4) for j in range(i))
+    assert sum(len(split.inputs) for split in splits) == 150 - 3 + 2
+    assert data.duplicates_removed == 4
+
+
+@pytest.mark.parametrize("n_prompts", [1, 2, 4])
+def test_rows_of_a_few_instructions_are_cut_by_row(tmp_path, n_prompts):
+    rows = [{"prompt": f"p{i % n_prompts}", "completion": f"c{i}"} for i in range(200)]
+    data = read(write(tmp_path / "train.jsonl", rows))
+    splits = (data.train, data.search, data.confirm)
+    assert [len(split.inputs) for split in splits] == [100, 50, 50]
+    assert all(len(set(split.inputs)) == n_prompts for split in splits)
+    prompts = "1 prompt stands" if n_prompts == 1 else f"{n_prompts} prompts stand"
+    assert [note for note in data.notes if note.startswith(f"{prompts} in 200 of 200 train rows: splits")]
+
+
+def test_of_an_instruction_only_rows_with_the_same_completion_are_duplicates(tmp_path):
+    rows = [{"prompt": "say it", "completion": f"c{i}"} for i in range(100)]
+    held_out = [{"prompt": "Say it", "completion": f"c{i}"} for i in range(95, 140)]
+    write(tmp_path / "train.jsonl", [*rows, {"prompt": "what?", "completion": "x"}])
+    write(tmp_path / "validation.jsonl", [*held_out, {"prompt": "what?", "completion": "y"}])
+    data = read(tmp_path)
+    assert len(data.train.inputs) + len(data.search.inputs) == 95 and len(data.confirm.inputs) == 46
+    assert data.duplicates_removed == 6
+
+
+def test_prompts_that_all_stand_in_validation_are_refused_as_such(tmp_path):
+    write(tmp_path / "train.jsonl", [{"prompt": f"p{i}", "completion": "a"} for i in range(40)])
+    write(tmp_path / "validation.jsonl", [{"prompt": f"p{i}", "completion": "b"} for i in range(40)])
+    with pytest.raises(DataError, match=r"^All 40 train prompts also stand in validation and were removed"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [("prompt", "completion"), ("text",)])
+def test_texts_that_look_like_lists_stay_texts(tmp_path, columns):
+    rows = [dict.fromkeys(columns, f"[{i}, 1]") for i in range(60)]
+    data = read(write(tmp_path / "a.jsonl", rows))
+    splits = (data.train, data.search, data.confirm)
+    texts = [text for split in splits for (text,) in split.inputs]
+    assert sorted(texts) == sorted(f"[{i}, 1]" for i in range(60))
+    if len(columns) == 2:
+        assert texts == [label for split in splits for label in split.labels]
+
+
+@pytest.mark.parametrize(
+    ("row", "spec", "kind", "columns"),
+    [
+        ({"question": "q", "answer": "a", "id": 1}, {}, "completion", (("question",), "answer")),
+        ({"prompt": "q", "completion": "c", "answer": "a"}, {}, "completion", (("prompt",), "completion")),
+        ({"a": "q", "b": "c"}, {"text_columns": ("a",), "label_column": "b"}, "completion", (("a",), "b")),
+        ({"text": "q", "prompt": "p"}, {}, "documents", (("text",), "")),
+        ({"body": "q", "x": "p"}, {"text_columns": ("x",)}, "documents", (("x",), "")),
+    ],
+)
+def test_columns_are_found(tmp_path, row, spec, kind, columns):
+    rows = [{name: f"{value}{i}" for name, value in row.items()} for i in range(60)]
+    data = read(write(tmp_path / "a.jsonl", rows), **spec)
+    assert (data.target.kind, (data.text_columns, data.label_column)) == (kind, columns)
+
+
+def test_chats_are_read_and_faulty_ones_refused(tmp_path):
+    chat = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "ho {}"}]
+    rows = [{"messages": [turn | {"content": turn["content"].format(i)} for turn in chat]} for i in range(60)]
+    data = read(write(tmp_path / "a.jsonl", rows))
+    assert data.target.kind == "chat"
+    (prompt,), answer = data.train.inputs[0], data.train.labels[0]
+    assert json.loads(prompt) == [{"role": "user", "content": answer.replace("ho", "hi")}]
+    rows[3]["messages"] = rows[3]["messages"][1:]
+    with pytest.raises(DataError, match="Row 4 of train ends with role 'assistant' after 0 messages"):
+        read(write(tmp_path / "b.jsonl", rows))
+
+
+def test_text_files_are_one_text_cut_at_its_end(tmp_path):
+    paragraphs = [f"para {i}\nmore of it\n\n" for i in range(200)]
+    (tmp_path / "book.txt").write_text("".join(paragraphs))
+    data = read(tmp_path / "book.txt")
+    assert data.target.kind == "stream"
+    splits = (data.train, data.search, data.confirm)
+    assert "".join(text for split in splits for (text,) in split.inputs) == "".join(paragraphs)
+    assert (len(data.search.inputs), len(data.confirm.inputs)) == (50, 50)
+    (tmp_path / "blank.txt").write_text("\n\n \n")
+    with pytest.raises(DataError, match=r"blank\.txt holds no rows or is no UTF-8 txt file: it is blank"):
+        read(tmp_path / "blank.txt")
+
+
+def test_files_are_assigned_to_splits_by_their_names(tmp_path):
+    first, second = (
+        write(tmp_path / f"train_{i}.jsonl", [{"text": f"{i} {j}"} for j in range(40)]) for i in "ab"
+    )
+    test = write(tmp_path / "test.jsonl", [{"text": "other"}])
+    data = read(f"{first},{second},{test}")
+    assert (len(data.test.inputs), sum(len(s.inputs) for s in (data.train, data.search, data.confirm))) == (
+        1,
+        80,
+    )
+    with pytest.raises(
+        DataError, match=r"The data file .*tset\.jsonl does not exist\. Near names there: test"
+    ):
+        read(f"{first},{tmp_path}/tset.jsonl")
+
+
+def test_descriptions_beside_the_data_are_left_out(tmp_path):
+    rows = [{"text": f"text {i}"} for i in range(60)]
+    usual = read(write(tmp_path / "train.jsonl", rows))
+    for name in ("README.md", "notes.md", "LICENSE.txt"):
+        (tmp_path / name).write_text("# about\n\nthe data")
+    data = read(tmp_path)
+    assert data.fingerprint == usual.fingerprint
+    told = "Left out LICENSE.txt, README.md and notes.md, taken for descriptions of the data."
+    assert told in data.notes
+
+
+@pytest.mark.parametrize("names", [("corpus.txt", "readme.txt"), ("a.md", "README.md")])
+def test_a_readme_is_not_learned_beside_texts(tmp_path, names):
+    for name, word in zip(names, ("learned", "readme"), strict=True):
+        (tmp_path / name).write_text("".join(f"{word} {i}\n\n" for i in range(200)))
+    data = read(tmp_path)
+    texts = [text for split in (data.train, data.search, data.confirm) for (text,) in split.inputs]
+    assert "".join(texts) == "".join(f"learned {i}\n\n" for i in range(200))
+    assert f"Left out {names[1]}, taken for descriptions of the data." in data.notes
+
+
+def test_a_readme_alone_is_the_data(tmp_path):
+    (tmp_path / "README.md").write_text("".join(f"para {i}\n\n" for i in range(200)))
+    assert read(tmp_path).target.kind == "stream"
+
+
+def test_a_table_that_lacks_a_column_is_named(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(60)])
+    write(tmp_path / "b.jsonl", [{"story": f"b {i}"} for i in range(60)])
+    with pytest.raises(DataError, match=r"^A train table \(b\.jsonl\) lacks column text; it has story\."):
+        read(tmp_path)
