@@ -133,8 +133,8 @@ def _encode_chats(
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
                 f"The chat template of the base model refuses the row {shortened(prompt, 60)} with the roles "
-                f"{roles} ({reason_of(error)}); correct or leave out rows of its kind, or use another base "
-                "model."
+                f"{shortened(roles, 60)} ({reason_of(error)}); correct or leave out rows of its kind, or use "
+                "another base model."
             ) from error
         if not text.startswith(before):
             raise DataError(
