@@ -21,7 +21,7 @@ from autopeft.api.result import Result, with_path
 from autopeft.api.words import in_python_words
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
-from autopeft.pipeline import Analysis, InMemory, Suggestion, apply, save
+from autopeft.pipeline import Analysis, InMemory, Suggestion, apply, one_at_a_time, save
 from autopeft.records import IN_MEMORY, RunSpec
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 
+@one_at_a_time()
 def search(
     first: RunSpec | nn.Module | str | Path | None = None,
     second: Any = None,
@@ -94,6 +95,7 @@ def search(
     return with_path(result, path)
 
 
+@one_at_a_time()
 def analyze(
     first: RunSpec | nn.Module | str | Path | None = None,
     second: Any = None,
@@ -126,6 +128,7 @@ def analyze(
             )
 
 
+@one_at_a_time()
 def suggest(
     model: nn.Module | str | Path | None = None,
     data: Any = None,

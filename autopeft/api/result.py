@@ -11,7 +11,7 @@ from torch import nn
 from autopeft import pipeline, report
 from autopeft.api.plots import Plots
 from autopeft.api.words import in_python_words
-from autopeft.pipeline import Pushed, PushRequest
+from autopeft.pipeline import Pushed, PushRequest, one_at_a_time
 from autopeft.records import SearchResult
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Result(SearchResult):
         """The charts of the report as matplotlib figures: `result.plot.front()`."""
         return Plots(self)
 
+    @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
         """The base model with the confirmed adapter and head on it, in eval mode and float32.
 

@@ -104,14 +104,15 @@ def load(
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence the progress bars and load reports of transformers; its errors are still printed."""
-    verbosity = transformers.logging.get_verbosity()
+    verbosity, had_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
+        if had_bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _read(

@@ -1,6 +1,6 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it: in_memory, spreading, defaults,
+Inside the folder each file imports only from those before it: turns, frames → in_memory, spreading, defaults,
 estimate_request, estimate_trainee, interruption, resuming → environment, computing → row_lengths, prepare →
 scoring, counting, listing, fingerprint, forgetting, reporting → hub_folder → best, working, warm_start →
 applying, problem → allowance → forecast, estimating → comparing, time_limit, tracking, task_facts →
@@ -26,6 +26,7 @@ from autopeft.pipeline.searching import search
 from autopeft.pipeline.suggesting import Suggestion, suggest
 from autopeft.pipeline.task_facts import TaskFacts
 from autopeft.pipeline.training import train_plan
+from autopeft.pipeline.turns import one_at_a_time
 from autopeft.pipeline.verifying import Reading, Verification, VerifyRequest, verify
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "export",
     "load_confirmed",
     "methods_on",
+    "one_at_a_time",
     "part_words",
     "preview",
     "push",

@@ -17,12 +17,14 @@ from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.best import require_body
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
+from autopeft.pipeline.turns import one_at_a_time
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.store import fresh_folder
 
 log = logging.getLogger(__name__)
 
 
+@one_at_a_time()
 def apply(
     plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, weights: str | Path | None = None
 ) -> PeftModel:

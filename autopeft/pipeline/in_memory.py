@@ -15,9 +15,10 @@ from torch import nn
 
 from autopeft import data, model
 from autopeft.data import LabelledData
-from autopeft.errors import DataError, ModelError
+from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.extension import Task
 from autopeft.model import BaseModel
+from autopeft.pipeline.frames import UNREADABLE, dataset_of
 from autopeft.records import IN_MEMORY, RunSpec
 
 _NAME = "dataset in memory"
@@ -113,6 +114,9 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
             f"The data in memory is a {kind}; pass a datasets.Dataset, a pandas.DataFrame, a dictionary "
             "of these by split, or the name of a file."
         )
+    for split, table in tables.items():
+        if not len(table):
+            raise DataError(f"The data in memory has no rows in {split}; add rows, or leave that part out.")
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent, _no_bars():
         folder = Path(parent) / _NAME
         folder.mkdir()
@@ -124,6 +128,11 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
                     f"The data in memory names the file {error.filename}, which does not exist; correct the "
                     "path or drop the row."
                 ) from error
+            except UNREADABLE as error:
+                raise DataError(
+                    f"The data in memory cannot be written as Parquet ({reason_of(error)}); drop that column "
+                    "or change it."
+                ) from error
         named = spec.data.model_copy(update={"source": str(folder)})
         try:
             loaded = data.load(named, seed=spec.search.seed, read_rows=read_rows)
@@ -134,11 +143,7 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
 
 def _as_dataset(table: Any) -> Any:
     """A data frame as a dataset without its index; any other object as it is."""
-    return (
-        datasets.Dataset.from_pandas(table, preserve_index=False)
-        if isinstance(table, pd.DataFrame)
-        else table
-    )
+    return dataset_of(table) if isinstance(table, pd.DataFrame) else table
 
 
 @contextlib.contextmanager

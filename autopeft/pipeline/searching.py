@@ -10,8 +10,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import optuna
-
 from autopeft import engine, report, space
 from autopeft.engine import Ledger, Progress
 from autopeft.errors import StoppedError
@@ -128,7 +126,6 @@ def _search_in(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
         with _ledger(run, prepared, bench, progress=tracked, clock=limit.clock) as ledger:

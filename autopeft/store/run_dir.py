@@ -19,7 +19,7 @@ from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_comm
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.measurement_log import MeasurementLog
-from autopeft.store.study import STUDY_FILES, close_study, open_study, study_errors
+from autopeft.store.study import STUDY_FILES, close_study, open_study, writing
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class RunDir:
         return self._storage
 
     def writing_study(self) -> AbstractContextManager[None]:
-        """A context in which a study that cannot be written, such as on a full disk, is a RunDirError."""
-        return study_errors(self.path / "study.sqlite")
+        """A context, silent but for errors, in which a study that cannot be written is a RunDirError."""
+        return writing(self.path / "study.sqlite")
 
     def close_study(self) -> None:
         """Close the study, so that `study.sqlite` alone holds it; RunDirError where it cannot be written."""

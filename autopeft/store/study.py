@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +38,17 @@ def open_study(path: Path) -> RDBStorage:
 
 
 @contextlib.contextmanager
-def study_errors(path: Path) -> Iterator[None]:
-    """A context in which a study that cannot be written is a RunDirError of one sentence."""
+def writing(path: Path) -> Iterator[None]:
+    """A context in which a study that cannot be written is a RunDirError of one sentence.
+
+    Optuna logs errors alone in it. Its level, and that of alembic, which its storage sets, are put back.
+    """
+    import optuna
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
@@ -50,6 +57,9 @@ def study_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
             "with --resume."
         ) from error
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def close_study(storage: RDBStorage, path: Path) -> None:

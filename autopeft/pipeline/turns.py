@@ -1,0 +1,28 @@
+"""Calls from several threads of a process, which take turns."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+# torch has one random number generator for all threads, transformers one verbosity and one table of attention
+# functions, and peft changes modules in place: a second search would change the numbers of the first.
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """A context, or decorator, that one thread of the process enters at a time; the others wait.
+
+    A thread that is inside may enter again. A signal ends the waiting of the main thread.
+    """
+    if _LOCK.acquire(blocking=False):
+        _LOCK.release()
+    else:
+        log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
+    with _LOCK:
+        yield

@@ -1,0 +1,78 @@
+"""Data frames that `datasets` cannot read as they are: read as text where that is sure, else one sentence."""
+
+from __future__ import annotations
+
+import uuid
+
+import datasets
+import pandas as pd
+import pytest
+from toys.memory import toy_dataset
+
+import autopeft
+from autopeft.errors import DataError
+from autopeft.pipeline.frames import dataset_of
+
+N = 120
+TWO = [0, 1] * (N // 2)
+
+
+def frame(**columns):
+    return toy_dataset(N).to_pandas().assign(**columns)
+
+
+def beside(table, *others):
+    return pd.concat([table, *others], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (beside(frame(), frame().label), "has several columns with the name label; rename them, or drop"),
+        (beside(frame(), pd.DataFrame({1: TWO, "1": TWO})), "several columns with the name 1; rename"),
+        (frame(label=[1, "a"] * (N // 2)), r"Column label of .* read \(Could not convert 'a' with type str"),
+        (frame(extra=[[1], "a"] * (N // 2)), r"Column extra of .*cannot mix list and non-list.*\.astype"),
+        (
+            frame(extra=[uuid.UUID(int=1)] * N),
+            r"Column extra of .* cannot be read \(Arrow type extension<arr",
+        ),
+        (frame(extra=[2**70] * N), "Column extra of .*too large"),
+        (frame(extra=[frame()] * N), "Column extra of the data in memory cannot be read"),
+        (frame(extra=pd.arrays.SparseArray(TWO)), "Column extra of .*Sparse"),
+        (frame(text=pd.Series(["a\ud800"] * N, dtype=object)), r"Column text of .*surrogates not allowed"),
+        (frame(extra=[{}] * N), "cannot be written as Parquet .*struct type 'extra'.*drop that column or"),
+        (pd.DataFrame(), r"The data in memory has no rows in train; add rows"),
+        ({"train": frame(), "test": toy_dataset(N).select([])}, "has no rows in test; add rows, or leave"),
+    ],
+)
+def test_data_that_cannot_be_read_is_refused_in_one_sentence(model_dir, table, message):
+    with pytest.raises(DataError, match=message) as caught:
+        autopeft.suggest(str(model_dir), table, "5%")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_periods_and_intervals_are_read_as_their_text_and_missing_cells_stay_missing():
+    table = pd.DataFrame(
+        {
+            "period": pd.PeriodIndex(["2020-01", None], freq="M"),
+            "interval": pd.arrays.IntervalArray.from_tuples([(0, 1), None]),
+            "cut": pd.cut([0.5, 7.0], [0, 1, 2]),
+        }
+    )
+    kinds = list(table.dtypes)
+    assert dataset_of(table).to_dict() == {
+        "period": ["2020-01", None],
+        "interval": ["(0.0, 1.0]", None],
+        "cut": ["(0, 1]", None],
+    }
+    assert list(table.dtypes) == kinds, "the user's frame is as before"
+
+
+def test_labels_cut_from_numbers_are_the_labels_of_their_text(model_dir):
+    cut = pd.cut([-1, 1] * (N // 2), [-2, 0, 2])
+    by_interval, by_text = frame(label=cut), frame(label=["(-2, 0]", "(0, 2]"] * (N // 2))
+    read = autopeft.analyze(str(model_dir), by_interval, scores=["uniform"], budget="5%")
+    same = autopeft.analyze(
+        str(model_dir), datasets.Dataset.from_pandas(by_text), scores=["uniform"], budget="5%"
+    )
+    assert (read.n_train, read.suggestion.plan) == (same.n_train, same.suggestion.plan)
