@@ -107,10 +107,17 @@ def loaded_from(module: nn.Module) -> str:
 def require_plain(module: nn.Module) -> None:
     """Raise a ModelError for a module that cannot be adapted as it is.
 
-    It is no transformers model, holds adapters already, has floats other than float32 outside bitsandbytes
-    maps, or has no weights.
+    It is no transformers model, is wrapped by torch.compile or for several devices, holds adapters already,
+    has floats other than float32 outside bitsandbytes maps, or has no weights.
     """
     kind = type(module).__name__
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        raise ModelError(
+            f"The model is the {kind} of torch.compile; pass the model before torch.compile, which is "
+            "model._orig_mod."
+        )
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(f"The model is wrapped in {kind}; pass the model inside, which is model.module.")
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"The model is a {kind}; pass a transformers model, a hub id or a directory.")
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()) or hasattr(module, "peft_config"):

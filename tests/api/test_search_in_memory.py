@@ -208,6 +208,14 @@ def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp
             lambda module, search: search.update(model=torch.nn.Linear(2, 2)),
             "is a Linear; pass a transformers",
         ),
+        (
+            lambda module, search: search.update(model=torch.compile(module)),
+            r"is the OptimizedModule of torch\.compile; pass the model before torch\.compile.*model\._orig",
+        ),
+        (
+            lambda module, search: search.update(model=torch.nn.DataParallel(module)),
+            r"is wrapped in DataParallel; pass the model inside, which is model\.module\.",
+        ),
         (lambda module, search: search.update(model=3), "is a int; pass a transformers"),
         (
             lambda module, search: search.update(data=thrice()),
