@@ -14,7 +14,6 @@ from autopeft.engine.study_log import StudyLog
 from autopeft.records import Adapter, Measurement, Plan
 
 _LEAST = 2  # full runs; one alone compares nothing
-_LONG = 0.7  # of a full run: a last rung of at least that length ranks as well as a full run; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     """
     baseline = chosen.baseline
     ledger, schedule = study_log.ledger, problem.schedule
-    is_long = schedule.rung_steps[-1] >= _LONG * schedule.full_steps
+    is_long = schedule.rung_steps[-1] >= schedule.longest_last
     if (
         chosen.incumbent != baseline
         or not baseline.adapters

@@ -19,7 +19,7 @@ _LEAST_KEPT = (4, 3)
 _LEAST_KEPT_OF = (5, 10)
 LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
 _N_RETUNED = 2  # the incumbent and the baseline, at a lower rate
-_LONGEST_LAST = 0.7  # of a full run; chosen by hand
+_LONGEST_LAST = 0.7  # of a full run; a rung of that length ranks as well as a full run; chosen by hand
 _RANKING = 75  # steps below which many plans still give every example the most frequent label; see `rungs`
 _LARGE_STEP = 3.5  # ratio between two rungs above which a third lies between; chosen by hand
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
@@ -62,6 +62,11 @@ class Schedule:
     def last(self) -> int:
         """Index of the last rung."""
         return len(self.rung_steps) - 1
+
+    @property
+    def longest_last(self) -> int:
+        """Steps of the longest last rung that pays: it ranks as well as a full run."""
+        return round(_LONGEST_LAST * self.full_steps)
 
     def rung(self, index: int, *, seed: int) -> Fidelity:
         """The fidelity of a rung, on the search split or a part of it."""
@@ -226,8 +231,7 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: i
     left = max_cost - n_first * schedule.rung_cost(0)
     wide = replace(schedule, n_best=(max(3, n_first // 4), max(2, n_first // 10)))
     chosen = wide if _above(wide, n_retuned) <= left else schedule
-    most = round(_LONGEST_LAST * schedule.full_steps)
-    low, high = chosen.rung_steps[-1], max(most, chosen.rung_steps[-1])
+    low, high = chosen.rung_steps[-1], max(schedule.longest_last, chosen.rung_steps[-1])
     while low < high:  # the longest last rung that can be paid, by bisection
         middle = (low + high + 1) // 2
         fits = _above(_with_last(chosen, middle), n_retuned) <= left

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from toys.engine import World, is_baseline, levels, problem, run
+from toys.engine import World, baseline_plans, is_baseline, levels, problem, run
 
-from autopeft.engine import write_losses_by_rung
+from autopeft.engine import stretched, write_losses_by_rung
+from autopeft.engine.deepen import deepened
+from autopeft.engine.finalists import Chosen
 from autopeft.engine.finished_study import STUDY
 from autopeft.records import Fidelity, Plan
 
@@ -61,6 +66,16 @@ def test_where_a_rival_leads_no_baseline_is_trained_in_full_before_the_confirmat
 def test_full_runs_are_paid_by_the_confirmation(confirm):
     made = run(with_a_cliff, trials=16, confirm=confirm)
     assert bool(full_runs(made)) is (confirm == "full")
+
+
+@pytest.mark.parametrize("full_steps", range(30, 50))  # 70 % of which round up or down
+def test_the_longest_last_rung_stands_for_full_runs(full_steps):
+    short = replace(problem().schedule, full_steps=full_steps, confirm_steps=full_steps)
+    schedule = stretched(short, n_first=4, max_cost=1000.0)
+    (plan, *_) = baseline_plans()
+    chosen = Chosen(plan, plan, plan)
+    study_log = SimpleNamespace(ledger=None)  # of which nothing is asked
+    assert deepened(replace(problem(), schedule=schedule), study_log, {}, chosen) is chosen
 
 
 @pytest.mark.parametrize("max_cost", [4.0, 5.0, 6.0, 8.0])
