@@ -20,6 +20,7 @@ from autopeft.model.precision import Precision
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
+from autopeft.model.snapshot import note_modules
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +69,17 @@ def from_memory(
 
 @contextlib.contextmanager
 def restoring(module: nn.Module) -> Iterator[None]:
-    """A context after which flags, gradients and padding token of a module are as before.
+    """A context after which modules, flags, gradients and padding token of a module are as before.
 
-    Weights are not copied, since `BaseModel.attached` leaves them unchanged.
+    Weights are not copied, since `BaseModel.attached` leaves them unchanged. Modules are put back there too,
+    but a signal may end that half-way.
     """
     restore_flags, undo = note_flags(module), stop_mutation(module)
+    restore_modules = note_modules(module)
     try:
         yield
     finally:
+        restore_modules()
         undo()
         restore_flags()
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import datasets
+import peft
 import pytest
 import torch
 from toys.bases import state_of
@@ -26,6 +27,7 @@ from autopeft.errors import (
     ModelError,
     RunDirError,
 )
+from autopeft.model import restoring
 from autopeft.records import IN_MEMORY
 from autopeft.store import RunDir
 
@@ -40,6 +42,15 @@ def test_module_in_memory_comes_back_as_it_was(run):
     assert same_weights(weights, weights_of(module))
     assert vars(state_of(module)) == vars(state)
     assert module.config.to_dict() == config
+
+
+def test_module_comes_back_where_a_signal_ended_the_removal_of_its_adapters(module):
+    weights, state = weights_of(module), state_of(module)
+    with pytest.raises(KeyboardInterrupt), restoring(module):
+        peft.get_peft_model(module, peft.LoraConfig(target_modules=["query"], modules_to_save=["classifier"]))
+        raise KeyboardInterrupt
+    assert same_weights(weights, weights_of(module)) and not hasattr(module, "peft_config")
+    assert vars(state_of(module)) == vars(state)
 
 
 def test_a_search_in_memory_is_the_search_of_the_same_rows_on_the_disk(run, tokenizer, tmp_path):
