@@ -1,7 +1,7 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → files, times, chats, pixels → sources → columns → labels → tokens, language, images, choices,
+rows → files, times, chats, pixels, cells → sources → columns → labels → tokens, language, images, choices,
 duplicates, cutting → loading, general_text.
 """
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
+from autopeft.data.cells import as_label, as_string
 from autopeft.data.columns import (
     Columns,
-    as_label,
-    as_string,
     cells_of,
     check_named,
     first_usual_column,

@@ -1,21 +1,18 @@
-"""Which columns of a table hold inputs and label, and their cells as strings, alike from every format."""
+"""Which columns of a table hold inputs and label, and the rows of these columns."""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.data.cells import as_label, as_read, as_string, is_numeric
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.times import read_times
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
-from autopeft.records import DataSpec, shortened
-
-NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+from autopeft.records import DataSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +60,6 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
     return column
 
 
-def is_numeric(cells: Sequence[str | None]) -> bool:
-    """Whether every cell that is not missing is a number."""
-    return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
-
-
 def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
     """Each row as strings; a missing cell is None, and confirm and test may lack the label.
 
@@ -91,7 +83,7 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
             return [None] * len(table)
         return cells_of(part, table, name, is_needed=part == "train")
 
-    return [as_string(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
+    return [as_label(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
 
 
 def cells_of(
@@ -107,31 +99,7 @@ def cells_of(
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
         ) from error
-    return _written_lists(cells) if reads_lists else cells
-
-
-def _written_lists(cells: Sequence[Any]) -> Sequence[Any]:
-    """The cells, read as lists where all of them are lists written as text, as a CSV file holds them."""
-    texts = [cell for cell in cells if cell is not None and cell == cell and cell != ""]
-    if not texts or not all(isinstance(text, str) and text.strip()[:1] == "[" for text in texts):
-        return cells
-    lists = {}
-    for text in set(texts):
-        try:
-            lists[text] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            try:
-                lists[text] = json.loads(text)
-            except ValueError:
-                return cells
-    is_read = all(isinstance(read, list) for read in lists.values())
-    return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells] if is_read else cells
-
-
-def as_label(cell: Any, column: str) -> str | None:
-    """A label as text; "1.0" becomes "1", since one missing label turns a column of integers into floats."""
-    text = as_string(cell, column)
-    return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+    return as_read(cells, name, reads_lists=reads_lists)
 
 
 def declared_names(table: Any, column: str) -> Sequence[str]:
@@ -168,16 +136,6 @@ def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
         f"The label {code} in {where} is none of the {len(names)} that column {column} declares "
         f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); correct it to 0 to {len(names) - 1}."
     )
-
-
-def as_string(cell: Any, column: str) -> str | None:
-    """A cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
-    if isinstance(cell, list | dict):
-        raise DataError(
-            f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
-        )
-    is_missing = cell is None or cell != cell  # NaN alone differs from itself
-    return None if is_missing or not str(cell).strip() else str(cell)
 
 
 def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:

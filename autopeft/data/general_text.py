@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.data.columns import as_string, first_usual_column
+from autopeft.data.cells import as_string
+from autopeft.data.columns import first_usual_column
 from autopeft.data.duplicates import PRECIOUS, normalised
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from autopeft.data.cells import NUMBER, is_numeric
 from autopeft.data.columns import (
-    NUMBER,
     Columns,
     check_named,
     declared_names,
     first_usual_column,
-    is_numeric,
     rows_of,
 )
 from autopeft.data.rows import Parts, Row, UncutRows

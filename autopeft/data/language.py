@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.data.cells import as_label, as_string
 from autopeft.data.chats import chat_row, has_no_weight, holds_messages
-from autopeft.data.columns import as_string, cells_of, check_named, first_usual_column
+from autopeft.data.columns import cells_of, check_named, first_usual_column
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -209,7 +210,7 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     columns = [cells_of(part, table, name, reads_lists=is_chat) for name in layout.columns]
     if layout.kind == "stream":
         return [Row((cell,), "", None) for cell in columns[0]]
-    groups = [as_string(cell, str(group)) for cell in cells_or_none(group)]
+    groups = [as_label(cell, str(group)) for cell in cells_or_none(group)]
     if is_chat:
         if n := sum(map(has_no_weight, zip(*columns, strict=True))):
             notes.append(f"{n} {part} chats end with an answer of weight 0, which is not to be learned.")

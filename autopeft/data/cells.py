@@ -1,0 +1,130 @@
+"""Cells of a table as texts, labels and lists, alike however a file writes them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from autopeft.errors import DataError
+from autopeft.records import shortened
+
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+
+# A string, a bracket, a comma or colon, another word, or blanks.
+_PIECE = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\[\](){},:]|[^\s\[\](){},:'"]+|\s+|['"]""", re.DOTALL
+)
+_OPENING, _CLOSING = "[({", "])}"
+
+
+def is_numeric(cells: Sequence[str | None]) -> bool:
+    """Whether every cell that is not missing is a number."""
+    return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None or NaN."""
+    return cell is None or cell != cell  # NaN alone differs from itself
+
+
+def as_string(cell: Any, column: str) -> str | None:
+    """A cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
+    if isinstance(cell, list | dict):
+        raise DataError(
+            f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
+        )
+    return None if is_missing(cell) or not str(cell).strip() else str(cell)
+
+
+def as_label(cell: Any, column: str) -> str | None:
+    """A label or a group as text; "1.0" becomes "1", since one missing cell turns integers into floats."""
+    text = as_string(cell, column)
+    return text and re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
+
+
+def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> Sequence[Any]:
+    """The cells of a column as their writer had them.
+
+    Bytes are text. Floats are whole numbers where all of them are and a cell is missing, since pandas writes
+    such columns as floats. With `reads_lists` texts are lists where all of them are lists written as text, as in a
+    CSV file.
+
+    Raises:
+        DataError: Bytes are no UTF-8, or a list was shortened by numpy.
+    """
+    cells = [_decoded(cell, column) for cell in cells]
+    present = [cell for cell in cells if not is_missing(cell)]
+    if len(present) < len(cells) and all(isinstance(cell, float) and cell.is_integer() for cell in present):
+        return [None if is_missing(cell) else int(cell) for cell in cells]
+    return _written_lists(cells, column) if reads_lists else cells
+
+
+def _decoded(cell: Any, column: str) -> Any:
+    """A cell with its bytes as text."""
+    if isinstance(cell, list):
+        return [_decoded(item, column) for item in cell]
+    if not isinstance(cell, bytes):
+        return cell
+    try:
+        return cell.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Column {column} holds bytes that are no UTF-8 text ({shortened(repr(cell), 40)}); write texts "
+            "there, or name another column."
+        ) from error
+
+
+def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
+    texts = [cell for cell in cells if not is_missing(cell) and cell != ""]
+    if not texts or not all(isinstance(text, str) and text.strip()[:1] == "[" for text in texts):
+        return cells
+    lists = {text: _written_list(text.strip()) for text in set(texts)}
+    if None in lists.values():
+        return cells
+    if cut := next((text for text in texts if Ellipsis in (lists[text] or ())), None):
+        raise DataError(
+            f"Column {column} holds a list that numpy shortened by '...' when it was written "
+            f"({shortened(cut, 60)}); write whole lists, best as JSON."
+        )
+    return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _written_list(text: str) -> list[Any] | None:
+    """The list that a text is in the spelling of Python, numpy or JSON; None for another text."""
+    try:
+        written = ast.literal_eval(_with_commas(text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        try:
+            written = json.loads(text)
+        except ValueError:
+            return None
+    return written if isinstance(written, list) else None
+
+
+def _with_commas(text: str) -> str:
+    """The text with a comma between items of a list that have blanks alone between them, as numpy writes.
+
+    Without the commas, Python reads adjacent strings as one. A number that is missing becomes None.
+    """
+    written: list[str] = []
+    brackets: list[str] = []
+    before, after_blank = "", False
+    for piece in _PIECE.findall(text):
+        if piece.isspace():
+            after_blank = True
+            written.append(piece)
+            continue
+        is_item = piece not in (*_CLOSING, ",", ":")
+        follows_item = before not in ("", *_OPENING, ",", ":")
+        if brackets[-1:] == ["["] and is_item and follows_item and after_blank:
+            written.append(",")
+        if piece in _OPENING:
+            brackets.append(piece)
+        elif piece in _CLOSING and brackets:
+            brackets.pop()
+        written.append("None" if piece == "nan" else piece)
+        before, after_blank = piece, False
+    return "".join(written)

@@ -1,0 +1,132 @@
+"""Cells as programs write them: numpy's lists in a CSV, vectors, bytes, floats for whole numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autopeft.data import load, read_language, read_texts, read_tokens
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+N = 90
+PARTS = ("train", "search", "confirm")
+
+
+def read(source, read_rows=read_texts, **spec):
+    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
+
+
+def write(path, rows):
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
+    return path
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def cells(data):
+    """Each input with its label as written, over all splits; several labels sorted."""
+    names = data.label_names
+
+    def written(label):
+        if isinstance(label, tuple):
+            return tuple(names[i] for i in label)
+        return names[label] if isinstance(label, int) else label
+
+    splits = [getattr(data, part) for part in PARTS]
+    return {
+        inputs: written(label)
+        for split in splits
+        for inputs, label in zip(split.inputs, split.labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("tags", [["O", "B-X", "O"], [0, 1, 0]], ids=["names", "numbers"])
+def test_tokens_and_tags_that_numpy_wrote_are_lists(tmp_path, tags):
+    words = [["it's", 'a "b"', f"x{i}"] for i in range(N)]
+    rows = [{"tokens": np.array(each), "tags": np.array(tags)} for each in words]
+    data = read(write(tmp_path / "rows.csv", rows), read_tokens)
+    assert cells(data) == {(tuple(each),): tuple(map(str, tags)) for each in words}
+
+
+@pytest.mark.parametrize("names", ["abc", (0, 1, 2)])
+def test_labels_that_numpy_wrote_are_several_labels(tmp_path, names):
+    labels = [[name for place, name in enumerate(names) if (i + 1) >> place & 1] for i in range(N)]
+    rows = [{"text": f"number {i}", "labels": np.array(labels[i])} for i in range(N)]
+    data = read(write(tmp_path / "rows.csv", rows))
+    assert data.target.kind == "classes"
+    assert cells(data) == {(f"number {i}",): tuple(map(str, labels[i])) for i in range(N)}
+
+
+def test_chats_that_numpy_wrote_are_chats(tmp_path):
+    rows = [
+        {
+            "messages": np.array(
+                [{"role": "user", "content": f"{i}, so"}, {"role": "assistant", "content": "x"}]
+            )
+        }
+        for i in range(N)
+    ]
+    data = read(write(tmp_path / "rows.csv", rows), read_language)
+    assert (data.target.kind, set(data.train.labels)) == ("chat", {"x"})
+    assert json.loads(data.train.inputs[0][0])[0]["content"].endswith(", so")
+
+
+def test_a_list_that_numpy_shortened_is_refused(tmp_path):
+    words = np.array([f"w{i}" for i in range(1200)])
+    rows = [{"tokens": words[: 1200 if i == 5 else 3], "tags": np.array(["O", "B-X", "O"])} for i in range(N)]
+    with pytest.raises(
+        DataError,
+        match=r"^Column tokens holds a list that numpy shortened by '\.\.\.' when it was written "
+        r"\(\['w0' 'w1' 'w2' .*\); write whole lists, best as JSON\.$",
+    ):
+        read(write(tmp_path / "rows.csv", rows), read_tokens)
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_bytes_are_read_as_utf8(tmp_path, is_list):
+    rows = [{"text": f"käse {i}".encode(), "label": b"a" if i % 2 else "b\u00e9".encode()} for i in range(N)]
+    if is_list:
+        rows = [row | {"label": [row["label"]]} for row in rows]
+    data = read(write(tmp_path / "rows.parquet", rows))
+    assert {text for (text,) in cells(data)} == {f"käse {i}" for i in range(N)}
+    assert data.label_names == ("a", "bé")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    rows = [{"text": b"\xff\xfe%d" % i, "label": i % 2} for i in range(N)]
+    with pytest.raises(DataError, match=r"^Column text holds bytes that are no UTF-8 text \(b'\\xff"):
+        read(write(tmp_path / "rows.parquet", rows))
+
+
+def test_whole_numbers_stay_whole_beside_a_missing_cell_and_fractions_stay_fractions(tmp_path):
+    rows = [{"question": f"how many {i}?", "answer": i % 3 if i else None} for i in range(N)]
+    data = read(write(tmp_path / "rows.parquet", rows), read_language)
+    assert set(data.train.labels) == {"0", "1", "2"}
+    halves = [row | {"answer": i / 2 if i else None} for i, row in enumerate(rows)]
+    data = read(write(tmp_path / "rows.parquet", halves), read_language)
+    assert cells(data) == {(f"how many {i}?",): str(i / 2) for i in range(1, N)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_group_that_two_files_spell_differently_is_one_group(tmp_path, suffix):
+    train = [{"text": f"number {i}", "label": i % 2, "user": i // 4} for i in range(200)]
+    train[-1]["user"] = None  # which makes the column one of floats
+    held_out = [{"text": f"other {i}", "label": i % 2, "user": f"{i} "} for i in range(10)]
+    write(tmp_path / f"train{suffix}", train)
+    write(tmp_path / f"validation{suffix}", held_out)
+    data = read(tmp_path, group_column="user")
+    seen = {int(text.split()[1]) // 4 for part in (data.train, data.search) for (text,) in part.inputs}
+    assert seen == set(range(10, 50))
+
+
+def test_labels_that_differ_in_zeros_after_the_point_are_one_class(tmp_path):
+    rows = [{"text": f"number {i}", "label": ("1.00", "1", "1.0", "0")[i % 4]} for i in range(N)]
+    assert read(write(tmp_path / "rows.csv", rows)).label_names == ("0", "1")
