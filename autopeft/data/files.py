@@ -24,6 +24,8 @@ import datasets
 import pandas as pd
 from datasets.exceptions import DatasetsError
 
+from autopeft.data.delimited import LongRowError, check_rows, has_bare_quotes, separator
+from autopeft.data.json_strings import with_strings
 from autopeft.errors import NO_ROOM, DataError
 from autopeft.records import shortened
 
@@ -35,8 +37,6 @@ TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
-_SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
-_FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
 # pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `quiet` raises ParserWarning;
@@ -87,8 +87,10 @@ def quiet() -> Iterator[str]:
             datasets.enable_progress_bars()
 
 
-def read_table(path: Path, text: TextFormat | None = None) -> Any:
+def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> Any:
     """The table of one file, or the dataset in a folder that `save_to_disk` wrote.
+
+    A note tells where the quotes of a file are read as text.
 
     Raises:
         DataError: The file is of another format, damaged or blank.
@@ -102,9 +104,11 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
         try:
             if path.is_dir():
                 return datasets.load_from_disk(str(path))
-            table = _table_of(_unpacked(path, Path(cache)), cache, text)
+            table = _table_of(_unpacked(path, Path(cache)), cache, notes, text)
             table.info.dataset_name = path.name  # for messages
             return table
+        except LongRowError as error:
+            raise DataError(f"{path} {error}") from error
         except FILE_ERRORS as error:
             if _is_of_full_disk(error):
                 raise DataError(
@@ -140,49 +144,37 @@ def _is_of_full_disk(error: BaseException | None) -> bool:
     return error is not None and _is_of_full_disk(error.__cause__ or error.__context__)
 
 
-def _table_of(path: Path, cache: str, text: TextFormat | None) -> Any:
+def _table_of(path: Path, cache: str, notes: list[str], text: TextFormat | None) -> Any:
     suffix = suffix_of(path)
     if text and suffix in text.suffixes:
         return datasets.Dataset.from_dict(text.columns(path.read_text(encoding="utf-8-sig")))
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"cache_dir": cache, "keep_in_memory": True}
+    name = glob.escape(str(path))
+    if suffix == ".parquet":
+        return datasets.Dataset.from_parquet(name, **options)
     if suffix in (".csv", ".tsv"):
-        # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
-        options = {"sep": _separator(path, suffix), "index_col": False}
-        header = pd.read_csv(path, nrows=0, **options).columns
-        options |= {"converters": dict.fromkeys(header, str), "na_filter": False}
-    kind = {".tsv": "csv", ".jsonl": "json"}.get(suffix, suffix[1:])
-    if kind == "json" and _begins_with_null(path):
+        return _delimited(path, notes, options)
+    if _begins_with_null(path):
         raise ValueError("its first row is null")  # which would end this process in pyarrow
-    return getattr(datasets.Dataset, f"from_{kind}")(
-        glob.escape(str(path)), cache_dir=cache, keep_in_memory=True, **options
-    )
+    return with_strings(datasets.Dataset.from_json(name, **options), path)
 
 
-def _separator(path: Path, suffix: str) -> str:
-    """What separates the cells of a table: of a .csv the sign that cuts its header into most cells.
-
-    Signs that cut the first rows into another number of cells than the header come last.
-    """
-    if suffix == ".tsv":
-        return "\t"
-
-    def rank(sign: str) -> tuple[bool, int]:
-        sizes = [len(cells) for cells in _first_records(path, sign)] or [0]
-        return sizes[0] > 1 and len(set(sizes)) == 1, sizes[0]
-
-    return max(_SEPARATORS, key=rank)  # the first of equals
-
-
-def _first_records(path: Path, sign: str) -> list[list[str]]:
-    """The cells of the header and the first rows, as a sign outside of quotes separates them."""
-    records: list[list[str]] = []
-    with path.open(encoding="utf-8-sig", newline="") as file, contextlib.suppress(csv.Error):
-        for cells in csv.reader(file, delimiter=sign):  # csv.Error: a null byte, or a cell of over 128 KiB
-            if any(cells):
-                records.append(cells)
-            if len(records) > _FIRST_ROWS:
-                break
-    return records
+def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
+    """The table of a CSV or TSV file."""
+    sign = separator(path, suffix_of(path))
+    form: dict[str, Any] = {"sep": sign, "index_col": False}
+    has_quotes = not (sign == "\t" and has_bare_quotes(path))
+    if not has_quotes:
+        form["quoting"] = csv.QUOTE_NONE
+        notes.append(f"Quotes in {path.name} are read as part of its texts, since they do not enclose cells.")
+    try:
+        # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
+        header = pd.read_csv(path, nrows=0, **form).columns
+        form |= {"converters": dict.fromkeys(header, str), "na_filter": False}
+        return datasets.Dataset.from_csv(glob.escape(str(path)), **options, **form)
+    except FILE_ERRORS:
+        check_rows(path, sign, has_quotes=has_quotes)
+        raise
 
 
 def _begins_with_null(path: Path) -> bool:

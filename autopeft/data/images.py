@@ -92,7 +92,7 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
     """The dataset's name, and the tables of each part with the folder that image paths start from."""
     if is_list(source):
         name, listed = listed_by_part(source, notes)
-        pairs = {part: [(read_table(file), file.parent) for file in listed[part]] for part in listed}
+        pairs = {part: [(read_table(file, notes), file.parent) for file in listed[part]] for part in listed}
         return name, pairs
     path = Path(source).expanduser()
     if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):

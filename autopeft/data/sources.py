@@ -57,7 +57,9 @@ def read(
     path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
     if is_list(spec.source):
         name, listed = listed_by_part(str(spec.source), notes)
-        return name, {part: [read_table(file, text) for file in files] for part, files in listed.items()}
+        return name, {
+            part: [read_table(file, notes, text) for file in files] for part, files in listed.items()
+        }
     if spec.source and not path.exists() and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
         return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
@@ -68,14 +70,14 @@ def read(
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
-        return unpacked_name(path).stem, {"train": [read_table(path, text)]}
+        return unpacked_name(path).stem, {"train": [read_table(path, notes, text)]}
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = read_table(path, text)
+        saved = read_table(path, notes, text)
         return name, by_part(dict(saved) if isinstance(saved, dict) else {"train": saved}, name, notes)
     files = _data_files(path, text, notes)
     parts = by_part(files, name, notes)
-    return name, {part: [read_table(file, text) for file in chosen] for part, chosen in parts.items()}
+    return name, {part: [read_table(file, notes, text) for file in chosen] for part, chosen in parts.items()}
 
 
 def _data_files(folder: Path, text: TextFormat | None, notes: list[str]) -> dict[str, Path]:

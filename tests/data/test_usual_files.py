@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_where_the_rows_of_a_table_find_no_room(tmp_path):
     script = (
         "import resource, sys; from pathlib import Path; from autopeft.data.files import read_table\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
-        "read_table(Path(sys.argv[1]))"
+        "read_table(Path(sys.argv[1]), [])"
     )
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
     assert re.search(r"DataError: .*rows\.csv was not read: there is no room .* set TMPDIR", done.stderr)

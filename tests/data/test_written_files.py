@@ -1,0 +1,124 @@
+"""Files read as they are written: dates of JSON, quotes that enclose no cells, rows that are too long."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+
+from autopeft.data import load, read_choices, read_language, read_texts
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+N = 90
+DATES = [f"2021-03-{1 + i % 28:02d}" for i in range(N)]
+SIGNS = ['"', "'", ""]
+
+
+def read(source, read_rows=read_texts, **spec):
+    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
+
+
+def cells(data):
+    splits = (data.train, data.search, data.confirm)
+    return {
+        text: label for split in splits for (text, *_), label in zip(split.inputs, split.labels, strict=True)
+    }
+
+
+def write_json(path, rows):
+    path.write_text(
+        "\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows, indent=1)
+    )
+    return path
+
+
+def write_tabs(path, texts):
+    """A file with a line for each text and nothing quoted."""
+    lines = ["text\tlabel", *(f"{text}\t{'ab'[i % 2]}" for i, text in enumerate(texts))]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+@pytest.mark.parametrize("written", ["{}", "{}T10:00:00", "{} 10:00:00Z"])
+def test_strings_of_json_that_look_like_dates_stay_as_they_are(tmp_path, suffix, written):
+    rows = [{"prompt": f"when {i}?", "completion": written.format(day)} for i, day in enumerate(DATES)]
+    rows[3] = {"prompt": "and then?"}
+    data = read(write_json(tmp_path / f"rows{suffix}", rows), read_language)
+    assert cells(data) == {row["prompt"]: row["completion"] for row in rows if "completion" in row}
+
+
+def test_dates_in_lists_of_json_stay_as_they_are(tmp_path):
+    rows = [{"question": f"when {i}?", "choices": [DATES[i], "2019-01-01"], "answer": 0} for i in range(N)]
+    data = read(write_json(tmp_path / "rows.jsonl", rows), read_choices)
+    assert {inputs[1] for inputs in data.train.inputs} <= set(DATES)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_times_of_parquet_and_of_json_order_the_rows(tmp_path, suffix):
+    days = pd.date_range("2021-03-01", periods=N)
+    frame = pd.DataFrame(
+        {"text": [f"number {i}" for i in range(N)], "label": ["a", "b"] * (N // 2), "day": days}
+    )
+    frame = frame.sample(frac=1, random_state=0)
+    if suffix == ".parquet":
+        frame.to_parquet(tmp_path / "rows.parquet")
+    else:
+        frame.astype({"day": str}).to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    data = read(tmp_path / f"rows{suffix}", time_column="day")
+    texts = [text for part in (data.train, data.search, data.confirm) for (text,) in part.inputs]
+    assert texts == [f"number {i}" for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda i: f'"number {i}' if i % 30 == 7 else f"number {i}",
+        lambda i: f'"number {i}' if i % 30 == 7 else f'number {i}"' if i % 30 == 9 else f"number {i}",
+        lambda i: f'"number" {i}',
+    ],
+    ids=["opened", "opened and closed", "inside"],
+)
+def test_quotes_that_enclose_no_cells_of_a_tsv_are_part_of_its_texts(tmp_path, text):
+    data = read(write_tabs(tmp_path / "rows.tsv", [text(i) for i in range(N)]))
+    assert cells(data).keys() == {text(i) for i in range(N)}
+    assert "Quotes in rows.tsv are read as part of its texts, since they do not enclose cells." in data.notes
+
+
+@pytest.mark.parametrize("more", ["\t", "\n", '"', "\r\n", '\t\t"\n'])
+def test_quotes_that_enclose_cells_of_a_tsv_are_not_part_of_its_texts(tmp_path, more):
+    texts = [f"{SIGNS[i % 3]}number{more if i % 5 else ' '}{i}" for i in range(N)]
+    frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
+    frame.to_csv(tmp_path / "rows.tsv", sep="\t", index=False)
+    data = read(tmp_path / "rows.tsv")
+    assert cells(data).keys() == set(texts)
+    assert not any("Quotes" in note for note in data.notes)
+
+
+def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
+    texts = [f"first {i}\nsecond" for i in range(N)]
+    pd.DataFrame({"text": texts}).to_csv(tmp_path / "rows.tsv", index=False, quoting=csv.QUOTE_ALL)
+    assert cells(read(tmp_path / "rows.tsv", read_language)).keys() == set(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "told"),
+    [
+        (
+            "rows.csv",
+            "text,label",
+            r"has 3 cells in line 5 \('yes, it is,a'\) and 2 in its header \(text, l",
+        ),
+        ("rows.csv", "# of May\ntext,label", r"has 2 cells in line 2 \('text,label'\) and 1 in its header"),
+    ],
+)
+def test_the_first_line_with_too_many_cells_is_named(tmp_path, name, head, told):
+    rows = [f"number {i},{'ab'[i % 2]}" for i in range(N)]
+    (tmp_path / name).write_text("\n".join([head, *rows[:1], '"two\nlines",a', "yes, it is,a", *rows]))
+    with pytest.raises(
+        DataError, match=rf"^\S*{name} {told}.*; quote each cell that holds a ',', and begin the file"
+    ):
+        read(tmp_path / name)
