@@ -101,7 +101,7 @@ def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> C
 
 def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
     questions, *choices = (cells_of(part, table, name) for name in columns.inputs)
-    labels = cells_of(part, table, columns.label, is_needed=part == "train")
+    labels = cells_of(part, table, columns.label, is_needed=part != "test")
     cells = zip(questions, labels, *groups_and_times(part, table, columns), *choices, strict=True)
     rows = []
     for index, (question, label, group, time, *offered) in enumerate(cells):

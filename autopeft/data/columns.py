@@ -12,7 +12,7 @@ from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.times import read_times
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,16 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
     return column
 
 
-def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
-    """Each row as strings; a missing cell is None, and confirm and test may lack the label.
+def rows_of(
+    part: str, table: Any, columns: Columns, *, kind: str | None = None, n_places: int = 0
+) -> list[Row]:
+    """Each row as strings; a missing cell is None, and test may lack the label.
 
-    A cell may hold a list of labels if the target's `kind` is None or `classes`.
+    A cell may hold a list of labels if the target's `kind` is None or `classes`: their names, or with
+    `n_places` a 0 or 1 for each label.
     """
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
-    labels = _labels(part, table, columns.label, kind)
+    labels = _labels(part, table, columns.label, kind, n_places)
     groups, times = groups_and_times(part, table, columns)
     cells = enumerate(zip(*inputs, labels, groups, times, strict=True), start=1)
     return [Row(tuple(texts), label, group, time, n) for n, (*texts, label, group, time) in cells]
@@ -89,12 +92,18 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 def cells_of(
     part: str, table: Any, name: str, *, is_needed: bool = True, reads_lists: bool = True
 ) -> Sequence[Any]:
-    """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed."""
-    if is_needed and name not in table.column_names:
+    """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed.
+
+    A column whose name differs in case or blanks alone is an error, too.
+    """
+    names = table.column_names
+    if name not in names and (is_needed or first_usual_column(names, name.strip().lower())):
         file = f"{part} table ({table.info.dataset_name})" if table.info.dataset_name else f"{part} table"
-        raise DataError(f"A {file} lacks column {name}; it has {', '.join(table.column_names)}.")
+        raise DataError(
+            f"A {file} lacks column {name}; it has {', '.join(names)}. Name the column alike in all."
+        )
     try:
-        cells: Sequence[Any] = list(table[name]) if name in table.column_names else [None] * len(table)
+        cells: Sequence[Any] = list(table[name]) if name in names else [None] * len(table)
     except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
@@ -108,7 +117,25 @@ def declared_names(table: Any, column: str) -> Sequence[str]:
     return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
 
-def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
+def n_places_of(tables: Sequence[Any], column: str) -> int:
+    """The length of the lists of 0 and 1, a place for each label, that label all train rows; else 0.
+
+    Numbers of labels do not occur twice in a list, as zeros and ones do.
+    """
+    if any(declared_names(table, column) for table in tables):
+        return 0
+    cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
+    lengths = {len(cell) if _is_binary(cell) else 0 for cell in cells}
+    if len(lengths) != 1 or not any(len(set(cell)) < len(cell) for cell in cells if isinstance(cell, list)):
+        return 0
+    return lengths.pop()
+
+
+def _is_binary(cell: Any) -> bool:
+    return isinstance(cell, list) and all(not isinstance(item, str) and item in (0, 1) for item in cell)
+
+
+def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int) -> list[Any]:
     declared = declared_names(table, column)
 
     def named(cell: Any, index: int) -> str | None:
@@ -118,8 +145,15 @@ def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
         return None if code == "-1" else name_of(code, declared, f"row {index + 1} of {part}", column)
 
     labels: list[Any] = []
-    for index, cell in enumerate(cells_of(part, table, column, is_needed=part == "train")):
-        if isinstance(cell, list) and kind in (None, "classes"):
+    for index, cell in enumerate(cells_of(part, table, column, is_needed=part != "test")):
+        if n_places and cell is not None:
+            if not _is_binary(cell) or len(cell) != n_places:
+                raise DataError(
+                    f"Row {index + 1} of {part} has {shortened(str(cell), 40)} in column {column}; train has "
+                    f"{n_places} numbers in each row, 0 or 1."
+                )
+            labels.append(tuple(str(place) for place, is_set in enumerate(cell) if is_set))
+        elif isinstance(cell, list) and kind in (None, "classes"):
             labels.append(tuple(dict.fromkeys(filter(None, (named(item, index) for item in cell)))))
         elif kind == "classes" and cell is not None:
             labels.append(tuple(dict.fromkeys(filter(None, map(str.strip, re.split("[,;|]", str(cell)))))))

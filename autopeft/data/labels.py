@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from autopeft.data.columns import (
     check_named,
     declared_names,
     first_usual_column,
+    n_places_of,
     rows_of,
 )
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -33,6 +35,11 @@ LABEL_NAMES = (
 )
 WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # of `UncutRows.left_out`
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
+_MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; chosen by hand
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+# A number with a sign of currency, per cent or thousands.
+_AMOUNT = re.compile(r"[-+]?[$€£¥]?\s?[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?\s?[%$€£¥]?")
 _LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
 
@@ -50,11 +57,8 @@ def labelled(
 
     Raises a DataError if the labels cannot be learned from.
     """
-    raw = {
-        part: [row for table in part_tables for row in rows_of(part, table, columns, kind=spec.label_kind)]
-        for part, part_tables in tables.items()
-    }
-    kind = spec.label_kind or _kind([row.label for row in raw["train"]])
+    raw = _rows(spec, tables, columns, notes)
+    raw, kind = _with_points(raw, spec.label_kind, columns.label, notes)
     if spec.label_kind is None and kind == "class":
         _note_numbers({row.label for row in raw["train"]} - {None}, columns.label, notes)
     known = {label for row in raw["train"] for label in names_in(row.label)}
@@ -70,11 +74,68 @@ def labelled(
         parts = {part: _numbers(part, rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
         mean, std = statistics.fmean(numbers), statistics.pstdev(numbers)
-        target = Target(kind=kind, names=(columns.label,), mean=mean, std=std or 1.0)
+        if std == 0:
+            raise DataError(
+                f"Label column {columns.label} has only {mean:g} in train; at least 2 different numbers are "
+                "needed."
+            )
+        target = Target(kind=kind, names=(columns.label,), mean=mean, std=std)
     else:
         declared = declared_names(tables["train"][0], columns.label)
         target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
     return columns.uncut(name, parts, target, left_out=left_out)
+
+
+def _rows(
+    spec: DataSpec, tables: Mapping[str, list[Any]], columns: Columns, notes: list[str]
+) -> dict[str, list[Row]]:
+    """All rows of each part, with labels as text; lists of 0 and 1 are labels by their places."""
+    n_places = n_places_of(tables["train"], columns.label) if spec.label_kind in (None, "classes") else 0
+    if n_places:
+        notes.append(
+            f"Column {columns.label} holds {n_places} zeros and ones in each row, one for each label; the "
+            f"labels are named 0 to {n_places - 1} by their places."
+        )
+    return {
+        part: [
+            row
+            for table in part_tables
+            for row in rows_of(part, table, columns, kind=spec.label_kind, n_places=n_places)
+        ]
+        for part, part_tables in tables.items()
+    }
+
+
+def _with_points(
+    raw: dict[str, list[Row]], kind: TargetKind | None, column: str, notes: list[str]
+) -> tuple[dict[str, list[Row]], TargetKind]:
+    """The rows and the kind of their target; decimal commas are points if numbers are learned.
+
+    The `kind` is None where the labels decide it. Nearly all labels have a comma then, since lists of labels
+    may have one too.
+    """
+    labels = [row.label for row in raw["train"]]
+    levels = {label for label in labels if isinstance(label, str)}
+    commas = sorted(level for level in levels if _DECIMAL_COMMA.fullmatch(level))
+    needed = 1 if kind == "number" else max(1.0, _MOSTLY * len(levels))
+    has_points = any("." in level for level in levels if NUMBER.fullmatch(level))
+    pointed = [_pointed(label) for label in labels]
+    if len(commas) < needed or has_points or (kind or _kind(pointed)) != "number":
+        return raw, kind or _kind(labels)
+    if all(_THOUSANDS.fullmatch(label) for label in commas):
+        raise DataError(
+            f"The comma in labels such as {commas[0]!r} of column {column} may be a decimal one or divide "
+            f"thousands; write {_pointed(commas[0])} or {commas[0].replace(',', '')}."
+        )
+    notes.append(f"The commas in column {column}, such as {commas[0]!r}, are read as decimal points.")
+    read = {part: [row._replace(label=_pointed(row.label)) for row in rows] for part, rows in raw.items()}
+    return read, "number"
+
+
+def _pointed(label: Any) -> Any:
+    """A label with a decimal comma, with a point instead; any other label as it is."""
+    is_decimal = isinstance(label, str) and _DECIMAL_COMMA.fullmatch(label)
+    return label.replace(",", ".") if is_decimal else label
 
 
 def names_in(label: Any) -> tuple[str, ...]:
@@ -163,12 +224,18 @@ def _kind(labels: Sequence[Any]) -> TargetKind:
     levels = {label for label in labels if label is not None}
     numeric = [level for level in levels if NUMBER.fullmatch(level)]
     has_fractions = len(numeric) > MAX_LEVELS and any("." in level for level in numeric)
-    return "number" if has_fractions and len(numeric) >= 0.9 * len(levels) else "class"
+    return "number" if has_fractions and len(numeric) >= _MOSTLY * len(levels) else "class"
 
 
 def _note_numbers(labels: Collection[str], column: str, notes: list[str]) -> None:
     """Note that many numbers with gaps, such as prices, are learned as classes; ids have no gaps."""
-    if len(labels) <= MAX_LEVELS or not all(NUMBER.fullmatch(label) for label in labels):
+    if len(labels) <= MAX_LEVELS or not all(map(_is_amount, labels)):
+        return
+    if signed := sorted(label for label in labels if not NUMBER.fullmatch(label)):
+        notes.append(
+            f"The {len(labels)} different labels in column {column}, such as {signed[0]!r}, are learned as "
+            "classes; write them as plain numbers to learn their values."
+        )
         return
     values = sorted(map(float, labels))
     if values[-1] - values[0] >= len(values):
@@ -178,19 +245,27 @@ def _note_numbers(labels: Collection[str], column: str, notes: list[str]) -> Non
         )
 
 
+def _is_amount(label: str) -> bool:
+    return bool(NUMBER.fullmatch(label) or _AMOUNT.fullmatch(label))
+
+
 def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
-    numbers = []
-    for row in rows:
-        value = float(row.label) if NUMBER.fullmatch(row.label) else math.nan
-        if not abs(value) <= _LARGEST:
-            raise DataError(
-                f"Label column {column} holds {shortened(row.label, 40)!r} in row {row.number} of {part}, "
-                f"the others are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or "
-                "leave it empty."
-            )
-        numbers.append(row._replace(label=value))
-    return numbers
+    values = [float(row.label) if NUMBER.fullmatch(row.label) else math.nan for row in rows]
+    faulty = [row for row, value in zip(rows, values, strict=True) if not abs(value) <= _LARGEST]
+    if len(faulty) > 1:
+        raise DataError(
+            f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
+            f"{part}, and {len(faulty) - 1} more of {len(rows)} labels are no numbers from -{_LARGEST:g} to "
+            f"{_LARGEST:g}; write plain numbers such as 1234.5, or leave the cells empty."
+        )
+    if faulty:
+        raise DataError(
+            f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
+            f"{part}, the others are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or "
+            "leave it empty."
+        )
+    return [row._replace(label=value) for row, value in zip(rows, values, strict=True)]
 
 
 def _classes(

@@ -1,0 +1,132 @@
+"""Labels that are easily taken for others: vectors of 0 and 1, decimal commas, prices, a column of another name."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autopeft.data import load, read_choices, read_texts
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+N = 90
+
+
+def read(source, read_rows=read_texts, **spec):
+    return load(DataSpec(source=str(source), **spec), seed=0, read_rows=read_rows)
+
+
+def write(path, labels, *, sep=","):
+    rows = [{"text": f"number {i}", "label": label} for i, label in enumerate(labels)]
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pd.DataFrame(rows).to_csv(path, index=False, sep=sep)
+    return path
+
+
+def labels_of(data):
+    splits = (data.train, data.search, data.confirm)
+    return {
+        int(text.split()[1]): label
+        for split in splits
+        for (text,), label in zip(split.inputs, split.labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_vectors_of_0_and_1_are_labels_by_their_places(tmp_path, kind, suffix):
+    vectors = np.random.default_rng(0).integers(0, 2, (N, 3))
+    labels = [[kind(item) for item in vector] for vector in vectors.tolist()]
+    data = read(write(tmp_path / f"rows{suffix}", labels))
+    assert (data.target.kind, data.label_names) == ("classes", ("0", "1", "2"))
+    assert labels_of(data) == {i: tuple(np.flatnonzero(vector)) for i, vector in enumerate(vectors)}
+    assert any("3 zeros and ones in each row, one for each label" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "labels", [[[0], [1], [0, 1]], [[0, 1], [1, 0]], [[0, 2, 1], [1, 0, 0]], [["0", "1"]]]
+)
+def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, labels):
+    data = read(write(tmp_path / "rows.jsonl", labels * (N // len(labels))))
+    expected = {
+        i: tuple(dict.fromkeys(map(int, labels[i % len(labels)]))) for i in range(len(labels_of(data)))
+    }
+    assert {
+        i: tuple(int(data.label_names[at]) for at in label) for i, label in labels_of(data).items()
+    } == expected
+
+
+def test_a_vector_of_another_length_is_named(tmp_path):
+    write(tmp_path / "train.jsonl", [[i % 2, 1, 0] for i in range(N)])
+    write(tmp_path / "test.jsonl", [[1, 0, 0], [1, 0]])
+    with pytest.raises(DataError, match=r"^Row 2 of test has \[1, 0\] in column label; train has 3 numbers"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("sep", [";", ","])
+def test_decimal_commas_are_points_with_a_note(tmp_path, sep):
+    values = [i / 10 for i in range(N)]
+    data = read(write(tmp_path / "rows.csv", [f"{value:.1f}".replace(".", ",") for value in values], sep=sep))
+    assert data.target.kind == "number"
+    assert labels_of(data) == dict(enumerate(values))
+    assert "The commas in column label, such as '0,0', are read as decimal points." in data.notes
+
+
+def test_few_labels_with_a_comma_are_classes_unless_numbers_are_asked_for(tmp_path):
+    path = write(tmp_path / "rows.csv", ["1", "1,5", "2,5"] * (N // 3), sep=";")
+    assert read(path).label_names == ("1", "1,5", "2,5")
+    assert set(read(path, label_kind="number").train.labels) == {1.0, 1.5, 2.5}
+    assert read(path, label_kind="classes").label_names == ("1", "2", "5")
+
+
+def test_commas_that_may_divide_thousands_are_refused(tmp_path):
+    path = write(tmp_path / "rows.csv", [f"{1000 + 7 * i:,}" for i in range(N)])
+    with pytest.raises(
+        DataError, match=r"such as '1,000' of column label may be a decimal one .* write 1\.000 or 1000\."
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("written", ["${:.2f}", "{:.1f}%", "€ {:,.2f}"])
+def test_amounts_are_told_to_be_classes_and_are_no_numbers(tmp_path, written):
+    path = write(tmp_path / "rows.csv", [written.format(900 + 37 * (i % 15)) for i in range(150)])
+    assert any("15 different labels in column label, such as '" in note for note in read(path).notes)
+    with pytest.raises(DataError, match=r"in row 1 of train, and 149 more of 150 labels are no numbers from"):
+        read(path, label_kind="number")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("name", ["Label", "label "])
+def test_a_label_column_that_differs_in_case_or_blanks_is_named(tmp_path, part, name):
+    path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
+    pd.read_csv(path).rename(columns={"label": name}).to_csv(tmp_path / f"{part}.csv", index=False)
+    with pytest.raises(
+        DataError, match=rf"table lacks column label; it has text, {name}\. Name the column alike"
+    ):
+        read(tmp_path)
+
+
+def test_a_validation_file_without_labels_is_refused(tmp_path):
+    path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
+    pd.read_csv(path).rename(columns={"label": "mood"}).to_csv(tmp_path / "validation.csv", index=False)
+    with pytest.raises(DataError, match="A confirm table lacks column label; it has text, mood"):
+        read(tmp_path)
+    rows = [{"question": f"what {i}?", "choices": ["x", "y"], "answer": i % 2} for i in range(N)]
+    for name in ("train", "validation"):
+        (tmp_path / "choices").mkdir(exist_ok=True)
+        pd.DataFrame(rows).to_parquet(tmp_path / "choices" / f"{name}.parquet")
+        rows = [{"question": "why?", "choices": ["x", "y"]}]
+    with pytest.raises(DataError, match="A confirm table lacks column answer; it has question, choices"):
+        read(tmp_path / "choices", read_choices)
+
+
+@pytest.mark.parametrize("label_kind", ["number", None])
+def test_a_constant_number_cannot_be_learned(tmp_path, label_kind):
+    path = write(tmp_path / "rows.csv", [3.5] * N)
+    with pytest.raises(DataError, match=r"^Label column label has only .*3\.5.* in train; at least 2 "):
+        read(path, label_kind=label_kind)
