@@ -16,6 +16,7 @@ from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError
 
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
+_FEWEST_GROUPS = 2  # that `max_examples` leaves: one for train and one for search
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
 _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
@@ -74,28 +75,50 @@ class Cutter:
             np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
         ), f"not stratified, {how}"
 
-    def _groups(self, rows: Sequence[Row], n_out: int) -> set[int]:
-        """Indices of the rows of whole groups, drawn at random while they fit and every label stays in train.
+    def without_surplus(self, rows: list[Row], n_most: int, notes: list[str]) -> list[Row]:
+        """`n_most` of the rows: whole groups are left out while they fit, then single rows."""
+        n_out = len(rows) - n_most
+        has_groups = any(row.group is not None for row in rows)
+        out = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)[0] if has_groups else set()
+        stays = [i for i in range(len(rows)) if i not in out]
+        how = "whole groups"
+        if n_singles := n_out - len(out):
+            singles, how = self._rows([rows[i] for i in stays], n_singles)
+            stays = [i for at, i in enumerate(stays) if at not in singles]
+            how = f"whole groups and {n_singles} single rows" if has_groups else how
+        notes.append(f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}.")
+        return [rows[i] for i in stays]
 
-        If no such group fits, the smallest one is taken.
+    def _groups(self, rows: Sequence[Row], n_out: int) -> set[int]:
+        """Indices of the rows of whole groups to cut out; if none fits, of the smallest one."""
+        out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
+        if not out and too_large:
+            smallest = min(too_large, key=len)
+            out = set(smallest)
+        return _require_some(out, rows, n_out)
+
+    def _fitting_groups(
+        self, rows: Sequence[Row], n_out: int, *, n_stay: int
+    ) -> tuple[set[int], list[list[int]]]:
+        """Indices of the rows of whole groups, drawn at random while they fit, and the groups that do not.
+
+        Every label and `n_stay` groups stay in train.
         """
         groups = _groups_of(rows)
         left = Counter(name for row in rows for name in self._labels(row))
-        out, too_large = set[int](), list[list[int]]()
+        out, too_large, n_left = set[int](), list[list[int]](), len(groups)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(groups)).tolist()
         for group in (groups[at] for at in order):
             lost = Counter(name for i in group for name in self._labels(rows[i]))
-            if any(left[name] <= n for name, n in lost.items()):
+            if n_left <= n_stay or any(left[name] <= n for name, n in lost.items()):
                 continue
             if len(out) + len(group) <= n_out:
                 out.update(group)
                 left -= lost
+                n_left -= 1
             else:
                 too_large.append(group)
-        if not out and too_large:
-            smallest = min(too_large, key=len)
-            out.update(smallest)
-        return _require_some(out, rows, n_out)
+        return out, too_large
 
     def _labels(self, row: Row) -> tuple[str, ...]:
         return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
@@ -147,17 +170,18 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         remedy = (
             ", check the label column, or set data.label_kind=number to learn numbers" if per_label else ""
         )
+        is_limited = max_examples is not None and len(train) >= n_needed
+        mend = f"Raise --max-examples to {n_needed} at least" if is_limited else "Add rows"
         raise DataError(
             f"There {rows} to learn from{cut}{limit}{_removed(uncut.left_out)}; {n_needed} are "
-            f"needed{per_label}. Add rows{remedy}."
+            f"needed{per_label}. {mend}{remedy}."
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:
             notes.append(f"Kept the last {max_examples} of {len(train)} train rows, as max_examples says.")
             train = train[-max_examples:]
         else:
-            surplus = f"surplus to max_examples {max_examples}"
-            train, _ = cutter.cut(train, len(train) - max_examples, surplus, notes)
+            train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
 

@@ -162,25 +162,41 @@ def _near(path: Path) -> str:
 
 
 def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
-    """Sources by the split word in their names; all are train if no name has one."""
-    words = {key: SPLIT_WORD.search(key.lower()) for key in sources}
-    parts: dict[str, list[Any]] = {}
-    for key, word in words.items():
-        if word:
-            part = word[1] if word[1] in ("train", "test") else "confirm"
-            parts.setdefault(part, []).append(sources[key])
-    if not parts:
+    """Sources by the split word in their names; all are train if no name has one.
+
+    A name with the words of several splits is left out, with a note. Raises DataError without train.
+    """
+    found = {key: sorted(_splits_in(key)) for key in sources}
+    keys: dict[str, list[str]] = {}
+    for key, splits in found.items():
+        if len(splits) == 1:
+            keys.setdefault(splits[0], []).append(key)
+    unclear = [key.strip() for key, splits in found.items() if len(splits) > 1]
+    several = f"words of several splits are in {_listed(unclear)}; keep one of them" if unclear else ""
+    if not keys and (len(sources) == 1 or not unclear):
         if len(sources) > 1:
             notes.append(
                 "No file name has a split word (train, validation, test): "
                 f"{_listed([key.strip() for key in sources])} are all train rows."
             )
         return {"train": list(sources.values())}
-    if "train" not in parts:
-        raise DataError(f"{name} has no train part, only {', '.join(sources)}; name one of them train.")
-    if ignored := [key for key, word in words.items() if not word]:
+    if "train" not in keys:
+        remedy = several or "name one of them train"
+        raise DataError(f"{name} has no train part, only {', '.join(sources)}; {remedy}.")
+    if several:
+        notes.append(f"Left out, as {several}.")
+    if ignored := [key for key, splits in found.items() if not splits]:
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
-    return parts
+    for part, chosen in keys.items():
+        if len(chosen) > 1:
+            notes.append(f"The {part} part is {_listed([key.strip() for key in chosen])}.")
+    return {part: [sources[key] for key in chosen] for part, chosen in keys.items()}
+
+
+def _splits_in(name: str) -> set[str]:
+    """The parts that the split words of a name stand for."""
+    words = {word[1] for word in SPLIT_WORD.finditer(name.lower())}
+    return {word if word in ("train", "test") else "confirm" for word in words}
 
 
 def _listed(names: list[str]) -> str:

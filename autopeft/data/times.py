@@ -35,16 +35,16 @@ def read_times(texts: Sequence[str], places: Sequence[str], column: str) -> list
     series = pd.Series(texts)
     if len(dates) == len(texts):
         series, options = pd.Series(_in_iso(dates, column)), {"utc": True, "format": "mixed"}
-    try:
-        return list(pd.to_datetime(series, **options))
-    except ValueError as error:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pandas warns where it finds no format
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas warns where it finds no format for all, as in "May 2023"
+        try:
+            return list(pd.to_datetime(series, **options))
+        except ValueError as error:
             faulty = int(pd.to_datetime(series, errors="coerce", **options).isna().argmax())
-        raise DataError(
-            f"Column {column} holds a time that cannot be read, {shortened(texts[faulty], 40)!r} in "
-            f"{places[faulty]}; write YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row."
-        ) from error
+            raise DataError(
+                f"Column {column} holds a time that cannot be read, {shortened(texts[faulty], 40)!r} in "
+                f"{places[faulty]}; write YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row."
+            ) from error
 
 
 def _in_iso(dates: Sequence[re.Match[str]], column: str) -> list[str]:

@@ -129,3 +129,15 @@ def test_a_time_that_cannot_be_read_is_named_with_its_row(tmp_path, usual, fault
         r"YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row\.$",
     ):
         read(tmp_path / "rows.csv", rows)
+
+
+@pytest.mark.parametrize("written", ["%B %Y", "quarter"])
+def test_times_without_one_format_are_read_in_silence(tmp_path, written, recwarn):
+    months = pd.date_range("2015-01-01", periods=N, freq="QS")
+    times = [
+        f"{month.year}Q{month.quarter}" if written == "quarter" else month.strftime(written)
+        for month in months
+    ]
+    data = read(tmp_path / "rows.csv", rows_at(times))
+    assert [*places(data.train), *places(data.search), *places(data.confirm)] == list(range(N))
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]

@@ -94,3 +94,21 @@ def test_max_examples_takes_whole_groups_out_of_train(tmp_path):
     who = column(data, rows, "who")
     assert len(who["train"]) + len(who["search"]) == 100
     assert sum(len(set(owners)) for owners in who.values()) == len(set().union(*who.values())) == 25
+
+
+@pytest.mark.parametrize(("sizes", "n_most"), [([120] * 8, 200), ([300] * 4, 899), ([500] + [20] * 10, 150)])
+def test_max_examples_is_never_exceeded_and_groups_stay_in_one_split(tmp_path, sizes, n_most):
+    rows = rows_of(sizes)
+    data = read(tmp_path, rows, max_examples=n_most)
+    who = column(data, rows, "who")
+    assert len(who["train"]) + len(who["search"]) == n_most
+    assert sum(len(set(owners)) for owners in who.values()) == len(set().union(*who.values()))
+
+
+def test_a_low_limit_of_rows_is_told_to_be_raised(tmp_path):
+    with pytest.raises(
+        DataError, match=r"data\.max_examples is 20; 30 are needed\. Raise --max-examples to 30"
+    ):
+        read(tmp_path, rows_of([1] * 200), max_examples=20)
+    with pytest.raises(DataError, match=r"data\.max_examples is 20; 30 are needed\. Add rows\.$"):
+        read(tmp_path, rows_of([1] * 40), max_examples=20)

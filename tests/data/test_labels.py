@@ -1,4 +1,4 @@
-"""Labels that are easily taken for others: vectors of 0 and 1, decimal commas, prices, a column of another name."""
+"""Labels that are easily taken for others: vectors of 0 and 1, decimal commas, prices, other column names."""
 
 from __future__ import annotations
 
@@ -49,16 +49,13 @@ def test_vectors_of_0_and_1_are_labels_by_their_places(tmp_path, kind, suffix):
 
 
 @pytest.mark.parametrize(
-    "labels", [[[0], [1], [0, 1]], [[0, 1], [1, 0]], [[0, 2, 1], [1, 0, 0]], [["0", "1"]]]
+    "lists", [[[0], [1], [0, 1]], [[0, 1], [1, 0]], [[0, 2, 1], [1, 0, 0]], [["0", "1"], ["1", "1"]]]
 )
-def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, labels):
-    data = read(write(tmp_path / "rows.jsonl", labels * (N // len(labels))))
-    expected = {
-        i: tuple(dict.fromkeys(map(int, labels[i % len(labels)]))) for i in range(len(labels_of(data)))
-    }
-    assert {
-        i: tuple(int(data.label_names[at]) for at in label) for i, label in labels_of(data).items()
-    } == expected
+def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, lists):
+    data = read(write(tmp_path / "rows.jsonl", lists * (N // len(lists))))
+    read_lists = {i: [int(data.label_names[at]) for at in label] for i, label in labels_of(data).items()}
+    assert read_lists == {i: list(dict.fromkeys(map(int, lists[i % len(lists)]))) for i in read_lists}
+    assert len(read_lists) == N // len(lists) * len(lists)
 
 
 def test_a_vector_of_another_length_is_named(tmp_path):
@@ -86,9 +83,7 @@ def test_few_labels_with_a_comma_are_classes_unless_numbers_are_asked_for(tmp_pa
 
 def test_commas_that_may_divide_thousands_are_refused(tmp_path):
     path = write(tmp_path / "rows.csv", [f"{1000 + 7 * i:,}" for i in range(N)])
-    with pytest.raises(
-        DataError, match=r"such as '1,000' of column label may be a decimal one .* write 1\.000 or 1000\."
-    ):
+    with pytest.raises(DataError, match=r"such as '1,000' of column label .* write 1\.000 or 1000\."):
         read(path)
 
 
@@ -105,9 +100,7 @@ def test_amounts_are_told_to_be_classes_and_are_no_numbers(tmp_path, written):
 def test_a_label_column_that_differs_in_case_or_blanks_is_named(tmp_path, part, name):
     path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
     pd.read_csv(path).rename(columns={"label": name}).to_csv(tmp_path / f"{part}.csv", index=False)
-    with pytest.raises(
-        DataError, match=rf"table lacks column label; it has text, {name}\. Name the column alike"
-    ):
+    with pytest.raises(DataError, match=rf"table lacks column label; it has text, {name}\. Name the"):
         read(tmp_path)
 
 
