@@ -49,8 +49,8 @@ def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> S
     """The cells of a column as their writer had them.
 
     Bytes are text. Floats are whole numbers where all of them are and a cell is missing, since pandas writes
-    such columns as floats. With `reads_lists` texts are lists where all of them are lists written as text, as in a
-    CSV file.
+    such columns as floats. With `reads_lists` texts are lists where all of them are lists written as text, as
+    in a CSV file.
 
     Raises:
         DataError: Bytes are no UTF-8, or a list was shortened by numpy.

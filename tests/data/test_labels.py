@@ -100,21 +100,25 @@ def test_amounts_are_told_to_be_classes_and_are_no_numbers(tmp_path, written):
 def test_a_label_column_that_differs_in_case_or_blanks_is_named(tmp_path, part, name):
     path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
     pd.read_csv(path).rename(columns={"label": name}).to_csv(tmp_path / f"{part}.csv", index=False)
-    with pytest.raises(DataError, match=rf"table lacks column label; it has text, {name}\. Name the"):
+    with pytest.raises(
+        DataError, match=rf"table \({part}\.csv\) lacks column label; it has text, {name}\. Name the"
+    ):
         read(tmp_path)
 
 
 def test_a_validation_file_without_labels_is_refused(tmp_path):
     path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
     pd.read_csv(path).rename(columns={"label": "mood"}).to_csv(tmp_path / "validation.csv", index=False)
-    with pytest.raises(DataError, match="A confirm table lacks column label; it has text, mood"):
+    with pytest.raises(DataError, match=r"A confirm table \(validation\.csv\) lacks column label"):
         read(tmp_path)
     rows = [{"question": f"what {i}?", "choices": ["x", "y"], "answer": i % 2} for i in range(N)]
     for name in ("train", "validation"):
         (tmp_path / "choices").mkdir(exist_ok=True)
         pd.DataFrame(rows).to_parquet(tmp_path / "choices" / f"{name}.parquet")
         rows = [{"question": "why?", "choices": ["x", "y"]}]
-    with pytest.raises(DataError, match="A confirm table lacks column answer; it has question, choices"):
+    with pytest.raises(
+        DataError, match=r"A confirm table \(validation\.\w+\) lacks column answer; it has question, choices"
+    ):
         read(tmp_path / "choices", read_choices)
 
 
