@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,16 @@ from autopeft.errors import DataError
 DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
 FRACTIONS = 32  # bits of a value that is a floating point number
 
+_ORIENTATION = 0x0112  # the EXIF tag; the turns that undo its values are those of `PIL.Image.Transpose`
+_UPRIGHT: dict[object, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 _DEPTHS = (8, 12, 16)  # bits of a grey value; cameras and scanners write 12 into 16; chosen by hand
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -59,10 +70,9 @@ def rgb_of(content: bytes, *, n_bits: int, name: str) -> Any:
     Upright is as the EXIF data of a camera say. Raises a DataError for values beyond the range.
     """
     module = pillow()
-    from PIL import ImageOps
-
     with module.open(io.BytesIO(content)) as opened:
-        image = ImageOps.exif_transpose(opened)
+        turn = _UPRIGHT.get(_orientation(opened))
+        image = opened if turn is None else opened.transpose(module.Transpose[turn])
         if image.mode == "F":
             values = _in_range(np.asarray(image), 1, name)
             image = module.fromarray(np.rint(255 * values).astype(np.uint8))
@@ -70,6 +80,14 @@ def rgb_of(content: bytes, *, n_bits: int, name: str) -> Any:
             values = _in_range(np.asarray(image).astype(np.int64), 2 ** _DEPTHS[-1] - 1, name)
             image = module.fromarray(np.minimum(values >> (n_bits - 8), 255).astype(np.uint8))
         return image.convert("RGB")
+
+
+def _orientation(image: Any) -> object:
+    """What the EXIF data of an image say of its turn; None where they cannot be read, as pixels still can."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except (*DECODER_ERRORS, TypeError, struct.error):
+        return None
 
 
 def _in_range(values: Any, largest: int, name: str) -> Any:

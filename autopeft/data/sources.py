@@ -39,7 +39,7 @@ _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row t
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
 )
-_ABOUT = re.compile(r"(readme|licen[cs]e)(?![a-z])", re.IGNORECASE)  # files that describe the data
+_ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; this name is the base error of either.
@@ -104,12 +104,13 @@ def _data_files(folder: Path, text: TextFormat | None, notes: list[str]) -> dict
 
 
 def _without_descriptions(files: dict[str, Path], notes: list[str]) -> dict[str, Path]:
-    """The files without those about the data: a readme or licence, and .md beside other formats."""
-    has_others = any(suffix_of(file) != ".md" for file in files.values())
+    """The files without those about the data: a readme or licence, and .md beside tables."""
+    has_tables = any(suffix_of(file) in TABLES for file in files.values())
 
     def is_about(file: Path) -> bool:
         suffix = suffix_of(file)
-        return (suffix == ".md" and has_others) or (suffix not in TABLES and bool(_ABOUT.match(file.name)))
+        is_named_so = suffix not in TABLES and bool(_ABOUT.fullmatch(file.stem))
+        return is_named_so or (suffix == ".md" and has_tables)
 
     about = [name for name, file in files.items() if is_about(file)]
     if not about or len(about) == len(files):

@@ -92,8 +92,8 @@ class BaseModel:
         return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
 
     @cached_property
-    def has_own_weights(self) -> bool:
-        """Whether a model in memory has others, beside its head, than the checkpoint that it names."""
+    def differs_from_checkpoint(self) -> bool:
+        """Whether a model in memory is known to have other weights, beside its head, than what it names."""
         if not self.is_in_memory:
             return False
         name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
@@ -217,7 +217,7 @@ class BaseModel:
     def _attach(
         self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
     ) -> PeftModel:
-        is_nameless = self.has_own_weights  # read before names of modules change
+        is_nameless = self.differs_from_checkpoint  # read before names of modules change
         with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)

@@ -4,82 +4,97 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+import pickle
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from autopeft.model.layers import LAYER
+from autopeft.model.shapes import n_bits
+
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WHOLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _OLD_ENDS = {"gamma": "weight", "beta": "bias"}  # of norms in old checkpoints
+_UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 log = logging.getLogger(__name__)
 
 
 def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> str | None:
-    """The first parameter outside the head that is another than in a checkpoint; None where all are equal.
+    """The first parameter outside the head that is another than in a checkpoint; None where none is known.
 
-    Files are read one tensor at a time, and nothing is downloaded. A checkpoint that is not here, that is no
-    safetensors, or that names its tensors otherwise counts as another.
+    Files are read one tensor at a time, and nothing is downloaded. What cannot be compared is no difference:
+    a checkpoint that is not here or is damaged, maps in few bits, layers whose tensors it names otherwise.
 
     Args:
-        module: A transformers model in float32.
+        module: A transformers model.
         source: The folder or hub id that it was loaded from.
         exclude: Modules of the head.
     """
-    heads = tuple(f"{name}." for name in exclude)
-    wanted = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(heads)}
-    missing = dict(wanted)
+    packed = {name for name, child in module.named_modules() if n_bits(child)}
+    left_out = tuple(f"{name}." for name in (*exclude, *packed))
+    wanted = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    missing = dict.fromkeys(wanted)
     try:
-        for file in _files(source):
+        for file in _files(source, revision=getattr(getattr(module, "config", None), "_commit_hash", None)):
             for name, stored in _tensors(file, wanted, prefix=prefix):
-                own = missing.pop(name, None)
-                if own is not None and not _are_equal(own, stored):
+                missing.pop(name, None)
+                if not _are_equal(wanted[name], stored):
                     return name
-    except (OSError, ValueError, SafetensorError) as error:
+    except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be compared: %s", source, error)
-        return next(iter(wanted))
-    return next(iter(missing), None)
+        return None
+    return next((name for name in missing if not LAYER.search(name)), None)
 
 
-def _files(source: str) -> Iterator[Path]:
-    """The safetensors files of a checkpoint, from its folder or from the cache of the hub."""
-    index = _file_of(source, _INDEX)
-    names = [_WHOLE]
-    if index is not None:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    for name in names:
-        path = _file_of(source, name)
-        if path is None:
-            raise FileNotFoundError(name)
-        yield path
+def _files(source: str, *, revision: str | None) -> Iterator[Path]:
+    """The files of a checkpoint, from its folder or from the cache of the hub."""
+    for whole, index in ((_WHOLE, _INDEX), (_WHOLE_BIN, _INDEX_BIN)):
+        if (path := _file_of(source, whole, revision)) is not None:
+            yield path
+            return
+        if (path := _file_of(source, index, revision)) is not None:
+            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
+                if (part := _file_of(source, name, revision)) is None:
+                    raise FileNotFoundError(name)
+                yield part
+            return
+    raise FileNotFoundError(source)
 
 
-def _file_of(source: str, name: str) -> Path | None:
+def _file_of(source: str, name: str, revision: str | None) -> Path | None:
     path = Path(source) / name
     if path.is_file():
         return path
     if Path(source).is_dir():
         return None
-    cached = try_to_load_from_cache(source, name)
+    cached = try_to_load_from_cache(source, name, revision=revision)
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _tensors(
-    file: Path, wanted: Mapping[str, torch.Tensor], *, prefix: str
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(file: Path, wanted: Collection[str], *, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a file that a model has, under the model's names."""
+
+    def name_of(key: str) -> str | None:
+        stem, dot, end = key.rpartition(".")
+        name = f"{stem}{dot}{_OLD_ENDS.get(end, end)}"
+        return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in wanted), None)
+
+    if file.suffix == ".bin":
+        tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        yield from ((name, tensors[key]) for key in tensors if (name := name_of(key)) is not None)
+        return
     with safe_open(file, framework="pt") as opened:
         for key in opened.keys():  # noqa: SIM118 - no dictionary
-            stem, dot, end = key.rpartition(".")
-            name = f"{stem}{dot}{_OLD_ENDS.get(end, end)}"
-            known = next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in wanted), None)
-            if known is not None:
-                yield known, opened.get_tensor(key)
+            if (name := name_of(key)) is not None:
+                yield name, opened.get_tensor(key)
 
 
-def _are_equal(own: torch.Tensor, stored: torch.Tensor) -> bool:
-    return own.shape == stored.shape and torch.equal(own.cpu(), stored.to(own.dtype))
+def _are_equal(held: torch.Tensor, stored: torch.Tensor) -> bool:
+    return held.shape == stored.shape and torch.equal(held.cpu(), stored.to(held.dtype))

@@ -104,6 +104,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     if not weights.is_dir():
         raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
     if module is not None:
+        model.require_plain(module)
         require_body(weights, lambda: model.digest_of(module, exclude=model.head_names(module)))
         return apply(result.best, module, weights=weights).eval()
     if result.spec.model.id == IN_MEMORY:

@@ -149,10 +149,10 @@ def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
         body_sha256: Gives the digest of the base model at hand, without its head.
     """
     wanted = _trained(weights / "training.json").get(_BODY)
-    if wanted is not None and wanted != (found := body_sha256()):
+    if wanted is not None and wanted != (digest := body_sha256()):
         raise ModelError(
             "The base model has other weights than the one in memory that was searched (SHA-256 "
-            f"{found[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
+            f"{digest[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
             "folder that its save_pretrained wrote."
         )
 

@@ -75,7 +75,8 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     if prepared.spec.model.id != IN_MEMORY:
         source = model.resolve(prepared.spec.model)[0]
     else:
-        source = IN_MEMORY if prepared.base.has_own_weights else model.loaded_from(module)
+        source = "" if prepared.base.differs_from_checkpoint else model.loaded_from(module)
+        source = source or IN_MEMORY
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     return SearchFacts(
         base_model=prepared.base.name,

@@ -178,7 +178,12 @@ def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_di
     assert refused.exit_code == 2 and "other weights than the one in memory" in " ".join(
         refused.output.split()
     )
-    adapted = result.load(copy.deepcopy(module))
+    with pytest.raises(ModelError, match=r"pass a transformers model"):
+        result.load("a/name")
+    copied = copy.deepcopy(module)
+    adapted = result.load(copied)
+    with pytest.raises(ModelError, match=r"holds adapters of peft already"):
+        result.load(copied)
     assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) >= result.best.trainable_params
 
 

@@ -84,6 +84,15 @@ def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, mode
         calls[call]()  # an error lets the next call in
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Python's own handler of SIGINT, which a process lacks that a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_the_waiting_for_another_thread(on_waiting):
     waits, raised = threading.Event(), threading.Event()
     holds = threading.Event()

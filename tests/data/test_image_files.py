@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,6 +88,22 @@ def test_images_stand_upright_as_the_camera_says(tmp_path, orientation):
     path = save(tmp_path / "turned.png", pixels(1, shape=(4, 8, 3)), exif=exif)
     image = ImageFile(digest="", path=str(path)).load()
     np.testing.assert_equal(np.asarray(image), np.asarray(load_image(str(path))))
+
+
+@pytest.mark.parametrize("exif", [b"garbage!garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02"])
+def test_an_image_whose_exif_data_cannot_be_read_has_its_pixels(tmp_path, exif):
+    values = pixels(1, shape=(4, 8, 3))
+    path = save(tmp_path / "odd.png", values, exif=exif)
+    np.testing.assert_equal(np.asarray(ImageFile(digest="", path=str(path)).load()), values)
+
+
+def test_a_turn_is_done_though_other_exif_data_are_of_a_wrong_kind(tmp_path):
+    """Pillow reads such an image and cannot write its EXIF data again."""
+    turn = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 3, b"72\0\0")  # as text, not as a fraction
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turn + resolution + b"\0\0\0\0"
+    path = save(tmp_path / "turned.jpg", pixels(1, shape=(4, 8, 3)), exif=exif)
+    assert ImageFile(digest="", path=str(path)).load().size == (4, 8)
 
 
 def test_hidden_folders_and_files_are_no_classes(tmp_path):

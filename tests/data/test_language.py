@@ -150,6 +150,15 @@ def test_a_readme_is_not_learned_beside_texts(tmp_path, names):
     assert f"Left out {names[1]}, taken for descriptions of the data." in data.notes
 
 
+def test_pages_in_markdown_are_the_data_beside_a_text_file(tmp_path):
+    for name in ("page.md", "license_texts.txt", "robots.txt"):
+        (tmp_path / name).write_text("".join(f"{name} {i}\n\n" for i in range(200)))
+    data = read(tmp_path)
+    text = "".join(text for split in (data.train, data.search, data.confirm) for (text,) in split.inputs)
+    assert all(text.count(f"{name} ") == 200 for name in ("page.md", "license_texts.txt", "robots.txt"))
+    assert not any("Left out" in note for note in data.notes)
+
+
 def test_a_readme_alone_is_the_data(tmp_path):
     (tmp_path / "README.md").write_text("".join(f"para {i}\n\n" for i in range(200)))
     assert read(tmp_path).target.kind == "stream"

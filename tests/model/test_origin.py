@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 from autopeft.model.origin import difference_from_checkpoint
@@ -59,12 +60,31 @@ def test_what_the_checkpoint_lacks_is_a_difference(model_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("source", ["BertForSequenceClassification", "some/id", "a/b/c", "gone\0"])
-def test_a_checkpoint_that_is_not_here_is_no_origin(model_dir: Path, source: str) -> None:
-    assert difference_from_checkpoint(loaded(model_dir), source, exclude=HEAD)
+def test_a_checkpoint_that_is_not_here_shows_no_difference(model_dir: Path, source: str) -> None:
+    assert difference_from_checkpoint(loaded(model_dir), source, exclude=HEAD) is None
 
 
-def test_a_damaged_file_is_no_origin(model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_damaged_file_shows_no_difference(model_dir: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    assert difference_from_checkpoint(loaded(model_dir), str(tmp_path), exclude=HEAD) is None
+
+
+def test_checkpoints_in_the_older_format_are_read(model_dir: Path, tmp_path: Path) -> None:
     model = loaded(model_dir)
-    model.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[2, 2] += 1
+    name = "bert.embeddings.word_embeddings.weight"
+    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) == name
+
+
+def test_layers_whose_tensors_have_other_names_in_the_file_show_no_difference(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    """`transformers` renames and joins tensors of some models, such as experts, as it loads them."""
+    model = loaded(model_dir)
+    renamed = {key.replace("attention.self.query", "att.q"): v for key, v in model.state_dict().items()}
+    save_file({key: value.contiguous() for key, value in renamed.items()}, tmp_path / "model.safetensors")
+    assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None

@@ -9,7 +9,7 @@ from toys.sensitivity import SCORES, FirstLayerLoss, measured_sites, run_scores,
 
 from autopeft.errors import DataError, SpecError
 
-LOOKING = [name for name in SCORES if SCORES[name].labels != "none"]
+LOOKING = [name for name in SCORES if SCORES[name].needed_pass != "none"]
 
 
 class FaultyLoss:

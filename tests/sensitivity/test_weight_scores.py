@@ -151,5 +151,5 @@ def test_weights_are_read_beside_a_pass_over_examples(bert, task, make_batch, va
     seen = run_scores(["fisher", "conditioning"], bert, [make_batch(), make_batch()], task=task)
     assert values_by_site(bert, seen.scores[1]) == kappa
     assert [scores.n_examples for scores in seen.scores] == [12, 0]
-    assert SCORES["conditioning"].labels == "weights"
+    assert SCORES["conditioning"].needed_pass == "weights"
     assert run_scores(["conditioning"], bert, [], task=ModelLoss()).peak_bytes == 0
