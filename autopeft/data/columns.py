@@ -126,7 +126,7 @@ def n_places_of(tables: Sequence[Any], column: str) -> int:
         return 0
     cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
     lengths = {len(cell) if _is_binary(cell) else 0 for cell in cells}
-    if len(lengths) != 1 or not any(len(set(cell)) < len(cell) for cell in cells if isinstance(cell, list)):
+    if len(lengths) != 1 or 0 in lengths or not any(len(set(cell)) < len(cell) for cell in cells):
         return 0
     return lengths.pop()
 

@@ -58,6 +58,11 @@ def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, lists):
     assert len(read_lists) == N // len(lists) * len(lists)
 
 
+def test_lists_in_lists_are_refused_as_labels(tmp_path):
+    with pytest.raises(DataError, match=r"holds .*\[\[0\], \[1\]\].*; allowed is|holds \[0\]; allowed is"):
+        read(write(tmp_path / "rows.jsonl", [[[0], [1]]] * N))
+
+
 def test_a_vector_of_another_length_is_named(tmp_path):
     write(tmp_path / "train.jsonl", [[i % 2, 1, 0] for i in range(N)])
     write(tmp_path / "test.jsonl", [[1, 0, 0], [1, 0]])
