@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from autopeft.records import shortened
 
 _SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
+# A quote that opens a cell and, where a quote closes this cell, its content.
+_QUOTED = re.compile(r"""(?:^|(?<=\t))"(?:([^"]*(?:""[^"]*)*)"(?=\t|$))?""", re.MULTILINE)
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 
 
@@ -35,22 +38,31 @@ def separator(path: Path, suffix: str) -> str:
 def has_bare_quotes(path: Path) -> bool:
     """Whether quotes in a file with tabs are part of its texts, as in GLUE's files, and enclose no cells.
 
-    They are where a quote neither begins nor ends a cell, or is never closed; and where quoted cells hold
-    tabs and line breaks, but every line of the file has as many tabs as the header.
+    They are where a quote opens a cell and does not close it, or where quoted cells hold tabs and line
+    breaks. They are not where the file shows elsewhere that quotes enclose its cells: by a quoted header, by
+    doubled quotes in a quoted cell, or by one with tabs and line breaks without which the lines would have
+    other numbers of tabs than the header.
     """
-    encloses_separators = False
-    try:
-        for cells in _records(path, "\t", strict=True):
-            encloses_separators |= any("\t" in cell or "\n" in cell for cell in cells)
-    except csv.Error as error:
-        if "field limit" not in str(error):  # a cell of over 128 KiB, which says nothing about its quotes
-            return True
-        encloses_separators = True
-    if not encloses_separators:
-        return False
-    with path.open(encoding="utf-8-sig") as file:
-        counts = {line.count("\t") for line in file if line.strip()}
-    return len(counts) == 1 and counts != {0}
+    text = path.read_text(encoding="utf-8-sig")
+    n_tabs = text.partition("\n")[0].count("\t")
+    opens_cells = spans_cells = False
+    for match in _QUOTED.finditer(text):
+        content = match[1]
+        if content is None:
+            opens_cells = True
+        elif "\t" in content or "\n" in content:
+            lines = text[text.rfind("\n", 0, match.start()) + 1 : _line_end(text, match.end())].split("\n")
+            if any(line.count("\t") != n_tabs for line in lines if line.strip()):
+                return False
+            spans_cells = True
+        elif '"' in content or match.start() == 0:
+            return False
+    return opens_cells or (spans_cells and n_tabs > 0)
+
+
+def _line_end(text: str, place: int) -> int:
+    end = text.find("\n", place)
+    return len(text) if end < 0 else end
 
 
 def check_rows(path: Path, sign: str, *, has_quotes: bool) -> None:
@@ -82,6 +94,6 @@ def _first_records(path: Path, sign: str) -> list[list[str]]:
     return records
 
 
-def _records(path: Path, sign: str, *, strict: bool = False) -> Iterator[list[str]]:
+def _records(path: Path, sign: str) -> Iterator[list[str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.reader(file, delimiter=sign, strict=strict)
+        yield from csv.reader(file, delimiter=sign)

@@ -18,14 +18,14 @@ def with_strings(table: Any, path: Path) -> Any:
     rewritten = [name for name, feature in table.features.items() if _holds_time(feature)]
     if not rewritten:
         return table
-    rows = [
-        row if isinstance(row, dict) else {"text": row} for row in _rows(path.read_text(encoding="utf-8-sig"))
-    ]
-    if len(rows) != len(table):
+    columns: dict[str, list[Any]] = {name: [] for name in rewritten}
+    for row in _rows(path):
+        for name, cells in columns.items():
+            cells.append((row if isinstance(row, dict) else {"text": row}).get(name))
+    if len(columns[rewritten[0]]) != len(table):
         raise ValueError(f"it is no list of records, and the dates in {', '.join(rewritten)} would be lost")
-    strings = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in rewritten})
-    columns = [table.remove_columns(rewritten), strings]
-    return datasets.concatenate_datasets(columns, axis=1).select_columns(table.column_names)
+    sides = [table.remove_columns(rewritten), datasets.Dataset.from_dict(columns)]
+    return datasets.concatenate_datasets(sides, axis=1).select_columns(table.column_names)
 
 
 def _holds_time(feature: Any) -> bool:
@@ -35,7 +35,18 @@ def _holds_time(feature: Any) -> bool:
     return dtype.startswith("timestamp") or _holds_time(getattr(feature, "feature", {}))
 
 
-def _rows(text: str) -> Iterator[Any]:
+def _rows(path: Path) -> Iterator[Any]:
+    """The rows of a JSON file by line; from the first value on that goes over several lines, all at once."""
+    with path.open(encoding="utf-8-sig") as file:
+        for line in file:
+            try:
+                values = list(_values(line))
+            except ValueError:
+                values = list(_values(line + file.read()))
+            yield from values
+
+
+def _values(text: str) -> Iterator[Any]:
     """The values in a text of JSON, one after the other; those of a list singly."""
     decoder = json.JSONDecoder()
     start = 0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 
+import datasets
 import pandas as pd
 import pytest
 
 from autopeft.data import load, read_choices, read_language, read_texts
+from autopeft.data.json_strings import with_strings
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -96,6 +99,51 @@ def test_quotes_that_enclose_cells_of_a_tsv_are_not_part_of_its_texts(tmp_path, 
     data = read(tmp_path / "rows.tsv")
     assert cells(data).keys() == set(texts)
     assert not any("Quotes" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "sign",
+    ['"He said ""hi"" {}"\t0', '"one\ttab {}"\t0', '"two\nlines {}"\t0'],
+    ids=["doubled", "tab", "line"],
+)
+@pytest.mark.parametrize("more", ["", "\0", "long " * 30_000], ids=["", "null", "long"])
+def test_a_single_faulty_quote_does_not_change_how_the_others_are_read(tmp_path, sign, more):
+    """Python's csv module reads the same, which is not strict by itself."""
+    lines = ["text\tlabel", *(sign.format(i) for i in range(N)), '"Hello" he said\t1', f'"plain{more}"\t1']
+    (tmp_path / "rows.tsv").write_text("\n".join(lines))
+    said = ['He said "hi" {}', "one\ttab {}", "two\nlines {}"]
+    data = read(tmp_path / "rows.tsv")
+    assert not any("Quotes" in note for note in data.notes)
+    known = next(text for text in said if text[:3] == sign[1:4])
+    assert cells(data).keys() == {*(known.format(i) for i in range(N)), "Hello he said", f"plain{more}"}
+
+
+def test_a_quoted_header_tells_that_quotes_enclose_cells(tmp_path):
+    frame = pd.DataFrame({"text": [f"number {i}" for i in range(N)], "label": ["a", "b"] * (N // 2)})
+    frame.to_csv(tmp_path / "rows.tsv", sep="\t", index=False, quoting=csv.QUOTE_ALL)
+    with (tmp_path / "rows.tsv").open("a") as file:
+        file.write('"Hello" he said\t"a"\n')
+    assert cells(read(tmp_path / "rows.tsv")).keys() == {*frame.text, "Hello he said"}
+
+
+def test_of_a_json_file_the_strings_in_place_of_times_alone_are_kept(tmp_path):
+    rows = [{"day": DATES[i], "text": f"{i} " * 5000} for i in range(N)]
+    path = write_json(tmp_path / "rows.jsonl", rows)
+    table = datasets.Dataset.from_dict({"day": pd.to_datetime(DATES), "text": [row["text"] for row in rows]})
+    tracemalloc.start()
+    read_back = with_strings(table, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read_back["day"][:] == DATES
+    assert peak < path.stat().st_size / 4
+
+
+def test_values_of_json_may_stand_in_one_line_or_go_over_several(tmp_path):
+    rows = [{"prompt": f"when {i}?", "completion": DATES[i]} for i in range(N)]
+    texts = [json.dumps(row, indent=1 if i > 50 else None) for i, row in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("".join(text + "\n" * (i % 2) for i, text in enumerate(texts)))
+    data = read(tmp_path / "rows.jsonl", read_language)
+    assert cells(data) == {row["prompt"]: row["completion"] for row in rows}
 
 
 def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
