@@ -114,9 +114,11 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
             f"The data in memory is a {kind}; pass a datasets.Dataset, a pandas.DataFrame, a dictionary "
             "of these by split, or the name of a file."
         )
-    for split, table in tables.items():
-        if not len(table):
-            raise DataError(f"The data in memory has no rows in {split}; add rows, or leave that part out.")
+    for split in [split for split, table in tables.items() if not len(table)]:
+        if len(tables) == 1 or "train" in split.lower():
+            raise DataError(f"The data in memory has no rows in {split}; add rows.")
+        del tables[split]
+        notes.append(f"Left out {split} of the data in memory, which has no rows.")
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent, _no_bars():
         folder = Path(parent) / _NAME
         folder.mkdir()

@@ -11,7 +11,10 @@ from toys.memory import toy_dataset
 
 import autopeft
 from autopeft.errors import DataError
+from autopeft.extension import discover
 from autopeft.pipeline.frames import dataset_of
+from autopeft.pipeline.in_memory import InMemory, load_data
+from autopeft.records import RunSpec
 
 N = 120
 TWO = [0, 1] * (N // 2)
@@ -42,7 +45,7 @@ def beside(table, *others):
         (frame(text=pd.Series(["a\ud800"] * N, dtype=object)), r"Column text of .*surrogates not allowed"),
         (frame(extra=[{}] * N), "cannot be written as Parquet .*struct type 'extra'.*drop that column or"),
         (pd.DataFrame(), r"The data in memory has no rows in train; add rows"),
-        ({"train": frame(), "test": toy_dataset(N).select([])}, "has no rows in test; add rows, or leave"),
+        ({"train": frame().iloc[:0], "test": frame()}, "has no rows in train; add rows"),
     ],
 )
 def test_data_that_cannot_be_read_is_refused_in_one_sentence(model_dir, table, message):
@@ -76,3 +79,14 @@ def test_labels_cut_from_numbers_are_the_labels_of_their_text(model_dir):
         str(model_dir), datasets.Dataset.from_pandas(by_text), scores=["uniform"], budget="5%"
     )
     assert (read.n_train, read.suggestion.plan) == (same.n_train, same.suggestion.plan)
+
+
+def test_an_empty_split_beside_train_is_left_out_with_a_note():
+    read_rows = discover("autopeft.tasks")["text-classification"].read_rows
+    spec = RunSpec()
+    tables = datasets.DatasetDict(train=toy_dataset(N), unsupervised=toy_dataset(N).select([]))
+    alone, beside_it = (
+        load_data(spec, read_rows, InMemory(data=table)) for table in (tables["train"], tables)
+    )
+    assert beside_it.fingerprint == alone.fingerprint
+    assert "Left out unsupervised of the data in memory, which has no rows." in beside_it.notes
