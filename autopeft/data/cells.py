@@ -13,9 +13,10 @@ from autopeft.records import shortened
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
-# A string, a bracket, a comma or colon, another word, or blanks.
+# A string, which without its closing quote goes to the end, so that no quote is looked for twice; a bracket,
+# a comma or colon, another word, or blanks.
 _PIECE = re.compile(
-    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\[\](){},:]|[^\s\[\](){},:'"]+|\s+|['"]""", re.DOTALL
+    r"""'(?:[^'\\]|\\.?)*(?:'|\Z)|"(?:[^"\\]|\\.?)*(?:"|\Z)|[\[\](){},:]|[^\s\[\](){},:'"]+|\s+""", re.DOTALL
 )
 _OPENING, _CLOSING = "[({", "])}"
 
@@ -40,7 +41,16 @@ def as_string(cell: Any, column: str) -> str | None:
 
 
 def as_label(cell: Any, column: str) -> str | None:
-    """A label or a group as text; "1.0" becomes "1", since one missing cell turns integers into floats."""
+    """A label as text; "1.0" becomes "1", since one missing cell turns integers into floats.
+
+    "1.00" stays, as a price or another number with two digits after its point.
+    """
+    text = as_string(cell, column)
+    return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+
+
+def as_group(cell: Any, column: str) -> str | None:
+    """A group as text; "1.0" and "1.00" become "1", since another file may write the group like that."""
     text = as_string(cell, column)
     return text and re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
 
@@ -81,10 +91,13 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
     texts = [cell for cell in cells if not is_missing(cell) and cell != ""]
     if not texts or not all(isinstance(text, str) and text.strip()[:1] == "[" for text in texts):
         return cells
-    lists = {text: _written_list(text.strip()) for text in set(texts)}
-    if None in lists.values():
-        return cells
-    if cut := next((text for text in texts if Ellipsis in (lists[text] or ())), None):
+    lists: dict[str, list[Any]] = {}
+    for text in dict.fromkeys(texts):
+        written = _written_list(text.strip())
+        if written is None:
+            return cells
+        lists[text] = written
+    if cut := next((text for text in texts if Ellipsis in lists[text]), None):
         raise DataError(
             f"Column {column} holds a list that numpy shortened by '...' when it was written "
             f"({shortened(cut, 60)}); write whole lists, best as JSON."
@@ -95,11 +108,11 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
 def _written_list(text: str) -> list[Any] | None:
     """The list that a text is in the spelling of Python, numpy or JSON; None for another text."""
     try:
-        written = ast.literal_eval(_with_commas(text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        written = json.loads(text)  # first, as it is a hundred times faster
+    except (ValueError, RecursionError):
         try:
-            written = json.loads(text)
-        except ValueError:
+            written = ast.literal_eval(_with_commas(text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return written if isinstance(written, list) else None
 

@@ -22,6 +22,12 @@ def holds_messages(cells: Any) -> bool:
     return isinstance(first, list) and all(isinstance(turn, dict) for turn in first)
 
 
+def holds_tools(cells: Sequence[Any]) -> bool:
+    """Whether a column is one of tools: a cell lists some, or every cell may be read as a list."""
+    lists = [_listed(cell) for cell in cells]
+    return any(lists) or None not in lists
+
+
 def chat_row(
     where: str, cells: Sequence[Any], group: str | None, *, system: str | None = None, tools: Any = None
 ) -> Row | None:
@@ -77,17 +83,23 @@ def has_no_weight(cells: Sequence[Any]) -> bool:
 
 
 def _tools(cell: Any, where: str) -> list[Any]:
-    """The tools of a cell; raises DataError for anything but a list, or a text that is none."""
-    try:
-        tools = json.loads(cell) if isinstance(cell, str) and cell.strip() else cell or []
-    except ValueError:
-        tools = None
-    if not isinstance(tools, list):
+    """The tools of a cell; raises DataError for anything but a list, its JSON, or a blank."""
+    tools = _listed(cell)
+    if tools is None:
         raise DataError(
             f"{where} has {shortened(str(cell), 60)} as tools; write a list of them, or its JSON, or rename "
             "the column."
         )
     return [_without_none(tool) for tool in tools]
+
+
+def _listed(cell: Any) -> list[Any] | None:
+    """The list of a cell or of its JSON, empty where the cell is blank or null; None for anything else."""
+    try:
+        tools = (json.loads(cell) if isinstance(cell, str) and cell.strip() else cell) or []
+    except ValueError:
+        return None
+    return tools if isinstance(tools, list) else None
 
 
 def _message(turn: Any, where: str) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.data.cells import as_label, as_read, as_string, is_numeric
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
+from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.times import read_times
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
+
+_FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
             return [None] * len(table)
         return cells_of(part, table, name, is_needed=part == "train")
 
-    return [as_label(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
+    return [as_group(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
 
 
 def cells_of(
@@ -98,17 +100,28 @@ def cells_of(
     """
     names = table.column_names
     if name not in names and (is_needed or first_usual_column(names, name.strip().lower())):
-        file = f"{part} table ({table.info.dataset_name})" if table.info.dataset_name else f"{part} table"
+        file = f"{USUAL_NAMES.get(part, part)} table"
+        if table.info.dataset_name:
+            file += f" ({table.info.dataset_name})"
         raise DataError(
             f"A {file} lacks column {name}; it has {', '.join(names)}. Name the column alike in all."
         )
+    cells = _raw_cells(part, table, name) if name in names else [None] * len(table)
+    return as_read(cells, name, reads_lists=reads_lists)
+
+
+def _raw_cells(part: str, table: Any, name: str) -> list[Any]:
     try:
-        cells: Sequence[Any] = list(table[name]) if name in names else [None] * len(table)
+        return list(table[name])
     except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
         ) from error
-    return as_read(cells, name, reads_lists=reads_lists)
+
+
+def first_cells(tables: Sequence[Any], name: str) -> Sequence[Any]:
+    """The first cells of a column of the first train table, as the table has them."""
+    return _raw_cells("train", tables[0].select(range(min(_FIRST_ROWS, len(tables[0])))), name)
 
 
 def declared_names(table: Any, column: str) -> Sequence[str]:
@@ -124,6 +137,9 @@ def n_places_of(tables: Sequence[Any], column: str) -> int:
     """
     if any(declared_names(table, column) for table in tables):
         return 0
+    first = next((cell for cell in first_cells(tables, column) if cell is not None), None)
+    if not _may_be_binary(first):
+        return 0  # without a look at whole columns
     cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
     lengths = {len(cell) if _is_binary(cell) else 0 for cell in cells}
     if len(lengths) != 1 or 0 in lengths or not any(len(set(cell)) < len(cell) for cell in cells):
@@ -133,6 +149,13 @@ def n_places_of(tables: Sequence[Any], column: str) -> int:
 
 def _is_binary(cell: Any) -> bool:
     return isinstance(cell, list) and all(not isinstance(item, str) and item in (0, 1) for item in cell)
+
+
+def _may_be_binary(cell: Any) -> bool:
+    """Whether a cell as a table has it may stand for such a list; bytes and texts are not read for it."""
+    if isinstance(cell, str):
+        return cell.strip()[:1] in ("", "[")
+    return not isinstance(cell, int | float | list) or _is_binary(cell)
 
 
 def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopeft.data.rows import UncutRows
+from autopeft.data.rows import USUAL_NAMES, UncutRows
 from autopeft.errors import DataError
 
 PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
@@ -73,8 +73,7 @@ def _is_same(label: Any, other: Any, kind: str) -> bool:
 
 def _all_removed(uncut: UncutRows, *, n_grouped: int) -> str:
     """What to say where the user's validation and test hold every row of train."""
-    names = {"test": "test", "confirm": "validation"}
-    others = " or ".join(name for part, name in names.items() if part in uncut.parts)
+    others = " or ".join(name for part, name in USUAL_NAMES.items() if part in uncut.parts)
     noun = "rows, or their groups," if n_grouped else "prompts" if uncut.may_repeat else "rows"
     return (
         f"All {len(uncut.parts['train'])} train {noun} also stand in {others} and were removed as "

@@ -127,7 +127,8 @@ def _with_points(
             f"The comma in labels such as {commas[0]!r} of column {column} may be a decimal one or divide "
             f"thousands; write {_pointed(commas[0])} or {commas[0].replace(',', '')}."
         )
-    notes.append(f"The commas in column {column}, such as {commas[0]!r}, are read as decimal points.")
+    remedy = "" if kind else "; set data.label_kind=classes if they divide several labels"
+    notes.append(f"The commas in column {column}, such as {commas[0]!r}, are read as decimal points{remedy}.")
     read = {part: [row._replace(label=_pointed(row.label)) for row in rows] for part, rows in raw.items()}
     return read, "number"
 

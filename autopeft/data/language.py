@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from autopeft.data.cells import as_label, as_string
-from autopeft.data.chats import chat_row, has_no_weight, holds_messages
+from autopeft.data.cells import as_group, as_string
+from autopeft.data.chats import chat_row, has_no_weight, holds_messages, holds_tools
 from autopeft.data.columns import cells_of, check_named, first_usual_column
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
@@ -75,6 +75,8 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     name, tables_read = read(spec, notes, text=PARAGRAPHS)
     tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in tables_read.items()}
     layout = _layout(spec, tables["train"][0])
+    if layout.tools and not holds_tools(_train_cells(tables["train"], layout.tools)):
+        layout = replace(layout, tools=None)
     if layout.label:
         _note_unread(tables["train"], layout, notes)
     parts: Parts = {}
@@ -138,12 +140,17 @@ def _note_unread(tables: list[Any], layout: _Layout, notes: list[str]) -> None:
     for name in tables[0].column_names:
         if name in read_columns or name.strip().lower() not in (SYSTEM, TOOLS, HISTORY):
             continue
-        cells = [cell for table in tables for cell in cells_of("train", table, name, is_needed=False)]
+        cells = _train_cells(tables, name)
         if n_filled := sum(bool(cell) for cell in cells):
             notes.append(
                 f"Column {name} is not read, though {n_filled} of {len(cells)} train rows have something in "
                 "it; what the model should see of it belongs into the prompt."
             )
+
+
+def _train_cells(tables: list[Any], name: str) -> list[Any]:
+    """The cells of a column that a train table may lack."""
+    return [cell for table in tables for cell in cells_of("train", table, name, is_needed=False)]
 
 
 def _unfolded(table: Any) -> Any:
@@ -210,7 +217,7 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     columns = [cells_of(part, table, name, reads_lists=is_chat) for name in layout.columns]
     if layout.kind == "stream":
         return [Row((cell,), "", None) for cell in columns[0]]
-    groups = [as_label(cell, str(group)) for cell in cells_or_none(group)]
+    groups = [as_group(cell, str(group)) for cell in cells_or_none(group)]
     if is_chat:
         if n := sum(map(has_no_weight, zip(*columns, strict=True))):
             notes.append(f"{n} {part} chats end with an answer of weight 0, which is not to be learned.")

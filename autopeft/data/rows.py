@@ -24,6 +24,8 @@ class Row(NamedTuple):
     number: int = 0
 
 
+# What users call the parts that they give beside train.
+USUAL_NAMES = {"test": "test", "confirm": "validation"}
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
 
 

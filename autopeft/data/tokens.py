@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autopeft.data.columns import Columns, cells_of, declared_names, groups_and_times, name_of, only_input
+from autopeft.data.columns import (
+    Columns,
+    cells_of,
+    declared_names,
+    first_cells,
+    groups_and_times,
+    name_of,
+    only_input,
+)
 from autopeft.data.files import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -110,9 +118,11 @@ def _hides_tags(row: Row) -> bool:
     return set(names_in(row.label)) == {_HIDDEN}
 
 
-def _refuse_single_tokens(tables: Iterable[Any], columns: Columns) -> None:
+def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
     """Refuse tables of words with a word and its tag in each row, whose sentences are unknown."""
     names = (*columns.inputs, columns.label)
+    if any(_holds_several(cell) for name in names for cell in first_cells(tables, name)):
+        return  # without a look at whole columns
     cells = [cell for table in tables for name in names for cell in cells_of("train", table, name) if cell]
     if len(cells) > 2 and all(isinstance(cell, str) and len(cell.split()) == 1 for cell in cells):
         raise DataError(
@@ -120,6 +130,11 @@ def _refuse_single_tokens(tables: Iterable[Any], columns: Columns) -> None:
             "should be a sentence, with a list of tokens and a list of tags: join the rows of each sentence, "
             f"or write a CoNLL file ({', '.join(SENTENCES.suffixes)})."
         )
+
+
+def _holds_several(cell: Any) -> bool:
+    """Whether a cell is a list, or a text of several words."""
+    return isinstance(cell, list) or (isinstance(cell, str) and len(cell.split()) > 1)
 
 
 def _list(cell: Any, where: str) -> tuple[str, ...]:

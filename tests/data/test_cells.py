@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load, read_language, read_texts, read_tokens
+from autopeft.data.cells import _PIECE, as_read
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -127,6 +128,36 @@ def test_a_group_that_two_files_spell_differently_is_one_group(tmp_path, suffix)
     assert seen == set(range(10, 50))
 
 
-def test_labels_that_differ_in_zeros_after_the_point_are_one_class(tmp_path):
-    rows = [{"text": f"number {i}", "label": ("1.00", "1", "1.0", "0")[i % 4]} for i in range(N)]
-    assert read(write(tmp_path / "rows.csv", rows)).label_names == ("0", "1")
+def test_groups_that_differ_in_zeros_after_the_point_are_one_group(tmp_path):
+    rows = [
+        {"text": f"number {i}", "label": i % 2, "user": ("{}", "{}.0", "{}.00")[i % 3].format(i // 6)}
+        for i in range(240)
+    ]
+    data = read(write(tmp_path / "rows.csv", rows), group_column="user")
+    users = [{int(text.split()[1]) // 6 for (text,) in getattr(data, part).inputs} for part in PARTS]
+    assert sum(map(len, users)) == len(set.union(*users)) == 40
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_texts_in_brackets_cost_no_more_than_their_length(quote):
+    """As counted in the steps of the reader: the parts of its texts that it looks at."""
+    text = "[" + f"\\{quote}word " * 2000 + "\\"
+    assert "".join(_PIECE.findall(text)) == text and len(_PIECE.findall(text)) < 10
+    looked_at = []
+
+    class Text(str):
+        def strip(self, *args):
+            looked_at.append(self)
+            return super().strip(*args)
+
+    texts = [Text(f"[INST] number {i}") for i in range(N)]
+    assert as_read(texts, "text") == texts
+    assert len(looked_at) == N + 1
+
+
+def test_lists_of_json_are_read_as_json(tmp_path):
+    """Python alone would read the sign as two halves, which no file can hold."""
+    rows = [{"tokens": json.dumps(["\U0001f600", f"x{i}"]), "tags": '["O", "B-X"]'} for i in range(N)]
+    assert set(cells(read(write(tmp_path / "rows.csv", rows), read_tokens))) == {
+        (("\U0001f600", f"x{i}"),) for i in range(N)
+    }

@@ -94,6 +94,25 @@ def test_tools_may_be_written_as_json_and_blank_ones_change_nothing(tmp_path):
         read(tmp_path, rows)
 
 
+@pytest.mark.parametrize("tools", ["None", "hammer, saw", '{"name": "add"}', "7"])
+def test_a_column_of_tools_that_holds_no_list_is_not_read(tmp_path, tools):
+    rows = [row | {"tools": tools if i else ""} for i, row in enumerate(usual_rows())]
+    data = read(tmp_path, rows)
+    assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
+    assert [
+        note for note in data.notes if note.startswith(f"Column tools is not read, though {N - 1} of {N}")
+    ]
+    assert "What is learned is the last answer, after messages." in data.notes
+
+
+@pytest.mark.parametrize("beside", ['[{"name": "add"}]', "null"])
+def test_tools_of_null_are_blank(tmp_path, beside):
+    rows = [row | {"tools": "null" if i else beside} for i, row in enumerate(usual_rows())]
+    chats = {label: chat_of(text) for (text,), label in everything(read(tmp_path, rows))}
+    assert chats["bye 0"] == ([user("hello 0")], json.loads(beside))
+    assert chats["bye 1"] == ([user("hello 1")], None)
+
+
 def test_columns_beside_prompts_that_are_not_read_are_counted(tmp_path):
     rows = [
         {"instruction": f"do {i}", "output": "done", "system": "be kind" if i % 2 else "", "history": [["a"]]}

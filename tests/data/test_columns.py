@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 
 from autopeft.data import load, read_texts, read_tokens
+from autopeft.data.columns import Columns, n_places_of
+from autopeft.data.tokens import _refuse_single_tokens
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -141,3 +144,33 @@ def test_times_without_one_format_are_read_in_silence(tmp_path, written, recwarn
     data = read(tmp_path / "rows.csv", rows_at(times))
     assert [*places(data.train), *places(data.search), *places(data.confirm)] == list(range(N))
     assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
+
+
+class OfManyRows:
+    """A table whose first rows may be read, but no whole column."""
+
+    def __init__(self, **columns):
+        self.few = datasets.Dataset.from_dict(columns)
+        self.column_names, self.features = self.few.column_names, self.few.features
+
+    def __len__(self):
+        return len(self.few)
+
+    def select(self, indices):
+        return self.few.select(indices)
+
+
+@pytest.mark.parametrize("labels", [[None, 3, 1], [None, 0.5, 1.0], ["a", "b"], ["a b", None], [[0, 2], [1]]])
+def test_a_first_label_tells_that_no_column_of_vectors_need_be_read(labels):
+    assert n_places_of([OfManyRows(label=labels)], "label") == 0
+
+
+@pytest.mark.parametrize("words", [[None, "one two"], [["one"], None], ["['one' 'two']"]])
+def test_a_first_sentence_tells_that_no_column_of_single_tokens_need_be_read(words):
+    table = OfManyRows(words=words, tags=["O"] * len(words))
+    _refuse_single_tokens([table], Columns(inputs=("words",), label="tags"))
+
+
+def test_bytes_of_lists_of_0_and_1_are_still_vectors():
+    table = datasets.Dataset.from_dict({"label": [b"[0, 1, 1]", b"[0, 0, 1]", None]})
+    assert n_places_of([table], "label") == 3

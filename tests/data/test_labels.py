@@ -76,7 +76,29 @@ def test_decimal_commas_are_points_with_a_note(tmp_path, sep):
     data = read(write(tmp_path / "rows.csv", [f"{value:.1f}".replace(".", ",") for value in values], sep=sep))
     assert data.target.kind == "number"
     assert labels_of(data) == dict(enumerate(values))
-    assert "The commas in column label, such as '0,0', are read as decimal points." in data.notes
+    assert (
+        "The commas in column label, such as '0,0', are read as decimal points; set "
+        "data.label_kind=classes if they divide several labels."
+    ) in data.notes
+
+
+def test_labels_divided_by_commas_are_several_labels_where_classes_are_asked_for(tmp_path):
+    pairs = [(i % 5, 5 + i // 5) for i in range(60)]
+    path = write(tmp_path / "rows.csv", [f"{a},{b}" for a, b in pairs], sep=";")
+    assert [
+        note
+        for note in read(path).notes
+        if note.endswith("label_kind=classes if they divide several labels.")
+    ]
+    data = read(path, label_kind="classes")
+    assert {i: tuple(int(data.label_names[at]) for at in at_) for i, at_ in labels_of(data).items()} == dict(
+        enumerate(pairs)
+    )
+
+
+def test_prices_without_cents_are_numbers(tmp_path):
+    data = read(write(tmp_path / "rows.csv", [f"{i}.00" for i in range(N)]))
+    assert (data.target.kind, labels_of(data)) == ("number", {i: float(i) for i in range(N)})
 
 
 def test_few_labels_with_a_comma_are_classes_unless_numbers_are_asked_for(tmp_path):
@@ -114,7 +136,7 @@ def test_a_label_column_that_differs_in_case_or_blanks_is_named(tmp_path, part, 
 def test_a_validation_file_without_labels_is_refused(tmp_path):
     path = write(tmp_path / "train.csv", [i % 2 for i in range(N)])
     pd.read_csv(path).rename(columns={"label": "mood"}).to_csv(tmp_path / "validation.csv", index=False)
-    with pytest.raises(DataError, match=r"A confirm table \(validation\.csv\) lacks column label"):
+    with pytest.raises(DataError, match=r"A validation table \(validation\.csv\) lacks column label"):
         read(tmp_path)
     rows = [{"question": f"what {i}?", "choices": ["x", "y"], "answer": i % 2} for i in range(N)]
     for name in ("train", "validation"):
@@ -122,7 +144,8 @@ def test_a_validation_file_without_labels_is_refused(tmp_path):
         pd.DataFrame(rows).to_parquet(tmp_path / "choices" / f"{name}.parquet")
         rows = [{"question": "why?", "choices": ["x", "y"]}]
     with pytest.raises(
-        DataError, match=r"A confirm table \(validation\.\w+\) lacks column answer; it has question, choices"
+        DataError,
+        match=r"A validation table \(validation\.\w+\) lacks column answer; it has question, choices",
     ):
         read(tmp_path / "choices", read_choices)
 
