@@ -71,6 +71,7 @@ def rgb_of(content: bytes, *, n_bits: int, name: str) -> Any:
     """
     module = pillow()
     with module.open(io.BytesIO(content)) as opened:
+        opened.load()  # reading EXIF data may do it too, and its errors would be taken for theirs
         turn = _UPRIGHT.get(_orientation(opened))
         image = opened if turn is None else opened.transpose(module.Transpose[turn])
         if image.mode == "F":
