@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def patience(finished: Sequence[Measurement], *, n_idle: int) -> float | None:
-    """Seconds to wait for what still runs before it is told; None where no worker is idle, or none ended."""
+    """Seconds until `tell_stragglers` is called; None where no worker is idle, or nothing has finished."""
     if not finished or n_idle < 1:
         return None
     return max(_LEAST_SECONDS, _TIMES * max(measurement.total_seconds for measurement in finished))
 
 
 def tell_stragglers(running: Sequence[Plan], finished: Sequence[Measurement], *, n_idle: int) -> None:
-    """Log which plans the search waits for; it needs all of them before it goes on."""
+    """Log which plans the search waits for; it goes on once the last of them is measured."""
     names = ", ".join(dict.fromkeys(plan.digest for plan in running))
     longest = max(measurement.total_seconds for measurement in finished)
-    text = "Idle workers: %d. The search waits for plan %s; the others took at most %.0f s."
+    text = "Idle workers: %d. The search waits for plan %s; those that have finished took at most %.0f s."
     log.info(text, n_idle, names, longest)

@@ -83,9 +83,8 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
         copy_weights(run, confirmed[0], fresh / "weights")
         body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
         write_text(fresh / "weights" / "training.json", training_json(confirmed[0], body_sha256=body))
-        if (
-            part_words(result).weights.n_unmerged > 1
-        ):  # autopeft attaches them, by their plan; a path of the data is not for others
+        if part_words(result).weights.n_unmerged > 1:
+            # `autopeft.apply` attaches them by their plan. The folder may be pushed: no path of the data.
             document = replace(plan_document(prepared, result.best), data=DataSpec())
             write_plan(fresh / "weights" / "plan.yaml", document)
         write_loading_files(fresh / "weights", prepared)
