@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from autopeft.records import shortened
@@ -16,8 +16,8 @@ _QUOTED = re.compile(r"""(?:^|(?<=\t))"(?:([^"]*(?:""[^"]*)*)"(?=\t|$))?""", re.
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 
 
-class LongRowError(ValueError):
-    """A row has more cells than the header; the message follows the name of the file."""
+class RowError(ValueError):
+    """A row has more cells than the header, or swallows others; the message follows the name of the file."""
 
 
 def separator(path: Path, suffix: str) -> str:
@@ -66,7 +66,7 @@ def _line_end(text: str, place: int) -> int:
 
 
 def check_rows(path: Path, sign: str, *, has_quotes: bool) -> None:
-    """Raise LongRowError at the first row with more cells than the header; quotes may enclose cells."""
+    """Raise RowError at the first row with more cells than the header; quotes may enclose cells."""
     header: list[str] = []
     line = 1
     with contextlib.suppress(csv.Error, UnicodeError), path.open(encoding="utf-8-sig", newline="") as file:
@@ -74,12 +74,47 @@ def check_rows(path: Path, sign: str, *, has_quotes: bool) -> None:
         for cells in reader:
             header = header or cells
             if len(cells) > len(header):
-                raise LongRowError(
+                raise RowError(
                     f"has {len(cells)} cells in line {line} ({shortened(sign.join(cells), 60)!r}) and "
                     f"{len(header)} in its header ({shortened(', '.join(header), 60)}); quote each cell that "
                     f"holds a {sign!r}, and begin the file with its header."
                 )
             line = reader.line_num + 1
+
+
+def check_quotes(path: Path, sign: str) -> None:
+    """Raise RowError at the first quote that opens a cell and closes another, in front of a text.
+
+    Such a quote is a text's own, and all between the two would be one cell. Within a cell they do no harm.
+    """
+    n_columns, lines = 0, list[str]()  # those of the record that is being read
+
+    def kept(file: Iterable[str]) -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(kept(file), delimiter=sign, strict=True)
+        while True:
+            lines.clear()
+            first = reader.line_num + 1
+            try:
+                cells = next(reader)
+                n_columns = n_columns or len(cells)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "expected after" not in str(error):  # a null byte, or a cell of over 128 KiB
+                    continue
+                cells = next(csv.reader(lines, delimiter=sign))
+                if len(lines) > 1 or len(cells) < n_columns:
+                    start = shortened(lines[0].strip(), 50)
+                    raise RowError(
+                        f"has a quote in line {first} ({start!r}) that opens a cell and ends another in "
+                        f"line {reader.line_num}, so that all between would be one cell; write two quotes "
+                        "for each that a text has, and one more around the whole cell."
+                    ) from error
 
 
 def _first_records(path: Path, sign: str) -> list[list[str]]:

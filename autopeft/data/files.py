@@ -24,7 +24,7 @@ import datasets
 import pandas as pd
 from datasets.exceptions import DatasetsError
 
-from autopeft.data.delimited import LongRowError, check_rows, has_bare_quotes, separator
+from autopeft.data.delimited import RowError, check_quotes, check_rows, has_bare_quotes, separator
 from autopeft.data.json_strings import with_strings
 from autopeft.errors import NO_ROOM, DataError
 from autopeft.records import shortened
@@ -107,7 +107,7 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
             table = _table_of(_unpacked(path, Path(cache)), cache, notes, text)
             table.info.dataset_name = path.name  # for messages
             return table
-        except LongRowError as error:
+        except RowError as error:
             raise DataError(f"{path} {error}") from error
         except FILE_ERRORS as error:
             if _is_of_full_disk(error):
@@ -171,10 +171,13 @@ def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
         # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
         header = pd.read_csv(path, nrows=0, **form).columns
         form |= {"converters": dict.fromkeys(header, str), "na_filter": False}
-        return datasets.Dataset.from_csv(glob.escape(str(path)), **options, **form)
+        rows = datasets.Dataset.from_csv(glob.escape(str(path)), **options, **form)
     except FILE_ERRORS:
         check_rows(path, sign, has_quotes=has_quotes)
         raise
+    if has_quotes:
+        check_quotes(path, sign)
+    return rows
 
 
 def _begins_with_null(path: Path) -> bool:

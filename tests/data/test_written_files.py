@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import tracemalloc
 
 import datasets
@@ -124,6 +125,31 @@ def test_a_quoted_header_tells_that_quotes_enclose_cells(tmp_path):
     with (tmp_path / "rows.tsv").open("a") as file:
         file.write('"Hello" he said\t"a"\n')
     assert cells(read(tmp_path / "rows.tsv")).keys() == {*frame.text, "Hello he said"}
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL], ids=["all quoted", "some quoted"])
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_a_lone_quote_that_swallows_cells_or_rows_is_refused(tmp_path, suffix, quoting):
+    texts = [f'"so" {i}' if i % 10 == 4 else f"number {i}" for i in range(N)]
+    frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
+    path, sign = tmp_path / f"rows{suffix}", "\t" if suffix == ".tsv" else ","
+    frame.to_csv(path, sep=sign, index=False, quoting=quoting)
+    lines = path.read_text().splitlines()
+    lines[41] = '"' + lines[41].replace('"', "", 2)
+    path.write_text("\n".join(lines))
+    assert len(pd.read_csv(path, sep=sign).dropna()) < N  # pandas would lose them in silence
+    last = 42 if quoting == csv.QUOTE_ALL else 46
+    with pytest.raises(DataError, match=rf"\{suffix} has a quote in line 42 .* another in line {last}, so"):
+        read(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_writer_of_tables_quotes_is_read_back(tmp_path, seed):
+    draw = random.Random(seed)
+    texts = [f"{i} " + "".join(draw.choices("ab\",\t\n';| ", k=12)) + "." for i in range(N)]
+    frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert cells(read(tmp_path / "rows.csv")).keys() == set(texts)
 
 
 def test_of_a_json_file_the_strings_in_place_of_times_alone_are_kept(tmp_path):
