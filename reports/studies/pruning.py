@@ -1,7 +1,7 @@
 """Whether a trained adapter tells which of its sites a smaller plan needs: pruned plans against plain ones.
 
-    python reports/studies/pruning.py OUT.csv STEPS DATA [DATA ...]
-    python reports/studies/pruning.py --summary OUT.csv
+    python reports/studies/pruning.py OUT.csv --data FOLDER [FOLDER ...] [--sizes 1/4] [--ways singular all]
+    python reports/studies/pruning.py OUT.csv --summary
 
 LoRA on all linear maps of MiniLM-L6 at 0.5 % is trained for 75 steps, as a plan that leads a search is. Then
 plans of a quarter and a sixteenth of its parameters are chosen in these ways:
@@ -9,7 +9,7 @@ plans of a quarter and a sixteenth of its parameters are chosen in these ways:
 - `ablation`: the sites whose adapter, when switched off, raises the loss of the search split most per
   parameter, at the parent's ranks
 - `singular`: the largest singular values of all changes of weights per parameter, which gives each site a
-  rank of its own
+  rank of its own; `singular18` by those after 18 steps
 - `random`: sites by a random order, at the parent's ranks
 - `all`, `q+v`: the LoRAs of that size that people write, which a search samples as smaller plans
 - `ia3`, `road`: other arms with as few parameters, at the rate that suits them, where they fit
@@ -21,12 +21,14 @@ measured again.
 
 from __future__ import annotations
 
+import argparse
 import csv
+import itertools
 import math
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,20 @@ from autopeft.train import Bench
 
 FIELDS = ("data", "size", "way", "learning_rate", "seed", "params", "loss", "metric")
 SHARES = {"1": 1, "1/4": 4, "1/16": 16}
-RUNG, EXAMPLES, SEEDS, POSITIONS, HIGHER = 75, 500, (1, 2), (0.45, 0.65), 1.8
+RUNG, FIRST_RUNG, EXAMPLES, POSITIONS = 75, 18, 500, (0.45, 0.65)
+FACTORS = (0.55, 1, 1.8)  # of the parent's rate
+WAYS = (
+    "parent",
+    "ablation",
+    "singular",
+    "singular18",
+    "singular one scale",
+    "random",
+    "all",
+    "q+v",
+    "ia3",
+    "road",
+)
 TAGGED = ("wnut17", "snips_slots")
 
 
@@ -59,15 +74,17 @@ def fidelity(bench: Bench, split: str, steps: int, seed: int) -> Fidelity:
     )
 
 
-def importances(bench: Bench, plan: Plan) -> tuple[dict[str, float], dict[str, list[float]]]:
+def importances(
+    bench: Bench, plan: Plan, steps: int, *, ablates: bool
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Of each adapter of a kept run: what the loss gains without it, and its singular values."""
     stack = compile_plan(plan, bench.methods)
-    bench.measure(plan, fidelity(bench, "confirm", RUNG, 0))
+    bench.measure(plan, fidelity(bench, "confirm", steps, 0))
     with bench.base.attached(stack.configs, plan=plan, task_type=bench.task.peft_task_type, seed=0) as model:
         assert bench.keep_weights is not None
         load_weights(model, stack.names, bench.keep_weights(plan, 0))
         model.eval()
-        whole = bench.evaluate(model, "search", n_examples=EXAMPLES).loss
+        whole = bench.evaluate(model, "search", n_examples=EXAMPLES).loss if ablates else 0.0
         modules = {
             adapter.site: next(
                 module
@@ -80,9 +97,10 @@ def importances(bench: Bench, plan: Plan) -> tuple[dict[str, float], dict[str, l
         for site, module in modules.items():
             (key,) = module.scaling
             values[site] = torch.linalg.svdvals(module.get_delta_weight(key).detach()).tolist()
-            scaling, module.scaling[key] = module.scaling[key], 0.0
-            lost[site] = bench.evaluate(model, "search", n_examples=EXAMPLES).loss - whole
-            module.scaling[key] = scaling
+            if ablates:
+                scaling, module.scaling[key] = module.scaling[key], 0.0
+                lost[site] = bench.evaluate(model, "search", n_examples=EXAMPLES).loss - whole
+                module.scaling[key] = scaling
     return lost, values
 
 
@@ -97,9 +115,13 @@ def fewer_sites(plan: Plan, values: Mapping[str, float], most: int, costs: Mappi
 
 
 def fewer_ranks(
-    plan: Plan, singular: Mapping[str, Sequence[float]], most: int, costs: Mapping[str, int]
+    plan: Plan,
+    singular: Mapping[str, Sequence[float]],
+    most: int,
+    costs: Mapping[str, int],
+    scale: Callable[[int], float] | None,
 ) -> Plan:
-    """The ranks of the largest singular values per parameter, as many as fit."""
+    """The ranks of the largest singular values per parameter, as many as fit, with a scale by rank or one."""
     steps = [
         (value**2 / costs[adapter.site], adapter.site)
         for adapter in plan.adapters
@@ -110,8 +132,21 @@ def fewer_ranks(
         if n_params + costs[site] <= most:
             ranks[site] += 1
             n_params += costs[site]
-    kept = tuple(replace(a, rank=ranks[a.site]) for a in plan.adapters if ranks[a.site])
+    kept = tuple(
+        replace(a, rank=ranks[a.site], scale=scale(ranks[a.site]) if scale else a.scale)
+        for a in plan.adapters
+        if ranks[a.site]
+    )
     return replace(plan, adapters=kept, trainable_params=n_params)
+
+
+def size_of_ranks(way: str, plan: Plan) -> str:
+    """The ranks of a plan by role, from the first layer to the last."""
+    by_role: dict[str, list[str]] = defaultdict(list)
+    for adapter in plan.adapters:
+        numbers = [part for part in adapter.site.split(".") if part.isdigit()]
+        by_role[".".join(adapter.site.split(".")[-2:])].append(f"{'.'.join(numbers)}:{adapter.rank}")
+    return f"{way}: " + "; ".join(f"{role} {' '.join(ranks)}" for role, ranks in by_role.items())
 
 
 def parent_of(bench: Bench, plans: Sequence[Plan]) -> Plan:
@@ -121,7 +156,7 @@ def parent_of(bench: Bench, plans: Sequence[Plan]) -> Plan:
 
 
 def pruned(
-    prepared: Prepared, bench: Bench, context: AllocationContext, share: int
+    prepared: Prepared, bench: Bench, context: AllocationContext, share: int, ways: Collection[str]
 ) -> Iterator[tuple[str, list[Plan]]]:
     """The ways to a size and their plans, one for each rate."""
     methods = context.methods
@@ -129,22 +164,28 @@ def pruned(
     rates = [low * (high / low) ** position for position in POSITIONS]
     policy = baseline_policies(context, learning_rate=1.0)["LoRA on all linear maps"]
     parent = parent_of(bench, [plan_of(replace(policy, learning_rate=rate), context) for rate in rates])
-    tried = [parent.learning_rate, HIGHER * parent.learning_rate]
+    tried = [factor * parent.learning_rate for factor in FACTORS]
     if share == 1:
         yield "parent", [replace(parent, learning_rate=rate) for rate in tried]
         return
     most = parent.trainable_params // share
     costs = {site.name: site.in_features + site.out_features for site in context.sites}
-    lost, singular = importances(bench, parent)
-    per_parameter = {a.site: lost[a.site] / (costs[a.site] * a.rank) for a in parent.adapters}
+    lost, singular = importances(bench, parent, RUNG, ablates="ablation" in ways)
+    per_parameter = {a.site: lost.get(a.site, 0.0) / (costs[a.site] * a.rank) for a in parent.adapters}
     numbers = np.random.default_rng(0).random(len(parent.adapters))
     at_random = dict(zip((a.site for a in parent.adapters), numbers, strict=True))
-    ways = {
+    early = importances(bench, parent, FIRST_RUNG, ablates=False)[1] if "singular18" in ways else singular
+    scale = methods["lora"].scale
+    plans = {
         "ablation": fewer_sites(parent, per_parameter, most, costs),
-        "singular": fewer_ranks(parent, singular, most, costs),
+        "singular": fewer_ranks(parent, singular, most, costs, scale),
+        "singular18": fewer_ranks(parent, early, most, costs, scale),
+        "singular one scale": fewer_ranks(parent, singular, most, costs, None),
         "random": fewer_sites(parent, at_random, most, costs),
     }
-    for way, plan in ways.items():
+    for way, plan in plans.items():
+        if way in ways:
+            print(size_of_ranks(way, plan), file=sys.stderr, flush=True)
         yield way, [replace(plan, learning_rate=rate) for rate in tried]
     small = replace(context, max_params=most)
     loras = baseline_policies(small, learning_rate=1.0)
@@ -154,12 +195,12 @@ def pruned(
     for name in ("ia3", "road"):
         low, high = methods[name].learning_rate_range
         others = [low * (high / low) ** position for position in POSITIONS]
-        plans = [plan_of(Policy(method=name, learning_rate=rate), small) for rate in others]
-        if plans[0].adapters:
-            yield name, plans
+        arms = [plan_of(Policy(method=name, learning_rate=rate), small) for rate in others]
+        if arms[0].adapters:
+            yield name, arms
 
 
-def rows(source: str, steps: int, done: set[tuple[str, ...]]) -> Iterator[tuple[Any, ...]]:
+def rows(source: str, asked: argparse.Namespace, done: set[tuple[str, ...]]) -> Iterator[tuple[Any, ...]]:
     """One row for each run that is not done yet."""
     name = Path(source).name
     task = "token-classification" if name in TAGGED else "text-classification"
@@ -176,14 +217,13 @@ def rows(source: str, steps: int, done: set[tuple[str, ...]]) -> Iterator[tuple[
         bench = replace(
             prepared.bench, keep_weights=lambda plan, seed: Path(folder) / f"{plan.digest}-{seed}"
         )
-        for size, share in SHARES.items():
-            for way, plans in pruned(prepared, bench, context, share):
-                for plan in plans:
-                    for seed in SEEDS:
-                        key = (name, size, way, f"{plan.learning_rate:.4g}", str(seed))
-                        if key not in done:
-                            seen = bench.measure(plan, fidelity(bench, "confirm", steps, seed))
-                            yield (*key, plan.trainable_params, seen.loss, seen.metric)
+        for size in asked.sizes:
+            for way, plans in pruned(prepared, bench, context, SHARES[size], asked.ways):
+                for plan, seed in itertools.product(plans if way in asked.ways else (), asked.seeds):
+                    key = (name, size, way, f"{plan.learning_rate:.4g}", str(seed))
+                    if key not in done:
+                        seen = bench.measure(plan, fidelity(bench, "confirm", asked.steps, seed))
+                        yield (*key, plan.trainable_params, seen.loss, seen.metric)
 
 
 def summary(out: Path) -> None:
@@ -202,22 +242,31 @@ def summary(out: Path) -> None:
         print(f"| {data} | {size} | {way} | {params[data, size, way]:,} | {best:.1f} |")
 
 
-def main(out: Path, steps: int, sources: Sequence[str]) -> None:
+def main() -> None:
     """Measure every way that the file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--data", nargs="+", default=[])
+    parser.add_argument("--sizes", nargs="+", choices=SHARES, default=tuple(SHARES))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--summary", action="store_true")
+    asked = parser.parse_args()
+    if asked.summary:
+        summary(asked.out)
+        return
     done: set[tuple[str, ...]] = set()
-    if out.exists():
-        with out.open(encoding="utf-8") as file:
+    if asked.out.exists():
+        with asked.out.open(encoding="utf-8") as file:
             done = {tuple(row[field] for field in FIELDS[:5]) for row in csv.DictReader(file)}
-    for source in sources:
-        for row in rows(source, steps, done):
-            is_new = not out.exists()
-            with out.open("a", newline="", encoding="utf-8") as file:
+    for source in asked.data:
+        for row in rows(source, asked, done):
+            is_new = not asked.out.exists()
+            with asked.out.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([FIELDS, row] if is_new else [row])
             print(*row, flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--summary":
-        summary(Path(sys.argv[2]))
-    else:
-        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main()
