@@ -10,6 +10,7 @@ plans of a quarter and a sixteenth of its parameters are chosen in these ways:
   parameter, at the parent's ranks
 - `singular`: the largest singular values of all changes of weights per parameter, which gives each site a
   rank of its own; `singular18` by those after 18 steps
+- `spectrum`: ranks by the score of that name, singular values of gradients before any training
 - `random`: sites by a random order, at the parent's ranks
 - `all`, `q+v`: the LoRAs of that size that people write, which a search samples as smaller plans
 - `ia3`, `road`: other arms with as few parameters, at the rate that suits them, where they fit
@@ -40,6 +41,7 @@ from autopeft.adapters import compile_plan
 from autopeft.budget import parse
 from autopeft.model import load_weights
 from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import Adapter, DataSpec, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.space import AllocationContext, Policy, baseline_policies, plan_of
 from autopeft.train import Bench
@@ -54,6 +56,7 @@ WAYS = (
     "singular",
     "singular18",
     "singular one scale",
+    "spectrum",
     "random",
     "all",
     "q+v",
@@ -188,6 +191,12 @@ def pruned(
             print(size_of_ranks(way, plan), file=sys.stderr, flush=True)
         yield way, [replace(plan, learning_rate=rate) for rate in tried]
     small = replace(context, max_params=most)
+    if "spectrum" in ways:
+        (score,) = sensitivity(prepared, ["spectrum"]).scores
+        profiles = dict(zip((site.name for site in context.sites), score.profiles, strict=True))
+        by_spectrum = replace(policy, exponent=1.0, ranks_by="spectrum")
+        scored = small.with_scores(dict.fromkeys(profiles, 1.0), profiles)
+        yield "spectrum", [plan_of(replace(by_spectrum, learning_rate=rate), scored) for rate in tried]
     loras = baseline_policies(small, learning_rate=1.0)
     for name, policy in loras.items():
         way = "q+v" if "q and v" in name else "all"
