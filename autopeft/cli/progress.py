@@ -80,7 +80,7 @@ class Phase:
 
 
 class Lines:
-    """One line per measurement, below the headings of its phase."""
+    """One line per measurement; the first of a phase stands below headings."""
 
     def __init__(self) -> None:
         self._phase = Phase()
@@ -88,13 +88,14 @@ class Lines:
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase: its count and its best loss begin again."""
         self._phase = Phase(name=name, total=n_measurements)
-        text = f"{_title(name, n_measurements)}\n{HEADINGS}" if n_measurements else name
-        print(text, file=sys.stderr, flush=True)
+        print(_title(name, n_measurements), file=sys.stderr, flush=True)
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Print one line about a measurement."""
+        if not self._phase.done:
+            print(HEADINGS, file=sys.stderr, flush=True)
         self._phase.add(measurement, arm, is_baseline=is_baseline)
         left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
         print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
@@ -126,7 +127,7 @@ class Live:
         )
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start a phase; the first one opens the display, and one that counts runs prints its headings."""
+        """Start a phase; the first one opens the display, and one that counts runs prints its title."""
         self._phase = Phase(name=name, total=n_measurements)
         if not self._live.is_started:
             before = sys.stderr
@@ -134,12 +135,13 @@ class Live:
             _move_log(before, sys.stderr)  # the display's own stream, which prints above it
         if n_measurements:
             self.console.print(Text(_title(name, n_measurements), style="bold"))
-            self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Advance the display, and print one line about a measurement."""
+        if not self._phase.done:
+            self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
         self._phase.add(measurement, arm, is_baseline=is_baseline)
         self._left = None if seconds_left is None else (seconds_left, self.clock())
         # Text takes no markup: an error may hold brackets.
@@ -208,7 +210,8 @@ def shortened(arm: str) -> str:
 
 
 def _title(phase: str, n_measurements: int) -> str:
-    return f"{phase}: {n_measurements} run{'' if n_measurements == 1 else 's'}"
+    """A phase with how many runs it may take; time or cost may pay for fewer."""
+    return {0: phase, 1: f"{phase}: 1 run"}.get(n_measurements, f"{phase}: up to {n_measurements} runs")
 
 
 def _lower(best: tuple[str, float] | None, scored: tuple[str, float]) -> tuple[str, float]:

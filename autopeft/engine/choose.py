@@ -165,7 +165,7 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
             if lower is None:
                 break
             if not has_room(problem, ledger, n_plans=1, index=problem.schedule.last, is_new=True):
-                log.info("The rate of plan %s is not tuned again: that cannot be paid.", plan.digest)
+                log.info("A lower rate for %s is not tried: that cannot be paid.", arm.label)
                 break
             measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
     return measured

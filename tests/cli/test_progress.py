@@ -108,11 +108,13 @@ def test_two_long_names_that_differ_at_the_end_stay_apart():
     assert len({describe(run(0.1), arm)[:38] for arm in twins}) == 2
 
 
-def test_a_file_gets_one_line_per_run_and_the_headings_of_each_phase(capsys):
+def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(capsys):
     lines = Lines()
     lines.phase("sensitivity", 0)
     lines.phase("rung 1", 2)
     lines.measured(run(0.5), arm="head", is_baseline=False, seconds_left=65.0)
-    first, second, headings, row = capsys.readouterr().err.splitlines()
-    assert (first, second, headings) == ("sensitivity", "rung 1: 2 runs", HEADINGS)
+    lines.phase("rates", 1)
+    first, second, headings, row, last = capsys.readouterr().err.splitlines()
+    assert (first, second, headings) == ("sensitivity", "rung 1: up to 2 runs", HEADINGS)
     assert row.endswith("0.5000  1:05 left")
+    assert last == "rates: 1 run"
