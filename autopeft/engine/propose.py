@@ -54,7 +54,7 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
             measured[proposal.plan] = result
         if len(results) < len(wave):
             study_log.drop([trial for trial, _ in wave[len(results) :]])
-            log.warning("Time is short; number of plans that are measured: %d.", len(measured))
+            log.warning("Time is short: rung 1 ends after %d plans.", len(measured))
         if len(results) < most:
             break
     return even_out(study_log, measured)
