@@ -6,9 +6,9 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,13 +30,17 @@ Record = TypeVar("Record")
 
 _COST = "search.max_cost"
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
+_MEMORY = "execution.memory_bytes"
+# How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
+_PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: limits, how measurements are spread over processes and devices of one kind,
-# and what logs them.
+# the pieces of a step, whose gradients add up to the same, and what logs them.
 CHANGEABLE = frozenset(
     {
         *("search.trials", "search.max_time_seconds", "search.max_cost"),
         *("output.out", "output.report_to"),
         *("execution.executor", "execution.workers", "execution.device"),
+        *(_MEMORY, *_PIECES),
     }
 )
 
@@ -46,7 +50,8 @@ log = logging.getLogger(__name__)
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     """The stored settings of the run in `requested.output.out`, with what the user may change of them.
 
-    These are limits, of which trials and cost can only grow; executor, workers and device; and trackers.
+    These are limits, of which trials and cost can only grow; executor, workers and device; memory and the
+    pieces of a step, which the run chooses again where it is given another memory; and trackers.
     Raises SpecError where another setting in `given` (dotted names) differs.
     """
     if requested.output.out is None:
@@ -69,13 +74,18 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
                 f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --executor, "
-                "--workers, --device and --report-to may change; pass another --out for a new run."
+                "--workers, --device, --memory, --micro-batch-tokens, --checkpointing and --report-to may "
+                "change; pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
-    is_derived = _COST in [decision.setting for decision in _decisions(run) or ()]
-    if "search.trials" in given and is_derived and _COST not in given:
+    derived = {decision.setting for decision in _decisions(run) or ()}
+    if "search.trials" in given and _COST in derived - given:
         topics["search"]["max_cost"] = None  # the user asks for more than the usual cost
+    if _MEMORY in given:
+        for name in _PIECES.keys() & (derived - given):
+            topic, field = name.split(".")
+            topics[topic][field] = _PIECES[name]
     return RunSpec.model_validate(topics)
 
 
@@ -117,12 +127,30 @@ def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> t
     return scores
 
 
-def keep_decisions(run: RunDir, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
-    """The settings that this run derived: those on the disk, since a resumed run reads their values."""
+def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """The settings that this run derived: those on the disk, since a resumed run reads their values.
+
+    The pieces of a step may have been chosen again, or given.
+    """
     if (kept := _decisions(run)) is not None:
-        return kept
-    write_checked(run.state / _DECISIONS, [to_json(decision) for decision in derived])
+        again = {decision.setting: decision for decision in derived if decision.setting in _PIECES}
+        current = to_json(spec)
+        derived = tuple(
+            again.pop(decision.setting, decision)
+            for decision in kept
+            if _still_holds(decision, again, current)
+        )
+        derived += tuple(again.values())
+    if derived != kept:
+        write_checked(run.state / _DECISIONS, [to_json(decision) for decision in derived])
     return derived
+
+
+def _still_holds(decision: Decision, again: Collection[str], current: Any) -> bool:
+    """Whether a decision on the disk was made again, or its setting has the value that it gave it."""
+    topic, field = decision.setting.split(".")
+    is_given = decision.setting in _PIECES and str(current[topic][field]) != decision.value
+    return decision.setting in again or not is_given
 
 
 def _decisions(run: RunDir) -> tuple[Decision, ...] | None:

@@ -112,7 +112,7 @@ def _search_in(
     prepared = within_time(prepared, limit, context)
     spec = prepared.spec
     first_trials = note_start(run, prepared, requested=requested, user_plans=brought)
-    prepared = replace(prepared, decisions=keep_decisions(run, prepared.decisions))
+    prepared = replace(prepared, decisions=keep_decisions(run, spec, prepared.decisions))
     for decision in prepared.decisions:
         log.info("%s", decision)
     run.write_spec(spec)

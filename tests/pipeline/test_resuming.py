@@ -1,4 +1,4 @@
-"""What `--resume` lets a user change: trials, time and cost, which can only grow, and nothing else."""
+"""What `--resume` lets a user change: limits, how it computes, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,9 +34,63 @@ def test_the_cost_may_grow(out, cost):
 def test_more_trials_are_not_bound_by_a_cost_that_the_run_derived_itself(out, is_derived):
     if is_derived:
         decision = Decision(setting="search.max_cost", value="3", rule="")
-        keep_decisions(RunDir.open(out), (decision,))
+        keep_decisions(RunDir.open(out), STORED, (decision,))
     spec = resumed(run_spec(trials=20, out=out), frozenset({"search.trials"}))
     assert (spec.search.trials, spec.search.max_cost) == (20, None if is_derived else 3.0)
+
+
+PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
+
+
+def decided(values, rule=""):
+    return tuple(Decision(setting=name, value=value, rule=rule) for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        ({}, (4096, "off")),
+        ({"memory_bytes": 2**30}, (None, "auto")),
+        ({"micro_batch_tokens": 512}, (512, "off")),
+        ({"checkpointing": "on"}, (4096, "on")),
+        ({"memory_bytes": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
+    ],
+)
+@pytest.mark.parametrize("is_derived", [False, True])
+def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_them(
+    tmp_path, is_derived, given, pieces
+):
+    out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}
+    with RunDir.create(out, resume=False) as run:
+        run.write_spec(run_spec(**stored))
+        keep_decisions(run, run_spec(**stored), decided(PIECES if is_derived else {}))
+    spec = resumed(run_spec(out=out, **given), frozenset(f"execution.{name}" for name in given)).execution
+    expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
+    assert (spec.micro_batch_tokens, spec.checkpointing) == expected
+    assert spec.memory_bytes == given.get("memory_bytes")
+
+
+def test_the_decisions_of_a_run_follow_pieces_that_were_given_or_chosen_again(tmp_path):
+    (first, second), length = decided(PIECES), decided({"task.max_length": "64"})
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        kept = [
+            keep_decisions(run, run_spec(micro_batch_tokens=tokens, checkpointing=checks), derived)
+            for tokens, checks, derived in [
+                (4096, "off", (*length, first, second)),
+                (4096, "off", decided({"task.max_length": "32"})),
+                (512, "off", ()),
+                (
+                    256,
+                    "on",
+                    decided({"execution.micro_batch_tokens": "256", "execution.checkpointing": "on"}),
+                ),
+            ]
+        ]
+    settings = [{decision.setting: decision.value for decision in decisions} for decisions in kept]
+    whole = {"task.max_length": "64"} | PIECES
+    assert settings[:2] == [whole, whole]
+    assert settings[2] == {"task.max_length": "64", "execution.checkpointing": "off"}
+    assert settings[3] == whole | {"execution.micro_batch_tokens": "256", "execution.checkpointing": "on"}
 
 
 def test_the_cost_cannot_shrink(out):
