@@ -50,10 +50,10 @@ def decided(values, rule=""):
     ("given", "pieces"),
     [
         ({}, (4096, "off")),
-        ({"memory_bytes": 2**30}, (None, "auto")),
+        ({"memory": 2**30}, (None, "auto")),
         ({"micro_batch_tokens": 512}, (512, "off")),
         ({"checkpointing": "on"}, (4096, "on")),
-        ({"memory_bytes": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
+        ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
     ],
 )
 @pytest.mark.parametrize("is_derived", [False, True])
@@ -64,10 +64,11 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_t
     with RunDir.create(out, resume=False) as run:
         run.write_spec(run_spec(**stored))
         keep_decisions(run, run_spec(**stored), decided(PIECES if is_derived else {}))
-    spec = resumed(run_spec(out=out, **given), frozenset(f"execution.{name}" for name in given)).execution
+    names = {"memory": "execution.memory_bytes"} | {name.split(".")[1]: name for name in PIECES}
+    spec = resumed(run_spec(out=out, **given), frozenset(names[name] for name in given)).execution
     expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
     assert (spec.micro_batch_tokens, spec.checkpointing) == expected
-    assert spec.memory_bytes == given.get("memory_bytes")
+    assert spec.memory_bytes == given.get("memory")
 
 
 def test_the_decisions_of_a_run_follow_pieces_that_were_given_or_chosen_again(tmp_path):
