@@ -15,9 +15,9 @@ from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
 from autopeft.extension import ExportSource
 from autopeft.pipeline.hub_folder import write_card, write_loading_files
+from autopeft.pipeline.keeping import copy_weights
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
-from autopeft.pipeline.resuming import copy_weights
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,

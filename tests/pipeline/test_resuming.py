@@ -10,7 +10,8 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
-from autopeft.pipeline.resuming import keep_decisions, resumed
+from autopeft.pipeline.keeping import keep_decisions
+from autopeft.pipeline.resuming import resumed
 from autopeft.records import Decision
 from autopeft.store import RunDir
 
