@@ -29,7 +29,7 @@ import math
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def parent_of(bench: Bench, plans: Sequence[Plan]) -> Plan:
 
 
 def pruned(
-    prepared: Prepared, bench: Bench, context: AllocationContext, share: int, ways: Collection[str]
+    prepared: Prepared, bench: Bench, context: AllocationContext, share: int, asked: argparse.Namespace
 ) -> Iterator[tuple[str, list[Plan]]]:
     """The ways to a size and their plans, one for each rate."""
     methods = context.methods
@@ -167,17 +167,19 @@ def pruned(
     rates = [low * (high / low) ** position for position in POSITIONS]
     policy = baseline_policies(context, learning_rate=1.0)["LoRA on all linear maps"]
     parent = parent_of(bench, [plan_of(replace(policy, learning_rate=rate), context) for rate in rates])
-    tried = [factor * parent.learning_rate for factor in FACTORS]
+    tried = [factor * parent.learning_rate for factor in asked.factors]
     if share == 1:
         yield "parent", [replace(parent, learning_rate=rate) for rate in tried]
         return
     most = parent.trainable_params // share
     costs = {site.name: site.in_features + site.out_features for site in context.sites}
-    lost, singular = importances(bench, parent, RUNG, ablates="ablation" in ways)
+    lost, singular = importances(bench, parent, RUNG, ablates="ablation" in asked.ways)
     per_parameter = {a.site: lost.get(a.site, 0.0) / (costs[a.site] * a.rank) for a in parent.adapters}
     numbers = np.random.default_rng(0).random(len(parent.adapters))
     at_random = dict(zip((a.site for a in parent.adapters), numbers, strict=True))
-    early = importances(bench, parent, FIRST_RUNG, ablates=False)[1] if "singular18" in ways else singular
+    early = (
+        importances(bench, parent, FIRST_RUNG, ablates=False)[1] if "singular18" in asked.ways else singular
+    )
     scale = methods["lora"].scale
     plans = {
         "ablation": fewer_sites(parent, per_parameter, most, costs),
@@ -187,11 +189,11 @@ def pruned(
         "random": fewer_sites(parent, at_random, most, costs),
     }
     for way, plan in plans.items():
-        if way in ways:
+        if way in asked.ways:
             print(size_of_ranks(way, plan), file=sys.stderr, flush=True)
         yield way, [replace(plan, learning_rate=rate) for rate in tried]
     small = replace(context, max_params=most)
-    if "spectrum" in ways:
+    if "spectrum" in asked.ways:
         (score,) = sensitivity(prepared, ["spectrum"]).scores
         profiles = dict(zip((site.name for site in context.sites), score.profiles, strict=True))
         by_spectrum = replace(policy, exponent=1.0, ranks_by="spectrum")
@@ -227,7 +229,7 @@ def rows(source: str, asked: argparse.Namespace, done: set[tuple[str, ...]]) -> 
             prepared.bench, keep_weights=lambda plan, seed: Path(folder) / f"{plan.digest}-{seed}"
         )
         for size in asked.sizes:
-            for way, plans in pruned(prepared, bench, context, SHARES[size], asked.ways):
+            for way, plans in pruned(prepared, bench, context, SHARES[size], asked):
                 for plan, seed in itertools.product(plans if way in asked.ways else (), asked.seeds):
                     key = (name, size, way, f"{plan.learning_rate:.4g}", str(seed))
                     if key not in done:
@@ -260,6 +262,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SHARES, default=tuple(SHARES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--factors", nargs="+", type=float, default=FACTORS, help="on the parent's rate")
     parser.add_argument("--summary", action="store_true")
     asked = parser.parse_args()
     if asked.summary:
