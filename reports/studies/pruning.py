@@ -13,6 +13,7 @@ plans of a quarter and a sixteenth of its parameters are chosen in these ways:
 - `spectrum`: ranks by the score of that name, singular values of gradients before any training
 - `random`: sites by a random order, at the parent's ranks
 - `all`, `q+v`: the LoRAs of that size that people write, which a search samples as smaller plans
+- `everywhere`, `attention+up`: even ranks, from 1 on, at these sites of every layer as far as they fit
 - `ia3`, `road`: other arms with as few parameters, at the rate that suits them, where they fit
 
 Each is trained in full from the start, with two seeds at the parent's rate and at 1.8 times that (IA3 and
@@ -60,6 +61,8 @@ WAYS = (
     "random",
     "all",
     "q+v",
+    "everywhere",
+    "attention+up",
     "ia3",
     "road",
 )
@@ -203,6 +206,11 @@ def pruned(
     for name, policy in loras.items():
         way = "q+v" if "q and v" in name else "all"
         yield way, [plan_of(replace(policy, learning_rate=rate), small) for rate in tried]
+    for way, placement in (("everywhere", "all"), ("attention+up", "attention+up")):
+        yield (
+            way,
+            [plan_of(Policy(method="lora", placement=placement, learning_rate=r), small) for r in tried],
+        )
     for name in ("ia3", "road"):
         low, high = methods[name].learning_rate_range
         others = [low * (high / low) ** position for position in POSITIONS]
