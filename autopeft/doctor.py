@@ -111,8 +111,17 @@ def _device_checks() -> Iterator[Check]:
     device = find_device(None)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     yield Check(name="device", status="ok", value=f"{device.type} ({name})")
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield gpu_check(gpus, like_first=len(like_gpus()))
+    n_gpus = torch.cuda.device_count()
+    if n_gpus and not torch.cuda.is_available():  # get_device_name would raise
+        yield Check(
+            name="GPUs",
+            status="note",
+            value=f"{n_gpus} visible, and torch {torch.__version__} can use none",
+            remedy="update the driver, or install the torch for the CUDA version that it has",
+        )
+    else:
+        gpus = [torch.cuda.get_device_name(index) for index in range(n_gpus)]
+        yield gpu_check(gpus, like_first=len(like_gpus()))
     free = free_bytes(device)
     is_little = free < _LEAST_FREE_BYTES
     yield Check(

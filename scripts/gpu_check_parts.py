@@ -16,6 +16,7 @@ from autopeft.estimate import TrainingStep, measure, replay, without_weights
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel, Precision, can_checkpoint, checkpointed
 from autopeft.records import Adapter, Fidelity, Plan
+from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 from autopeft.train import Bench, EncodedSplit
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -172,7 +173,8 @@ def memory_finding(name: str, base: BaseModel, skeleton: BaseModel, place: Place
     step = step_of(place, len(base.module.get_input_embeddings().weight))
     dtype = place.precision.torch_dtype
     adapted = without_weights(skeleton, [lora_config()], task_type="CAUSAL_LM", dtype=dtype)
-    predicted = replay(adapted, step).peak_bytes
+    with contextlib.nullcontext() if place.tiny else pieces_of_a_gpu():
+        predicted = replay(adapted, dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
     with base.attached([lora_config()], plan=planned(base), task_type="CAUSAL_LM", seed=0) as model:
         peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
     n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)

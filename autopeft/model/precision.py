@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,12 +62,29 @@ class Precision:
     @contextlib.contextmanager
     def multiplying(self) -> Iterator[None]:
         """A context in which torch multiplies float32 matrices as `matmul` says; for backward passes too."""
-        before = torch.get_float32_matmul_precision()
+        put_back = _note_matmul()
         torch.set_float32_matmul_precision(self.matmul)
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
+            put_back()
+
+
+def _note_matmul() -> Callable[[], None]:
+    """A function that puts back how float32 matrices are multiplied, whichever of torch's two ways set it."""
+    try:
+        return partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    except (
+        RuntimeError
+    ):  # set for each backend, as transformers does for `tf32=True`, where one word says nothing
+        backends = [torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul]
+        before = [backend.fp32_precision for backend in backends]
+
+        def put_back() -> None:
+            for backend, precision in zip(backends, before, strict=True):
+                backend.fp32_precision = precision
+
+        return put_back
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:
@@ -84,10 +102,12 @@ def device_names(names: str | None) -> tuple[str | None, ...]:
 
 
 def like_gpus() -> tuple[str, ...]:
-    """The first GPU that torch sees, and all others of its kind; empty without a GPU.
+    """The first GPU that torch can use, and all others of its kind; empty without one.
 
     On a GPU with less memory, such as one for the screen, plans would run out of memory that fit elsewhere.
     """
+    if not torch.cuda.is_available():  # GPUs are counted where their driver is too old for torch
+        return ()
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     kinds = [(each.name, round(each.total_memory / 2**30)) for each in properties]
     return tuple(f"cuda:{index}" for index, kind in enumerate(kinds) if kind == kinds[0])

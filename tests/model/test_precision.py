@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -114,6 +116,22 @@ def test_medium_products_are_for_the_context_alone():
         assert torch.get_float32_matmul_precision() == "medium"
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_what_each_backend_does_is_put_back_where_one_word_says_nothing():
+    """In a process of its own, since no setting of torch undoes this whole."""
+    script = """
+import torch
+from autopeft.model import Precision
+torch.backends.fp32_precision = "tf32"  # as `TrainingArguments(tf32=True)` does
+backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+before = [backend.fp32_precision for backend in backends]
+for _ in range(2):
+    with Precision().multiplying(), Precision(matmul="medium").multiplying():
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert [backend.fp32_precision for backend in backends] == before == ["tf32", "tf32"]
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toys.specs import run_spec
 
+from autopeft.doctor import diagnose
 from autopeft.model import BaseModel, like_gpus
 from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
@@ -28,6 +29,7 @@ def see_gpus(monkeypatch):
 
     def see(*cards):
         properties = [SimpleNamespace(name=name, total_memory=n_bytes) for name, n_bytes in cards]
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cards))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
         monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
 
@@ -64,6 +66,23 @@ def test_gpus_unlike_the_first_are_left_out(see_gpus):
     assert like_gpus() == named(0, 2)
     see_gpus()
     assert like_gpus() == ()
+
+
+def test_gpus_whose_driver_is_too_old_are_told_and_left_alone(tmp_path, monkeypatch):
+    """As torch has it then: it counts them by another library, and raises where they are used."""
+
+    def refuse(index):
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("get_device_properties", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    assert like_gpus() == ()
+    for executor in ("serial", "process"):
+        check_executor(run_spec(executor=executor))
+    (check,) = [check for check in diagnose(tmp_path) if check.name == "GPUs"]
+    assert (check.status, "can use none" in check.value, "driver" in check.remedy) == ("note", True, True)
 
 
 @pytest.mark.parametrize(("n_threads", "n_workers"), [(1, 1), (2, 1), (4, 2), (7, 3), (64, 4)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -47,12 +49,13 @@ def map_on(device):
     return module
 
 
-def seen_on(device, name):
+def seen_on(device, name, site=SITE):
     """Two reducers of a score, one after two batches and one after one, on a device."""
-    first, second = (SCORES[name].reducer([SITE], seed=0) for _ in range(2))
+    first, second = (SCORES[name].reducer([site], seed=0) for _ in range(2))
     for reducer in (first, first, second):
-        inputs, gradient = (torch.empty(2, 3, WIDTH, device=device) for _ in range(2))
-        reducer.update(SITE, map_on(device), inputs, gradient)
+        sizes = (site.in_features, site.out_features)
+        inputs, gradient = (torch.empty(2, 3, size, device=device) for size in sizes)
+        reducer.update(site, map_on(device), inputs, gradient)
     return first, second
 
 
@@ -77,6 +80,17 @@ def test_sums_go_to_the_cpu_where_a_gpu_has_little_room(name, free, device, monk
         first, second = seen_on("cuda", name)
         assert devices_of_sums(first) == {device}
         first.add(second)
+
+
+def test_sums_of_a_site_go_to_the_cpu_together(monkeypatch):
+    """Of a map with many inputs one sketch is 16 times as large as the other, and both make a profile."""
+    wide = dataclasses.replace(SITE, in_features=4 * WIDTH)
+    sizes = [4 * WIDTH * 256, 4 * 1024 * 4 * WIDTH]
+    monkeypatch.setattr(parts, "free_bytes", lambda _: 256 * sum(sizes) // 2)  # between both
+    with FakeTensorMode():
+        first, _ = seen_on("cuda", "spectrum", wide)
+        assert sorted(total.nbytes for total in first.sums[SITE.name]) == sizes
+        assert devices_of_sums(first) == {"cpu"}
 
 
 def test_halves_with_sums_on_two_devices_are_added_up(monkeypatch):

@@ -75,22 +75,22 @@ class Sums:
     def _add(self, name: str, terms: Tensors) -> None:
         before = self.sums.get(name)
         if before is None:
-            self.sums[name] = tuple(map(_placed, terms))
+            self.sums[name] = _placed(terms)
         else:
             pairs = zip(before, terms, strict=True)
             self.sums[name] = tuple(total + term.to(total.device) for total, term in pairs)
 
 
-def _placed(total: Tensor) -> Tensor:
-    """A sum where it is kept: on the CPU if it would take much of a GPU's free memory.
+def _placed(totals: Tensors) -> Tensors:
+    """The sums of a site where they are kept: on the CPU if one would take much of a GPU's free memory.
 
     Those on Apple's GPUs, which share the memory and lack many decompositions, all go there.
     """
-    device = total.device
-    if device.type == "cpu" or total.numel() == 1:
-        return total
-    is_large = device.type == "mps" or total.nbytes > _LARGEST_SHARE * free_bytes(device)
-    return total.cpu() if is_large else total
+    device, largest = totals[0].device, max(totals, key=lambda total: total.nbytes)
+    if device.type == "cpu" or largest.numel() == 1:
+        return totals
+    is_large = device.type == "mps" or largest.nbytes > _LARGEST_SHARE * free_bytes(device)
+    return tuple(total.cpu() for total in totals) if is_large else totals
 
 
 @dataclass
