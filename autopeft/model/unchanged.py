@@ -82,7 +82,17 @@ def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
 
 
 def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    tensors: list[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    """Parameters and buffers but those that no checkpoint holds, which a model may compute as it runs.
+
+    LongRoPE writes the frequencies for short or long texts into such a buffer.
+    """
+    computed = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
+    buffers = ((name, buffer) for name, buffer in module.named_buffers() if name not in computed)
+    tensors: list[tuple[str, Tensor]] = [*module.named_parameters(), *buffers]
     return [(name, tensor.detach()) for name, tensor in tensors]
 
 

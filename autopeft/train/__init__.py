@@ -12,8 +12,8 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-compute, dropout, encoding, prefix, rate_schedule, rates → batches, lengths, pausing → states, loop →
-failures → bench → choosing, pace.
+compute, dropout, encoding, prefix, rate_schedule, rates → batches, lengths, pausing, recovery →
+states, loop → failures → bench → choosing, pace.
 """
 
 from __future__ import annotations

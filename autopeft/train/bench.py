@@ -52,6 +52,7 @@ from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
+from autopeft.train.recovery import Recovery
 from autopeft.train.states import RungStates, most_state_bytes
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
@@ -124,46 +125,37 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, beside))
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """One measurement; if memory runs out in training it starts anew, once, in half the micro-batches.
-
-        What was kept to save time gives way first. Later plans have the smaller micro-batches too, unless
-        those were no help: some methods keep as much for a row as for many.
-        """
-        before, is_cut = self.compute.micro_batch_tokens, False
+        """One measurement; if memory runs out in training it starts anew, in less and less of it."""
+        recovery: Recovery | None = None
         while True:
             try:
                 return self._measure(plan, fidelity)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.frozen_outputs.n_bytes:
-                    self.frozen_outputs.max_bytes, how = 0, "without outputs of frozen layers in memory"
-                elif not is_cut and self._halve_micro_batches(fidelity, error):
-                    is_cut = True
-                    how = f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
-                else:
-                    self.compute.micro_batch_tokens = before
+                recovery = recovery or self._recovery(fidelity)
+                how = recovery.next_try(error)
+                if how is None:
                     raise
                 text = "Memory ran out (%s): plan %s starts anew, %s, as do all later plans."
                 log.warning(text, reason_of(error), plan.digest, how)
             self.make_room()
+
+    def _recovery(self, fidelity: Fidelity) -> Recovery:
+        return Recovery(
+            compute=self.compute,
+            frozen_outputs=self.frozen_outputs,
+            model=self.base.module,
+            split=self.splits["train"],
+            steps=lambda: self._steps(fidelity),
+            is_trained=fidelity.split not in _READ_ONLY,
+        )
 
     def make_room(self) -> None:
         """Free what is kept on the device for later plans."""
         self.frozen_outputs.clear()
         self.batches.clear()
         release_memory(self.base.device)
-
-    def _halve_micro_batches(self, fidelity: Fidelity, error: Exception) -> bool:
-        """Lower the limit to half of the largest micro-batch; False where that is one row, or no help."""
-        sizes = self.splits["train"].sizes
-        parts = [rows for step in self._steps(fidelity) for rows in step]
-        largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
-        is_no_help = fidelity.split in _READ_ONLY or isinstance(error, NothingToCutError)
-        if len(largest) <= 1 or is_no_help:
-            return False
-        self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
-        return True
 
     def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self._require_room(plan)

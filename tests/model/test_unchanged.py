@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from toys.bases import toy_base
 
@@ -58,6 +59,10 @@ def removed(module):
 
 
 def buffer_in_place(module):
+    module.flags[0] = False
+
+
+def computed_in_place(module):
     module.angles[2] = 0.0
 
 
@@ -74,7 +79,8 @@ def buffer_by_data(module):
         (other_object, "weight", False),
         (other_data, "bias", False),
         (removed, "bias", True),
-        (buffer_in_place, "angles", False),  # no part of the state
+        (buffer_in_place, "flags", True),
+        (computed_in_place, None, False),  # no part of the state: the module may compute it anew
         (buffer_by_data, "flags", True),
     ],
 )
@@ -115,3 +121,21 @@ def test_trial_with_lora_on_experts_is_no_change(dtype, make_plan, attach, batch
     with attach(base, make_plan(base, "lora")) as adapted, base.autocast():
         adapted(**batch_for(base)).loss.backward()
     assert watch.first_change(base.module) is None
+
+
+def test_frequencies_that_longrope_writes_as_it_runs_are_no_change():
+    """As Phi-3 does it for texts below and above the length of its pretraining."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = transformers.Phi3Config(
+        **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        **{"num_key_value_heads": 2, "vocab_size": 20, "pad_token_id": 0, "max_position_embeddings": 64},
+        original_max_position_embeddings=16,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors},
+    )
+    model = transformers.Phi3ForCausalLM(config).requires_grad_(False)
+    watch, before = TensorWatch(model), model.model.rotary_emb.inv_freq.clone()
+    model(input_ids=torch.ones(1, 32, dtype=torch.long))
+    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
+    assert watch.first_change(model) is None
+    model.lm_head.weight.data[0] += 1.0
+    assert watch.first_change(model) == "lm_head.weight"

@@ -62,7 +62,7 @@ def test_plan_that_never_fits_is_out_of_memory_and_the_base_model_stays(error, s
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
     assert (seen.status, seen.metric, seen.loss) == (Status.OUT_OF_MEMORY, None, None)
     assert seen.error == "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
-    assert bench.task.n_refused == 2  # tried once more, at half the rows
+    assert bench.task.n_refused == 4  # tried again at half the rows, at a quarter, and checkpointed
     assert (bench.base.sha256(), state_of(bench.base.module)) == (digest, before)
 
 
@@ -81,7 +81,7 @@ def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(s
     bench = scarce(training=0, evaluation=0)
     for seed in range(3):
         bench.measure(make_plan(bench.base, "lora"), fidelity(seed=seed))
-        assert (bench.compute.micro_batch_tokens, bench.compute.max_eval_tokens) == (None, None)
+        assert bench.compute == Compute()
     with pytest.raises(MemoryError):
         bench.evaluate(bench.base.module, "search")
     assert bench.compute.max_eval_tokens is None
@@ -96,10 +96,45 @@ def test_outputs_of_frozen_layers_give_way_before_micro_batches(scarce, make_pla
     assert bench.frozen_outputs.max_bytes == 0
 
 
-def test_single_rows_that_do_not_fit_are_not_tried_again(scarce, make_plan, fidelity):
+def test_what_frozen_layers_give_is_kept_again_where_that_was_no_help(scarce, make_plan, fidelity):
+    bench = scarce(training=0)
+    before, bench.frozen_outputs.n_bytes = bench.frozen_outputs.max_bytes, 1
+    bench.measure(make_plan(bench.base, "lora"), fidelity())
+    assert bench.frozen_outputs.max_bytes == before > 0
+
+
+@pytest.mark.parametrize(("room", "n_refused", "checkpointing"), [(80, 1, False), (40, 2, False)])
+def test_micro_batches_are_halved_twice_at_most(room, n_refused, checkpointing, scarce, make_plan, fidelity):
+    bench = scarce(training=room)
+    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, n_refused)
+    assert bench.compute.checkpointing is checkpointing
+
+
+def test_layers_are_checkpointed_where_smaller_batches_are_not_enough(scarce, make_plan, fidelity):
+    """Room for the inputs of layers, though not for all that one row keeps."""
+    bench = scarce()
+    plan = make_plan(bench.base, "lora")
+    unbroken = bench.measure(plan, fidelity())
+
+    class Shallow(Scarce):
+        def loss(self, model, batch):
+            loss = self._task.loss(model, batch)
+            is_checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+            if torch.is_grad_enabled() and not is_checkpointed:
+                self._refuse()
+            return loss
+
+    bench = replace(bench, task=Shallow(bench.task._task), compute=Compute())
+    seen = bench.measure(plan, fidelity())
+    assert (seen.status, bench.task.n_refused, bench.compute.checkpointing) == (Status.COMPLETE, 3, True)
+    assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
+
+
+def test_single_rows_that_do_not_fit_are_checkpointed_alone(scarce, make_plan, fidelity):
     bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
-    assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 1)
+    assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 2)
 
 
 def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
