@@ -43,10 +43,12 @@ def from_memory(
         precision: What forward passes compute in; the weights keep the format that they have.
 
     Raises:
-        ModelError: `require_plain` refuses the module, it has another head, or the tokenizer is missing.
+        ModelError: `require_plain` refuses the module, it lies on several devices, it has another head, or
+            the tokenizer is missing.
         SiteError: The model has no linear map or norm to adapt.
     """
     require_plain(module)
+    _require_one_device(module)
     name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
     reads_images = auto_class == "AutoModelForImageClassification"
@@ -139,6 +141,18 @@ def require_plain(module: nn.Module) -> None:
         )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")
+
+
+def _require_one_device(module: nn.Module) -> None:
+    kind, devices = (
+        type(module).__name__,
+        sorted({str(parameter.device) for parameter in module.parameters()}),
+    )
+    if len(devices) > 1:
+        raise ModelError(
+            f"The {kind} in memory is spread over {', '.join(devices)}; load it on one device (device_map="
+            "{'': 0}), in 4 bits if it does not fit there."
+        )
 
 
 def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:

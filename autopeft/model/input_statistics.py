@@ -22,8 +22,11 @@ _SQUARES_SHARE = 0.5  # of the device's free memory, for sums of squares; chosen
 Batch = Mapping[str, torch.Tensor]
 
 
+Call = Callable[[nn.Module, Any], object]
+
+
 def input_directions(
-    module: nn.Module, batches: Sequence[Batch], ranks: Mapping[str, int]
+    module: nn.Module, batches: Sequence[Batch], ranks: Mapping[str, int], *, call: Call
 ) -> dict[str, torch.Tensor]:
     """The directions in which the inputs of linear maps are largest, padding left out.
 
@@ -32,8 +35,9 @@ def input_directions(
 
     Args:
         module: The base model, in eval mode.
-        batches: Arguments of its forward; `labels` are not passed, `attention_mask` (B, T) marks padding.
+        batches: What `call` takes; `attention_mask` (B, T) marks padding.
         ranks: Site name -> number of directions, at most the inputs of the map.
+        call: Runs the model on a batch, such as the task's loss.
 
     Returns:
         Site name -> orthonormal rows, shape (rank, in_features), the largest first: the right singular
@@ -46,14 +50,16 @@ def input_directions(
     """
     directions: dict[str, torch.Tensor] = {}
     left = dict(ranks)
-    while left and (squares := _squares(module, batches, left)):
+    while left and (squares := _squares(module, batches, left, call=call)):
         while squares:
             name, square = squares.popitem()
             directions[name] = leading_eigenvectors(square, left.pop(name))
     return directions
 
 
-def _squares(module: nn.Module, batches: Sequence[Batch], names: Iterable[str]) -> dict[str, torch.Tensor]:
+def _squares(
+    module: nn.Module, batches: Sequence[Batch], names: Iterable[str], *, call: Call
+) -> dict[str, torch.Tensor]:
     """Σ x xᵀ over the inputs of those maps for which there is room, one at least, in float32."""
     squares: dict[str, torch.Tensor] = {}
     room: float | None = None
@@ -70,10 +76,7 @@ def _squares(module: nn.Module, batches: Sequence[Batch], names: Iterable[str]) 
             squares[name] = 0 + rows.T @ rows
             room -= n_bytes
 
-    def forward(module: nn.Module, batch: Batch) -> object:
-        return module(**{name: value for name, value in batch.items() if name != "labels"})
-
-    _watch(module, batches, names, add, call=forward)
+    _watch(module, batches, names, add, call=call)
     return squares
 
 
@@ -82,7 +85,7 @@ def input_rms(
     batches: Sequence[Batch],
     names: Iterable[str],
     *,
-    call: Callable[[nn.Module, Any], object],
+    call: Call,
 ) -> dict[str, float]:
     """Name -> root mean square of the inputs of a linear map, padding left out.
 
@@ -105,7 +108,7 @@ def _watch(
     names: Iterable[str],
     add: Callable[[str, torch.Tensor], None],
     *,
-    call: Callable[[nn.Module, Any], object],
+    call: Call,
 ) -> None:
     """Run the model, and call `add` with each map's inputs of every batch, shape (N, in_features)."""
     mask: torch.Tensor | None = None

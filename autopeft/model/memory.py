@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 _MESSAGE = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE
+    # cuBLAS is not initialised, and cuFFT fails to allocate, where the GPU has no room for their work.
+    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",
+    re.IGNORECASE | re.DOTALL,
 )
 # Of a container: its limit in bytes, what it uses, and what of this is a cache of files, for both versions of
 # control groups. A container without a limit has "max", or a number larger than any memory.

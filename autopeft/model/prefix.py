@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autopeft.model.devices import forked_rng, random_state
+from autopeft.model.memory import is_out_of_memory
 
 # Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
@@ -172,7 +173,9 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
             if not is_constant or (prefix.model.training and any(map(_counts_batches, prefix.layers))):
                 return False
             skipped = attempt(kept[0])
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if is_out_of_memory(error):  # which says nothing of the layers
+                raise
             log.debug("The frozen layers cannot be skipped", exc_info=True)
             return False
     return len(whole) == len(skipped) and all(map(_same_bits, whole, skipped))

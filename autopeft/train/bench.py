@@ -215,7 +215,8 @@ class Bench:
         if missing:
             batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
             with self.base.autocast():
-                self._directions.update(input_directions(self.base.module, batches, missing))
+                found = input_directions(self.base.module, batches, missing, call=self.task.loss)
+            self._directions.update(found)
         return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
     @cached_property
@@ -361,11 +362,13 @@ class Bench:
             yield batch
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
-        """A seeded random sample of the train split, in batches sorted by length."""
-        lengths = self.splits["train"].lengths
-        chosen = np.random.default_rng(seed).permutation(len(lengths))[:n_examples].tolist()
-        chosen.sort(key=lambda i: lengths[i])
-        return [self._batch("train", chosen[i : i + batch_size]) for i in range(0, len(chosen), batch_size)]
+        """A seeded random sample of the train split, in batches sorted by length, cut as those of a step."""
+        split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
+        chosen = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
+        chosen.sort(key=lambda i: split.lengths[i])
+        batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+        parts = [part for rows in batches for part in micro_batches(rows, split.sizes, max_tokens=max_tokens)]
+        return [self._batch("train", part) for part in parts]
 
     @cached_property
     def batches(self) -> Batches:

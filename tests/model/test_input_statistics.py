@@ -22,7 +22,7 @@ def inputs_of(module, name, batches):
             lambda _, inputs, seen=seen: seen.append(inputs[0])
         )
         with torch.no_grad():
-            module(**{key: value for key, value in batch.items() if key != "labels"})
+            forward(module, batch)
         handle.remove()
         mask = batch["attention_mask"].bool()
         (inputs,) = seen
@@ -30,10 +30,14 @@ def inputs_of(module, name, batches):
     return torch.cat(rows).double().numpy()
 
 
+def forward(module, batch):
+    return module(**{key: value for key, value in batch.items() if key != "labels"})
+
+
 def test_directions_are_the_right_singular_vectors_of_the_inputs(base, make_batch):
     batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
     sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
-    directions = input_directions(base.module, batches, {site.name: RANK for site in sites})
+    directions = input_directions(base.module, batches, {site.name: RANK for site in sites}, call=forward)
     for site in sites:
         rows = directions[site.name].double().numpy()
         inputs = inputs_of(base.module, site.name, batches)
@@ -61,7 +65,8 @@ def test_padding_does_not_count(bert, make_batch):
     }
     name = "bert.encoder.layer.0.attention.self.query"
     plain, padded = (
-        input_directions(bert.module, [inputs], {name: RANK})[name] for inputs in (batch, longer)
+        input_directions(bert.module, [inputs], {name: RANK}, call=forward)[name]
+        for inputs in (batch, longer)
     )
     torch.testing.assert_close(plain, padded, rtol=0, atol=1e-4)
 
@@ -90,19 +95,19 @@ class OneMap(torch.nn.Module):
 def test_autocast_does_not_round_the_sums(n_inputs):
     torch.manual_seed(0)
     module, batches = OneMap(n_inputs), [{"x": torch.randn(2, 30, n_inputs)} for _ in range(2)]
-    plain = input_directions(module, batches, {"map": RANK})["map"]
+    plain = input_directions(module, batches, {"map": RANK}, call=forward)["map"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(input_directions(module, batches, {"map": RANK})["map"], plain)
+        assert torch.equal(input_directions(module, batches, {"map": RANK}, call=forward)["map"], plain)
 
 
 def test_directions_are_the_same_where_memory_has_room_for_one_map_at_a_time(bert, make_batch, monkeypatch):
     batches = [make_batch(seed=0), make_batch(seed=1)]
     ranks = {site.name: RANK for site in bert.sites if site.kind == "linear"}
-    whole = input_directions(bert.module, batches, ranks)
+    whole = input_directions(bert.module, batches, ranks, call=forward)
     passes = []
     hook = bert.module.register_forward_pre_hook(lambda *_: passes.append(1))
     monkeypatch.setattr(input_statistics, "free_bytes", lambda device: 0)
-    parts = input_directions(bert.module, batches, ranks)
+    parts = input_directions(bert.module, batches, ranks, call=forward)
     hook.remove()
     assert len(passes) == len(batches) * len(ranks)
     assert parts.keys() == whole.keys()

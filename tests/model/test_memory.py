@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autopeft.model import FreedMemory, free_bytes
+from autopeft.model import FreedMemory, free_bytes, is_out_of_memory
 
 
 def test_free_memory_of_the_machine_is_part_of_it_and_in_bytes():
@@ -30,3 +30,19 @@ def test_memory_that_is_freed_between_blocks_in_use_goes_back_to_the_system():
     FreedMemory(torch.device("cpu")).give_back()
     assert full - resident_bytes() > 0.8 * 4095 * 2**16
     assert last.sum() == 2**14
+
+
+@pytest.mark.parametrize(
+    ("message", "is_memory"),
+    [
+        ("CUDA error: out of memory", True),
+        ("cuFFT error: CUFFT_ALLOC_FAILED", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`", False),
+        ("CUDA error: device-side assert triggered", False),
+    ],
+)
+def test_errors_of_a_full_gpu_are_told_from_others(message, is_memory):
+    assert is_out_of_memory(RuntimeError(message)) is is_memory
+    assert not is_out_of_memory(ValueError(message))

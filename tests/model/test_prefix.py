@@ -286,3 +286,17 @@ def test_model_is_as_before_afterwards(adapted, batch_for):
 def test_model_without_numbered_layers_or_trained_parameters_has_no_prefix(bert):
     assert frozen_prefix(nn.Linear(2, 2)) is None
     assert frozen_prefix(bert.module) is None
+
+
+def test_memory_that_runs_out_says_nothing_of_the_layers(adapted, batch_for):
+    base, attached = adapted("bert")
+
+    def refuse(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with attached as model:
+        prefix = frozen_prefix(model)
+        with prefix.installed():
+            with pytest.raises(torch.OutOfMemoryError):
+                skips_exactly(prefix, refuse, batch_for(base))
+            assert skips_exactly(prefix, loss_of, batch_for(base))

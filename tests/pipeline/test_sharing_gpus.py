@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.doctor import diagnose
-from autopeft.model import BaseModel, like_gpus
+from autopeft.errors import ModelError
+from autopeft.model import BaseModel, Precision, from_memory, like_gpus
 from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
@@ -243,3 +245,13 @@ def test_workers_on_one_gpu_of_another_kind_are_one(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert spreading.n_workers(ExecutionSpec(executor="process")) == 1
     assert spreading.n_workers(ExecutionSpec(executor="process", device="cpu")) == 4
+
+
+def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):
+    """A parameter on a GPU that is not there has no numbers, and a device."""
+    module = make_base("bert").module
+    with FakeTensorMode():
+        module.classifier.bias = torch.nn.Parameter(torch.empty(2, device="cuda:1"), requires_grad=False)
+    settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
+    with pytest.raises(ModelError, match=r"is spread over cpu, cuda:1; load it on one device"):
+        from_memory(module, None, precision=Precision(), **settings)
