@@ -38,16 +38,20 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A GPU by its data sheet: GiB of memory, dense TFLOP/s in bfloat16 (float16 on a T4), GB/s of memory."""
+    """A GPU by its data sheet: GiB of memory, dense TFLOP/s in `dtype`, GB/s of memory.
+
+    `dtype` is the format that a search computes in there.
+    """
 
     gib: float
     tflops: float
     gb_per_second: float
+    dtype: str = "bfloat16"
 
 
 # From NVIDIA's data sheets; products without sparsity, sums in float32.
 CARDS = {
-    "t4": Card(gib=15, tflops=65, gb_per_second=300),
+    "t4": Card(gib=15, tflops=8.1, gb_per_second=300, dtype="float32"),  # it has no bfloat16
     "a10": Card(gib=22.5, tflops=125, gb_per_second=600),
     "l4": Card(gib=22.5, tflops=121, gb_per_second=300),
     "l40s": Card(gib=44.5, tflops=362, gb_per_second=864),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from autopeft.errors import TrainingError, first_line_of
+from autopeft.executors.parts import has_lost_its_gpu
 from autopeft.extension import Function
 
 Result = TypeVar("Result")
@@ -38,11 +40,20 @@ class Serial:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(_lost_gpu(error) if has_lost_its_gpu(error) else error)
         return future
 
     def shutdown(self) -> None:
         """Do nothing: nothing runs, and there are no resources to release."""
+
+
+def _lost_gpu(error: BaseException) -> TrainingError:
+    failure = TrainingError(
+        f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume and "
+        "--executor process, which replaces a process that has lost its GPU."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 PART = Serial()

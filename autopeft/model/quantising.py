@@ -81,10 +81,12 @@ def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
 def stop_mutation(module: nn.Module) -> Callable[[], None]:
     """Stop bitsandbytes layers mutating; returns an undo function.
 
-    Five faults of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
+    Six faults of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
       and no gradient passes through it any more. Its flag is turned off.
+    - A 4-bit map that was made to compute in float16 passes gradients on in it, where those below 6e-8 are 0,
+      as nothing here scales them up. It computes in float32.
     - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
     - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
     - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
@@ -93,6 +95,9 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
       checkpointing frees it nor a hook of saved tensors sees it. A hook lets go of it.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
+    halved = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
+    for layer in halved:
+        layer.compute_dtype = torch.float32
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]
     states = [(layer, getattr(layer, _REPACKS, None), bias) for layer, bias in zip(maps, biases, strict=True)]
     in_8_bits = [(layer, bias) for layer, bias in zip(maps, biases, strict=True) if n_bits(layer) == 8]
@@ -108,6 +113,8 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         for hook in hooks:
             hook.remove()
+        for layer in halved:
+            layer.compute_dtype = torch.float16
         for layer, repacks, bias in states:
             if repacks is not None:
                 setattr(layer, _REPACKS, repacks)

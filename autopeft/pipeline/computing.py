@@ -16,7 +16,7 @@ from autopeft.model import (
     is_out_of_memory,
     load_skeleton,
 )
-from autopeft.pipeline.spreading import n_sharing
+from autopeft.pipeline.spreading import has_workers, n_sharing
 from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
@@ -42,12 +42,13 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
     """The most bytes of its device that a process which measures may use, weights included; None: all of it.
 
     Workers that share a GPU get equal parts of it. This process takes none beside them: it leaves the GPU
-    before they load their models, but for quantised weights.
+    before they load their models, but for quantised weights, which the workers elsewhere leave room for too.
     """
-    limit_bytes, n_processes = execution.memory_bytes, 1
-    if base.device.type == "cuda":
-        n_processes = n_sharing(execution)
-    if n_processes == 1:
+    limit_bytes = execution.memory_bytes
+    if base.device.type != "cuda":
+        return limit_bytes
+    n_processes = n_sharing(execution)
+    if n_processes == 1 and not (base.n_bits and has_workers(execution)):
         return limit_bytes
     free = free_bytes(base.device, limit_bytes=limit_bytes)
     return max(1, (free + (0 if base.n_bits else base.weight_bytes)) // n_processes)

@@ -109,17 +109,25 @@ def _device_bytes(request: EstimateRequest) -> int | None:
 
 
 def _precision(request: EstimateRequest, spec: ModelSpec) -> Precision:
-    """How the model would compute: on this machine's CPU as a search does, else in bfloat16 by default."""
-    if request.dtype == "auto" and request.device == "cpu":
-        return model.choose_precision(model.config_of(spec), torch.device("cpu"))
-    return Precision(dtype=DTYPES[request.dtype])
+    """How the model would compute: as a search does on the card or on this machine, else in bfloat16."""
+    card = estimate.CARDS.get(request.device)
+    if request.dtype != "auto" or (card is None and _is_elsewhere(request.device)):
+        return Precision(dtype=DTYPES[request.dtype])
+    if card is not None:
+        return Precision(dtype=card.dtype)
+    return model.choose_precision(model.config_of(spec), model.find_device(request.device))
+
+
+def _is_elsewhere(device: str) -> bool:
+    """Whether a device is a GPU, and this machine has none."""
+    return device.startswith("cuda") and not torch.cuda.is_available()
 
 
 def _rates(device: str, precision: Precision) -> Rates | None:
     """The rates of a card, or of this machine's device, measured; None for a GPU that is not here."""
     if device in estimate.CARDS:
         return estimate.rates_of(device)
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if _is_elsewhere(device):
         return None
     place = model.find_device(device)
     with precision.multiplying():

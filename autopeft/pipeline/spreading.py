@@ -42,6 +42,11 @@ def n_sharing(execution: ExecutionSpec) -> int:
     return -(-n_workers(execution) // len(worker_devices(execution)))
 
 
+def has_workers(execution: ExecutionSpec) -> bool:
+    """Whether other processes than this one measure, each with a base model of its own."""
+    return not _executor(execution).shares_memory
+
+
 def tell_spread(spec: RunSpec) -> None:
     """Log what was not asked for: the workers that were derived, or GPUs that are left unused."""
     execution = spec.execution

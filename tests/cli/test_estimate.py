@@ -126,6 +126,14 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
     assert f"A search may take {n_runs:g} times as long" in text
 
 
+def test_a_card_without_bfloat16_computes_in_float32(folder: Path) -> None:
+    def weights(*settings: object) -> float:
+        return estimated("lora_r8", "--model", folder, *settings)["parts"]["weights"]
+
+    assert weights("--device", "t4") == pytest.approx(2 * weights("--device", "l4"), rel=1e-3)
+    assert weights("--device", "t4", "--dtype", "bfloat16") == weights("--device", "l4")
+
+
 def test_no_time_is_told_for_a_gpu_that_is_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert estimated("lora_r8", "--model", folder)["step_seconds"] is None

@@ -149,6 +149,19 @@ def test_a_worker_that_has_lost_its_gpu_is_replaced_and_tells_why(pool, tmp_path
     assert [is_running(pid) for pid in pids] == [False, False, True]
 
 
+def test_one_process_that_has_lost_its_gpu_says_how_to_go_on():
+    def work(message):
+        import torch
+
+        raise torch.AcceleratorError(message)
+
+    serial = EXECUTORS["serial"]
+    with pytest.raises(TrainingError, match=r"broke the GPU .*side assert.*--resume and --executor process"):
+        serial.submit(work, "CUDA error: device-side assert triggered\nCompile with ...").result()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        serial.submit(work, "CUDA error: out of memory").result()
+
+
 def make_out_of_memory(index):
     def work():
         import torch

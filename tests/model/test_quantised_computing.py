@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
 from autopeft.extension import discover
+from autopeft.model.quantising import stop_mutation
 from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.sensitivity import ScoredModel, measure
 
@@ -155,3 +156,18 @@ def test_a_map_in_8_bits_does_not_keep_its_input_for_the_gradient(saved):
     output.sum().backward()
     expected = 2.0 * torch.ones(2, 3, layer.out_features) @ plain_weight(layer)
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_small_gradients_pass_maps_that_were_made_for_float16():
+    """As checkpoints in 4 bits of other tools often are; 2e-8 is 0 in float16."""
+    import bitsandbytes
+
+    layer = bitsandbytes.nn.Linear4bit(64, 64, compute_dtype=torch.float16, quant_type="nf4")
+    layer = layer.to("cpu").requires_grad_(False)
+    undo = stop_mutation(torch.nn.Sequential(layer))
+    inputs = torch.ones(1, 64, requires_grad=True)
+    (2e-8 * layer(inputs)).sum().backward()
+    weight = plain_weight(layer).float()
+    torch.testing.assert_close(inputs.grad[0], 2e-8 * weight.sum(dim=0), rtol=0.05, atol=1e-10)
+    undo()
+    assert layer.compute_dtype is torch.float16

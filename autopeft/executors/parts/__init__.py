@@ -7,7 +7,7 @@ resident, database → pool, processes, wire → serving.
 from autopeft.executors.parts.database import Database, database_url
 from autopeft.executors.parts.pool import Backend, Worker, WorkerPool
 from autopeft.executors.parts.processes import ProcessWorker
-from autopeft.executors.parts.resident import call_resident, make_resident
+from autopeft.executors.parts.resident import call_resident, has_lost_its_gpu, make_resident
 from autopeft.executors.parts.serving import BEATS_PER_LEASE, IS_ALIVE, serve
 from autopeft.executors.parts.wire import decode, decode_error, encode, name_of
 from autopeft.records import Fidelity, Measurement, Plan
@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "decode_error",
     "encode",
+    "has_lost_its_gpu",
     "make_resident",
     "name_of",
     "serve",

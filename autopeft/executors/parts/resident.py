@@ -38,12 +38,12 @@ def call_resident(*args: Any) -> Any:
     except AutopeftError as error:
         raise TrainingError(str(error)) from None
     except RuntimeError as error:
-        if not _has_lost_its_gpu(error):
+        if not has_lost_its_gpu(error):
             raise
         raise BrokenExecutor(first_line_of(error)) from None
 
 
-def _has_lost_its_gpu(error: RuntimeError) -> bool:
+def has_lost_its_gpu(error: BaseException) -> bool:
     """Whether a kernel failed, such as by an assertion, after which a process can use its GPU no more."""
     torch = sys.modules.get("torch")  # imported by what raised its error
     if torch is None or not isinstance(error, torch.AcceleratorError):

@@ -64,7 +64,10 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
     for file in sorted(files, key=lambda file: stays_beside_weights(file.config)):  # stable
         tensors = _weights_of(file)
         try:
-            adapted = PeftModel.from_pretrained(model, str(file.folder), low_cpu_mem_usage=False)
+            place = str(next(model.parameters()).device)  # by itself peft takes a GPU for the tensors
+            adapted = PeftModel.from_pretrained(
+                model, str(file.folder), low_cpu_mem_usage=False, torch_device=place
+            )
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise SpecError(
