@@ -16,7 +16,7 @@ from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.classes import loading_class
-from autopeft.model.precision import Precision
+from autopeft.model.precision import Precision, make_current
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
@@ -49,6 +49,7 @@ def from_memory(
     """
     require_plain(module)
     _require_one_device(module)
+    make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
     reads_images = auto_class == "AutoModelForImageClassification"

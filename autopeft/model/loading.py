@@ -122,7 +122,8 @@ def _read(
     labels = dict(enumerate(label_names))
     head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     try:
-        with torch.random.fork_rng(devices=[]):
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, checkpoint = getattr(transformers, auto_class).from_pretrained(
                 **pretrained_arguments(source, spec),

@@ -7,6 +7,8 @@ import logging
 import threading
 from collections.abc import Iterator
 
+import torch
+
 log = logging.getLogger(__name__)
 
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
@@ -24,5 +26,16 @@ def one_at_a_time() -> Iterator[None]:
         _LOCK.release()
     else:
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
-    with _LOCK:
+    with _LOCK, _same_current_gpu():
         yield
+
+
+@contextlib.contextmanager
+def _same_current_gpu() -> Iterator[None]:
+    """A context after which the process has the current GPU of before, on which new tensors lie."""
+    before = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    try:
+        yield
+    finally:
+        if torch.cuda.is_initialized() and torch.cuda.current_device() != before:
+            torch.cuda.set_device(before)

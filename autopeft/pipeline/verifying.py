@@ -98,7 +98,8 @@ def verify(request: VerifyRequest) -> Verification:
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
     # The confirmed plan's model, and the one that is compared with it.
-    device = device_in_float32(spec.model, auto_class=auto_class, n_copies=2)
+    dequantises = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
+    device = device_in_float32(spec.model, auto_class=auto_class, n_copies=2, dequantises=dequantises)
     prepared = prepare(with_setting(spec, "execution.device", device))
     require_body(reference.confirmed, prepared.base.body_sha256)
     with model.quiet_libraries(), memory_needed("comparing two models in float32", NO_GPU):

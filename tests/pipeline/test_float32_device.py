@@ -54,4 +54,6 @@ def test_the_wanted_device_is_taken_where_it_is_there(wanted, device, gpu, model
 
 def test_a_quantised_model_goes_to_the_gpu(gpu, model_dir):
     gpu(0)
-    assert device_in_float32(ModelSpec(id=str(model_dir), quantize="4bit"), auto_class=AUTO_CLASS) == "cuda"
+    spec = ModelSpec(id=str(model_dir), quantize="4bit")
+    assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2) == "cuda"
+    assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2, dequantises=True) == "cpu"

@@ -13,9 +13,11 @@ from toys.specs import run_spec
 from autopeft.doctor import diagnose
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory, like_gpus
+from autopeft.model.precision import make_current
 from autopeft.pipeline import computing, spreading
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.turns import one_at_a_time
 from autopeft.pipeline.working import check_executor, start_workers, with_wave
 from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
@@ -258,3 +260,15 @@ def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):
     settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
     with pytest.raises(ModelError, match=r"is spread over cpu, cuda:1; load it on one device"):
         from_memory(module, None, precision=Precision(), **settings)
+
+
+def test_a_call_leaves_the_current_gpu_as_it_was(monkeypatch):
+    current = [1]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    with pytest.raises(ZeroDivisionError), one_at_a_time(), one_at_a_time():
+        make_current(torch.device("cuda:3"))
+        assert torch.cuda.current_device() == torch.device("cuda:3")
+        raise ZeroDivisionError
+    assert torch.cuda.current_device() == 1
