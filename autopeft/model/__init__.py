@@ -25,6 +25,7 @@ from autopeft.model.classes import loading_class, loading_class_of_type, own_cla
 from autopeft.model.devices import (
     forked_rng,
     has_own_generator,
+    has_used_gpus,
     on_float64_device,
     random_state,
     set_random_state,
@@ -88,6 +89,7 @@ __all__ = [
     "from_memory",
     "frozen_prefix",
     "has_own_generator",
+    "has_used_gpus",
     "head_names",
     "head_only_config",
     "heeding_known_masks",

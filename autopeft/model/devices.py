@@ -19,6 +19,11 @@ def to_float64(tensor: torch.Tensor) -> torch.Tensor:
     return on_float64_device(tensor).double()
 
 
+def has_used_gpus() -> bool:
+    """Whether this process has begun to use GPUs of NVIDIA or AMD."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """A context after which the generators of the CPU and of a device are in the state of before."""
     if device.type in _WITH_GENERATOR:

@@ -14,6 +14,7 @@ from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
 from autopeft.model.classes import loading_class, require_class
+from autopeft.model.devices import has_used_gpus
 from autopeft.model.locating import (
     LOAD_ERRORS,
     config_of,
@@ -122,7 +123,7 @@ def _read(
     labels = dict(enumerate(label_names))
     head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     try:
-        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
         with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, checkpoint = getattr(transformers, auto_class).from_pretrained(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from autopeft.model import has_used_gpus
+
 log = logging.getLogger(__name__)
 
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
@@ -33,9 +35,9 @@ def one_at_a_time() -> Iterator[None]:
 @contextlib.contextmanager
 def _same_current_gpu() -> Iterator[None]:
     """A context after which the process has the current GPU of before, on which new tensors lie."""
-    before = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    before = torch.cuda.current_device() if has_used_gpus() else 0
     try:
         yield
     finally:
-        if torch.cuda.is_initialized() and torch.cuda.current_device() != before:
+        if has_used_gpus() and torch.cuda.current_device() != before:
             torch.cuda.set_device(before)
