@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from autopeft.extension import IGNORED, Batch, Encoded, Target
 from autopeft.tasks.parts.batches import without_labels
+from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, tokenized
-from autopeft.tasks.parts.writing import TextModel, WritingTask, generate_greedily
+from autopeft.tasks.parts.writing import TextModel, WritingTask
 
 
 def _encode(

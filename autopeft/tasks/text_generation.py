@@ -15,8 +15,9 @@ from autopeft.errors import DataError, reason_of
 from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
 from autopeft.records import shortened
 from autopeft.tasks.parts.batches import pad, without_labels
+from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
-from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, generate_greedily
+from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 
 Pair = tuple[list[int], list[int]]  # the tokens of a prompt and of its completion
 

@@ -1,5 +1,5 @@
 """What the task types share: two records of tasks, and functions on batches.
 
 Inside the folder each file imports only from those before it:
-tokens, batches, targets, usual → output_layer → token_losses, token_metrics, labelled → writing.
+tokens, batches, generating, targets, usual → output_layer → token_losses, token_metrics, labelled → writing.
 """

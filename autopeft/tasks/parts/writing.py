@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import GenerationConfig
 
 from autopeft.adapters import are_quick
 from autopeft.data import ReadRows, read_language
@@ -175,15 +174,6 @@ def _draw(logits: Tensor, _: Tensor, *, generator: torch.Generator) -> Tensor:
     if not len(chances):
         return chances.new_empty(0, dtype=torch.long)
     return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
-
-
-def generate_greedily(
-    model: nn.Module, tokenizer: Any, features: Batch, *, n_skipped: int = 0, **config: Any
-) -> list[str]:
-    """What `generate` writes with a config, as texts without their first `n_skipped` tokens."""
-    greedy = GenerationConfig(do_sample=False, **config)
-    ids = cast(Any, model).generate(**features, generation_config=greedy)
-    return cast("list[str]", tokenizer.batch_decode(ids[:, n_skipped:], skip_special_tokens=True))
 
 
 def _require_pattern(pattern: str | None) -> None:

@@ -1,0 +1,53 @@
+"""Texts that a model writes, as many at a time as the keys and values of their tokens have room for."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from autopeft.extension import Batch
+from autopeft.model import free_bytes
+from autopeft.records import FLOAT32_BYTES
+
+_CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; chosen by hand
+
+
+def generate_greedily(
+    model: nn.Module,
+    tokenizer: Any,
+    features: Batch,
+    *,
+    max_new_tokens: int,
+    n_skipped: int = 0,
+    **config: Any,
+) -> list[str]:
+    """What `generate` writes with a config, as texts without their first `n_skipped` tokens."""
+    greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, **config)
+    ids = features["input_ids"]
+    n_rows, n_tokens = ids.shape
+    n_at_once = min(n_rows, rows_with_room(model, n_tokens + max_new_tokens, device=ids.device))
+    texts: list[str] = []
+    for start in range(0, n_rows, n_at_once):
+        part = {name: tensor[start : start + n_at_once] for name, tensor in features.items()}
+        written = cast(Any, model).generate(**part, generation_config=greedy)
+        texts += tokenizer.batch_decode(written[:, n_skipped:], skip_special_tokens=True)
+    return texts
+
+
+def rows_with_room(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
+    """For how many rows of so many tokens there is room to keep keys and values, 1 at least.
+
+    A batch is as large as a forward pass allows, and its prompts may be short beside what is written: a model
+    of 8 billion weights keeps 128 KiB a token, one of 7 billion without shared heads 512 KiB.
+    """
+    config = cast(Any, model).config.get_text_config()
+    number_bytes = next((parameter.element_size() for parameter in model.parameters()), FLOAT32_BYTES)
+    n_heads = getattr(config, "num_attention_heads", None) or 0
+    head_size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(1, n_heads)
+    n_shared = getattr(config, "num_key_value_heads", None) or n_heads
+    n_numbers = 2 * getattr(config, "num_hidden_layers", 0) * n_shared * head_size
+    row_bytes = max(1, n_numbers * n_tokens * number_bytes)
+    return max(1, int(_CACHE_SHARE * free_bytes(device)) // row_bytes)
