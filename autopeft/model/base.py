@@ -18,7 +18,13 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach, attached_names, holder_of, leave_casts_to_autocast
+from autopeft.model.attaching import (
+    attach,
+    attached_names,
+    holder_of,
+    keep_format,
+    leave_casts_to_autocast,
+)
 from autopeft.model.devices import forked_rng
 from autopeft.model.origin import difference_from_checkpoint
 from autopeft.model.precision import Precision
@@ -184,6 +190,8 @@ class BaseModel:
             model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
             if self.precision.dtype == "bfloat16":
                 leave_casts_to_autocast(model)
+                if self.n_bits:
+                    keep_format(model, self.precision.torch_dtype)
             yield model
         finally:
             restore()

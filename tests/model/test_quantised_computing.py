@@ -171,3 +171,20 @@ def test_small_gradients_pass_maps_that_were_made_for_float16():
     torch.testing.assert_close(inputs.grad[0], 2e-8 * weight.sum(dim=0), rtol=0.05, atol=1e-10)
     undo()
     assert layer.compute_dtype is torch.float16
+
+
+@by_bits
+@pytest.mark.parametrize("method", ["lora", "ia3", "road", "ln_tuning"])
+def test_layers_pass_on_the_format_that_the_model_computes_in(
+    method, bits, saved, make_plan, attach, monkeypatch
+):
+    """As on a GPU under autocast, where peft does not cast what adapters return."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)
+    precision = model.Precision(dtype="bfloat16")
+    base = load_toy(saved("llama"), bits, architecture="llama", precision=precision)
+    seen = []
+    with attach(base, make_plan(base, method)) as attached, base.autocast():
+        for layer in base.module.model.layers:
+            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        attached(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert seen == [torch.bfloat16] * len(base.module.model.layers)
