@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from autopeft.errors import DataError
 from autopeft.records import shortened
 
 _CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _SYSTEM = "system"
 _MESSAGES, _TOOLS = "messages", "tools"  # keys of the input of a row with tools
 _TEXT = "text"  # the type of a part of a message that is text
@@ -76,10 +78,20 @@ def chat_of(text: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
     return (chat, None) if isinstance(chat, list) else (chat[_MESSAGES], chat[_TOOLS])
 
 
+def has_thoughts(cells: Sequence[Any]) -> bool:
+    """Whether the last message has its thoughts under a key of their own, which are not learned."""
+    last = _last_message(cells)
+    return isinstance(last, Mapping) and any(last.get(key) for key in _THOUGHT_KEYS)
+
+
 def has_no_weight(cells: Sequence[Any]) -> bool:
     """Whether the last message has the weight 0, as OpenAI's files have it at answers not to be learned."""
-    last = cells[-1][-1] if cells and isinstance(cells[-1], list) and cells[-1] else cells[-1]
+    last = _last_message(cells)
     return isinstance(last, Mapping) and last.get("weight") == 0
+
+
+def _last_message(cells: Sequence[Any]) -> Any:
+    return cells[-1][-1] if cells and isinstance(cells[-1], list) and cells[-1] else cells[-1]
 
 
 def _tools(cell: Any, where: str) -> list[Any]:
@@ -114,7 +126,7 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
         )
     role = turn.get("role", turn.get("from"))
     role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-    calls = {key: _without_none(turn[key]) for key in _CALL_KEYS if turn.get(key)}
+    calls = {key: _with_arguments(_without_none(turn[key])) for key in _CALL_KEYS if turn.get(key)}
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and content:
         content = "".join(_text_of(part, where) for part in content)
@@ -139,3 +151,17 @@ def _without_none(cell: Any) -> Any:
     if isinstance(cell, dict):
         return {key: _without_none(item) for key, item in cell.items() if item is not None}
     return [_without_none(item) for item in cell] if isinstance(cell, list) else cell
+
+
+def _with_arguments(calls: Any) -> Any:
+    """Calls with their arguments as records: templates write as JSON what OpenAI's files hold as its text."""
+    if isinstance(calls, list):
+        return [_with_arguments(call) for call in calls]
+    if not isinstance(calls, dict):
+        return calls
+    read = {key: _with_arguments(value) for key, value in calls.items()}
+    if isinstance(written := read.get("arguments"), str):
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(written)
+            read["arguments"] = arguments if isinstance(arguments, dict) else written
+    return read

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autopeft.data.cells import as_group, as_string
-from autopeft.data.chats import chat_row, has_no_weight, holds_messages, holds_tools
+from autopeft.data.chats import chat_row, has_no_weight, has_thoughts, holds_messages, holds_tools
 from autopeft.data.columns import cells_of, check_named, first_usual_column
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
@@ -221,6 +221,10 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     if is_chat:
         if n := sum(map(has_no_weight, zip(*columns, strict=True))):
             notes.append(f"{n} {part} chats end with an answer of weight 0, which is not to be learned.")
+        if n := sum(map(has_thoughts, zip(*columns, strict=True))):
+            notes.append(
+                f"The thoughts beside the answer of {n} {part} chats are not learned; write them into it."
+            )
         systems = [as_string(cell, str(layout.system)) for cell in cells_or_none(layout.system)]
         beside = zip(groups, systems, cells_or_none(layout.tools), strict=True)
         chats = enumerate(zip(zip(*columns, strict=True), beside, strict=True), start=1)

@@ -19,6 +19,11 @@ from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 
+# Llama 3's template writes the date. Rows are the same on every day and in every time zone by this one, which
+# it has where it can tell none.
+_ON_THAT_DAY = {"date_string": "26 Jul 2024"}
+_ANSWER = "answer"  # a content, after which a chat template writes the end of a turn
+
 Pair = tuple[list[int], list[int]]  # the tokens of a prompt and of its completion
 
 
@@ -35,8 +40,9 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
     """Texts packed into blocks of `max_length` tokens, the last block shorter; every token is a label.
 
     A document stands alone, so that an end-of-text token follows it; other texts go on from one to the next.
+    Where the tokenizer begins texts with a token, every block does: Gemma reads no text without it.
     """
-    end = tokenizer.eos_token_id
+    end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     parts = [as_row([])]
     for part in chunks(len(texts)):
         # One text that goes on is joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
@@ -46,8 +52,11 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
             lacks_end = are_documents and end is not None and (not piece or piece[-1] != end)
             ids += [*piece, end] if lacks_end else piece
         parts.append(as_row(ids))
-    tokens = read_only(np.concatenate(parts))
-    rows = [tokens[i : i + max_length] for i in range(0, len(tokens), max_length)]  # views, no copies
+    tokens, start_row = read_only(np.concatenate(parts)), as_row(start)
+    size = max_length - len(start)
+    rows = [tokens[i : i + size] for i in range(0, len(tokens), size)]  # views, no copies
+    if start:
+        rows = [read_only(row if row[0] == start[0] else np.concatenate([start_row, row])) for row in rows]
     rows = [row for row in rows if len(row) > 1]
     if len(rows) < 2:
         raise DataError(
@@ -65,7 +74,8 @@ def _encode_completions(
 
     With a chat template the prompt becomes the user's message. Without one the completion follows the prompt,
     after a line break where neither has white space there, and the end-of-text token follows the completion.
-    An example longer than `max_length` first loses the beginning of its prompt, down to half of the length.
+    An example longer than `max_length` first loses the beginning of its prompt, but for the token with which
+    texts begin, down to half of the length.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
@@ -75,10 +85,11 @@ def _encode_completions(
     encode_pairs = partial(_encode_chats, is_chat=is_chat) if tokenizer.chat_template else _encode_plain
     examples: list[Example] = []
     labels: list[Row] = []
+    start = _start_of(tokenizer)
     n_rows, n_prompts, n_completions, longest = len(prompts), 0, 0, 0
     for part in chunks(n_rows):
         for prompt, completion in encode_pairs(prompts[part], completions[part], tokenizer):
-            before, after = _cut_pair(prompt, completion, max_length)
+            before, after = _cut_pair(prompt, completion, max_length, start=start)
             n_prompts += len(before) < len(prompt)
             n_completions += len(after) < len(completion)
             longest = max(longest, len(prompt) + len(completion))
@@ -106,11 +117,21 @@ def _note_on_tools(chats: Sequence[str], tokenizer: Any) -> tuple[str, ...]:
     return (note,) if n_chats else ()
 
 
-def _cut_pair(prompt: list[int], completion: list[int], max_length: int) -> Pair:
-    """The prompt's end and the completion's start, `max_length` tokens at most; half is the completion's."""
+def _cut_pair(prompt: list[int], completion: list[int], max_length: int, *, start: list[int]) -> Pair:
+    """The prompt's end and the completion's start, `max_length` tokens at most; half is the completion's.
+
+    A prompt that begins with `start` still does.
+    """
     n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
     n_prompt = min(len(prompt), max_length - n_completion)
-    return prompt[len(prompt) - n_prompt :], completion[:n_completion]
+    kept = start if n_prompt < len(prompt) and n_prompt > len(start) and prompt[: len(start)] == start else []
+    return [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]], completion[:n_completion]
+
+
+def _start_of(tokenizer: Any) -> list[int]:
+    """The token with which the tokenizer begins every text, none for many tokenizers."""
+    start = getattr(tokenizer, "bos_token_id", None)
+    return [start] if start is not None and tokenizer("")["input_ids"][:1] == [start] else []
 
 
 def _example(row: Row) -> Example:
@@ -127,9 +148,11 @@ def _encode_chats(
         answer = {"role": "assistant", "content": completion}
         try:
             before = tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=True
+                turns, tools=tools, tokenize=False, add_generation_prompt=True, **_ON_THAT_DAY
             )
-            text = tokenizer.apply_chat_template([*turns, answer], tools=tools, tokenize=False)
+            text = tokenizer.apply_chat_template(
+                [*turns, answer], tools=tools, tokenize=False, **_ON_THAT_DAY
+            )
         except TemplateError as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
@@ -138,10 +161,12 @@ def _encode_chats(
                 "another base model."
             ) from error
         if not text.startswith(before):
+            has_system = any(turn["role"] == "system" for turn in turns)
+            remedy = "put the text of system messages into the user's, or " if has_system else ""
             raise DataError(
                 "The chat template of the base model writes a prompt differently once it is answered, so "
-                "that prompt and completion cannot be told apart; use rows with a plain text, or another "
-                "base model."
+                f"that prompt and completion cannot be told apart; {remedy}use rows with a plain text, or "
+                "another base model."
             )
         texts += [before, text[len(before) :]]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -212,10 +237,29 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
 
 
 def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
-    """Tokens that end a text: the tokenizer's, and those of the model's own generation config."""
+    """Tokens that end a text: the tokenizer's, those of the model's generation config, the chat template's.
+
+    Base models of Qwen have a template that ends turns with another token than they end texts with.
+    """
     known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list | tuple) else [known])} - {None}
-    return sorted(ends) or None
+    return sorted(ends | _ends_of_turns(tokenizer)) or None
+
+
+def _ends_of_turns(tokenizer: Any) -> set[int]:
+    """The special token that the chat template writes right behind an answer; empty without one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return set()
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **_ON_THAT_DAY)
+    except TemplateError:
+        return set()
+    behind = text.rpartition(_ANSWER)[2].lstrip()
+    first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {index for index, token in added.items() if token.special}
+    return set(first) & (special | set(tokenizer.all_special_ids))
 
 
 PART = WritingTask(

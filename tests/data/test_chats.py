@@ -132,3 +132,29 @@ def test_answers_of_weight_0_are_not_learned(tmp_path):
     assert {label for _, label in everything(data)} == {f"bye {i}" for i in range(9, N)}
     with pytest.raises(DataError, match=r"ends with the assistant's answer .* of a weight other than 0"):
         read(tmp_path, rows[:9])
+
+
+def test_thoughts_beside_an_answer_are_told(tmp_path):
+    rows = [
+        {
+            "messages": [
+                user(f"hello {i}"),
+                assistant(f"bye {i}") | {"reasoning_content": "so" if i > 8 else ""},
+            ]
+        }
+        for i in range(N)
+    ]
+    (note,) = [note for note in read(tmp_path, rows).notes if "thoughts" in note]
+    assert note.startswith("The thoughts beside the answer of 81 train chats are not learned")
+
+
+def test_arguments_of_calls_are_records_also_where_they_are_written_as_json(tmp_path):
+    """As OpenAI's files have them; templates write records as JSON, and texts as quoted texts."""
+    written, kept = [json.dumps({"city": "Rome", "days": [1]}), "not json", "[1]"], []
+    for arguments in written:
+        calls = [{"type": "function", "function": {"name": "weather", "arguments": arguments}}]
+        turns = [user("hello"), assistant("") | {"tool_calls": calls}, user("and?")]
+        rows = [{"messages": [*turns, assistant(f"bye {i}")]} for i in range(N)]
+        ((text,), _), *_ = everything(read(tmp_path, rows))
+        kept.append(chat_of(text)[0][1]["tool_calls"][0]["function"]["arguments"])
+    assert kept == [{"city": "Rome", "days": [1]}, "not json", "[1]"]

@@ -12,6 +12,11 @@ from autopeft.extension import Batch
 from autopeft.model import free_bytes
 from autopeft.records import FLOAT32_BYTES
 
+# What is not set here, `generate` takes from the model's own config: beams, penalties of repeated words.
+_GREEDY: dict[str, Any] = {
+    **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0},
+    **{"no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0},
+}
 _CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; chosen by hand
 
 
@@ -25,7 +30,7 @@ def generate_greedily(
     **config: Any,
 ) -> list[str]:
     """What `generate` writes with a config, as texts without their first `n_skipped` tokens."""
-    greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, **config)
+    greedy = GenerationConfig(**_GREEDY, max_new_tokens=max_new_tokens, **config)
     ids = features["input_ids"]
     n_rows, n_tokens = ids.shape
     n_at_once = min(n_rows, rows_with_room(model, n_tokens + max_new_tokens, device=ids.device))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -25,6 +26,7 @@ from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, Token
 from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS
 
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
 
@@ -107,7 +109,19 @@ class WritingTask:
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
-        return self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
+        encoded = self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
+        return replace(encoded, notes=(*encoded.notes, *self._notes_on_length(encoded)))
+
+    def _notes_on_length(self, encoded: Encoded) -> Iterator[str]:
+        """A note where generated texts end before answers as long as the true ones."""
+        if self.metric != EXACT_MATCH:
+            return
+        most = self.spec.max_new_tokens
+        if n_long := sum(int((np.asarray(row) != IGNORED).sum()) > most for row in encoded.labels):
+            yield (
+                f"{n_long} of {len(encoded.labels)} completions are longer than the {most} tokens that are "
+                "generated for exact-match: raise task.max_new_tokens where answers stand at their end."
+            )
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
@@ -165,7 +179,9 @@ class WritingTask:
         ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
-        return [float(find(text) == find(truth)) for text, truth in zip(texts, truths, strict=True)]
+        pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
+        # A true answer that was cut off is matched by nothing, not even by a text without an answer.
+        return [float(truth is not None and text == truth) for text, truth in pairs]
 
 
 def _draw(logits: Tensor, _: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -187,7 +203,11 @@ def _require_pattern(pattern: str | None) -> None:
 
 
 def _find_answer(text: str, pattern: str | None) -> str | None:
-    """The first group of the first match, or the match; the whole text without a pattern; None: no match."""
+    """The first group of the first match, or the match; the whole text without a pattern; None: no match.
+
+    Thoughts before an answer, as some chat templates write them, even empty ones, are no part of it.
+    """
+    text = _THOUGHTS.sub("", text)
     if pattern is None:
         return text.strip()
     match = re.search(pattern, text)

@@ -1,0 +1,175 @@
+"""What tokenizers, templates and configs of common language models bring: starts, ends, dates, penalties."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from toys.bases import toy_base
+from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+
+from autopeft.extension import IGNORED, Target, discover
+from autopeft.records import TaskSpec
+from autopeft.tasks.parts import generating
+
+PART = discover("autopeft.tasks")["text-generation"]
+START = "[CLS]"
+
+
+@pytest.fixture
+def words(tokenizer):
+    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
+    return with_end_of_text(tokenizer)
+
+
+@pytest.fixture
+def starting(words):
+    """The same with a token before every text, as those of Gemma and Llama have it."""
+    words.bos_token = START
+    start = (START, words.bos_token_id)
+    words.backend_tokenizer.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[start])
+    return words
+
+
+def encoded(tokenizer, kind, texts, answers=None, *, max_length, **spec):
+    task = PART.fitted(TaskSpec(**spec), Target(kind=kind), tokenizer)
+    return task, task.encode([(text,) for text in texts], answers or [""] * len(texts), tokenizer, max_length)
+
+
+def shown(tokenizer, made):
+    return [" ".join(tokenizer.convert_ids_to_tokens(example["input_ids"])) for example in made.examples]
+
+
+@pytest.mark.parametrize("kind", ["documents", "stream"])
+def test_every_block_begins_as_the_tokenizer_begins_texts(kind, starting):
+    texts = ["good " * 9, "the film was " * 2, "bad " * 7]
+    _, made = encoded(starting, kind, texts, max_length=6)
+    rows = [example["input_ids"] for example in made.examples]
+    assert all(row[0] == starting.bos_token_id and len(row) <= 6 for row in rows)
+    # All else is as without a token at the beginning, in its order.
+    end = starting.eos_token_id
+    plain = starting(texts, add_special_tokens=False)["input_ids"]
+    expected = [i for piece in plain for i in ([*piece, end] if kind == "documents" else piece)]
+    assert [i for row in rows for i in row if i != starting.bos_token_id] == expected
+    np.testing.assert_equal(made.labels, tuple(rows))
+
+
+@pytest.mark.parametrize("template", [None, "{{ bos_token }} " + CHAT_TEMPLATE])
+def test_prompts_that_are_cut_keep_their_beginning_token(template, starting):
+    starting.chat_template = template
+    texts = ["the film was good and the food was bad and", "good", "bad", "fine"]
+    _, made = encoded(starting, "completion", texts, ["fine"] * 4, max_length=9)
+    assert made.notes and "lost their beginning" in made.notes[0]
+    for row, labels in zip(shown(starting, made), made.labels, strict=True):
+        assert row.startswith(START) and row.count(START) == 1
+        assert labels[0] == IGNORED and len(labels) <= 9
+
+
+class Silent:
+    """A model that writes a given text behind every prompt."""
+
+    def __init__(self, model, ids):
+        self.model, self._ids = model, ids
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def generate(self, input_ids, **_):
+        rows = torch.tensor(self._ids).expand(len(input_ids), -1)
+        return torch.cat([input_ids, rows], dim=1)
+
+
+@pytest.mark.parametrize(("written", "expected"), [("the film", [0.0, 0.0]), ("answer bad", [0.0, 0.0])])
+def test_a_true_answer_that_was_cut_off_is_matched_by_nothing(written, expected, words, monkeypatch):
+    """Both find no answer, which is no match."""
+    made_up = ["the film was so good and good " * 2] * 2
+    task, made = encoded(
+        words,
+        "completion",
+        ["of"] * 2,
+        [f"{text}bad" for text in made_up],
+        max_length=8,
+        metric="exact-match",
+        answer_pattern="bad",
+    )
+    model = toy_base("llama-lm").module
+    monkeypatch.setattr(type(model), "generate", Silent(model, words(written)["input_ids"]).generate)
+    seen = task.evaluate(model, iter([task.collate(made.examples, made.labels, 0)]))
+    assert list(seen.example_scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\n\n</think>\n\nyes", "yes"),
+        ("<think>no, or\nno</think>yes", "yes"),
+        ("yes <think>no</think>", "yes <think>no</think>"),
+        ("<think>no", "<think>no"),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(text, answer):
+    from autopeft.tasks.parts.writing import _find_answer
+
+    assert _find_answer(text, None) == answer
+    assert _find_answer("<think>\n\n</think>\n\nyes", "^(yes|no)") == "yes"
+
+
+def test_answers_that_are_longer_than_what_is_generated_are_told(words):
+    settings = {"max_length": 20, "metric": "exact-match", "max_new_tokens": 4}
+    _, made = encoded(words, "completion", ["of"] * 3, ["good", "good " * 3, "good " * 9], **settings)
+    (note,) = made.notes
+    assert note.startswith("1 of 3 completions are longer than the 4 tokens that are generated")
+    assert not encoded(words, "completion", ["of"], ["good"], **settings)[1].notes
+
+
+def test_greedy_texts_are_the_most_likely_ones_whatever_the_model_s_config_says(words):
+    torch.manual_seed(0)
+    model = toy_base("llama-lm").module.eval()
+    ids = torch.tensor([words("the film was good and the")["input_ids"]])
+    expected = ids
+    for _ in range(6):
+        expected = torch.cat([expected, model(input_ids=expected).logits[:, -1:].argmax(-1)], dim=1)
+    for name, value in {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "num_beams": 3}.items():
+        setattr(model.generation_config, name, value)
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    settings = {"max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None}
+    (text,) = generating.generate_greedily(model, words, features, **settings)
+    assert text == words.decode(expected[0], skip_special_tokens=True)
+
+
+def test_the_end_of_a_turn_ends_what_is_generated(words):
+    """As ChatML on base models, whose texts end with another token."""
+    from autopeft.tasks.text_generation import _end_ids
+
+    model = toy_base("llama-lm").module
+    model.generation_config.eos_token_id = None
+    words.eos_token = "[PAD]"
+    assert _end_ids(model, words) == [words.pad_token_id]
+    words.chat_template = CHAT_TEMPLATE
+    assert _end_ids(model, words) == sorted({words.pad_token_id, words.convert_tokens_to_ids("[SEP]")})
+    words.chat_template = "{% for m in messages %}{{ m.content }} day {% endfor %}"
+    assert _end_ids(model, words) == [words.pad_token_id]
+
+
+def test_llama_s_template_writes_the_same_date_every_day(words):
+    """As it finds the date: what it is told, or today's."""
+    words = copy.deepcopy(words)
+    told = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    words.chat_template = f"{told}{{{{ date_string }}}} {CHAT_TEMPLATE}"
+    chat = json.dumps([{"role": "user", "content": "the food"}])
+    rendered = []
+    original = words.apply_chat_template
+    words.apply_chat_template = lambda *args, **kwargs: (
+        rendered.append(original(*args, **kwargs)) or rendered[-1]
+    )
+    encoded(words, "chat", [chat], ["good"], max_length=40)
+    assert rendered and all(text.startswith("26 Jul 2024 ") for text in rendered)
+    assert datetime.date.today().year > 2024
