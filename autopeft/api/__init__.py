@@ -8,6 +8,7 @@ Inside the folder each file imports only from those before it: words, progress, 
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -80,6 +81,7 @@ def search(
         SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
         AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
+    _require_guard()
     quiet = bool(settings.pop("quiet", False))
     progress = BarProgress(shows=is_watched() and not quiet)
     with in_python_words():
@@ -93,6 +95,15 @@ def search(
         finally:
             progress.close()
     return with_path(result, path)
+
+
+def _require_guard() -> None:
+    """Raise a SpecError where a worker process imports the script whose search started it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SpecError(
+            "A worker process of autopeft.search imports the script that started it, and this calls "
+            'autopeft.search again; put the call under: if __name__ == "__main__":'
+        )
 
 
 @one_at_a_time()

@@ -77,7 +77,10 @@ def quiet() -> Iterator[str]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory(prefix="autopeft-") as cache, warnings.catch_warnings():
+        with (
+            tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as cache,
+            warnings.catch_warnings(),
+        ):
             # pandas drops the cells of a row beyond the header, and only warns.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             yield cache

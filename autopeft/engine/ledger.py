@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
-from autopeft.engine.stragglers import patience, tell_stragglers
+from autopeft.engine.stragglers import patience, tell_stragglers, wait_for_first
 from autopeft.errors import StoppedError, TrainingError, WorkerLostError
 from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
@@ -88,7 +87,7 @@ class Ledger:
     interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = lambda: 0.0
     limit_seconds: float | None = None
-    wait_for_any: Callable[..., object] = field(default=partial(wait, return_when=FIRST_COMPLETED))
+    wait_for_any: Callable[..., object] = wait_for_first
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
@@ -224,6 +223,8 @@ class Ledger:
     def _record(self, key: Key, future: Future[Measurement]) -> None:
         """Put a new measurement on the disk; one whose workers died is a failed one."""
         try:
+            if not future.done():
+                self.wait_for_any([future], timeout=None)
             measurement = future.result()
         except WorkerLostError as error:
             plan, fidelity = key

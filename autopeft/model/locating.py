@@ -83,8 +83,8 @@ def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": source, **arguments}
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
-    folder, _, file = source.rpartition("/")
-    return {"pretrained_model_name_or_path": folder or ".", "gguf_file": file, **arguments}
+    path = Path(source)
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **arguments}
 
 
 def require_reachable(source: str, spec: ModelSpec) -> None:

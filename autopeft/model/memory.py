@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import re
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 _MESSAGE = re.compile(
@@ -33,10 +33,6 @@ _CONTAINERS = (
 # have many lengths, the process grew by 0.7 GB so. Freed pages must be made again, hence the pause; by hand.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 _TRIM_SECONDS = 5.0
-
-_SYSTEM = getattr(os, "sysconf_names", {})  # empty on Windows
-_N_PAGES = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in _SYSTEM else 0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if "SC_PAGE_SIZE" in _SYSTEM else 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -84,13 +80,8 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
 
 
 def _available_bytes() -> int:
-    """What the machine can give to new tensors; the kernel gives up file caches for them.
-
-    Where the system does not say it (macOS, Windows), it is taken to be half of all memory, or 1 GiB.
-    """
-    if match := re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo")):
-        return int(match[1]) * 1024
-    return _N_PAGES * _PAGE_BYTES // 2 or 2**30
+    """What the machine can give to new tensors; the kernel gives up file caches for them."""
+    return int(psutil.virtual_memory().available)
 
 
 def _left_in_container() -> int:
@@ -103,9 +94,8 @@ def _left_in_container() -> int:
 
 
 def _resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not say it."""
-    pages = _read("/proc/self/statm").split()
-    return int(pages[1]) * _PAGE_BYTES if pages else 0
+    """Memory of this process."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _read(path: str) -> str:

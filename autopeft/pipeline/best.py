@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +32,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.store import RunDir, damaged, write_plan, write_text
+from autopeft.store.files import cannot_write
 
 _BODY = "body_sha256"
 
@@ -47,10 +49,21 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     except BaseException:  # a signal, too
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    shutil.rmtree(run.best, ignore_errors=True)
-    fresh.rename(run.best)
+    _put_in_place(fresh, run.best)
     if prepared.spec.search.objective == "pareto":
         _write_front(run.path / "front", prepared, result)
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Let a folder take the place of another, which stays whole where Windows keeps it, since it is open."""
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_front(folder: Path, prepared: Prepared, result: SearchResult) -> None:

@@ -152,7 +152,7 @@ def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
     """A fingerprint of each file that a tokenizer or image processor saves, such as `tokenizer.json`."""
     if not hasattr(processor, "save_pretrained"):
         return
-    with tempfile.TemporaryDirectory(prefix="autopeft-") as folder:
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
         processor.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():

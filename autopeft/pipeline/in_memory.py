@@ -119,7 +119,7 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
             raise DataError(f"The data in memory has no rows in {split}; add rows.")
         del tables[split]
         notes.append(f"Left out {split} of the data in memory, which has no rows.")
-    with tempfile.TemporaryDirectory(prefix="autopeft-") as parent, _no_bars():
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, _no_bars():
         folder = Path(parent) / _NAME
         folder.mkdir()
         for split, table in tables.items():

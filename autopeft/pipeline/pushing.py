@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
@@ -72,7 +72,7 @@ def push(request: PushRequest) -> Pushed:
             f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
             "id on the hub with --base-model."
         )
-    with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
         write_card(folder, result, seed=confirmed_seed(run), repo=request.repo, base_model=base_model)
         for config in folder.rglob("adapter_config.json"):
@@ -80,7 +80,9 @@ def push(request: PushRequest) -> Pushed:
             write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
         seal_folder(folder)
         files = {
-            str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()
+            p.relative_to(folder).as_posix(): p.stat().st_size
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
         }
         url = None if request.dry_run else _upload(folder, request)
     return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from operator import attrgetter
 from pathlib import Path, PurePath
 
@@ -10,6 +12,9 @@ from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, R
 
 # The settings that say which problem was solved; how it was searched is left to the defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
+
+
+_IS_WINDOWS = os.name == "nt"
 
 
 def search_command(spec: RunSpec) -> str:
@@ -29,7 +34,7 @@ def search_command(spec: RunSpec) -> str:
         words = ["autopeft search"]
         for name, value in values.items():
             for item in value if isinstance(value, tuple) else (value,):
-                words += [str(SHORT_NAMES[name].flag), shlex.quote(str(item))]
+                words += [str(SHORT_NAMES[name].flag), quoted(str(item))]
         return " ".join(words)
     return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
 
@@ -45,14 +50,19 @@ def resume_command(spec: RunSpec, out: Path) -> str:
     """The search that continues the run in a folder."""
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
-    return f"autopeft search --resume --out {shlex.quote(str(out))}"
+    return f"autopeft search --resume --out {quoted(str(out))}"
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
     """The training of the plan in a file; for a model or data in memory, the plan on a model to train."""
     if IN_MEMORY in (model.id, data.source):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
-    return f"autopeft train --plan {shlex.quote(str(plan))}"
+    return f"autopeft train --plan {quoted(str(plan))}"
+
+
+def quoted(word: str) -> str:
+    """A word of a command, as the shell of this system takes it: that of Windows knows double quotes alone."""
+    return subprocess.list2cmdline([word]) if _IS_WINDOWS else shlex.quote(word)
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -158,7 +159,7 @@ def _title(result: SearchResult, facts: CardFacts) -> str:
 
 
 def _last(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    return PureWindowsPath(path).name  # which knows both kinds of slashes
 
 
 def hub_id(name: str | None) -> str | None:

@@ -10,13 +10,14 @@ from autopeft.errors import SpecError
 from autopeft.store.files import sha256_of, sync_folder, write_text
 
 _FILE = "checksums.json"
+_SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that may be written
 
 
 def seal_folder(folder: Path) -> None:
     """Write the SHA-256 of every file in a folder to its `checksums.json`; all are on the disk afterwards."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
     for path in paths:
-        with path.open("rb") as stream:
+        with path.open(_SYNCED) as stream:
             os.fsync(stream.fileno())
     for sub_folder in {path.parent for path in paths}:
         sync_folder(sub_folder)

@@ -6,14 +6,20 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
 
 from autopeft.errors import NO_ROOM, RunDirError
 
+_IS_WINDOWS = os.name == "nt"
+_TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; chosen by hand
 _REMEDIES = {
     **dict.fromkeys(NO_ROOM, "Make room there, or pass another --out"),
     **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "Allow this user to write there, or pass another --out"
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Close programs that have it open, allow this user to write there, or pass another --out"
+        if _IS_WINDOWS
+        else "Allow this user to write there, or pass another --out",
     ),
 }
 
@@ -42,12 +48,23 @@ def write_bytes(path: Path | str, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
+            _replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _replace(fresh: Path, path: Path) -> None:
+    """Put a file in the place of another at once; Windows refuses it while a program reads the other."""
+    for _ in range(_TRIES - 1):
+        try:
+            os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
+            return
+        except PermissionError:  # a virus scanner may read it for a moment
+            time.sleep(_PAUSE_SECONDS)
+    os.replace(fresh, path)  # noqa: PTH105
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:

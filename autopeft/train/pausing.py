@@ -82,7 +82,8 @@ def read(folder: Path) -> State | None:
         with safe_open(folder / _FILE, framework="pt") as file:
             stored = json.loads(file.metadata()["position"])
             position = Position(**{**stored, "ends": tuple(stored["ends"])})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+            # Copies, since tensors that lie in the file would keep Windows from replacing it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return State(position=position, tensors=tensors)

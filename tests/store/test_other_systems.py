@@ -1,0 +1,101 @@
+"""What other systems ask of files and commands, tried here as far as that goes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from autopeft.engine.stragglers import wait_for_first
+from autopeft.errors import RunDirError
+from autopeft.pipeline import best
+from autopeft.records import commands
+from autopeft.store import checksums, files, require_unchanged, seal_folder
+
+
+@pytest.mark.parametrize("mode", ["rb", "r+b"])
+def test_folders_are_sealed_by_files_that_may_be_written_too(mode, tmp_path, monkeypatch):
+    """Windows syncs no file that was opened to be read."""
+    (tmp_path / "weights").write_bytes(b"1234")
+    monkeypatch.setattr(checksums, "_SYNCED", mode)
+    seal_folder(tmp_path)
+    require_unchanged(tmp_path)
+    assert (tmp_path / "weights").read_bytes() == b"1234"
+
+
+@pytest.mark.parametrize("word", ["reports\\x-2026", "C:\\my runs\\a", "plain", 'say "hi"'])
+def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, monkeypatch):
+    assert shlex.split(commands.quoted(word)) == [word]
+    monkeypatch.setattr(commands, "_IS_WINDOWS", True)
+    assert commands.quoted(word) == subprocess.list2cmdline([word])
+    assert "'" not in commands.quoted(word)
+
+
+def test_a_file_that_is_read_for_a_moment_is_replaced_afterwards(tmp_path, monkeypatch):
+    path, tries, replace = tmp_path / "trials.csv", [], os.replace
+
+    def refuse_twice(source, target):
+        tries.append(target)
+        if len(tries) < 3:
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    monkeypatch.setattr(files, "_PAUSE_SECONDS", 0.0)
+    with pytest.raises(RunDirError, match="cannot be written"):
+        files.write_text(path, "one")
+    assert not list(tmp_path.iterdir())
+    tries.clear()
+    monkeypatch.setattr(files, "_TRIES", 10)
+    files.write_text(path, "two")
+    assert (path.read_text(), len(tries)) == ("two", 3)
+
+
+def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
+    fresh, old = tmp_path / "best.new", tmp_path / "best"
+    for folder, text in ((fresh, "new"), (old, "old")):
+        folder.mkdir()
+        (folder / "plan.yaml").write_text(text)
+    rename = Path.rename
+
+    def refuse(path, target):
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(RunDirError, match="best cannot be written"):
+        best._put_in_place(fresh, old)
+    assert (old / "plan.yaml").read_text() == "old"
+    monkeypatch.setattr(Path, "rename", rename)
+    best._put_in_place(fresh, old)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (old / "plan.yaml").read_text() == "new"
+
+
+def test_signals_are_heard_while_a_search_waits(monkeypatch):
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(time.monotonic()))
+    future: Future[int] = Future()
+    try:
+        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        threading.Timer(1.2, future.set_result, [1]).start()
+        wait_for_first([future])
+        done = time.monotonic()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert future.done() and len(heard) == 1 and done > heard[0]
+
+
+def test_a_wait_ends_with_its_time_or_with_the_first_that_is_done():
+    futures = [Future(), Future()]
+    wait_for_first(futures, timeout=0.05)
+    assert not any(future.done() for future in futures)
+    futures[1].set_result(1)
+    wait_for_first(futures)
+    wait_for_first([])
