@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed

@@ -12,8 +12,6 @@ from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, R
 
 # The settings that say which problem was solved; how it was searched is left to the defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
-
-
 _IS_WINDOWS = os.name == "nt"
 
 
@@ -61,7 +59,7 @@ def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
 
 
 def quoted(word: str) -> str:
-    """A word of a command, as the shell of this system takes it: that of Windows knows double quotes alone."""
+    """A word of a command, as the shell of this system takes it; that of Windows has double quotes."""
     return subprocess.list2cmdline([word]) if _IS_WINDOWS else shlex.quote(word)
 
 
