@@ -73,10 +73,9 @@ def export(request: ExportRequest) -> Export:
             if exporter.needs_base != "none":
                 source = _with_base(source, spec, exporter=exporter, run=request.run)
         notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
-    written = sorted(
-        path.relative_to(request.out).as_posix() for path in request.out.rglob("*") if path.is_file()
-    )
-    return Export(format=exporter.name, out=str(request.out), files=tuple(written), notes=tuple(notes))
+    paths = (path for path in request.out.rglob("*") if path.is_file())
+    written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
+    return Export(format=exporter.name, out=str(request.out), files=written, notes=tuple(notes))
 
 
 def _check(request: ExportRequest, exporter: Exporter) -> None:
