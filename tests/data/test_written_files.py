@@ -116,7 +116,9 @@ def test_a_single_faulty_quote_does_not_change_how_the_others_are_read(tmp_path,
     data = read(tmp_path / "rows.tsv")
     assert not any("Quotes" in note for note in data.notes)
     known = next(text for text in said if text[:3] == sign[1:4])
-    assert cells(data).keys() == {*(known.format(i) for i in range(N)), "Hello he said", f"plain{more}"}
+    seen = {text.replace("\0", "") for text in cells(data)}  # pandas 2 leaves null bytes out
+    plain = f"plain{more}".replace("\0", "")
+    assert seen == {*(known.format(i) for i in range(N)), "Hello he said", plain}
 
 
 def test_a_quoted_header_tells_that_quotes_enclose_cells(tmp_path):
