@@ -223,8 +223,6 @@ class Ledger:
     def _record(self, key: Key, future: Future[Measurement]) -> None:
         """Put a new measurement on the disk; one whose workers died is a failed one."""
         try:
-            if not future.done():
-                self.wait_for_any([future], timeout=None)
             measurement = future.result()
         except WorkerLostError as error:
             plan, fidelity = key
