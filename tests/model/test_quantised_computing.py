@@ -179,7 +179,8 @@ def test_layers_pass_on_the_format_that_the_model_computes_in(
     method, bits, saved, make_plan, attach, monkeypatch
 ):
     """As on a GPU under autocast, where peft does not cast what adapters return."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)
+    of_device = torch.is_autocast_enabled  # which autocast itself asks, to put it back
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: not device or of_device(*device))
     precision = model.Precision(dtype="bfloat16")
     base = load_toy(saved("llama"), bits, architecture="llama", precision=precision)
     seen = []
@@ -188,3 +189,4 @@ def test_layers_pass_on_the_format_that_the_model_computes_in(
             layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
         attached(input_ids=torch.ones(1, 4, dtype=torch.long))
     assert seen == [torch.bfloat16] * len(base.module.model.layers)
+    assert not of_device("cpu")
