@@ -101,8 +101,8 @@ def _require_guard() -> None:
     """Raise a SpecError where a worker process imports the script whose search started it."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SpecError(
-            "A worker process of autopeft.search imports the script that started it, and this calls "
-            'autopeft.search again; put the call under: if __name__ == "__main__":'
+            "A worker process of autopeft.search imports the script that started the search, and the script "
+            'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
         )
 
 

@@ -112,8 +112,8 @@ def check_quotes(path: Path, sign: str) -> None:
                     start = shortened(lines[0].strip(), 50)
                     raise RowError(
                         f"has a quote in line {first} ({start!r}) that opens a cell and ends another in "
-                        f"line {reader.line_num}, so that all between would be one cell; write two quotes "
-                        "for each that a text has, and one more around the whole cell."
+                        f"line {reader.line_num}, so that all between would be one cell; put a text that "
+                        "holds quotes between quotes, and double those inside."
                     ) from error
 
 

@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, stragglers, finished_study → problem, cost → ranking, ledger, queue → front,
+schedule, rates, samplers, waiting, finished_study → problem, cost → ranking, ledger, queue → front,
 stopping → study_log → refine, twins, promote → propose, finalists → judge, choose → deepen, confirm → retry →
 sentences.
 """

@@ -53,7 +53,7 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     if not ranked:
         return chosen
     best = by_merit(problem, ledger, ranked)[0]
-    text = "Of %d full runs of baselines that of %s at the rate %.1e is best."
+    text = "The best of %d full runs of baselines is %s at the rate %.1e."
     log.info(text, len(results), ledger.arms[best.plan].label, best.plan.learning_rate)
     smallest = smallest_candidate(problem, ranked_by_loss(last.values()), best)
     return Chosen(best.plan, best.plan, smallest.plan)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
-from autopeft.engine.stragglers import patience, tell_stragglers, wait_for_first
+from autopeft.engine.waiting import patience, tell_stragglers, wait_for_first
 from autopeft.errors import StoppedError, TrainingError, WorkerLostError
 from autopeft.extension import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status

@@ -31,8 +31,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store import RunDir, damaged, write_plan, write_text
-from autopeft.store.files import cannot_write
+from autopeft.store import RunDir, cannot_write, damaged, write_plan, write_text
 
 _BODY = "body_sha256"
 

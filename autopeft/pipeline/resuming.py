@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from autopeft.errors import RunDirError, SpecError
+from autopeft.errors import SpecError
 from autopeft.pipeline.keeping import PIECES, kept_decisions
-from autopeft.records import RunSpec, to_json
+from autopeft.records import RunSpec
 from autopeft.store import RunDir, whole_path
 
 _COST = "search.max_cost"
@@ -35,7 +35,6 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
     stored = run.read_spec()
-    _refuse_edited(run, stored)
     # A run directory may have been moved, so that run.yaml does not hold its path.
     topics = stored.model_dump()
     topics["output"]["out"] = requested.output.out
@@ -57,26 +56,13 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         topics[topic][field] = value
-    derived = {decision.setting for decision in kept_decisions(run) or ()}
-    if "search.trials" in given and _COST in derived - given:
+    chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
+    if "search.trials" in given and _COST in chosen.keys() - given:
         topics["search"]["max_cost"] = None  # the user asks for more than the usual cost
-    if _MEMORY in given:
-        for name in PIECES.keys() & (derived - given):
-            topic, field = name.split(".")
-            topics[topic][field] = PIECES[name]
+    for name in PIECES.keys() & chosen.keys() - given:  # whatever run.yaml says
+        topic, field = name.split(".")
+        topics[topic][field] = PIECES[name] if _MEMORY in given else chosen[name]
     return RunSpec.model_validate(topics)
-
-
-def _refuse_edited(run: RunDir, stored: RunSpec) -> None:
-    """Raise RunDirError where `run.yaml` has other pieces of a step than the run has chosen."""
-    current = to_json(stored)
-    for decision in kept_decisions(run) or ():
-        topic, field = decision.setting.split(".")
-        if decision.setting in PIECES and str(current[topic][field]) != decision.value:
-            raise RunDirError(
-                f"run.yaml of {run.path} has {decision.setting} {current[topic][field]}, and the run chose "
-                f"{decision.value}; put it back, and pass the flag to change it."
-            )
 
 
 def _is_commit(revision: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
-from autopeft.store.files import sha256_of, write_bytes, write_text
+from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
 from autopeft.store.folders import fresh_folder, refuse_files
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
@@ -19,6 +19,7 @@ __all__ = [
     "SOURCES",
     "RunDir",
     "by_dotted_name",
+    "cannot_write",
     "damaged",
     "fresh_folder",
     "parse_bytes",

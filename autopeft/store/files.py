@@ -58,13 +58,14 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 def _replace(fresh: Path, path: Path) -> None:
     """Put a file in the place of another at once; Windows refuses it while a program reads the other."""
-    for _ in range(_TRIES - 1):
+    for n_left in reversed(range(_TRIES)):
         try:
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
             return
         except PermissionError:  # a virus scanner may read it for a moment
+            if not n_left:
+                raise
             time.sleep(_PAUSE_SECONDS)
-    os.replace(fresh, path)  # noqa: PTH105
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:

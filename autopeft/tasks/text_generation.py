@@ -19,8 +19,8 @@ from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 
-# Llama 3's template writes the date. Rows are the same on every day and in every time zone by this one, which
-# it has where it can tell none.
+# Llama 3's template writes the date into every row, today's unless it is told one. With this one, which the
+# template itself falls back to, rows are the same on every day and in every time zone.
 _ON_THAT_DAY = {"date_string": "26 Jul 2024"}
 _ANSWER = "answer"  # a content, after which a chat template writes the end of a turn
 
@@ -53,7 +53,7 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
             ids += [*piece, end] if lacks_end else piece
         parts.append(as_row(ids))
     tokens, start_row = read_only(np.concatenate(parts)), as_row(start)
-    size = max_length - len(start)
+    size = max(1, max_length - len(start))
     rows = [tokens[i : i + size] for i in range(0, len(tokens), size)]  # views, no copies
     if start:
         rows = [read_only(row if row[0] == start[0] else np.concatenate([start_row, row])) for row in rows]
@@ -239,7 +239,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
 def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
     """Tokens that end a text: the tokenizer's, those of the model's generation config, the chat template's.
 
-    Base models of Qwen have a template that ends turns with another token than they end texts with.
+    The template of Qwen's base models ends turns with another token than the one that ends their texts.
     """
     known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list | tuple) else [known])} - {None}

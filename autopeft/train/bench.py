@@ -215,8 +215,8 @@ class Bench:
         if missing:
             batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
             with self.base.autocast():
-                found = input_directions(self.base.module, batches, missing, call=self.task.loss)
-            self._directions.update(found)
+                directions = input_directions(self.base.module, batches, missing, call=self.task.loss)
+            self._directions.update(directions)
         return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
     @cached_property

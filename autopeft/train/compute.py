@@ -25,7 +25,7 @@ class Compute:
     and the model allow it. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
     What is kept for later plans respects `memory_bytes`, the most that the device may use.
 
-    Where memory runs out the two limits are lowered, for all later runs too.
+    Where memory runs out the two limits are lowered and layers checkpointed, for all later runs too.
     """
 
     micro_batch_tokens: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -261,3 +262,10 @@ def test_fault_of_a_dataset_in_memory_does_not_speak_of_files_of_ours(module, to
     with pytest.raises(DataError) as caught:
         autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)
     assert "autopeft-" not in str(caught.value)
+
+
+def test_a_script_that_a_worker_imports_is_told_to_guard_its_search(monkeypatch):
+    """While a spawned process imports the script, its `_inheriting` is set."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(AutopeftError, match=r'under: if __name__ == "__main__":$'):
+        autopeft.search(budget="1%")

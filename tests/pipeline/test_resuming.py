@@ -147,3 +147,12 @@ def test_a_run_with_a_relative_path_is_resumed_with_that_path(tmp_path, monkeypa
     assert resumed(run_spec("bert", out="run"), given).model.id == "bert"
     with pytest.raises(SpecError, match=r"model\.id was 'bert' and cannot become 'bart'"):
         resumed(run_spec("bart", out="run"), given)
+
+
+def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yaml_says(tmp_path):
+    """A run that is killed between writing both, or whose run.yaml is edited, goes on."""
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        keep_decisions(run, run_spec(micro_batch_tokens=4096, checkpointing="off"), decided(PIECES))
+        run.write_spec(run_spec(micro_batch_tokens=512, checkpointing="on"))
+    spec = resumed(run_spec(out=tmp_path / "run"), frozenset()).execution
+    assert (spec.micro_batch_tokens, spec.checkpointing) == (4096, "off")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.engine.stragglers import wait_for_first
+from autopeft.engine.waiting import wait_for_first
 from autopeft.errors import RunDirError
 from autopeft.pipeline import best
 from autopeft.records import commands

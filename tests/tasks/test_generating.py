@@ -34,8 +34,8 @@ def cache_bytes(model, n_rows, n_tokens):
 
 @pytest.mark.parametrize("n_free_rows", [0, 1, 2, 2.9, 100])
 def test_rows_at_a_time_leave_half_of_the_memory_to_their_cache(n_free_rows, llama, monkeypatch):
-    one = cache_bytes(llama, 1, LENGTH + NEW)
-    monkeypatch.setattr(generating, "free_bytes", lambda device: int(2 * n_free_rows * one))
+    row_bytes = cache_bytes(llama, 1, LENGTH + NEW)
+    monkeypatch.setattr(generating, "free_bytes", lambda device: int(2 * n_free_rows * row_bytes))
     assert generating.rows_with_room(llama, LENGTH + NEW, device=CPU) == max(1, int(n_free_rows))
 
 

@@ -14,8 +14,14 @@ from autopeft.records import FLOAT32_BYTES
 
 # What is not set here, `generate` takes from the model's own config: beams, penalties of repeated words.
 _GREEDY: dict[str, Any] = {
-    **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0},
-    **{"no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0},
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
 }
 _CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; chosen by hand
 

@@ -1,4 +1,4 @@
-"""Stragglers: measurements that last much longer than the others of their kind, while workers are idle."""
+"""Waiting for measurements: until the first is done, and what is told of one that lasts much longer."""
 
 from __future__ import annotations
 
