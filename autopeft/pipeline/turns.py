@@ -16,20 +16,25 @@ log = logging.getLogger(__name__)
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
 # functions, and peft changes modules in place: a second search would change the numbers of the first.
 _LOCK = threading.RLock()
+_SLICE_SECONDS = 0.5  # chosen by hand
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """A context, or decorator, that one thread of the process enters at a time; the others wait.
 
-    A thread that is inside may enter again. A signal ends the waiting of the main thread.
+    A thread that is inside may enter again. A signal ends the waiting of the main thread: the wait is cut
+    into slices, since a signal that arrives just before it, and on Windows any, is heard only between them.
     """
-    if _LOCK.acquire(blocking=False):
-        _LOCK.release()
-    else:
+    if not _LOCK.acquire(blocking=False):
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
-    with _LOCK, _same_current_gpu():
-        yield
+        while not _LOCK.acquire(timeout=_SLICE_SECONDS):
+            pass
+    try:
+        with _same_current_gpu():
+            yield
+    finally:
+        _LOCK.release()
 
 
 @contextlib.contextmanager
