@@ -50,6 +50,7 @@ class TaskDefaults:
     - `batch_size`: examples per step, as many as have about `step_tokens`; the most where this is None.
     - `epochs`: as many as see `seen_examples`; the most where this is None.
     - `eval_examples`: examples of a split that tell plans apart where time is short; None takes them all.
+    - `max_new_tokens`: tokens to generate per answer; None where the metric needs no generated texts.
     """
 
     max_length: tuple[int, int] | None
@@ -59,6 +60,7 @@ class TaskDefaults:
     step_tokens: int | None = None
     seen_examples: int | None = None
     eval_examples: int | None = None
+    max_new_tokens: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopeft import train
 from autopeft.data import LabelledData, Split
-from autopeft.extension import Task, TaskDefaults
+from autopeft.extension import IGNORED, Task, TaskDefaults
 from autopeft.model import BaseModel
 from autopeft.records import Decision, RunSpec, with_setting
 
 _PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 _MULTIPLE = 8  # of tokens, as matrix units like it
 _LONGER = 4  # times the task's most, where that would cut more than half of the rows; chosen by hand
+_LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; chosen by hand
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _BATCHES = 8  # in an epoch, at least; chosen by hand
 _CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; chosen by hand
@@ -110,6 +112,38 @@ def with_full_run(spec: RunSpec, lengths: Sequence[int], base: BaseModel, task: 
         spec = with_setting(spec, "task.epochs", float(n_epochs))
         decisions.append(_decision("epochs", n_epochs, rule))
     return spec, tuple(decisions)
+
+
+def with_max_new_tokens(spec: RunSpec, labels: Sequence[NDArray[np.int64]], task: Task) -> Derived:
+    """The settings with the tokens of a generated answer, where the metric needs one.
+
+    `labels` are those of the encoded train examples.
+    """
+    limits = task.defaults.max_new_tokens
+    if spec.task.max_new_tokens is not None or limits is None:
+        return spec, ()
+    lengths = [int((np.asarray(row) != IGNORED).sum()) for row in labels]
+    value, rule = answer_length(lengths, limits=limits)
+    return with_setting(spec, "task.max_new_tokens", value), (_decision("max_new_tokens", value, rule),)
+
+
+def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
+    """Tokens to generate per answer, with the rule: the 99th percentile of the true ones and a quarter more.
+
+    Example:
+        >>> answer_length([40, 90], limits=(16, 1024))
+        (120, 'a quarter more than the 99th percentile of the completions; the longest has 90 tokens')
+        >>> answer_length([2, 3], limits=(16, 1024))
+        (16, 'the least; the longest completion has 3 tokens')
+    """
+    quantile = int(np.percentile(lengths, _PERCENTILE, method="inverted_cdf"))
+    wanted = -(-int(quantile * _LONGER_ANSWER) // _MULTIPLE) * _MULTIPLE
+    value, longest = min(max(wanted, limits[0]), limits[1]), max(lengths)
+    if value == wanted:
+        why = f"a quarter more than the {_PERCENTILE}th percentile of the completions"
+        return value, f"{why}; the longest has {longest:,} tokens"
+    limit = "least" if value > wanted else "most"
+    return value, f"the {limit}; the longest completion has {longest:,} tokens"
 
 
 def batch_size(lengths: Sequence[int], *, defaults: TaskDefaults, share: float = 1.0) -> tuple[int, str]:

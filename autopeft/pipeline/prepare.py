@@ -13,7 +13,7 @@ from autopeft.errors import SiteError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
-from autopeft.pipeline.defaults import with_full_run, with_max_length
+from autopeft.pipeline.defaults import with_full_run, with_max_length, with_max_new_tokens
 from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
@@ -105,6 +105,8 @@ def prepare(
     spec, length = with_max_length(spec, loaded, base, task)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
     spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), base, task)
+    spec, answers = with_max_new_tokens(spec, splits["train"].labels, task)
+    task = task.fitted(spec.task, loaded.target, base.tokenizer)
     n_train = len(splits["train"].labels)
     batch_size = min(spec.task.batch_size or n_train, n_train)
     full_steps = train.full_run_steps(
@@ -132,7 +134,7 @@ def prepare(
         methods=methods,
         bench=bench,
         full_steps=full_steps,
-        decisions=(*length, *full_run, *computing),
+        decisions=(*length, *full_run, *answers, *computing),
     )
 
 

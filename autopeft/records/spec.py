@@ -75,8 +75,8 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `epochs`, `batch_size` and `max_length` are derived by `pipeline.defaults` where they are None; `run.yaml`
-    holds the values.
+    `epochs`, `batch_size`, `max_length` and `max_new_tokens` are derived by `pipeline.defaults` where
+    they are None; `run.yaml` holds the values.
     """
 
     name: str = setting("text-classification", "Task type", "Options", short="task")
@@ -89,7 +89,13 @@ class TaskSpec(Topic):
         "Options",
         short=None,
     )
-    max_new_tokens: int = setting(64, "Tokens to generate per answer, at most", "Options", short=None, ge=1)
+    max_new_tokens: int | None = setting(
+        None,
+        "Tokens to generate per answer, at most. Default: by the lengths of the train split's completions",
+        "Options",
+        short=None,
+        ge=1,
+    )
     epochs: float | None = setting(
         None,
         "Length of a full run in epochs. Default: 3, 1 to 3 for language models, by the size of the data",

@@ -125,7 +125,10 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         *([("forgetting", general_text)] if general_text else []),
         ("executor", f"{spec.execution.executor}, {workers} at a time"),
         *(
-            (f"{SETTINGS[decision.setting].flag}, derived", f"{decision.value}: {decision.rule}")
+            (
+                f"{SETTINGS[decision.setting].flag or decision.setting}, derived",
+                f"{decision.value}: {decision.rule}",
+            )
             for decision in setting.decisions
         ),
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from toys.words import CONTEXT
+from toys.bases import toy_config
+from toys.words import CONTEXT, toy_rows
+from transformers import AutoModelForCausalLM
 
 from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 from autopeft.extension import TaskDefaults, discover
 from autopeft.pipeline import preview, search
-from autopeft.pipeline.defaults import batch_size, block_length, epochs, example_length
+from autopeft.pipeline.defaults import answer_length, batch_size, block_length, epochs, example_length
 from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,
@@ -53,6 +55,21 @@ def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, ex
 def test_rule_says_that_only_a_sample_was_counted():
     _, rule = example_length([60, 90], n_rows=5000, limits=(128, 512), room=None)
     assert "2 sampled train rows" in rule
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([3] * 50, 16),  # the least
+        ([64] * 99 + [500], 80),  # a quarter more than the 99th percentile; one in a hundred is longer
+        ([65] * 100, 88),  # 81.25 in steps of eight
+        ([2000] * 9, 1024),  # the most
+    ],
+)
+def test_answers_are_generated_to_a_quarter_more_than_the_true_ones(lengths, expected):
+    value, rule = answer_length(lengths, limits=(16, 1024))
+    assert value == expected
+    assert f"longest completion has {max(lengths):,}" in rule or f"longest has {max(lengths):,}" in rule
 
 
 @pytest.mark.parametrize("n_tokens", [100, 12_000, 13_000, 60_000, 110_000, 10**7])
@@ -134,3 +151,28 @@ def test_resume_refuses_another_length_than_the_derived_one(spec):
     again = RunSpec(task=TaskSpec(batch_size=4), output=spec.output)
     with pytest.raises(SpecError, match="batch_size was 8"):
         search(again, given=frozenset({"task.batch_size"}), resume=True, progress=Silent())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, None), ({"metric": "exact-match"}, 32), ({"metric": "exact-match", "max_new_tokens": 5}, 5)],
+)
+def test_tokens_of_a_generated_answer_follow_the_completions(spec, tokenizer, tmp_path, settings, expected):
+    folder = tmp_path / "llama"
+    AutoModelForCausalLM.from_config(toy_config("llama", hidden=32)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    texts, _ = toy_rows(120, seed=5)
+    rows = [json.dumps({"prompt": text, "completion": " ".join([text.split()[0]] * 24)}) for text in texts]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    asked = spec.model_copy(
+        update={
+            "model": ModelSpec(id=str(folder)),
+            "data": DataSpec(source=str(tmp_path / "rows.jsonl")),
+            "task": TaskSpec(name="text-generation", max_steps=2, batch_size=4, max_length=40, **settings),
+        }
+    )
+    _, path = search(asked, progress=Silent())
+    # 24 words and the end, a quarter more
+    assert RunDir.open(path).read_spec().task.max_new_tokens == expected
+    report = (path / "report.md").read_text(encoding="utf-8")
+    assert ("task.max_new_tokens, derived | 32: a quarter more" in report) == (expected == 32)

@@ -26,3 +26,5 @@ COMPLETIONS = TaskDefaults(
 )
 # Attention over more than 1,024 tokens makes a step slow, and fewer than 64 leave a text no context.
 BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True, eval_examples=32)
+# Generation costs one pass of the model per token. A text that is cut before its answer counts as wrong.
+GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))

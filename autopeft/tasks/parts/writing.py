@@ -23,8 +23,9 @@ from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
-from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS
+from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED
 
+_NEW_TOKENS = 64  # of an answer, where neither user nor data say how many; chosen by hand
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
@@ -78,7 +79,9 @@ class WritingTask:
 
     @property
     def defaults(self) -> TaskDefaults:
-        """Those of prompts with completions, or of text in blocks."""
+        """Those of prompts with completions, with or without generated answers, or of text in blocks."""
+        if self.metric == EXACT_MATCH:
+            return GENERATED
         return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
 
     @property
@@ -114,9 +117,9 @@ class WritingTask:
 
     def _notes_on_length(self, encoded: Encoded) -> Iterator[str]:
         """A note where generated texts end before answers as long as the true ones."""
-        if self.metric != EXACT_MATCH:
-            return
         most = self.spec.max_new_tokens
+        if self.metric != EXACT_MATCH or most is None:
+            return
         if n_long := sum(int((np.asarray(row) != IGNORED).sum()) > most for row in encoded.labels):
             yield (
                 f"{n_long} of {len(encoded.labels)} completions are longer than the {most} tokens that are "
@@ -175,7 +178,8 @@ class WritingTask:
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
-        texts = self.model_type.generate(model, batch, self.tokenizer, self.spec.max_new_tokens)
+        most = self.spec.max_new_tokens or _NEW_TOKENS
+        texts = self.model_type.generate(model, batch, self.tokenizer, most)
         ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
