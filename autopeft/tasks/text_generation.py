@@ -15,14 +15,10 @@ from autopeft.errors import DataError, reason_of
 from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
 from autopeft.records import shortened
 from autopeft.tasks.parts.batches import pad, without_labels
+from autopeft.tasks.parts.chat_templates import divided, end_of_answer
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
-
-# Llama 3's template writes the date into every row, today's unless it is told one. With this one, which the
-# template itself falls back to, rows are the same on every day and in every time zone.
-_ON_THAT_DAY = {"date_string": "26 Jul 2024"}
-_ANSWER = "answer"  # a content, after which a chat template writes the end of a turn
 
 Pair = tuple[list[int], list[int]]  # the tokens of a prompt and of its completion
 
@@ -147,12 +143,7 @@ def _encode_chats(
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
         try:
-            before = tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=True, **_ON_THAT_DAY
-            )
-            text = tokenizer.apply_chat_template(
-                [*turns, answer], tools=tools, tokenize=False, **_ON_THAT_DAY
-            )
+            pair = divided(tokenizer, turns, answer, tools=tools)
         except TemplateError as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
@@ -160,7 +151,7 @@ def _encode_chats(
                 f"{shortened(roles, 60)} ({reason_of(error)}); correct or leave out rows of its kind, or use "
                 "another base model."
             ) from error
-        if not text.startswith(before):
+        if pair is None:
             has_system = any(turn["role"] == "system" for turn in turns)
             remedy = "put the text of system messages into the user's, or " if has_system else ""
             raise DataError(
@@ -168,7 +159,7 @@ def _encode_chats(
                 f"that prompt and completion cannot be told apart; {remedy}use rows with a plain text, or "
                 "another base model."
             )
-        texts += [before, text[len(before) :]]
+        texts += pair
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return list(zip(ids[::2], ids[1::2], strict=True))
 
@@ -248,15 +239,7 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
 
 def _ends_of_turns(tokenizer: Any) -> set[int]:
     """The special token that the chat template writes right behind an answer; empty without one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return set()
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, **_ON_THAT_DAY)
-    except TemplateError:
-        return set()
-    behind = text.rpartition(_ANSWER)[2].lstrip()
-    first = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
+    first = tokenizer(end_of_answer(tokenizer), add_special_tokens=False)["input_ids"][:1]
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {index for index, token in added.items() if token.special}
     return set(first) & (special | set(tokenizer.all_special_ids))

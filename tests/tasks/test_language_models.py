@@ -159,11 +159,22 @@ def test_the_end_of_a_turn_ends_what_is_generated(words):
     assert _end_ids(model, words) == [words.pad_token_id]
 
 
-def test_llama_s_template_writes_the_same_date_every_day(words):
-    """As it finds the date: what it is told, or today's."""
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+            "{{ date_string }}",
+            "26 Jul 2024",
+        ),
+        ("{% set today = strftime_now('%d %B %Y') %}{{ today }}", "26 July 2024"),
+        ("{{ strftime_now('%Y-%m-%d') }}", "2024-07-26"),
+    ],
+)
+def test_templates_write_the_same_date_every_day(words, template, expected):
+    """As Llama 3, SmolLM3 and gpt-oss write it: what they are told, or today's."""
     words = copy.deepcopy(words)
-    told = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-    words.chat_template = f"{told}{{{{ date_string }}}} {CHAT_TEMPLATE}"
+    words.chat_template = f"{template} {CHAT_TEMPLATE}"
     chat = json.dumps([{"role": "user", "content": "the food"}])
     rendered = []
     original = words.apply_chat_template
@@ -171,5 +182,29 @@ def test_llama_s_template_writes_the_same_date_every_day(words):
         rendered.append(original(*args, **kwargs)) or rendered[-1]
     )
     encoded(words, "chat", [chat], ["good"], max_length=40)
-    assert rendered and all(text.startswith("26 Jul 2024 ") for text in rendered)
+    assert rendered and all(text.startswith(f"{expected} ") for text in rendered)
     assert datetime.date.today().year > 2024
+
+
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set system, rest = messages[0].content, messages[1:] %}"
+    "{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}day "
+    "{% if loop.last and system is defined %}{{ system + '\\n\\n' }}{% endif %}{{ m.content }} [SEP] "
+    "{% else %}{{ m.content }} [SEP] {% endif %}{% endfor %}"
+)
+
+
+def test_a_system_message_stands_where_the_template_writes_it_for_the_question(words):
+    """As Mistral's does: in the user's last turn, while nothing follows it."""
+    words = copy.deepcopy(words)
+    words.chat_template = MISTRAL
+    user, answer = {"role": "user", "content": "the film"}, {"role": "assistant", "content": "bad"}
+    turns = [{"role": "system", "content": "and so"}, user, answer, {**user, "content": "the food"}]
+    asked = words.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert asked == "day the film [SEP] bad [SEP] day and so\n\nthe food [SEP] "
+    _, made = encoded(words, "chat", [json.dumps(turns)], ["good"], max_length=40)
+    (row,), (labels,) = [e["input_ids"] for e in made.examples], made.labels
+    assert words.decode(row) == words.decode(
+        words(asked + "good [SEP]", add_special_tokens=False)["input_ids"]
+    )
+    assert words.decode([i for i in labels if i != -100]) == "good [SEP]"
