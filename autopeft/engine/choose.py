@@ -74,6 +74,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
         incumbent = smallest
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
+    if ledger.is_baseline(incumbent.plan) and problem.spec.search.objective != "params":
+        return Chosen(incumbent.plan, incumbent.plan, smallest.plan)
     baseline = by_merit(problem, ledger, baselines)[0]
     return Chosen(incumbent.plan, baseline.plan, smallest.plan)
 

@@ -178,7 +178,9 @@ def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n
         return True
     n_confirmed = sum(fidelity.split == "confirm" for _, fidelity in ledger.measured)
     seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
-    read = (n_confirmed + n_new * len(group)) * schedule.cost(steps=0, eval_examples=schedule.n_test)
+    read = (n_confirmed + n_new * len(group)) * schedule.cost(
+        steps=0, eval_examples=schedule.n_test + schedule.n_general
+    )
     return ledger.cost(schedule) + n_new * seed + read <= limit
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from autopeft.engine.choose import by_merit, lowered, smallest_candidate
 from autopeft.engine.finalists import Chosen
+from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
@@ -55,13 +56,21 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     best = by_merit(problem, ledger, ranked)[0]
     text = "The best of %d full runs of baselines is %s at the rate %.1e."
     log.info(text, len(results), ledger.arms[best.plan].label, best.plan.learning_rate)
-    smallest = smallest_candidate(problem, ranked_by_loss(last.values()), best)
-    return Chosen(best.plan, best.plan, smallest.plan)
+    return Chosen(best.plan, best.plan, _smallest(problem, ledger, last, best.plan))
+
+
+def _smallest(problem: SearchProblem, ledger: Ledger, last: Measured, best: Plan) -> Plan:
+    """The candidate for the smallest plan, by runs of one length: those of the last rung."""
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    short = next((m for m in ranked if m.plan.adapters == best.adapters), None)
+    smallest = best if short is None else smallest_candidate(problem, ranked, short).plan
+    return best if smallest.adapters == best.adapters else smallest
 
 
 def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:
     """The best plan of each baseline placement, the leading one first."""
-    measured = [m for m in ranked_by_loss(last.values()) if ledger.is_baseline(m.plan)]
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    measured = [m for m in ranked if ledger.is_baseline(m.plan)]
     best: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
     for measurement in by_merit(problem, ledger, measured):
         best.setdefault(measurement.plan.adapters, measurement.plan)

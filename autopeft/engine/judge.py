@@ -17,15 +17,25 @@ _HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen
 Confirmed = dict[Plan, list[Measurement]]
 
 
-def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan, baseline: Plan) -> Plan:
+def recommended(
+    problem: SearchProblem,
+    confirmed: Confirmed,
+    *,
+    incumbent: Plan,
+    baseline: Plan,
+    may_be_baseline: bool = True,
+) -> Plan:
     """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
     better nor proven as good with fewer parameters; and where it is proven as good with as many parameters,
-    which is no reason to leave what people use.
+    which is no reason to leave what people use. An incumbent that never finished is not handed over; nor is a
+    baseline that breaks a limit, for which `may_be_baseline` is false.
     """
-    if incumbent == baseline or not confirmed:
+    if incumbent == baseline or not confirmed or not may_be_baseline:
         return incumbent
+    if not any(row.status is Status.COMPLETE for row in confirmed[incumbent]):
+        return baseline
     seen = _last_look(problem, confirmed, incumbent, baseline)
     if seen.label == "equivalent":
         is_smaller = incumbent.trainable_params <= _FEWER * baseline.trainable_params
@@ -40,7 +50,7 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
         is_best = finalists.best == finalists.smallest and problem.spec.search.objective != "params"
         unconfirmed = "the best itself" if is_best else "unproven"
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
-    standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
+    standing = standing_of(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
     if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
     return evidence.sequential_verdict(
@@ -82,13 +92,18 @@ def look_at(
         planned_seeds=planned or problem.spec.confirm.seeds,
         margin=problem.margin,
         span=problem.metric.score_span,
+        step=problem.metric.score_step,
     )
 
 
-def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
-    """Whether the smallest plan is proven to lose less than the margin against the best."""
+def standing_of(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
+    """Whether the smallest plan is proven to lose less than the margin against the best.
+
+    With the objective `params` the best plan is the smallest one that may be as good as a larger plan, which
+    was not confirmed.
+    """
     if smallest == best:
-        return "the best itself"
+        return "unproven" if problem.spec.search.objective == "params" else "the best itself"
     plans = {"smallest": smallest, "best": best}
     tables = {name: scores_of(problem, confirmed.get(plan, [])) for name, plan in plans.items()}
     if min(map(len, tables.values())) < 2:
@@ -98,6 +113,7 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
         best="best",
         margin=problem.margin,
         span=problem.metric.score_span,
+        step=problem.metric.score_step,
         pool=seed_pool(problem, confirmed),
     )
     return "proven" if standing.is_within else "unproven"
@@ -114,12 +130,12 @@ def seed_pool(problem: SearchProblem, confirmed: Confirmed) -> list[list[list[fl
 def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:
     """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
 
-    Scores without bounds have no wrong one: there it counts as the worst example of the plan's other seeds.
+    An F1 or a correlation of it is 0, and its losses are those of the worst example of the other seeds.
     """
     lengths = [len(row.example_scores) for row in rows] + [0]
     width = max(lengths) or max((row.fidelity.eval_examples for row in rows), default=0)
     wrong = min(0.0, problem.sign)  # `evidence` takes scores in [0, 1], or negated in [-1, 0]
-    if problem.metric.score_span is None:
+    if problem.metric.score_span is None and not problem.metric.greater_is_better:
         scores = [problem.sign * x for row in rows for x in row.example_scores]
         wrong = min(scores, default=-_HOPELESS)
     return [[problem.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
@@ -135,7 +151,9 @@ def summaries(
 
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
     table = scores_of(problem, rows)
-    mean, std_error = evidence.mean_and_std_error(table, span=problem.metric.score_span)
+    mean, std_error = evidence.mean_and_std_error(
+        table, span=problem.metric.score_span, step=problem.metric.score_step
+    )
     losses = [row.loss for row in rows if row.loss is not None]
     return Confirmation(
         name=name,

@@ -35,7 +35,7 @@ def sentences(
         )
         findings.append(sentence)
     if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
-        findings.append(_as_good(problem, finalists, confirmed))
+        findings.append(_as_good(problem, finalists, confirmed, smallest=verdict.smallest_equivalent))
     if len(confirmed.get(finalists.best, ())) > 1:
         findings.append(_worst_seed(problem, confirmed[finalists.best]))
     return tuple(findings)
@@ -45,23 +45,35 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     """Standard error of the paired difference between plans, over the seeds that both have."""
     n_common = min(map(len, runs))
     tables = [scores_of(problem, plan_runs[:n_common]) for plan_runs in runs]
-    return evidence.paired_interval(*tables, span=problem.metric.score_span).std_error
+    return evidence.paired_interval(
+        *tables, span=problem.metric.score_span, step=problem.metric.score_step
+    ).std_error
 
 
-def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed) -> str:
-    """The confirmed plans that are proven to be within the margin of the best."""
+def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed, *, smallest: str) -> str:
+    """The confirmed plans that are proven to be within the margin of the best.
+
+    The smallest plan was named before the confirmation and tested alone, as the verdict's `smallest` says.
+    Where it is proven the others are tested too, so that the chance of any wrong claim stays at 5 % (tests in
+    a fixed order).
+    """
     names = {plan: name for name, plan in reversed(finalists.by_name.items())}
     names[finalists.best] = "best"
-    smallest_first = sorted(confirmed, key=lambda plan: (plan.trainable_params, names[plan]))
+    is_named = finalists.smallest != finalists.best
+    tested = [plan for plan in confirmed if not (is_named and plan == finalists.smallest)]
+    smallest_first = sorted(tested, key=lambda plan: (plan.trainable_params, names[plan]))
     n_params = {names[plan]: plan.trainable_params for plan in confirmed}
     standings = evidence.plans_within_margin(
         {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
         best="best",
         margin=problem.margin,
         span=problem.metric.score_span,
+        step=problem.metric.score_step,
         pool=seed_pool(problem, confirmed),
     )
     proven = [standing.name for standing in standings if standing.is_within]
+    if is_named:
+        proven = [names[finalists.smallest], *proven] if smallest == "proven" else []
     if not proven:
         return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
     listed = ", ".join(f"{name} ({n_params[name]:,} parameters)" for name in proven)

@@ -56,7 +56,7 @@ _VARIANCE_LEVEL = 0.9  # confidence of the bound on the seeds' variance for futi
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How a confirmation is judged; `margin` > 0 and `span` in units of the scores.
+    """How a confirmation is judged; `margin` > 0, `span` and `step` in units of the scores.
 
     `n_compared` plans are compared with the baseline and the best is reported: alpha is divided (Bonferroni).
     """
@@ -64,6 +64,7 @@ class Design:
     planned_seeds: int
     margin: float
     span: float | None = 1.0
+    step: float | None = None
     n_compared: int = 1
 
     @property

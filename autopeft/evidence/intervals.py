@@ -62,20 +62,22 @@ def paired_interval(
     *,
     level: float = 0.95,
     span: float | None = 1.0,
+    step: float | None = None,
     pool: Sequence[npt.ArrayLike] = (),
 ) -> Interval:
     """Paired t interval of the mean of `best - baseline` over seeds and examples.
 
     It may be trusted from two seeds on (coverage: see `half_width`), if examples and seeds are independent.
-    Equal scores on a small split must not pass for certainty. So bounded scores get four pseudo-examples of
-    half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +span,
-    -span and 0.
+    Equal scores on a small split must not pass for certainty. So scores get four pseudo-examples of half
+    weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +step, -step, 0.
 
     Args:
         best: Scores of shape (S, N), S >= 2, N >= 2; larger is better.
         baseline: Scores of the same shape, seeds and examples.
         level: Two-sided coverage, in (0, 1).
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds (losses).
+        step: By how much an example's scores differ that one plan alone has right, > 0; the span by default.
+            None without a span adds no pseudo-examples, for scores that no two plans share (losses).
         pool: Scores of all plans whose seeds' variance is pooled, `best` and `baseline` first, on the same
             seeds and examples (see `pooling`); without them the variance is that of the differences alone.
 
@@ -99,7 +101,7 @@ def paired_interval(
     assert 0 < level < 1, level
     difference, scale = checked_pair(best, baseline, span)
     assert difference.shape[0] >= 2, "a paired interval needs 2 seeds or more"
-    squares = _squares(difference, pseudo=pseudo_differences(span), scale=scale)
+    squares = _squares(difference, pseudo=pseudo_differences(step or span), scale=scale)
     squares = pooled(squares, [moments(checked_table(table)) for table in pool], np.ones(len(difference)))
     mean, half = float(squares.mean), float(half_width(squares, 1 - level))
     bound = math.inf if span is None else span  # two seeds and few examples can give a half-width beyond it
@@ -107,12 +109,14 @@ def paired_interval(
     return Interval(mean=mean, std_error=float(squares.std_error), low=low, high=high, level=level)
 
 
-def mean_and_std_error(scores: npt.ArrayLike, *, span: float | None = 1.0) -> tuple[float, float]:
+def mean_and_std_error(
+    scores: npt.ArrayLike, *, span: float | None = 1.0, step: float | None = None
+) -> tuple[float, float]:
     """Mean score of one plan and its standard error over seeds and examples.
 
     The variance model and the errors are those of `paired_interval`. With one seed the standard error, > 0,
     covers the examples alone. Scores in [0, span] get two pseudo-examples of 0 and two of `span`, of half
-    weight each.
+    weight each; without a span `step` stands for it.
 
     Example:
         >>> mean, std_error = mean_and_std_error([[1, 1, 1, 0]])
@@ -121,7 +125,8 @@ def mean_and_std_error(scores: npt.ArrayLike, *, span: float | None = 1.0) -> tu
     """
     table = checked_table(scores)
     check_span(float(np.ptp(table)), span)
-    pseudo = () if span is None else (0.0, 0.0, span, span)
+    most = step or span
+    pseudo = () if most is None else (0.0, 0.0, most, most)
     squares = _squares(table, pseudo=pseudo, scale=float(np.abs(table).max()))
     return float(squares.mean), float(squares.std_error)
 

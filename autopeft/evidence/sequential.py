@@ -81,6 +81,7 @@ def look(
     planned_seeds: int,
     margin: float,
     span: float | None = 1.0,
+    step: float | None = None,
     n_compared: int = 1,
     others: Sequence[npt.ArrayLike] = (),
 ) -> Look:
@@ -92,6 +93,7 @@ def look(
         planned_seeds: Most seeds there will be, 2 to 10, as fixed before the first.
         margin: Largest difference that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
+        step: As for `paired_interval`; the span by default.
         n_compared: Plans of which the best is chosen by the scores of this split, >= 1; divides alpha.
         others: Scores of further plans on the same seeds and examples, whose seeds' variance is pooled with
             that of best and baseline (see `pooling`).
@@ -113,7 +115,7 @@ def look(
     assert n_compared >= 1, n_compared
     difference, scale = checked_pair(best, baseline, span)
     assert len(difference) <= planned_seeds, f"{len(difference)} seeds of {planned_seeds} planned"
-    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, n_compared=n_compared)
+    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, step=step, n_compared=n_compared)
     tables = [checked_table(table) for table in (best, baseline, *others)]
     plans = [moments(table[None]) for table in tables]
     stops = find_stops(moments(difference[None]), design, floor=rounding_floor(scale), plans=plans)
@@ -148,7 +150,7 @@ def find_stops(
     without them the differences alone tell the variance.
     """
     n_runs, n_seeds = differences.rows.shape
-    pseudo = pseudo_differences(design.span)
+    pseudo = pseudo_differences(design.step or design.span)
     # All subsets are judged, and not the prefixes alone: the unbiased mean needs them.
     codes = np.zeros((n_runs, 2**n_seeds), dtype=np.int64)
     masks = subsets(n_seeds)

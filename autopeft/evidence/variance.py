@@ -126,9 +126,9 @@ def moments(tables: Floats) -> Moments:
     return Moments(centre=centre, rows=centred.mean(axis=-1), products=products, n_examples=n_examples)
 
 
-def pseudo_differences(span: float | None) -> tuple[float, ...]:
-    """Pseudo-examples of a difference of scores in a range of width `span` (see `paired_interval`)."""
-    return () if span is None else (0.0, span, -span, 0.0)
+def pseudo_differences(step: float | None) -> tuple[float, ...]:
+    """Pseudo-examples of a difference of scores that an example moves by `step` (see `paired_interval`)."""
+    return () if step is None else (0.0, step, -step, 0.0)
 
 
 def rounding_floor(scale: float) -> float:

@@ -10,8 +10,9 @@ from pathlib import Path
 from autopeft import report, space
 from autopeft.extension import discover
 from autopeft.pipeline.best import plan_document
+from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.in_memory import NAMED, InMemory
-from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.scoring import require_some, sensitivity
 from autopeft.records import (
     Budget,

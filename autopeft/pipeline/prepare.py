@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft import budget, model, space, train
+from autopeft import model, train
 from autopeft.data import LabelledData
-from autopeft.errors import SiteError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
@@ -17,14 +16,12 @@ from autopeft.pipeline.defaults import with_full_run, with_max_length, with_max_
 from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
-    Budget,
     Decision,
     GeneralText,
     Plan,
     RunSpec,
     with_setting,
 )
-from autopeft.space import AllocationContext, Space
 
 log = logging.getLogger(__name__)
 
@@ -150,42 +147,3 @@ def _pinned(spec: RunSpec) -> RunSpec:
     if commit is None:
         return spec
     return spec.model_copy(update={"model": spec.model.model_copy(update={"revision": commit})})
-
-
-def parse_budget(prepared: Prepared) -> Budget:
-    """The requested budget in parameters."""
-    return budget.parse(prepared.spec.budget.requested, base_params=prepared.base.base_params)
-
-
-def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
-    """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
-
-    With `--count-head` the task head takes its part of the budget.
-
-    Raises:
-        SiteError: No method of the space fits any site.
-        BudgetError: No plan of the space fits the budget.
-    """
-    parsed = parse_budget(prepared)
-    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
-    available = parsed.max_trainable_params - head_params
-    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
-    allowed = prepared.base.max_tokens()
-    longest = max(split.longest for split in prepared.bench.splits.values())
-    context = AllocationContext(
-        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
-        methods=prepared.methods,
-        max_params=max(0, available),
-        max_virtual_tokens=None if allowed is None else max(0, allowed - longest),
-    )
-    costs = space.cheapest(requested, context)
-    if not costs:
-        names = ", ".join(requested.arms)
-        raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
-    budget.require_affordable(costs, budget=parsed, available=available)
-    feasible = space.feasible(requested, context)
-    for name in requested.arms:
-        if name not in feasible.arms:
-            log.info("%s is left out: nothing of it fits the model and the budget.", name)
-    return feasible, context

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from autopeft import engine, evidence, space
 from autopeft.pipeline.allowance import DECIDED, confirm_cost
+from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
-from autopeft.pipeline.prepare import Prepared, fit_to_budget, parse_budget, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.task_facts import TaskFacts, task_facts

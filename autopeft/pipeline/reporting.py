@@ -8,7 +8,8 @@ from pathlib import Path
 from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
 from autopeft.extension import discover, metric_facts, text_form
-from autopeft.pipeline.prepare import Prepared, parse_budget
+from autopeft.pipeline.fitting import parse_budget
+from autopeft.pipeline.prepare import Prepared
 from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes
 from autopeft.report import PartWords, WeightFolders
 from autopeft.store import RunDir, write_text

@@ -18,11 +18,12 @@ from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
+from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
 from autopeft.pipeline.keeping import keep_decisions, keep_scores, known_measurements, record
-from autopeft.pipeline.prepare import Prepared, fit_to_budget, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import resumed

@@ -10,8 +10,9 @@ from peft import PeftConfig
 from autopeft import model, space
 from autopeft.adapters import compile_plan
 from autopeft.pipeline.best import plan_document
+from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.in_memory import NAMED, InMemory
-from autopeft.pipeline.prepare import fit_to_budget, prepare, with_demo_settings
+from autopeft.pipeline.prepare import prepare, with_demo_settings
 from autopeft.records import PlanDocument, RunSpec
 from autopeft.space import BASELINE_METHOD
 

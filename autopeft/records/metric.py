@@ -22,3 +22,12 @@ class MetricFacts:
     greater_is_better: bool
     is_share: bool
     score_span: float | None = None
+
+    @property
+    def score_step(self) -> float | None:
+        """By how much the scores of an example may differ where two plans give it other answers.
+
+        It is the span, 1 for pseudo-values of an F1 or a correlation; None for losses, in which no two plans
+        are equal.
+        """
+        return 1.0 if self.score_span is None and self.greater_is_better else self.score_span

@@ -129,7 +129,9 @@ class _Says:
         on_test = f", on the test split {self._compared(tested[best], tested[smallest])}" if both else ""
         n_seeds = len(theirs.seeds)
         seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
-        return f"{size} and scored {self._compared(ours, theirs)}{on_test} ({seeds}, not settled)."
+        return (
+            f"{size} and scored {self._compared(ours, theirs)}{on_test} ({seeds}; not proven to be as good)."
+        )
 
     def _compared(self, first: Confirmation, second: Confirmation) -> str:
         """The second score beside the first: `the same`, or `2.9 points lower`."""
@@ -242,7 +244,11 @@ class _Says:
         low, high = verdict.interval_95
         seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
         half = ", runs of half length" if verdict.fidelity == "half" else ""
-        is_open = low <= 0 <= high and verdict.label not in ("better", "equivalent", "worse")
+        is_open = low <= 0 <= high and not {verdict.label, verdict.stopped_by} & {
+            "better",
+            "equivalent",
+            "worse",
+        }
         name = self._full(self.result.incumbent)
         return (
             f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "

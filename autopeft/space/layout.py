@@ -77,13 +77,14 @@ def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationCont
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     """The plan that a policy means here: never over the budget, no affordable upgrade left.
 
-    A policy whose sites are all too dear is widened, first to all layers and roles, then to
-    the cheapest options and ranks, then to the whole budget, so that no proposal is rejected for its size.
+    A policy whose sites are all too dear is widened, first to all layers and roles, then to the lowest ranks,
+    then to the whole budget, and last to plain options, so that no proposal is rejected for its size.
     """
     wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
-    plainer = _with_parts(wider, options=(), min_rank=None)
+    smaller = _with_parts(wider, min_rank=None)
+    whole = replace(smaller, budget_share=1.0)
     adapters: tuple[Adapter, ...] = ()
-    for attempt in (policy, wider, plainer, replace(plainer, budget_share=1.0)):
+    for attempt in (policy, wider, smaller, whole, _with_parts(whole, options=())):
         adapters = adapters or _allocate(attempt, context)
     n_params = params_of(adapters, context)
     return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)

@@ -97,7 +97,7 @@ def describe(
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
     from autopeft import space
     from autopeft.extension import metric_facts
-    from autopeft.pipeline.prepare import fit_to_budget, parse_budget
+    from autopeft.pipeline.fitting import fit_to_budget, parse_budget
     from autopeft.pipeline.scoring import sensitivity
 
     _, available = fit_to_budget(prepared, space.load("default", known_methods=prepared.methods))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 
-from autopeft.pipeline.prepare import parse_budget, prepare
+from autopeft.pipeline.fitting import parse_budget
+from autopeft.pipeline.prepare import prepare
 from autopeft.records import DataSpec, Fidelity, RunSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.train.rates import HeadRates

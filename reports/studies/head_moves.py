@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from autopeft.pipeline.prepare import parse_budget, prepare
+from autopeft.pipeline.fitting import parse_budget
+from autopeft.pipeline.prepare import prepare
 from autopeft.records import Fidelity, RunSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.train import rates as head

@@ -18,7 +18,8 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autopeft.pipeline.prepare import Prepared, parse_budget, prepare
+from autopeft.pipeline.fitting import parse_budget
+from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.records import Adapter, Fidelity, Plan, RunSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 

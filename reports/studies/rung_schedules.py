@@ -30,7 +30,8 @@ import optuna
 
 from autopeft import space
 from autopeft.evidence import rank_correlation
-from autopeft.pipeline.prepare import fit_to_budget, prepare
+from autopeft.pipeline.fitting import fit_to_budget
+from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import sensitivity
 from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.train import bench, rate_schedule

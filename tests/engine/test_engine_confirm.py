@@ -14,8 +14,18 @@ from scipy import stats
 from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.engine.judge import recommended
-from autopeft.records import Adapter, Confirmation, Fidelity, Measurement, Plan, Status
+from autopeft.engine.finalists import Finalists, with_best
+from autopeft.engine.judge import recommended, scores_of
+from autopeft.records import (
+    Adapter,
+    Confirmation,
+    Fidelity,
+    LimitSpec,
+    Measurement,
+    MetricFacts,
+    Plan,
+    Status,
+)
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -194,6 +204,63 @@ def test_a_diverged_seed_counts_as_wrong_on_every_example(lost: tuple[int, ...],
     assert [first.metrics[seed - 1] for seed in lost] == [wrong] * len(lost)
     assert outcome.verdict.label == ("default kept" if is_kept else "inconclusive")
     assert (first.mean_loss == math.inf) == is_kept
+
+
+@pytest.mark.parametrize(("is_error", "expected"), [(False, [0.9, 0.0]), (True, [-0.9, -1.3])])
+def test_a_diverged_seed_has_an_f1_of_0_or_the_loss_of_the_worst_example(
+    is_error: bool, expected: list[float]
+) -> None:
+    """Pseudo-values of an F1 may lie far below 0, which no F1 does."""
+    facts = MetricFacts(name="m", greater_is_better=not is_error, is_share=not is_error)
+    plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
+    fidelity = Fidelity(split="confirm", train_steps=9, train_examples=9, eval_examples=3, seed=1)
+    good = Measurement(
+        plan=plan,
+        fidelity=fidelity,
+        status=Status.COMPLETE,
+        metric=0.9,
+        loss=0.5,
+        example_scores=(1.3, -0.7, 2.1)[::-1],
+    )
+    lost = replace(good, status=Status.DIVERGED, metric=None, loss=None, example_scores=())
+    tables = scores_of(problem(metric=facts), [good, lost])
+    assert [sum(row) / 3 for row in tables] == pytest.approx([expected[0], -2.1 if is_error else expected[1]])
+
+
+def test_an_incumbent_that_never_finished_is_not_handed_over() -> None:
+    """Neither it nor the baseline has a run to show: both are wrong on every example, and so equal."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_lost = fidelity.split == "confirm" and plan.adapters
+        return None if is_lost else levels(ia3=0.9)(plan, fidelity)
+
+    outcome = run(truth, n_confirm=1000).outcome
+    assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
+    assert outcome.best == outcome.baseline
+    assert outcome.verdict.label == "default kept"
+
+
+def test_a_baseline_that_breaks_a_limit_is_not_handed_over() -> None:
+    """It has more parameters than `--max-adapter-size` allows, and the incumbent is behind it."""
+    limits = LimitSpec(max_adapter_bytes=400)  # 100 parameters; LoRA takes more
+    free, limited = run(luck_of_the_search).outcome, run(luck_of_the_search, limits=limits).outcome
+    assert free.best == free.baseline
+    assert 4 * limited.baseline.trainable_params > 400
+    assert limited.best == limited.incumbent or limited.incumbent is None
+    assert 4 * limited.best.trainable_params <= 400
+
+
+def test_the_smallest_plan_beside_a_kept_baseline_is_a_proven_one_first() -> None:
+    incumbent, baseline, small = (
+        Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=n),), learning_rate=1e-3, trainable_params=n)
+        for n in (40, 100, 10)
+    )
+    finalists = Finalists(incumbent=incumbent, best=incumbent, baseline=baseline, smallest=small)
+    for proven, expected in (({incumbent}, incumbent), ({incumbent, small}, small), (set(), small)):
+        kept = with_best(
+            finalists, baseline, confirmed=[incumbent, baseline, small], is_proven=proven.__contains__
+        )
+        assert kept.smallest == expected
 
 
 def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split() -> None:

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from toys.engine import World, baseline_plans, is_baseline, levels, problem, run
+from toys.engine import World, baseline_plans, is_baseline, levels, method_of, problem, run
 
 from autopeft.engine import stretched, write_losses_by_rung
 from autopeft.engine.deepen import deepened
@@ -104,3 +104,19 @@ def test_without_learning_a_baseline_goes_before_other_plans_and_low_rates_befor
     made = run(flat, trials=16)
     assert made.outcome.best == made.outcome.baseline
     assert full_runs(made)
+
+
+def test_the_smallest_plan_is_chosen_by_runs_of_one_length():
+    """IA3 is a hundredth behind the default at every length, and full runs gain a fifth."""
+
+    def truth(plan, fidelity):
+        level = 0.8 if fidelity.train_steps == FULL else 0.6
+        return (
+            level
+            - {"lora": 0.0, "ia3": 0.01, "head": 0.4}[method_of(plan)]
+            + (0.005 if is_baseline(plan) else 0)
+        )
+
+    made = run(truth, trials=16)
+    assert made.outcome.best == made.outcome.baseline and full_runs(made)
+    assert method_of(made.outcome.smallest) == "ia3"

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autopeft import evidence
 from autopeft.extension import Metric, discover
 from autopeft.metrics import jackknife
+from autopeft.records import MetricFacts
 
 METRICS = discover("autopeft.metrics")
 by_metric = pytest.mark.parametrize("name", METRICS)
@@ -83,3 +85,26 @@ def test_jackknife_of_a_mean_gives_its_rows():
     rows = np.random.default_rng(0).integers(0, 2, size=50).astype(float)
     value, scores = jackknife(lambda t, g: float((t == g).mean()), rows, np.ones(50))
     assert (value, scores) == (pytest.approx(rows.mean()), pytest.approx(rows))
+
+
+@by_metric
+@pytest.mark.parametrize(("n", "is_proof"), [(20, False), (40, False), (1000, True)])
+def test_equal_predictions_on_a_small_split_prove_nothing(name, n, is_proof):
+    """A plan that is wrong on 3 % of the rows that the other has right differs on none of 20 in 54 %."""
+    metric = METRICS[name]
+    facts = {
+        field: getattr(metric, field) for field in ("name", "greater_is_better", "is_share", "score_span")
+    }
+    facts = MetricFacts(**facts)
+    truth, guesses = drawn(metric.kinds[0], np.random.default_rng(0), n)
+    _, scores = metric.score(truth, guesses)
+    sign = 1.0 if facts.greater_is_better else -1.0
+    table = [[sign * score for score in scores]] * 2
+    how = {"margin": 0.01, "span": facts.score_span, "step": facts.score_step}
+    seen = evidence.look(table, table, planned_seeds=2, **how)
+    (standing,) = evidence.plans_within_margin({"best": table, "small": table}, best="best", **how)
+    if not facts.greater_is_better:  # no two plans have the same errors but by being the same
+        return
+    assert (seen.label == "equivalent", standing.is_within) == (is_proof, is_proof)
+    interval = evidence.paired_interval(table, table, span=facts.score_span, step=facts.score_step)
+    assert interval.std_error == pytest.approx(1 / np.sqrt(n * (n - 1)))  # two halves of an example each way

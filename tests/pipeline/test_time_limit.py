@@ -13,8 +13,9 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import StoppedError
 from autopeft.pipeline import preview, search
 from autopeft.pipeline.allowance import DECIDED, within_cost
+from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forecast import expected_seconds
-from autopeft.pipeline.prepare import fit_to_budget, prepare
+from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, fitted, within_time
 from autopeft.records import (

@@ -98,10 +98,10 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
         verdict=replace(unproven.verdict, smallest_equivalent="unproven"),
     )
     (smaller,) = report.answer_of(unproven, WORDS).aside
-    same = "and scored 1.2 points lower, on the test split the same (3 seeds, not settled)."
+    same = "and scored 1.2 points lower, on the test split the same (3 seeds; not proven to be as good)."
     assert smaller.endswith(same)
     untested = report.answer_of(replace(unproven, test=()), WORDS).aside
-    assert untested[0].endswith("and scored 1.2 points lower (3 seeds, not settled).")
+    assert untested[0].endswith("and scored 1.2 points lower (3 seeds; not proven to be as good).")
 
 
 def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
@@ -272,3 +272,16 @@ def test_where_nothing_but_the_default_was_tried_that_is_said(others, words):
     answer = report.answer_of(kept, WORDS)
     assert answer.title == f"Keep the default LoRA: {words}."
     assert any("Time or cost ended the search after 30 steps a plan" in sentence for sentence in answer.sure)
+
+
+def test_a_default_that_is_kept_since_both_are_as_good_is_settled():
+    for stopped_by, word in (("equivalent", "Settled"), ("planned", "Not settled")):
+        verdict = replace(
+            toy_result().verdict,
+            label="default kept",
+            mean_difference=0.001,
+            interval_95=(-0.004, 0.006),
+            n_seeds=3,
+            stopped_by=stopped_by,
+        )
+        assert report.answer_of(replace(toy_result(), verdict=verdict), WORDS).sure[0].startswith(f"{word}: ")

@@ -109,6 +109,13 @@ def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
 
 
+def test_options_give_way_last_since_the_policy_is_called_by_them() -> None:
+    # Rank 1 at q costs 16 and 24 with DoRA, which half of the budget does not pay.
+    policy = Policy(method="lora", options=DORA, budget_share=0.5, learning_rate=1e-3)
+    plan = plan_of(policy, context(30))
+    assert [(dict(a.options), a.rank) for a in plan.adapters] == [({"dora": True}, 1)]
+
+
 def test_exponent_zero_ignores_the_scores() -> None:
     policy, other = Policy(method="lora", learning_rate=1e-3), {site.name: 0.0 for site in sites()}
     assert plan_of(policy, context()) == plan_of(policy, context(scores=other))
@@ -155,10 +162,10 @@ def test_a_floor_gives_a_site_nothing_rather_than_less(floor: int, cap: int, ran
     assert [adapter.rank for adapter in plan_of(policy, allocation).adapters] == ranks
 
 
-def test_a_floor_above_every_rank_of_all_sites_is_dropped_with_the_options() -> None:
+def test_a_floor_above_every_rank_of_all_sites_is_dropped_and_the_options_stay() -> None:
     policy = Policy(method="lora", placement="q", min_rank=9, options=DORA, learning_rate=1e-3)
     plan = plan_of(policy, context())
-    assert plan.adapters and not any(adapter.options for adapter in plan.adapters)
+    assert plan.adapters and all(adapter.options == DORA for adapter in plan.adapters)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,66 @@
+"""The budget in parameters, and the part of a search space that fits it."""
+
+from __future__ import annotations
+
+import logging
+
+from autopeft import budget, space
+from autopeft.errors import SiteError, SpecError
+from autopeft.pipeline.prepare import Prepared
+from autopeft.records import FLOAT32_BYTES, Budget
+from autopeft.space import AllocationContext, Space
+
+log = logging.getLogger(__name__)
+
+
+def parse_budget(prepared: Prepared) -> Budget:
+    """The requested budget in parameters."""
+    return budget.parse(prepared.spec.budget.requested, base_params=prepared.base.base_params)
+
+
+def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
+    """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
+
+    With `--count-head` the task head takes its part of the budget; of `--max-adapter-size` it always does.
+
+    Raises:
+        SpecError: No plan of the space fits into `--max-adapter-size`.
+        SiteError: No method of the space fits any site.
+        BudgetError: No plan of the space fits the budget.
+    """
+    parsed = parse_budget(prepared)
+    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
+    available = parsed.max_trainable_params - head_params
+    in_file = _params_in_file(prepared)
+    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    allowed = prepared.base.max_tokens()
+    longest = max(split.longest for split in prepared.bench.splits.values())
+    context = AllocationContext(
+        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
+        methods=prepared.methods,
+        max_params=max(0, min(available, in_file)),
+        max_virtual_tokens=None if allowed is None else max(0, allowed - longest),
+    )
+    costs = space.cheapest(requested, context)
+    if not costs:
+        names = ", ".join(requested.arms)
+        raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
+    budget.require_affordable(costs, budget=parsed, available=available)
+    if (least := min(costs.values())) > in_file:
+        limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
+        raise SpecError(
+            f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
+            f"beside {head:,} of the task head. Raise --max-adapter-size."
+        )
+    feasible = space.feasible(requested, context)
+    for name in requested.arms:
+        if name not in feasible.arms:
+            log.info("%s is left out: nothing of it fits the model and the budget.", name)
+    return feasible, context
+
+
+def _params_in_file(prepared: Prepared) -> int:
+    """Parameters of adapters for which `--max-adapter-size` has room beside the task head."""
+    limit = prepared.spec.limits.max_adapter_bytes
+    return prepared.base.base_params if limit is None else limit // FLOAT32_BYTES - prepared.base.head_params
