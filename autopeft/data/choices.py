@@ -13,6 +13,7 @@ from autopeft.data.columns import (
     check_named,
     first_usual_column,
     groups_and_times,
+    holds_texts,
 )
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
 from autopeft.data.rows import Row, UncutRows
@@ -22,6 +23,7 @@ from autopeft.extension import Target
 from autopeft.records import DataSpec
 
 QUESTION_NAMES = "question prompt sent1 context premise stem query ctx"
+CONTEXT_NAMES = "article passage context story document ctx"
 CHOICES_NAMES = "choices options answers endings"
 LABEL_NAMES = "label answer answerkey answer_idx correct gold target"
 
@@ -65,6 +67,8 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
     """
     name, tables = read(spec, notes)
     columns = _choose_columns(spec, tables["train"][0].column_names, notes)
+    if not spec.text_columns:
+        tables = _with_contexts(tables, columns.inputs[0], notes)
     raw = {
         part: [question for table in part_tables for question in _questions(part, table, columns)]
         for part, part_tables in tables.items()
@@ -97,6 +101,29 @@ def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> C
     label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
     notes.append(f"The question is column {question}, the choices {', '.join(choices)}, the label {label}.")
     return Columns(inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column)
+
+
+def _with_contexts(tables: dict[str, list[Any]], question: str, notes: list[str]) -> dict[str, list[Any]]:
+    """The tables with the text that a question is about behind it, where a column holds one (RACE)."""
+    names = [name for name in tables["train"][0].column_names if name != question]
+    context = first_usual_column(names, CONTEXT_NAMES)
+    if context is None or not holds_texts(tables["train"][0], context):
+        return tables
+    notes.append(f"The text of column {context} stands behind the question.")
+
+    def joined(part: str, table: Any) -> Any:
+        pairs = zip(cells_of(part, table, question), cells_of(part, table, context), strict=True)
+        texts = [
+            "\n\n".join(
+                text
+                for cell, name in ((asked, question), (about, context))
+                if (text := as_string(cell, name))
+            )
+            for asked, about in pairs
+        ]
+        return table.remove_columns(question).add_column(question, texts)
+
+    return {part: [joined(part, table) for table in part_tables] for part, part_tables in tables.items()}
 
 
 def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
@@ -15,6 +16,7 @@ from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
 
 _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
+_WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +132,30 @@ def declared_names(table: Any, column: str) -> Sequence[str]:
     return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
 
+def note_unread_texts(table: Any, read_columns: Collection[str | None], notes: list[str]) -> None:
+    """Note columns that hold texts of several words, as those that are read do."""
+    unread = [name for name in table.column_names if name not in read_columns and holds_texts(table, name)]
+    if unread:
+        what = f"Columns {' and '.join(unread)} hold" if len(unread) > 1 else f"Column {unread[0]} holds"
+        notes.append(
+            f"{what} texts too, which are not read: name all columns of the input with --text-column."
+        )
+
+
+def holds_texts(table: Any, name: str) -> bool:
+    """Whether a column holds strings of several words, by its first rows."""
+    if getattr(table.features[name], "dtype", "") not in ("string", "large_string"):
+        return False
+    rows = table.select_columns(name).select(range(min(_FIRST_ROWS, len(table))))
+    cells = [cell for cell in rows[name] if cell and cell.strip()]
+    return bool(cells) and fmean(len(cell.split()) for cell in cells) >= _WORDS
+
+
 def n_places_of(tables: Sequence[Any], column: str) -> int:
     """The length of the lists of 0 and 1, a place for each label, that label all train rows; else 0.
 
-    Numbers of labels do not occur twice in a list, as zeros and ones do.
+    Numbers of labels do not occur twice in a list, as zeros and ones do. Of a 0 and a 1 alone each row would
+    have both labels.
     """
     if any(declared_names(table, column) for table in tables):
         return 0
@@ -142,7 +164,9 @@ def n_places_of(tables: Sequence[Any], column: str) -> int:
         return 0  # without a look at whole columns
     cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
     lengths = {len(cell) if _is_binary(cell) else 0 for cell in cells}
-    if len(lengths) != 1 or 0 in lengths or not any(len(set(cell)) < len(cell) for cell in cells):
+    if len(lengths) != 1 or 0 in lengths:
+        return 0
+    if lengths != {2} and not any(len(set(cell)) < len(cell) for cell in cells):
         return 0
     return lengths.pop()
 

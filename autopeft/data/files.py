@@ -106,7 +106,7 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
     with quiet() as cache:
         try:
             if path.is_dir():
-                return datasets.load_from_disk(str(path))
+                return _saved(path)
             table = _table_of(_unpacked(path, Path(cache)), cache, notes, text)
             table.info.dataset_name = path.name  # for messages
             return table
@@ -128,6 +128,14 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
             sentence = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
             raise DataError(sentence) from error
+
+
+def _saved(path: Path) -> Any:
+    """What `save_to_disk` wrote; raises a ValueError where it cannot be read."""
+    try:
+        return datasets.load_from_disk(str(path))
+    except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
+        raise ValueError(f"one of its splits has no rows ({type(error).__name__}: {error})") from error
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
@@ -159,7 +167,11 @@ def _table_of(path: Path, cache: str, notes: list[str], text: TextFormat | None)
         return _delimited(path, notes, options)
     if _begins_with_null(path):
         raise ValueError("its first row is null")  # which would end this process in pyarrow
-    return with_strings(datasets.Dataset.from_json(name, **options), path)
+    try:
+        rows = datasets.Dataset.from_json(name, **options)
+    except DatasetsError:  # a key that is first seen, or is filled, beyond the first piece of a file
+        rows = datasets.Dataset.from_json(name, chunksize=path.stat().st_size, **options)
+    return with_strings(rows, path)
 
 
 def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:

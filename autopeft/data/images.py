@@ -182,10 +182,23 @@ def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder:
             keys.append(None)
             continue
         where = f"row {index + 1} of {part}"
-        image = _of_cell(cell, where) if isinstance(cell, Mapping) else _of_name(str(cell), folder, where)
+        image = _image_of(cell, folder, where)
         keys.append(f"{image.digest} {image.name}")
         images[f"{image.digest} {image.name}"] = image
     return table.remove_columns(column).add_column(column, keys)
+
+
+def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
+    """The image of a record with bytes or a path, of bytes, or of a file's name."""
+    if isinstance(cell, Mapping):
+        return _of_cell(cell, where)
+    if isinstance(cell, bytes):
+        return _image(where, content=cell)
+    if isinstance(cell, str):
+        return _of_name(cell, folder, where)
+    raise DataError(
+        f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
+    )
 
 
 def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:

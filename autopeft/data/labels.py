@@ -14,8 +14,10 @@ from autopeft.data.columns import (
     Columns,
     check_named,
     declared_names,
+    first_cells,
     first_usual_column,
     n_places_of,
+    note_unread_texts,
     rows_of,
 )
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -26,9 +28,25 @@ from autopeft.records import DataSpec, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
-    "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b text sentence"
-    " content review body title query question utterance tweet document comment input prompt message headline"
+    "sentence1+sentence2 premise+hypothesis question1+question2 question+sentence text_a+text_b"
+    " question+passage question+context question+answer query+passage query+document"
+    " title+text title+content title+body title+abstract title+review headline+body subject+body"
+    " text sentence content review body title query question utterance tweet document comment input prompt"
+    " message headline"
 )
+_OTHER_TASKS = {  # whose rows have columns of these names
+    "text-generation": (
+        {"messages"},
+        {"conversations"},
+        {"prompt", "completion"},
+        {"prompt", "response"},
+        {"instruction", "output"},
+        {"instruction", "response"},
+    ),
+    "token-classification": ({"tokens", "ner_tags"}, {"tokens", "tags"}, {"tokens", "pos_tags"}),
+    "multiple-choice": ({"question", "choices"}, {"question", "options"}),
+}
+_OPTIONAL = ("title", "headline", "subject")  # a text without one is a text still
 LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
@@ -150,7 +168,10 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
         [name for name in names if name not in inputs], usual_names
     )
     if not label:
-        raise DataError(f"There is no label column among {', '.join(names)}; name it with --label-column.")
+        by_lower = {name.strip().lower() for name in names}
+        other = next((task for task, signs in _OTHER_TASKS.items() if any(s <= by_lower for s in signs)), "")
+        remedy = f"set --task {other}, or name it" if other else "name it"
+        raise DataError(f"There is no label column among {', '.join(names)}; {remedy} with --label-column.")
     return label
 
 
@@ -164,6 +185,8 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
+    if not spec.text_columns:
+        note_unread_texts(table, (*texts, label, spec.group_column, spec.time_column), notes)
     return Columns(inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column)
 
 
@@ -171,12 +194,15 @@ def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
     """The columns with the most telling names, or else the only column of strings; empty without either."""
     by_lower = {name.strip().lower(): name for name in table.column_names if name not in taken}
     for names in TEXT_NAMES.split():
-        if all(name in by_lower for name in names.split("+")):
-            return [by_lower[name] for name in names.split("+")]
+        if not all(name in by_lower for name in names.split("+")):
+            continue
+        first, *more = [by_lower[name] for name in names.split("+")]
+        if not more or first.lower() not in _OPTIONAL or all(first_cells([table], first)):
+            return [first, *more]
     dtypes = {name: getattr(table.features[name], "dtype", "") for name in by_lower.values()}
     strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
     # All cells of a csv file are strings; a column of numbers is an id or a count.
-    texts = [name for name in strings if not is_numeric(table[:1000][name])]
+    texts = [name for name in strings if not is_numeric(table.select_columns(name)[:1000][name])]
     return texts if len(texts) == 1 else []
 
 

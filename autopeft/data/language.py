@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autopeft.data.cells import as_group, as_string
 from autopeft.data.chats import chat_row, has_no_weight, has_thoughts, holds_messages, holds_tools
-from autopeft.data.columns import cells_of, check_named, first_usual_column
+from autopeft.data.columns import cells_of, check_named, first_usual_column, note_unread_texts
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -20,11 +20,12 @@ from autopeft.records import DataSpec
 
 # Usual column names, the most telling first: a prompt and its completion.
 PAIRS = (
-    "prompt+completion prompt+response instruction+output instruction+response question+answer source+target"
-    " input+output document+summary"
+    "prompt+completion prompt+response instruction+output instruction+response question+answer"
+    " question+response query+response source+target input+output document+summary text+summary"
+    " article+summary dialogue+summary article+highlights"
 )
 # Columns that add to a prompt of these names: Alpaca, Dolly and SQuAD have them.
-EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question"), "input context"
+EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question", "prompt"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
 TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
 TEXT_NAMES = "text content document body story article"
@@ -79,6 +80,10 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         layout = replace(layout, tools=None)
     if layout.label:
         _note_unread(tables["train"], layout, notes)
+    if layout.kind != "stream" and not spec.text_columns:
+        known = (SYSTEM, TOOLS, HISTORY)
+        beside = [name for name in tables["train"][0].column_names if name.strip().lower() in known]
+        note_unread_texts(tables["train"][0], (*layout.columns, spec.group_column, *beside), notes)
     parts: Parts = {}
     left_out: dict[str, int] = {}
     for part, part_tables in tables.items():
@@ -179,6 +184,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     by_lower = {name.strip().lower(): name for name in names}
     pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
     pairs.append([*[name for name in names if name.startswith(f"{TRANSLATION}.")], None, None][:2])
+    _refuse_preferences(spec, table, by_lower)
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
@@ -204,6 +210,23 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
             "columns with --text-column and --label-column."
         )
     return _Layout(kind="documents", inputs=(text,))
+
+
+def _refuse_preferences(spec: DataSpec, table: Any, by_lower: Mapping[str, str]) -> None:
+    """Raise DataError where rows say which completions people prefer, unless the completion is named."""
+    if spec.label_column is not None:
+        return
+    if {"chosen", "rejected"} <= by_lower.keys():
+        raise DataError(
+            "Columns chosen and rejected hold preferences, which no task learns from; to learn the chosen "
+            "texts alone set --text-column and --label-column chosen."
+        )
+    label = by_lower.get("label")
+    if label and {"prompt", "completion"} <= by_lower.keys() and table.features[label].dtype == "bool":
+        raise DataError(
+            f"Column {label} says which completions are wanted, and no task learns from that; give the rows "
+            "where it is true, without the column."
+        )
 
 
 def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: list[str]) -> list[Row | None]:

@@ -12,6 +12,7 @@ from autopeft.data.cutting import cut_splits
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
+from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec
 
@@ -45,6 +46,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     uncut = read_rows(spec, notes)
     n_removed = remove_duplicates(uncut, notes)
     splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
+    _require_classes(uncut.target, splits["train"], notes)
     target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
     return LabelledData(
         **{part: _split(part, rows, target) for part, rows in splits.items()},
@@ -56,6 +58,21 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         duplicates_removed=n_removed,
         notes=tuple(notes),
     )
+
+
+def _require_classes(target: Target, rows: list[Row], notes: list[str]) -> None:
+    """Raise DataError where the rows that are left in train have one class; note classes that are lost."""
+    if target.kind != "class":
+        return
+    left = {row.label for row in rows}
+    lost = [name for name in target.names if name not in left]
+    if len(left) < 2:
+        raise DataError(
+            f"Once rows are removed whose text occurs again, train has the label {', '.join(left)} alone, of "
+            f"{len(target.names)}; name all columns of the input with --text-column, or mend the rows."
+        )
+    if lost:
+        notes.append(f"No train row is left with the label {', '.join(lost)}: their texts occur elsewhere.")
 
 
 def _split(part: str, rows: list[Row], target: Target) -> Split:

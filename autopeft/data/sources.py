@@ -37,13 +37,18 @@ SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
 # `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
 SPLIT_WORD = re.compile(
-    r"(?<![a-z])(train|test|validation|valid|val|dev)(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
+    r"(?<![a-z])(train|test|validation|valid|val|dev|evaluation|eval|devtest|heldout|holdout|trainval)"
+    r"(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
 )
+_PART_OF = {
+    **dict.fromkeys(("train", "trainval"), "train"),
+    **dict.fromkeys(("test", "devtest", "heldout", "holdout"), "test"),
+}
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; this name is the base error of either.
-_HUB_ERRORS = (*FILE_ERRORS, hub_errors.HTTPError)  # type: ignore[attr-defined]
+_HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)  # type: ignore[attr-defined]
 
 
 def read(
@@ -143,8 +148,13 @@ def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[P
         if not path.is_file():
             raise DataError(f"The data file {path} does not exist.{_near(path)} Check the spelling.")
     name = paths[0].resolve().parent.name
-    # By name alone, as a folder's name may hold a split word too; blanks keep equal names apart.
-    files = {f"{path.name}{' ' * index}": path for index, path in enumerate(paths)}
+    # By name, as a folder's name may hold a split word too; by folder where no name has one, as in
+    # train/part.csv and test/part.csv. Blanks keep equal names apart.
+    by_folder = len({path.parent for path in paths}) > 1 and not any(_splits_in(path.name) for path in paths)
+    names = [f"{path.parent.name}/{path.name}" if by_folder else path.name for path in paths]
+    files = {
+        f"{word}{' ' * index}": path for index, (word, path) in enumerate(zip(names, paths, strict=True))
+    }
     return name, by_part(files, name, notes)
 
 
@@ -197,7 +207,7 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
 def _splits_in(name: str) -> set[str]:
     """The parts that the split words of a name stand for."""
     words = {word[1] for word in SPLIT_WORD.finditer(name.lower())}
-    return {word if word in ("train", "test") else "confirm" for word in words}
+    return {_PART_OF.get(word, "confirm") for word in words}
 
 
 def _listed(names: list[str]) -> str:
@@ -236,7 +246,10 @@ def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list
     """Tables of the first rows of streams by split, enough for `max_examples` rows of train and the cuts."""
     n_rows = max(_STREAMED_AT_LEAST, _STREAMED_SHARE * (max_examples or 0))
     tables = {
-        split: datasets.Dataset.from_list(list(stream.take(n_rows)), features=stream.features)
+        # Undecoded, so that images keep their bytes; the table decodes them where they are read.
+        split: datasets.Dataset.from_list(
+            list((stream.decode(False) if stream.features else stream).take(n_rows)), features=stream.features
+        )
         for split, stream in streams.items()
     }
     sizes = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())

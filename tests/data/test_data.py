@@ -141,7 +141,9 @@ def test_test_part_without_labels_is_left_out(tmp_path, label):
 @pytest.mark.parametrize(
     ("columns", "spec", "texts", "label"),
     [
-        (("title", "text", "label"), {}, ("text",), "label"),
+        (("title", "text", "label"), {}, ("title", "text"), "label"),
+        (("caption", "text", "label"), {}, ("text",), "label"),
+        (("passage", "Question", "label"), {}, ("Question", "passage"), "label"),
         (("hypothesis", "premise", "text", "label"), {}, ("premise", "hypothesis"), "label"),
         (("sentence", "question", "target"), {}, ("question", "sentence"), "target"),
         (("Words", "Sentiment"), {}, ("Words",), "Sentiment"),

@@ -49,7 +49,7 @@ def test_vectors_of_0_and_1_are_labels_by_their_places(tmp_path, kind, suffix):
 
 
 @pytest.mark.parametrize(
-    "lists", [[[0], [1], [0, 1]], [[0, 1], [1, 0]], [[0, 2, 1], [1, 0, 0]], [["0", "1"], ["1", "1"]]]
+    "lists", [[[0], [1], [0, 1]], [[0, 1], [1, 0], [1]], [[0, 2, 1], [1, 0, 0]], [["0", "1"], ["1", "1"]]]
 )
 def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, lists):
     data = read(write(tmp_path / "rows.jsonl", lists * (N // len(lists))))

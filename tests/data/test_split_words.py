@@ -100,8 +100,8 @@ def test_names_with_words_of_several_splits_alone_are_refused(tmp_path):
 
 def test_files_that_make_the_train_part_are_told(tmp_path):
     write(tmp_path / "my_train_data.csv", 100)
-    write(tmp_path / "train_eval.csv", 40, start=100)
+    write(tmp_path / "train_more.csv", 40, start=100)
     write(tmp_path / "test.csv", 10, start=200)
     data = read(tmp_path)
-    assert "The train part is my_train_data.csv and train_eval.csv." in data.notes
+    assert "The train part is my_train_data.csv and train_more.csv." in data.notes
     assert sum(sizes(data)) == 150

@@ -1,0 +1,205 @@
+"""Whether all of an input is read, and no row lands where it does not belong."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from autopeft.data import load, read_choices, read_images, read_language, read_texts
+from autopeft.data.sources import first_rows
+from autopeft.errors import DataError
+from autopeft.records import DataSpec
+
+LONG = "some words about number"
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path, read_rows=read_texts, **spec):
+    return load(DataSpec(source=str(path), **spec), seed=0, read_rows=read_rows)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("question", "passage"),
+        ("question", "answer"),
+        ("query", "document"),
+        ("title", "content"),
+        ("title", "abstract"),
+    ],
+)
+def test_both_texts_of_a_row_are_read(tmp_path, columns):
+    """As BoolQ, WikiQA and Amazon's reviews have them: the same first text stands in many rows."""
+    rows = [
+        {columns[1]: f"{LONG} {i}", columns[0]: f"why {i // 10}", "label": "ab"[i % 2]} for i in range(100)
+    ]
+    data = read(write(tmp_path / "rows.jsonl", rows))
+    assert data.text_columns == columns and data.duplicates_removed == 0
+
+
+def test_a_text_whose_title_may_be_missing_is_read_alone_and_the_title_is_told(tmp_path):
+    rows = [
+        {"title": f"a good title {i}" if i % 3 else "", "text": f"{LONG} {i}", "label": "ab"[i % 2]}
+        for i in range(100)
+    ]
+    data = read(write(tmp_path / "rows.jsonl", rows))
+    assert data.text_columns == ("text",)
+    assert any(note.startswith("Column title holds texts too, which are not read") for note in data.notes)
+    named = read(tmp_path / "rows.jsonl", text_columns=("text",))
+    assert not any("not read" in note for note in named.notes)
+
+
+def test_columns_of_words_and_numbers_beside_the_text_are_not_told(tmp_path):
+    rows = [
+        {"text": f"{LONG} {i}", "label": "ab"[i % 2], "id": f"row-{i}", "source": "the web", "n": str(i)}
+        for i in range(100)
+    ]
+    assert not any("not read" in note for note in read(write(tmp_path / "rows.jsonl", rows)).notes)
+
+
+def test_a_class_that_duplicates_take_away_is_refused(tmp_path):
+    rows = [{"text": "the same" if i % 2 else f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(120)]
+    rows.insert(0, {"text": "the same", "label": "a"})
+    with pytest.raises(DataError, match="train has the label a alone, of 2; name all columns of the input"):
+        read(write(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl"])
+def test_pairs_of_0_and_1_are_labels_by_their_places(tmp_path, suffix):
+    rows = [{"text": f"{LONG} {i}", "label": [[0, 1], [1, 0]][i % 2]} for i in range(100)]
+    data = read(write(tmp_path / f"rows{suffix}", rows))
+    assert data.target.kind == "classes"
+    read_labels = {text: labels for (text,), labels in zip(data.train.inputs, data.train.labels, strict=True)}
+    assert all(labels == (1 - int(text.split()[-1]) % 2,) for text, labels in read_labels.items())
+
+
+@pytest.mark.parametrize("late", [{"extra": "x"}, {"extra": None}, {"extra": {"a": 1}}])
+def test_keys_that_come_late_in_a_large_file_are_read(tmp_path, late):
+    """`datasets` reads JSON in pieces of 10 MB and takes the columns from the first one."""
+    pad = "x" * 2000
+    rows = [{"text": f"{LONG} {i} {pad}", "label": "ab"[i % 2]} for i in range(6000)]
+    for row in rows[5500:]:
+        row |= late
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert path.stat().st_size > 11e6
+    assert len(read(path, max_examples=200).train.inputs) > 100
+
+
+def test_listed_files_without_split_words_belong_to_the_split_of_their_folder(tmp_path):
+    for name, start in (("train", 0), ("test", 1000)):
+        rows = [{"text": f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(start, start + 100)]
+        write(tmp_path / "trainings" / name / "part.jsonl", rows)
+    listed = ",".join(str(tmp_path / "trainings" / name / "part.jsonl") for name in ("train", "test"))
+    data = read(listed)
+    assert len(data.test.inputs) == 100
+    assert all(int(text.split()[-1]) < 1000 for (text,) in data.train.inputs)
+
+
+@pytest.mark.parametrize(
+    ("word", "split"), [("eval", "confirm"), ("evaluation", "confirm"), ("devtest", "test")]
+)
+def test_other_words_for_splits_are_known(tmp_path, word, split):
+    for name, start in (("train", 0), (word, 1000)):
+        rows = [{"text": f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(start, start + 100)]
+        write(tmp_path / f"{name}.jsonl", rows)
+    assert len(getattr(read(tmp_path), split).inputs) == 100
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "chosen and rejected hold preferences"),
+        ({"prompt": "p", "completion": "a", "label": True}, "label says which completions are wanted"),
+    ],
+)
+def test_preferences_are_refused(tmp_path, row, told):
+    rows = [{**row, "prompt": f"{LONG} {i}"} for i in range(100)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=told):
+        read(path, read_language)
+    named = {"text_columns": ("prompt",), "label_column": "chosen" if "chosen" in row else "completion"}
+    assert read(path, read_language, **named).target.kind == "completion"
+
+
+@pytest.mark.parametrize(
+    ("columns", "n_inputs"),
+    [(("text", "summary"), 1), (("article", "highlights"), 1), (("prompt", "input", "completion"), 2)],
+)
+def test_summaries_and_inputs_of_prompts_are_read(tmp_path, columns, n_inputs):
+    rows = [{name: f"{LONG} {name} {i}" for name in columns} for i in range(100)]
+    data = read(write(tmp_path / "rows.jsonl", rows), read_language)
+    assert data.target.kind == "completion" and data.label_column == columns[-1]
+    assert data.text_columns == columns[:n_inputs]
+
+
+def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):
+    rows = [
+        {"article": f"{LONG} {i}", "question": f"why {i}", "options": ["a", "b"], "answer": "AB"[i % 2]}
+        for i in range(100)
+    ]
+    data = read(write(tmp_path / "rows.jsonl", rows), read_choices)
+    assert all(row[0].split("\n\n")[1].startswith(LONG) for row in data.train.inputs)
+    assert {row[0].split("\n\n")[0] for row in data.train.inputs} <= {f"why {i}" for i in range(100)}
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        ({"messages": "x"}, "text-generation"),
+        ({"instruction": "x", "output": "y"}, "text-generation"),
+        ({"tokens": ["x"], "ner_tags": ["O"]}, "token-classification"),
+    ],
+)
+def test_rows_of_another_task_are_told_its_name(tmp_path, row, task):
+    with pytest.raises(DataError, match=f"no label column among .*; set --task {task}, or name it"):
+        read(write(tmp_path / "rows.jsonl", [row] * 50))
+
+
+def png(shade):
+    stream = io.BytesIO()
+    noise = np.random.default_rng(shade).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(stream, format="JPEG", quality=60)
+    return stream.getvalue()
+
+
+def test_bytes_in_a_column_without_a_type_are_images(tmp_path):
+    table = datasets.Dataset.from_dict(
+        {"image": [png(i) for i in range(60)], "label": [i % 2 for i in range(60)]}
+    )
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    assert len(read(tmp_path / "rows.parquet", read_images).label_names) == 2
+    lists = datasets.Dataset.from_dict({"image": [[[0, 1]]] * 60, "label": [i % 2 for i in range(60)]})
+    lists.to_parquet(str(tmp_path / "lists.parquet"))
+    with pytest.raises(DataError, match="The image in row 1 of train is a list; allowed are image files"):
+        read(tmp_path / "lists.parquet", read_images)
+
+
+def test_images_of_a_stream_keep_their_bytes():
+    """A JPEG that is decoded and encoded again has other pixels."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(20)], "label": list(range(20))}
+    stream = datasets.Dataset.from_dict(rows, features=features).to_iterable_dataset()
+    table = first_rows({"train": stream}, 10, [])["train"]
+    assert isinstance(table.features["image"], datasets.Image)
+    undecoded = table.cast_column("image", datasets.Image(decode=False))
+    assert [cell["bytes"] for cell in undecoded["image"]] == [png(i) for i in range(20)]
+
+
+def test_a_saved_dataset_with_an_empty_split_is_refused_in_a_sentence(tmp_path):
+    table = datasets.Dataset.from_dict({"text": ["a"] * 40, "label": [0, 1] * 20})
+    saved = datasets.DatasetDict({"train": table, "test": table.select([])})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    try:
+        read(tmp_path / "saved")
+    except DataError as error:
+        assert "saved" in str(error)
