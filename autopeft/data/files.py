@@ -135,7 +135,8 @@ def _saved(path: Path) -> Any:
     try:
         return datasets.load_from_disk(str(path))
     except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
-        raise ValueError(f"one of its splits has no rows ({type(error).__name__}: {error})") from error
+        reason = f"one of its splits has no rows, or a file is missing ({type(error).__name__}: {error})"
+        raise ValueError(reason) from None
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
