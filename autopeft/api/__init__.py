@@ -64,8 +64,8 @@ def search(
         second: The data.
         model: Hub id, directory, or a transformers model with the task's head. A model that is passed as an
             object is unchanged afterwards.
-        data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a pandas `DataFrame`, or
-            a dictionary of these by split.
+        data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of pandas
+            or Polars, or a dictionary of these by split.
         tokenizer: The tokenizer of a model object; for a vision model its image processor.
         resume: Continue the run in `out`. Model and data that were objects are passed again.
         **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or

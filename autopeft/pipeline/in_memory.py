@@ -28,7 +28,7 @@ _NAME = "dataset in memory"
 class InMemory:
     """A model, its tokenizer, and a dataset; None where a setting names the object.
 
-    The dataset is a `Dataset`, a `DataFrame`, or a dictionary of these by split.
+    The dataset is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
     """
 
     model: nn.Module | None = None
@@ -145,7 +145,9 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
 
 def _as_dataset(table: Any) -> Any:
     """A data frame as a dataset without its index; any other object as it is."""
-    return dataset_of(table) if isinstance(table, pd.DataFrame) else table
+    if isinstance(table, pd.DataFrame):
+        return dataset_of(table)
+    return datasets.Dataset(table.to_arrow()) if hasattr(table, "to_arrow") else table  # of Polars
 
 
 @contextlib.contextmanager

@@ -63,7 +63,12 @@ class TokenClassification:
                 f"{metric} needs tags such as B-place, I-place and O, but there is {odd!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
-        return replace(self, target=target, metric=metric)
+        are_numbers = spec.metric is None and all(name.isdecimal() for name in target.names)
+        note = (
+            "The tags are numbers whose names the data do not tell, so that plans are compared by the "
+            "accuracy of tokens; with tags such as B-place it would be the F1 of entities."
+        )
+        return replace(self, target=target, metric=metric, notes=(note,) if are_numbers else ())
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Pieces of the tokens joined by blanks; labels at each token's first piece, -100 elsewhere."""

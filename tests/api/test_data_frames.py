@@ -90,3 +90,21 @@ def test_an_empty_split_beside_train_is_left_out_with_a_note():
     )
     assert beside_it.fingerprint == alone.fingerprint
     assert "Left out unsupervised of the data in memory, which has no rows." in beside_it.notes
+
+
+class Polars:
+    """A frame of Polars as far as it is looked at: it gives itself as an Arrow table."""
+
+    def __init__(self, table):
+        self._table = table
+
+    def to_arrow(self):
+        return self._table
+
+
+def test_a_frame_of_polars_is_read_like_one_of_pandas(model_dir):
+    frame = toy_dataset(120).to_pandas()
+    table = datasets.Dataset.from_pandas(frame).data.table
+    options = {"budget": "5%", "batch_size": 8}
+    first, second = (autopeft.analyze(str(model_dir), data, **options) for data in (frame, Polars(table)))
+    assert [score.values for score in first.scores] == [score.values for score in second.scores]
