@@ -63,9 +63,10 @@ class Cutter:
         if not self.has_classes:
             return set(np.random.default_rng(self.seed).permutation(len(rows))[:n_out].tolist()), "at random"
         is_single = all(len(names) == 1 for names in labels)
-        if is_single and min(counts.values()) >= 2 and len(counts) <= min(n_out, len(rows) - n_out):
-            strata = [names[0] for names in labels]
-            out = set(train_test_split(order, test_size=n_out, stratify=strata, random_state=self.seed)[1])
+        common = [i for i in order if is_single and counts[labels[i][0]] >= 2]  # a label's only row stays
+        strata = [labels[i][0] for i in common]
+        if common and len(set(strata)) <= min(n_out, len(common) - n_out):
+            out = set(train_test_split(common, test_size=n_out, stratify=strata, random_state=self.seed)[1])
             if len({labels[i][0] for i in order if i not in out}) == len(counts):
                 return out, "stratified by label"
         first = {name: i for i in reversed(order) for name in labels[i]}

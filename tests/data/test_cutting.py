@@ -112,3 +112,16 @@ def test_a_low_limit_of_rows_is_told_to_be_raised(tmp_path):
         read(tmp_path, rows_of([1] * 200), max_examples=20)
     with pytest.raises(DataError, match=r"data\.max_examples is 20; 30 are needed\. Add rows\.$"):
         read(tmp_path, rows_of([1] * 40), max_examples=20)
+
+
+def test_a_label_with_one_row_leaves_the_others_cut_by_their_shares(tmp_path):
+    rows = [{"text": f"sentence {i}", "label": "aaab"[i % 4]} for i in range(400)] + [
+        {"text": "one", "label": "c"}
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    data = load(DataSpec(source=str(tmp_path / "rows.csv")), seed=0)
+    for split in (data.search, data.confirm):
+        counts = np.bincount(split.labels, minlength=3)
+        assert counts[2] == 0
+        assert abs(counts[1] - sum(counts) / 4) <= 1
+    assert 2 in data.train.labels

@@ -166,9 +166,11 @@ def test_cuts_keep_the_shares_of_the_labels(tmp_path):
 
 
 def test_labels_too_rare_to_stratify_stay_in_train(tmp_path):
-    data = read_rows(tmp_path, [*make_rows(), {"text": "alone", "label": "rare"}])
-    assert ("alone",) in data.train.inputs
-    assert any("not stratified" in note for note in data.notes)
+    alone = [{"text": f"alone {i}", "label": f"rare {i}"} for i in range(40)]
+    data = read_rows(tmp_path, [*make_rows(), *alone])
+    assert {(row["text"],) for row in alone} <= set(data.train.inputs)
+    rare = [{"text": f"pair {i}", "label": f"rare {i // 2}"} for i in range(120)]
+    assert any("not stratified" in note for note in read_rows(tmp_path, rare).notes)
 
 
 def test_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path):
