@@ -170,7 +170,7 @@ def test_labels_too_rare_to_stratify_stay_in_train(tmp_path):
     data = read_rows(tmp_path, [*make_rows(), *alone])
     assert {(row["text"],) for row in alone} <= set(data.train.inputs)
     rare = [{"text": f"pair {i}", "label": f"rare {i // 2}"} for i in range(120)]
-    assert any("not stratified" in note for note in read_rows(tmp_path, rare).notes)
+    assert any("not stratified" in note for note in read_rows(tmp_path, [*make_rows(200), *rare]).notes)
 
 
 def test_same_seed_gives_the_same_splits_and_another_seed_does_not(tmp_path):
