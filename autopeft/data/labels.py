@@ -34,17 +34,16 @@ TEXT_NAMES = (
     " text sentence content review body title query question utterance tweet document comment input prompt"
     " message headline"
 )
-_OTHER_TASKS = {  # whose rows have columns of these names
-    "text-generation": (
-        {"messages"},
-        {"conversations"},
+_OTHER_ROWS = {  # of other tasks: what columns of these names hold
+    "chats": ({"messages"}, {"conversations"}),
+    "prompts with completions": (
         {"prompt", "completion"},
         {"prompt", "response"},
         {"instruction", "output"},
         {"instruction", "response"},
     ),
-    "token-classification": ({"tokens", "ner_tags"}, {"tokens", "tags"}, {"tokens", "pos_tags"}),
-    "multiple-choice": ({"question", "choices"}, {"question", "options"}),
+    "tokens with tags": ({"tokens", "ner_tags"}, {"tokens", "tags"}, {"tokens", "pos_tags"}),
+    "questions with choices": ({"question", "choices"}, {"question", "options"}),
 }
 _OPTIONAL = ("title", "headline", "subject")  # a text without one is a text still
 LABEL_NAMES = (
@@ -169,8 +168,8 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
     )
     if not label:
         by_lower = {name.strip().lower() for name in names}
-        other = next((task for task, signs in _OTHER_TASKS.items() if any(s <= by_lower for s in signs)), "")
-        remedy = f"set --task {other}, or name it" if other else "name it"
+        other = next((rows for rows, signs in _OTHER_ROWS.items() if any(s <= by_lower for s in signs)), "")
+        remedy = f"for {other} set another --task, else name it" if other else "name it"
         raise DataError(f"There is no label column among {', '.join(names)}; {remedy} with --label-column.")
     return label
 

@@ -82,7 +82,6 @@ def look(
     margin: float,
     span: float | None = 1.0,
     step: float | None = None,
-    n_compared: int = 1,
     others: Sequence[npt.ArrayLike] = (),
 ) -> Look:
     """Result of the first look that decides, or of the look at all scores so far: a group sequential test.
@@ -94,7 +93,6 @@ def look(
         margin: Largest difference that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
         step: As for `paired_interval`; the span by default.
-        n_compared: Plans of which the best is chosen by the scores of this split, >= 1; divides alpha.
         others: Scores of further plans on the same seeds and examples, whose seeds' variance is pooled with
             that of best and baseline (see `pooling`).
 
@@ -112,10 +110,9 @@ def look(
             "change --confirm-seeds."
         )
     check_margin(margin)
-    assert n_compared >= 1, n_compared
     difference, scale = checked_pair(best, baseline, span)
     assert len(difference) <= planned_seeds, f"{len(difference)} seeds of {planned_seeds} planned"
-    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, step=step, n_compared=n_compared)
+    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, step=step)
     tables = [checked_table(table) for table in (best, baseline, *others)]
     plans = [moments(table[None]) for table in tables]
     stops = find_stops(moments(difference[None]), design, floor=rounding_floor(scale), plans=plans)

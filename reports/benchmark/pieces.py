@@ -38,7 +38,7 @@ PIECES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "metric": [(choose, "first_by_metric", lambda problem, ranked: ranked[0])],
     "caution": [(choose, "has_learned", lambda problem, ledger, best: True)],
     "second rates": [(promote, "_baselines", lambda *args, **kinds: (_BASELINES(*args, **kinds)[0], []))],
-    "recommendation": [(engine, "recommended", lambda problem, confirmed, *, incumbent, baseline: incumbent)],
+    "recommendation": [(engine, "recommended", lambda problem, confirmed, *, incumbent, **_: incumbent)],
 }
 _BASELINES: Callable[..., tuple[Any, Any]] = promote._baselines
 

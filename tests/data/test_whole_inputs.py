@@ -153,15 +153,15 @@ def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "task"),
+    ("row", "rows"),
     [
-        ({"messages": "x"}, "text-generation"),
-        ({"instruction": "x", "output": "y"}, "text-generation"),
-        ({"tokens": ["x"], "ner_tags": ["O"]}, "token-classification"),
+        ({"messages": "x"}, "chats"),
+        ({"instruction": "x", "output": "y"}, "prompts with completions"),
+        ({"tokens": ["x"], "ner_tags": ["O"]}, "tokens with tags"),
     ],
 )
-def test_rows_of_another_task_are_told_its_name(tmp_path, row, task):
-    with pytest.raises(DataError, match=f"no label column among .*; set --task {task}, or name it"):
+def test_rows_of_another_task_are_told(tmp_path, row, rows):
+    with pytest.raises(DataError, match=f"no label column among .*; for {rows} set another --task, else"):
         read(write(tmp_path / "rows.jsonl", [row] * 50))
 
 

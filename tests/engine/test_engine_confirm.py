@@ -14,7 +14,6 @@ from scipy import stats
 from toys.engine import NO_LORA, SPACE, Quality, Run, World, is_baseline, levels, method_of, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.engine.finalists import Finalists, with_best
 from autopeft.engine.judge import recommended, scores_of
 from autopeft.records import (
     Adapter,
@@ -248,19 +247,6 @@ def test_a_baseline_that_breaks_a_limit_is_not_handed_over() -> None:
     assert 4 * limited.baseline.trainable_params > 400
     assert limited.best == limited.incumbent or limited.incumbent is None
     assert 4 * limited.best.trainable_params <= 400
-
-
-def test_the_smallest_plan_beside_a_kept_baseline_is_a_proven_one_first() -> None:
-    incumbent, baseline, small = (
-        Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=n),), learning_rate=1e-3, trainable_params=n)
-        for n in (40, 100, 10)
-    )
-    finalists = Finalists(incumbent=incumbent, best=incumbent, baseline=baseline, smallest=small)
-    for proven, expected in (({incumbent}, incumbent), ({incumbent, small}, small), (set(), small)):
-        kept = with_best(
-            finalists, baseline, confirmed=[incumbent, baseline, small], is_proven=proven.__contains__
-        )
-        assert kept.smallest == expected
 
 
 def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split() -> None:
