@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import cast
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
+from autopeft.pipeline.export_base import with_base
 from autopeft.records import ModelSpec, PlanDocument, resume_command
 from autopeft.store import RunDir, read_plan, refuse_files
 
@@ -71,7 +69,7 @@ def export(request: ExportRequest) -> Export:
         if not exporter.problems(source):
             notes += _check_fit(files, source, spec, folder=folder, needs_base=exporter.needs_base)
             if exporter.needs_base != "none":
-                source = _with_base(source, spec, exporter=exporter, run=request.run)
+                source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
         notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
     paths = (path for path in request.out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
@@ -161,40 +159,3 @@ def _check_fit(
         attached = adapters.attach_fitting(files, base, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
     return []
-
-
-def _with_base(
-    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, run: Path | None
-) -> ExportSource:
-    """The source with as much of its base model as the exporter needs.
-
-    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Those in
-    float32 are never on a GPU, which may not hold them.
-    """
-    skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
-    if exporter.needs_base == "shapes":
-        return replace(source, base=skeleton)
-    names, auto_class = _label_names(skeleton, source, run), type(skeleton).__name__
-    device = "cpu" if spec.quantize == "none" else None
-    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False, device=device)
-    lacking = exports.lacking_weights(base.untrained, source)
-    if lacking:
-        raise SpecError(
-            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
-            "random; pass --model with the base model that the adapter was trained on."
-        )
-    model.dequantise(base.module, device="cpu")
-    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
-
-
-def _label_names(skeleton: nn.Module, source: ExportSource, run: Path | None) -> tuple[str, ...]:
-    """Labels of the run; else numbered ones, as many as the trained head has; else the base model's."""
-    if run is not None:
-        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
-            names = RunDir.open(run).load_result().setting.label_names
-            if names:
-                return tuple(names)
-    n_labels = exports.n_trained_labels(source, skeleton)
-    if n_labels is not None:
-        return tuple(f"LABEL_{index}" for index in range(n_labels))
-    return tuple(cast(Any, skeleton).config.id2label.values())

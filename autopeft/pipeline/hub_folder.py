@@ -18,14 +18,21 @@ from autopeft.records import IN_MEMORY, SearchFacts, SearchResult
 from autopeft.report import CardFacts, hub_id
 from autopeft.store import write_bytes, write_text
 
+# How transformers reads the outputs of a classifier: one label, several at once, or a number.
+_PROBLEM_TYPES = {
+    "class": "single_label_classification",
+    "classes": "multi_label_classification",
+    "number": "regression",
+}
+
 log = logging.getLogger(__name__)
 
 
 def write_loading_files(folder: Path, prepared: Prepared) -> None:
     """Write the tokenizer or image processor, and the base model's config with the labels of the task.
 
-    A reader passes that config to `from_pretrained` of the base model, whose outputs then have names. A
-    language model has no labels and needs none.
+    A reader passes that config to `from_pretrained` of the base model, whose outputs then have names, and
+    which `pipeline` of transformers turns into scores as the task means them. A language model has no labels.
     """
     base, labels = prepared.base, prepared.data.label_names
     if hasattr(base.tokenizer, "save_pretrained"):
@@ -38,6 +45,7 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     config.architectures = [type(module).__name__]
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = _PROBLEM_TYPES.get(prepared.data.target.kind)
     if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
         config.pad_token_id = module.config.pad_token_id
     config.save_pretrained(str(folder))

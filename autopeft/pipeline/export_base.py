@@ -1,0 +1,79 @@
+"""The base model of an export: as much of it as the format needs, with the labels of the adapter's head."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from autopeft import adapters, exports, model
+from autopeft.errors import RunDirError, SpecError
+from autopeft.extension import Exporter, ExportSource
+from autopeft.records import ModelSpec
+from autopeft.store import RunDir
+
+
+def with_base(
+    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
+) -> ExportSource:
+    """The source with as much of its base model as the exporter needs.
+
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Those in
+    float32 are never on a GPU, which may not hold them.
+
+    Args:
+        source: The adapter, which was read from `folder`.
+        spec: Its base model.
+        exporter: The format.
+        folder: The folder of the adapter, whose config.json may hold the labels.
+        run: The run that the adapter is of; None where none is known.
+    """
+    skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
+    if exporter.needs_base == "shapes":
+        return replace(source, base=skeleton)
+    beside = _config_beside(folder)
+    names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
+    device = "cpu" if spec.quantize == "none" else None
+    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False, device=device)
+    lacking = exports.lacking_weights(base.untrained, source)
+    if lacking:
+        raise SpecError(
+            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            "random; pass --model with the base model that the adapter was trained on."
+        )
+    if (problem := beside.get("problem_type")) is not None:
+        cast(Any, base.module).config.problem_type = problem
+    model.dequantise(base.module, device="cpu")
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
+
+
+def _config_beside(folder: Path) -> Mapping[str, Any]:
+    """The config.json beside an adapter, with the labels of its head; empty where none can be read."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _label_names(
+    skeleton: nn.Module, source: ExportSource, beside: Mapping[str, Any], run: Path | None
+) -> tuple[str, ...]:
+    """Labels beside the adapter or of the run; else numbers for those of its head; else the base model's."""
+    n_labels = exports.n_trained_labels(source, skeleton)
+    named = beside.get("id2label")
+    if isinstance(named, dict) and (n_labels is None or len(named) == n_labels):
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    if run is not None:
+        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
+            names = RunDir.open(run).load_result().setting.label_names
+            if names:
+                return tuple(names)
+    if n_labels is not None:
+        return tuple(f"LABEL_{index}" for index in range(n_labels))
+    return tuple(cast(Any, skeleton).config.id2label.values())
