@@ -243,6 +243,12 @@ def export(
         float | None,
         typer.Option(help="Share of a change to keep at every site, for a format that converts; in (0, 1]."),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Number format of a whole model: float32, bfloat16 or float16. Default: its checkpoint's."
+        ),
+    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -260,6 +266,7 @@ def export(
             allow_pickle=allow_pickle,
             rank=rank,
             energy=energy,
+            dtype=dtype,
         )
         written = pipeline.export(request)
         if as_json:

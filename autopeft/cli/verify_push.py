@@ -47,7 +47,12 @@ def verify(
     data: _Data = None,
     reader: _Reader = None,
     max_examples: Annotated[int, typer.Option(help="Rows to compare, at most.", min=1)] = 32,
-    tolerance: Annotated[float, typer.Option(help="Largest difference of an output.", min=0.0)] = 1e-5,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of an output. Default: 1e-5; 0.02 for a whole model in 16 bits.", min=0.0
+        ),
+    ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
 from autopeft.extension import ExportSource, NeededBase
@@ -14,12 +16,12 @@ from autopeft.store import fresh_folder
 
 @dataclass(frozen=True)
 class Merged:
-    """The whole model in safetensors, head and tokenizer included, in the precision of the search."""
+    """The whole model in safetensors, head and tokenizer included, in the number format of its checkpoint."""
 
     name: str = "merged"
     summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
     needs_base: NeededBase = "weights"
-    bounds: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ("dtype",)
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Adapters that stay beside the weights, first values that rewrite the base model, no weights."""
@@ -29,12 +31,21 @@ class Merged:
         """Merge into the base model, check that it computes the same, and write it."""
         refuse(self.name, self.problems(source), instead="Use --to native")
         model = cast(Any, merge(source))
+        if source.dtype is not None:
+            for parameter in model.parameters():  # buffers may be tables of angles, which stay as they are
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(getattr(torch, source.dtype))
         with fresh_folder(out) as fresh:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
                 source.tokenizer.save_pretrained(str(fresh))
-        note = f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"
-        return (note, *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]))
+        notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
+        if source.dtype is not None:
+            notes.append(f"its weights are {source.dtype}; --dtype chooses another number format")
+        return (
+            *notes,
+            *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]),
+        )
 
 
 PART = Merged()

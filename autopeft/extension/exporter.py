@@ -31,6 +31,7 @@ class ExportSource:
     tokenizer: Any = None
     learning_rate: float | None = None
     rank: int | None = None  # upper bound on the ranks of a conversion
+    dtype: str | None = None  # number format to write a whole model in, as torch calls it; None is the base's
     energy: float | None = None  # share of the update's squared norm that a conversion keeps, in (0, 1]
 
 
@@ -41,7 +42,7 @@ class Exporter(Protocol):
     name: str  # what the command line calls it, such as `native`
     summary: str  # what is written and who reads it, in one phrase
     needs_base: NeededBase  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
-    bounds: tuple[str, ...]  # which of the source's `rank` and `energy` it obeys
+    bounds: tuple[str, ...]  # which of the source's `rank`, `energy` and `dtype` it obeys
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What the format cannot say of a plan, as phrases; () where it can say all of it."""

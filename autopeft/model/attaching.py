@@ -45,7 +45,7 @@ def attach(
     chosen = for_task(configs, module, task_type=task_type, head_names=head_names)
     adapted = put_on(module, chosen, names=adapter_names(chosen))
     for parameter in adapted.parameters():
-        if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
     _activate(adapted)
     place_frequencies(adapted)

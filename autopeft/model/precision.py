@@ -46,7 +46,7 @@ class Precision:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The format as torch has it."""
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+        return cast(torch.dtype, getattr(torch, self.dtype))
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """A context for one forward pass; in a longer one, autocast's cache would keep old adapters."""

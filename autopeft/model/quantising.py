@@ -207,16 +207,16 @@ def conv1d_to_linear(module: nn.Module) -> None:
             module.set_submodule(name, linear)
 
 
-def dequantise(module: nn.Module, *, device: str | None = None) -> None:
+def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Replace bitsandbytes maps by plain ones with the weights that they computed with, in place.
 
-    The plain weights, in float32, go to the device; None leaves them where they are.
+    The plain weights, in the number format `dtype`, go to the device; None leaves them where they are.
     """
     for name, child in list(module.named_modules()):
         if not n_bits(child):
             continue
         _, n_in, n_out = cast("tuple[str, int, int]", map_shape(child))
-        weight = cast(torch.Tensor, plain_weight(child)).to(device).float()
+        weight = cast(torch.Tensor, plain_weight(child)).to(device).to(dtype)
         plain: Any
         if getattr(child, "source_cls", nn.Linear) is Conv1D:
             plain, weight = Conv1D(n_out, n_in), weight.T.contiguous()
@@ -224,7 +224,9 @@ def dequantise(module: nn.Module, *, device: str | None = None) -> None:
             plain = nn.Linear(n_in, n_out, bias=child.bias is not None)
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if child.bias is not None:
-            plain.bias = nn.Parameter(cast(torch.Tensor, child.bias).to(device).float(), requires_grad=False)
+            plain.bias = nn.Parameter(
+                cast(torch.Tensor, child.bias).to(device).to(dtype), requires_grad=False
+            )
         module.set_submodule(name, plain.train(child.training))
     quantiser = cast(Any, getattr(module, "hf_quantizer", None))
     if quantiser is not None and not any(map(is_quantised, module.modules())):  # GGUF has one too

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 
@@ -92,9 +95,13 @@ def merge(model: PeftModel) -> nn.Module:
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
     NotImplementedError, AttributeError or SpecError says that an adapter is no change of weights; bottleneck
-    adapters raise before anything is merged.
+    adapters raise before anything is merged. Weights in 16 bits are widened to float32 while they change, one
+    layer at a time.
     """
     inner = model.get_base_model()
+    for layer in inner.modules():
+        if isinstance(layer, BaseTunerLayer) and hasattr(layer, "merge"):
+            cast(Any, layer).merge = partial(_merge_in_float32, layer, layer.merge)
     unloaded: tuple[str, ...] = ()
     for name, layer in list(inner.named_modules()):
         if hasattr(layer, "unload_and_optionally_merge_module") and not name.startswith(unloaded):
@@ -103,3 +110,19 @@ def merge(model: PeftModel) -> nn.Module:
             setattr(inner.get_submodule(parent), child, plain)
             unloaded = (*unloaded, f"{name}.")
     return cast(nn.Module, model.merge_and_unload(safe_merge=True))
+
+
+def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:
+    """Merge a layer of which the weights in 16 bits are float32 meanwhile, so that it rounds them once."""
+    narrow = {
+        name: parameter.dtype
+        for name, parameter in layer.get_base_layer().named_parameters()
+        if parameter.dtype in (torch.bfloat16, torch.float16)
+    }
+    for name in narrow:
+        parameter = layer.get_base_layer().get_parameter(name)
+        parameter.data = parameter.data.float()
+    merge(*args, **settings)
+    for name, dtype in narrow.items():  # the merge may have put others in their place
+        parameter = layer.get_base_layer().get_parameter(name)
+        parameter.data = parameter.data.to(dtype)

@@ -17,14 +17,17 @@ from autopeft.extension import Exporter, ExportSource
 from autopeft.records import ModelSpec
 from autopeft.store import RunDir
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def with_base(
     source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
 ) -> ExportSource:
     """The source with as much of its base model as the exporter needs.
 
-    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Those in
-    float32 are never on a GPU, which may not hold them.
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Plain
+    weights are never on a GPU, which may not hold them. A format that writes a whole model gets it in the
+    number format of its checkpoint, which takes no more memory than the checkpoint itself.
 
     Args:
         source: The adapter, which was read from `folder`.
@@ -38,8 +41,17 @@ def with_base(
         return replace(source, base=skeleton)
     beside = _config_beside(folder)
     names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
-    device = "cpu" if spec.quantize == "none" else None
-    base = model.load(spec, auto_class=auto_class, label_names=names, needs_tokenizer=False, device=device)
+    stored = _stored_dtype(skeleton) if "dtype" in exporter.bounds else "float32"
+    written = source.dtype or stored
+    held = model.Precision(dtype="float32" if written == "float32" else stored)
+    base = model.load(
+        spec,
+        auto_class=auto_class,
+        label_names=names,
+        needs_tokenizer=False,
+        device="cpu" if spec.quantize == "none" else None,
+        precision=held,
+    )
     lacking = exports.lacking_weights(base.untrained, source)
     if lacking:
         raise SpecError(
@@ -48,8 +60,15 @@ def with_base(
         )
     if (problem := beside.get("problem_type")) is not None:
         cast(Any, base.module).config.problem_type = problem
-    model.dequantise(base.module, device="cpu")
-    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer)
+    model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
+
+
+def _stored_dtype(skeleton: nn.Module) -> str:
+    """The number format of a checkpoint by its config; float32 where that names none, as of a GGUF file."""
+    config = cast(Any, skeleton).config
+    named = (getattr(each, "dtype", None) for each in (config, config.get_text_config()))
+    return next((name for dtype in named if (name := str(dtype).removeprefix("torch.")) in DTYPES), "float32")
 
 
 def _config_beside(folder: Path) -> Mapping[str, Any]:

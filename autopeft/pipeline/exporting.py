@@ -14,7 +14,7 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.pipeline.export_base import with_base
+from autopeft.pipeline.export_base import DTYPES, with_base
 from autopeft.records import ModelSpec, PlanDocument, resume_command
 from autopeft.store import RunDir, read_plan, refuse_files
 
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class ExportRequest:
     """What to export: exactly one of `run` and `adapter`, in the format `to`, into the folder `out`.
 
-    `model_id` replaces the base model that the run or the adapter names.
+    `model_id` replaces the base model that the run or the adapter names. `dtype` is the number format of a
+    whole model; None is that of the base model's checkpoint.
     """
 
     to: str
@@ -36,6 +37,7 @@ class ExportRequest:
     allow_pickle: bool = False
     rank: int | None = None
     energy: float | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +82,14 @@ def _check(request: ExportRequest, exporter: Exporter) -> None:
     if (request.run is None) == (request.adapter is None):
         number = "neither" if request.run is None else "both"
         raise SpecError(f"{number} of --run and --adapter is given; pass one of them.")
-    used = [name for name in ("rank", "energy") if getattr(request, name) is not None]
+    used = [name for name in ("rank", "energy", "dtype") if getattr(request, name) is not None]
     odd = [name for name in used if name not in exporter.bounds]
     if odd:
         obeying = [part.name for part in discover("autopeft.exports").values() if odd[0] in part.bounds]
         raise SpecError(f"--{odd[0]} is for --to {' or '.join(obeying)}, not for {request.to}; leave it out.")
-    if len(used) == 2:
+    if request.dtype is not None and request.dtype not in DTYPES:
+        raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
+    if {"rank", "energy"} <= set(used):
         raise SpecError("Both --rank and --energy are given; each of them decides the rank, pass one.")
     if request.rank is not None and request.rank < 1:
         raise SpecError(f"--rank is {request.rank}; it should be at least 1.")
@@ -135,6 +139,7 @@ def _read(
         learning_rate=None if document is None else adapters.common_learning_rate(document.plan),
         rank=request.rank,
         energy=request.energy,
+        dtype=request.dtype,
     )
     return source, spec
 

@@ -18,10 +18,13 @@ from autopeft.extension import Batch
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.training import spec_of_plan, with_source
-from autopeft.records import ExecutionSpec, Plan, RunSpec
+from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
 
 SPLIT = "confirm"  # whose rows every run has
+# Of the largest output. Rounding in float32 stays below the first; weights in 16 bits were rounded once more,
+# which moves outputs by a few tenths of a percent. Both chosen by hand.
+_TOLERANCE, _TOLERANCE_16_BITS = 1e-5, 2e-2
 _MAX_OUTPUTS = 1 << 26  # numbers of outputs that are kept, 256 MiB; chosen by hand
 
 
@@ -128,3 +131,11 @@ def largest_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Te
         worst = max(worst, float((left - right)[is_finite].abs().max()))
         largest = max(largest, float(left[is_finite].abs().max()))
     return worst / largest
+
+
+def tolerance_of(merged: Path | None) -> float:
+    """The largest difference that rounding explains: of an adapter, or of a whole model in a folder."""
+    if merged is None:
+        return _TOLERANCE
+    dtype = str(model.config_of(ModelSpec(id=str(merged))).dtype)
+    return _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE

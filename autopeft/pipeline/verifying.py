@@ -26,6 +26,7 @@ from autopeft.pipeline.reference import (
     largest_difference,
     outputs_of,
     reference_of,
+    tolerance_of,
 )
 from autopeft.records import ModelSpec, Plan, with_setting
 
@@ -37,7 +38,8 @@ class VerifyRequest:
     """What to verify, against which run, and how closely.
 
     `run` is a run, or a folder that `train` wrote; None takes the one that `path` lies in. `model_id` and
-    `data_source` replace base model and dataset. No `readers` means those that the folder is made for.
+    `data_source` replace base model and dataset. No `readers` means those that the folder is made for. A
+    `tolerance` of None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class VerifyRequest:
     data_source: str | None = None
     readers: tuple[str, ...] = ()
     max_examples: int = 32
-    tolerance: float = 1e-5
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,9 @@ def verify(request: VerifyRequest) -> Verification:
     discover("autopeft.methods")  # a method may register its own type with `peft`
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
+    tolerance = request.tolerance
+    if tolerance is None:
+        tolerance = tolerance_of(path if MERGED in readers else None)
     reference = reference_of(path, request.run)
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
@@ -115,7 +120,7 @@ def verify(request: VerifyRequest) -> Verification:
             targets = targets or matches
             worst = largest_difference(expected, list(outputs_of(module, batches, prepared)))
             del module  # before that of the next reader takes as much memory
-            is_same = worst <= request.tolerance and not faults
+            is_same = worst <= tolerance and not faults
             readings.append(Reading(reader=reader, largest_difference=worst, faults=faults, is_same=is_same))
     return Verification(
         path=str(path),
@@ -123,7 +128,7 @@ def verify(request: VerifyRequest) -> Verification:
         base_model=_base_spec(files, prepared, request).id or prepared.base.name,
         split=SPLIT,
         n_examples=len(expected),
-        tolerance=request.tolerance,
+        tolerance=tolerance,
         targets=targets,
         readings=tuple(readings),
     )
