@@ -21,6 +21,7 @@ class ExportSource:
 
     configs: tuple[PeftConfig, ...]  # in the order in which they are attached; () for the head alone
     base_model: str  # name or folder
+    revision: str | None = None  # commit of the base model on the hub
     task_type: str | None  # `peft`'s word for the task
     head: tuple[str, ...] = ()  # names of the modules that are trained whole
     # Tensors of one `adapter_model.safetensors` per config; () before training.

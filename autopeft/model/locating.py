@@ -36,6 +36,8 @@ _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cac
 def resolve(spec: ModelSpec) -> tuple[str, str]:
     """Where to load a base model from, and its name for reports; without an id the demo model.
 
+    An adapter of the demo names its id on the hub, for which the demo stands where the hub's cache lacks it.
+
     Raises a ModelError if the model was in memory, or the demo is missing or not the published file.
     """
     if spec.id == IN_MEMORY:
@@ -43,9 +45,10 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
         )
-    if spec.id is not None:
-        return spec.id, spec.id
     package = importlib.util.find_spec(DEMO_PACKAGE)
+    is_demo = spec.id == DEMO_HUB_ID and package is not None and commit_of(spec) is None
+    if spec.id is not None and not is_demo:
+        return spec.id, spec.id
     if package is None or not package.submodule_search_locations:
         raise ModelError(
             "No base model was named and the demo model is not installed; pass --model with a hub id or a "

@@ -129,10 +129,12 @@ def _read(
         spec = document.model
     else:
         spec = adapters.base_model_of(configs, path=cast(Path, request.adapter))
+    model.resolve(spec)  # which raises for a model that was in memory
     forward = model.forward_config(configs)
     source = ExportSource(
         configs=configs,
-        base_model=model.resolve(spec)[0],
+        base_model=spec.id or model.DEMO_HUB_ID,
+        revision=spec.revision,
         task_type=adapters.task_name(forward),
         head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
         weights=weights,

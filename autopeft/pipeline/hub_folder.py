@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import write_bytes, write_text
+from autopeft.store import seal_folder, write_bytes, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {
@@ -29,19 +30,21 @@ log = logging.getLogger(__name__)
 
 
 def write_loading_files(folder: Path, prepared: Prepared) -> None:
-    """Write the tokenizer or image processor, and the base model's config with the labels of the task.
+    """Name the base model in an adapter, and write its tokenizer, and its config with the labels of the task.
 
     A reader passes that config to `from_pretrained` of the base model, whose outputs then have names, and
     which `pipeline` of transformers turns into scores as the task means them. A language model has no labels.
     """
     base, labels = prepared.base, prepared.data.label_names
+    spec = prepared.spec.model
+    if spec.id != IN_MEMORY:
+        name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
     if hasattr(base.tokenizer, "save_pretrained"):
         base.tokenizer.save_pretrained(str(folder))
     if not labels:
         return
     module = cast(Any, base.module)
-    is_named = prepared.spec.model.id != IN_MEMORY
-    config = model.config_of(prepared.spec.model) if is_named else copy.deepcopy(module.config)
+    config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
     config.architectures = [type(module).__name__]
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -49,6 +52,17 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
         config.pad_token_id = module.config.pad_token_id
     config.save_pretrained(str(folder))
+
+
+def name_base(folder: Path, name: str, *, revision: str | None) -> None:
+    """Write which base model the adapters in a folder are for, and its commit; seals them anew.
+
+    `peft` guesses it from the loaded model: of a GGUF file it names the folder, and of no model the commit.
+    """
+    for path in folder.rglob("adapter_config.json"):
+        content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
+        write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    seal_folder(folder)
 
 
 def write_card(

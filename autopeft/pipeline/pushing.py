@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, errors
@@ -14,9 +13,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
-from autopeft.pipeline.hub_folder import hub_base, write_card
-from autopeft.records import resume_command
-from autopeft.store import RunDir, seal_folder, write_text
+from autopeft.pipeline.hub_folder import hub_base, name_base, write_card
+from autopeft.records import DataSpec, resume_command
+from autopeft.store import RunDir, read_plan, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
@@ -75,10 +74,13 @@ def push(request: PushRequest) -> Pushed:
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
         write_card(folder, result, seed=confirmed_seed(run), repo=request.repo, base_model=base_model)
-        for config in folder.rglob("adapter_config.json"):
-            content = json.loads(config.read_bytes()) | {"base_model_name_or_path": base_model}
-            write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
-        seal_folder(folder)
+        is_known = hub_base(result.setting) == base_model
+        revision = result.spec.model.revision if is_known else None
+        name_base(folder, base_model, revision=revision)
+        if (folder / "plan.yaml").is_file():  # beside adapters that are attached by it
+            document = read_plan(folder)
+            named = document.model.model_copy(update={"id": base_model, "revision": revision})
+            write_plan(folder / "plan.yaml", replace(document, model=named, data=DataSpec()))
         files = {
             p.relative_to(folder).as_posix(): p.stat().st_size
             for p in sorted(folder.rglob("*"))

@@ -96,9 +96,8 @@ def verify(request: VerifyRequest) -> Verification:
     discover("autopeft.methods")  # a method may register its own type with `peft`
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
-    tolerance = request.tolerance
-    if tolerance is None:
-        tolerance = tolerance_of(path if MERGED in readers else None)
+    default = tolerance_of(path if MERGED in readers else None)
+    tolerance = default if request.tolerance is None else request.tolerance
     reference = reference_of(path, request.run)
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
@@ -153,12 +152,14 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
 
 def _base_spec(files: Sequence[ConfigFile], prepared: Prepared, request: VerifyRequest) -> ModelSpec:
     """The base model that the adapter names; the run's where the request names one or the adapter none."""
-    config = next((file.config for file in files if file.config.base_model_name_or_path), None)
     used = prepared.spec.model
+    config = next((file.config for file in files if file.config.base_model_name_or_path), None)
     if config is None or request.model_id is not None:
         return used
-    source = model.resolve(used)[0]
-    revision = config.revision or (used.revision if config.base_model_name_or_path == source else None)
+    source, named = model.resolve(used)[0], config.base_model_name_or_path
+    if source.endswith(".gguf") and named == str(Path(source).parent):  # as `peft` guesses it
+        return used
+    revision = config.revision or (used.revision if named == source else None)
     return ModelSpec(id=config.base_model_name_or_path, revision=revision, quantize=used.quantize)
 
 

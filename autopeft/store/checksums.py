@@ -1,4 +1,7 @@
-"""Checksums of the files in a folder, in a file beside them: a later change or damage is noticed."""
+"""Checksums of the adapters in a folder, in a file beside them: a later change or damage is noticed.
+
+Other files, such as a model card, are not sealed: people edit them on the hub.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that m
 
 
 def seal_folder(folder: Path) -> None:
-    """Write the SHA-256 of every file in a folder to its `checksums.json`; all are on the disk afterwards."""
+    """Write the SHA-256 of tensors, configs and their order to `checksums.json`, and sync all files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
     for path in paths:
         with path.open(_SYNCED) as stream:
             os.fsync(stream.fileno())
     for sub_folder in {path.parent for path in paths}:
         sync_folder(sub_folder)
-    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths if _is_sealed(path.name)}
     write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
 
 
@@ -37,7 +40,7 @@ def seal_of(folder: Path) -> str | None:
 
 
 def require_unchanged(folder: Path) -> None:
-    """Raise SpecError where a file of a folder no longer has its checksum; folders without any pass."""
+    """Raise SpecError where an adapter in a folder no longer has its checksum; folders without any pass."""
     for name, expected in (_sums(folder) or {}).items():
         path = folder / name
         if not path.is_file():
@@ -49,7 +52,13 @@ def require_unchanged(folder: Path) -> None:
             )
 
 
+def _is_sealed(name: str) -> bool:
+    """Whether a file, by its name, decides what an adapter computes."""
+    return name in ("adapter_config.json", "order.json") or name.endswith(".safetensors")
+
+
 def _sums(folder: Path) -> dict[str, str] | None:
+    """The checksums of the sealed files; earlier versions had some of all files."""
     path = folder / _FILE
     if not path.is_file():
         return None
@@ -61,4 +70,4 @@ def _sums(folder: Path) -> dict[str, str] | None:
         raise SpecError(f"{path} is damaged; write the folder again, or delete the file.")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content):
         raise SpecError(f"{path} names files outside its folder; write the folder again.")
-    return content
+    return {name: sum_ for name, sum_ in content.items() if _is_sealed(Path(name).name)}

@@ -236,3 +236,11 @@ def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_p
     assert "the learning rate is not known; set it" in notes
     (file,) = (tmp_path / "out").iterdir()
     assert "learning_rate" not in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model, make_plan, tmp_path):
+    source = source_of(language_model, make_plan(language_model, "lora"), base_model="/models/a.Q4_1.gguf")
+    with pytest.raises(SpecError, match=r"reads no GGUF file; pass --model with the model in safetensors"):
+        EXPORTERS[name].export(source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -23,11 +23,11 @@ from autopeft.store import checksums, files, require_unchanged, seal_folder
 @pytest.mark.parametrize("mode", ["rb", "r+b"])
 def test_folders_are_sealed_by_files_that_may_be_written_too(mode, tmp_path, monkeypatch):
     """Windows syncs no file that was opened to be read."""
-    (tmp_path / "weights").write_bytes(b"1234")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"1234")
     monkeypatch.setattr(checksums, "_SYNCED", mode)
     seal_folder(tmp_path)
     require_unchanged(tmp_path)
-    assert (tmp_path / "weights").read_bytes() == b"1234"
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == b"1234"
 
 
 @pytest.mark.parametrize("word", ["reports\\x-2026", "C:\\my runs\\a", "plain", 'say "hi"'])

@@ -33,6 +33,8 @@ def recipe_problems(source: ExportSource) -> tuple[str, ...]:
     if source.task_type != "CAUSAL_LM":
         task = source.task_type or "no task"
         problems.append(f"it trains causal language models, and the plan is for {task}")
+    if source.base_model.endswith(".gguf"):
+        problems.append("its loader reads no GGUF file; pass --model with the model in safetensors")
     if len(source.configs) > 1:
         problems.append(f"it takes one config, and the plan has {len(source.configs)}")
     return tuple(problems)

@@ -113,6 +113,7 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         # With the task's type `peft` would look for the head in this adapter.
         task_type=None if head else source.task_type,
         base_model_name_or_path=source.base_model,
+        revision=source.revision,
         inference_mode=True,
     )
     config.target_modules = plain_names(filled, modules)  # `peft` would turn an argument into a set
