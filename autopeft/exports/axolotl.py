@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
-from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
+from autopeft.exports.parts.recipe import length, lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -30,14 +31,28 @@ _LORA_KEYS = {
     "init_lora_weights": "peft_init_lora_weights",
     "trainable_token_indices": "peft_trainable_token_indices",
 }
+_LENGTH_KEYS = {
+    "batch_size": "micro_batch_size",
+    "epochs": "num_epochs",
+    "max_steps": "max_steps",
+    "max_length": "sequence_len",
+    "seed": "seed",
+}
+_BITS: dict[str, dict[str, Any]] = {
+    "4bit": {"adapter": "qlora", "load_in_4bit": True},
+    "8bit": {"load_in_8bit": True},
+}
 DOCUMENTED_KEYS = (
     *_LORA_KEYS.values(),
+    *_LENGTH_KEYS.values(),
+    *("revision_of_model", "load_in_4bit", "load_in_8bit", "train_on_inputs"),
     *("base_model", "adapter", "learning_rate", "lr_scheduler", "warmup_ratio", "weight_decay"),
     *("max_grad_norm", "optimizer"),
 )
 _HEADER = """\
-# What to train and how fast, as found by autopeft. Add what axolotl needs besides: datasets, sequence_len,
-# micro_batch_size, num_epochs, output_dir. Its patterns need a version with lora_rank_pattern (#3673).
+# What to train and how fast, as found by autopeft. Add what axolotl needs besides: datasets, output_dir, and
+# sequence_len, micro_batch_size, num_epochs where they are not here. Its patterns need a version with
+# lora_rank_pattern (#3673).
 """
 
 
@@ -60,14 +75,21 @@ class Axolotl:
         (config,) = configs_of(source)
         content = {
             "base_model": source.base_model,
+            **({"revision_of_model": revision} if (revision := source.checkpoint.revision) else {}),
             "adapter": "lora",
+            **_BITS.get(source.training.quantize, {}),
             **lora_settings(config, _LORA_KEYS),
             **schedule(source, scheduler_key="lr_scheduler", warmup_key="warmup_ratio"),
+            **length(source, _LENGTH_KEYS),
             "optimizer": "adamw_torch",
+            "train_on_inputs": False,
         }
         with fresh_folder(out) as fresh:
             write_text(fresh / "axolotl.yaml", _HEADER + write_yaml_text(content))
-        note = "add datasets, sequence_len, micro_batch_size and num_epochs to axolotl.yaml"
+        known = {"sequence_len", "micro_batch_size", "num_epochs"} - content.keys()
+        if "max_steps" in content:
+            known.discard("num_epochs")
+        note = f"add {', '.join(['datasets', *sorted(known)])} to axolotl.yaml"
         return (note, *rate_note(source))
 
 

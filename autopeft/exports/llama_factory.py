@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
-from autopeft.exports.parts.recipe import lora_recipe_problems, lora_settings, rate_note, schedule
+from autopeft.exports.parts.recipe import length, lora_recipe_problems, lora_settings, rate_note, schedule
 from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
@@ -27,8 +27,18 @@ _LORA_KEYS = {
     "use_dora": "use_dora",
     "use_rslora": "use_rslora",
 }
+_LENGTH_KEYS = {
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "max_steps": "max_steps",
+    "max_length": "cutoff_len",
+    "seed": "seed",
+}
+_BITS = {"4bit": {"quantization_bit": 4}, "8bit": {"quantization_bit": 8}}
 DOCUMENTED_KEYS = (
     *_LORA_KEYS.values(),
+    *_LENGTH_KEYS.values(),
+    *("model_revision", "quantization_bit"),
     *("model_name_or_path", "stage", "do_train", "finetuning_type", "lora_target", "additional_target"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm"),
 )
@@ -36,7 +46,7 @@ DOCUMENTED_KEYS = (
 _NAMED = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
 _HEADER = """\
 # What to train and how fast, as found by autopeft. Add what LLaMA-Factory needs besides: dataset, template,
-# cutoff_len, output_dir, per_device_train_batch_size, num_train_epochs.
+# output_dir, and cutoff_len, per_device_train_batch_size, num_train_epochs where they are not here.
 """
 
 
@@ -61,6 +71,8 @@ class LlamaFactory:
         assert source.base is not None, "the shapes of the base model are needed"
         content = {
             "model_name_or_path": source.base_model,
+            **({"model_revision": revision} if (revision := source.checkpoint.revision) else {}),
+            **_BITS.get(source.training.quantize, {}),
             "stage": "sft",
             "do_train": True,
             "finetuning_type": "lora",
@@ -68,10 +80,13 @@ class LlamaFactory:
             **lora_settings(config, _LORA_KEYS),
             **({"additional_target": ",".join(source.head)} if source.head else {}),
             **schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_ratio"),
+            **length(source, _LENGTH_KEYS),
         }
         with fresh_folder(out) as fresh:
             write_text(fresh / "llama_factory.yaml", _HEADER + write_yaml_text(content))
-        return ("add dataset, template, cutoff_len and output_dir to llama_factory.yaml", *rate_note(source))
+        lacking = [] if "cutoff_len" in content else ["cutoff_len"]
+        names = ", ".join(["dataset", "template", *lacking])
+        return (f"add {names} and output_dir to llama_factory.yaml", *rate_note(source))
 
 
 def _further_problems(config: PeftConfig) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pprint
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,32 +15,49 @@ from peft import PeftConfig
 from autopeft.adapters import changed_fields, task_name
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, refuse
-from autopeft.exports.parts.recipe import plain, rate_note, recipe_problems, schedule
+from autopeft.exports.parts.recipe import length, plain, rate_note, recipe_problems, schedule
 from autopeft.extension import ExportSource, NeededBase
+from autopeft.records import QUANTISED
 from autopeft.store import fresh_folder, write_text
 
 # https://huggingface.co/docs/trl/sft_trainer: SFTConfig takes those of transformers' TrainingArguments,
 # where warmup_steps below 1 is a share of all steps (transformers 5).
-DOCUMENTED_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm")
+_LENGTH_KEYS = {
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "max_steps": "max_steps",
+    "max_length": "max_length",
+    "seed": "seed",
+}
+DOCUMENTED_KEYS = (
+    *_LENGTH_KEYS.values(),
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
+)
 
 _FILE = '''\
 """What to train and how fast, as found by autopeft, for TRL's SFTTrainer."""
 
 from peft import {kind}
-from trl import SFTConfig, SFTTrainer
+{imports}from trl import SFTConfig, SFTTrainer
 
 BASE_MODEL = {base_model!r}
 PEFT_CONFIG = {kind}(
 {fields}
 )
 SETTINGS = {settings}
+LOADING = {loading}
 
 
 def make_trainer(train_dataset, *, model=BASE_MODEL, **settings):
-    """An SFTTrainer that trains the plan; settings are those of SFTConfig, such as output_dir."""
+    """An SFTTrainer that trains the plan; settings are those of SFTConfig, such as output_dir.
+
+    Of rows with a prompt and a completion it learns the completion. Of chats it learns all messages, unless
+    assistant_only_loss=True is passed, for which the chat template has to mark the assistant's text.
+    """
+    loading = {{"model_init_kwargs": LOADING}} if isinstance(model, str) and LOADING else {{}}
     return SFTTrainer(
         model=model,
-        args=SFTConfig(**{{**SETTINGS, **settings}}),
+        args=SFTConfig(**{{**loading, **SETTINGS, **settings}}),
         train_dataset=train_dataset,
         peft_config=PEFT_CONFIG,
     )
@@ -74,15 +92,34 @@ class Trl:
         refuse(self.name, self.problems(source), instead="Use --to native")
         (config,) = configs_of(source)
         settings = schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
+        settings |= length(source, _LENGTH_KEYS)
+        bits = QUANTISED.get(source.training.quantize)
         text = _FILE.format(
             kind=type(config).__name__,
             base_model=source.base_model,
             fields=_fields(config),
             settings=pprint.pformat(settings, width=100),
+            imports="from transformers import BitsAndBytesConfig\n" if bits else "",
+            loading=_loading(source, bits),
         )
         with fresh_folder(out) as fresh:
             write_text(fresh / "train.py", text)
-        return ("call make_trainer(train_dataset, output_dir=...).train() of train.py", *rate_note(source))
+        notes = ["call make_trainer(train_dataset, output_dir=...).train() of train.py"]
+        if own := source.checkpoint.own_class:
+            notes.append(
+                "pass it model=AutoModelForCausalLM.from_pretrained(BASE_MODEL): TRL would load "
+                f"{own}, of which the modules have other names"
+            )
+        return (*notes, *rate_note(source))
+
+
+def _loading(source: ExportSource, bits: Mapping[str, bool | str] | None) -> str:
+    """The arguments of `from_pretrained` as code: commit, and number of bits."""
+    entries = [] if source.checkpoint.revision is None else [f'"revision": {source.checkpoint.revision!r}']
+    if bits:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in bits.items())
+        entries.append(f'"quantization_config": BitsAndBytesConfig({arguments})')
+    return f"{{{', '.join(entries)}}}"
 
 
 def _is_plain(value: Any) -> bool:

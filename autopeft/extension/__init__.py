@@ -8,7 +8,7 @@ of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 
 from autopeft.extension.discovery import Catalogue, discover
 from autopeft.extension.executor import Executor, Function
-from autopeft.extension.exporter import Exporter, ExportSource, NeededBase
+from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
 from autopeft.extension.score import Reducer, Score, ScorePass
 from autopeft.extension.task import (
@@ -34,6 +34,7 @@ __all__ = [
     "REFERENCE_WIDTH",
     "Batch",
     "Catalogue",
+    "Checkpoint",
     "DrawsLabels",
     "Encoded",
     "Evaluation",
@@ -56,6 +57,7 @@ __all__ = [
     "TaskDefaults",
     "TrackedRun",
     "Tracker",
+    "TrainingFacts",
     "Values",
     "discover",
     "metric_facts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -16,12 +16,41 @@ NeededBase = Literal["none", "shapes", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """How a plan is trained in full; None means not known.
+
+    `max_steps` overrides `epochs`. `quantize` is `none`, `4bit` or `8bit`: how the base model is loaded.
+    """
+
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    max_length: int | None = None  # tokens per example
+    seed: int | None = None
+    quantize: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is known of a base model's checkpoint beside its name.
+
+    `own_class` is the class of transformers that it names, where the plan is for the text model in it alone,
+    whose modules have other names; empty elsewhere. `own` is that class on the meta device, for an exporter
+    that asks for the base model.
+    """
+
+    revision: str | None = None  # commit on the hub
+    own_class: str = ""
+    own: nn.Module | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSource:
     """A plan to export, and what is known of it; None means not known."""
 
     configs: tuple[PeftConfig, ...]  # in the order in which they are attached; () for the head alone
     base_model: str  # name or folder
-    revision: str | None = None  # commit of the base model on the hub
     task_type: str | None  # `peft`'s word for the task
     head: tuple[str, ...] = ()  # names of the modules that are trained whole
     # Tensors of one `adapter_model.safetensors` per config; () before training.
@@ -30,7 +59,8 @@ class ExportSource:
     # change them.
     base: nn.Module | None = None
     tokenizer: Any = None
-    learning_rate: float | None = None
+    training: TrainingFacts = field(default_factory=lambda: TrainingFacts())
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint())
     rank: int | None = None  # upper bound on the ranks of a conversion
     dtype: str | None = None  # number format to write a whole model in, as torch calls it; None is the base's
     energy: float | None = None  # share of the update's squared norm that a conversion keeps, in (0, 1]

@@ -116,12 +116,17 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
     return None
 
 
-def config_of(spec: ModelSpec) -> Any:
-    """The transformers config of a base model; raises ModelError where it cannot be read."""
+def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
+    """The transformers config of a base model; raises ModelError where it cannot be read.
+
+    With `here_only` only a directory or the hub's cache is read.
+    """
     source, _ = resolve(spec)
-    require_reachable(source, spec)
+    if not here_only:
+        require_reachable(source, spec)
     try:
-        return transformers.AutoConfig.from_pretrained(**pretrained_arguments(source, spec))
+        more = {"local_files_only": True} if here_only else {}
+        return transformers.AutoConfig.from_pretrained(**{**pretrained_arguments(source, spec), **more})
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
 

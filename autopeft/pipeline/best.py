@@ -14,7 +14,7 @@ from autopeft import report, train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
-from autopeft.extension import ExportSource
+from autopeft.extension import Checkpoint, ExportSource
 from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_files
 from autopeft.pipeline.keeping import copy_weights
 from autopeft.pipeline.prepare import Prepared
@@ -81,7 +81,7 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     source = ExportSource(
         configs=compile_plan(result.best, prepared.methods).configs,
         base_model=hub_base(result.setting) or result.setting.base_model_source.replace(IN_MEMORY, ""),
-        revision=prepared.spec.model.revision,
+        checkpoint=Checkpoint(revision=prepared.spec.model.revision),
         task_type=prepared.task.peft_task_type,
         head=prepared.base.head_names,
         base=prepared.base.module,

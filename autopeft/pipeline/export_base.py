@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from peft import PeftConfig
 from torch import nn
 
 from autopeft import adapters, exports, model
-from autopeft.errors import RunDirError, SpecError
-from autopeft.extension import Exporter, ExportSource
+from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.extension import Checkpoint, Exporter, ExportSource
 from autopeft.records import ModelSpec
 from autopeft.store import RunDir
 
@@ -37,6 +38,9 @@ def with_base(
         run: The run that the adapter is of; None where none is known.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
+    if source.checkpoint.own_class:
+        own = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
+        source = replace(source, checkpoint=replace(source.checkpoint, own=own))
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
     beside = _config_beside(folder)
@@ -69,6 +73,18 @@ def _stored_dtype(skeleton: nn.Module) -> str:
     config = cast(Any, skeleton).config
     named = (getattr(each, "dtype", None) for each in (config, config.get_text_config()))
     return next((name for dtype in named if (name := str(dtype).removeprefix("torch.")) in DTYPES), "float32")
+
+
+def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
+    """Commit and class of a base model's checkpoint; the class is unknown where its config is not at hand.
+
+    The config is downloaded only for formats that need the base model.
+    """
+    own_class = None
+    with contextlib.suppress(ModelError):
+        config = model.config_of(spec, here_only=needs_base == "none")
+        own_class = model.own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
+    return Checkpoint(revision=spec.revision, own_class=own_class or "")
 
 
 def _config_beside(folder: Path) -> Mapping[str, Any]:

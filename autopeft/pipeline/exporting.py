@@ -13,8 +13,8 @@ from typing import cast
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.pipeline.export_base import DTYPES, with_base
+from autopeft.extension import Exporter, ExportSource, TrainingFacts, discover
+from autopeft.pipeline.export_base import DTYPES, checkpoint_of, with_base
 from autopeft.records import ModelSpec, PlanDocument, resume_command
 from autopeft.store import RunDir, read_plan, refuse_files
 
@@ -66,7 +66,7 @@ def export(request: ExportRequest) -> Export:
     with model.quiet_libraries():
         folder, document = _locate(request)
         files = adapters.read_configs(folder)
-        source, spec = _read(files, document, request)
+        source, spec = _read(files, document, request, needs_base=exporter.needs_base)
         notes: list[str] = []
         if not exporter.problems(source):
             notes += _check_fit(files, source, spec, folder=folder, needs_base=exporter.needs_base)
@@ -116,7 +116,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
 
 
 def _read(
-    files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest
+    files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest, *, needs_base: str
 ) -> tuple[ExportSource, ModelSpec]:
     """The configs with their weights, and the base model that they adapt."""
     for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
@@ -134,16 +134,30 @@ def _read(
     source = ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
-        revision=spec.revision,
+        checkpoint=checkpoint_of(spec, configs, needs_base=needs_base),
         task_type=adapters.task_name(forward),
         head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
         weights=weights,
-        learning_rate=None if document is None else adapters.common_learning_rate(document.plan),
+        training=TrainingFacts() if document is None else _training_facts(document, spec),
         rank=request.rank,
         energy=request.energy,
         dtype=request.dtype,
     )
     return source, spec
+
+
+def _training_facts(document: PlanDocument, spec: ModelSpec) -> TrainingFacts:
+    """What a plan file says of a full training run."""
+    task = document.task
+    return TrainingFacts(
+        learning_rate=adapters.common_learning_rate(document.plan),
+        batch_size=task.batch_size,
+        epochs=task.epochs,
+        max_steps=task.max_steps,
+        max_length=task.max_length,
+        seed=document.seed,
+        quantize=spec.quantize,
+    )
 
 
 def _check_fit(

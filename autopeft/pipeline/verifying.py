@@ -96,8 +96,8 @@ def verify(request: VerifyRequest) -> Verification:
     discover("autopeft.methods")  # a method may register its own type with `peft`
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
-    default = tolerance_of(path if MERGED in readers else None)
-    tolerance = default if request.tolerance is None else request.tolerance
+    tolerance = request.tolerance
+    tolerance = tolerance_of(path if MERGED in readers else None) if tolerance is None else tolerance
     reference = reference_of(path, request.run)
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
@@ -157,10 +157,9 @@ def _base_spec(files: Sequence[ConfigFile], prepared: Prepared, request: VerifyR
     if config is None or request.model_id is not None:
         return used
     source, named = model.resolve(used)[0], config.base_model_name_or_path
-    if source.endswith(".gguf") and named == str(Path(source).parent):  # as `peft` guesses it
-        return used
-    revision = config.revision or (used.revision if named == source else None)
-    return ModelSpec(id=config.base_model_name_or_path, revision=revision, quantize=used.quantize)
+    if named == source or (source.endswith(".gguf") and named == str(Path(source).parent)):  # peft's guess
+        return used.model_copy(update={"revision": config.revision or used.revision})
+    return ModelSpec(id=named, revision=config.revision, quantize=used.quantize)
 
 
 def _load(
@@ -175,7 +174,8 @@ def _load(
     """The model as a reader loads it, the modules that its entries match, and what matches nothing."""
     if reader == MERGED:
         return _load_base(ModelSpec(id=str(path)), prepared).module, (), ()
-    base = _load_base(_base_spec(files, prepared, request), prepared)
+    written = adapters.auto_class_of([file.config for file in files])
+    base = _load_base(_base_spec(files, prepared, request), prepared, written)
     matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
     lost = tuple(
         f"{match.field} names {match.entry}, which is not there" for match in matches if not match.modules
@@ -190,10 +190,10 @@ def _load(
     return adapted, matches, (*lost, *faults)
 
 
-def _load_base(spec: ModelSpec, prepared: Prepared) -> BaseModel:
+def _load_base(spec: ModelSpec, prepared: Prepared, auto_class: str | None = None) -> BaseModel:
     return model.load(
         spec,
-        auto_class=prepared.task.auto_class,
+        auto_class=auto_class or prepared.task.auto_class,
         label_names=prepared.data.label_names,
         needs_tokenizer=False,
         device=str(prepared.base.device),

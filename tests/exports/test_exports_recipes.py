@@ -18,7 +18,7 @@ from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import axolotl, llama_factory, trl
-from autopeft.extension import ExportSource, discover
+from autopeft.extension import Checkpoint, ExportSource, TrainingFacts, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
@@ -35,7 +35,7 @@ def source_of(base, plan, **settings):
         "base_model": "toy/llama",
         "task_type": "CAUSAL_LM",
         "head": base.head_names,
-        "learning_rate": 3e-3,
+        "training": TrainingFacts(learning_rate=3e-3),
     }
     return ExportSource(
         configs=compile_plan(plan, METHODS).configs, base=base.module, **{**about, **settings}
@@ -129,7 +129,7 @@ def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_pat
         base_model="x",
         task_type="CAUSAL_LM",
         base=language_model.module,
-        learning_rate=1e-3,
+        training=TrainingFacts(learning_rate=1e-3),
     )
     EXPORTERS[name].export(source, tmp_path / "out")
     (file,) = (tmp_path / "out").iterdir()
@@ -231,7 +231,7 @@ def test_head_alone_adapts_nothing_and_is_refused(name, language_model, make_pla
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_plan, tmp_path):
-    source = source_of(language_model, make_plan(language_model, "lora"), learning_rate=None)
+    source = source_of(language_model, make_plan(language_model, "lora"), training=TrainingFacts())
     notes = EXPORTERS[name].export(source, tmp_path / "out")
     assert "the learning rate is not known; set it" in notes
     (file,) = (tmp_path / "out").iterdir()
@@ -244,3 +244,59 @@ def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model,
     with pytest.raises(SpecError, match=r"reads no GGUF file; pass --model with the model in safetensors"):
         EXPORTERS[name].export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+FACTS = {"batch_size": 8, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
+SAID = {
+    "axolotl": {
+        "micro_batch_size": 8,
+        "num_epochs": 2.5,
+        "sequence_len": 48,
+        "seed": 7,
+        "load_in_4bit": True,
+    },
+    "llama-factory": {
+        **{"per_device_train_batch_size": 8, "num_train_epochs": 2.5, "cutoff_len": 48, "seed": 7},
+        **{"quantization_bit": 4, "model_revision": "abc"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_yaml_says_how_long_to_train_and_on_how_many_bits(name, language_model, make_plan, tmp_path):
+    about = {"training": TrainingFacts(**FACTS), "checkpoint": Checkpoint(revision="abc")}
+    source = source_of(language_model, make_plan(language_model, "lora"), **about)
+    EXPORTERS[name].export(source, tmp_path / "out")
+    (file,) = (tmp_path / "out").iterdir()
+    content = read_yaml(file)
+    assert {key: content[key] for key in SAID[name]} == SAID[name]
+    documented = {"axolotl": axolotl, "llama-factory": llama_factory}[name].DOCUMENTED_KEYS
+    assert set(content) <= set(documented)
+
+
+def test_steps_override_epochs_which_trainers_have_a_default_for(language_model, make_plan, tmp_path):
+    facts = TrainingFacts(max_steps=30, epochs=2.0)
+    source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
+    EXPORTERS["axolotl"].export(source, tmp_path / "out")
+    content = read_yaml(tmp_path / "out" / "axolotl.yaml")
+    assert content["max_steps"] == 30 and "num_epochs" not in content
+
+
+def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan, tmp_path):
+    about = {"training": TrainingFacts(**FACTS), "checkpoint": Checkpoint(revision="abc")}
+    source = source_of(language_model, make_plan(language_model, "lora"), **about)
+    EXPORTERS["trl"].export(source, tmp_path / "out")
+    read = runpy.run_path(str(tmp_path / "out" / "train.py"))
+    assert read["LOADING"]["revision"] == "abc"
+    assert read["LOADING"]["quantization_config"].bnb_4bit_quant_type == "nf4"
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **read["SETTINGS"])
+    assert (arguments.per_device_train_batch_size, arguments.num_train_epochs) == (8, 2.5)
+    assert (arguments.max_length, arguments.seed) == (48, 7)
+
+
+@pytest.mark.parametrize("name", ["axolotl", "llama-factory"])
+def test_loader_of_a_class_with_images_is_refused(name, language_model, make_plan, tmp_path):
+    about = {"checkpoint": Checkpoint(own_class="Qwen3_5ForConditionalGeneration")}
+    source = source_of(language_model, make_plan(language_model, "lora"), **about)
+    with pytest.raises(SpecError, match="it loads Qwen3_5ForConditionalGeneration, of which the modules"):
+        EXPORTERS[name].export(source, tmp_path / "out")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from autopeft.adapters import compile_plan
 from autopeft.cli.app import app
 from autopeft.exports import read_weights
-from autopeft.extension import ExportSource, discover
+from autopeft.extension import ExportSource, TrainingFacts, discover
 from autopeft.model import save_weights
 
 METHODS = discover("autopeft.methods")
@@ -74,7 +74,7 @@ def trained(base, plan, folder, *, seed=0):
         weights=tuple(map(read_weights, folders)),
         base=copy.deepcopy(raw),
         tokenizer=base.tokenizer,
-        learning_rate=1e-3,
+        training=TrainingFacts(learning_rate=1e-3),
     )
     return Trained(source=source, logits=logits, raw=raw, folder=folder)
 

@@ -31,7 +31,7 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     with fresh_folder(out) as fresh:
         for index, (config, name) in enumerate(zip(configs, names, strict=True)):
             folder = fresh / name if len(names) > 1 else fresh
-            config.base_model_name_or_path, config.revision = source.base_model, source.revision
+            config.base_model_name_or_path, config.revision = source.base_model, source.checkpoint.revision
             config.save_pretrained(str(folder))  # which makes the folder
             if source.weights:
                 save_tensors(source.weights[index], folder / "adapter_model.safetensors")

@@ -15,9 +15,22 @@ from autopeft.train import WARMUP_SHARE
 
 def schedule(source: ExportSource, *, scheduler_key: str, warmup_key: str) -> dict[str, Any]:
     """The learning rate where it is known, and the schedule of a search, under a trainer's keys."""
-    rate = {} if source.learning_rate is None else {"learning_rate": source.learning_rate}
+    known = source.training.learning_rate
+    rate = {} if known is None else {"learning_rate": known}
     settings = {scheduler_key: "linear", warmup_key: WARMUP_SHARE, "weight_decay": 0.0, "max_grad_norm": 1.0}
     return {**rate, **settings}
+
+
+def length(source: ExportSource, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Batch size, length of a run and of its examples, and the seed, as far as known, by a trainer's keys.
+
+    Steps override epochs, and trainers have a default for these.
+    """
+    known = vars(source.training)
+    names = [name for name in keys if known[name] is not None]
+    if known["max_steps"] is not None and "epochs" in names:
+        names.remove("epochs")
+    return {keys[name]: plain(known[name]) for name in names}
 
 
 def lora_settings(config: PeftConfig, keys: Mapping[str, str]) -> dict[str, Any]:
@@ -54,6 +67,8 @@ def lora_recipe_problems(
         further: Gives the problems of the config that only this trainer has.
     """
     problems = (*not_lora(source.configs), *recipe_problems(source))
+    if source.checkpoint.own_class:
+        problems += (f"it loads {source.checkpoint.own_class}, of which the modules have other names",)
     if problems:
         return problems
     (config,) = source.configs
@@ -65,7 +80,7 @@ def lora_recipe_problems(
 
 def rate_note(source: ExportSource) -> tuple[str, ...]:
     """The remark that a learning rate is missing."""
-    return () if source.learning_rate else ("the learning rate is not known; set it",)
+    return () if source.training.learning_rate else ("the learning rate is not known; set it",)
 
 
 def plain(value: Any) -> Any:

@@ -98,7 +98,10 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     _check_sites(factors, modules)
     filled = _with_zeros(factors, modules)
     rank = max(down.shape[0] for down, _ in filled.values())
-    tensors = {}
+    tensors, own = {}, source.checkpoint.own
+    if own is not None:
+        names = own_names(source.base, own, sites=filled)
+        filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(own.named_modules())
     for site, (down, up) in sorted(filled.items()):
         extra = rank - down.shape[0]
         tensors[f"{PREFIX}{site}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
@@ -111,9 +114,11 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
         # With the task's type `peft` would look for the head in this adapter.
-        task_type=None if head else source.task_type,
+        task_type=None if head or own is not None else source.task_type,
+        # By this a reader builds the class whose modules are named here.
+        auto_mapping=None if own is None else _mapping_to(own),
         base_model_name_or_path=source.base_model,
-        revision=source.revision,
+        revision=source.checkpoint.revision,
         inference_mode=True,
     )
     config.target_modules = plain_names(filled, modules)  # `peft` would turn an argument into a set
@@ -123,12 +128,38 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
     if len(filled) > len(factors):
         notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
+    if own is not None:
+        notes.append(f"the names of its modules are those of {type(own).__name__}, which servers load")
     if head:
         save_tensors(head, folder / "head.safetensors")
         notes.append(
             "the trained head is in head.safetensors, by the base model's names; servers read LoRA alone"
         )
     return tuple(notes)
+
+
+def own_names(module: nn.Module, own: nn.Module, *, sites: Collection[str]) -> dict[str, str]:
+    """Site of a text model -> its name in the checkpoint's own class, which holds that model as a part.
+
+    Raises:
+        SpecError: The own class has no such part, or several.
+    """
+    prefix = f"{getattr(module, 'base_model_prefix', 'model')}."
+    theirs = {name for name, _ in own.named_modules()}
+    beneath = [name.removeprefix(prefix) for name, _ in module.named_modules() if name.startswith(prefix)]
+    places = [place for place in theirs if all(f"{place}.{name}" in theirs for name in beneath)]
+    others = [site for site in sites if not site.startswith(prefix) and site not in theirs]
+    if len(places) != 1 or others:
+        raise SpecError(
+            f"The checkpoint's own class {type(own).__name__}, which servers load, has no module for "
+            f"{next(iter(others or sites))}; use --to merged."
+        )
+    return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in sites}
+
+
+def _mapping_to(own: nn.Module) -> dict[str, str]:
+    """What `peft` writes of the class of a base model."""
+    return {"base_model_class": type(own).__name__, "parent_library": type(own).__module__}
 
 
 def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
