@@ -46,7 +46,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
     Raises:
         UnknownNameError: No such space, method, option or key.
-        SpecError: The file cannot be read, or none of `only` is in the space.
+        SpecError: The file cannot be read, or `only` leaves nothing of the space.
     """
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     if not is_path and name not in names():
@@ -63,7 +63,14 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
                 f"The search space {name!r} has no method {method!r}; it holds {listed}. "
                 "Choose from these, or another --space (`autopeft spaces` lists them)."
             )
-    return space.only(arm for arm in space.arms if not only or methods_of[arm] <= set(only))
+    kept = [arm for arm in space.arms if not only or methods_of[arm] <= set(only)]
+    if not kept:
+        mixes = "; ".join(" + ".join(sorted(methods)) for methods in methods_of.values())
+        raise SpecError(
+            f"The search space {name!r} has no plan of {', '.join(only)} alone; it mixes {mixes}. "
+            "Name all methods of a mix, or choose another --space."
+        )
+    return space.only(kept)
 
 
 def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autopeft.errors import SpecError
 from autopeft.store.files import sha256_of, sync_folder, write_text
+from autopeft.store.folders import follow_umask
 
 _FILE = "checksums.json"
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that may be written
@@ -18,6 +19,7 @@ _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that m
 
 def seal_folder(folder: Path) -> None:
     """Write the SHA-256 of tensors, configs and their order to `checksums.json`, and sync all files."""
+    follow_umask(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
     for path in paths:
         with path.open(_SYNCED) as stream:

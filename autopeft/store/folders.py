@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     try:
         fresh.mkdir(parents=True)
         yield fresh
+        follow_umask(fresh)
         if out.exists():
             out.rmdir()
         fresh.rename(out)
@@ -49,3 +51,13 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             reason = getattr(error, "strerror", None) or error
             raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
         raise
+
+
+def follow_umask(folder: Path) -> None:
+    """Let others read tensors as they read other new files; safetensors writes them for this user alone."""
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)

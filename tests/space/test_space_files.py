@@ -197,3 +197,8 @@ def test_a_filter_keeps_the_methods_named() -> None:
 def test_a_filter_for_an_absent_method_is_refused(only: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         load("lora_only", known_methods=METHODS, only=(only,))
+
+
+def test_half_of_a_mix_is_refused_with_the_mix():
+    with pytest.raises(SpecError, match=r"no plan of bottleneck alone; it mixes bottleneck \+ .*Name all"):
+        load("autopeft_tacl", known_methods=METHODS, only=("bottleneck",))
