@@ -81,7 +81,7 @@ def verify(
 
 @app.command()
 def push(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, or folder that `train` wrote.")],
     repo: Annotated[str, typer.Argument(help="Repository on the hub: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[
@@ -94,7 +94,7 @@ def push(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Upload the confirmed adapter of a run to the hub, with its model card and tokenizer."""
+    """Upload a trained adapter to the hub, of a run or of `train`, with its model card and tokenizer."""
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
             from autopeft import pipeline

@@ -15,7 +15,7 @@ from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
-from autopeft.records import IN_MEMORY, SearchFacts, SearchResult
+from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
 from autopeft.store import seal_folder, write_bytes, write_text
 
@@ -25,6 +25,8 @@ _PROBLEM_TYPES = {
     "classes": "multi_label_classification",
     "number": "regression",
 }
+
+TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,22 @@ def write_card(
     write_text(folder / "README.md", report.model_card(result, facts, words))
 
 
-def _own_class(result: SearchResult, auto_class: str) -> str:
+def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
+    """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
+    words = part_words(trained)
+    configs = compile_plan(trained.best, discover("autopeft.methods")).configs or (model.head_only_config(),)
+    facts = CardFacts(
+        base_model=base_model or hub_base(trained.setting),
+        dataset=_not_here(trained.spec.data.source),
+        peft_types=tuple(dict.fromkeys(adapters.type_name(config).lower() for config in configs)),
+        seed=trained.measurement.fidelity.seed,
+        folder=at,
+        own_class=_own_class(trained, words.auto_class),
+    )
+    write_text(folder / "README.md", report.trained_card(trained, facts, words))
+
+
+def _own_class(result: SearchResult | TrainedPlan, auto_class: str) -> str:
     """The class that the base model's config names if the adapter does not fit it; empty if it does."""
     spec = result.spec.model
     try:

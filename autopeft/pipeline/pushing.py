@@ -1,11 +1,14 @@
-"""`push`: upload the confirmed adapter of a run to the hub."""
+"""`push`: upload the confirmed adapter of a run, or that of `train`, to the hub."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -13,17 +16,21 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
-from autopeft.pipeline.hub_folder import hub_base, name_base, write_card
-from autopeft.records import DataSpec, resume_command
-from autopeft.store import RunDir, read_plan, write_plan
+from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
+from autopeft.records import DataSpec, SearchResult, TrainedPlan, from_json, resume_command
+from autopeft.store import RunDir, damaged, read_plan, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 
 
+# The folder of the weights, what is known of them, and what writes their card for a base model into a folder.
+_Source: TypeAlias = tuple[Path, SearchResult | TrainedPlan, Callable[[Path, str], None]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PushRequest:
-    """Which run to push to which repository of the hub.
+    """Which run, or folder that `train` wrote, to push to which repository of the hub.
 
     `base_model` is the base model's id on the hub, for a run that loaded it from a folder. A `dry_run`
     uploads nothing. `overwrite` allows a repository that exists.
@@ -48,7 +55,7 @@ class Pushed:
 
 
 def push(request: PushRequest) -> Pushed:
-    """Upload `best/weights` with its model card; a repository that exists is kept unless told otherwise.
+    """Upload trained weights with their model card; a repository that exists is kept unless told otherwise.
 
     Raises:
         SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
@@ -59,12 +66,7 @@ def push(request: PushRequest) -> Pushed:
         validate_repo_id(request.repo)
     except HFValidationError as error:
         raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
-    run = RunDir.open(request.run)
-    weights = run.best / "weights"
-    if not weights.is_dir():
-        words = resume_command(run.read_spec(), run.path)
-        raise RunDirError(f"{request.run} has no confirmed weights; confirm its plan with: {words}")
-    result = run.load_result()
+    weights, result, write = _trained(request) or _confirmed(request)
     base_model = request.base_model or hub_base(result.setting)
     if base_model is None:
         raise SpecError(
@@ -73,7 +75,8 @@ def push(request: PushRequest) -> Pushed:
         )
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
-        write_card(folder, result, seed=confirmed_seed(run), repo=request.repo, base_model=base_model)
+        (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
+        write(folder, base_model)
         is_known = hub_base(result.setting) == base_model
         revision = result.spec.model.revision if is_known else None
         name_base(folder, base_model, revision=revision)
@@ -88,6 +91,36 @@ def push(request: PushRequest) -> Pushed:
         }
         url = None if request.dry_run else _upload(folder, request)
     return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
+
+
+def _confirmed(request: PushRequest) -> _Source:
+    run = RunDir.open(request.run)
+    weights = run.best / "weights"
+    if not weights.is_dir():
+        words = resume_command(run.read_spec(), run.path)
+        raise RunDirError(f"{request.run} has no confirmed weights; confirm its plan with: {words}")
+    result, seed = run.load_result(), confirmed_seed(run)
+
+    def write(folder: Path, base_model: str) -> None:
+        write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
+
+    return weights, result, write
+
+
+def _trained(request: PushRequest) -> _Source | None:
+    """The folder that `train` wrote; None for a run."""
+    path = request.run / TRAINED
+    if not path.is_file():
+        return None
+    try:
+        trained = from_json(TrainedPlan, json.loads(path.read_bytes()))
+    except ValueError as error:  # of JSON, or of the record
+        raise damaged(path, remedy="train the plan again") from error
+
+    def write(folder: Path, base_model: str) -> None:
+        write_trained_card(folder, trained, at=request.repo, base_model=base_model)
+
+    return request.run, trained, write
 
 
 def _upload(folder: Path, request: PushRequest) -> str:

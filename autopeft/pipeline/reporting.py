@@ -10,7 +10,7 @@ from autopeft.errors import AutopeftError
 from autopeft.extension import discover, metric_facts, text_form
 from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes
+from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes, TrainedPlan
 from autopeft.report import PartWords, WeightFolders
 from autopeft.store import RunDir, write_text
 
@@ -37,7 +37,7 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     return results
 
 
-def part_words(result: SearchResult) -> PartWords:
+def part_words(result: SearchResult | TrainedPlan) -> PartWords:
     """Names of the installed methods, the class of the base model, how the best plan's weights load."""
     setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.

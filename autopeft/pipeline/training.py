@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from autopeft.adapters import check_plan
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
+from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
-from autopeft.pipeline.hub_folder import write_loading_files
+from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
 from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.reporting import setting_of
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -23,6 +26,8 @@ from autopeft.records import (
     RunSpec,
     SearchSpec,
     Status,
+    TrainedPlan,
+    to_json,
 )
 from autopeft.store import (
     fresh_folder,
@@ -104,6 +109,15 @@ def train_plan(
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
         write_text(fresh / "training.json", training_json(measurement, measured_forgetting))
         write_loading_files(fresh, prepared)
+        known = TrainedPlan(
+            spec=prepared.spec,
+            setting=setting_of(prepared, {}),
+            best=document.plan,
+            measurement=replace(measurement, example_scores=()),
+            environment=environment(prepared.base, prepared.spec.execution),
+        )
+        write_text(fresh / TRAINED, json.dumps(to_json(known), indent=2) + "\n")
+        write_trained_card(fresh, known, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,

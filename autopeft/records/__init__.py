@@ -47,6 +47,7 @@ from autopeft.records.results import (
     Sensitivity,
     SiteScores,
     SplitSizes,
+    TrainedPlan,
     Verdict,
 )
 from autopeft.records.spec import (
@@ -130,6 +131,7 @@ __all__ = [
     "SplitSizes",
     "Status",
     "TaskSpec",
+    "TrainedPlan",
     "Verdict",
     "digest_of",
     "from_json",

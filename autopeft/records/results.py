@@ -337,3 +337,14 @@ class SearchResult(Outcome):
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
     forgetting: Forgetting | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPlan:
+    """A plan that `train` trained in full, and what its model card says of it."""
+
+    spec: RunSpec
+    setting: SearchFacts
+    best: Plan
+    measurement: Measurement
+    environment: dict[str, str] = field(default_factory=dict)

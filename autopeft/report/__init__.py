@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from autopeft.records import SearchResult
-from autopeft.report.card import CHART, CardFacts, hub_id, model_card
+from autopeft.report.card import CHART, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.charts import Sheet, png_of
 from autopeft.report.drawing import Drawing
 from autopeft.report.forgetting import forgetting_json, forgetting_line
@@ -62,6 +62,7 @@ __all__ = [
     "short_html",
     "short_text",
     "summary_of",
+    "trained_card",
     "trials_csv",
     "trials_schema",
     "write",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report.measured import on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
@@ -52,10 +52,32 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     `peft` keeps text, results and pipeline of the card when it saves an adapter into the same folder. It sets
     the tags and the base model anew.
     """
-    return f"---\n{_metadata(result, facts).to_yaml()}\n---\n\n{_body(result, facts, words)}"
+    metadata = _metadata(result, facts, _eval_results(result, facts))
+    return f"---\n{metadata.to_yaml()}\n---\n\n{_body(result, facts, words)}"
 
 
-def _metadata(result: SearchResult, facts: CardFacts) -> ModelCardData:
+def trained_card(trained: TrainedPlan, facts: CardFacts, words: PartWords) -> str:
+    """The README.md of an adapter that `train` wrote, with its score on the confirm split."""
+    setting, measured = trained.setting, trained.measurement
+    assert measured.metric is not None, "the plan was trained and evaluated"
+    value = _eval_result(setting, facts, split=measured.fidelity.split, value=measured.metric)
+    context = {
+        **_common(trained, facts, words),
+        "plan": plan_words(trained.best, words.labels),
+        "params": trained.best.trainable_params,
+        "learning_rate": trained.best.learning_rate,
+        "score": metric(measured.metric, words.metric_is_share),
+        "split": measured.fidelity.split,
+        "steps": measured.fidelity.train_steps,
+        "took": duration(measured.train_seconds),
+    }
+    metadata = _metadata(trained, facts, (value,)).to_yaml()
+    return f"---\n{metadata}\n---\n\n{render('trained_card.md', **context)}"
+
+
+def _metadata(
+    result: SearchResult | TrainedPlan, facts: CardFacts, results: Iterable[EvalResult]
+) -> ModelCardData:
     setting = result.setting
     tags = [*facts.peft_types, "autopeft", "transformers"]
     tags += [f"base_model:adapter:{facts.base_model}"] if facts.base_model else []
@@ -68,7 +90,7 @@ def _metadata(result: SearchResult, facts: CardFacts) -> ModelCardData:
         datasets=[facts.dataset] if facts.dataset else None,
         metrics=[setting.metric],
         model_name=_title(result, facts),
-        eval_results=list(_eval_results(result, facts)),
+        eval_results=list(results),
     )
 
 
@@ -79,52 +101,57 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
         record = record_of(records, result.best, name="best")
         if record is not None:
             value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
-            yield EvalResult(
-                task_type=setting.task,
-                task_name=setting.task.replace("-", " ").capitalize(),
-                dataset_type=facts.dataset or "custom",
-                dataset_name=_last(setting.data),
-                dataset_split=split,
-                metric_type=setting.metric,
-                metric_name=setting.metric,
-                metric_value=value,
-            )
+            yield _eval_result(setting, facts, split=split, value=value)
             return
 
 
+def _eval_result(setting: SearchFacts, facts: CardFacts, *, split: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type=setting.task,
+        task_name=setting.task.replace("-", " ").capitalize(),
+        dataset_type=facts.dataset or "custom",
+        dataset_name=_last(setting.data),
+        dataset_split=split,
+        metric_type=setting.metric,
+        metric_name=setting.metric,
+        metric_value=value,
+    )
+
+
 def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
-    setting, environment = result.setting, result.environment
     by_split = {"confirm": result.confirmations, "test": result.test}
     by_split = {split: records for split, records in by_split.items() if records}
     confirmed = record_of(result.confirmations, result.best, name="best")
-    base = facts.base_model
     context: dict[str, Any] = {
-        "title": _title(result, facts),
+        **_common(result, facts, words),
         "verdict": result.verdict.sentence,
         "plan": plan_words(result.best, words.labels, head=no_adapters(result)),
-        "base_link": f"[{base}](https://huggingface.co/{base})" if base else _last(setting.base_model),
         "best": result_json(result, "complete")["best"],
-        "setting": setting,
         "splits": tuple(by_split),
         "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
         "over": _over(len(confirmed.seeds) if confirmed else 0),
         "where": [on_split(result, split) for split in by_split],
         "steps": confirm_steps(result),
-        "seed": facts.seed,
         "chart": facts.chart,
         "chart_file": CHART,
-        "lines": python_lines(
-            result,
-            words,
-            folder=facts.folder,
-            source=facts.base_model,
-        ),
-        "auto_class": words.auto_class,
-        "own_class": facts.own_class,
         "cost": duration(result.cost.total_seconds),
-        "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }
     return render("model_card.md", **context)
+
+
+def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWords) -> dict[str, Any]:
+    """What the cards of a run and of a trained plan both say."""
+    base, setting, environment = facts.base_model, result.setting, result.environment
+    return {
+        "title": _title(result, facts),
+        "base_link": f"[{base}](https://huggingface.co/{base})" if base else _last(setting.base_model),
+        "setting": setting,
+        "seed": facts.seed,
+        "lines": python_lines(result, words, folder=facts.folder, source=facts.base_model),
+        "auto_class": words.auto_class,
+        "own_class": facts.own_class,
+        "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
+    }
 
 
 def _over(n_seeds: int) -> str:
@@ -153,7 +180,7 @@ def _rows(
         yield {"name": ", ".join(called), "plan": plan, "cells": cells}
 
 
-def _title(result: SearchResult, facts: CardFacts) -> str:
+def _title(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:
     """Base model and data, without the folders of a path."""
     return f"{_last(facts.base_model or result.setting.base_model)} adapted to {_last(result.setting.data)}"
 

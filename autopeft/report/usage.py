@@ -6,7 +6,7 @@ import json
 from pathlib import PurePath
 from typing import Any
 
-from autopeft.records import IN_MEMORY, QUANTISED, SearchResult
+from autopeft.records import IN_MEMORY, QUANTISED, SearchResult, TrainedPlan
 from autopeft.report.rendering import render
 from autopeft.report.words import PartWords
 
@@ -15,7 +15,7 @@ _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an
 
 
 def python_lines(
-    result: SearchResult,
+    result: SearchResult | TrainedPlan,
     words: PartWords,
     *,
     folder: str = BEST_WEIGHTS,
@@ -24,9 +24,9 @@ def python_lines(
     """Lines to paste that load the confirmed adapter, by default in the folder of the run.
 
     Args:
-        result: A search with a confirmation.
+        result: A search with a confirmation, or a plan that was trained.
         words: The class that loads the task's base model, and how the weights lie in their folder.
-        folder: Where the adapter lies, or its id on the hub.
+        folder: Where the adapter lies (`best/weights`, or from `./` on), or its id on the hub.
         source: Where to load the base model from; None is where the run did.
     """
     auto_class, weights = words.auto_class, words.weights
@@ -37,7 +37,7 @@ def python_lines(
     reads_images = auto_class == _IMAGE_CLASS
     return render(
         "load_adapter.py",
-        is_on_hub=folder != BEST_WEIGHTS,
+        is_on_hub=folder != BEST_WEIGHTS and not folder.startswith("./"),
         is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
         auto_class=auto_class,
@@ -54,7 +54,7 @@ def python_lines(
     )
 
 
-def _quantisation(result: SearchResult) -> dict[str, str]:
+def _quantisation(result: SearchResult | TrainedPlan) -> dict[str, str]:
     """Arguments of the quantisation that the adapter was trained on, as code; empty if there was none."""
     bits = result.spec.model.quantize
     if bits == "none":

@@ -251,3 +251,35 @@ def test_run_without_confirmed_weights_has_nothing_to_push(run, tmp_path):
     shutil.rmtree(bare / "best/weights")
     refused(push(bare, "me/new"), 2, "no confirmed weights", "--resume")
     assert RunDir.open(bare).load_result().confirmations
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "adapter"
+    train_plan(run / "best", out=out)
+    return out
+
+
+def test_card_of_train_has_its_score_and_lines_that_load_it(trained, monkeypatch):
+    card = ModelCard.load(trained / "README.md")
+    (result,) = card.data.eval_results
+    measured = json.loads((trained / "training.json").read_text())
+    assert (result.dataset_split, result.metric_value) == ("confirm", measured["metric"])
+    assert card.data.library_name == "peft"
+    monkeypatch.chdir(trained.parent)
+    lines: dict = {}
+    exec(lines_of(card.content), lines)
+    model, tokenizer = lines["model"], lines["tokenizer"]
+    logits = model(**tokenizer(["a film"], return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] in LABEL_NAMES
+
+
+def test_folder_of_train_is_pushed_without_paths_of_this_machine(trained, run, hub):
+    refused(push(trained, "me/other"), 2, "--base-model")
+    result = push(trained, "me/other", "--base-model", "org/tiny-bert")
+    assert result.exit_code == 0, result.output
+    files = hub.repositories["me/other"]
+    assert {"README.md", "adapter_model.safetensors", "config.json", "plan.yaml"} <= set(files)
+    assert [name for name, content in files.items() if b"/pytest-" in content] == []
+    assert 'from_pretrained(base_model, "me/other")' in files["README.md"].decode()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"
