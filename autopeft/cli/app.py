@@ -167,7 +167,7 @@ app.add_typer(sizing.app)
         "data": "Dataset in place of the plan's, with the columns that the plan names.",
         "seed": "Seed in place of the plan's.",
         "forgetting": None,
-        "device": None,
+        "device": "Torch device: cpu, cuda, cuda:1 or mps. Default: a GPU, if there is one.",
         "dtype": None,
         "memory": None,
         "micro_batch_tokens": None,
@@ -188,6 +188,7 @@ def train(
         with heavy_imports():
             from autopeft import pipeline
             from autopeft import report as reports
+            from autopeft.report.words import metric as metric_words
 
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
@@ -212,7 +213,8 @@ def train(
             print_json({**answer, **forgot})
         else:
             # A language model's metric may be its loss.
-            metric = "" if trained.metric == "loss" else f"{trained.metric} {measurement.metric:.4f} and "
+            score = metric_words(measurement.metric, trained.is_share)
+            metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
             print(f"{metric}loss {measurement.loss:.4f} on the confirm split")
             if forgetting is not None:
                 print(reports.forgetting_line(forgetting))

@@ -99,7 +99,9 @@ def _spent(seconds: float, price: float | None) -> str:
     """Time as low to high, and what it costs."""
     low, _, high = (share * seconds for share in TIME_SPAN)
     words = f"{duration(low)} to {duration(high)}"
-    return words if price is None else f"{words} ({price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
+    return (
+        words if price is None else f"{words} (price {price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
+    )
 
 
 def _limits(limits: Limits, step: Step) -> Iterator[str]:

@@ -111,8 +111,11 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     )
     if preview.least_differences is not None:
         low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)
-        n_examples = f"{preview.n_confirm:,} confirm examples"
-        yield "verdict", f"can tell plans apart that differ by {low} to {high} points or more; {n_examples}"
+        yield (
+            "verdict",
+            f"can tell plans apart that differ by {low} to {high} points or more, from the "
+            f"{preview.n_confirm:,} confirm examples alone; the variance between seeds adds to it",
+        )
     if text is not None:
         yield "forgetting", f"{_n(text.n_blocks, 'block')} of {text.block_tokens} tokens of {text.name}"
 

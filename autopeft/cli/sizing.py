@@ -73,7 +73,7 @@ def estimate(
         int | None, typer.Option(help="Tokens of each row. Default 1024, or what the model takes.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="auto, bfloat16 or float32. Default bfloat16; the faster on cpu.")
+        str, typer.Option(help="bfloat16 or float32; auto is bfloat16, and on cpu the faster of both.")
     ] = "auto",
     quantize: Annotated[
         str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")

@@ -11,17 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from autopeft.records import train_command
+from autopeft.records import confirm_command, train_command
 from autopeft.report import (
     PartWords,
     answer_of,
+    confirm_steps,
     did_it_help,
     edge_sentence,
+    error_over,
     forgetting_line,
     rate_words,
     summary_of,
 )
-from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, plus_minus
+from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, minuses, plus_minus
 
 if TYPE_CHECKING:
     from autopeft.records import Confirmation, Cost, Plan, SearchResult
@@ -46,11 +48,13 @@ def print_result(result: SearchResult, path: Path) -> None:
         out.print(_beside(name, " ".join(sentences)))
     out.print()
     out.print(_summary_table(result, words))
+    for sentence in _below(result):
+        out.print(f"[dim]{sentence}[/dim]")
     out.print()
     for sentence in _evidence(result):
-        out.print(escape(sentence))
+        out.print(escape(minuses(sentence)))
     if result.spec.search.objective == "pareto":
-        _print_front(result, out, path)
+        _print_front(result, out, path, is_share=words.metric_is_share)
     _print_files(result, out, path)
 
 
@@ -89,14 +93,23 @@ def _summary_table(result: SearchResult, words: PartWords) -> Table:
     return _table(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), rows)
 
 
+def _below(result: SearchResult) -> Iterator[str]:
+    """What the numbers of the table are."""
+    head, steps = result.setting.head_params, confirm_steps(result)
+    if steps is not None:
+        yield f"± is one standard error over {error_over(result)}; time is that of {steps:,} steps."
+    if head:
+        yield f"Parameters are those of the adapters; every plan trains the head's {head:,} too."
+
+
 def _evidence(result: SearchResult) -> Iterator[str]:
     """The verdict in the words of statistics, and what was seen beside it, one fact a sentence."""
     yield result.verdict.sentence
     yield from filter(None, (*result.sentences, edge_sentence(result)))
     budget, cost, rho = result.setting.budget, result.cost, result.proxy.rank_correlation
     yield (
-        f"Budget {budget.requested} = {budget.max_trainable_params:,} parameters; the head has "
-        f"{result.setting.head_params:,} beside it. Learning rate {rate_words(result.best, result)}."
+        f"Budget {budget.requested} = {budget.max_trainable_params:,} parameters. "
+        f"Learning rate {rate_words(result.best, result)}."
     )
     agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
     total = "" if cost.total_full_runs is None else f", all together {cost.total_full_runs:.1f} R"
@@ -119,6 +132,8 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
     verb = "in full" if result.verdict.fidelity == "half" else "again"
     lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"{verb:<7} {command}"]
+    if result.verdict.label == "none":
+        lines.append(f"confirm {confirm_command(result.spec, path / 'run.yaml')}")
     out.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
 
 
@@ -141,12 +156,12 @@ def _in_full_runs(cost: Cost) -> str:
     return f"{cost.full_runs:.1f} R ({seconds}; R = {duration(cost.full_run_seconds)})"
 
 
-def _print_front(result: SearchResult, out: Console, path: Path) -> None:
+def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bool) -> None:
     """Print the Pareto front of loss and parameters, as the search measured it."""
     rows = []
     for measurement in result.front:
-        metric = "–" if measurement.metric is None else f"{measurement.metric:.4f}"
-        rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", metric))
+        score = metric(measurement.metric, is_share)
+        rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", score))
     headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
     text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
     out.print(text, markup=False, soft_wrap=True)

@@ -89,8 +89,10 @@ def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
     worst = min(range(len(rows)), key=lambda i: means[i])
     n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
     _, chance = evidence.divergence_chance(n_diverged, len(rows))
+    score = problem.sign * means[worst]
+    shown = f"{100 * score:.1f} %" if problem.metric.is_share else f"{score:.3f}"
     return (
         f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.name} "
-        f"{problem.sign * means[worst]:.4f}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
+        f"{shown}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
         f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
     )

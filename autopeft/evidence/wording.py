@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -189,8 +190,9 @@ def _difference(interval: Interval, *, metric: MetricFacts, label: str, places: 
     bounds = (interval.mean, interval.low, interval.high)
     if is_turned:
         bounds = (-interval.mean, -interval.high, -interval.low)
+    most = 1.0 if metric.is_share else math.inf  # few seeds of an F1 can give an interval beyond it
     # Adding 0.0 turns -0.0 into 0.0.
-    values = (round(unit.factor * value, places) + 0.0 for value in bounds)
+    values = (round(unit.factor * min(max(value, -most), most), places) + 0.0 for value in bounds)
     mean, low, high = (f"{value:{'+' if is_signed else ''}.{places}f}" for value in values)
     level = f"{interval.level:.0%}".replace("%", " %")
     if metric.greater_is_better:

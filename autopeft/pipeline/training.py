@@ -44,12 +44,13 @@ from autopeft.store import (
 class Trained:
     """A trained plan: its measurement on the confirm split, and the folder of its adapter.
 
-    `metric` is the name of the task's metric. `forgetting` is None without `--forgetting`, or where it could
-    not be measured.
+    `metric` is the name of the task's metric, and `is_share` whether it lies in [0, 1]. `forgetting` is None
+    without `--forgetting`, or where it could not be measured.
     """
 
     measurement: Measurement
     metric: str
+    is_share: bool
     folder: Path
     forgetting: Forgetting | None
 
@@ -121,6 +122,7 @@ def train_plan(
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
+        is_share=prepared.task.is_share,
         folder=target,
         forgetting=measured_forgetting,
     )

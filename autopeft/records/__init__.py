@@ -9,7 +9,13 @@ version, text, settings, metric → spec → commands, plans → results.
 
 from __future__ import annotations
 
-from autopeft.records.commands import repeat_command, resume_command, search_command, train_command
+from autopeft.records.commands import (
+    confirm_command,
+    repeat_command,
+    resume_command,
+    search_command,
+    train_command,
+)
 from autopeft.records.metric import MetricFacts
 from autopeft.records.plans import (
     FLOAT32_BYTES,
@@ -133,6 +139,7 @@ __all__ = [
     "TaskSpec",
     "TrainedPlan",
     "Verdict",
+    "confirm_command",
     "digest_of",
     "from_json",
     "rate",

@@ -98,7 +98,8 @@ class TaskSpec(Topic):
     )
     epochs: float | None = setting(
         None,
-        "Length of a full run in epochs. Default: 3, 1 to 3 for language models, by the size of the data",
+        "Length of a full run in epochs. Default: 3 (demo: 2), 1 to 3 for language models, by the size of "
+        "the data",
         "Full run",
         demo=2.0,
         gt=0,
@@ -138,7 +139,9 @@ class Extent(Topic):
     space: str = setting(
         "default", "Search space: a name that `autopeft spaces` lists, or a YAML file", "Search"
     )
-    trials: int = setting(24, "Proposals to measure", "Search", demo=12, ge=1)
+    trials: int = setting(
+        24, "Proposals to measure, at most; short runs get fewer by --max-cost", "Search", demo=12, ge=1
+    )
     max_time_seconds: float | None = setting(
         None, "Stop after this time, such as 90s, 8m or 2h", "Search", short="max_time", demo=450.0, gt=0
     )
@@ -203,7 +206,10 @@ class LimitSpec(Topic):
         ge=1,
     )
     max_adapter_bytes: int | None = _limit(
-        None, "Size of the adapter's file, at most, such as 5MB", short="max_adapter_size", ge=1
+        None,
+        "Size of the adapter's file, head included, at most, such as 5MB",
+        short="max_adapter_size",
+        ge=1,
     )
 
 
@@ -215,7 +221,13 @@ class ConfirmSpec(Topic):
         "Length of the confirmation's runs, relative to a full run; auto is what --max-cost pays",
         short="confirm",
     )
-    seeds: int = _confirm(5, "Fresh seeds per confirmed plan, at most", short="confirm_seeds", ge=2, le=10)
+    seeds: int = _confirm(
+        5,
+        "Fresh seeds per confirmed plan, at most; the default --max-cost pays for 2",
+        short="confirm_seeds",
+        ge=2,
+        le=10,
+    )
     margin: float | None = _confirm(
         None,
         "Difference of the metric that does not matter. Default: 0.01; 1 % of the baseline's loss or error",

@@ -19,6 +19,7 @@ from autopeft.report.drawing import Drawing
 from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.helped import did_it_help
+from autopeft.report.measured import error_over
 from autopeft.report.page import answer_of, contents, drawn, summary_of
 from autopeft.report.positions import edge_sentence, rate_words
 from autopeft.report.rendering import render
@@ -27,6 +28,7 @@ from autopeft.report.several import several_html
 from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.report.usage import BEST_WEIGHTS
+from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, WeightFolders
 from autopeft.store import write_text
 
@@ -41,9 +43,11 @@ __all__ = [
     "TrialRow",
     "WeightFolders",
     "answer_of",
+    "confirm_steps",
     "did_it_help",
     "edge_sentence",
     "effective_ranks",
+    "error_over",
     "forgetting_json",
     "forgetting_line",
     "heat_svg",

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan
-from autopeft.report.measured import on_split, record_of
+from autopeft.report.measured import error_over, on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
@@ -121,7 +121,6 @@ def _eval_result(setting: SearchFacts, facts: CardFacts, *, split: str, value: f
 def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     by_split = {"confirm": result.confirmations, "test": result.test}
     by_split = {split: records for split, records in by_split.items() if records}
-    confirmed = record_of(result.confirmations, result.best, name="best")
     context: dict[str, Any] = {
         **_common(result, facts, words),
         "verdict": result.verdict.sentence,
@@ -129,7 +128,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "best": result_json(result, "complete")["best"],
         "splits": tuple(by_split),
         "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
-        "over": _over(len(confirmed.seeds) if confirmed else 0),
+        "over": error_over(result),
         "where": [on_split(result, split) for split in by_split],
         "steps": confirm_steps(result),
         "chart": facts.chart,
@@ -152,11 +151,6 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
         "own_class": facts.own_class,
         "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }
-
-
-def _over(n_seeds: int) -> str:
-    """What a standard error is over."""
-    return f"{n_seeds} seeds and the examples" if n_seeds > 1 else "the examples, of one seed"
 
 
 def _rows(

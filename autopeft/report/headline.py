@@ -64,7 +64,9 @@ def headline(result: SearchResult, naming: Naming, rows: Sequence[PlanRow]) -> H
         aside=tuple(filter(None, (says.smaller(), says.head()))),
         use=says.use(),
         cost=says.cost(),
-        sure=tuple(filter(None, (says.settled(), says.cut(), says.failed_default(), says.seeds()))),
+        sure=tuple(
+            filter(None, (says.settled(), says.cut(), says.failed_default(), says.tested(), says.seeds()))
+        ),
     )
 
 
@@ -126,7 +128,7 @@ class _Says:
             return f"{size}, but was not compared."
         tested = {record.plan: record for record in result.test}
         both = best in tested and smallest in tested
-        on_test = f", on the test split {self._compared(tested[best], tested[smallest])}" if both else ""
+        on_test = f", {self._compared(tested[best], tested[smallest])}" if both else ""
         n_seeds = len(theirs.seeds)
         seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
         return (
@@ -134,10 +136,11 @@ class _Says:
         )
 
     def _compared(self, first: Confirmation, second: Confirmation) -> str:
-        """The second score beside the first: `the same`, or `2.9 points lower`."""
+        """The second score beside the first: `the same on the test split`, or `2.9 points lower on …`."""
         gain = (second.metric_mean - first.metric_mean) * self._sign
         gap = difference(abs(gain), self._is_share, signed=False)
-        return "the same" if self._is_nothing(gap) else f"{gap} {self._lower if gain < 0 else self._higher}"
+        words = "the same" if self._is_nothing(gap) else f"{gap} {self._lower if gain < 0 else self._higher}"
+        return f"{words} on the {second.split} split"
 
     def head(self) -> str:
         """What the adapters are worth: the head alone, or the base model as it is."""
@@ -153,10 +156,11 @@ class _Says:
         is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
         before, after = (metric(value, self._is_share) for value in (head.metric_mean, ours.metric_mean))
         if self._is_nothing(gap):
-            return f"Training leaves the {self.result.setting.metric} at {after}."
+            return f"Training leaves the {self.result.setting.metric} at {after} on the {ours.split} split."
         verb = "brings" if is_gain else "worsens"
         sense = "" if self._sign > 0 else " (lower is better)"
-        return f"Training {verb} the {self.result.setting.metric}{sense} from {before} to {after}."
+        name, split = self.result.setting.metric, ours.split
+        return f"Training {verb} the {name}{sense} from {before} to {after} on the {split} split."
 
     def use(self) -> tuple[str, ...]:
         """The plan, its rate, its modules and its size."""
@@ -175,7 +179,9 @@ class _Says:
             n_params = count(self.result.setting.head_params)
             return f"It adapts nothing and trains the output layer (the head) alone, {n_params} parameters."
         share = 100 * plan.trainable_params / self.result.setting.budget.base_params
-        return f"It trains {count(plan.trainable_params)} parameters, {percent(share)} of the base model."
+        n_params, head = count(plan.trainable_params), self.result.setting.head_params
+        beside = f", and the head's {count(head)}" if head else ""
+        return f"It trains {n_params} adapter parameters, {percent(share)} of the base model{beside}."
 
     def _score(self) -> str:
         """The best plan's metric on the test split, else on the confirm split; empty where neither is."""
@@ -234,7 +240,10 @@ class _Says:
         """Whether the difference to the default is settled, in one sentence."""
         verdict = self.result.verdict
         if verdict.label == "none":
-            return "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict."
+            return (
+                "Not at all: short trial runs prove nothing. The same search with --confirm half gives a "
+                "verdict."
+            )
         if verdict.interval_95 is None:
             if not n_rivals(self.result):
                 return "Chosen among learning rates of the default alone, by short trial runs."
@@ -254,6 +263,19 @@ class _Says:
             f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
             f"{self._span(low, high)} than the default (95 % interval{seeds}{half})."
         )
+
+    def tested(self) -> str:
+        """The same difference on the test split, which decides nothing, where no verdict was reached."""
+        best, default = (record_of(self.result.test, p) for p in (self.result.best, self.result.baseline))
+        if self.result.verdict.label != "inconclusive" or best is None or default is None or best == default:
+            return ""
+        gain = (best.metric_mean - default.metric_mean) * self._sign
+        gap = difference(abs(gain), self._is_share, signed=False)
+        name = _capital(self._full(self.result.best))
+        if self._is_nothing(gap):
+            return f"{name} scored the same as the default on the test split."
+        direction = self._lower if gain < 0 else self._higher
+        return f"{name} scored {gap} {direction} than the default on the test split."
 
     def cut(self) -> str:
         """That time or cost ended the search before its last rung."""

@@ -20,6 +20,13 @@ def record_of(
     return next(chain(named, (record for record in records if record.plan == plan)), None)
 
 
+def error_over(result: SearchResult) -> str:
+    """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`."""
+    confirmed = record_of(result.confirmations, result.best, name="best")
+    n_seeds = len(confirmed.seeds) if confirmed else 0
+    return f"{n_seeds} seeds and the examples" if n_seeds > 1 else "the examples, of one seed"
+
+
 def examples(result: SearchResult, split: str) -> str:
     """The size of a split: `595`, or `352 of 595` where no more examples were evaluated."""
     size = getattr(result.setting.splits, split)

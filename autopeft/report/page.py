@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from autopeft.records import SearchResult, repeat_command, train_command
+from autopeft.records import SearchResult, confirm_command, repeat_command, train_command
 from autopeft.report import forgetting, maps, measured, usage, view
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
@@ -77,10 +77,14 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
         "confirm_steps": view.confirm_steps(result),
+        "error_over": measured.error_over(result),
+        "n_seeds": max((len(record.seeds) for record in result.confirmations), default=0),
         "is_command": not result.spec.is_in_memory,
         "go_on": (
             train_command(PurePath("best/plan.yaml"), result.spec.model, result.spec.data),
-            repeat_command(result.spec),
+            confirm_command(result.spec, PurePath("run.yaml"))
+            if result.verdict.label == "none"
+            else repeat_command(result.spec),
         ),
         "python_lines": usage.python_lines(result, words),
         "settings": view.settings(result),

@@ -15,7 +15,7 @@ from autopeft.report import words
 _FILTERS = (
     *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
     *(words.gain, words.loss, words.metric, words.percent, words.plus_minus, rate, words.rhos),
-    *(words.last_part, words.megabytes, words.memory, words.tied),
+    *(words.last_part, words.megabytes, words.memory, words.minuses, words.tied),
 )
 
 

@@ -21,7 +21,7 @@ def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
 
 def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict[str, Any]:
     everything = contents(result, words, "complete")
-    kept = ("setting", "is_share", "headline", "summary", "legend", "confirm_steps")
+    kept = ("setting", "is_share", "headline", "summary", "legend", "confirm_steps", "error_over")
     charts, rows = drawn(result, words), everything["summary"]
     best, default = (next(row for row in rows if mark in row.marks) for mark in ("best", "baseline"))
     cost = result.cost

@@ -54,14 +54,14 @@ def plan_words(plan: Plan, labels: Mapping[str, str], *, head: str = HEAD_ALONE)
         >>> plan = Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=4),),
         ...             learning_rate=1e-3, trainable_params=512)
         >>> plan_words(plan, {"lora": "LoRA"}), plan_words(plan, {})
-        ('LoRA r 4 on 1 site', 'lora r 4 on 1 site')
+        ('LoRA r 4 on 1 module', 'lora r 4 on 1 module')
     """
     words = []
     for method, n in Counter(adapter.method for adapter in plan.adapters).items():
         ranks = sorted({a.rank for a in plan.adapters if a.method == method and a.rank})
         span = f" r {ranks[0]}" if ranks else ""
         span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
-        words.append(f"{labels.get(method, method)}{span} on {n:,} site{'s' if n > 1 else ''}")
+        words.append(f"{labels.get(method, method)}{span} on {n:,} module{'s' if n > 1 else ''}")
     return " + ".join(words) or head
 
 
@@ -105,7 +105,8 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
     """A difference of metrics: points with one decimal for a share, else three decimals.
 
-    Other metrics than shares have two digits where three decimals would all be 0.
+    Shares differ by 100 points at most, whatever an interval of few seeds holds. Other metrics have two
+    digits where three decimals would all be 0.
 
     Example:
         >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
@@ -115,15 +116,30 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
         return NOTHING
     sign = "+" if signed else ""
     if is_share:
-        text = f"{100 * value:{sign}.1f} points"
+        text = f"{100 * within_share(value):{sign}.1f} points"
     else:
         text = f"{value:{sign}.{'3f' if round(value, 3) or not value else '1e'}}"
     return minus(text) if value < 0 else text
 
 
+def within_share(difference: float) -> float:
+    """A difference of two shares, which is never beyond ± 1."""
+    return min(max(difference, -1.0), 1.0)
+
+
 def minus(text: str) -> str:
     """The text of a number with a minus sign in place of the hyphen."""
     return text.replace("-", "−", 1)
+
+
+def minuses(sentence: str) -> str:
+    """A sentence whose negative numbers have a minus sign.
+
+    Example:
+        >>> minuses("-1.5 points, 95 % interval -2.0 to 1.0, half-length runs at 1e-3")
+        '−1.5 points, 95 % interval −2.0 to 1.0, half-length runs at 1e-3'
+    """
+    return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
 
 
 def loss(value: float | None) -> str:

@@ -77,7 +77,7 @@ def test_without_a_confirmation_nothing_is_recommended():
     answer = answered("none", 0.0, 0.0, 0.0, confirmations=(), test=())
     assert answer.title.startswith("No verdict yet: the searched LoRA did best in the short trial runs")
     assert answer.sure == (
-        "Not at all: short trial runs prove nothing. A search with --confirm full gives a verdict.",
+        "Not at all: short trial runs prove nothing. The same search with --confirm half gives a verdict.",
     )
     assert answer.sections[0][0] == "What leads so far"
     assert not any("reaches" in sentence for sentence in answer.use)
@@ -90,7 +90,8 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
     smaller, alone = answer.aside
     # 7,296 / 128 = 57; 95.4 - 80.0 = 15.4
     assert smaller == "IA³ trains 57 times fewer parameters and is proven as good, within 1.0 points."
-    assert alone == "Training only the output layer (the head), without adapters, scores 15.4 points lower."
+    start = "Training only the output layer (the head), without adapters, scores"
+    assert alone == f"{start} 15.4 points lower on the confirm split."
     unproven = toy_result()
     unproven = replace(
         unproven,
@@ -98,10 +99,11 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
         verdict=replace(unproven.verdict, smallest_equivalent="unproven"),
     )
     (smaller,) = report.answer_of(unproven, WORDS).aside
-    same = "and scored 1.2 points lower, on the test split the same (3 seeds; not proven to be as good)."
+    lower = "and scored 1.2 points lower on the confirm split"
+    same = f"{lower}, the same on the test split (3 seeds; not proven to be as good)."
     assert smaller.endswith(same)
     untested = report.answer_of(replace(unproven, test=()), WORDS).aside
-    assert untested[0].endswith("and scored 1.2 points lower (3 seeds; not proven to be as good).")
+    assert untested[0].endswith(f"{lower} (3 seeds; not proven to be as good).")
 
 
 def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
@@ -111,9 +113,12 @@ def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
     result = replace(toy_result(), confirmations=(*confirmations, head), **proven)
     smaller, alone = report.answer_of(result, WORDS).aside
     assert smaller == "The head alone adapts nothing and is proven as good, within 1.0 points."
-    assert alone == "Training only the output layer (the head), without adapters, scores the same."
+    start = "Training only the output layer (the head), without adapters, scores"
+    assert alone == f"{start} the same on the confirm split."
     untrained = replace(result, setting=replace(result.setting, head_params=0))
-    assert report.answer_of(untrained, WORDS).aside[-1] == "Training leaves the accuracy at 95.4 %."
+    assert report.answer_of(untrained, WORDS).aside[-1] == (
+        "Training leaves the accuracy at 95.4 % on the confirm split."
+    )
     title = answered("inconclusive", 0.0002, -0.008, 0.016).title
     assert title.startswith("The searched LoRA trains 1.4 times fewer parameters and scored the same as the ")
     assert title.endswith(" default LoRA, which settles nothing.")
@@ -142,7 +147,10 @@ def test_a_lower_loss_is_said_to_be_lower():
         "worse", -0.1, -0.2, -0.05, LOSSES, confirmations=(*confirmations, head), setting=setting, test=()
     )
     assert answer.title == "Keep the default LoRA: the searched LoRA scored 0.100 higher."
-    assert answer.aside[-1] == "Training brings the loss (lower is better) from 2.250 to 1.500."
+    assert (
+        answer.aside[-1]
+        == "Training brings the loss (lower is better) from 2.250 to 1.500 on the confirm split."
+    )
     assert answer.use[1].startswith("It adapts 7 modules: ")
     assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on 500 of the 1,500 rows of the confirm split."
     assert answer.sure[1] == "Worst of its 3 runs on the confirm split: loss 1.504."
@@ -285,3 +293,28 @@ def test_a_default_that_is_kept_since_both_are_as_good_is_settled():
             stopped_by=stopped_by,
         )
         assert report.answer_of(replace(toy_result(), verdict=verdict), WORDS).sure[0].startswith(f"{word}: ")
+
+
+def test_without_a_verdict_the_difference_on_the_test_split_is_told_too():
+    answer = answered("inconclusive", 0.004, -0.008, 0.016)
+    assert answer.sure[1] == "The searched LoRA scored 1.2 points higher than the default on the test split."
+    untested = answered("inconclusive", 0.004, -0.008, 0.016, test=())
+    same = answered("inconclusive", 0.004, -0.008, 0.016, test=toy_confirmations("test", 0.9, 0.9, 0.9))
+    settled = answered("better", 0.014, 0.006, 0.022)
+    assert not [s for answer in (untested, settled) for s in answer.sure if "test split" in s]
+    assert same.sure[1] == "The searched LoRA scored the same as the default on the test split."
+
+
+def test_an_interval_of_a_share_ends_at_100_points():
+    sure = answered("inconclusive", 0.25, -0.749, 1.245).sure[0]
+    assert "may be 74.9 points worse to 100.0 points better than the default" in sure
+    loss = answered("inconclusive", 0.25, -0.749, 1.245, words=LOSSES).sure[0]
+    assert "0.749 worse to 1.245 better" in loss
+
+
+def test_the_heads_parameters_are_told_beside_those_of_the_adapters():
+    result = toy_result()
+    bare = replace(result, setting=replace(result.setting, head_params=0))
+    said = [report.answer_of(seen, WORDS).use[-1] for seen in (result, bare)]
+    start = "It trains 7,296 adapter parameters, 0.59 % of the base model"
+    assert said == [f"{start}, and the head's 390.", f"{start}."]

@@ -254,7 +254,7 @@ def test_margin_of_a_small_loss_is_not_rounded_to_zero(result):
 
 def test_method_that_is_not_installed_keeps_its_name(result):
     text = report.report_md(result, words=PartWords())
-    assert "| lora r 2–13 on 7 sites **best** |" in text and "LoRA r" not in text
+    assert "| lora r 2–13 on 7 modules **best** |" in text and "LoRA r" not in text
 
 
 def test_proxy_rows_are_ordered_by_rung_then_loss(result):
@@ -354,3 +354,25 @@ def test_a_confirmation_that_time_shortened_names_the_length_that_was_run(result
         run = replace(result, spec=spec, verdict=replace(result.verdict, fidelity=used))
         shown.append(dict(settings(run))["confirmation"].partition(",")[0])
     assert shown == ["full", "half (time was short for full)"]
+
+
+def test_one_seed_is_called_one_seed_and_has_no_worst_one(result):
+    single = tuple(replace(r, seeds=r.seeds[:1], metrics=r.metrics[:1]) for r in result.confirmations)
+    for render in (report.report_md, report.report_html):
+        many, one = render(result, words=WORDS), render(replace(result, confirmations=single), words=WORDS)
+        assert "on fresh seeds" in many and "worst seed" in many and "3 seeds and the examples" in many
+        assert "on one fresh seed" in one and "worst seed" not in one
+        assert "± is one standard error over the examples, of one seed" in one
+
+
+def test_a_run_without_a_confirmation_gives_the_command_of_one(result):
+    command = "autopeft search --config run.yaml --confirm half --out again"
+    for render in (report.report_md, report.report_html):
+        assert command in render(_unconfirmed(result), words=WORDS)
+        assert command not in render(result, words=WORDS)
+
+
+def test_negative_numbers_of_a_sentence_have_a_minus_sign(result):
+    verdict = replace(result.verdict, sentence="It differs by -1.5 points (-2.0 to -1.0) at half-length.")
+    page = report.report_md(replace(result, verdict=verdict), words=WORDS)
+    assert "It differs by −1.5 points (−2.0 to −1.0) at half-length." in page

@@ -11,7 +11,7 @@ from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verd
 from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import metric_axis, name_beside, name_points, parameters, point
 from autopeft.report.naming import Group
-from autopeft.report.words import count, difference, metric, minus
+from autopeft.report.words import count, difference, metric, minus, within_share
 
 _Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
 _MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
@@ -125,7 +125,7 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
     """The difference to the baseline with its 95 % interval and the margin; None without an interval."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
-    low, high = verdict.interval_95
+    low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
     reach = 1.2 * max(abs(low), abs(high), verdict.margin)
     scale = 100 if is_share else 1
     with sheet("difference", height=150) as drawn:
