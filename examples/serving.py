@@ -1,4 +1,4 @@
-"""Export the adapter of a run for vLLM and llama.cpp, and check that its outputs are those of the run.
+"""Export the LoRA of a language model for vLLM and llama.cpp, and check that its outputs are the same.
 
 python examples/serving.py reports/RUN lora
 """
@@ -6,8 +6,12 @@ python examples/serving.py reports/RUN lora
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+from pathlib import Path
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 
 
 def main() -> None:
@@ -21,7 +25,10 @@ def main() -> None:
     export = ["export", "--run", asked.run, "--to", "uniform-lora", "--out", asked.out]
     subprocess.run([*autopeft, *export], check=True)
     subprocess.run([*autopeft, "verify", asked.out, "--run", asked.run, "--quiet"], check=True)
-    print(f"vllm serve BASE_MODEL --enable-lora --lora-modules mine={asked.out}")
+    config = json.loads((Path(asked.out) / "adapter_config.json").read_text(encoding="utf-8"))
+    most = min((rank for rank in VLLM_RANKS if rank >= config["r"]), default=config["r"])
+    served = f"--enable-lora --lora-modules mine={asked.out} --max-lora-rank {most}"
+    print(f"vllm serve BASE_MODEL {served}")
 
 
 if __name__ == "__main__":

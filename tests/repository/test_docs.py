@@ -7,7 +7,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import peft
 import pytest
 import typer.main
 from peft import PeftModel
@@ -108,7 +107,7 @@ def test_python_of_the_readme_runs(reviews: Path) -> None:
 
 def test_python_page_runs(reviews: Path, model_dir: Path) -> None:
     page = ROOT / "docs" / "python.md"
-    names: dict[str, object] = {"peft": peft}
+    names: dict[str, object] = {}
     first, *others = blocks(page.read_text(encoding="utf-8"), "python")
     run(first, names, origin=page)
     plan = read_plan(reviews / "reports" / "reviews")
@@ -116,11 +115,6 @@ def test_python_page_runs(reviews: Path, model_dir: Path) -> None:
     adapted = PeftModel.from_pretrained(base, reviews / "trained" / "adapter", is_trainable=True)
     n_trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert n_trained == plan.plan.trainable_params + plan.head_params
-    for code in others:  # the first block leaves the model with an adapter on it
-        names["model"] = names["inputs"]["model"] = fresh_model(model_dir)
+    for code in others:
         run(code, names, origin=page)
     assert isinstance(names["trainable"], PeftModel)
-
-
-def fresh_model(model_dir: Path) -> AutoModelForSequenceClassification:
-    return AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
