@@ -122,7 +122,7 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
     faster = estimated(*wish[:-1], "h200", "--max-steps", 250)
     assert faster["step_seconds"]["expected"] <= step["expected"]
     text = run(*wish, "--max-steps", 250, "--gpu-price", 0.5).stdout
-    assert "A full run of 250 steps" in text
+    assert "A full run of 250 steps" in text and "(price " in text
     assert f"A search may take {n_runs:g} times as long" in text
 
 

@@ -89,3 +89,10 @@ def test_a_space_is_printed_as_its_file():
     result = run("spaces", "lora_only")
     assert result.exit_code == 0 and "schema_version: 1" in result.stdout
     assert "Did you mean 'lora_only'?" in run("spaces", "lora_onyl").stderr
+
+
+def test_the_help_of_a_command_without_workers_or_with_one_default_says_so():
+    train, estimate = run("train", "--help").stdout, run("estimate", "--help").stdout
+    assert "several workers" not in train and "executor" not in train
+    (dtype,) = (line for line in estimate.splitlines() if "--dtype" in line)
+    assert "bfloat16 or float32; auto is bfloat16" in dtype and "Default" not in dtype

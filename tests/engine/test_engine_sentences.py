@@ -53,7 +53,7 @@ def test_worst_seed_comes_with_the_chance_of_divergence() -> None:
     outcome = run(levels(ia3=0.9), seeds=3).outcome
     sentence = sentence_of(outcome, "The worst seed of the best plan")
     (best,) = [c for c in outcome.confirmations if c.name == "best"]
-    assert f"{min(best.metrics):.4f}" in sentence
+    assert f"accuracy {100 * min(best.metrics):.1f} %" in sentence
     # None of n diverged: the 95 % bound solves (1 - p)**n = 0.025.
     bound = 1 - 0.025 ** (1 / len(best.seeds))
     assert f"0 of {len(best.seeds)} seeds diverged" in sentence and f"{100 * bound:.0f} %" in sentence

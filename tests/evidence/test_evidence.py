@@ -253,6 +253,11 @@ def test_other_verdicts_on_losses_speak_in_plain_numbers(mean: float, spread: fl
     assert sentence_on(LOSS, mean, spread) == sentence
 
 
+def test_interval_of_a_share_is_told_up_to_100_points() -> None:
+    share = MetricFacts(name="macro-f1", greater_is_better=True, is_share=True)
+    assert "interval -100.0 to +100.0)" in sentence_on(share, 0.2, 1.5)
+
+
 def test_proven_difference_is_not_rounded_to_zero() -> None:
     assert "interval 0.0002 to 0.0041)" in sentence_on(LOSS, 0.00214, 0.001)
 

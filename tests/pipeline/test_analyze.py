@@ -171,7 +171,7 @@ def test_the_suggestion_is_trained_as_it_lies(flags: tuple[str, ...], tmp_path: 
     plan.write_text(plan.read_text().replace("max_steps: null", "max_steps: 2"))
     done = CliRunner().invoke(app, ["train", "--plan", str(plan), "--out", str(tmp_path / "adapter")])
     assert done.exit_code == 0, done.output
-    assert re.match(r"accuracy \d\.\d+ and loss \d+\.\d+ on the confirm split\n", done.stdout)
+    assert re.match(r"accuracy \d+\.\d % and loss \d+\.\d+ on the confirm split\n", done.stdout)
 
 
 def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
