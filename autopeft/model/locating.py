@@ -46,7 +46,8 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
         )
     package = importlib.util.find_spec(DEMO_PACKAGE)
-    is_demo = spec.id == DEMO_HUB_ID and package is not None and commit_of(spec) is None
+    is_unpinned = spec.revision is None and commit_of(spec) is None
+    is_demo = spec.id == DEMO_HUB_ID and package is not None and is_unpinned
     if spec.id is not None and not is_demo:
         return spec.id, spec.id
     if package is None or not package.submodule_search_locations:
