@@ -21,6 +21,7 @@ from autopeft.model.attaching import (
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
+from autopeft.model.checks import pad_with
 from autopeft.model.classes import loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
     forked_rng,
@@ -119,6 +120,7 @@ __all__ = [
     "on_float64_device",
     "output_layer_names",
     "own_class",
+    "pad_with",
     "plain_weight",
     "put_on",
     "quiet_libraries",

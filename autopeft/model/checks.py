@@ -47,6 +47,29 @@ def usable_tokenizer(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
+def pad_with(config: Any, pad_token_id: int) -> None:
+    """Name the padding token in a model's config, and in that of its text model, where classifiers look."""
+    for part in text_configs(config):
+        part.pad_token_id = pad_token_id
+
+
+def text_configs(config: Any) -> tuple[Any, ...]:
+    """A model's config and that of its text model, which is the same for most."""
+    try:
+        return config, config.get_text_config()
+    except ValueError:  # there are several
+        return (config,)
+
+
+def require_pooling(module: Any, name: str) -> None:
+    """Refuse a classifier that reads its last position, which is padding in every row but the longest."""
+    if getattr(module.config, "model_type", "") == "xlnet" and hasattr(module, "logits_proj"):
+        raise ModelError(
+            f"{name} is an XLNet, whose {type(module).__name__} reads the last position of a batch, which is "
+            "padding in shorter rows; use another base model, such as RoBERTa or DeBERTa."
+        )
+
+
 def require_causal(module: Any, name: str) -> None:
     """Refuse a model that sees the token which it should predict: its loss would be meaningless.
 

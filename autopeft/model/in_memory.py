@@ -14,7 +14,14 @@ from torch import nn
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
+from autopeft.model.checks import (
+    pad_with,
+    require_causal,
+    require_pooling,
+    require_sites,
+    text_configs,
+    usable_tokenizer,
+)
 from autopeft.model.classes import loading_class
 from autopeft.model.precision import Precision, make_current
 from autopeft.model.quantising import stop_mutation
@@ -58,11 +65,12 @@ def from_memory(
         raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
     if not reads_images:
         tokenizer = usable_tokenizer(tokenizer, name)
-        cast(Any, module).config.pad_token_id = tokenizer.pad_token_id
+        pad_with(cast(Any, module).config, tokenizer.pad_token_id)
     untrained: frozenset[str] = frozenset()  # what its checkpoint lacked is no longer known
     base = BaseModel(
         module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
     )
+    require_pooling(module, name)
     if auto_class == "AutoModelForCausalLM":
         require_causal(module, name)
     keep_reached_sites(base, auto_class=auto_class)
@@ -91,8 +99,8 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
     """A function that puts back the flags, gradients and padding token that a module has now."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
-    config = vars(cast(Any, module).config)
-    padding = {name: config[name] for name in ("pad_token_id",) if name in config}
+    configs = [vars(part) for part in text_configs(cast(Any, module).config)]
+    padding = [{name: part[name] for name in ("pad_token_id",) if name in part} for part in configs]
 
     def restore() -> None:
         for child, training in modes:
@@ -100,8 +108,9 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
         for parameter, requires_grad, gradient in flags:
             parameter.requires_grad = requires_grad
             parameter.grad = gradient
-        config.pop("pad_token_id", None)
-        config.update(padding)
+        for part, before in zip(configs, padding, strict=True):
+            part.pop("pad_token_id", None)
+            part.update(before)
 
     return restore
 

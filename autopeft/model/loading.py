@@ -12,7 +12,7 @@ import transformers
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import require_causal, require_sites, usable_tokenizer
+from autopeft.model.checks import pad_with, require_causal, require_pooling, require_sites, usable_tokenizer
 from autopeft.model.classes import loading_class, require_class
 from autopeft.model.devices import has_used_gpus
 from autopeft.model.locating import (
@@ -87,11 +87,12 @@ def load(
     reads_images = auto_class == "AutoModelForImageClassification"
     tokenizer = _processor(spec, source, name, reads_images=reads_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
-        module.config.pad_token_id = tokenizer.pad_token_id
+        pad_with(module.config, tokenizer.pad_token_id)
     name_first_token(module.config, getattr(module, "generation_config", None))
     if auto_class == "AutoModelForCausalLM":
         with precision.autocast(place):
             require_causal(module, name)
+    require_pooling(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()

@@ -47,19 +47,20 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "opt", "clip", "siglip"), _BART),
     **dict.fromkeys(("mt5", "umt5"), _SINGLE_FAMILIES["t5"]),
     **dict.fromkeys(("vit", "deit", "beit", "dinov2"), _VIT),
-    "swin": {**_VIT, "downsample.reduction": "down"},
+    "swin": {**_VIT, "downsample.reduction": "dense"},
 }
 
 # Usual ends of names: the last part, or the last two parts where several roles share the last one.
 _ROLE_ENDINGS: Mapping[str, str] = {
-    "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj",
-    "k": "key k_proj k_lin key_proj k",
-    "v": "value v_proj v_lin value_proj v",
+    "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj projection_query q_head Wq",
+    "k": "key k_proj k_lin key_proj k projection_key k_head Wk",
+    "v": "value v_proj v_lin value_proj v projection_value v_head Wv",
     "kv": "kv_a_proj_with_mqa kv_b_proj",
     "pos_q": "pos_q_proj pos_query_proj",
     "pos_k": "pos_proj pos_key_proj",
-    "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj",
-    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense",
+    "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj queries_keys_values.linear",
+    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense "
+    "attn.proj attention.proj post_proj",
     "gate": "gate_proj wi_0 w1",
     "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in feed_forward.key",
     "gate_up": "gate_up_proj Wi shared_mlp.input_linear",

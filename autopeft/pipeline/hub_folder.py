@@ -52,7 +52,7 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = _PROBLEM_TYPES.get(prepared.data.target.kind)
     if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
-        config.pad_token_id = module.config.pad_token_id
+        model.pad_with(config, module.config.pad_token_id)
     config.save_pretrained(str(folder))
 
 

@@ -107,14 +107,16 @@ def max_length_of(base: BaseModel) -> int | None:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Try the longest example, so that an unfit model is refused before any trial fails of it."""
-    row = int(split.lengths.argmax())
-    batch = task.collate([split.examples[row]], [split.labels[row]], base.pad_token_id)
+    """Try the longest and the shortest example, so that an unfit model is refused before any trial fails."""
+    rows = sorted({int(split.lengths.argmax()), int(split.lengths.argmin())})
+    batch = task.collate(
+        [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
+    )
     try:
         with torch.no_grad(), base.autocast():
             loss = task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
             float(loss)  # a GPU tells of its errors when it is waited for
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         reason = reason_of(error)
