@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Iterable
 
 # The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.
 LAYER = re.compile(r"\.(\d+)\.")
+# Models in stages count the blocks of each anew: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
+# `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
+_BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
+_BEHIND = 10**6  # the blocks of a stage: a map between two stages
 
 
 def layer_name(site_name: str) -> str | None:
@@ -17,3 +23,24 @@ def layer_name(site_name: str) -> str | None:
     """
     number = LAYER.search(site_name)
     return site_name[: number.end(1)] if number else None
+
+
+def layer_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Module -> number of its layer, for those in the stack; blocks of several stages are counted on.
+
+    A map between two stages belongs to the last block before it.
+
+    Example:
+        >>> layer_numbers(["bert.layer.0.q", "bert.layer.1.q", "pooler"])
+        {'bert.layer.0.q': 0, 'bert.layer.1.q': 1}
+        >>> layer_numbers(["m.layers.0.blocks.1.q", "m.layers.0.downsample.out", "m.layers.1.blocks.0.q"])
+        {'m.layers.0.blocks.1.q': 0, 'm.layers.0.downsample.out': 0, 'm.layers.1.blocks.0.q': 1}
+    """
+    first = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
+    found = {name: block for name in first if (block := _BLOCK.search(name))}
+    if not found:
+        return first
+    places = {name: (number, _BEHIND) for name, number in first.items()}
+    places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in found.items()}
+    blocks = sorted({place for place in places.values() if place[1] < _BEHIND})
+    return {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.feed_forward import with_last_maps
-from autopeft.model.layers import LAYER
+from autopeft.model.layers import LAYER, layer_numbers
 from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
@@ -136,7 +136,7 @@ def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
         return None  # most give the chosen experts beside their scores, which no adapter takes
     return Site(
         name=name,
-        layer=_layer(name),
+        layer=None,  # `_with_depths` tells it
         role=role,
         kind=kind,
         in_features=n_in,
@@ -168,7 +168,7 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
         sites.append(
             Site(
                 name=full_name,
-                layer=_layer(full_name),
+                layer=None,
                 role=role,
                 kind="parameter",
                 in_features=n_in,
@@ -215,13 +215,10 @@ def _is_refused(site: Site, model: nn.Module) -> bool:
     return False
 
 
-def _layer(name: str) -> int | None:
-    number = LAYER.search(name)
-    return int(number[1]) if number else None
-
-
 def _with_depths(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """Sites in which the layers of a decoder are numbered on from those of the encoder beside it."""
+    """Sites with their layers; those of a decoder are numbered on from those of the encoder beside it."""
+    numbers = layer_numbers([site.name for site in sites])
+    sites = [replace(site, layer=numbers.get(site.name)) for site in sites]
     encoder = [site.layer for site in sites if "encoder" in site.name.split(".") and site.layer is not None]
     offset = max(encoder, default=-1) + 1
 

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel
 from torch import nn
 from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skeleton, train
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel, list_sites, load_weights, save_weights
+from autopeft.model.layers import layer_numbers
 from autopeft.model.shapes import map_shape, n_params
 from autopeft.records import Plan
 
@@ -131,6 +133,32 @@ def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
     assert depths["model.encoder.layers.1.fc1"] == 1
     assert depths["model.decoder.layers.0.fc1"] == 2  # two encoder layers before it
     assert depths["model.decoder.layernorm_embedding"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["stages.0.layers.1.mlp.fc1", "stages.1.layers.0.mlp.fc1", "stages.1.layers.1.mlp.fc1"], [0, 1, 2]),
+        (["encoder.block.0.0.fc1", "encoder.block.0.1.fc1", "encoder.block.1.0.fc1"], [0, 1, 2]),
+        (["encoder.block.1.layer.0.q", "encoder.block.1.layer.1.wi"], [1, 1]),  # sub-layers of T5
+        (["layers.3.experts.7.w1", "layers.4.experts.0.w1"], [3, 4]),
+    ],
+)
+def test_blocks_of_stages_are_counted_on(names, expected):
+    numbers = layer_numbers([f"model.{name}" for name in names])
+    assert list(numbers.values()) == expected
+
+
+def test_layers_of_swin_are_its_blocks():
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[2, 3, 1], num_heads=[2, 2, 2], window_size=2
+    )
+    module = transformers.SwinForImageClassification(config)
+    sites = list_sites(module, exclude=("classifier",))
+    by_block = {".".join(s.name.split(".")[2:6]): s.layer for s in sites if s.role in ("q", "up")}
+    assert list(by_block.values()) == [0, 1, 2, 3, 4, 5]
+    reductions = [s.layer for s in sites if s.name.endswith("reduction")]
+    assert reductions == [1, 4]  # behind the last block of their stages
 
 
 def test_experts_in_a_module_list_are_maps_each():
