@@ -90,6 +90,8 @@ def _reached(
             hooks.callback(hook.remove)
         logits: Tensor = module(**features).logits
     every = [(name, zero) for name, several in zeros.items() for zero in several]
+    if not every:  # which torch.autograd refuses
+        return set(), with_4d_inputs
     gradients = torch.autograd.grad(logits.float().sum(), [zero for _, zero in every], allow_unused=True)
     reached = {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
     return reached, with_4d_inputs

@@ -147,8 +147,16 @@ def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises each position by itself; batch norms keep statistics, which stay frozen."""
-    return "norm" in type(module).__name__.lower() and not hasattr(module, "running_mean")
+    """Whether a module normalises the last dimension of each position by itself.
+
+    Batch norms keep statistics, which stay frozen. Adapters scale the last dimension, and group norms have
+    their channels in the second one, as have some layer norms of models of images.
+    """
+    is_channels_first = (
+        isinstance(module, nn.GroupNorm) or getattr(module, "data_format", "") == "channels_first"
+    )
+    is_batch_norm = hasattr(module, "running_mean")
+    return "norm" in type(module).__name__.lower() and not is_batch_norm and not is_channels_first
 
 
 def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -10,6 +12,7 @@ from toys.families import BART, CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D
 from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError, SiteError
+from autopeft.model.reaching import keep_reached_sites
 from autopeft.records import ModelSpec
 
 TEXT, CAUSAL, IMAGES = (
@@ -171,6 +174,42 @@ def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of)
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
     with pytest.raises(SiteError, match=r"model type 'resnet'\) has no linear map or norm to adapt"):
         model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
+
+
+BIT = transformers.BitConfig(num_groups=4, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+MOBILEVIT = transformers.MobileViTV2Config(
+    image_size=32, width_multiplier=0.125, n_attn_blocks=[1, 1, 1], base_attn_unit_dims=[64, 64, 64]
+)
+
+
+@pytest.mark.parametrize("config", [BIT, MOBILEVIT], ids=["bit", "mobilevitv2"])
+def test_a_model_of_convolutions_and_group_norms_has_nothing_to_adapt(config, folder_of):
+    spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
+    with pytest.raises(SiteError, match="has no linear map or norm to adapt"):
+        model.load_skeleton(spec, auto_class=IMAGES)
+    with pytest.raises(SiteError, match="has no linear map or norm to adapt"):
+        model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
+
+
+def test_a_norm_over_channels_that_come_first_is_no_site():
+    """Not even before a short pass, which cannot tell it where an image is as wide as it has channels."""
+    module = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**CONVNEXT))
+    base = model.BaseModel(module, None, name="toy", untrained=frozenset())
+    norms = {site.name for site in base.sites if site.role == "norm"}
+    first = {name for name, m in base.module.named_modules() if getattr(m, "data_format", "")[9:] == "first"}
+    assert norms
+    assert first
+    assert not norms & first
+
+
+def test_a_model_whose_sites_are_all_passed_by_has_nothing_to_adapt(folder_of):
+    config = transformers.ViTConfig(**{**VISION_TOWER, "image_size": 8, "num_hidden_layers": 1})
+    module = transformers.ViTForImageClassification(config)
+    processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
+    base = model.BaseModel(module, processor, name="toy", untrained=frozenset())
+    base.sites = tuple(replace(site, out_features=7) for site in base.sites)
+    keep_reached_sites(base, auto_class=IMAGES)
+    assert not base.sites
 
 
 def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
