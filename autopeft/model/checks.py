@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from autopeft.model.base import BaseModel
 from autopeft.model.classes import require_no_speech
 from autopeft.model.memory import is_out_of_memory
 from autopeft.model.quantising import rows_independent
-from autopeft.model.sites import TASK_MODELS
+from autopeft.model.sites import is_task_model
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,15 @@ def require_causal(module: Any, name: str) -> None:
         )
 
 
+def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
+    """Raise a SiteError for a task model whose `head`, the names of its modules, is empty."""
+    if is_task_model(module) and not head:
+        raise SiteError(
+            f"{name} ({type(module).__name__}) has its task head under a name that autopeft does not know, "
+            "so that nothing would learn the labels; use another model."
+        )
+
+
 def require_sites(base: BaseModel) -> None:
     """Raise a ModelError or SiteError for a model without sites, or with an unsafe head.
 
@@ -116,12 +126,7 @@ def require_sites(base: BaseModel) -> None:
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
-    kind = type(base.module).__name__
-    if kind.endswith(TASK_MODELS) and not base.head_names:
-        raise SiteError(
-            f"{base.name} ({kind}) has its task head under a name that autopeft does not know, so that "
-            "nothing would learn the labels; use another model."
-        )
+    require_head(base.module, base.name, head=base.head_names)
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:

@@ -66,6 +66,16 @@ def own_class(config: Any, auto_class: str) -> str | None:
     return None if loaded is None or loaded.__name__ == architecture else architecture
 
 
+def reads_images(class_name: str) -> bool:
+    """Whether an auto class or a class of transformers classifies images, so that a processor belongs to it.
+
+    Example:
+        >>> reads_images("AutoModelForImageClassification"), reads_images("ViTForImageClassification")
+        (True, True)
+    """
+    return "ForImageClassification" in class_name
+
+
 def require_class(config: Any, auto_class: str, *, name: str) -> None:
     """Raise ModelError for a config of which transformers has no model of an auto class."""
     if not _maps(auto_class, config):

@@ -22,7 +22,7 @@ from autopeft.model.checks import (
     text_configs,
     usable_tokenizer,
 )
-from autopeft.model.classes import loading_class
+from autopeft.model.classes import loading_class, reads_images
 from autopeft.model.precision import Precision, make_current
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.reaching import keep_reached_sites
@@ -59,11 +59,11 @@ def from_memory(
     make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
-    reads_images = auto_class == "AutoModelForImageClassification"
+    needs_images = reads_images(auto_class)
     if tokenizer is None:
-        kind = "image processor" if reads_images else "tokenizer"
+        kind = "image processor" if needs_images else "tokenizer"
         raise ModelError(f"{name} is in memory and its {kind} is not; pass it as tokenizer=.")
-    if not reads_images:
+    if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
     untrained: frozenset[str] = frozenset()  # what its checkpoint lacked is no longer known

@@ -12,8 +12,15 @@ import transformers
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import pad_with, require_causal, require_pooling, require_sites, usable_tokenizer
-from autopeft.model.classes import loading_class, require_class
+from autopeft.model.checks import (
+    pad_with,
+    require_causal,
+    require_head,
+    require_pooling,
+    require_sites,
+    usable_tokenizer,
+)
+from autopeft.model.classes import loading_class, reads_images, require_class
 from autopeft.model.devices import has_used_gpus
 from autopeft.model.locating import (
     LOAD_ERRORS,
@@ -84,8 +91,8 @@ def load(
     if spec.quantize != "none":
         with precision.autocast(place):
             require_working_kernels(module.requires_grad_(False), name)
-    reads_images = auto_class == "AutoModelForImageClassification"
-    tokenizer = _processor(spec, source, name, reads_images=reads_images, is_needed=needs_tokenizer)
+    needs_images = reads_images(auto_class)
+    tokenizer = _processor(spec, source, name, needs_images=needs_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
         pad_with(module.config, tokenizer.pad_token_id)
     name_first_token(module.config, getattr(module, "generation_config", None))
@@ -206,21 +213,21 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
-def load_processor(spec: ModelSpec, *, reads_images: bool = False) -> Any:
+def load_processor(spec: ModelSpec, *, needs_images: bool = False) -> Any:
     """The tokenizer or image processor of a model alone; raises ModelError."""
     source, name = resolve(spec)
-    return _processor(spec, source, name, reads_images=reads_images, is_needed=True)
+    return _processor(spec, source, name, needs_images=needs_images, is_needed=True)
 
 
-def _processor(spec: ModelSpec, source: str, name: str, *, reads_images: bool, is_needed: bool) -> Any:
+def _processor(spec: ModelSpec, source: str, name: str, *, needs_images: bool, is_needed: bool) -> Any:
     """The tokenizer of a model, with a padding token, or its image processor."""
-    auto = transformers.AutoImageProcessor if reads_images else transformers.AutoTokenizer
+    auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     try:
         try:
             processor = auto.from_pretrained(**pretrained_arguments(source, spec))
         except LOAD_ERRORS as error:
             raise load_error(source, error) from error
-        return processor if reads_images else usable_tokenizer(processor, name)
+        return processor if needs_images else usable_tokenizer(processor, name)
     except ModelError as error:
         if is_needed:
             raise
@@ -236,6 +243,7 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
     head = tuple(f"{child}." for child in head_names(module))
     for key, stored, built in sorted(mismatched):
         if not key.startswith(head):
+            require_head(module, name, head=head)
             raise ModelError(
                 f"The weights of {name} have {key} with the shape {tuple(stored)}, its config.json describes "
                 f"{tuple(built)}; put the config.json and the weights of one model together."

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.model.base import BaseModel
+from autopeft.model.classes import reads_images
 from autopeft.model.quantising import rows_independent
 from autopeft.records import Site
 
@@ -104,7 +105,7 @@ def _without_expert(name: str) -> str:
 
 def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
     """The features of one example, as the task makes them: a grey image, or a text."""
-    if auto_class == "AutoModelForImageClassification":
+    if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
         pixels: Tensor = base.tokenizer(images=[image], return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels.float().to(base.device)}

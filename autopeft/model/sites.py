@@ -19,7 +19,7 @@ from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
-TASK_MODELS = ("Classification", "MultipleChoice")
+_TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned
 _HEADS = ("classifier", "score", "head")
 # Roles of maps whose outputs have the hidden size; in other expert maps the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
@@ -39,10 +39,15 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
         return ()
     children = dict(module.named_children())
     if prefix not in children:
-        return tuple(name for name in _HEADS if name in children and kind.endswith(TASK_MODELS))
+        return tuple(name for name in _HEADS if name in children and is_task_model(module))
     return tuple(
         name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
     )
+
+
+def is_task_model(module: nn.Module) -> bool:
+    """Whether a model has a head for a task, which its class is named after."""
+    return any(task in type(module).__name__ for task in _TASK_MODELS)
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:

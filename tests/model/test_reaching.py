@@ -212,6 +212,24 @@ def test_a_model_whose_sites_are_all_passed_by_has_nothing_to_adapt(folder_of):
     assert not base.sites
 
 
+def test_a_head_inside_the_base_model_is_refused(folder_of):
+    """Perceiver's classes of images are named after what they read as well, and decode inside of it."""
+    size = {
+        "num_latents": 4,
+        "d_latents": 16,
+        "d_model": 16,
+        "num_blocks": 1,
+        "num_self_attends_per_block": 1,
+    }
+    size |= {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "image_size": 8}
+    config = transformers.PerceiverConfig(**size)
+    config.architectures = ["PerceiverForImageClassificationLearned"]
+    spec = ModelSpec(id=str(folder_of(config, IMAGES)))
+    for labels in ("a", "b"), ("a", "b", "c"):
+        with pytest.raises(SiteError, match=r"ClassificationLearned\) has its task head under a name"):
+            model.load(spec, auto_class=IMAGES, label_names=labels)
+
+
 def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
     config = transformers.ViTConfig(hidden_size=D, num_hidden_layers=1, num_attention_heads=2, image_size=8)
     config.patch_size = 4
