@@ -113,16 +113,20 @@ def test_lora_on_embeddings_is_merged_where_nothing_else_is_tied_to_them(tied, t
         torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
 
 
-def test_adapter_of_a_vision_transformer_is_merged_without_a_tokenizer(tmp_path):
+@pytest.mark.parametrize("has_processor", [True, False])
+def test_adapter_of_a_vision_transformer_is_merged_with_its_image_processor(has_processor, tmp_path):
     size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.ViTConfig(**size, image_size=8, patch_size=4, num_labels=3)
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    if has_processor:
+        transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "base")
     module = transformers.ViTForImageClassification.from_pretrained(tmp_path / "base")
     names = [name for name, child in module.vit.named_modules() if isinstance(child, torch.nn.Linear)]
     model = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, modules_to_save=["classifier"]))
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
     answer("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file() == has_processor
     merged = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
     pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
