@@ -1,9 +1,10 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, devices, memory, layers → precision, cache, known_masks, input_statistics,
-saved_bytes, prefix, shapes, roles → origin, feed_forward, snapshot, widths, unchanged, attaching →
-checkpointing, sites, quantising, weights → virtual → base → checks, reaching → skeleton → loading, in_memory.
+classes, locating, devices, memory, layers, sparse_attention → precision, cache, known_masks,
+input_statistics, saved_bytes, prefix, shapes, roles → origin, feed_forward, snapshot, widths, unchanged,
+attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching → skeleton →
+loading, in_memory.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from autopeft.model.classes import require_no_speech
 from autopeft.model.memory import is_out_of_memory
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sites import is_task_model
+from autopeft.model.sparse_attention import keeping_attention
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def require_causal(module: Any, name: str) -> None:
     first = torch.tensor([[1, 2, 3, 4]], device=device)
     second = torch.tensor([[1, 2, 3, 5]], device=device)
     try:
-        with torch.no_grad(), rows_independent(module):
+        with torch.no_grad(), rows_independent(module), keeping_attention(module):
             before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
     except _PASS_ERRORS as error:
         if is_out_of_memory(error):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from autopeft.model.base import BaseModel
 from autopeft.model.classes import reads_images
 from autopeft.model.quantising import rows_independent
+from autopeft.model.sparse_attention import keeping_attention
 from autopeft.records import Site
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
     """
     modules = [site for site in base.sites if site.kind != "model"]
     try:
-        with rows_independent(base.module), base.autocast():
+        with rows_independent(base.module), keeping_attention(base.module), base.autocast():
             reached, with_4d_inputs = _reached(base.module, modules, _features(base, auto_class))
     except _PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)

@@ -230,6 +230,25 @@ def test_a_head_inside_the_base_model_is_refused(folder_of):
             model.load(spec, auto_class=IMAGES, label_names=labels)
 
 
+@pytest.mark.parametrize("kind", ["big_bird", "bigbird_pegasus"])
+def test_a_short_pass_leaves_sparse_attention_sparse(kind, folder_of):
+    """BigBird attends to everything from the first short text on, and would do so at long ones too."""
+    sparse = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
+    config = (
+        transformers.BigBirdConfig(**ENCODER, **sparse)
+        if kind == "big_bird"
+        else transformers.BigBirdPegasusConfig(**BART, **sparse)
+    )
+    spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
+    base = model.load(spec, auto_class=TEXT, label_names=("a", "b"))
+    kinds = [m.attention_type for m in base.module.modules() if hasattr(m, "attention_type")]
+    assert kinds
+    assert set(kinds) == {"block_sparse"}
+    modules = [type(m).__name__ for m in base.module.modules()]
+    assert any("BlockSparse" in name for name in modules)
+    assert {site.role for site in base.sites} >= {"q", "k", "v", "o"}
+
+
 def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
     config = transformers.ViTConfig(hidden_size=D, num_hidden_layers=1, num_attention_heads=2, image_size=8)
     config.patch_size = 4
