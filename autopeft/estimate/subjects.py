@@ -182,6 +182,8 @@ def describe(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
         )
     auto_class = auto_class_of([file.config for file in trainee.files])
+    if trainee.task is not None:  # as of a plan; its checkpoint may name the class of a pretraining
+        auto_class = tasks[trainee.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
     task = _task_of(trainee, base, auto_class, tasks)
     if auto_class is None:

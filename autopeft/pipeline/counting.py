@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,7 +45,18 @@ def _count_plan(path: Path, *, model_id: str | None, revision: str | None) -> Co
     base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
     base.module.float()  # as plans are trained
     adapters.check_plan(document.plan, base, methods)
-    return adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
+    counted = adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
+    return counted if model_id else _with_lacking(counted, head_params=document.head_params)
+
+
+def _with_lacking(counted: Count, *, head_params: int) -> Count:
+    """The count with the head of the plan where that is larger than the head of the model's config.
+
+    A plan trains with its head what the weights lack, such as a pooler, and a config does not tell that.
+    """
+    n_more = max(0, head_params - counted.head_params)
+    n_bytes = counted.adapter_bytes + n_more * torch.float32.itemsize  # as heads are trained
+    return replace(counted, head_params=counted.head_params + n_more, adapter_bytes=n_bytes)
 
 
 def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseModel:
