@@ -30,6 +30,8 @@ _CONFIG_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, Attribute
 LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError)
 
 _HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
+_OWN_CODE = "contains custom code which must be executed"  # what transformers says of it
+_MISSING_PACKAGE = re.compile(r"requires the ([\w.-]+) library but it was not found")
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 
 
@@ -150,6 +152,17 @@ def load_error(source: str, error: Exception) -> ModelError:
     if _looks_like_a_path(source) and not is_there:
         kind = "file" if source.endswith(".gguf") else "directory"
         return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
+    if _OWN_CODE in str(error):
+        return ModelError(
+            f"The base model {source!r} brings Python code of its own, and code of a model repository is "
+            "never run here; use a model of an architecture that transformers has, or load it yourself and "
+            "pass it from Python (autopeft.search(…, model=…))."
+        )
+    if isinstance(error, ImportError) and (package := _MISSING_PACKAGE.search(str(error))):
+        return ModelError(
+            f"The base model {source!r} needs the package {package[1]}, which is not installed; install it "
+            f"with: pip install {package[1]}."
+        )
     first_line = first_line_of(error)
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"

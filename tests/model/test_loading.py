@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from autopeft import model
+from autopeft.errors import ModelError
 from autopeft.records import ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"
@@ -106,3 +109,25 @@ def test_a_decoder_without_a_first_token_begins_with_padding(model_dir: Path, tm
     skeleton = model.load_skeleton(ModelSpec(id=str(folder)), auto_class="AutoModelForSeq2SeqLM")
     ids = torch.tensor([[5, 1]], device="meta")
     assert skeleton.module(input_ids=ids, labels=ids).logits.shape == (1, 2, 64)
+
+
+CUSTOM = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+TIMM = {"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 2}
+NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (CUSTOM, r"code of a model repository is never run here; use a model of an architecture .*\.$"),
+        pytest.param(TIMM, r"needs the package timm, .*: pip install timm\.$", marks=NO_TIMM),
+    ],
+)
+def test_a_model_that_needs_other_code_is_refused_with_what_to_do(
+    config: dict, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    spec = ModelSpec(id=str(tmp_path))
+    for load in (model.load_skeleton, partial(model.load, label_names=("a", "b"))):
+        with pytest.raises(ModelError, match=words):
+            load(spec, auto_class="AutoModelForImageClassification")
