@@ -132,7 +132,7 @@ def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[i
 
     Example:
         >>> answer_length([40, 90], limits=(16, 1024))
-        (120, 'a quarter more than the 99th percentile of the completions; the longest has 90 tokens')
+        (112, 'a quarter more than the 99th percentile of the completions; the longest has 90 tokens')
         >>> answer_length([2, 3], limits=(16, 1024))
         (16, 'the least; the longest completion has 3 tokens')
     """
