@@ -168,7 +168,8 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
     )
     if not label:
         by_lower = {name.strip().lower() for name in names}
-        other = next((rows for rows, signs in _OTHER_ROWS.items() if any(s <= by_lower for s in signs)), "")
+        known = _OTHER_ROWS if usual_names == LABEL_NAMES else {}
+        other = next((rows for rows, signs in known.items() if any(s <= by_lower for s in signs)), "")
         remedy = f"for {other} set another --task, else name it" if other else "name it"
         raise DataError(f"There is no label column among {', '.join(names)}; {remedy} with --label-column.")
     return label

@@ -219,10 +219,11 @@ def _refuse_preferences(spec: DataSpec, table: Any, by_lower: Mapping[str, str])
     if {"chosen", "rejected"} <= by_lower.keys():
         raise DataError(
             "Columns chosen and rejected hold preferences, which no task learns from; to learn the chosen "
-            "texts alone set --text-column and --label-column chosen."
+            "texts alone set --text-column chosen, or --text-column and --label-column chosen beside prompts."
         )
-    label = by_lower.get("label")
-    if label and {"prompt", "completion"} <= by_lower.keys() and table.features[label].dtype == "bool":
+    label = by_lower.get("label", "")
+    is_bool = getattr(table.features.get(label), "dtype", "") == "bool"
+    if is_bool and {"prompt", "completion"} <= by_lower.keys():
         raise DataError(
             f"Column {label} says which completions are wanted, and no task learns from that; give the rows "
             "where it is true, without the column."

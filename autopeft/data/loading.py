@@ -14,7 +14,7 @@ from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, shortened
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -68,11 +68,12 @@ def _require_classes(target: Target, rows: list[Row], notes: list[str]) -> None:
     lost = [name for name in target.names if name not in left]
     if len(left) < 2:
         raise DataError(
-            f"Once rows are removed whose text occurs again, train has the label {', '.join(left)} alone, of "
-            f"{len(target.names)}; name all columns of the input with --text-column, or mend the rows."
+            f"Of {len(target.names)} labels train has {', '.join(left)} alone, once repeated and surplus "
+            "rows are removed; name all columns of the input with --text-column, or raise --max-examples."
         )
     if lost:
-        notes.append(f"No train row is left with the label {', '.join(lost)}: their texts occur elsewhere.")
+        listed = shortened(", ".join(lost), 60)
+        notes.append(f"No train row is left of {len(lost)} labels ({listed}): repeated or surplus rows went.")
 
 
 def _split(part: str, rows: list[Row], target: Target) -> Split:

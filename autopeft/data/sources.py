@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|test|validation|valid|val|dev|evaluation|eval|devtest|heldout|holdout|trainval)"
     r"(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
 )
+_RARE = ("eval", "evaluation", "devtest", "heldout", "holdout")  # words for splits beside a train split alone
 _PART_OF = {
     **dict.fromkeys(("train", "trainval"), "train"),
     **dict.fromkeys(("test", "devtest", "heldout", "holdout"), "test"),
@@ -178,6 +179,8 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
     A name with the words of several splits is left out, with a note. Raises DataError without train.
     """
     found = {key: sorted(_splits_in(key)) for key in sources}
+    if not any("train" in splits for splits in found.values()):  # course_evaluation.csv may be all there is
+        found = {key: sorted(_splits_in(key, without=_RARE)) for key in sources}
     keys: dict[str, list[str]] = {}
     for key, splits in found.items():
         if len(splits) == 1:
@@ -204,9 +207,9 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
     return {part: [sources[key] for key in chosen] for part, chosen in keys.items()}
 
 
-def _splits_in(name: str) -> set[str]:
+def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
     """The parts that the split words of a name stand for."""
-    words = {word[1] for word in SPLIT_WORD.finditer(name.lower())}
+    words = {word[1] for word in SPLIT_WORD.finditer(name.lower())} - {*without}
     return {_PART_OF.get(word, "confirm") for word in words}
 
 

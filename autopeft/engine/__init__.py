@@ -25,7 +25,7 @@ from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
 from autopeft.engine.finished_study import STUDY, write_losses_by_rung
 from autopeft.engine.front import front, is_allowed
-from autopeft.engine.judge import judge, recommended, standing_of, summaries
+from autopeft.engine.judge import judge, recommended, summaries
 from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
@@ -43,7 +43,7 @@ from autopeft.engine.schedule import (
 from autopeft.engine.sentences import sentences
 from autopeft.engine.study_log import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
-from autopeft.records import Outcome, Plan, Proxy
+from autopeft.records import Outcome, Proxy
 
 __all__ = [
     "LEAST_AT_RUNG",
@@ -99,11 +99,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         baseline=finalists.baseline,
         may_be_baseline=all(is_allowed(problem, ledger, m) for m in confirmed.get(finalists.baseline, ())),
     )
-
-    def is_proven(plan: Plan) -> bool:
-        return standing_of(problem, confirmed, smallest=plan, best=best) == "proven"
-
-    finalists = with_best(finalists, best, confirmed=confirmed, is_proven=is_proven)
+    finalists = with_best(finalists, best, confirmed=confirmed)
     tested = read_test(problem, ledger, finalists, confirmed)
     verdict = judge(problem, confirmed, finalists)
     return Outcome(

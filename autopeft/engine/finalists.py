@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -50,13 +50,12 @@ class Finalists:
         return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
 
 
-def with_best(
-    finalists: Finalists, best: Plan, *, confirmed: Collection[Plan], is_proven: Callable[[Plan], bool]
-) -> Finalists:
+def with_best(finalists: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:
     """The finalists once the confirmation has decided which plan is handed over.
 
-    Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan,
-    beside the one that there was: the smallest that `is_proven` to be as good, or else the smallest.
+    Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan.
+    Which of two is taken does not follow their scores, so that the test of the one that is named keeps its
+    level.
     """
     if best == finalists.incumbent:
         return finalists
@@ -64,7 +63,7 @@ def with_best(
     small = [
         p for p in (finalists.smallest, finalists.incumbent) if p in confirmed and p.trainable_params <= most
     ]
-    smallest = min(small, key=lambda plan: (not is_proven(plan), plan.trainable_params), default=best)
+    smallest = min(small, key=lambda plan: plan.trainable_params, default=best)
     return replace(finalists, best=best, smallest=smallest)
 
 

@@ -37,10 +37,11 @@ def layer_numbers(names: Iterable[str]) -> dict[str, int]:
         {'m.layers.0.blocks.1.q': 0, 'm.layers.0.downsample.out': 0, 'm.layers.1.blocks.0.q': 1}
     """
     first = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
-    found = {name: block for name in first if (block := _BLOCK.search(name))}
+    decoder = {name: number for name, number in first.items() if "decoder" in name.split(".")}
+    found = {name: block for name in first if name not in decoder and (block := _BLOCK.search(name))}
     if not found:
         return first
-    places = {name: (number, _BEHIND) for name, number in first.items()}
+    places = {name: (number, _BEHIND) for name, number in first.items() if name not in decoder}
     places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in found.items()}
     blocks = sorted({place for place in places.values() if place[1] < _BEHIND})
-    return {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}
+    return decoder | {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}

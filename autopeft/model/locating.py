@@ -80,10 +80,10 @@ def commit_of(spec: ModelSpec) -> str | None:
     return commit[1] if commit else None
 
 
-def pretrained_arguments(source: str, spec: ModelSpec) -> dict[str, Any]:
-    """The arguments that tell `from_pretrained` where to load from."""
+def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
+    """The arguments that tell `from_pretrained` where to load from; with `here_only` nobody asks the hub."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
-    if commit_of(spec) is not None and _hub_error(source, spec) is not None:
+    if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
         arguments["local_files_only"] = True  # transformers would wait for the hub at every file
     if not source.endswith(".gguf"):
         return {"pretrained_model_name_or_path": source, **arguments}
@@ -128,8 +128,9 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
     if not here_only:
         require_reachable(source, spec)
     try:
-        more = {"local_files_only": True} if here_only else {}
-        return transformers.AutoConfig.from_pretrained(**{**pretrained_arguments(source, spec), **more})
+        return transformers.AutoConfig.from_pretrained(
+            **pretrained_arguments(source, spec, here_only=here_only)
+        )
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
 

@@ -46,7 +46,9 @@ def with_base(
     beside = _config_beside(folder)
     names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
     stored = _stored_dtype(skeleton) if "dtype" in exporter.bounds else "float32"
-    written = source.dtype or stored
+    # A head that gives prices holds numbers that 16 bits round by whole units.
+    is_number = beside.get("problem_type") == "regression"
+    written = source.dtype or ("float32" if is_number else stored)
     held = model.Precision(dtype="float32" if written == "float32" else stored)
     base = model.load(
         spec,
@@ -71,7 +73,7 @@ def with_base(
 def _stored_dtype(skeleton: nn.Module) -> str:
     """The number format of a checkpoint by its config; float32 where that names none, as of a GGUF file."""
     config = cast(Any, skeleton).config
-    named = (getattr(each, "dtype", None) for each in (config, config.get_text_config()))
+    named = (getattr(each, "dtype", None) for each in model.text_configs(config))
     return next((name for dtype in named if (name := str(dtype).removeprefix("torch.")) in DTYPES), "float32")
 
 

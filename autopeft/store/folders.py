@@ -60,4 +60,5 @@ def follow_umask(folder: Path) -> None:
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
     for path in folder.rglob("*.safetensors"):
-        path.chmod(mode)
+        with contextlib.suppress(OSError):  # some file systems know no modes
+            path.chmod(mode)

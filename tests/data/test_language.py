@@ -169,3 +169,8 @@ def test_a_table_that_lacks_a_column_is_named(tmp_path):
     write(tmp_path / "b.jsonl", [{"story": f"b {i}"} for i in range(60)])
     with pytest.raises(DataError, match=r"^A train table \(b\.jsonl\) lacks column text; it has story\."):
         read(tmp_path)
+
+
+def test_a_column_of_lists_beside_prompts_is_no_preference(tmp_path):
+    rows = [{"prompt": f"p{i}", "completion": f"c{i}", "label": ["x"]} for i in range(100)]
+    assert read(write(tmp_path / "rows.jsonl", rows)).target.kind == "completion"

@@ -105,3 +105,10 @@ def test_files_that_make_the_train_part_are_told(tmp_path):
     data = read(tmp_path)
     assert "The train part is my_train_data.csv and train_more.csv." in data.notes
     assert sum(sizes(data)) == 150
+
+
+@pytest.mark.parametrize("name", ["course_evaluation.csv", "alpaca_eval.csv", "holdout.csv"])
+def test_words_that_are_rarely_of_splits_are_those_beside_a_train_split_alone(tmp_path, name):
+    write(tmp_path / name, 120)
+    assert sizes(read(tmp_path))[0] > 0
+    assert sizes(read(tmp_path / name)) == sizes(read(tmp_path))

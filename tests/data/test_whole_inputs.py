@@ -70,7 +70,7 @@ def test_columns_of_words_and_numbers_beside_the_text_are_not_told(tmp_path):
 def test_a_class_that_duplicates_take_away_is_refused(tmp_path):
     rows = [{"text": "the same" if i % 2 else f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(120)]
     rows.insert(0, {"text": "the same", "label": "a"})
-    with pytest.raises(DataError, match="train has the label a alone, of 2; name all columns of the input"):
+    with pytest.raises(DataError, match=r"Of 2 labels train has a alone, .*; name all columns of the input"):
         read(write(tmp_path / "rows.jsonl", rows))
 
 

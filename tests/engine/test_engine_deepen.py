@@ -13,9 +13,9 @@ from toys.engine import World, baseline_plans, is_baseline, levels, method_of, p
 
 from autopeft.engine import stretched, write_losses_by_rung
 from autopeft.engine.deepen import deepened
-from autopeft.engine.finalists import Chosen, Finalists, with_best
+from autopeft.engine.finalists import Chosen
 from autopeft.engine.finished_study import STUDY
-from autopeft.records import Adapter, Fidelity, Plan
+from autopeft.records import Fidelity, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -120,16 +120,3 @@ def test_the_smallest_plan_is_chosen_by_runs_of_one_length():
     made = run(truth, trials=16)
     assert made.outcome.best == made.outcome.baseline and full_runs(made)
     assert method_of(made.outcome.smallest) == "ia3"
-
-
-def test_the_smallest_plan_beside_a_kept_baseline_is_a_proven_one_first():
-    incumbent, baseline, small = (
-        Plan(adapters=(Adapter(method="lora", site="h.0.q", rank=n),), learning_rate=1e-3, trainable_params=n)
-        for n in (40, 100, 10)
-    )
-    finalists = Finalists(incumbent=incumbent, best=incumbent, baseline=baseline, smallest=small)
-    for proven, expected in (({incumbent}, incumbent), ({incumbent, small}, small), (set(), small)):
-        kept = with_best(
-            finalists, baseline, confirmed=[incumbent, baseline, small], is_proven=proven.__contains__
-        )
-        assert kept.smallest == expected

@@ -142,11 +142,15 @@ def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
         (["encoder.block.0.0.fc1", "encoder.block.0.1.fc1", "encoder.block.1.0.fc1"], [0, 1, 2]),
         (["encoder.block.1.layer.0.q", "encoder.block.1.layer.1.wi"], [1, 1]),  # sub-layers of T5
         (["layers.3.experts.7.w1", "layers.4.experts.0.w1"], [3, 4]),
+        (
+            ["encoder.blocks.0.0.q", "encoder.blocks.1.0.q", "decoder.layers.0.q", "decoder.layers.1.q"],
+            [0, 1, 0, 1],
+        ),
     ],
 )
 def test_blocks_of_stages_are_counted_on(names, expected):
     numbers = layer_numbers([f"model.{name}" for name in names])
-    assert list(numbers.values()) == expected
+    assert [numbers[f"model.{name}"] for name in names] == expected
 
 
 def test_layers_of_swin_are_its_blocks():
