@@ -48,7 +48,8 @@ _PART_OF = {
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _MOST_NAMES = 4  # of files that a note lists
 
-# The hub client changed its HTTP library between versions; this name is the base error of either.
+# The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
+# that lacks its package (of .zst files, of sound) raises an ImportError that names it.
 _HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)  # type: ignore[attr-defined]
 
 

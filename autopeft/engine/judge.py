@@ -50,7 +50,7 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
         is_best = finalists.best == finalists.smallest and problem.spec.search.objective != "params"
         unconfirmed = "the best itself" if is_best else "unproven"
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
-    standing = standing_of(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
+    standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
     if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
     return evidence.sequential_verdict(
@@ -96,7 +96,7 @@ def look_at(
     )
 
 
-def standing_of(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
+def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
     """Whether the smallest plan is proven to lose less than the margin against the best.
 
     With the objective `params` the best plan is the smallest one that may be as good as a larger plan, which

@@ -36,12 +36,12 @@ def layer_numbers(names: Iterable[str]) -> dict[str, int]:
         >>> layer_numbers(["m.layers.0.blocks.1.q", "m.layers.0.downsample.out", "m.layers.1.blocks.0.q"])
         {'m.layers.0.blocks.1.q': 0, 'm.layers.0.downsample.out': 0, 'm.layers.1.blocks.0.q': 1}
     """
-    first = {name: int(number[1]) for name in names if (number := LAYER.search(name))}
-    decoder = {name: number for name, number in first.items() if "decoder" in name.split(".")}
-    found = {name: block for name in first if name not in decoder and (block := _BLOCK.search(name))}
-    if not found:
-        return first
-    places = {name: (number, _BEHIND) for name, number in first.items() if name not in decoder}
-    places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in found.items()}
+    numbers = {name: int(match[1]) for name in names if (match := LAYER.search(name))}
+    decoder = {name: number for name, number in numbers.items() if "decoder" in name.split(".")}
+    in_stages = {name: block for name in numbers if name not in decoder and (block := _BLOCK.search(name))}
+    if not in_stages:
+        return numbers
+    places = {name: (number, _BEHIND) for name, number in numbers.items() if name not in decoder}
+    places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in in_stages.items()}
     blocks = sorted({place for place in places.values() if place[1] < _BEHIND})
     return decoder | {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}

@@ -57,10 +57,10 @@ def _with_system_in_last(turns: Sequence[Turn]) -> list[Turn]:
     """The turns without those of the system, whose texts begin the user's last one."""
     system = [str(turn["content"]) for turn in turns if turn["role"] == "system"]
     others = [dict(turn) for turn in turns if turn["role"] != "system"]
-    asked = [turn for turn in others if turn["role"] == "user"]
-    if not system or not asked:
+    questions = [turn for turn in others if turn["role"] == "user"]
+    if not system or not questions:
         return list(turns)
-    asked[-1]["content"] = "\n\n".join([*system, str(asked[-1]["content"])])
+    questions[-1]["content"] = "\n\n".join([*system, str(questions[-1]["content"])])
     return others
 
 
