@@ -14,6 +14,7 @@ from autopeft.records import Plan
 
 # Of the best plan's parameters, for the smallest plan; to save less is not worth a confirmation. By hand.
 SMALLEST_SHARE = 0.5
+_FORMER_SMALLEST = "smaller plan"  # a confirmed candidate that is not small beside the plan handed over
 
 
 class Chosen(NamedTuple):
@@ -55,16 +56,18 @@ def with_best(finalists: Finalists, best: Plan, *, confirmed: Collection[Plan]) 
 
     Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan.
     Which of two is taken does not follow their scores, so that the test of the one that is named keeps its
-    level.
+    level. A confirmed candidate that has too many parameters beside the baseline stays among the others.
     """
     if best == finalists.incumbent:
         return finalists
+    former = finalists.smallest
     most = SMALLEST_SHARE * best.trainable_params
-    small = [
-        p for p in (finalists.smallest, finalists.incumbent) if p in confirmed and p.trainable_params <= most
-    ]
+    small = [p for p in (former, finalists.incumbent) if p in confirmed and p.trainable_params <= most]
     smallest = min(small, key=lambda plan: plan.trainable_params, default=best)
-    return replace(finalists, best=best, smallest=smallest)
+    named = (finalists.incumbent, best, smallest, *(plan for _, plan in finalists.others))
+    is_nameless = former in confirmed and former not in named
+    others = [(_FORMER_SMALLEST, former)] if is_nameless else []
+    return replace(finalists, best=best, smallest=smallest, others=(*others, *finalists.others))
 
 
 def with_baseline(finalists: Finalists, baseline: Plan) -> Finalists:

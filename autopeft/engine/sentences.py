@@ -60,9 +60,10 @@ def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed,
     names = {plan: name for name, plan in reversed(finalists.by_name.items())}
     names[finalists.best] = "best"
     is_named = finalists.smallest != finalists.best
-    tested = [plan for plan in confirmed if not (is_named and plan == finalists.smallest)]
+    named = [plan for plan in confirmed if plan in names]
+    tested = [plan for plan in named if not (is_named and plan == finalists.smallest)]
     smallest_first = sorted(tested, key=lambda plan: (plan.trainable_params, names[plan]))
-    n_params = {names[plan]: plan.trainable_params for plan in confirmed}
+    n_params = {names[plan]: plan.trainable_params for plan in named}
     standings = evidence.plans_within_margin(
         {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
         best="best",

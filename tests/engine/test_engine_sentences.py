@@ -9,7 +9,8 @@ from scipy import stats
 from toys.engine import World, levels, method_of, run
 from toys.metrics import ERROR_RATE, LOSS
 
-from autopeft.records import Fidelity, MetricFacts, Plan
+from autopeft.records import Fidelity, LimitSpec, MetricFacts, Plan
+from autopeft.space import MethodSpace, Space
 
 
 def luck(plan: Plan, fidelity: Fidelity) -> float:
@@ -70,6 +71,30 @@ def test_plans_as_good_as_the_best_are_listed_with_the_smallest() -> None:
     assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
     nothing_near = run(levels(ia3=0.9), seeds=3).outcome
     assert sentence_of(nothing_near, "No other of the 3 confirmed plans")
+
+
+def test_a_confirmed_small_plan_keeps_its_name_where_the_baseline_is_smaller_than_expected() -> None:
+    """IA3 has 64 parameters, less than half of LoHa's 288, and more than half of the baseline's 112."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        is_search = fidelity.split == "search"
+        if plan.trainable_params == 64 and method_of(plan) == "ia3":
+            return 0.76 if is_search else 0.6
+        if plan.trainable_params == 112:  # LoRA of rank 1 everywhere, the baseline
+            return 0.7
+        return (0.8 if is_search else 0.6) if method_of(plan) == "loha" else 0.3
+
+    methods = {
+        "loha": MethodSpace(placement=("all",)),
+        "ia3": MethodSpace(placement=("all", "q+v")),
+        "lora": MethodSpace(placement=("all", "q+v"), max_rank=1),
+    }
+    space, limits = Space(about="toy", methods=methods), LimitSpec(max_rank=1)
+    outcome = run(truth, space=space, limits=limits, seeds=3, n_confirm=200).outcome
+    assert outcome.best.trainable_params == outcome.baseline.trainable_params == 112
+    confirmed = {m.plan for m in outcome.measurements if m.fidelity.split == "confirm"}
+    assert {c.plan for c in outcome.confirmations} == confirmed
+    assert {c.name: c.plan.trainable_params for c in outcome.confirmations}["smaller plan"] == 64
 
 
 def test_without_confirmation_there_are_no_findings() -> None:
