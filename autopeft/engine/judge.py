@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autopeft import evidence
 from autopeft.engine.finalists import Finalists
@@ -41,6 +42,20 @@ def recommended(
         is_smaller = incumbent.trainable_params <= _FEWER * baseline.trainable_params
         return incumbent if is_smaller else baseline
     return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline
+
+
+def with_better_smallest(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
+    """The finalists, with the small plan as incumbent and best where it alone is proven better.
+
+    That is looked at where the search preferred the baseline, which was compared with nothing then, so that
+    the test of the small plan, which was named before, keeps its level.
+    """
+    small, baseline = finalists.smallest, finalists.baseline
+    n_seeds = len(confirmed.get(small, ()))
+    is_compared = small != baseline == finalists.incumbent and n_seeds == len(confirmed[baseline]) > 1
+    if not is_compared or _last_look(problem, confirmed, small, baseline).label != "better":
+        return finalists
+    return replace(finalists, incumbent=small, best=small)
 
 
 def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Verdict:

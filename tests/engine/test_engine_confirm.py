@@ -162,6 +162,18 @@ def test_smaller_plan_below_the_baseline_is_kept_only_as_a_candidate_for_the_sma
     assert outcome.verdict.smallest_equivalent == "unproven"
 
 
+@pytest.mark.parametrize(("ia3", "label"), [(0.9, "better"), (0.5, "default kept")])
+def test_a_small_plan_is_handed_over_where_it_beats_a_leading_baseline(ia3: float, label: str) -> None:
+    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
+        if fidelity.split == "confirm":
+            return levels(lora=0.4, ia3=ia3)(plan, fidelity)
+        return 0.75 if is_baseline(plan) else levels(ia3=0.72)(plan, fidelity)
+
+    outcome = run(quality, seeds=3).outcome
+    assert (outcome.verdict.label, method_of(outcome.smallest)) == (label, "ia3")
+    assert (outcome.best == outcome.smallest) == (label == "better")
+
+
 @pytest.mark.parametrize(
     ("share", "label"), [(1.0, "default kept"), (0.95, "default kept"), (0.5, "equivalent")]
 )
