@@ -177,6 +177,9 @@ def _table_of(path: Path, cache: str, notes: list[str], text: TextFormat | None)
 
 def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
     """The table of a CSV or TSV file."""
+    with path.open("rb") as file:
+        if b"\0" in file.readline():  # which pandas 2 leaves out in silence
+            raise ValueError("its first line holds a null byte")
     sign = separator(path, suffix_of(path))
     form: dict[str, Any] = {"sep": sign, "index_col": False}
     has_quotes = not (sign == "\t" and has_bare_quotes(path))
