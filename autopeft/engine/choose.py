@@ -182,10 +182,12 @@ def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured, *, ar
 
 
 def lowered(plan: Plan, problem: SearchProblem, *, arm: Arm) -> Plan | None:
-    """The plan at a lower learning rate; None far below the range.
+    """The plan at a lower learning rate; None far below the range, and where nothing is trained.
 
     A range that the search space sets is kept to.
     """
+    if not plan.adapters and not problem.has_head:
+        return None
     rate = plan.learning_rate / _LOWER
     lowest = problem.rate_range(plan, arm)[0] / (1.0 if problem.has_set_rates(plan, arm) else _LOWER)
     return None if rate < lowest else replace(plan, learning_rate=rate)

@@ -26,12 +26,9 @@ def write_losses_by_rung(storage: BaseStorage, outcome: Outcome) -> None:
     losses = _losses_by_steps(outcome.measurements)
     reached = {steps for by_steps in losses.values() for steps in by_steps}
     last = max(reached & set(outcome.proxy.rung_steps), default=0)
-    plans = [proposal.plan for proposal in outcome.proposals]
+    plans = {proposal.trial: proposal.plan for proposal in outcome.proposals}  # dropped trials have none
     trials = [
-        _with_losses(trial, losses.get(plan, {}), last=last)
-        for trial, plan in zip(
-            study.trials, [*plans, *[None] * (len(study.trials) - len(plans))], strict=True
-        )
+        _with_losses(trial, losses.get(plans.get(trial.number), {}), last=last) for trial in study.trials
     ]
     direction = study.direction
     optuna.delete_study(study_name=STUDY, storage=storage)

@@ -82,7 +82,12 @@ class SearchProblem:
 
         The head alone is trained on what the base model gives in evaluation, without the dropout inside it.
         """
-        return Arm(kind="head", label="head" if self.head_rates[0] < self.head_rates[1] else "untrained")
+        return Arm(kind="head", label="head" if self.has_head else "untrained")
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model has a task head, which is trained beside the adapters."""
+        return self.head_rates[0] < self.head_rates[1]
 
     @property
     def has_baseline(self) -> bool:

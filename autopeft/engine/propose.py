@@ -57,7 +57,20 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
             log.warning("Time is short: rung 1 ends after %d plans.", len(measured))
         if len(results) < most:
             break
+    _warn_of_missing(problem, study_log.proposals)
     return even_out(study_log, measured)
+
+
+def _warn_of_missing(problem: SearchProblem, proposals: Sequence[Proposal]) -> None:
+    """Warn where a plan of the user was not measured, since trials or time were too few."""
+    measured = {proposal.arm for proposal in proposals}
+    for arm in [arm for arm, _ in problem.user_plans if arm not in measured]:
+        log.warning(
+            "The plan of %s is not measured: %d trials, or the time, end before it. Raise --trials or "
+            "--max-time.",
+            arm.label,
+            problem.n_proposals,
+        )
 
 
 def _propose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from autopeft.engine.problem import SearchProblem
@@ -32,7 +32,9 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     their range of learning rates, LoRA in the layers of the highest score first; the remaining trials are
     sampled. The head alone comes after the baselines' first rates, and at its others after the first usual
     arms, which are more often the answer. With `--check-score` the plan whose ranks follow the score comes
-    twice, before the usual arms.
+    twice, before the usual arms. Every plan of the user is in the queue: where the trials are few, it takes
+    the place of what comes before it, but for the first baseline. Where even then the trials end before it,
+    it follows them, so that an extended run measures it.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
@@ -52,7 +54,21 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
         queue += [_greedy(problem, lora_rates[0])] * 2
     usual = list(_usual(problem))
     heads = [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates[1:]]
-    return tuple([*queue, *usual[:_BEFORE_HEADS], *heads, *usual[_BEFORE_HEADS:]][:trials])
+    queue += [*usual[:_BEFORE_HEADS], *heads, *usual[_BEFORE_HEADS:]]
+    return tuple(_with_user_plans(problem, queue, n_first=trials))
+
+
+def _with_user_plans(
+    problem: SearchProblem, queue: Sequence[Enqueued], *, n_first: int
+) -> Sequence[Enqueued]:
+    """The first entries of a queue, with each of the user's plans at its first rate among or after them."""
+    arms = [arm for arm, _ in problem.user_plans]
+    if {arm for arm, _ in queue[:n_first]} >= set(arms):
+        return queue[:n_first]
+    places = [next(place for place, entry in enumerate(queue) if entry[0] == arm) for arm in arms]
+    others = [entry for place, entry in enumerate(queue) if place not in places]
+    n_others = max(1, n_first - len(places))
+    return [*others[:n_others], *(queue[place] for place in places)]
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:

@@ -19,9 +19,9 @@ _DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids d
 
 @dataclass(kw_only=True)
 class StudyLog:
-    """The Optuna study and its proposals, one for each trial and in the same order.
+    """The Optuna study and its proposals, in the order of their trials.
 
-    Trials that were dropped for lack of time have no proposal; nothing is proposed after them.
+    Trials that were dropped for lack of time have no proposal; nothing is sampled after them.
 
     Every loss in the study was measured at the first rung; for a plan whose source is `retuned`, which is
     added after all sampling, at the last one or in full. `policies` stand beside the proposals; None for a
@@ -38,8 +38,7 @@ class StudyLog:
         self, trial: Trial, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None = None
     ) -> Proposal:
         """The proposal of a trial, with its attributes in the study."""
-        proposal = self._append(arm, plan, source=source, policy=policy)
-        assert proposal.trial == trial.number, "one proposal for each trial"
+        proposal = self._append(trial.number, arm, plan, source=source, policy=policy)
         for name, value in _attributes(proposal).items():
             trial.set_user_attr(name, value)
         return proposal
@@ -76,15 +75,18 @@ class StudyLog:
 
         `source` says why the plan was proposed (see `Proposal`).
         """
-        proposal = self._append(arm, plan, source=source, policy=None)
+        number = len(self.study.get_trials(deepcopy=False))
+        proposal = self._append(number, arm, plan, source=source, policy=None)
         (measurement,) = self.ledger.measure_all([(plan, fidelity)])
         state = TrialState.FAIL if measurement.loss is None else TrialState.COMPLETE
         trial = create_trial(value=measurement.loss, state=state, user_attrs=_attributes(proposal))
         self.study.add_trial(trial)
         return measurement
 
-    def _append(self, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None) -> Proposal:
-        proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
+    def _append(
+        self, number: int, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None
+    ) -> Proposal:
+        proposal = Proposal(trial=number, arm=arm, source=source, plan=plan)
         self.proposals.append(proposal)
         self.policies.append(policy)
         self.ledger.note_arm(plan, arm, is_baseline=self.problem.is_baseline(arm))

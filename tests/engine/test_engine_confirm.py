@@ -289,6 +289,16 @@ def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
     assert list(by_name(outcome.confirmations)) == ["best", "smallest", "baseline"]
 
 
+def test_a_base_model_that_is_not_trained_has_no_lower_rate() -> None:
+    """Without a head and where no LoRA fits, the baseline is the base model itself."""
+    space = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
+    world = World(quality=levels(), has_head=False)
+    outcome = run(world, max_params=NO_LORA, space=space, head_rates=(1.0, 1.0)).outcome
+    assert outcome.baseline.adapters == ()
+    untrained = [proposal for proposal in outcome.proposals if not proposal.plan.adapters]
+    assert [proposal.source for proposal in untrained] == ["enqueued"]
+
+
 # The smallest plan.
 
 

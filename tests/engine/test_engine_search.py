@@ -70,6 +70,26 @@ def test_users_plan_of_twice_the_scale_is_tried_at_half_the_rates():
     assert tried[larger] == pytest.approx(tried[plan])
 
 
+@pytest.mark.parametrize(("trials", "n_plans"), [(2, 1), (3, 2), (5, 2)])
+def test_users_plans_are_measured_where_the_trials_are_few(trials, n_plans, caplog):
+    plans = [(replace(YOURS, label=f"yours {n}"), given_plan(layer_share=n / 2)) for n in (1, 2)[:n_plans]]
+    outcome = run(levels(), trials=trials, user_plans=tuple(plans)).outcome
+    arms = [proposal.arm for proposal in by_source(outcome, "enqueued")]
+    assert len(arms) == trials and arms[0].kind == "baseline"
+    assert {arm for arm, _ in plans} <= set(arms)
+    assert "is not measured" not in caplog.text
+
+
+def test_users_plan_that_one_trial_leaves_out_is_named_and_measured_when_the_run_is_extended(caplog):
+    yours = ((YOURS, given_plan()),)
+    short = run(levels(), trials=1, user_plans=yours)
+    assert "The plan of yours is not measured: 1 trials" in caplog.text
+    known = {(m.plan, m.fidelity): m for m in short.records}
+    longer = run(levels(), trials=8, first_trials=1, known=known, user_plans=yours).outcome
+    assert YOURS in {proposal.arm for proposal in longer.proposals}
+    assert longer.proposals[0].plan == short.outcome.proposals[0].plan
+
+
 def test_users_plan_over_the_budget_is_measured_and_cannot_win():
     dear = given_plan(max_params=10 * ROOMY, layer_share=1.0)
     assert dear.trainable_params > ROOMY

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
+import optuna
 import pytest
-from toys.engine import Display, World, baseline_plans, levels, problem, run
+from optuna.storages import InMemoryStorage
+from toys.engine import Display, World, baseline_plans, is_baseline, levels, method_of, problem, run
 
+from autopeft import engine
 from autopeft.engine import Ledger
 from autopeft.engine.stopping import has_room
 from autopeft.errors import StoppedError
@@ -60,6 +63,30 @@ def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been():
     known = {(m.plan, m.fidelity): m for m in short.records}
     ample = run(levels(), trials=30)
     assert run(levels(), trials=30, known=known).outcome == ample.outcome
+
+
+def test_trials_and_proposals_agree_where_time_ended_the_first_rung_and_a_plan_came_later():
+    """Trials that were dropped keep their numbers; the baseline at a lower rate comes after them."""
+
+    def fails_once_confirmed(plan, fidelity):
+        if is_baseline(plan):
+            return None if fidelity.split == "confirm" and plan.learning_rate > 3e-3 else 0.8
+        return 0.3 if method_of(plan) == "head" else 0.5
+
+    storage = InMemoryStorage()
+    world = World(quality=fails_once_confirmed, overhead_seconds=10.0)
+    outcome = run(world, limit_seconds=320, storage=storage).outcome
+    assert outcome.proposals[-1].source == "retuned"
+    for _ in range(2):
+        trials = optuna.load_study(study_name="autopeft", storage=storage).trials
+        assert len(trials) > len(outcome.proposals)  # some were dropped
+        plans = {trial.number: trial.user_attrs["plan"] for trial in trials}
+        assert all(plans[proposal.trial] == proposal.plan.digest for proposal in outcome.proposals)
+        engine.write_losses_by_rung(storage, outcome)
+    losses = {m.plan: m.loss for m in outcome.measurements if m.fidelity.split == "search"}
+    by_number = {trial.number: trial for trial in trials}
+    for proposal in outcome.proposals:
+        assert proposal.plan not in losses or by_number[proposal.trial].intermediate_values
 
 
 @dataclass

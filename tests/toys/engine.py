@@ -203,6 +203,7 @@ def problem(
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
     wave: int | None = None,
+    first_trials: int | None = None,
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
@@ -210,7 +211,7 @@ def problem(
         rung_steps = rung_steps[-1:]
     return SearchProblem(
         head_rates=head_rates,
-        first_trials=search.get("trials", 16),
+        first_trials=first_trials or search.get("trials", 16),
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
             limits=limits,
