@@ -33,7 +33,9 @@ from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.retry import retried
 from autopeft.engine.schedule import (
     LEAST_AT_RUNG,
+    Rungs,
     Schedule,
+    continued,
     n_first,
     planned_cost,
     rungs,
@@ -50,9 +52,11 @@ __all__ = [
     "LEAST_WAVE",
     "Ledger",
     "Progress",
+    "Rungs",
     "Schedule",
     "SearchProblem",
     "climb",
+    "continued",
     "n_first",
     "planned_cost",
     "rungs",

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from autopeft.engine.schedule import Schedule
-from autopeft.records import Cost, Measurement, Plan, Proposal, Status
+from autopeft.records import Cost, Measurement, Outcome, Plan, Proposal, Status
 
 _SAMPLED = ("sampler", "random", "refined")  # sources that count as proposals of the sampler
 
 
 def search_cost(
-    measurements: Sequence[Measurement],
-    proposals: Sequence[Proposal],
-    baseline: Plan,
+    outcome: Outcome,
     *,
+    earlier: Sequence[Measurement] = (),
     schedule: Schedule,
     scoring_seconds: float,
     load_seconds: float,
@@ -29,31 +28,32 @@ def search_cost(
     longest runs of any plan, and None where no plan was trained.
 
     Args:
-        measurements: Every measurement of the run.
-        proposals: Every trial of the study.
-        baseline: The plan whose full run is R, if it is trained.
+        outcome: Its measurements, its trials, and the baseline, whose full run is R if it is trained.
+        earlier: Measurements of the run before it was resumed that the outcome does not use.
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded and a step is timed.
         forgetting_seconds: Time of the runs on general text, which are not among the measurements.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
-    for measurement in measurements:
+    paid = [*earlier, *outcome.measurements]
+    for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
-    full_run_seconds = _full_run_seconds(measurements, baseline, schedule)
+    full_run_seconds = _full_run_seconds(outcome.measurements, outcome.baseline, schedule)
     total_seconds = scoring_seconds + sum(seconds.values()) + forgetting_seconds
-    searched = [m for m in measurements if m.fidelity.split == "search"]
+    searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
     return Cost(
         sensitivity_seconds=scoring_seconds,
         search_seconds=seconds["search"],
         confirm_seconds=seconds["confirm"],
         full_run_seconds=full_run_seconds,
         full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds if full_run_seconds else None,
-        examples_seen=sum(m.trained_steps for m in searched) * schedule.batch_size,
-        sampled_share=_sampled_share(searched, proposals, schedule),
+        examples_seen=sum(m.trained_steps for m in paid if m.fidelity.split == "search")
+        * schedule.batch_size,
+        sampled_share=_sampled_share(searched, outcome.proposals, schedule),
         load_seconds=load_seconds,
-        train_seconds=sum(m.train_seconds for m in measurements),
-        eval_seconds=sum(m.eval_seconds for m in measurements),
+        train_seconds=sum(m.train_seconds for m in paid),
+        eval_seconds=sum(m.eval_seconds for m in paid),
         total_seconds=total_seconds,
         total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )

@@ -65,7 +65,7 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     """Full length where three seeds of two plans can be paid, else half length."""
-    spec, total = prepared.spec, _cost_limit(prepared)
+    spec, total = prepared.spec, cost_limit(prepared)
     if spec.confirm.fidelity != "auto":
         return
     usual = spec.confirm.seeds
@@ -73,9 +73,7 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         least = usual if "confirm.seeds" in given else fewest
         tried = with_setting(spec, "confirm.fidelity", fidelity)
         schedule = schedule_of(replace(prepared, spec=tried))
-        n_seeds = usual
-        while n_seeds > least and not _pays(schedule, n_seeds, total):
-            n_seeds -= 1
+        n_seeds = paid_seeds(schedule, usual=usual, least=least, total=total)
         if _pays(schedule, n_seeds, total):
             break
     cost = schedule.confirm_cost(n_seeds=n_seeds)
@@ -84,7 +82,13 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     yield _decided(spec, "confirm.fidelity", fidelity, rule)
     if n_seeds != usual:
         spec = with_setting(spec, "confirm.fidelity", fidelity)
-        yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; what --max-cost pays")
+        payer = "--max-cost" if limit else f"the usual cost of {total:g} R"
+        yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; what {payer} pays")
+
+
+def paid_seeds(schedule: Schedule, *, usual: int, least: int, total: float) -> int:
+    """How many seeds of two plans a cost of `total` R pays, from `least` to `usual`."""
+    return next((n for n in range(usual, least, -1) if _pays(schedule, n, total)), least)
 
 
 def _pays(schedule: Schedule, n_seeds: int, total: float) -> bool:
@@ -111,16 +115,21 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many proposals as half of the search's part pays at the first rung, or up to ten if it pays them."""
-    spec, usual = prepared.spec, prepared.spec.search.trials
-    if "search.trials" in given or spec.search.max_cost is None:
-        return
+    spec, usual, n_trials = prepared.spec, prepared.spec.search.trials, paid_trials(prepared)
+    if "search.trials" not in given and n_trials < usual:
+        yield _decided(spec, "search.trials", n_trials, f"{usual} by default; what --max-cost pays")
+
+
+def paid_trials(prepared: Prepared) -> int:
+    """How many proposals the limit of cost pays, as `_trials` says; at most those of the settings."""
+    spec = prepared.spec
+    if spec.search.max_cost is None:
+        return spec.search.trials
     left = spec.search.max_cost - confirm_cost(prepared)
     n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
     more = range(_KEPT_TRIALS, _NEEDED_TRIALS, -1)
     fits = (n for n in more if least_cost(prepared, n_first=n) <= spec.search.max_cost)
-    n_trials = max(n_paid, next(fits, _NEEDED_TRIALS))
-    if n_trials < usual:
-        yield _decided(spec, "search.trials", n_trials, f"{usual} by default; what --max-cost pays")
+    return min(spec.search.trials, max(n_paid, next(fits, _NEEDED_TRIALS)))
 
 
 def confirm_cost(prepared: Prepared) -> float:
@@ -158,7 +167,7 @@ def warn_of_cost(prepared: Prepared) -> None:
         )
 
 
-def _cost_limit(prepared: Prepared) -> float:
+def cost_limit(prepared: Prepared) -> float:
     """The limit of cost that decides the confirmation."""
     limit = prepared.spec.search.max_cost
     usual = _SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST

@@ -16,7 +16,7 @@ from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
 from autopeft.extension import Checkpoint, ExportSource
 from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_files
-from autopeft.pipeline.keeping import copy_weights
+from autopeft.pipeline.measured import copy_weights
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import (

@@ -25,9 +25,9 @@ _BASE = "base_sha256"
 _DEVICE = "device"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
-# Settings that may differ between a start and its resumption: those that the user may change, and what the
-# fingerprints of data and weights cover wherever these lie.
-_FREE = CHANGEABLE | {"model.id", "model.revision", "data.source"}
+# Settings that may differ between a start and its resumption: those that the user may change, what the
+# fingerprints of data and weights cover wherever these lie, and seeds, which a larger cost adds.
+_FREE = CHANGEABLE | {"model.revision", "confirm.seeds"}
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
 _VOLATILE = frozenset(
     "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "
@@ -44,6 +44,11 @@ def note_start(
     differs; the message shows the differences.
     """
     path = run.state / _START
+    if not path.is_file() and run.measurements.load():
+        raise RunDirError(
+            f"{path} is missing, so that nothing tells whether data and model are those of the measurements; "
+            "put it back, or start again with another --out."
+        )
     now = {
         **loaded_facts(prepared),
         **dict(_settings(prepared.spec)),

@@ -1,61 +1,66 @@
-"""What a run keeps for its resumption: scores, decisions, measurements, and the weights of a confirmation."""
+"""What a run keeps for its resumption beside its measurements: scores, decisions, rungs."""
 
 from __future__ import annotations
 
 import logging
-import shutil
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from autopeft.errors import RunDirError, TrainingError
+from autopeft.engine import Rungs
+from autopeft.errors import RunDirError
 from autopeft.records import (
     Decision,
-    Fidelity,
-    Measurement,
-    Plan,
     RunSpec,
     SiteScores,
-    Status,
     from_json,
     to_json,
 )
-from autopeft.store import RunDir, damaged, read_checked, seal_of, write_checked
+from autopeft.store import RunDir, damaged, read_checked, write_checked
 
 Record = TypeVar("Record")
 
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
+_RUNGS, _SCORES, _SECONDS = "rungs.json", "scores.json", "scoring_seconds.json"  # there too
 # How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
+# What a larger limit of cost decides anew, and every decision that a resumed run may make anew or be given.
+RAISED = frozenset({"search.trials", "confirm.seeds"})
+_ANEW = RAISED | PIECES.keys() | {"search.max_cost"}
 
 log = logging.getLogger(__name__)
 
 
-def keep_scores(run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]) -> tuple[SiteScores, ...]:
-    """The sensitivity scores of this run: those on the disk, so that ranks come out the same again.
+def keep_scores(
+    run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]
+) -> tuple[tuple[SiteScores, ...], float]:
+    """The sensitivity scores of this run with the seconds that they took.
 
-    Damaged ones are computed anew, after a warning.
+    Those on the disk are taken, so that ranks come out the same again. Damaged ones are computed anew, after
+    a warning.
     """
-    path = run.state / "scores.json"
-    if path.is_file():
-        try:
-            return _read(tuple[SiteScores, ...], path)
-        except RunDirError as error:
-            log.warning("%s", error)
+    kept = _read_or_warn(tuple[SiteScores, ...], run.state / _SCORES)
+    seconds = _read_or_warn(float, run.state / _SECONDS)
+    if kept is not None:
+        return kept, seconds or 0.0
+    started = time.monotonic()
     scores = compute()
-    write_checked(path, [to_json(score) for score in scores])
-    return scores
+    seconds = time.monotonic() - started
+    write_checked(run.state / _SECONDS, seconds)
+    write_checked(run.state / _SCORES, [to_json(score) for score in scores])
+    return scores, seconds
 
 
 def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
     """The settings that this run derived: those on the disk, since a resumed run reads their values.
 
-    The pieces of a step may have been chosen again, or given.
+    The pieces of a step may have been chosen again, or given, and so may trials and seeds.
     """
     if (kept := kept_decisions(run)) is not None:
-        again = {decision.setting: decision for decision in derived if decision.setting in PIECES}
+        again = {decision.setting: decision for decision in derived if decision.setting in _ANEW}
         current = to_json(spec)
         derived = tuple(
             again.pop(decision.setting, decision)
@@ -71,67 +76,38 @@ def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) ->
 def _still_holds(decision: Decision, again: Collection[str], current: Any) -> bool:
     """Whether a decision on the disk was made again, or its setting has the value that it gave it."""
     topic, field = decision.setting.split(".")
-    is_given = decision.setting in PIECES and str(current[topic][field]) != decision.value
+    value = current[topic][field]
+    now = f"{value:g}" if isinstance(value, float) else str(value)
+    is_given = decision.setting in _ANEW and now != decision.value.replace(",", "")
     return decision.setting in again or not is_given
 
 
 def kept_decisions(run: RunDir) -> tuple[Decision, ...] | None:
     """The decisions on the disk; None before there are any, or after a warning where they are damaged."""
-    path = run.state / _DECISIONS
-    if not path.is_file():
-        return None
-    try:
-        return _read(tuple[Decision, ...], path)
-    except RunDirError as error:
-        log.warning("%s", error)
-        return None
+    return _read_or_warn(tuple[Decision, ...], run.state / _DECISIONS)
 
 
-def _read(kind: type[Record], path: Path) -> Record:
+def _read_or_warn(kind: type[Record], path: Path) -> Record | None:
+    """The content of a file in the state of a run; None where it is missing, or after a warning damaged."""
     remedy = "it is made anew"
     try:
         return from_json(kind, read_checked(path, remedy=remedy))
-    except ValidationError as error:
-        raise damaged(path, remedy=remedy) from error
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        log.warning("%s", damaged(path, remedy=remedy))
+    except RunDirError as error:
+        log.warning("%s", error)
+    return None
 
 
-def known_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Measurements of a stopped run; a confirmation is used only where its weights are as it left them."""
-    known = {}
-    for measurement, seal in run.measurements.entries():
-        plan, fidelity = measurement.plan, measurement.fidelity
-        if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
-            known[plan, fidelity] = measurement
-        else:
-            log.warning(
-                "The kept weights of plan %s, seed %d, are missing or damaged; they are trained again.",
-                plan.digest,
-                fidelity.seed,
-            )
-    return known
+def kept_rungs(run: RunDir) -> Rungs | None:
+    """The rungs on the disk; None before there are any, or after a warning where they are damaged."""
+    return _read_or_warn(Rungs, run.state / _RUNGS)
 
 
-def copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
-    """Copy the weights that a confirmation kept; TrainingError where the copy is not what it left."""
-    plan, seed = measurement.plan, measurement.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
-    seal = seals.get((plan, measurement.fidelity))
-    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
-    if seal is None or seal_of(folder) != seal:
-        raise TrainingError(
-            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
-            "--resume trains them again."
-        )
-
-
-def _keeps_weights(measurement: Measurement) -> bool:
-    return measurement.fidelity.split == "confirm" and measurement.status is Status.COMPLETE
-
-
-def record(run: RunDir, measurement: Measurement) -> None:
-    """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
-    if measurement.status.is_of_machine:
-        return
-    folder = run.weights(measurement.plan, measurement.fidelity.seed)
-    seal = seal_of(folder) if _keeps_weights(measurement) else None
-    run.measurements.append(measurement, weights=seal)
+def keep_rungs(run: RunDir, rungs: Rungs, *, before: Rungs | None) -> None:
+    """Keep the rungs of a run for its resumption; paused runs that were to reach others are dropped."""
+    if rungs != before:
+        run.forget_all_paused()
+        write_checked(run.state / _RUNGS, to_json(rungs))

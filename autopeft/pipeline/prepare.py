@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autopeft import model, train
 from autopeft.data import LabelledData
+from autopeft.engine import Rungs
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
@@ -31,7 +32,8 @@ class Prepared:
     """Everything that stays the same during a run, the loaded base model included.
 
     `general` describes the text on which forgetting is measured; None without `--forgetting`. `decisions` are
-    the settings that were derived, which `spec` holds too.
+    the settings that were derived, which `spec` holds too. `rungs` are those that a resumed run has; None in
+    a new one.
     """
 
     spec: RunSpec
@@ -43,6 +45,7 @@ class Prepared:
     full_steps: int
     general: GeneralText | None = None
     decisions: tuple[Decision, ...] = ()
+    rungs: Rungs | None = None
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:

@@ -113,7 +113,10 @@ def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Ar
 
 
 def schedule_of(prepared: Prepared) -> Schedule:
-    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost."""
+    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost.
+
+    Those of a resumed run are no shorter than before.
+    """
     full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     if spec.data.max_eval_examples is not None:
@@ -128,9 +131,11 @@ def schedule_of(prepared: Prepared) -> Schedule:
         n_test=sizes.get("test", 0),
         n_general=sizes.get("general", 0),
     )
-    if spec.search.max_cost is None or not schedule.last:
+    left, n_first = spec.search.max_cost, spec.search.trials
+    if left is not None and spec.confirm.fidelity != "none":
+        left -= schedule.confirm_cost(n_seeds=spec.confirm.seeds)
+    if prepared.rungs is not None:
+        return engine.continued(schedule, prepared.rungs, n_first=n_first, max_cost=left)
+    if left is None or not schedule.last:
         return schedule
-    is_confirmed = spec.confirm.fidelity != "none"
-    reserve = schedule.confirm_cost(n_seeds=spec.confirm.seeds) if is_confirmed else 0.0
-    left = spec.search.max_cost - reserve
-    return engine.stretched(schedule, n_first=spec.search.trials, max_cost=left)
+    return engine.stretched(schedule, n_first=n_first, max_cost=left)

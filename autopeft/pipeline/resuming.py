@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from autopeft.errors import SpecError
 from autopeft.pipeline.keeping import PIECES, kept_decisions
@@ -12,12 +14,14 @@ from autopeft.store import RunDir, whole_path
 
 _COST = "search.max_cost"
 _MEMORY = "execution.memory_bytes"
-# What a resumed run may change: limits, how measurements are spread over processes and devices of one kind,
-# the pieces of a step, whose gradients add up to the same, and what logs them.
+PLACES = ("model.id", "data.source")  # where model and data lie; fingerprints tell other ones apart
+# What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
+# kind, the pieces of a step, whose gradients add up to the same, and what logs them.
 CHANGEABLE = frozenset(
     {
         *("search.trials", "search.max_time_seconds", "search.max_cost"),
         *("output.out", "output.report_to"),
+        *PLACES,
         *("execution.executor", "execution.workers", "execution.device"),
         *(_MEMORY, *PIECES),
     }
@@ -27,9 +31,9 @@ CHANGEABLE = frozenset(
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     """The stored settings of the run in `requested.output.out`, with what the user may change of them.
 
-    These are limits, of which trials and cost can only grow; executor, workers and device; memory and the
-    pieces of a step, which the run chooses again where it is given another memory; and trackers.
-    Raises SpecError where another setting in `given` (dotted names) differs.
+    These are limits, of which trials and cost can only grow; where model and data lie; executor, workers and
+    device; memory and the pieces of a step, which the run chooses again where it is given another memory; and
+    trackers. Raises SpecError where another setting in `given` (dotted names) differs.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -50,11 +54,14 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         if name not in CHANGEABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --executor, "
-                "--workers, --device, --memory, --micro-batch-tokens, --checkpointing and --report-to may "
-                "change; pass another --out for a new run."
+                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --data and "
+                "--model (at another place), --executor, --workers, --device, --memory, "
+                "--micro-batch-tokens, --checkpointing and --report-to may change; pass another --out for a "
+                "new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
+        if name == "model.id" and "model.revision" not in given and value != topics[topic][field]:
+            topics["model"]["revision"] = None  # which was that of the other name
         topics[topic][field] = value
     chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
     if "search.trials" in given and _COST in chosen.keys() - given:
@@ -62,7 +69,27 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     for name in PIECES.keys() & chosen.keys() - given:  # whatever run.yaml says
         topic, field = name.split(".")
         topics[topic][field] = PIECES[name] if _MEMORY in given else chosen[name]
-    return RunSpec.model_validate(topics)
+    spec = RunSpec.model_validate(topics)
+    _refuse_missing(spec)
+    return spec
+
+
+def _refuse_missing(spec: RunSpec) -> None:
+    """Raise SpecError where model or data lie at a path that is not there."""
+    for flag, source in (("--model", spec.model.id), ("--data", spec.data.source)):
+        words = [word.strip() for word in (source or "").split(",")]
+        missing = [path for path in words if _is_missing(path)]
+        if source and missing and _is_missing(source):
+            raise SpecError(
+                f"The run needs {missing[0]}, which does not exist; put it back, or pass {flag} with the "
+                "place to which it was moved."
+            )
+
+
+def _is_missing(path: str) -> bool:
+    with suppress(OSError, ValueError):  # too long, or no name of a file at all
+        return Path(path).is_absolute() and not Path(path).exists()
+    return False
 
 
 def _is_commit(revision: object) -> bool:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report, space
-from autopeft.engine import Ledger, Progress
+from autopeft.engine import Progress
 from autopeft.errors import StoppedError
-from autopeft.extension import discover
 from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
+from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
-from autopeft.pipeline.keeping import keep_decisions, keep_scores, known_measurements, record
+from autopeft.pipeline.keeping import (
+    keep_decisions,
+    keep_rungs,
+    keep_scores,
+)
+from autopeft.pipeline.ledger import ledger_of
+from autopeft.pipeline.measured import unused_measurements
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
@@ -30,10 +35,9 @@ from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
-from autopeft.pipeline.working import check_executor, start_workers, with_wave
-from autopeft.records import Plan, RunSpec, SearchResult
+from autopeft.pipeline.working import check_executor, with_wave
+from autopeft.records import RunSpec, SearchResult
 from autopeft.store import RunDir
-from autopeft.train import Bench
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +87,7 @@ def search(
                     spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
                 )
                 prepared = with_general_text(prepared)
+                prepared = as_it_was(run, prepared, given) if resume else prepared
                 limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
                 return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
             except StoppedError as error:
@@ -112,19 +117,18 @@ def _search_in(
     for decision in prepared.decisions:
         log.info("%s", decision)
     run.write_spec(spec)
-    scoring_started = time.monotonic()
-    load_seconds = scoring_started - limit.started
+    load_seconds = limit.clock()
     progress.phase("sensitivity", 0)
     names = score_names(spec, requested)
-    scores = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
-    scoring_seconds = time.monotonic() - scoring_started
+    scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
     problem = search_problem(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
+    keep_rungs(run, problem.schedule.rungs, before=prepared.rungs)
     bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
-        with _ledger(run, prepared, bench, progress=tracked, clock=limit.clock) as ledger:
+        with ledger_of(run, prepared, bench, problem.schedule, progress=tracked, clock=limit.clock) as ledger:
             with run.writing_study():
                 outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
                 engine.write_losses_by_rung(run.study_storage(), outcome)
@@ -137,9 +141,8 @@ def _search_in(
             sites=prepared.base.sites,
             scores=scores,
             cost=engine.search_cost(
-                outcome.measurements,
-                outcome.proposals,
-                outcome.baseline,
+                outcome,
+                earlier=unused_measurements(run, outcome),
                 schedule=problem.schedule,
                 scoring_seconds=scoring_seconds,
                 load_seconds=load_seconds,
@@ -154,38 +157,3 @@ def _search_in(
         report.write(result, run.path, words=part_words(result))
         tracked.finish(result)
     return result
-
-
-@contextlib.contextmanager
-def _ledger(
-    run: RunDir, prepared: Prepared, bench: Bench, *, progress: Progress, clock: Callable[[], float]
-) -> Iterator[Ledger]:
-    """A context with the ledger of a run, whose workers end with it.
-
-    What stopped the search (the time limit, a signal) leaves the states of paused runs on the disk, and a
-    resumed search takes them up.
-    """
-    executor = discover("autopeft.executors")[prepared.spec.execution.executor]
-    try:
-        yield Ledger(
-            executor=executor,
-            measure=start_workers(executor, run, prepared, bench),
-            progress=progress,
-            interrupt=bench.interrupt,
-            known=known_measurements(run),
-            record=lambda measurement: record(run, measurement),
-            release=lambda plans: _forget(run, bench, plans),
-            clock=clock,
-            limit_seconds=prepared.spec.search.max_time_seconds,
-        )
-    finally:
-        executor.shutdown()
-        if bench.states is not None:
-            bench.states.write()
-
-
-def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:
-    """Drop the paused training of plans that no later rung continues, in memory and on the disk."""
-    if bench.states is not None:
-        bench.states.forget(plans)
-    run.forget_paused(plans)

@@ -10,6 +10,7 @@ from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
 from autopeft.store.folders import fresh_folder, refuse_files
+from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
 from autopeft.store.settings import SOURCES, by_dotted_name, parse_bytes, resolve_settings, whole_path
@@ -17,6 +18,7 @@ from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
     "SOURCES",
+    "Entry",
     "RunDir",
     "by_dotted_name",
     "cannot_write",

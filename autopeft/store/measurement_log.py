@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,9 +16,18 @@ from autopeft.errors import RunDirError
 from autopeft.records import Measurement, digest_of, from_json, to_json
 from autopeft.store.files import cannot_write
 
-Entry = tuple[Measurement, str | None]  # with the seal of its weights
-
 log = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """A measurement, the seal of the weights that it kept, and the steps at which its rate cycles ended.
+
+    None where it kept no weights, and where the cycles do not matter.
+    """
+
+    measurement: Measurement
+    weights: str | None
+    cycles: tuple[int, ...] | None
 
 
 class MeasurementLog:
@@ -28,14 +37,23 @@ class MeasurementLog:
         self._path = path
         self._ends_with_whole_line = False
 
-    def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
+    def append(
+        self,
+        measurement: Measurement,
+        *,
+        weights: str | None = None,
+        cycles: tuple[int, ...] | None = None,
+    ) -> None:
         """Add a measurement, which is on the disk when this returns; RunDirError where it cannot be.
 
-        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`).
+        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`), `cycles` are
+        the steps at which the cycles of its learning rate ended (see `train.rate_schedule`).
         """
         content: dict[str, Any] = {"measurement": to_json(measurement)}
         if weights is not None:
             content["weights"] = weights
+        if cycles is not None:
+            content["cycles"] = cycles
         line = json.dumps({"sha256": _digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
@@ -52,16 +70,20 @@ class MeasurementLog:
 
     def load(self) -> tuple[Measurement, ...]:
         """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
-        return tuple(measurement for measurement, _ in self.entries())
+        return tuple(entry.measurement for entry in self.entries())
+
+    def every(self) -> tuple[Entry, ...]:
+        """All entries in the order in which they were made, several of one plan and fidelity too."""
+        return tuple(entry for _, entry in self._lines() if entry is not None)
 
     def entries(self) -> tuple[Entry, ...]:
-        """As `load`, each measurement with the seal of the weights that it kept, None where it kept none."""
+        """As `load`, each measurement with what was noted beside it."""
         entries = {}
         for number, (_, entry) in enumerate(self._lines(), start=1):
             if entry is None:
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
             else:
-                entries[entry[0].plan, entry[0].fidelity] = entry
+                entries[entry.measurement.plan, entry.measurement.fidelity] = entry
         return tuple(entries.values())
 
     def _lines(self) -> Iterator[tuple[bytes, Entry | None]]:
@@ -82,18 +104,23 @@ class MeasurementLog:
 
 
 def _entry_in(line: bytes) -> Entry | None:
-    """The measurement of a line with the seal of its weights; None where the line is torn or damaged."""
+    """The measurement of a line with what stands beside it; None where the line is torn or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
         content = json.loads(line)
         if content.pop("sha256") != _digest_of(content):
             return None
-        return from_json(Measurement, content["measurement"]), content.get("weights")
+        cycles = content.get("cycles")
+        return Entry(
+            measurement=from_json(Measurement, content["measurement"]),
+            weights=content.get("weights"),
+            cycles=None if cycles is None else tuple(cycles),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
         return None
 
 
 def _digest_of(content: dict[str, Any]) -> str:
-    """Digest of a line: of its measurement alone where it has no weights."""
-    return digest_of(content if "weights" in content else content["measurement"])
+    """Digest of a line: of its measurement alone where nothing stands beside it."""
+    return digest_of(content if len(content) > 1 else content["measurement"])

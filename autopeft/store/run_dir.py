@@ -147,6 +147,10 @@ class RunDir:
             for folder in (self.state / "paused").glob(f"*{plan.digest}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def forget_all_paused(self) -> None:
+        """Remove every paused training, as the rungs that it was to reach are others now."""
+        shutil.rmtree(self.state / "paused", ignore_errors=True)
+
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but the folder of the output."""
         content = to_json(spec)

@@ -31,11 +31,8 @@ def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
 
 
 def cost_of(search: Run) -> Cost:
-    outcome = search.outcome
     return search_cost(
-        outcome.measurements,
-        outcome.proposals,
-        outcome.baseline,
+        search.outcome,
         schedule=problem().schedule,
         scoring_seconds=6.0,
         load_seconds=2.0,

@@ -12,6 +12,7 @@ from toys.specs import run_spec
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError
+from autopeft.records import with_setting
 from autopeft.store import read_checked, write_checked
 
 
@@ -100,6 +101,33 @@ def test_an_unchanged_run_goes_on_even_where_its_model_was_moved(stopped, tmp_pa
     path = folder / "run/run.yaml"
     path.write_text(path.read_text().replace(f"{stopped}/model", f"{folder}/model"))
     with pytest.raises(KeyboardInterrupt):
+        resume(folder)
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_same(
+    stopped, data_dir, tmp_path, is_same
+):
+    run = shutil.copytree(stopped, tmp_path / "copy") / "run"
+    data, model = (
+        shutil.copytree(source, tmp_path / source.name) for source in (data_dir, stopped / "model")
+    )
+    if not is_same:
+        table = data / "train.csv"
+        table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
+    spec = with_setting(run_spec(str(model), out=run), "data.source", str(data))
+    error, sentence = (KeyboardInterrupt, "") if is_same else (RunDirError, "data_fingerprint .*, now it is")
+    with pytest.raises(error, match=sentence):
+        given = frozenset({"model.id", "data.source"})
+        pipeline.search(spec, given=given, resume=True, progress=StopsAfterOne())
+    if is_same:
+        assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
+
+
+def test_a_run_whose_start_is_missing_is_not_measured_further(stopped, tmp_path):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    (folder / "run/state/start.json").unlink()
+    with pytest.raises(RunDirError, match=r"start\.json is missing, so that nothing tells whether data"):
         resume(folder)
 
 

@@ -23,6 +23,11 @@ from autopeft.records import (
 NOTHING = frozenset[str]()
 
 
+def rule_of(run, name):
+    (rule,) = [decision.rule for decision in run.decisions if decision.setting == name]
+    return rule
+
+
 @pytest.fixture(scope="module")
 def prepared(model_dir, data_dir):
     spec = RunSpec(

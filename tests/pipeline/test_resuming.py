@@ -12,9 +12,10 @@ from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
 from autopeft.pipeline.keeping import keep_decisions
 from autopeft.pipeline.resuming import resumed
-from autopeft.records import Decision
+from autopeft.records import Decision, with_setting
 from autopeft.store import RunDir
 
+PLACES = {"model": ("model", "id"), "data": ("data", "source")}
 STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
 
 
@@ -145,8 +146,32 @@ def test_a_run_with_a_relative_path_is_resumed_with_that_path(tmp_path, monkeypa
         run.write_spec(stored)
     given = frozenset({"model.id"})
     assert resumed(run_spec("bert", out="run"), given).model.id == "bert"
-    with pytest.raises(SpecError, match=r"model\.id was 'bert' and cannot become 'bart'"):
-        resumed(run_spec("bart", out="run"), given)
+
+
+@pytest.mark.parametrize(("name", "flag"), [("model", "--model"), ("data", "--data")])
+def test_model_and_data_may_lie_at_another_place_which_exists(tmp_path, name, flag):
+    topic, field = PLACES[name]
+    before, after = tmp_path / "before", tmp_path / "after"
+    after.mkdir()
+    stored = with_setting(run_spec(), f"{topic}.{field}", str(before))
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(stored)
+    unnamed = run_spec(out=tmp_path / "run")
+    with pytest.raises(SpecError, match=f"The run needs {before}, which does not exist; .* pass {flag}"):
+        resumed(unnamed, frozenset())
+    moved = with_setting(unnamed, f"{topic}.{field}", str(after))
+    spec = resumed(moved, frozenset({f"{topic}.{field}"}))
+    assert getattr(getattr(spec, topic), field) == str(after)
+
+
+def test_a_moved_model_has_no_commit_of_the_hub(tmp_path):
+    stored = with_setting(with_setting(run_spec(), "model.id", "org/name"), "model.revision", "0" * 40)
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(stored)
+    moved = with_setting(run_spec(out=tmp_path / "run"), "model.id", str(tmp_path))
+    assert resumed(moved, frozenset({"model.id"})).model.revision is None
+    again = with_setting(moved, "model.id", "org/name")
+    assert resumed(again, frozenset({"model.id"})).model.revision == "0" * 40
 
 
 def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yaml_says(tmp_path):
