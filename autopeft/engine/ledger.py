@@ -71,8 +71,6 @@ class Ledger:
         record: Stores a new measurement; called before the search goes on.
         release: Takes the plans that no later rung continues, so that their paused state can be deleted.
         interrupt: Called before each new measurement; what it raises stops the search.
-        spent: Measurements of an earlier part of this run that it cannot use, since its rungs have become
-            longer. They count in its cost.
         limit_seconds: Time that the run may take; None for no limit.
         wait_for_any: Waits until one of some measurements has finished, or for the seconds of `timeout`;
             another clock has another one.
@@ -88,7 +86,6 @@ class Ledger:
     release: Callable[[Collection[Plan]], None] = lambda plans: None
     interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = lambda: 0.0
-    spent: Sequence[Measurement] = ()
     limit_seconds: float | None = None
     wait_for_any: Callable[..., object] = wait_for_first
     measured: dict[Key, Measurement] = field(default_factory=dict)
@@ -276,7 +273,7 @@ class Ledger:
 
     def cost(self, schedule: Schedule) -> float:
         """Cost of all measurements so far in R, counted in steps and examples."""
-        return math.fsum(map(schedule.cost_of, (*self.spent, *self.measured.values())))
+        return math.fsum(map(schedule.cost_of, self.measured.values()))
 
     def worst_loss(self) -> float:
         """The largest finite loss so far."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 
 from autopeft.engine.schedule import Schedule, n_first
-from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
+from autopeft.records import Arm, Fidelity, Measurement, MetricFacts, Plan, RunSpec, with_setting
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
@@ -18,6 +19,7 @@ from autopeft.space import (
     scored_policy,
 )
 
+_NOTHING_LEFT = 1e-6  # R, where the whole limit is spent
 LEAST_WAVE = 4  # plans that are proposed at once, however few workers there are; chosen by hand
 
 
@@ -47,6 +49,14 @@ class SearchProblem:
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
     margin: float = 0.01
+
+    def after(self, spent: Sequence[Measurement]) -> SearchProblem:
+        """The problem, whose limit of cost is lower by measurements that the run made and cannot use."""
+        limit = self.spec.search.max_cost
+        if limit is None or not spent:
+            return self
+        left = limit - math.fsum(map(self.schedule.cost_of, spent))
+        return replace(self, spec=with_setting(self.spec, "search.max_cost", max(left, _NOTHING_LEFT)))
 
     @property
     def seed(self) -> int:

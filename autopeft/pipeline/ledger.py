@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from autopeft.engine import Ledger, Progress, Schedule
 from autopeft.extension import discover
-from autopeft.pipeline.measured import logged_measurements, record
+from autopeft.pipeline.measured import record
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.working import start_workers
-from autopeft.records import Plan
+from autopeft.records import Fidelity, Measurement, Plan
 from autopeft.store import RunDir
 from autopeft.train import Bench
 
@@ -22,6 +22,7 @@ def ledger_of(
     bench: Bench,
     schedule: Schedule,
     *,
+    known: Mapping[tuple[Plan, Fidelity], Measurement],
     progress: Progress,
     clock: Callable[[], float],
 ) -> Iterator[Ledger]:
@@ -31,7 +32,6 @@ def ledger_of(
     resumed search takes them up.
     """
     executor = discover("autopeft.executors")[prepared.spec.execution.executor]
-    known, spent = logged_measurements(run, schedule)
     try:
         yield Ledger(
             executor=executor,
@@ -39,7 +39,6 @@ def ledger_of(
             progress=progress,
             interrupt=bench.interrupt,
             known=known,
-            spent=spent,
             record=lambda measurement: record(run, measurement, schedule),
             release=lambda plans: _forget(run, bench, plans),
             clock=clock,

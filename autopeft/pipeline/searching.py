@@ -27,7 +27,7 @@ from autopeft.pipeline.keeping import (
     keep_scores,
 )
 from autopeft.pipeline.ledger import ledger_of
-from autopeft.pipeline.measured import unused_measurements
+from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
@@ -124,16 +124,20 @@ def _search_in(
     problem = search_problem(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
-    keep_rungs(run, problem.schedule.rungs, before=prepared.rungs)
-    bench = replace(prepared.bench, rung_steps=problem.schedule.rung_steps)
+    schedule = problem.schedule
+    keep_rungs(run, schedule.rungs, before=prepared.rungs)
+    known, spent = logged_measurements(run, schedule)
+    bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
-        with ledger_of(run, prepared, bench, problem.schedule, progress=tracked, clock=limit.clock) as ledger:
+        with ledger_of(
+            run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
+        ) as ledger:
             with run.writing_study():
-                outcome = engine.search(problem, ledger, storage=run.study_storage(fresh=True))
+                outcome = engine.search(problem.after(spent), ledger, storage=run.study_storage(fresh=True))
                 engine.write_losses_by_rung(run.study_storage(), outcome)
             run.close_study()
-            forgetting = measure_forgetting(prepared, problem.schedule, ledger, outcome)
+            forgetting = measure_forgetting(prepared, schedule, ledger, outcome)
         check_base(run, prepared)
         result = SearchResult(
             spec=spec,
@@ -143,7 +147,7 @@ def _search_in(
             cost=engine.search_cost(
                 outcome,
                 earlier=unused_measurements(run, outcome),
-                schedule=problem.schedule,
+                schedule=schedule,
                 scoring_seconds=scoring_seconds,
                 load_seconds=load_seconds,
                 forgetting_seconds=forgetting.seconds if forgetting else 0.0,

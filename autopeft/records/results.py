@@ -207,6 +207,7 @@ class Cost:
     `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
     seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
     measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking.
+    A resumed run counts all that it measured, also what its outcome does not use.
     """
 
     sensitivity_seconds: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
     return None if method_of(plan) == "ia3" else levels()(plan, fidelity)
 
 
-def cost_of(search: Run) -> Cost:
+def cost_of(search: Run, earlier: Sequence[Measurement] = ()) -> Cost:
     return search_cost(
         search.outcome,
+        earlier=earlier,
         schedule=problem().schedule,
         scoring_seconds=6.0,
         load_seconds=2.0,
@@ -48,6 +50,24 @@ def written(search: Run, folder: Path) -> dict[str, object]:
     assert (folder / "report.html").stat().st_size and (folder / "report.md").stat().st_size
     content: dict[str, object] = json.loads((folder / "result.json").read_text(encoding="utf-8"))["cost"]
     return content
+
+
+def test_measurements_before_an_extension_count_in_what_the_run_took_and_in_its_limit() -> None:
+    search = run(levels())
+    old = [replace(m, train_seconds=100.0, trained_steps=100) for m in search.at("search")[:3]]
+    plain, extended = cost_of(search), cost_of(search, earlier=old)
+    more = sum(m.total_seconds for m in old)
+    assert extended.search_seconds == plain.search_seconds + more
+    assert extended.total_seconds == plain.total_seconds + more
+    assert extended.examples_seen == plain.examples_seen + 300 * problem().schedule.batch_size
+    assert (extended.full_run_seconds, extended.sampled_share) == (
+        plain.full_run_seconds,
+        plain.sampled_share,
+    )
+    limited = problem(max_cost=20.0)
+    left = 20.0 - sum(map(limited.schedule.cost_of, old))
+    assert limited.after(old).spec.search.max_cost == pytest.approx(left)
+    assert limited.after(()) is limited and problem().after(old).spec.search.max_cost is None
 
 
 def test_where_the_baseline_is_untrained_r_is_a_full_run_of_the_trained_plans(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def test_given_trials_are_not_limited_by_a_cost_that_was_not_given(prepared):
     run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"search.trials"}))
     assert (run.spec.search.trials, run.spec.search.max_cost) == (40, None)
     assert run.spec.confirm.fidelity == "half"
+    assert rule_of(run, "confirm.seeds") == "5 by default; what the usual cost of 4 R pays"
+    limited = replace(run, spec=with_setting(prepared.spec, "search.max_cost", 4.0), decisions=())
+    assert rule_of(within_cost(limited, NOTHING), "confirm.seeds") == "5 by default; what --max-cost pays"
 
 
 def test_a_full_confirmation_that_was_asked_for_raises_the_limit(prepared):
