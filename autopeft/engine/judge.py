@@ -68,13 +68,22 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
     standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
     if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
+    is_kept = finalists.best == finalists.baseline
+    if not all(has_score(problem, confirmed[plan]) for plan in (finalists.incumbent, finalists.baseline)):
+        return evidence.verdict_on_diverged(
+            n_seeds=len(confirmed[finalists.incumbent]),
+            is_kept=is_kept,
+            margin=margin,
+            fidelity=fidelity,
+            smallest_equivalent=standing,
+        )
     return evidence.sequential_verdict(
         _last_look(problem, confirmed, finalists.incumbent, finalists.baseline),
         metric=problem.metric,
         fidelity=fidelity,
         smallest_equivalent=standing,
         n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent]),
-        is_kept=finalists.best == finalists.baseline,
+        is_kept=is_kept,
     )
 
 
@@ -120,6 +129,8 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
     if smallest == best:
         return "unproven" if problem.spec.search.objective == "params" else "the best itself"
     plans = {"smallest": smallest, "best": best}
+    if not all(has_score(problem, confirmed.get(plan, [])) for plan in plans.values()):
+        return "unproven"
     tables = {name: scores_of(problem, confirmed.get(plan, [])) for name, plan in plans.items()}
     if min(map(len, tables.values())) < 2:
         return "unproven"
@@ -142,6 +153,12 @@ def seed_pool(problem: SearchProblem, confirmed: Confirmed) -> list[list[list[fl
     return [scores_of(problem, rows) for plan, rows in confirmed.items() if plan.adapters]
 
 
+def has_score(problem: SearchProblem, rows: Sequence[Measurement]) -> bool:
+    """Whether a plan has a score to compare: a loss without bounds has none where all its seeds diverged."""
+    is_bounded = problem.metric.score_span is not None or problem.metric.greater_is_better
+    return is_bounded or any(row.example_scores for row in rows)
+
+
 def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:
     """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
 
@@ -159,9 +176,13 @@ def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[
 def summaries(
     problem: SearchProblem, confirmed: Confirmed, by_name: Mapping[str, Plan]
 ) -> tuple[Confirmation, ...]:
-    """Mean and standard error by name; a plan with two names appears under each."""
+    """Mean and standard error by name; a plan with two names appears under each.
+
+    A plan without a score is left out.
+    """
     rows = {name: confirmed[plan] for name, plan in by_name.items() if confirmed.get(plan)}
-    return tuple(_summary(problem, name, plan_rows) for name, plan_rows in rows.items())
+    scored = {name: plan_rows for name, plan_rows in rows.items() if has_score(problem, plan_rows)}
+    return tuple(_summary(problem, name, plan_rows) for name, plan_rows in scored.items())
 
 
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
 from autopeft.engine.finalists import Finalists
-from autopeft.engine.judge import Confirmed, scores_of, seed_pool
+from autopeft.engine.judge import Confirmed, has_score, scores_of, seed_pool
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement, Plan, Status, Verdict
@@ -34,6 +34,7 @@ def sentences(
             metric=problem.metric,
         )
         findings.append(sentence)
+    confirmed = {plan: rows for plan, rows in confirmed.items() if has_score(problem, rows)}
     if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
         findings.append(_as_good(problem, finalists, confirmed, smallest=verdict.smallest_equivalent))
     if len(confirmed.get(finalists.best, ())) > 1:

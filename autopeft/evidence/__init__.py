@@ -29,6 +29,7 @@ from autopeft.evidence.sequential import Look, look
 from autopeft.evidence.wording import (
     optimism_sentence,
     sequential_verdict,
+    verdict_on_diverged,
     verdict_on_same_plan,
     verdict_without_confirmation,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "plans_within_margin",
     "rank_correlation",
     "sequential_verdict",
+    "verdict_on_diverged",
     "verdict_on_same_plan",
     "verdict_without_confirmation",
 ]

@@ -78,6 +78,30 @@ def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: s
     )
 
 
+def verdict_on_diverged(
+    *, n_seeds: int, is_kept: bool, margin: float, fidelity: str, smallest_equivalent: str
+) -> Verdict:
+    """The verdict where all seeds of one plan diverged, which has no loss to compare then.
+
+    The baseline diverged, or with `is_kept` the plan that the search put first. There is no interval.
+    """
+    length = {"full": "full", "half": "half"}[fidelity]
+    runs = f"none of the {n_seeds} confirming runs of {length} length"
+    sentence = f"The best plan is better than the baseline, as {runs} of the baseline finished."
+    if is_kept:
+        sentence = f"The baseline is kept, as {runs} of the plan that the search put first finished."
+    return Verdict(
+        label=KEPT if is_kept else "better",
+        mean_difference=None,
+        interval_95=None,
+        margin=margin,
+        fidelity=fidelity,
+        smallest_equivalent=smallest_equivalent,
+        sentence=f"{sentence} What diverged has no loss to compare.",
+        n_seeds=n_seeds,
+    )
+
+
 def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> Verdict:
     """The label `none` where nothing was confirmed; the sentence says how to confirm."""
     return Verdict(

@@ -89,6 +89,8 @@ class _Says:
             if not n_rivals(self.result):
                 return f"Keep {baseline}: no other plan was tried."
             return f"Keep {baseline}: no other plan tried proved better."
+        if verdict.label == "better" and verdict.mean_difference is None:
+            return f"Use {best}: {baseline} failed in all its confirming runs."
         if verdict.label == "better":
             return f"Use {best}: it beats {baseline} by {gap}."
         fewer = self._fewer(self.result.baseline, self.result.best)
@@ -244,6 +246,9 @@ class _Says:
                 "Not at all: short trial runs prove nothing. The same search with --confirm half gives a "
                 "verdict."
             )
+        if verdict.mean_difference is None:
+            failed = "the default" if verdict.label == "better" else "the plan that the search put first"
+            return f"Not compared: no confirming run of {failed} finished."
         if verdict.interval_95 is None:
             if not n_rivals(self.result):
                 return "Chosen among learning rates of the default alone, by short trial runs."

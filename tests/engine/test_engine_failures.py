@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from toys.engine import World, levels, method_of, run
+from toys.engine import World, is_baseline, levels, method_of, run
+from toys.metrics import LOSS
+from toys.results import WORDS, toy_result
 
+from autopeft import report
+from autopeft.cli.tables import print_result
 from autopeft.engine import Ledger
 from autopeft.errors import TrainingError
 from autopeft.executors.serial import Serial
-from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.records import Fidelity, Measurement, Outcome, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
 FIDELITY = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
@@ -72,3 +78,47 @@ def test_a_run_on_the_test_split_that_broke_off_is_no_score(failure):
     world = World(quality=quality, error="out of memory", failure=failure)
     with pytest.raises(TrainingError, match=r"on the test split .* failed: out of memory.*with --resume"):
         run(world)
+
+
+def test_a_baseline_without_a_finished_run_has_no_loss_to_compare(tmp_path: Path) -> None:
+    """A loss has no worst value that could stand for a run that diverged."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        if is_baseline(plan):
+            return None if fidelity.split == "confirm" else 0.6
+        return {"head": 0.3, "ia3": 0.8}.get(method_of(plan), 0.5)
+
+    outcome = run(World(quality=truth, counts_errors=True), metric=LOSS, trials=10).outcome
+    verdict = outcome.verdict
+    assert (verdict.label, verdict.mean_difference, verdict.interval_95) == ("better", None, None)
+    assert "none of the 2 confirming runs of full length of the baseline finished" in verdict.sentence
+    assert "baseline" not in {c.name for c in (*outcome.confirmations, *outcome.test)}
+    assert all(abs(c.metric_mean) < 10 for c in outcome.confirmations)
+    assert not [text for text in outcome.sentences if "promised" in text]
+    assert_written(outcome, tmp_path, says="failed in all its confirming runs")
+
+
+def test_an_incumbent_without_a_finished_run_leaves_the_baseline(tmp_path: Path) -> None:
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        if is_baseline(plan):
+            return 0.6
+        if method_of(plan) == "ia3":
+            return None if fidelity.split == "confirm" else 0.8
+        return 0.3
+
+    outcome = run(World(quality=truth, counts_errors=True), metric=LOSS, trials=10).outcome
+    assert outcome.verdict.label == "default kept" and outcome.verdict.mean_difference is None
+    assert "of the plan that the search put first finished" in outcome.verdict.sentence
+    assert_written(outcome, tmp_path, says="no confirming run of the plan that the search put first finished")
+
+
+def assert_written(outcome: Outcome, folder: Path, *, says: str) -> None:
+    """Report, model card and terminal are written, and name no stand-in for a loss."""
+    result = replace(toy_result(), **vars(outcome))
+    report.write(result, folder, words=WORDS)
+    print_result(result, folder)
+    facts = report.CardFacts(base_model=None, dataset=None, peft_types=("ia3",), seed=1)
+    card = report.model_card(result, facts, WORDS)
+    texts = [path.read_text(encoding="utf-8") for path in (folder / "report.md", folder / "result.json")]
+    assert says in texts[0]
+    assert not [text for text in (card, *texts) if re.search(r"(?<![.\d])(1,?000,?000|999,?999)", text)]
