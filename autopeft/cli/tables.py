@@ -23,10 +23,11 @@ from autopeft.report import (
     rate_words,
     summary_of,
 )
+from autopeft.report.measured import is_untrained
 from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, minuses, plus_minus
 
 if TYPE_CHECKING:
-    from autopeft.records import Confirmation, Cost, Plan, SearchResult
+    from autopeft.records import Confirmation, Cost, SearchResult
 
 
 def console() -> Console:
@@ -131,6 +132,7 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
         places["weights"] = path / "best" / "weights"
     command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
     verb = "in full" if result.verdict.fidelity == "half" else "again"
+    verb = "attach" if result.spec.is_in_memory else verb  # the command attaches the plan and trains nothing
     lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"{verb:<7} {command}"]
     if result.verdict.label == "none":
         lines.append(f"confirm {confirm_command(result.spec, path / 'run.yaml')}")
@@ -161,15 +163,13 @@ def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bo
     rows = []
     for measurement in result.front:
         score = metric(measurement.metric, is_share)
-        rows.append((*_size_and_rate(measurement.plan), f"{measurement.loss:.4f}", score))
+        plan = measurement.plan
+        rate = NOTHING if is_untrained(result, plan) else f"{plan.learning_rate:.1e}"
+        rows.append((f"{plan.trainable_params:,}", rate, f"{measurement.loss:.4f}", score))
     headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
     text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
     out.print(text, markup=False, soft_wrap=True)
     out.print(_table(headers, rows))
-
-
-def _size_and_rate(plan: Plan) -> tuple[str, str]:
-    return f"{plan.trainable_params:,}", f"{plan.learning_rate:.1e}"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -10,14 +10,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan
-from autopeft.report.measured import error_over, on_split, record_of
+from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate
+from autopeft.report.measured import error_over, is_untrained, on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
 from autopeft.report.usage import BEST_WEIGHTS, python_lines
 from autopeft.report.view import confirm_steps
-from autopeft.report.words import PartWords, duration, metric, plan_words, plus_minus
+from autopeft.report.words import NOTHING, PartWords, duration, metric, plan_words, plus_minus
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
@@ -127,7 +127,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "plan": plan_words(result.best, words.labels, head=no_adapters(result)),
         "best": result_json(result, "complete")["best"],
         "splits": tuple(by_split),
-        "rows": list(_rows(result, tuple(by_split.values()), is_share=words.metric_is_share)),
+        "rows": list(_rows(result, tuple(by_split.values()), words)),
         "over": error_over(result),
         "where": [on_split(result, split) for split in by_split],
         "steps": confirm_steps(result),
@@ -154,24 +154,31 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
 
 
 def _rows(
-    result: SearchResult, splits: Sequence[Sequence[Confirmation]], *, is_share: bool
+    result: SearchResult, splits: Sequence[Sequence[Confirmation]], words: PartWords
 ) -> Iterator[dict[str, Any]]:
-    """One row per confirmed plan, with all the names that it has."""
+    """One row per confirmed plan, with all the names that it has; those without a name come last."""
     names: dict[Plan, list[str]] = {}
     for record in (record for records in splits for record in records):
         names.setdefault(record.plan, [])
+    is_share, rest = words.metric_is_share, len(_NAMES)
     for name in _NAMES:
         plan_of_name = getattr(result, name, None)
         for record in filter(None, (record_of(records, plan_of_name, name=name) for records in splits)):
             if name not in names[record.plan]:
                 names[record.plan].append(name)
-    for plan, called in sorted(names.items(), key=lambda item: [_NAMES.index(name) for name in item[1]]):
+    ordered = sorted(names.items(), key=lambda item: [_NAMES.index(name) for name in item[1]] or [rest])
+    for plan, called in ordered:
         cells = []
         for records in splits:
             shown = record_of(records, plan)
             mean, error = (shown.metric_mean, shown.metric_std_error) if shown else (None, None)
             cells.append(f"{metric(mean, is_share)} {plus_minus(error, is_share)}".strip())
-        yield {"name": ", ".join(called), "plan": plan, "cells": cells}
+        yield {
+            "name": ", ".join(called) or plan_words(plan, words.labels, head=no_adapters(result)),
+            "plan": plan,
+            "rate": NOTHING if is_untrained(result, plan) else rate(plan.learning_rate),
+            "cells": cells,
+        }
 
 
 def _title(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:

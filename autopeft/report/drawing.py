@@ -74,7 +74,7 @@ class Drawing:
 
     def rungs(self) -> Sheet | None:
         """The loss of each plan along the rungs, and where it stopped."""
-        return charts.who_went_on(self._rungs, self._groups)
+        return charts.who_went_on(self._result, self._rungs, self._groups)
 
     def ranks(self) -> Sheet | None:
         """The ranks of the best plan by layer and role."""

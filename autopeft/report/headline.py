@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
-from autopeft.report.measured import n_rivals, on_split, record_of, unfinished
+from autopeft.report.measured import is_untrained, n_rivals, on_split, record_of, unfinished
 from autopeft.report.named_plans import PlanRow, head_plan
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
@@ -30,6 +30,7 @@ _MARKS = {
     "default kept": ("default kept", "calm"),
     "none": ("not confirmed", "inconclusive"),
 }
+_NO_ADAPTERS = "adapts nothing"
 _CLEARLY_SMALLER = 1.25  # chosen by hand: a ratio of parameters below it is not worth a sentence
 
 
@@ -107,6 +108,8 @@ class _Says:
         failed = self._failed(self.result.baseline)
         if failed:
             return f"Try {best}, but nothing is settled: {baseline} failed in {failed}."
+        if fewer == _NO_ADAPTERS:
+            return f"Try {best}, but nothing is settled: it {fewer} and is {gap} ahead of {baseline}."
         if fewer:
             return f"Try {best}, but nothing is settled: it {fewer} than {baseline} and is {gap} ahead."
         return f"Try {best}, but nothing is settled: it is {gap} ahead of {baseline}."
@@ -168,16 +171,19 @@ class _Says:
         """The plan, its rate, its modules and its size."""
         plan = self.result.best
         where = places(plan, self.result.sites)
+        at_rate = "" if is_untrained(self.result, plan) else f", learning rate {rate(plan.learning_rate)}"
         return (
-            f"{_capital(self._full(plan))}, learning rate {rate(plan.learning_rate)}.",
+            f"{_capital(self._full(plan))}{at_rate}.",
             *((f"It adapts {where}{_with_ranks(plan)}.",) if where else ()),
             *((f"It reaches {self._score()}.",) if self._score() else ()),
             self._trained(plan),
         )
 
     def _trained(self, plan: Plan) -> str:
-        """What the plan trains; without adapters the head alone."""
-        if not plan.adapters and self.result.setting.head_params:
+        """What the plan trains; without adapters the head alone, or nothing."""
+        if is_untrained(self.result, plan):
+            return "It adapts nothing and trains nothing."
+        if not plan.adapters:
             n_params = count(self.result.setting.head_params)
             return f"It adapts nothing and trains the output layer (the head) alone, {n_params} parameters."
         share = 100 * plan.trainable_params / self.result.setting.budget.base_params
@@ -224,9 +230,12 @@ class _Says:
         )
 
     def _failed(self, plan: Plan) -> str:
-        """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing."""
+        """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing.
+
+        A metric that may be negative has no half where its best value is not above 0.
+        """
         record = self._record(plan)
-        if record is None or len(record.metrics) < 2 or self._sign < 0:
+        if record is None or len(record.metrics) < 2 or self._sign < 0 or max(record.metrics) <= 0:
             return ""
         n_failed = sum(value < max(record.metrics) / 2 for value in record.metrics)
         return f"{n_failed} of {len(record.metrics)} runs" if n_failed else ""
@@ -323,7 +332,7 @@ class _Says:
     def _fewer(self, larger: Plan, smaller: Plan) -> str:
         """How much less a plan trains than another; empty where that is not worth a sentence."""
         if not smaller.trainable_params:
-            return "adapts nothing" if larger.trainable_params else ""
+            return _NO_ADAPTERS if larger.trainable_params else ""
         ratio = larger.trainable_params / smaller.trainable_params
         return f"trains {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
 

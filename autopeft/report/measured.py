@@ -20,6 +20,11 @@ def record_of(
     return next(chain(named, (record for record in records if record.plan == plan)), None)
 
 
+def is_untrained(result: SearchResult, plan: Plan) -> bool:
+    """Whether a plan is the base model as it is: it has no adapters, and the task no head to train."""
+    return not plan.adapters and not result.setting.head_params
+
+
 def error_over(result: SearchResult) -> str:
     """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`."""
     confirmed = record_of(result.confirmations, result.best, name="best")

@@ -64,6 +64,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "plan_words": partial(plan_words, labels=words.labels, head=naming.head),
         "best_rate": rate_words(result.best, result),
         "edge_sentence": edge_sentence(result),
+        "is_untrained": partial(measured.is_untrained, result),
         "confirmed": view.confirmed(result, arms),
         "proxies": view.proxies(result, arms),
         "spent": view.spent(result),

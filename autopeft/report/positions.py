@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from autopeft.records import Plan, SearchResult, rate, rate_position
+from autopeft.report.measured import is_untrained
+from autopeft.report.words import NOTHING
 
 _EDGE = 0.1  # of a range, to each side; chosen by hand
 
@@ -19,7 +21,9 @@ def position_of(plan: Plan, result: SearchResult) -> float | None:
 
 
 def rate_words(plan: Plan, result: SearchResult) -> str:
-    """A plan's learning rate, with its position where it has one."""
+    """A plan's learning rate, with its position where it has one; a dash for the untrained model."""
+    if is_untrained(result, plan):
+        return NOTHING
     position = position_of(plan, result)
     if position is None:
         return rate(plan.learning_rate)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.records import Confirmation, Plan, SearchResult, rate
+from autopeft.report.measured import is_untrained
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import ANSWERS, NO_ARM, arm_names
 from autopeft.report.view import proxies
-from autopeft.report.words import PartWords, metric, plan_words, plus_minus
+from autopeft.report.words import NOTHING, PartWords, metric, plan_words, plus_minus
 
 
 def short_text(result: SearchResult, path: str) -> str:
@@ -40,7 +41,8 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
     """One row per plan: the confirmed ones first, best metric first, then the others by their last rung.
 
     `metric` and `loss` are those of the split in `split`: confirm for confirmed plans, else search, whose
-    numbers are no results. `answers` names what a plan is: best, smallest, baseline.
+    numbers are no results. `answers` names what a plan is: best, smallest, baseline. The untrained model has
+    no `learning_rate` (None).
     """
     arms, test = arm_names(result), {record.plan: record.metric_mean for record in result.test}
     sign = 1 if result.setting.greater_is_better else -1
@@ -80,7 +82,7 @@ def _plan_columns(plan: Plan, arm: str, result: SearchResult, labels: Mapping[st
         "arm": arm or NO_ARM,
         "plan": plan_words(plan, labels, head=no_adapters(result)),
         "trainable_params": plan.trainable_params,
-        "learning_rate": plan.learning_rate,
+        "learning_rate": None if is_untrained(result, plan) else plan.learning_rate,
     }
 
 
@@ -92,7 +94,7 @@ def _shown_rows(result: SearchResult, words: PartWords) -> Iterator[dict[str, An
             "names": ", ".join(dict.fromkeys(record.name for record in records)),
             "plan": plan_words(plan, words.labels, head=no_adapters(result)),
             "params": plan.trainable_params,
-            "rate": plan.learning_rate,
+            "rate": NOTHING if is_untrained(result, plan) else rate(plan.learning_rate),
             "confirm": _number(records[0], words),
             "test": _number(test.get(plan), words),
         }

@@ -175,7 +175,7 @@ def duration(seconds: float) -> str:
 
 def megabytes(value: float) -> str:
     """Megabytes with two digits, `< 0.01` where there are fewer."""
-    if value >= 100:
+    if value >= 99.5:  # which two digits would write as 1e+02
         return f"{value:,.0f}"
     return f"{value:.2g}" if value >= 0.01 else "0" if value == 0 else "< 0.01"
 

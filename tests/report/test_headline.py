@@ -12,6 +12,7 @@ from autopeft import report
 from autopeft.report.naming import Naming
 from autopeft.report.page import contents
 from autopeft.report.tables import first_proposals
+from autopeft.report.words import megabytes
 
 LOSSES = replace(WORDS, metric_is_share=False)
 
@@ -318,3 +319,33 @@ def test_the_heads_parameters_are_told_beside_those_of_the_adapters():
     said = [report.answer_of(seen, WORDS).use[-1] for seen in (result, bare)]
     start = "It trains 7,296 adapter parameters, 0.59 % of the base model"
     assert said == [f"{start}, and the head's 390.", f"{start}."]
+
+
+def test_a_head_that_leads_without_proof_is_ahead_of_the_default():
+    head = replace(toy_confirmations("confirm", 0.9, 0.927, 0.9)[1], plan=HEAD)
+    answer = answered("inconclusive", 0.027, -0.01, 0.06, best=HEAD, smallest=HEAD, confirmations=(head,))
+    assert answer.title == (
+        "Try the head alone, but nothing is settled: it adapts nothing and is 2.7 points ahead of the "
+        "default LoRA."
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "failed"),
+    [((-0.2, -0.3, -0.1), ""), ((0.0, -0.3, -0.1), ""), ((0.9, 0.8, -0.1), "failed in 1 of 3 runs")],
+)
+def test_a_default_fails_only_where_half_of_its_best_metric_means_something(metrics, failed):
+    """A correlation may be negative: half of -0.1 is above every one of these values."""
+    records = tuple(
+        replace(record, metrics=metrics, metric_mean=sum(metrics) / 3) if record.plan == BASELINE else record
+        for record in toy_confirmations("confirm", 0.94, 0.954, 0.951)
+    )
+    answer = answered("inconclusive", 0.3, -0.4, 1.0, LOSSES, confirmations=records)
+    said = " ".join((answer.title, *answer.sure))
+    assert (failed in said) and ("failed" in said) == bool(failed)
+
+
+@pytest.mark.parametrize("value", [0.012, 0.5, 3.44, 42.0, 99.4, 99.5, 99.94, 99.99, 100.0, 12_345.6])
+def test_megabytes_are_two_digits_and_never_a_power_of_ten(value):
+    text = megabytes(value)
+    assert "e" not in text and float(text.replace(",", "")) == pytest.approx(value, rel=0.05)

@@ -7,12 +7,12 @@ import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import pytest
+from toys.pages import Page
 from toys.results import ANSWERS, BASELINE, EVIL, RANKS, SMALLEST, WORDS, toy_result
 
 from autopeft import records as rec
@@ -27,44 +27,6 @@ from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 @pytest.fixture
 def result():
     return toy_result()
-
-
-class _Page(HTMLParser):
-    """Tags, links, texts, the titled cells, and every table as rows of texts."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.links, self.texts, self.cells, self.tables = [], [], [], {}, []
-        self._title = None
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        self._title = dict(attrs).get("title")
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_data(self, text):
-        self.texts.append(text)
-        if self._title:
-            self.cells.setdefault(self._title, text)
-        if text.strip() and self.tables and self.tables[-1]:
-            self.tables[-1][-1][-1] += text
-
-    def handle_endtag(self, tag):
-        self._title = None
-        if tag == "table":
-            self.tables.append([])
-
-    def columns(self, name):
-        """The first table that has a column of that name: heading -> texts."""
-        rows = next(rows for rows in self.tables if rows and name in rows[0])
-        return dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
 
 
 def _unconfirmed(result):
@@ -112,7 +74,7 @@ def test_without_confirmation_a_report_names_no_smallest_plan(result, is_best):
     for render in (report.report_md, report.report_html):
         assert "smallest" not in render(unconfirmed, words=WORDS).replace("no smaller", "")
         assert "smallest" in render(result, words=WORDS)
-    assert _Page(report.report_html(unconfirmed, words=WORDS)).columns("memory")["plan"][:2] == (
+    assert Page(report.report_html(unconfirmed, words=WORDS)).columns("memory")["plan"][:2] == (
         "baselinedefault LoRA",
         "bestsearched LoRA",
     )
@@ -145,7 +107,7 @@ def test_trials_csv_equals_the_measurements(result):
 def test_the_table_of_costs_has_a_total_where_the_result_has_one(result):
     older = replace(result, cost=replace(result.cost, total_seconds=0.0, total_full_runs=None))
     for seen, expected in ((result, ("12.1 min", "14.50")), (older, None)):
-        html = _Page(report.report_html(seen, words=WORDS)).columns("in R")
+        html = Page(report.report_html(seen, words=WORDS)).columns("in R")
         rows = dict(zip(html["stage"], zip(html["time"], html["in R"], strict=True), strict=True))
         assert rows.get("in all, test included") == expected
         line = f"| in all, test included | {' | '.join(expected or ('12.1 min', '14.50'))} |"
@@ -183,7 +145,7 @@ def test_effective_rank_of_a_spectrum_is_a_column_beside_it(result):
 
 def test_the_page_loads_nothing_and_escapes_every_name(result):
     html = report.report_html(result, words=WORDS)
-    page = _Page(html)
+    page = Page(html)
     assert all(link[0] == "#" for link in page.links)
     assert page.tags.count("script") == 1 and not {"img", "link", "iframe", "object"} & set(page.tags)
     own = html.replace("http://www.w3.org/", "")  # names of namespaces
@@ -193,7 +155,7 @@ def test_the_page_loads_nothing_and_escapes_every_name(result):
 
 
 def test_every_rank_of_the_best_plan_is_in_its_cell(result):
-    cells = _Page(report.report_html(result, words=WORDS)).cells
+    cells = Page(report.report_html(result, words=WORDS)).cells
     for site, rank in RANKS.items():
         [shown] = [text for title, text in cells.items() if f"{site}: {rank}" in title]
         assert str(rank) in shown.split(", ")
@@ -201,12 +163,12 @@ def test_every_rank_of_the_best_plan_is_in_its_cell(result):
 
 
 def test_a_method_without_rank_shows_its_name(result):
-    cells = _Page(report.report_html(replace(result, best=SMALLEST), words=WORDS)).cells
+    cells = Page(report.report_html(replace(result, best=SMALLEST), words=WORDS)).cells
     assert (cells["h.0.k: IA³"], cells["h.0.q: ·"]) == ("IA³", "·")
 
 
 def test_the_shares_of_a_score_add_up_to_a_hundred(result):
-    columns = _Page(report.report_html(result, words=WORDS)).columns("norm")
+    columns = Page(report.report_html(result, words=WORDS)).columns("norm")
     assert columns.pop("layer") == ("1", "0", "outside")
     shares = [float(text) for texts in columns.values() for text in texts if text]
     assert sum(shares) == pytest.approx(100, abs=0.5)
@@ -215,7 +177,7 @@ def test_the_shares_of_a_score_add_up_to_a_hundred(result):
 @pytest.mark.parametrize("greater", [True, False])
 def test_the_leaderboard_is_ordered_by_the_metric(result, greater):
     turned = replace(result, setting=replace(result.setting, greater_is_better=greater))
-    shown = _Page(report.report_html(turned, words=WORDS)).columns("worst seed")["accuracy"]
+    shown = Page(report.report_html(turned, words=WORDS)).columns("worst seed")["accuracy"]
     expected = ["95.4 % ± 0.2", "95.1 % ± 0.2", "94.0 % ± 0.2"]
     assert list(shown) == (expected if greater else expected[::-1])
 
@@ -258,7 +220,7 @@ def test_method_that_is_not_installed_keeps_its_name(result):
 
 
 def test_proxy_rows_are_ordered_by_rung_then_loss(result):
-    board = _Page(report.report_html(result, words=WORDS)).columns("loss")
+    board = Page(report.report_html(result, words=WORDS)).columns("loss")
     assert board["steps"] == ("75", "75", "75", "30")
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
 
@@ -322,7 +284,7 @@ def _luminance(colour):  # WCAG 2.1, relative luminance
 
 def test_a_loss_that_is_the_metric_is_shown_once(result):
     lost = replace(result, setting=replace(result.setting, metric="loss", greater_is_better=False))
-    board = _Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
+    board = Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
     assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "seconds"]
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
     assert "| steps | loss | parameters | rate |" in report.report_md(lost, words=WORDS)

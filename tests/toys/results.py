@@ -110,3 +110,18 @@ def with_head(result):
     """The result with a confirmation of the head alone: 80 % on the same seeds."""
     head = replace(toy_confirmations("confirm", 0.8, 0.8, 0.8)[0], name="head", plan=HEAD)
     return replace(result, confirmations=(*result.confirmations, head))
+
+
+def of_language_model():
+    """The toy result with losses for metrics and without a head: HEAD is the untrained model, loss 2.5."""
+    result = with_head(toy_result())
+    *named, bare = result.confirmations
+    bare = replace(bare, name="untrained", metric_mean=2.5, metrics=(2.5, 2.5, 2.5), train_seconds=0.0)
+    changes = {"head_params": 0, "metric": "loss", "greater_is_better": False, "label_names": ()}
+    last = replace(MEASUREMENTS[3], fidelity=replace(MEASUREMENTS[3].fidelity, train_steps=75))
+    return replace(
+        result,
+        confirmations=(*named, bare),
+        setting=replace(result.setting, task="text-generation", **changes),
+        measurements=(*result.measurements, last),
+    )

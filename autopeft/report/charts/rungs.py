@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.records import Measurement, Plan, SearchResult, Status, rate
 from autopeft.report.charts.canvas import Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import loss_axis, point, rates
+from autopeft.report.measured import is_untrained
 from autopeft.report.naming import Group
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.6, "linestyle": "none"}
@@ -32,8 +33,7 @@ def loss_by_rate(
 
     A line joins the rates of equal plans at one rung. None for fewer than two runs with a learning rate.
     """
-    has_head = result.setting.head_params > 0  # without one, no adapters means that nothing is trained
-    shown = [[run for run in rung if run.plan.adapters or has_head] for rung in rungs]
+    shown = _trained(result, rungs)
     runs = [run for rung in shown for run in rung]
     if len(runs) < 2:
         return None
@@ -62,8 +62,11 @@ def loss_by_rate(
         return drawn.labelled("Loss by learning rate, for each approach and length of the trial run")
 
 
-def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]) -> Sheet | None:
-    """Each plan's loss along the rungs: a cross where it stopped; None for fewer than two rungs."""
+def who_went_on(
+    result: SearchResult, rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]
+) -> Sheet | None:
+    """The loss of each trained plan along the rungs: a cross where it stopped; None below two rungs."""
+    rungs = _trained(result, rungs)
     if len(rungs) < 2:
         return None
     by_plan: dict[Plan, list[tuple[int, Measurement]]] = {}
@@ -90,6 +93,12 @@ def who_went_on(rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Gr
         axes.set_xticks(range(len(rungs)), [f"{rung[0].fidelity.train_steps:,}" for rung in rungs])
         axes.set_xlabel("training steps")
         return drawn.labelled("Loss of every plan after each length of trial run, and where it stopped")
+
+
+def _trained(result: SearchResult, rungs: Sequence[Sequence[Measurement]]) -> list[list[Measurement]]:
+    """The rungs without the untrained model, which has neither steps nor a learning rate."""
+    trained = ([run for run in rung if not is_untrained(result, run.plan)] for rung in rungs)
+    return [rung for rung in trained if rung]
 
 
 def _losses(runs: Sequence[Measurement]) -> list[float]:

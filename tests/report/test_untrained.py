@@ -1,0 +1,87 @@
+"""The untrained model beside the plans of a language model: without steps, a rate or a name of its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from toys.pages import Page
+from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, of_language_model
+
+from autopeft import report
+from autopeft.cli.tables import print_result
+from autopeft.records import IN_MEMORY
+from autopeft.report import CardFacts, model_card
+from autopeft.report.page import drawn
+
+LOSSES = replace(WORDS, metric_is_share=False, auto_class="AutoModelForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def result():
+    return of_language_model()
+
+
+def rows_of(markdown, heading):
+    """The cells of the Markdown table whose first column has a heading, row by row."""
+    (table,) = re.findall(rf"^\| {heading} \|.*\n(?:\|.*\n)+", markdown, flags=re.MULTILINE)[:1]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_the_card_has_it_in_its_last_row_without_a_rate(result):
+    facts = CardFacts(base_model="org/base", dataset=None, peft_types=("lora",), seed=101)
+    rows = rows_of(model_card(result, facts, LOSSES), "plan")
+    assert [row[0] for row in rows] == ["best, incumbent", "smallest", "baseline", "untrained model"]
+    assert rows[-1][1:4] == ["0", "–", "2.500 ± 0.002"]
+    assert rows[0][2] == "4e-3"
+
+
+def test_the_boards_show_a_dash_for_its_steps_rate_and_seconds(result):
+    text = report.report_md(result, words=LOSSES)
+    (bare,) = (row for row in rows_of(text, r"arm \| plan \| steps") if row[1] == "untrained model")
+    assert (bare[2], bare[5], bare[6]) == ("–", "–", "–")
+    (confirmed,) = (row for row in rows_of(text, r"arm \| plan \| loss") if row[1] == "untrained model")
+    assert confirmed[-2:] == ["–", "–"]
+    page = Page(report.report_html(result, words=LOSSES))
+    for table, columns in zip(page.all_columns("rate"), (("one run",), ("steps", "seconds")), strict=True):
+        place = [cell.strip() for cell in table["plan"]].index("untrained model")
+        assert {table[name][place] for name in ("rate", *columns)} == {"–"}
+        assert table["rate"].count("–") == 1
+
+
+def test_rows_for_python_have_no_rate_for_it(result):
+    rows = {row["plan_id"]: row for row in report.leaderboard(result, WORDS.labels)}
+    assert rows[HEAD.digest]["learning_rate"] is None
+    assert rows[BEST.digest]["learning_rate"] == BEST.learning_rate
+    table = Page(report.short_html(result, "runs/a", LOSSES)).columns("learning rate")
+    assert dict(zip(table["plan"], table["learning rate"], strict=True))["untrained model"] == "–"
+
+
+def test_the_head_alone_keeps_its_rate(result):
+    trained = replace(result, setting=replace(result.setting, head_params=390))
+    rows = {row["plan_id"]: row for row in report.leaderboard(trained, WORDS.labels)}
+    assert rows[HEAD.digest]["learning_rate"] == HEAD.learning_rate
+    assert f"rungs-{HEAD.digest}" in str(drawn(trained, LOSSES).rungs)
+
+
+def test_it_is_not_among_the_plans_that_went_on(result):
+    chart = str(drawn(result, LOSSES).rungs)
+    assert f"rungs-{HEAD.digest}" not in chart
+    assert all(f"rungs-{plan.digest}" in chart for plan in (BASELINE, BEST, SMALLEST))
+
+
+def test_as_the_best_plan_it_adapts_nothing_and_has_no_rate(result):
+    best = replace(result, best=HEAD, smallest=HEAD)
+    use = report.answer_of(best, LOSSES).use
+    assert use[0] == "The untrained model."
+    assert use[-1] == "It adapts nothing and trains nothing."
+
+
+def test_a_run_in_memory_is_attached_and_not_trained_in_full(result, capsys, tmp_path):
+    spec = result.spec
+    memory = spec.model_copy(update={"model": spec.model.model_copy(update={"id": IN_MEMORY})})
+    half = replace(result, spec=memory, verdict=replace(result.verdict, fidelity="half"))
+    print_result(half, tmp_path)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "autopeft.apply" in line)
+    assert line.startswith("attach  autopeft.apply(")
