@@ -66,7 +66,7 @@ def search(
             object is unchanged afterwards.
         data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of pandas
             or Polars, or a dictionary of these by split.
-        tokenizer: The tokenizer of a model object; for a vision model its image processor.
+        tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
         resume: Continue the run in `out`. Model and data that were objects are passed again.
         **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or
             `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
@@ -125,13 +125,14 @@ def analyze(
     most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
     """
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
+    settings.pop("quiet", None)  # as for `search`; there are no bars here
     with in_python_words():
         spec, model, data = _positional(first, second, model=model, data=data)
         request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
             return pipeline.analyze(
                 request,
-                scores=[scores] if isinstance(scores, str) else list(scores),
+                scores=[scores] if isinstance(scores, str) else list(scores or ()),
                 given=given,
                 max_examples=max_examples,
                 out=None if out is None else Path(out),
@@ -158,7 +159,8 @@ def suggest(
         data: As for `search`; it says how many labels there are.
         budget: Such as "0.5%" or 300_000.
         tokenizer: As for `search`.
-        **settings: Any other setting of a search by the name of its flag.
+        **settings: Any other setting of a search by the name of its flag, but `out`: nothing is written.
+            `methods` is refused where LoRA is not among them.
 
     Raises:
         AutopeftError: As for `search`.
@@ -168,6 +170,7 @@ def suggest(
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
     with in_python_words():
+        settings.pop("quiet", None)  # as for `search`; there are no bars here
         settings |= {} if budget is None else {"budget": budget}
         request, given, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
@@ -225,6 +228,11 @@ def _resolve(
     if tokenizer is not None and model_object is None:
         raise ModelError(
             "tokenizer= goes with a model object; a model that is named has its tokenizer, leave it out."
+        )
+    if isinstance(tokenizer, type) or not (tokenizer is None or callable(tokenizer)):
+        raise ModelError(
+            f"tokenizer is {tokenizer!r}, which is none; pass the object that "
+            "AutoTokenizer.from_pretrained(…) gives, or for images that of AutoImageProcessor."
         )
     if model is not None:
         arguments["model.id"] = model if model_object is None else IN_MEMORY

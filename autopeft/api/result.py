@@ -25,7 +25,7 @@ class Result(SearchResult):
 
     @property
     def path(self) -> Path:
-        """The folder of the run."""
+        """The folder of the run, absolute: it stays right where the program changes its own folder."""
         return Path(str(self.spec.output.out))
 
     def leaderboard(self) -> pd.DataFrame:
@@ -51,11 +51,12 @@ class Result(SearchResult):
 
         Args:
             model: The base model as it was passed to the search, needed where it was an object alone; changed
-                in place. None loads the base model that the run names.
+                in place, its `config.id2label` too: the trained head has the run's order of labels. None
+                loads the base model that the run names.
 
         Raises:
             ModelError: The base model cannot be loaded, or was in memory and is not passed.
-            RunDirError: The run has confirmed no weights.
+            RunDirError: The folder is gone, or the run has confirmed no weights.
         """
         with in_python_words():
             return pipeline.load_confirmed(self, self.path, module=model)
@@ -82,14 +83,20 @@ class Result(SearchResult):
             return pipeline.push(request)
 
     def __repr__(self) -> str:
-        return report.short_text(self, str(self.path))
+        return report.short_text(self, _shown(self.path))
 
     def _repr_html_(self) -> str:
-        return report.short_html(self, str(self.path), pipeline.part_words(self))
+        return report.short_html(self, _shown(self.path), pipeline.part_words(self))
+
+
+def _shown(path: Path) -> str:
+    """A path as it is short: from the current folder where it lies within."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def with_path(result: SearchResult, path: Path) -> Result:
     """A result whose settings name the folder that the run was written to."""
     fields: dict[str, Any] = dict(vars(result))
-    output = result.spec.output.model_copy(update={"out": str(path)})
+    output = result.spec.output.model_copy(update={"out": str(path.absolute())})
     return Result(**{**fields, "spec": result.spec.model_copy(update={"output": output})})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autopeft import report, space
+from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.pipeline.best import plan_document
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
@@ -84,6 +85,7 @@ def analyze(
         memory: Model and dataset that were passed as objects, as for a search.
 
     Raises:
+        SpecError: No score is named, or `max_examples` is no whole number or below 1.
         UnknownNameError: A score does not exist.
         RunDirError: `out` holds files already.
         BudgetError: The budget does not even pay for rank 1 at one site.
@@ -91,6 +93,8 @@ def analyze(
     """
     known = discover("autopeft.sensitivity")
     names = [known[name].name for name in dict.fromkeys(scores)]
+    if not names:
+        raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(known))}.")
     require_some(max_examples)
     if out is not None:
         refuse_files(out)

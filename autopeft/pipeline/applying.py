@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import transformers
 from peft import PeftModel
@@ -94,19 +95,27 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     Args:
         result: The result of the run.
         folder: The folder of the run.
-        module: The base model, changed in place; None loads the one that the run names.
+        module: The base model, changed in place; its outputs get the run's labels, in the order of the
+            trained head. None loads the one that the run names.
 
     Raises:
-        RunDirError: The run has no confirmed weights.
+        RunDirError: The folder is gone, or the run has no confirmed weights.
         ModelError: The base model cannot be loaded, or was in memory and is not passed, or another one is.
     """
     weights, setting = folder / "best" / "weights", result.setting
+    if not folder.is_dir():
+        raise RunDirError(
+            f"{folder}, the folder of this run, does not exist; if it was moved, load the result from "
+            "its new place with autopeft.load_result(folder)."
+        )
     if not weights.is_dir():
         raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
     if module is not None:
         model.require_plain(module)
         require_body(weights, lambda: model.digest_of(module, exclude=model.head_names(module)))
-        return apply(result.best, module, weights=weights).eval()
+        attached = apply(result.best, module, weights=weights)
+        _name_outputs(module, setting.label_names)
+        return attached.eval()
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
     task = discover("autopeft.tasks")[setting.task]
@@ -127,6 +136,14 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
         weights=weights,
     )
     return attached.eval()
+
+
+def _name_outputs(module: nn.Module, label_names: Sequence[str]) -> None:
+    """Give a model's outputs the labels of a run, whose trained head may have another order."""
+    config = cast(Any, module).config
+    if label_names and config.num_labels == len(label_names):
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {label: index for index, label in enumerate(label_names)}
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:

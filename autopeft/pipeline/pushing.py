@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
-from autopeft.records import DataSpec, SearchResult, TrainedPlan, from_json, resume_command
+from autopeft.records import IN_MEMORY, DataSpec, SearchResult, TrainedPlan, from_json, resume_command
 from autopeft.store import RunDir, damaged, read_plan, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
@@ -69,6 +69,12 @@ def push(request: PushRequest) -> Pushed:
     weights, result, write = _trained(request) or _confirmed(request)
     base_model = request.base_model or hub_base(result.setting)
     if base_model is None:
+        if result.setting.base_model_source == IN_MEMORY:
+            raise SpecError(
+                f"The base model {result.setting.base_model} of this run was an object in memory, and no "
+                "model on the hub is known to have its weights; pass the id of one that has them with "
+                "--base-model."
+            )
         raise SpecError(
             f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
             "id on the hub with --base-model."

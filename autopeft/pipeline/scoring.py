@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 
@@ -118,9 +119,9 @@ class _Limit:
 
 
 def require_some(max_examples: int | None) -> None:
-    """Raise SpecError where `max_examples` is below 1; None is allowed."""
-    if max_examples is not None and max_examples < 1:
-        raise SpecError(f"--max-examples is {max_examples}; it should be at least 1.")
+    """Raise SpecError where `max_examples` is no whole number or below 1; None is allowed."""
+    if max_examples is not None and (not isinstance(max_examples, Integral) or max_examples < 1):
+        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
 
 
 def logged_scores(

@@ -133,7 +133,7 @@ def test_files_and_refusals_of_a_run_in_memory_say_what_to_do_in_python(run, tmp
     assert sum(p.numel() for p in applied.parameters() if p.requires_grad) > result.best.trainable_params
     rendered = CliRunner().invoke(app, ["report", str(out)])
     assert rendered.exit_code == 0, rendered.output
-    assert f"in full autopeft.apply(autopeft.load_plan({path!r}), model)" in rendered.stdout
+    assert f"attach  autopeft.apply(autopeft.load_plan({path!r}), model)" in rendered.stdout
     unfinished = tmp_path / "unfinished"
     shutil.copytree(out, unfinished)
     (unfinished / "state" / "search_result.json").unlink()

@@ -1,0 +1,49 @@
+"""Arguments of Python that cannot be used, or that would change nothing: each is refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+from toys.memory import toy_dataset
+
+import autopeft
+from autopeft.errors import ModelError, SpecError, UnknownNameError
+
+
+@pytest.fixture
+def data():
+    return toy_dataset()
+
+
+@pytest.mark.parametrize("wrong", ["toy/model", 7, dict])
+def test_a_tokenizer_that_is_none_is_refused(wrong, module, data):
+    with pytest.raises(ModelError, match=r"^tokenizer is .*, which is none; pass the object that AutoTok"):
+        autopeft.suggest(module, data, "5%", tokenizer=wrong)
+
+
+@pytest.mark.parametrize("scores", [[], (), None])
+def test_an_analysis_without_a_score_is_refused(scores, model_dir, data):
+    with pytest.raises(SpecError, match=r"No score is named; pass one or more of .*fisher.*gradient"):
+        autopeft.analyze(model_dir, data, budget="5%", scores=scores)
+
+
+@pytest.mark.parametrize("wrong", ["x", "8", 2.5, 0])
+def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
+    with pytest.raises(SpecError, match=r"max_examples is .*; it should be a whole number, at least 1"):
+        autopeft.analyze(model_dir, data, budget="5%", max_examples=wrong)
+
+
+def test_quiet_is_taken_by_every_function_that_prepares_a_search(model_dir, data):
+    loud = autopeft.suggest(model_dir, data, "5%")
+    assert autopeft.suggest(model_dir, data, "5%", quiet=True).document == loud.document
+    uniform = {"budget": "5%", "max_steps": 4, "scores": "uniform"}
+    assert autopeft.analyze(model_dir, data, quiet=True, **uniform).suggestion.plan.adapters
+
+
+def test_what_a_suggestion_would_ignore_is_refused(model_dir, data, tmp_path):
+    with pytest.raises(SpecError, match=r"^methods is ia3, and a suggestion is always LoRA; leave methods"):
+        autopeft.suggest(model_dir, data, "5%", methods=["ia3"])
+    with pytest.raises(UnknownNameError, match="method named 'lorra'"):
+        autopeft.suggest(model_dir, data, "5%", methods=["lora", "lorra"])
+    with pytest.raises(SpecError, match="and a suggestion writes no files; leave it out"):
+        autopeft.suggest(model_dir, data, "5%", out=tmp_path / "there")
+    assert autopeft.suggest(model_dir, data, "5%", methods=["ia3", "lora"]).trainable_params
