@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from autopeft.records import confirm_command, train_command
+from autopeft.records import confirm_command, in_words_of, train_command
 from autopeft.report import (
     PartWords,
     answer_of,
@@ -53,7 +53,7 @@ def print_result(result: SearchResult, path: Path) -> None:
         out.print(f"[dim]{sentence}[/dim]")
     out.print()
     for sentence in _evidence(result):
-        out.print(escape(minuses(sentence)))
+        out.print(escape(minuses(in_words_of(result.spec, sentence))))
     if result.spec.search.objective == "pareto":
         _print_front(result, out, path, is_share=words.metric_is_share)
     _print_files(result, out, path)

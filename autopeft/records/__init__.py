@@ -4,7 +4,7 @@ Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
 Inside the folder each file imports only from those before it:
-version, text, settings, metric → spec → commands, plans → results.
+version, text, settings, metric → spec → commands, python_words, plans → results.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from autopeft.records.plans import (
     Site,
     Status,
 )
+from autopeft.records.python_words import in_words_of, python_words
 from autopeft.records.results import (
     NULL_SCORES,
     PROFILE_SCORE,
@@ -142,6 +143,8 @@ __all__ = [
     "confirm_command",
     "digest_of",
     "from_json",
+    "in_words_of",
+    "python_words",
     "rate",
     "rate_position",
     "repeat_command",

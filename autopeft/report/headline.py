@@ -100,7 +100,7 @@ class _Says:
             return f"Use {best}: it is as good as {baseline}{less}."
         if verdict.label == "worse":
             return f"Keep {baseline}: {best} scored {gap} {self._lower}."
-        if self._is_nothing(gap):
+        if self._is_nothing(verdict.mean_difference or 0.0):
             less = f" {fewer} and" if fewer else ""
             return f"{_capital(best)}{less} scored the same as {baseline}, which settles nothing."
         if (verdict.mean_difference or 0.0) < 0:
@@ -144,7 +144,7 @@ class _Says:
         """The second score beside the first: `the same on the test split`, or `2.9 points lower on …`."""
         gain = (second.metric_mean - first.metric_mean) * self._sign
         gap = difference(abs(gain), self._is_share, signed=False)
-        words = "the same" if self._is_nothing(gap) else f"{gap} {self._lower if gain < 0 else self._higher}"
+        words = "the same" if self._is_nothing(gain) else f"{gap} {self._lower if gain < 0 else self._higher}"
         return f"{words} on the {second.split} split"
 
     def head(self) -> str:
@@ -157,12 +157,11 @@ class _Says:
         if self.result.setting.head_params:
             scores = self._compared(ours, head)
             return f"Training only the output layer (the head), without adapters, scores {scores}."
-        gap = difference(abs(ours.metric_mean - head.metric_mean), self._is_share, signed=False)
-        is_gain = (ours.metric_mean - head.metric_mean) * self._sign > 0
+        gain = (ours.metric_mean - head.metric_mean) * self._sign
         before, after = (metric(value, self._is_share) for value in (head.metric_mean, ours.metric_mean))
-        if self._is_nothing(gap):
+        if self._is_nothing(gain):
             return f"Training leaves the {self.result.setting.metric} at {after} on the {ours.split} split."
-        verb = "brings" if is_gain else "worsens"
+        verb = "brings" if gain > 0 else "worsens"
         sense = "" if self._sign > 0 else " (lower is better)"
         name, split = self.result.setting.metric, ours.split
         return f"Training {verb} the {name}{sense} from {before} to {after} on the {split} split."
@@ -251,8 +250,9 @@ class _Says:
         """Whether the difference to the default is settled, in one sentence."""
         verdict = self.result.verdict
         if verdict.label == "none":
+            confirming = "confirm='half'" if self.result.spec.is_in_memory else "--confirm half"
             return (
-                "Not at all: short trial runs prove nothing. The same search with --confirm half gives a "
+                f"Not at all: short trial runs prove nothing. The same search with {confirming} gives a "
                 "verdict."
             )
         if verdict.mean_difference is None:
@@ -286,7 +286,7 @@ class _Says:
         gain = (best.metric_mean - default.metric_mean) * self._sign
         gap = difference(abs(gain), self._is_share, signed=False)
         name = _capital(self._full(self.result.best))
-        if self._is_nothing(gap):
+        if self._is_nothing(gain):
             return f"{name} scored the same as the default on the test split."
         direction = self._lower if gain < 0 else self._higher
         return f"{name} scored {gap} {direction} than the default on the test split."
@@ -336,9 +336,9 @@ class _Says:
         ratio = larger.trainable_params / smaller.trainable_params
         return f"trains {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
 
-    def _is_nothing(self, gap: str) -> bool:
-        """Whether a difference without sign is written as zero."""
-        return gap == difference(0.0, self._is_share, signed=False)
+    def _is_nothing(self, gap: float) -> bool:
+        """Whether a difference is too small to speak of: for a share, 0 with one decimal of a point."""
+        return not (round(100 * gap, 1) if self._is_share else gap)
 
     def _full(self, plan: Plan) -> str:
         return self.naming.full(plan)

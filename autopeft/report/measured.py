@@ -68,6 +68,28 @@ def rungs_in_words(result: SearchResult) -> str:
     return f"{', '.join(rungs[:-1])} and {rungs[-1]} steps" if others else f"{rungs[0]} steps"
 
 
+def has_late_starters(result: SearchResult) -> bool:
+    """Whether plans at a lower learning rate were trained for a long run at once, without a shorter one."""
+    lengths: dict[Plan, int] = {}
+    for run in result.measurements:
+        if run.fidelity.split == "search":
+            steps = run.fidelity.train_steps
+            lengths[run.plan] = min(lengths.get(run.plan, steps), steps)
+    first = min(lengths.values(), default=0)
+    retuned = {proposal.plan for proposal in result.proposals if proposal.source == "retuned"}
+    return any(lengths.get(plan, first) > first for plan in retuned)
+
+
+def split_uses(result: SearchResult) -> dict[str, str]:
+    """What the splits after the search were used for: `confirm` and `test`."""
+    scored = "scores, no verdict" if result.confirmations else "not read"
+    untested = "not read" if result.setting.splits.test else "none given"
+    return {
+        "confirm": scored if result.verdict.label == "none" else "the verdict",
+        "test": "read once, at the end" if result.test else untested,
+    }
+
+
 def unfinished(result: SearchResult) -> tuple[int, int] | None:
     """Steps of the last rung that ran and of the last one planned; None where that ran, or none did."""
     runs = {run.fidelity.train_steps for run in result.measurements if run.fidelity.split == "search"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
-from autopeft.records import SearchResult, confirm_command, repeat_command, train_command
+from autopeft.records import SearchResult, confirm_command, in_words_of, repeat_command, train_command
 from autopeft.report import forgetting, maps, measured, usage, view
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
@@ -46,11 +46,19 @@ class Charts:
 def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, Any]:
     """What both templates of one result show."""
     answer = result_json(result, status)
+    told = partial(in_words_of, result.spec)
     arms = arm_names(result)
     naming = Naming(result=result, words=words, first=first_proposals(result))
     rows = summary(result, naming)
+    helped = did_it_help(result)
     return {
         "result": result,
+        "verdict_sentence": told(result.verdict.sentence),
+        "sentences": [told(sentence) for sentence in result.sentences],
+        "is_search_late": measured.has_late_starters(result),
+        "split_uses": measured.split_uses(result),
+        "load_sentence": usage.load_sentence(result, words),
+        "max_cost": told("--max-cost"),
         "setting": result.setting,
         "is_share": words.metric_is_share,
         "status": status,
@@ -73,7 +81,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "rank_map": maps.rank_map(result.sites, result.best, words.short_labels),
         "score_maps": maps.score_maps(result),
         "seen": {score.name: seen_enough(score) for score in result.scores},
-        "helped": did_it_help(result),
+        "helped": replace(helped, sentence=told(helped.sentence)),
         "scoring": view.scoring(result),
         "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
@@ -88,7 +96,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
             else repeat_command(result.spec),
         ),
         "python_lines": usage.python_lines(result, words),
-        "settings": view.settings(result),
+        "settings": [(told(name), told(value)) for name, value in view.settings(result)],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +13,8 @@ from markupsafe import Markup
 from autopeft.records import rate
 from autopeft.report import words
 
+_SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": "\\$"}  # of Markdown
+_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _FILTERS = (
     *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
     *(words.gain, words.loss, words.metric, words.percent, words.plus_minus, rate, words.rhos),
@@ -41,13 +44,16 @@ def _environment(kind: str) -> Environment:
 
 
 def _escape_markdown(value: Any) -> Any:
-    """Text that opens no tag, link, table cell or code span; values marked `safe` stay as they are."""
+    """Text that opens no tag, link, table cell, code span, emphasis or formula; `safe` values stay.
+
+    An underscore between letters opens nothing, and names keep theirs.
+    """
     if isinstance(value, Markup):
         return value
     text = " ".join(str(value).split("\n"))
-    for special, escaped in (("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("*", "\\*")):
+    for special, escaped in _SPECIAL.items():
         text = text.replace(special, escaped)
-    return text
+    return _EDGE_UNDERSCORE.sub(r"\\_", text)
 
 
 def _printable(value: Any) -> Any:

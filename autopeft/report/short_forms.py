@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from autopeft.records import Confirmation, Plan, SearchResult, rate
+from autopeft.records import Confirmation, Plan, SearchResult, in_words_of, rate
 from autopeft.report.measured import is_untrained
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
@@ -29,7 +29,7 @@ def short_html(result: SearchResult, path: str, words: PartWords) -> str:
     """The verdict, the confirmed plans as a table, and the folder, escaped."""
     return render(
         "summary.html",
-        sentence=result.verdict.sentence,
+        sentence=in_words_of(result.spec, result.verdict.sentence),
         metric=result.setting.metric,
         has_test=bool(result.test),
         rows=list(_shown_rows(result, words)),

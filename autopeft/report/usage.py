@@ -1,4 +1,4 @@
-"""Python that loads the trained adapter with transformers and peft alone."""
+"""Python that loads the trained adapter, with transformers and peft alone where no part needs more."""
 
 from __future__ import annotations
 
@@ -51,6 +51,19 @@ def python_lines(
         folder=folder,
         sub_folders=list(weights.order),
         imports=list(weights.imports),
+    )
+
+
+def load_sentence(result: SearchResult | TrainedPlan, words: PartWords) -> str:
+    """What the lines of `python_lines` load, and the packages that they need."""
+    weights, head = words.weights, ", head included" if result.setting.head_params else ""
+    others = {name.partition(".")[0] for name in weights.imports}
+    others |= {"autopeft"} if weights.n_unmerged > 1 else set()
+    packages = ["transformers", "peft", *sorted(others)]
+    alone = "" if others else " alone"
+    return (
+        f"These lines load the adapter that the confirmation trained{head}, with "
+        f"{', '.join(packages[:-1])} and {packages[-1]}{alone}:"
     )
 
 

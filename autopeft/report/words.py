@@ -88,10 +88,17 @@ def percent(number: float) -> str:
 
 
 def metric(value: float | None, is_share: bool) -> str:
-    """A metric: percent with one decimal if it is a share in [0, 1], else three decimals."""
+    """A metric: percent with one decimal if it is a share in [0, 1], else three decimals.
+
+    Example:
+        >>> metric(0.954, True), metric(-0.25, False), metric(-0.00001, False)
+        ('95.4 %', '−0.250', '0.000')
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{100 * value:.1f} %" if is_share else f"{value:.3f}"
+    number, digits = (100 * value, 1) if is_share else (value, 3)
+    text = minus(f"{round(number, digits) or 0.0:.{digits}f}")
+    return f"{text} %" if is_share else text
 
 
 def plus_minus(std_error: float | None, is_share: bool) -> str:
@@ -105,18 +112,22 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
     """A difference of metrics: points with one decimal for a share, else three decimals.
 
-    Shares differ by 100 points at most, whatever an interval of few seeds holds. Other metrics have two
-    digits where three decimals would all be 0.
+    Shares differ by 100 points at most, whatever an interval of few seeds holds. Where all decimals would be
+    0, points have one more, and other metrics have two digits.
 
     Example:
         >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
         ('+1.4 points', '+0.014', '3.1e-04')
+        >>> difference(-0.0004, True), difference(0.0, True, signed=False)
+        ('−0.04 points', '0.0 points')
     """
     if value is None or not math.isfinite(value):
         return NOTHING
     sign = "+" if signed else ""
     if is_share:
-        text = f"{100 * within_share(value):{sign}.1f} points"
+        points = 100 * within_share(value)
+        digits = 1 if round(points, 1) or not round(points, 2) else 2
+        text = f"{round(points, digits) or 0.0:{sign}.{digits}f} points"
     else:
         text = f"{value:{sign}.{'3f' if round(value, 3) or not value else '1e'}}"
     return minus(text) if value < 0 else text
