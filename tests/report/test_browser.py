@@ -124,3 +124,15 @@ def test_the_arm_stays_on_the_phone_and_details_open_on_paper(page):
     page.emulate_media(media="print")
     assert page.locator("#details details p").first.is_visible()
     assert page.locator("#confirmed td.arm").first.is_visible()
+
+
+def test_on_a_phone_a_mean_stands_beside_its_error(page):
+    """The gap between the two is a space, not the rest of the line."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    gaps = page.evaluate("""() => [...document.querySelectorAll(".cards td.r small")].map((error) => {
+        const mean = document.createRange();
+        mean.setStart(error.parentNode, 0);
+        mean.setEndBefore(error);
+        return error.getBoundingClientRect().left - mean.getBoundingClientRect().right;
+    })""")
+    assert len(gaps) >= 9 and all(-1 <= gap < 8 for gap in gaps)

@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from sklearn.isotonic import IsotonicRegression
 from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_result, with_head
 
 from autopeft import report
-from autopeft.report.charts.canvas import spread
+from autopeft.report import Drawing
+from autopeft.report.charts.canvas import LIGHT_COLOURS, SOFT, spread
 from autopeft.report.page import drawn
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -206,3 +208,29 @@ def test_names_are_moved_apart_as_little_as_it_takes(seed):
     order = 14.0 * np.arange(8)
     expected = IsotonicRegression().fit_transform(np.arange(8), heights - order) + order
     assert spread(list(heights), gap=14.0) == pytest.approx(list(expected))
+
+
+@pytest.mark.parametrize("means", [(0.94, 0.954, 0.951), (0.9400, 0.9401, 0.9402), (0.94, 0.94, 0.9)])
+def test_a_name_that_left_its_point_is_joined_to_it(result, means):
+    """Two of the three plans stand to the right; their names meet where their scores do."""
+    records = [
+        replace(record, metric_mean=mean)
+        for record, mean in zip(result.confirmations[:3], means, strict=True)
+    ]
+    figure = Drawing(replace(result, confirmations=tuple(records)), WORDS).score().picture()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    points = [axes.transData.transform((r.plan.trainable_params, r.metric_mean)) for r in records]
+    names = [text for text in axes.texts if "LoRA" in text.get_text() or "IA³" in text.get_text()]
+    assert len(names) == 3
+    lines = 0
+    for name in names:
+        point = axes.transData.transform(name.xy)
+        assert min(np.hypot(*(point - other)) for other in points) < 1
+        box = name.get_bbox_patch() or name.get_window_extent()
+        away = abs((box.y0 + box.y1) / 2 - point[1])
+        assert name.arrow_patch is not None or away <= 9 + 4 + 1
+        if name.arrow_patch is not None:
+            lines += 1
+            assert to_hex(name.arrow_patch.get_edgecolor()) == LIGHT_COLOURS[SOFT]
+    assert lines == (0 if means[0] == 0.94 and means[1] == 0.954 else 2)

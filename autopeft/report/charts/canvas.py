@@ -153,6 +153,8 @@ def _paint(artist: Any) -> None:
     for name in _COLOURED:
         if hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}"):
             getattr(artist, f"set_{name}")(_light(getattr(artist, f"get_{name}")()))
+    if getattr(artist, "arrow_patch", None) is not None:  # which is no child of its annotation
+        _paint(artist.arrow_patch)
 
 
 def _light(colour: Any) -> Any:

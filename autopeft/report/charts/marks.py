@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from autopeft.records import rate
-from autopeft.report.charts.canvas import CARD, INK, Sheet, group_colour, spread
+from autopeft.report.charts.canvas import CARD, INK, SOFT, Sheet, group_colour, spread
 from autopeft.report.naming import Group
 from autopeft.report.words import minus
 
 _NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
+_MOVED = 4.0  # pixels beyond which a name no longer stands at its point; chosen by hand
 _SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that look small beside a square
 
 
@@ -60,8 +61,11 @@ def name_beside(
 ) -> None:
     """Write names to one side of points (x, y, name), moved up and down where they would meet.
 
-    `raised` lifts all names by so many pixels, off a line that leaves the points.
+    A thin line joins a name that was moved to its point, as the name may lie beside another one. `raised`
+    lifts all names by so many pixels, off a line that leaves the points.
     """
+    side = 1.0 if to_the_left else 0.0  # of the name, at which the line ends
+    leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.7, "relpos": (side, 0.5), "shrinkA": 1}
     drawn.figure.draw_without_rendering()
     heights = [float(drawn.axes.transData.transform((x, y))[1]) for x, y, _ in points]
     for (x, y, name), height, placed in zip(points, heights, spread(heights, gap=_NAME_HEIGHT), strict=True):
@@ -74,6 +78,7 @@ def name_beside(
             va="center",
             color=INK,
             zorder=5,
+            arrowprops=leader if abs(placed - height) > _MOVED else None,
         )
 
 
