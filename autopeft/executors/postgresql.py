@@ -52,6 +52,9 @@ class _WorkerPlace:
         """A future of `fn(*args)`, which raises BrokenExecutor where the worker was lost."""
         return self._calls.add(encode((fn, *args)))
 
+    def fault(self) -> None:
+        """None: it imports no script."""
+
     def close(self) -> None:
         """Do nothing: the worker ends its measurement when the search ends."""
 

@@ -73,6 +73,9 @@ class _RayWorker:
         """A future of `fn(*args)`, which raises BrokenExecutor where the actor died."""
         return self._thread.submit(_result_of, self._actor, fn, args)
 
+    def fault(self) -> None:
+        """None: it imports no script."""
+
     def close(self) -> None:
         """End the actor, and with it what it runs."""
         import ray

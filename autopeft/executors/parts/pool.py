@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from autopeft.errors import WorkerLostError
+from autopeft.errors import AutopeftError, WorkerLostError
 from autopeft.executors.parts.resident import call_resident
 from autopeft.extension import Function
 
@@ -32,6 +32,9 @@ class Worker(Protocol):
 
         It may also run on, of no use; `start` ends it then.
         """
+
+    def fault(self) -> AutopeftError | None:
+        """Why no process of this worker can begin; None where it died at its work, and may be replaced."""
 
     def close(self) -> None:
         """Let the process end once it is idle."""
@@ -69,7 +72,7 @@ class _Submitted:
 class WorkerPool:
     """An executor whose functions run in workers, each in the worker that is free first.
 
-    A worker that dies is replaced, and its function runs once more.
+    A worker that dies is replaced, and its function runs once more. One that cannot even begin is not.
     """
 
     max_workers: int | None = None
@@ -106,7 +109,8 @@ class WorkerPool:
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """A future of `fn(*args)`; function, arguments and result are pickled.
 
-        `result()` raises what `fn` raised, and WorkerLostError where two workers died at it.
+        `result()` raises what `fn` raised, WorkerLostError where two workers died at it, and SpecError where
+        workers cannot import the script that started them.
         """
         submitted = _Submitted(Future(), fn, args)
         with self._lock:
@@ -149,6 +153,8 @@ class WorkerPool:
         """Take a result from a worker, or replace it and try once more; runs in a thread of the worker."""
         error = None if inner.cancelled() else inner.exception()
         is_lost = inner.cancelled() or isinstance(error, BrokenExecutor)
+        if is_lost and (fault := worker.fault()) is not None:
+            error, is_lost = fault, False
         with self._lock:
             is_open = worker in self._workers
             is_repeated = is_open and is_lost and submitted.n_tries < _MOST_TRIES
@@ -179,5 +185,9 @@ def _give(submitted: _Submitted, worker: Worker) -> Future[Any]:
     try:
         return worker.submit(submitted.fn, *submitted.args)
     except BrokenExecutor:
+        if (fault := worker.fault()) is not None:
+            failed: Future[Any] = Future()
+            failed.set_exception(fault)
+            return failed
         worker.start()
         return worker.submit(submitted.fn, *submitted.args)

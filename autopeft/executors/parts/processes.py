@@ -16,9 +16,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from autopeft.errors import AutopeftError, SpecError
 from autopeft.executors.parts.resident import make_resident
 from autopeft.extension import Function
 
+_EXIT_SECONDS = 2.0  # from the end of a process to its exit code; chosen by hand
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 
 
@@ -36,12 +38,28 @@ class ProcessWorker:
         arguments = (self._make, self._index)
         self._pool = ProcessPoolExecutor(1, mp_context=_SPAWNED, initializer=_begin, initargs=arguments)
         before = multiprocessing.active_children()
-        self._pool.submit(int)  # the process starts with its first work
+        self._first = self._pool.submit(int)  # the process starts with its first work
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
 
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
         """A future of `fn(*args)`; BrokenExecutor where the process has died."""
         return self._pool.submit(fn, *args)
+
+    def fault(self) -> AutopeftError | None:
+        """That the process failed at the script that it imports; None where it began, or was killed.
+
+        Python ends with 1 there, before any work. A process that begins catches the errors of its work.
+        """
+        if self._first.done() and self._first.exception() is None:
+            return None
+        for process in self._processes:
+            process.join(_EXIT_SECONDS)
+            if process.exitcode == 1:
+                return SpecError(
+                    "A worker process ended while it imported the script that started the search; its error "
+                    'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'
+                )
+        return None
 
     def close(self) -> None:
         """Let the process end once it is idle, so that it frees its locks."""
