@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from numbers import Integral
 
 import numpy as np
 
@@ -120,7 +119,7 @@ class _Limit:
 
 def require_some(max_examples: int | None) -> None:
     """Raise SpecError where `max_examples` is no whole number or below 1; None is allowed."""
-    if max_examples is not None and (not isinstance(max_examples, Integral) or max_examples < 1):
+    if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
         raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
 
 
