@@ -14,6 +14,7 @@ from autopeft.space import (
     baseline_policies,
     learning_rates,
     usual_policies,
+    within,
 )
 
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
@@ -72,19 +73,20 @@ def _with_user_plans(
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
-    """The usual arms of the space, each near the middle of its range of learning rates."""
-    space = problem.space
-    arms = {tuple(name for name, _ in space.parts(arm)): arm for arm in space.arms}
+    """The usual arms that the space can express, each near the middle of its range of learning rates."""
+    space, methods = problem.space, problem.context.methods
     scored = problem.in_scored_layers
     usual = usual_policies(learning_rate=1.0, max_rank=problem.max_rank)
     for policy in usual if scored is None else (scored, *usual):
-        arm = arms.get(tuple(part.method for part in (policy, *policy.beside)))
-        if arm is not None:
-            (rate,) = central(*learning_rates(space, arm, problem.context.methods), 1)
+        names = [part.method for part in (policy, *policy.beside)]
+        for arm in (arm for arm in space.arms if [name for name, _ in space.parts(arm)] == names):
+            (rate,) = central(*learning_rates(space, arm, methods), 1)
             beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
-            at_rate = replace(policy, learning_rate=rate, beside=beside)
-            label = f"{policy.arm.label}{_BY_SCORE if policy is scored else ''}"
-            yield replace(policy.arm, kind="usual", label=label), at_rate
+            worded = within(replace(policy, learning_rate=rate, beside=beside), space, arm, methods)
+            if worded is not None:
+                label = f"{policy.arm.label}{_BY_SCORE if policy is scored else ''}"
+                yield replace(policy.arm, kind="usual", label=label), worded
+                break
 
 
 def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:

@@ -19,7 +19,7 @@ from autopeft.space.layout import (
 )
 from autopeft.space.limits import SERVERS, limited, servable, violations
 from autopeft.space.policies import Policy
-from autopeft.space.sampling import learning_rates, parameters_of, suggest
+from autopeft.space.sampling import learning_rates, parameters_of, suggest, within
 from autopeft.space.spaces import MethodSpace, MixPart, Space
 from autopeft.space.transfer import Transferred, transfer
 
@@ -51,4 +51,5 @@ __all__ = [
     "transfer",
     "usual_policies",
     "violations",
+    "within",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
@@ -52,8 +53,10 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     if not is_path and name not in names():
         raise UnknownNameError("search space", name, names())
     source = name if is_path else f"search space {name}"
-    space = validate(Space, read_yaml(Path(name) if is_path else _folder() / f"{name}.yaml"), source=source)
+    content = read_yaml(Path(name).expanduser() if is_path else _folder() / f"{name}.yaml")
+    space = validate(Space, _filled(content), source=source)
     _check(space, known_methods, source=source)
+    space = space.narrowed(lambda method, part: _with_own_values(known_methods[method], part))
     methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
     in_space = set().union(*methods_of.values())
     for method in only:
@@ -71,6 +74,14 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
             "Name all methods of a mix, or choose another --space."
         )
     return space.only(kept)
+
+
+def _filled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file, in which a method with nothing below it has the defaults."""
+    methods = content.get("methods")
+    if not isinstance(methods, dict):
+        return dict(content)
+    return {**content, "methods": {name: {} if part is None else part for name, part in methods.items()}}
 
 
 def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
@@ -103,10 +114,24 @@ def _check_names(method: Method, part: MethodSpace, *, source: str) -> None:
                 raise UnknownNameError(f"{option} of {method.name} ({source})", str(value), choices)
 
 
+def _with_own_values(method: Method, part: MethodSpace) -> MethodSpace:
+    """The part with the method's own values of options: YAML's 1 equals true, and 64.0 equals 64."""
+    own = {
+        option: tuple(method.choices[option][method.choices[option].index(value)] for value in values)
+        for option, values in part.options.items()
+    }
+    return part.model_copy(update={"options": own})
+
+
 def _check_ranks(method: Method, part: MethodSpace, *, source: str) -> None:
     unfit = [name for name in ("min_rank", "size") if getattr(part, name)]
     if unfit and not method.ranked:
         raise SpecError(f"The {source} gives {unfit[0]} to {method.name}, which has no ranks; leave it out.")
+    if part.size == (0,):
+        raise SpecError(
+            f"The {source} gives {method.name} the size 0 alone, which is no adapter; add a size of 1 or "
+            "more, or leave the method out."
+        )
     if part.size and (part.min_rank is not None or part.max_rank is not None):
         raise SpecError(
             f"The {source} gives {method.name} a size and a min_rank or max_rank; a size says both, keep one."
@@ -135,6 +160,11 @@ def _check_lead(parts: Sequence[MethodSpace], *, arm: str, source: str) -> None:
             raise SpecError(
                 f"The {source} has a budget_share in a later part of {arm!r}; it is one for the whole "
                 "plan, so give it to the first part."
+            )
+        if part.learning_rate is not None:
+            raise SpecError(
+                f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
+                "multiple of the first part's rate, so give it to the first part."
             )
 
 

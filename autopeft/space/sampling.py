@@ -173,6 +173,31 @@ def parameters_of(policy: Policy, space: Space, methods: Mapping[str, Method]) -
     return None
 
 
+def within(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Policy | None:
+    """The policy in the words of an arm of its methods; None where the arm has no such policy.
+
+    It takes the arm's bounds on ranks. Even ranks may be called `uniform` there, and all layers any share.
+    """
+    choices = [part for _, part in space.parts(arm)]
+    lead, *others = (
+        _worded(part, of_part) for part, of_part in zip((policy, *policy.beside), choices, strict=True)
+    )
+    worded = replace(lead, beside=tuple(others))
+    return None if parameters_of(worded, space.only([arm]), methods) is None else worded
+
+
+def _worded(policy: Policy, part: MethodSpace) -> Policy:
+    """One part of a policy with the bounds of a space, and its word for the same ranks and layers."""
+    is_even, is_whole = policy.exponent == 0 and "uniform" in part.ranks_by, policy.layer_share == 1
+    words = ("last", "first", "middle", "score") if is_whole and "lead" not in part.layers_by else ()
+    layers_by = next((word for word in words if word in part.layers_by), policy.layers_by)
+    if not part.size:
+        policy = replace(policy, min_rank=part.min_rank, max_rank=part.max_rank)
+    if is_even and policy.ranks_by not in part.ranks_by:
+        policy = replace(policy, ranks_by="uniform")
+    return policy if policy.layers_by in part.layers_by else replace(policy, layers_by=layers_by)
+
+
 def _inside(value: Any, distribution: BaseDistribution) -> Any:
     """The value, or one of the distribution where it has no such value."""
     if isinstance(distribution, CategoricalDistribution):

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from autopeft.records import OptionValue
 
+_MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
+
 
 def _ascending(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= values[0] <= values[1]:
-        raise ValueError("a range [low, high] with 0 <= low <= high")
+    if not 0 <= values[0] <= values[1] < math.inf:
+        raise ValueError("be a range [low, high] with 0 <= low <= high, both finite")
+    return values
+
+
+def _low_exponents(values: tuple[float, float]) -> tuple[float, float]:
+    if values[1] > _MOST_EXPONENT:
+        raise ValueError(f"be at most {_MOST_EXPONENT}")
+    return values
+
+
+def _above_zero(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < values[0] <= values[1] < math.inf:
+        raise ValueError("be a range [low, high] with 0 < low <= high, both finite")
+    return values
+
+
+def _not_twice(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    repeated = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if repeated is not None:
+        raise ValueError(f"have each value once, but {repeated!r} is there twice")
     return values
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Rates = Annotated[tuple[float, float], AfterValidator(_above_zero)]
 Share = Annotated[float, Field(gt=0, le=1)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
-Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1)]]
+Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_not_twice)]]
+_MOST_RANK = 2**20  # far above the width of any model; chosen by hand
+Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
 
 
 class MethodSpace(BaseModel):
@@ -37,20 +62,24 @@ class MethodSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    placement: tuple[str, ...] = Field(default=("all",), min_length=1)
+    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_not_twice)] = ("all",)
     layer_share: ShareRange = (1.0, 1.0)
-    layers_by: tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...] = Field(
-        default=("last",), min_length=1
-    )
+    layers_by: Annotated[
+        tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...],
+        Field(min_length=1),
+        AfterValidator(_not_twice),
+    ] = ("last",)
     depth_parts: int = Field(default=12, ge=1, le=64)
-    exponent: Range = (0.0, 0.0)
-    ranks_by: tuple[Literal["uniform", "score", "spectrum"], ...] = Field(default=("score",), min_length=1)
+    exponent: Annotated[Range, AfterValidator(_low_exponents)] = (0.0, 0.0)
+    ranks_by: Annotated[
+        tuple[Literal["uniform", "score", "spectrum"], ...], Field(min_length=1), AfterValidator(_not_twice)
+    ] = ("score",)
     options: Choices = {}
-    min_rank: int | None = Field(default=None, ge=1)
-    max_rank: int | None = Field(default=None, ge=1)
-    size: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    min_rank: Rank | None = None
+    max_rank: Rank | None = None
+    size: Annotated[tuple[Annotated[int, Field(ge=0, le=_MOST_RANK)], ...], AfterValidator(_not_twice)] = ()
     budget_share: ShareRange = (1.0, 1.0)
-    learning_rate: Range | None = None
+    learning_rate: Rates | None = None
 
     @property
     def may_be_absent(self) -> bool:

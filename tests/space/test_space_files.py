@@ -103,6 +103,16 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {placement: [atention]}\n", "Did you mean 'attention'"),
         ("  lora: {exponent: [2.0, 0.0]}\n", r"exponent is \[2\.0, 0\.0\].*low <= high"),
         ("  lora: {exponent: [-1.0, 0.0]}\n", "0 <= low"),
+        ("  lora: {exponent: [0.0, .inf]}\n", r"exponent is \[0\.0, inf\]; it should be a range .* finite"),
+        ("  lora: {exponent: [0.0, 400]}\n", "exponent is .*at most 16"),
+        ("  lora: {learning_rate: [0.0, 1e-3]}\n", r"learning_rate is \[0\.0, 0\.001\].*0 < low <= high"),
+        ("  lora: {learning_rate: [1e-3, .inf]}\n", "learning_rate is .*both finite"),
+        ("  lora: {learning_rate: 1e-3}\n", r"learning_rate is 0\.001; it should be a .*\[a, b\]"),
+        ("  lora: {size: [0]}\n", "gives lora the size 0 alone"),
+        ("  lora: {size: [8, 8]}\n", "size is .*8 is there twice"),
+        ("  lora: {placement: [all, all]}\n", "placement is .*'all' is there twice"),
+        ("  lora: {max_rank: 99999999999999999999}\n", "max_rank is .*less than or equal to"),
+        ("  lora: {options: {dora: [2]}}\n", "no dora of lora .*named '2'"),
         ("  lora: {layer_share: [0.0, 1.0]}\n", "layer_share.* is 0.0; it should be greater than 0"),
         ("  lora: {layer_share: [0.5, 1.5]}\n", "is 1.5; it should be less than or equal to 1"),
         ("  lora: {placement: []}\n", "placement is .*at least 1 item"),
@@ -145,6 +155,10 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         (
             "  both:\n  - {method: lora}\n  - {method: ia3, budget_share: [0.5, 1.0]}\n",
             "a budget_share in a later part of 'both'",
+        ),
+        (
+            "  both:\n  - {method: lora}\n  - {method: ia3, learning_rate: [1e-3, 1e-2]}\n",
+            "a learning_rate in a later part of 'both'",
         ),
         ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
     ],
@@ -202,3 +216,14 @@ def test_a_filter_for_an_absent_method_is_refused(only: str, complaint: str) -> 
 def test_half_of_a_mix_is_refused_with_the_mix():
     with pytest.raises(SpecError, match=r"no plan of bottleneck alone; it mixes bottleneck \+ .*Name all"):
         load("autopeft_tacl", known_methods=METHODS, only=("bottleneck",))
+
+
+def test_options_of_a_space_are_the_values_of_the_method(tmp_path):
+    """YAML's 1 equals true and 64.0 equals 64, but neither is what the method compares with."""
+    space = read(tmp_path, "  lora: {options: {dora: [1]}}\n  vera: {options: {r: [64.0]}}\n")
+    (dora,), (rank,) = (space.methods[name].options[o] for name, o in (("lora", "dora"), ("vera", "r")))
+    assert dora is True and type(rank) is int
+
+
+def test_a_method_with_nothing_below_it_has_the_defaults(tmp_path):
+    assert read(tmp_path, "  lora:\n").methods == read(tmp_path, "  lora: {}\n").methods

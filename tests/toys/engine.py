@@ -53,7 +53,7 @@ SCORES = {site.name: 1.0 + index for index, site in enumerate(SITES)}
 SPACE = Space(
     about="toy",
     methods={
-        "lora": MethodSpace(placement=("all", "q+v"), exponent=(0.0, 2.0)),
+        "lora": MethodSpace(placement=("all", "q+v", "mlp"), exponent=(0.0, 2.0)),
         "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
     },
 )
