@@ -117,15 +117,29 @@ def listed(faults: Sequence[str]) -> str:
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     """Dotted name and fault of each refused value: `("search.trials", "is 0; it should be greater …")`."""
+    every = error.errors(include_url=False)
     faults: dict[str, str] = {}
-    for details in error.errors(include_url=False):
+    for details in every:
+        if details["type"] == "too_short" and any(
+            _is_inside(other["loc"], details["loc"]) for other in every
+        ):
+            continue  # pydantic drops a refused item of a list and finds the list too short then
         # pydantic names one fault per member of a union; the first suffices.
         name = ".".join(str(part) for part in details["loc"] if part not in ("bool", "int", "float", "str"))
-        allowed = re.sub(r"^(Input|\w+) should ", "", details["msg"])
+        allowed = re.sub(r"^(Value error, |(Input|\w+) should )", "", details["msg"])
+        allowed = re.sub(r"\bvalid (array|tuple|list)\b", "list (write [a, b])", allowed)
+        allowed = re.sub(r"\ban object\b", "a mapping of `key: value` lines", allowed)
+        allowed = re.sub(r" after validation, not (\d+)$", "", allowed)
+        if details["loc"][-1:] == ("bool",):  # the first of the types that an option may have
+            allowed = "be true, false, a number or a word"
         is_missing = details["type"] == "missing"
         fault = "is missing" if is_missing else f"is {_shown(details['input'])}; it should {allowed}"
         faults.setdefault(name, fault)
     return list(faults.items())
+
+
+def _is_inside(location: Sequence[object], of: Sequence[object]) -> bool:
+    return len(location) > len(of) and tuple(location[: len(of)]) == tuple(of)
 
 
 class Inline(dict[str, Any]):

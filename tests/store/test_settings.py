@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
@@ -284,3 +284,25 @@ def test_a_link_keeps_its_name(tmp_path, monkeypatch):
     (tmp_path / "0123abcd").touch()
     (tmp_path / "train.csv").symlink_to(tmp_path / "0123abcd")
     assert whole_path("train.csv") == str(tmp_path / "train.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"placement": "all"}, "placement is 'all'; it should be a list (write [a, b])."),
+        ({"placement": ["a", 5]}, "placement.1 is 5; it should be a valid string."),
+        ({"placement": [5]}, "placement.0 is 5; it should be a valid string."),
+        ({"placement": []}, "placement is []; it should have at least 1 item."),
+        ({"options": 5}, "options is 5; it should be a mapping of `key: value` lines."),
+    ],
+)
+def test_what_a_file_should_hold_is_said_in_words_of_yaml(content, sentence):
+    """And a list whose only item is refused is not called empty too."""
+
+    class Choices(BaseModel):
+        placement: tuple[str, ...] = Field(default=("all",), min_length=1)
+        options: dict[str, str] = {}
+
+    with pytest.raises(SpecError) as caught:
+        validate(Choices, content, source="space.yaml")
+    assert str(caught.value) == f"space.yaml cannot be used: {sentence}"

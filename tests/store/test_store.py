@@ -229,7 +229,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
             "dora: true",
             "dora: [1]",
             SpecError,
-            r"adapters.0.options.dora is \[1\]; it should be a valid boolean",
+            r"adapters.0.options.dora is \[1\]; it should be true, false, a number or a word",
         ),
         ("1.0e-05", "0", SpecError, "learning_rate is 0; it should be greater than 0"),
         ("site: h.1.mlp", "site: h.0.q", SpecError, "two adapters at h.0.q; a site takes one"),
