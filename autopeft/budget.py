@@ -74,8 +74,8 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
     match = _AMOUNT.fullmatch(text)
     if match is None or len(text) > _LONGEST:
         meant = _meant(text[:_LONGEST])
-        hint = f"did you mean {meant!r}" if meant else _ALLOWED
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {hint}.")
+        hint = f"did you mean {meant!r}?" if meant else f"{_ALLOWED}."
+        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {hint}")
     amount = Fraction(match[1].replace(",", "").replace("_", ""))
     if amount == 0:
         raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
@@ -83,8 +83,8 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
     if unit == "%":
         return amount / 100, True
     if amount * _FACTOR[unit] < 1:
-        hint = "ask for more" if unit else f"did you mean '{_as_share(amount)}'"
-        raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}.")
+        hint = "ask for more." if unit else f"did you mean '{_as_share(amount)}'?"
+        raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}")
     return amount * _FACTOR[unit], False
 
 

@@ -124,7 +124,7 @@ def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
     requested: str, meant: str
 ) -> None:
     for refuse in (check, lambda requested: parse(requested, base_params=BASE_PARAMS)):
-        with pytest.raises(SpecError, match=f"did you mean '{meant}'\\.") as caught:
+        with pytest.raises(SpecError, match=f"did you mean '{meant}'\\?") as caught:
             refuse(requested)
         assert repr(requested) in str(caught.value)
     parse(meant, base_params=BASE_PARAMS)

@@ -74,6 +74,7 @@ from autopeft.records.spec import (
     RunSpec,
     SearchSpec,
     TaskSpec,
+    setting_values,
     with_setting,
 )
 from autopeft.records.text import (
@@ -150,6 +151,7 @@ __all__ = [
     "repeat_command",
     "resume_command",
     "search_command",
+    "setting_values",
     "shortened",
     "to_json",
     "train_command",

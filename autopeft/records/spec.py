@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from autopeft.records.settings import SettingField, Topic, setting, settings_of
 
@@ -230,7 +230,8 @@ class ConfirmSpec(Topic):
     )
     margin: float | None = _confirm(
         None,
-        "Difference of the metric that does not matter. Default: 0.01; 1 % of the baseline's loss or error",
+        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
+        "the baseline's loss or error",
         gt=0,
     )
 
@@ -313,7 +314,9 @@ class ExecutionSpec(Topic):
 class OutputSpec(Topic):
     """Where the run directory goes, and what logs the search; no `out` is a fresh folder under `reports/`."""
 
-    out: str | None = setting(None, "Folder to write to; must be empty or absent", "Run", form="path")
+    out: str | None = setting(
+        None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
+    )
     report_to: tuple[str, ...] = setting(
         (), "Experiment trackers that log every measurement, such as tensorboard, separated by commas", "Run"
     )
@@ -342,6 +345,17 @@ class RunSpec(Topic):
 # Every setting by its dotted name, and those that have a short name by that.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
 SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
+
+
+def setting_values(spec: RunSpec, names: Iterable[str]) -> dict[str, Any]:
+    """The values of some settings by their dotted names.
+
+    Example:
+        >>> setting_values(RunSpec(), ["search.seed"])
+        {'search.seed': 0}
+    """
+    parts = {name: name.partition(".") for name in names}
+    return {name: getattr(getattr(spec, topic), field) for name, (topic, _, field) in parts.items()}
 
 
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:

@@ -12,7 +12,7 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
 from autopeft.space.spaces import MethodSpace, Space
-from autopeft.store import read_yaml, validate
+from autopeft.store import is_path_of_space, read_yaml, validate
 
 
 def _folder() -> Path:
@@ -49,7 +49,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
         UnknownNameError: No such space, method, option or key.
         SpecError: The file cannot be read, or `only` leaves nothing of the space.
     """
-    is_path = name.endswith((".yaml", ".yml")) or "/" in name
+    is_path = is_path_of_space(name)
     if not is_path and name not in names():
         raise UnknownNameError("search space", name, names())
     source = name if is_path else f"search space {name}"

@@ -13,7 +13,14 @@ from autopeft.store.folders import fresh_folder, refuse_files
 from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
-from autopeft.store.settings import SOURCES, by_dotted_name, parse_bytes, resolve_settings, whole_path
+from autopeft.store.settings import (
+    SOURCES,
+    by_dotted_name,
+    is_path_of_space,
+    parse_bytes,
+    resolve_settings,
+    whole_path,
+)
 from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "cannot_write",
     "damaged",
     "fresh_folder",
+    "is_path_of_space",
     "parse_bytes",
     "parse_yaml",
     "read_checked",

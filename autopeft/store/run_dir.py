@@ -18,6 +18,7 @@ from autopeft.errors import RunDirError
 from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_command, resume_command, to_json
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
+from autopeft.store.folders import refuse_files
 from autopeft.store.measurement_log import MeasurementLog
 from autopeft.store.study import STUDY_FILES, close_study, open_study, writing
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
@@ -89,6 +90,18 @@ class RunDir:
             lock.release()
             raise
         return run
+
+    @staticmethod
+    def check(path: Path | str) -> None:
+        """Raise RunDirError where `create` would refuse a fresh run directory; nothing is written."""
+        path = Path(path)
+        try:
+            _refuse_files(path)
+            _refuse_links(path)
+            if not path.is_dir():
+                refuse_files(path)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:

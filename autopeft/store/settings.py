@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,10 +22,14 @@ from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
 from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
-SOURCES = ("model.id", "data.source", "forgetting.source")  # that may be local, and that a run loads again
+# What may be local, and what a run or its repetition loads again, maybe from another folder.
+SOURCES = ("model.id", "data.source", "forgetting.source", "search.baseline", "search.warm_start")
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_UNIT_WORDS = dict.fromkeys(("days", "day"), "d") | dict.fromkeys(("hours", "hour", "hr", "hrs"), "h")
+_UNIT_WORDS |= dict.fromkeys(("minutes", "minute", "mins", "min"), "m")
+_UNIT_WORDS |= dict.fromkeys(("seconds", "second", "secs", "sec"), "s")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
 _LONGEST = 60  # characters of an amount of memory; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
@@ -32,12 +37,16 @@ _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit
 
 @dataclass(frozen=True)
 class _Entry:
-    """A value that the user gave for a setting; `origin` names the place, `is_text`: not parsed yet."""
+    """A value that the user gave for a setting.
+
+    `origin` names the place. `is_text`: not parsed yet. `is_typed`: a flag or an argument of this call.
+    """
 
     name: str
     value: Any
     origin: str
     is_text: bool = False
+    is_typed: bool = False
 
 
 def resolve_settings(
@@ -55,7 +64,7 @@ def resolve_settings(
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of the command line's flags; None means not given.
         assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
-        origin: What errors call a flag.
+        origin: What errors call a flag: `flag` stands for its own name. Only flags may give numbers as text.
 
     Returns:
         The settings, and the dotted names (`search.trials`) that any of the four places gave.
@@ -70,11 +79,7 @@ def resolve_settings(
             _from_file(config) if config else (),
             _from_environment(env),
             _from_assignments(assignments),
-            (
-                _Entry(_known(name, origin), value, origin)
-                for name, value in flags.items()
-                if value is not None
-            ),
+            _from_flags(flags, origin),
         )
     }
     content: dict[str, dict[str, Any]] = {}
@@ -94,13 +99,42 @@ def resolve_settings(
             faults.append(f"{name} ({entries[setting].origin}) {fault}")
     if faults:
         raise SpecError(f"These settings cannot be used: {listed(faults)}.")
-    budget.check(spec.budget.requested)
-    for name in SOURCES:
+    _check_budget(spec.budget.requested, entries.get("budget.requested"))
+    return _with_whole_paths(spec, entries), frozenset(entries)
+
+
+def _with_whole_paths(spec: RunSpec, given: Collection[str]) -> RunSpec:
+    """The settings with the absolute paths of what the user named; shipped spaces stay names."""
+    for name in (*SOURCES, "search.space", "output.out"):
         topic, _, field = name.partition(".")
         source = getattr(getattr(spec, topic), field)
-        if name in entries and source is not None:
+        if name not in given or source is None:
+            continue
+        if name == "output.out":  # a run directory may be moved, so that its path stays as it is
+            at_home = os.path.expanduser(source)  # noqa: PTH111 - the other one raises where no such user is
+            spec = with_setting(spec, name, at_home)
+        elif name != "search.space" or is_path_of_space(source):
             spec = with_setting(spec, name, whole_path(source))
-    return spec, frozenset(entries)
+    return spec
+
+
+def is_path_of_space(name: str) -> bool:
+    """Whether a search space is named by its file, and is none that comes with autopeft.
+
+    Example:
+        >>> is_path_of_space("mine.yaml"), is_path_of_space("default")
+        (True, False)
+    """
+    return name.endswith((".yaml", ".yml")) or "/" in name
+
+
+def _check_budget(requested: str, entry: _Entry | None) -> None:
+    try:
+        budget.check(requested)
+    except SpecError as error:
+        if entry is None or entry.is_typed:
+            raise
+        raise SpecError(f"budget.requested ({entry.origin}): {error}") from error
 
 
 def whole_path(source: str) -> str:
@@ -145,14 +179,19 @@ def parse_duration(text: str) -> float:
         >>> parse_duration("7m30s")
         450.0
     """
-    compact = text.strip().lower()
+    compact = "".join(text.lower().split())
+    compact = re.sub(r"(?<=\d)(d|h|m|s)[a-z]+", lambda word: _UNIT_WORDS.get(word[0], word[0]), compact)
     if re.fullmatch(r"\d+(\.\d+)?", compact):
         compact += "s"
     match = _DURATION.fullmatch(compact)
     parts = match.groupdict(default="0") if match else {}
     seconds = sum(float(number) * _UNIT_SECONDS[unit] for unit, number in parts.items())
     if not 0 < seconds < math.inf:
-        raise SpecError(f"{text!r} is not a duration above 0; write it like 7m30s, 90s, 2h or 450 (seconds).")
+        lacks_unit = re.fullmatch(r"\d+(\.\d+)?([hm])\d+", compact)
+        hint = f", here as {compact}{'m' if lacks_unit[2] == 'h' else 's'}" if lacks_unit else ""
+        raise SpecError(
+            f"{text!r} is not a duration above 0; write it like 7m30s, 90s, 2h or 450 (seconds){hint}."
+        )
     return seconds
 
 
@@ -178,6 +217,16 @@ def _known(name: str, origin: str) -> str:
     if name not in SETTINGS:
         raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
     return name
+
+
+def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
+    for name, value in flags.items():
+        if value is not None:
+            field = SETTINGS[_known(name, origin)]
+            is_number = origin == "flag" and field.kind in (int, float)
+            is_number = is_number and isinstance(value, str) and bool(value.strip())
+            place = (field.flag if origin == "flag" else None) or origin
+            yield _Entry(name, value, place, is_text=is_number, is_typed=True)
 
 
 def _from_file(path: Path) -> Iterator[_Entry]:
@@ -213,6 +262,8 @@ def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
 def _value(entry: _Entry) -> Any:
     field = SETTINGS[entry.name]
     value = _read_text(entry.value.strip(), field, entry.origin) if entry.is_text else entry.value
+    if value is None and get_origin(field.kind) is tuple:
+        return []
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{value} is not finite")
     if entry.name == "budget.requested" and type(value) in (int, float):
@@ -234,9 +285,10 @@ def _value(entry: _Entry) -> Any:
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:
     """The value in the text of a variable or of `--set`; texts and lists stay text, others are YAML."""
-    if field.accepts_none and text in ("", "~", "null"):
+    is_list = get_origin(field.kind) is tuple
+    if (field.accepts_none or is_list) and text in ("", "~", "null"):
         return None
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    if get_origin(field.kind) is tuple or (field.kind is str and not is_quoted):
+    if is_list or (field.kind is str and not is_quoted):
         return text  # as it stands: `0012345` may be a commit, `C:\data` a path
     return load_value(text, source=origin)

@@ -128,6 +128,7 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
         name = ".".join(str(part) for part in details["loc"] if part not in ("bool", "int", "float", "str"))
         allowed = re.sub(r"^(Value error, |(Input|\w+) should )", "", details["msg"])
         allowed = re.sub(r"\bvalid (array|tuple|list)\b", "list (write [a, b])", allowed)
+        allowed = allowed.replace("be a valid boolean", "be true or false")
         allowed = re.sub(r"\ban object\b", "a mapping of `key: value` lines", allowed)
         allowed = re.sub(r" after validation, not (\d+)$", "", allowed)
         if details["loc"][-1:] == ("bool",):  # the first of the types that an option may have

@@ -245,7 +245,7 @@ def test_units_of_memory_are_powers_of_1000_or_with_i_of_1024(n, unit):
 )
 def test_bytes_that_are_no_text_are_refused(name, value):
     """As Python gives them where a file's name is not UTF-8."""
-    with pytest.raises(SpecError, match=rf"{name} \(flag\): '.*' is no UTF-8 text; rename it"):
+    with pytest.raises(SpecError, match=rf"{name} \(--[a-z-]+\): '.*' is no UTF-8 text; rename it"):
         resolve_settings(config=None, env={}, flags={name: value}, assignments=())
     whole, _ = resolve_settings(config=None, env={}, flags={"data.source": "C:\\udcff 🙂"}, assignments=())
     assert whole.data.source == "C:\\udcff 🙂"

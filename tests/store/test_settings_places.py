@@ -1,0 +1,101 @@
+"""Settings from one place as from another: paths for any folder, times, and faults with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autopeft.errors import SpecError
+from autopeft.store import resolve_settings, whole_path
+from autopeft.store.settings import parse_duration
+
+
+def resolved(flags=None, *, env=None, config=None, assign=()):
+    return resolve_settings(config=config, env=env or {}, flags=flags or {}, assignments=assign)[0]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a space, a run, and a folder that is called like a space of autopeft."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("run", "default"):
+        Path(name).mkdir()
+    Path("mine.yaml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "~/"])
+def test_paths_of_space_baseline_and_warm_start_serve_in_any_folder(here, prefix):
+    names = {"search.space": "mine.yaml", "search.baseline": "run", "search.warm_start": "run"}
+    search = resolved({name: prefix + value for name, value in names.items()}).search
+    assert search.space == str(here / "mine.yaml")
+    assert search.baseline == search.warm_start == str(here / "run")
+
+
+def test_a_shipped_space_stays_a_name_beside_a_folder_of_this_name(here):
+    assert whole_path("default") == str(here / "default")
+    assert resolved({"search.space": "default"}).search.space == "default"
+
+
+def test_the_folder_to_write_to_may_lie_at_home(here):
+    assert resolved({"output.out": "~/new"}).output.out == str(here / "new")
+    assert resolved(env={"AUTOPEFT_OUTPUT_OUT": "~/new"}).output.out == str(here / "new")
+    assert resolved({"output.out": "new"}).output.out == "new"  # a run may be moved
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2 h", 7200), ("10min", 600), ("1 hour 30 minutes", 5400), ("90 sec", 90), ("1d 2hrs", 93600)],
+)
+def test_a_duration_may_have_spaces_and_words(text, seconds):
+    assert parse_duration(text) == seconds
+    assert resolved({"search.max_time_seconds": text}).search.max_time_seconds == seconds
+
+
+@pytest.mark.parametrize(("text", "meant"), [("1h30", "1h30m"), ("5m30", "5m30s")])
+def test_a_duration_whose_last_unit_is_missing_is_answered_with_it(text, meant):
+    with pytest.raises(SpecError, match=rf"write it like .*, here as {meant}\.$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["10ms", "2 fortnights", "1hm"])
+def test_other_units_of_time_are_refused(text):
+    with pytest.raises(SpecError, match="is not a duration above 0"):
+        parse_duration(text)
+
+
+def test_a_wrong_budget_names_its_place(tmp_path):
+    config = tmp_path / "conf.yaml"
+    config.write_text("budget: {requested: banana}")
+    for place, given in {
+        "conf.yaml": {"config": config},
+        "AUTOPEFT_BUDGET_REQUESTED": {"env": {"AUTOPEFT_BUDGET_REQUESTED": "banana"}},
+        "--set": {"assign": ["budget.requested=banana"]},
+    }.items():
+        with pytest.raises(SpecError, match=rf"^budget\.requested \(.*{place}\): The budget 'banana'"):
+            resolved(**given)
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "on"])
+def test_a_switch_in_a_variable_is_true_or_false(text):
+    with pytest.raises(SpecError, match=r"COUNT_HEAD\) is .*; it should be true or false\."):
+        resolved(env={"AUTOPEFT_BUDGET_COUNT_HEAD": text})
+
+
+@pytest.mark.parametrize("text", ["null", "~", ""])
+def test_no_list_is_an_empty_list(tmp_path, text):
+    config = tmp_path / "conf.yaml"
+    config.write_text(f"search: {{methods: {text}}}")
+    assert resolved(assign=[f"search.methods={text}"]).search.methods == ()
+    assert resolved(config=config).search.methods == ()
+
+
+def test_text_is_a_number_for_a_flag_alone():
+    assert resolved({"search.trials": "30", "task.epochs": "2"}).search.trials == 30
+    with pytest.raises(SpecError, match=r"search\.trials \(argument\) is '30'"):
+        resolve_settings(
+            config=None, env={}, flags={"search.trials": "30"}, assignments=(), origin="argument"
+        )
