@@ -48,17 +48,22 @@ class SpecError(AutopeftError):
 class UnknownNameError(SpecError):
     """A name that does not exist; the message lists known names and suggests the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, listed_in: str = "") -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, listed_in: str = "", hint: str = ""
+    ) -> None:
         """List up to 25 known names; of more than 25, list only the 8 nearest of the same topic.
 
         `kind` is a noun, such as "method". The topic of a name is its part before the last dot. `listed_in`
-        is the page that lists all names.
+        is the page that lists all names. A `hint` is a sentence that replaces the nearest name.
         """
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        folded = {known.casefold(): known for known in names}
+        matches = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
+        close = [folded[match] for match in matches]
         # Swapped letters are the commonest slip: `lroa` suggests lora before loha or road.
         near = sorted(close, key=lambda known: sorted(known) != sorted(name.lower()))
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        nearest_name = f"Did you mean {near[0]!r}?" if near else ""
+        hint = f" {hint or nearest_name}".rstrip()
         listed = ", ".join(names) if names else "none"
         if len(names) > 25:  # chosen by hand: all methods are listed, and of the settings the near ones
             topic = [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]]

@@ -6,7 +6,7 @@ of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 `tests/example_package` is a package with one part of each kind.
 """
 
-from autopeft.extension.discovery import Catalogue, discover
+from autopeft.extension.discovery import Catalogue, discover, hint_for
 from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
@@ -60,6 +60,7 @@ __all__ = [
     "TrainingFacts",
     "Values",
     "discover",
+    "hint_for",
     "metric_facts",
     "text_form",
 ]

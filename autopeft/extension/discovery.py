@@ -24,7 +24,7 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._parts:
-            raise UnknownNameError(self._kind, name, self._parts)
+            raise UnknownNameError(self._kind, name, self._parts, hint=hint_for(name, self._parts))
         return self._parts[name]
 
     def changed(self, change: Callable[[Part], Part]) -> Catalogue[Part]:
@@ -39,6 +39,28 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+def hint_for(name: str, parts: Mapping[str, Any]) -> str:
+    """A sentence where an unknown name is an option of a part, or of its option a value; else empty.
+
+    `parts` are objects or mappings; those without `choices` have no options. A q before the name of such a
+    part stands for a quantised base model.
+    """
+    wanted = name.casefold()
+    for part_name, part in parts.items():
+        choices = part.get("choices") if isinstance(part, Mapping) else getattr(part, "choices", None)
+        if choices is None:
+            continue
+        see = f"see `autopeft methods {part_name}`."
+        if wanted == f"q{part_name}":
+            return f"For {name!r} take {part_name} with --quantize 4bit."
+        for option, values in choices.items():
+            if wanted == option:
+                return f"{name!r} is an option of {part_name}; {see}"
+            if wanted in values and wanted != "default":
+                return f"{name!r} is a value of {option}, an option of {part_name}; {see}"
+    return ""
 
 
 @cache
