@@ -17,9 +17,9 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
 from autopeft.cli.serving import serve_search
-from autopeft.cli.usage import PlainErrors
+from autopeft.cli.usage import PlainErrors, at_home
 from autopeft.errors import StoppedError
-from autopeft.records import VERSION
+from autopeft.records import VERSION, setting_values
 
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -134,7 +134,8 @@ def analyze(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent."
+            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent.",
+            callback=at_home,
         ),
     ] = None,
     as_json: opt.Json = False,
@@ -150,6 +151,7 @@ def analyze(
             from autopeft.cli import analysis as printed
 
         names = [name.strip() for name in scores.split(",")]
+        out = out or (None if spec.output.out is None else Path(spec.output.out))
         analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
             print_json(printed.analysis_json(analysis))
@@ -178,23 +180,28 @@ app.add_typer(sizing.app)
 )
 def train(
     *,
-    plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
+    plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.", callback=at_home)],
     settings: Mapping[str, Any],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
     with exit_codes(quiet=quiet or as_json):
+        from autopeft.store import resolve_settings
+
+        spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import pipeline
             from autopeft import report as reports
             from autopeft.report.words import metric as metric_words
 
+        settings = setting_values(spec, given)
+        out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
         trained = pipeline.train_plan(
             plan,
-            out=settings.get("output.out"),
+            out=None if out is None else Path(out),
             seed=settings.get("search.seed"),
             model_id=settings.get("model.id"),
             data_source=settings.get("data.source"),
@@ -224,15 +231,18 @@ def train(
 @app.command()
 def export(
     to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.", callback=at_home)],
     run: Annotated[
-        Path | None, typer.Option(help="Run directory; its best plan is exported, trained or not.")
+        Path | None,
+        typer.Option(help="Run directory; its best plan is exported, trained or not.", callback=at_home),
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.")
+        Path | None,
+        typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.", callback=at_home),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
+        str | None,
+        typer.Option(help="Base model in place of the one that the run or adapter names.", callback=at_home),
     ] = None,
     allow_pickle: Annotated[
         bool,
@@ -281,10 +291,12 @@ def export(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.", callback=at_home)],
     out: Annotated[
         Path | None,
-        typer.Option(help="File for one page about several runs. Default: ./autopeft-runs.html."),
+        typer.Option(
+            help="File for one page about several runs. Default: ./autopeft-runs.html.", callback=at_home
+        ),
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -332,7 +344,9 @@ def worker(as_json: opt.Json = False, quiet: opt.Quiet = False) -> None:
 
 @app.command()
 def doctor(
-    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.", callback=at_home)] = Path(
+        "reports"
+    ),
     as_json: opt.Json = False,
 ) -> None:
     """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""

@@ -16,6 +16,7 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.known import known_methods, method_facts
 from autopeft.cli.printing import COLUMNS, print_json
+from autopeft.cli.usage import at_home
 from autopeft.extension import REFERENCE_WIDTH, discover
 from autopeft.records import rate
 
@@ -27,7 +28,9 @@ _Name = Annotated[str | None, typer.Argument(help="Describe this method in full,
 _SpaceName = Annotated[str | None, typer.Argument(help="Print the file of this space.")]
 _Model = Annotated[
     str | None,
-    typer.Option("--model", help="Show learning rates and sites on this model: hub id, or directory."),
+    typer.Option(
+        "--model", help="Show learning rates and sites on this model: hub id, or directory.", callback=at_home
+    ),
 ]
 
 
@@ -90,7 +93,7 @@ def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     shown = [method_facts(method) for method in methods]
     if as_json:
         of_model = {"base_model": on_model.base_model, "hidden_size": on_model.hidden_size}
-        print_json([{**m, **of_model, "n_sites": on_model.n_sites[m["name"]]} for m in shown])
+        print_json({m["name"]: {**m, **of_model, "n_sites": on_model.n_sites[m["name"]]} for m in shown})
     elif name is None:
         rows = [(m["name"], m["label"], f"{on_model.n_sites[m['name']]:,}", _range(m)) for m in shown]
         print(f"{on_model.base_model}, hidden size {on_model.hidden_size:,}\n")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from autopeft.cli.usage import show_all
+from autopeft.cli.usage import at_home, show_all
 from autopeft.records import SHORT_NAMES
 from autopeft.records.settings import Group, SettingField
 
@@ -23,7 +23,9 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
 ]
 Resume = Annotated[bool, _option("Continue the run in --out, or extend it.", "--resume", metavar="")]
-Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
+Config = Annotated[
+    Path | None, _option("YAML file with settings, such as a run's run.yaml.", callback=at_home)
+]
 Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]
@@ -107,16 +109,13 @@ def _metavar(field: SettingField) -> str | None:
     if field.choices:
         return f"[{'|'.join(field.choices)}]"
     endings = {"_seconds": "TIME", "_bytes": "SIZE"}
-    return next((word for ending, word in endings.items() if field.name.endswith(ending)), None)
+    kinds = {int: "INTEGER", float: "FLOAT"}
+    usual = "PATH" if field.form == "path" else kinds.get(field.kind)
+    return next((word for ending, word in endings.items() if field.name.endswith(ending)), usual)
 
 
 def _flag_type(field: SettingField) -> Any:
-    """The type that typer parses; durations, sizes, words and lists by comma are parsed with the settings."""
+    """The type that typer parses: text, which is parsed with the settings, a list of texts, or a switch."""
     if field.form == "repeated":
         return list[str]
-    if field.form == "path":
-        return Path
-    if field.form == "auto":
-        return str
-    is_number = field.kind in (bool, int, float) and not field.name.endswith(("_seconds", "_bytes"))
-    return field.kind if is_number else str
+    return bool if field.kind is bool else str

@@ -104,11 +104,13 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     text = preview.forgetting
     yield "search", f"{_n(preview.trials, 'trial')} of {first}{above}; at most {preview.search_cost:.1f} R"
     yield "full run", _n(preview.full_run_steps, "step")
-    yield (
-        "confirmation",
-        f"{_n(preview.confirm_seeds, 'seed')} of {_n(preview.confirm_steps, 'step')} per plan; "
-        f"{preview.confirm_cost:.1f} R for two plans",
-    )
+    confirmation = "none"
+    if preview.confirm_seeds:
+        confirmation = (
+            f"{_n(preview.confirm_seeds, 'seed')} of {_n(preview.confirm_steps, 'step')} per plan; "
+            f"{preview.confirm_cost:.1f} R for two plans"
+        )
+    yield "confirmation", confirmation
     if preview.least_differences is not None:
         low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)
         yield (

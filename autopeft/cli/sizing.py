@@ -11,9 +11,14 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
+from autopeft.cli.usage import at_home
 from autopeft.errors import SiteError
 
 app = typer.Typer()
+
+_Model = Annotated[
+    str | None, typer.Option(help="Hub id, or directory with a config.json.", callback=at_home)
+]
 
 
 @app.command()
@@ -23,13 +28,17 @@ def count(
         typer.Argument(
             metavar="PATH",
             help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
+            callback=at_home,
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
+    model: _Model = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(help="Set beside PATH: another path, a method such as ia3, or full. May be repeated."),
+        typer.Option(
+            help="Set beside PATH: another path, a method such as ia3, or full. May be repeated.",
+            callback=at_home,
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
@@ -62,9 +71,10 @@ def estimate(
         typer.Argument(
             metavar="PATH",
             help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
+            callback=at_home,
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")] = None,
+    model: _Model = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Rows that go through the model at once. Default 4.")
@@ -95,7 +105,10 @@ def estimate(
         str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
+        str | None,
+        typer.Option(
+            help="Dataset, whose rows decide lengths and steps; needs the tokenizer.", callback=at_home
+        ),
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of a full run on --data.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps of a full run, for its time.")] = None,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +22,9 @@ class PlainErrors(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command; in standalone mode its end is the end of the process."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash, in help too
+                stream.reconfigure(errors="replace")
         if not extra.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **extra)  # type: ignore[misc]
         try:
@@ -25,17 +32,35 @@ class PlainErrors(TyperGroup):
         except typer.Abort:
             sys.exit(1)
         except _UsageError as error:
-            print(_sentence(error), file=sys.stderr)
+            typed = extra.get("args") or (args[0] if args else sys.argv[1:])
+            print(self._sentence(error, typed), file=sys.stderr)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
+    def _sentence(self, error: Any, typed: Sequence[str]) -> str:
+        """What was wrong, and which command explains itself."""
+        words = " ".join(error.format_message().split())
+        end = "" if words.endswith((".", "?")) else "."
+        if error.ctx is not None:
+            command = error.ctx.command_path
+        else:  # as where an option lacks its argument
+            command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
+        return f"error: {words}{end} See `{command} --help`."
 
-def _sentence(error: Any) -> str:
-    """What was wrong, and which command explains itself."""
-    words = " ".join(error.format_message().split())
-    end = "" if words.endswith((".", "?")) else "."
-    command = error.ctx.command_path if error.ctx is not None else "autopeft"
-    return f"error: {words}{end} See `{command} --help`."
+
+def at_home(value: Any) -> Any:
+    """A path, a text or a list of these with the home folder in place of `~`, which no shell expands after =.
+
+    Example:
+        >>> at_home(Path("reports")), at_home(None)
+        (PosixPath('reports'), None)
+    """
+    if isinstance(value, list | tuple):
+        return [at_home(each) for each in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = os.path.expanduser(value)  # noqa: PTH111 - the other one raises where there is no such user
+    return Path(text) if isinstance(value, Path) else text
 
 
 def show_all(context: typer.Context, wanted: bool) -> None:

@@ -13,6 +13,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
+from autopeft.cli.usage import at_home
 from autopeft.records import shortened
 
 if TYPE_CHECKING:
@@ -23,16 +24,22 @@ app = typer.Typer()
 _MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
 
 _Path = Annotated[
-    Path, typer.Argument(help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.")
+    Path,
+    typer.Argument(
+        help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.", callback=at_home
+    ),
 ]
 _Run = Annotated[
     Path | None,
     typer.Option(
-        help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
+        help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in.",
+        callback=at_home,
     ),
 ]
-_Model = Annotated[str | None, typer.Option(help="Base model in place of the one that is named.")]
-_Data = Annotated[str | None, typer.Option(help="Dataset in place of the run's.")]
+_Model = Annotated[
+    str | None, typer.Option(help="Base model in place of the one that is named.", callback=at_home)
+]
+_Data = Annotated[str | None, typer.Option(help="Dataset in place of the run's.", callback=at_home)]
 _Reader = Annotated[
     list[str] | None,
     typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
@@ -81,7 +88,9 @@ def verify(
 
 @app.command()
 def push(
-    run: Annotated[Path, typer.Argument(help="Run directory, or folder that `train` wrote.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run directory, or folder that `train` wrote.", callback=at_home)
+    ],
     repo: Annotated[str, typer.Argument(help="Repository on the hub: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[

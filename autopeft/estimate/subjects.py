@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from autopeft.estimate.phases import repeated_layers
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, Subject
-from autopeft.extension import Batch, Method, Task
+from autopeft.extension import Batch, Method, Task, hint_for
 from autopeft.model import BaseModel, load_skeleton, output_layer_names, without_cache
 from autopeft.records import ModelSpec, Plan
 from autopeft.space import AllocationContext, Policy, plan_of
@@ -119,10 +119,11 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
     """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
     if word == FULL:
         return Trainee(label="full fine-tuning")
-    match = _SHORTHAND.fullmatch(word)
+    match = _SHORTHAND.fullmatch(word.casefold())
     name, rank = (match[1], match[2]) if match else (word, None)
     if name not in methods:
-        raise UnknownNameError("file, folder or method", name, [*methods, FULL])
+        hint = hint_for(name, methods)
+        raise UnknownNameError("file, folder or method", name, [*methods, FULL], hint=hint)
     method = methods[name]
     if rank is not None and not int(rank):
         raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
@@ -303,8 +304,21 @@ def _count(
     trainee: Trainee, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
 ) -> Count | None:
     if plan is not None:
-        return count_plan(plan, base, methods, task_type=task.peft_task_type)
+        counted = count_plan(plan, base, methods, task_type=task.peft_task_type)
+        return replace(counted, notes=(*counted.notes, *_narrow_sites(trainee, plan)))
     return count_configs(trainee.files, base, path=trainee.path) if trainee.files else None
+
+
+def _narrow_sites(trainee: Trainee, plan: Plan) -> Iterator[str]:
+    """A note on the sites that are narrower than the rank of a method that is counted everywhere."""
+    lower = [adapter.rank for adapter in plan.adapters if adapter.rank < trainee.rank]
+    if trainee.method is not None and lower:
+        ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
+        yield (
+            f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {trainee.rank}, the "
+            f"highest that they can use; a peft config of r={trainee.rank} attaches that rank there too, "
+            "with more parameters."
+        )
 
 
 def _n_alike(module: nn.Module) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -101,7 +102,7 @@ def check_request(request: EstimateRequest) -> None:
         for flag, (value, known) in words.items()
         if value not in known
     ]
-    device = request.device
+    device = request.device.lower()
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS])
     numbers: dict[str, tuple[float | None, int]] = {
@@ -111,13 +112,13 @@ def check_request(request: EstimateRequest) -> None:
         "--gpu-price": (request.run.price, 0),
     }
     faults += [
-        f"{flag} is {value}, it should be at least {least}"
+        f"{flag} is {value}, it should be a number of at least {least}"
         for flag, (value, least) in numbers.items()
-        if value is not None and value < least
+        if value is not None and not least <= value < math.inf
     ]
     epochs = request.run.epochs
-    if epochs is not None and epochs <= 0:
-        faults.append(f"--epochs is {epochs:g}, it should be above 0")
+    if epochs is not None and not 0 < epochs < math.inf:
+        faults.append(f"--epochs is {epochs:g}, it should be a number above 0")
     elif epochs is not None and request.run.data is None:
         faults.append(f"--epochs is {epochs:g} and counts the rows of --data, which is missing; pass it too")
     if faults:

@@ -43,6 +43,7 @@ def estimate_step(
         SiteError: The configs do not fit the model.
     """
     check_request(request)
+    request = replace(request, device=request.device.lower())
     on_gpu = not request.device.startswith("cpu")
     max_bytes = _device_bytes(request)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")

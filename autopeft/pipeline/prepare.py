@@ -10,6 +10,7 @@ from pathlib import Path
 from autopeft import model, train
 from autopeft.data import LabelledData
 from autopeft.engine import Rungs
+from autopeft.errors import SpecError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
@@ -23,6 +24,8 @@ from autopeft.records import (
     RunSpec,
     with_setting,
 )
+
+_LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +139,16 @@ def prepare(
         full_steps=full_steps,
         decisions=(*length, *full_run, *answers, *computing),
     )
+
+
+def check_margin(prepared: Prepared) -> None:
+    """Raise SpecError for a margin of half of a share or more, which is meant in points."""
+    margin, task = prepared.spec.confirm.margin, prepared.task
+    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
+        raise SpecError(
+            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
+            f"did you mean --margin {margin / 100:g}?"
+        )
 
 
 def methods_for(base: BaseModel) -> Mapping[str, Method]:

@@ -12,7 +12,7 @@ from autopeft.pipeline.allowance import DECIDED, confirm_cost
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
-from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, check_margin, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
@@ -20,6 +20,7 @@ from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
 from autopeft.records import Decision, GeneralText, RunSpec
+from autopeft.store import RunDir
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
@@ -30,13 +31,14 @@ class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
-    gives rows by split. `out` is the run's folder, None
-    for a new one. `matched_sites` says at how many of `n_sites` each method of the space fits. `trials`
-    counts plans at the first rung. `search_cost` and `confirm_cost` are bounds in R, the second for two plans
-    and the head alone. `forecast` is None where the baseline cannot be trained. `forgetting` is the text on
-    which forgetting would be measured, None without `--forgetting`. `decisions` are the settings that would
-    be derived. `least_differences` are the smallest and the largest difference from which on a verdict may
-    tell two plans apart, in [0, 1]; None for losses, and without a confirmation.
+    gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
+    of `n_sites` each method of the space fits. `trials` counts plans at the first rung. `confirm_steps`
+    and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are bounds in R,
+    the second for two plans and the head alone. `forecast` is None where the baseline cannot be trained.
+    `forgetting` is the text on which forgetting would be measured, None without `--forgetting`.
+    `decisions` are the settings that would be derived. `least_differences` are the smallest and the
+    largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses, and
+    without a confirmation.
     """
 
     base_model: str
@@ -77,12 +79,16 @@ def preview(
     `started` is when the command began, in seconds of `time.monotonic`; None stands for now.
     """
     started = time.monotonic() if started is None else started
+    if spec.output.out is not None and not resume:
+        RunDir.check(spec.output.out)
     spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
     check_executor(spec)
     check_trackers(spec)
     requested = requested_space(spec)
     check_forgetting(spec)
-    prepared = with_general_text(prepare(spec))
+    prepared = prepare(spec)
+    check_margin(prepared)
+    prepared = with_general_text(prepared)
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
@@ -93,6 +99,7 @@ def preview(
     schedule = schedule_of(prepared)
     n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     planned = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
+    is_confirmed = spec.confirm.fidelity != "none"
     base = prepared.base
     fitting = {
         name: sum(prepared.methods[name].refusal(site) is None for site in base.sites)
@@ -120,8 +127,8 @@ def preview(
         confirm_cost=confirm_cost(prepared),
         rung_steps=schedule.rung_steps,
         full_run_steps=schedule.full_steps,
-        confirm_steps=schedule.confirm_steps,
-        confirm_seeds=spec.confirm.seeds,
+        confirm_steps=schedule.confirm_steps if is_confirmed else 0,
+        confirm_seeds=spec.confirm.seeds if is_confirmed else 0,
         n_confirm=schedule.n_confirm,
         least_differences=_least_differences(prepared, schedule.n_confirm),
         forecast=None

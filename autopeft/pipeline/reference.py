@@ -133,8 +133,15 @@ def largest_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Te
     return worst / largest
 
 
-def tolerance_of(merged: Path | None) -> float:
-    """The largest difference that rounding explains: of an adapter, or of a whole model in a folder."""
+def tolerance_of(merged: Path | None, requested: float | None = None) -> float:
+    """The user's, else the largest difference that rounding explains: of an adapter, or of a whole model.
+
+    `merged` is the folder of a whole model. Raises SpecError where the user's is no number of at least 0.
+    """
+    if requested is not None and not 0 <= requested < math.inf:
+        raise SpecError(f"The tolerance is {requested:g}; pass --tolerance with a number of at least 0.")
+    if requested is not None:
+        return requested
     if merged is None:
         return _TOLERANCE
     dtype = str(model.config_of(ModelSpec(id=str(merged))).dtype)

@@ -96,8 +96,7 @@ def verify(request: VerifyRequest) -> Verification:
     discover("autopeft.methods")  # a method may register its own type with `peft`
     path = request.path / "best" / "weights" if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
-    tolerance = request.tolerance
-    tolerance = tolerance_of(path if MERGED in readers else None) if tolerance is None else tolerance
+    tolerance = tolerance_of(path if MERGED in readers else None, request.tolerance)
     reference = reference_of(path, request.run)
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class

@@ -257,7 +257,7 @@ def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(
     flags = ("--budget", "5%", "--trials", 1, "--confirm", "none")
     assert search(model_dir, data_dir, tmp_path / "run", *flags).exit_code == 0
     train = ("train", "--plan", tmp_path / "run", "--out", tmp_path / "adapter")
-    refused(run(*train, "--seed", -1), 2, "seed is -1")
+    refused(run(*train, "--seed", -1), 2, "search.seed (--seed) is -1")
     assert run(*train).exit_code == 0
     assert (tmp_path / "adapter.new" / "mine.txt").exists()
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -36,7 +36,9 @@ def run(*arguments: object) -> str:
 
 
 def test_json_lists_every_method_with_its_range_at_the_models_width(wide: Path) -> None:
-    entries = json.loads(run("--model", wide, "--json"))
+    answer = json.loads(run("--model", wide, "--json"))
+    assert answer.keys() == json.loads(run("--json")).keys()
+    entries = list(answer.values())
     found = {entry["name"]: tuple(entry["learning_rate_range"]) for entry in entries}
     assert found == {name: method.at_width(3072).learning_rate_range for name, method in METHODS.items()}
     assert {(entry["hidden_size"], entry["base_model"]) for entry in entries} == {(3072, str(wide))}
@@ -57,8 +59,7 @@ def test_without_a_model_the_reference_width_is_said() -> None:
 
 def test_one_method_is_described_on_a_model(wide: Path) -> None:
     assert "at hidden size 3072" in " ".join(run("lora", "--model", wide).split())
-    (entry,) = json.loads(run("lora", "--model", wide, "--json"))
-    assert entry["name"] == "lora"
+    assert json.loads(run("lora", "--model", wide, "--json"))["lora"]["name"] == "lora"
 
 
 def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -64,7 +65,45 @@ def test_every_error_is_one_plain_line(arguments, words):
 
 
 def test_a_usage_error_names_the_help_of_its_command():
-    assert run("search", "--trials", "x").stderr.rstrip().endswith("search --help`.")
+    assert run("search", "--budgt", "1%").stderr.rstrip().endswith("search --help`.")
+    assert run("search", "--trials").stderr.rstrip().endswith("See `autopeft search --help`.")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--trials", "3.0"), ("--trials", "1_0"), ("--epochs", "many")])
+def test_a_flag_refuses_what_a_file_refuses_and_shows_the_value(flag, value):
+    kind = "integer" if flag == "--trials" else "number"
+    (line,) = run("search", flag, value).stderr.splitlines()
+    assert f"({flag}) is {value if value == '3.0' else repr(value)}; it should be a valid {kind}" in line
+
+
+def test_an_empty_folder_to_write_to_is_refused():
+    assert "(--out) is ''" in run("search", "--out", "").stderr
+
+
+def test_help_is_printed_where_output_is_ascii():
+    done = subprocess.run(
+        [sys.executable, "-m", "autopeft", "search", "--help-all"],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0 and b"--trials" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("dora", "'dora' is an option of lora; see `autopeft methods lora`."),
+        ("DoRA", "'DoRA' is an option of lora"),
+        ("rslora", "'rslora' is a value of scale_rule, an option of lora"),
+        ("qlora", "For 'qlora' take lora with --quantize 4bit."),
+        ("LoRA", "Did you mean 'lora'?"),
+        ("IA3", "Did you mean 'ia3'?"),
+        ("lroa", "Did you mean 'lora'?"),
+    ],
+)
+def test_the_name_of_an_option_or_another_spelling_leads_to_the_method(name, hint):
+    assert hint in run("methods", name).stderr
 
 
 @pytest.mark.parametrize("budget", ["banana", "0", "0%", "-1", "101%", ""])
