@@ -1,0 +1,126 @@
+"""Numbers that are none, folders that are taken, the environment, and what a dry run promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+from autopeft.errors import SpecError
+from autopeft.estimate import CARDS
+from autopeft.pipeline.reference import tolerance_of
+
+
+def run(*arguments, env=None):
+    return CliRunner().invoke(app, list(map(str, arguments)), env=env)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    """The config of a Llama whose maps are all 64 wide at their narrower end."""
+    folder: Path = tmp_path_factory.mktemp("llama")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    transformers.LlamaConfig(
+        **sizes, vocab_size=200, architectures=["LlamaForCausalLM"], max_position_embeddings=64
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--gpu-price", "nan"), "--gpu-price is nan, it should be a number of at least 0"),
+        (("--gpu-price", "inf"), "--gpu-price is inf"),
+        (("--epochs", "nan", "--data", "x"), "--epochs is nan, it should be a number above 0"),
+        (("--epochs", "inf", "--data", "x"), "--epochs is inf"),
+    ],
+)
+def test_an_estimate_for_no_number_is_refused_in_a_sentence(llama, flags, words):
+    done = run("estimate", "lora_r8", "--model", llama, "--max-steps", 9, "--device", "h100", *flags)
+    assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.output
+
+
+def test_a_card_may_be_written_in_capitals(llama):
+    flags = ("--max-length", 8, "--batch-size", 1, "--device", "H100", "--json")
+    content = json.loads(run("estimate", "lora_r8", "--model", llama, *flags).stdout)
+    assert content["memory_bytes"] == CARDS["h100"].gib * 2**30
+    assert content["step_seconds"]["expected"] > 0
+
+
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0])
+def test_a_tolerance_that_lets_everything_pass_is_refused(tolerance):
+    with pytest.raises(SpecError, match=r"The tolerance is .*; pass --tolerance with a number of at least 0"):
+        tolerance_of(None, tolerance)
+    assert tolerance_of(None, 0.5) == 0.5
+
+
+def test_a_rank_that_no_site_can_use_is_said_with_the_one_that_is_counted(llama):
+    content = json.loads(run("count", "lora_r100", "--model", llama, "--json").stdout)
+    # 4 maps of 64 × 64 and 3 of 64 × 128 in its layer, at rank 64.
+    assert content["trainable_params"] == 64 * (4 * 128 + 3 * 192)
+    (note,) = (note for note in content["notes"] if "in place of" in note)
+    assert note.startswith("7 of 7 sites get rank 64 in place of 100")
+    assert "a peft config of r=100 attaches that rank there too" in note
+    usual = json.loads(run("count", "lora_r8", "--model", llama, "--json").stdout)
+    assert not [note for note in usual["notes"] if "in place of" in note]
+
+
+def test_a_path_after_an_equals_sign_may_start_at_home(llama):
+    home = {"HOME": str(llama.parent), "USERPROFILE": str(llama.parent)}
+    done = run("count", "lora_r8", f"--model=~/{llama.name}", "--json", env=home)
+    assert done.exit_code == 0, done.stderr
+    for arguments in (("train", "--plan=~/absent"), ("report", "~/absent"), ("search", "--config=~/absent")):
+        assert str(llama.parent / "absent") in run(*arguments, env=home).stderr
+
+
+@pytest.mark.parametrize("place", ["a run", "a file", "below a file"])
+def test_a_dry_run_refuses_a_folder_that_the_search_refuses(model_dir, data_dir, tmp_path, place):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "run.yaml").touch()
+    out = {"a run": run_dir, "a file": run_dir / "run.yaml", "below a file": run_dir / "run.yaml" / "new"}[
+        place
+    ]
+    search = ("search", "--model", model_dir, "--data", data_dir, "--max-steps", 4, "--out", out)
+    for flags in ((), ("--dry-run",)):
+        done = run(*search, *flags)
+        assert done.exit_code == 2 and str(run_dir) in done.stderr and "Traceback" not in done.output
+    assert [path.name for path in run_dir.iterdir()] == ["run.yaml"]
+
+
+def test_a_dry_run_without_a_confirmation_announces_none(model_dir, data_dir):
+    flags = ("--model", model_dir, "--data", data_dir, "--max-steps", 4, "--budget", "20%", "--dry-run")
+    text = run("search", *flags, "--confirm", "none").stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("confirmation"))
+    assert line.split() == ["confirmation", "none"]
+    preview = json.loads(run("search", *flags, "--confirm", "none", "--json").stdout)
+    assert (preview["confirm_seeds"], preview["confirm_steps"], preview["confirm_cost"]) == (0, 0, 0.0)
+
+
+def test_a_margin_in_points_is_answered_with_the_share(model_dir, data_dir):
+    flags = ("--model", model_dir, "--data", data_dir, "--max-steps", 4, "--budget", "20%", "--dry-run")
+    done = run("search", *flags, "--margin", 1)
+    assert done.exit_code == 2 and "did you mean --margin 0.01?" in done.stderr
+
+
+def test_train_and_analyze_read_the_environment(model_dir, data_dir, tmp_path):
+    flags = ("--model", model_dir, "--data", data_dir, "--budget", "5%")
+    scored = tmp_path / "scored"
+    env = {"AUTOPEFT_OUTPUT_OUT": str(scored)}
+    assert run("analyze", *flags, "--max-examples", 8, "--scores", "gradient", env=env).exit_code == 0
+    assert (scored / "suggestion.yaml").is_file()
+    search = ("--trials", 1, "--confirm", "none", "--max-steps", 4, "--out", tmp_path / "run")
+    assert run("search", *flags, *search).exit_code == 0
+    train = ("train", "--plan", tmp_path / "run", "--json")
+    env = {"AUTOPEFT_OUTPUT_OUT": str(tmp_path / "adapter"), "AUTOPEFT_SEARCH_SEED": "7"}
+    done = run(*train, env=env)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "adapter")
+    assert "seed: 7" in (tmp_path / "adapter" / "plan.yaml").read_text()
+    done = run(*train, "--out", tmp_path / "flag", env=env)
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "flag")
+    assert "Did you mean 'AUTOPEFT_SEARCH_SEED'" in run(*train, env={"AUTOPEFT_SEARCH_SED": "7"}).stderr
