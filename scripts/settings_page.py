@@ -20,7 +20,8 @@ _INTRODUCTION = """\
 A setting is given by its flag, by `--set search.trials=30`, by its environment variable, or by its name in
 a YAML file (`--config run.yaml`, nested by topic). The earlier in this list wins; the default comes last.
 In Python the flag's name is a keyword: `--max-steps 50` is `max_steps=50`. "demo" is the default where
-neither a model nor a dataset is named.
+neither a model nor a dataset is named. `train` and `analyze` read the variables of the flags that they have.
+Paths of what a run reads are stored whole, and `~` is the home folder in every path.
 """
 
 
