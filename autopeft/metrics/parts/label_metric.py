@@ -20,6 +20,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.intp]
 Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example with the metric as their mean
 
 
@@ -88,20 +89,17 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
     return value, pseudo_values(value, without[group.reshape(-1)])
 
 
-def score_by_cells(function: Callable[..., float], truth: Floats, guesses: Floats) -> Scored:
-    """A metric of the confusion matrix of classes (N,): one example of each cell is left out.
+def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
+    """Classes (N,) numbered over those that occur in either, and how many classes these are.
 
-    `function` takes truth, guesses and `sample_weight`, as scikit-learn's metrics do.
+    Example:
+        >>> true, guessed, n_classes = class_codes(np.array([5.0, 7.0]), np.array([7.0, 9.0]))
+        >>> true.tolist(), guessed.tolist(), n_classes
+        ([0, 1], [1, 2], 3)
     """
-    cells, cell_of, counts = np.unique(
-        np.stack([truth, guesses]), axis=1, return_inverse=True, return_counts=True
-    )
-    value = float(function(*cells, sample_weight=counts))
-    if len(truth) == 1:
-        return value, (value,)
-    one_less = counts - np.eye(len(counts), dtype=counts.dtype)
-    without = np.array([function(*cells, sample_weight=weights) for weights in one_less])
-    return value, pseudo_values(value, without[cell_of.reshape(-1)])
+    names, codes = np.unique(np.concatenate([truth, guesses]), return_inverse=True)
+    true, guessed = codes.reshape(2, -1)
+    return true, guessed, len(names)
 
 
 def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Scored:

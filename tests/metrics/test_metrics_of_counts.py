@@ -1,0 +1,59 @@
+"""Metrics of the counts of classes, with every example left out in turn: against scikit-learn, and quick."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from autopeft.extension import discover
+
+METRICS = discover("autopeft.metrics")
+BY_SCIKIT_LEARN = {
+    "balanced-accuracy": metrics.balanced_accuracy_score,
+    "matthews": metrics.matthews_corrcoef,
+}
+by_metric = pytest.mark.parametrize("name", BY_SCIKIT_LEARN)
+
+
+def rows(case, rng):
+    """Truth and guesses: many rare classes, classes that are only guessed, or one class alone."""
+    if case == "rare":
+        truth = rng.integers(0, 12, 40)
+        return truth, np.where(rng.random(40) < 0.6, truth, rng.integers(0, 12, 40))
+    if case == "only guessed":
+        truth = rng.integers(0, 3, 30)
+        return truth, np.where(rng.random(30) < 0.6, truth, rng.integers(3, 6, 30))
+    if case == "one guess":
+        return rng.integers(0, 3, 20), np.ones(20)
+    return np.ones(20), np.ones(20)
+
+
+@by_metric
+@pytest.mark.parametrize("case", ["rare", "only guessed", "one guess", "one class"])
+def test_scores_are_those_of_scikit_learn_without_each_example(name, case):
+    truth, guesses = (column.astype(float) for column in rows(case, np.random.default_rng(3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value, scores = METRICS[name].score(truth, guesses)
+    kept = np.arange(len(truth))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of a class that is only guessed, or alone
+        expected = BY_SCIKIT_LEARN[name](truth, guesses)
+        without = np.array([BY_SCIKIT_LEARN[name](truth[kept != i], guesses[kept != i]) for i in kept])
+    assert value == pytest.approx(expected, abs=1e-12)
+    assert scores == pytest.approx(expected + (len(truth) - 1) * (without.mean() - without), abs=1e-9)
+
+
+@by_metric
+def test_many_examples_of_many_classes_take_no_seconds(name):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 77, 2000).astype(float)
+    guesses = np.where(rng.random(2000) < 0.7, truth, rng.integers(0, 77, 2000))
+    started = time.perf_counter()
+    value, scores = METRICS[name].score(truth, guesses)
+    assert time.perf_counter() - started < 1.0  # a call of scikit-learn per pair of classes took 15 s
+    assert np.mean(scores) == pytest.approx(value)
