@@ -96,8 +96,11 @@ class Decision:
     rule: str
 
     def __str__(self) -> str:
-        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`."""
-        return f"{SETTINGS[self.setting].flag} {self.value}: {self.rule}"
+        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`.
+
+        A setting without a flag has its dotted name there.
+        """
+        return f"{SETTINGS[self.setting].flag or self.setting} {self.value}: {self.rule}"
 
 
 @dataclass(frozen=True, kw_only=True)

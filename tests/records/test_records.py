@@ -17,6 +17,7 @@ from autopeft.records import (
     SETTINGS,
     SHORT_NAMES,
     Adapter,
+    Decision,
     Measurement,
     Plan,
     RunSpec,
@@ -234,3 +235,10 @@ def test_help_names_choices_and_default() -> None:
     trials = SHORT_NAMES["trials"].text
     assert trials.startswith("Proposals to measure, at most") and trials.endswith("Default 24 (demo: 12).")
     assert SHORT_NAMES["max_rank"].text == "Largest rank of any adapter."
+
+
+def test_decision_names_the_flag_or_else_the_setting():
+    with_flag = next(name for name, field in SETTINGS.items() if field.flag == "--batch-size")
+    without = next(name for name, field in SETTINGS.items() if field.flag is None)
+    assert str(Decision(setting=with_flag, value="8", rule="by hand")) == "--batch-size 8: by hand"
+    assert str(Decision(setting=without, value="8", rule="by hand")) == f"{without} 8: by hand"
