@@ -97,7 +97,7 @@ def _encode_completions(
             f"the longest example has {longest}: raise --max-length if the model's context allows it, or "
             "shorten the prompts."
         )
-    cuts = {"prompts lost their beginning": n_prompts, "completions their end": n_completions}
+    cuts = {"prompts lost their beginning": n_prompts, "completions lost their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {longest}."
     notes = (*((note,) if phrases else ()), *(_note_on_tools(prompts, tokenizer) if is_chat else ()))
