@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import pytest
 import torch
 import transformers
 from toys.bases import toy_config
+from toys.families import BART
 
 from autopeft.tasks.parts import generating
 
@@ -53,3 +57,37 @@ def test_texts_are_the_same_however_many_rows_are_written_at_a_time(llama, monke
     assert texts[0] == texts[1] == texts[2]
     assert [len(text.split()) for text in texts[0]] == [NEW] * 5
     assert len(calls) == NEW * (1 + 3 + 5)
+
+
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.05}
+BEAMS = {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "min_length": 4, "max_length": 9}
+
+
+@pytest.mark.parametrize("values", [{}, SAMPLING, BEAMS, {"min_new_tokens": 3}])
+@pytest.mark.parametrize("kind", ["llama", "bart"])
+def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings(kind, values, llama):
+    torch.manual_seed(0)
+    bart = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART)).eval()
+    model = llama if kind == "llama" else bart
+    ids = torch.tensor([[5, 6, 7], [8, 9, 4]])
+    features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    config = {"max_new_tokens": 6, "pad_token_id": 0, "eos_token_id": None, "decoder_start_token_id": 2}
+    plain = generating.generate_greedily(model, Words(), features, **config)
+    if values == {"min_new_tokens": 3}:  # the first token written ends a text all the same
+        n_before = ids.shape[1] if kind == "llama" else 1
+        config["eos_token_id"] = int(plain[0].split()[n_before])
+    before = generating.generate_greedily(model, Words(), features, **config)
+    model.generation_config = transformers.GenerationConfig(**values)
+    told = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            texts = generating.generate_greedily(model, Words(), features, **config)
+        assert model.generation_config.to_dict() == transformers.GenerationConfig(**values).to_dict()
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+        model.generation_config = transformers.GenerationConfig()
+    assert (texts, told) == (before, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -20,9 +22,14 @@ _GREEDY: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
 }
+# Values of the model's own config without meaning for greedy texts of any length up to the one that is set. To
+# set them to what has no effect does not do: transformers warns of both names of a length in every call.
+_UNSET = (
+    *("min_length", "min_new_tokens", "max_length"),
+    *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("early_stopping", "length_penalty"),
+)
 _CACHE_SHARE = 0.5  # of a device's free memory, for keys and values; chosen by hand
 
 
@@ -43,9 +50,24 @@ def generate_greedily(
     texts: list[str] = []
     for start in range(0, n_rows, n_at_once):
         part = {name: tensor[start : start + n_at_once] for name, tensor in features.items()}
-        written = cast(Any, model).generate(**part, generation_config=greedy)
+        with _without_sampling(model):
+            written = cast(Any, model).generate(**part, generation_config=greedy)
         texts += tokenizer.batch_decode(written[:, n_skipped:], skip_special_tokens=True)
     return texts
+
+
+@contextlib.contextmanager
+def _without_sampling(model: nn.Module) -> Iterator[None]:
+    """A context in which the model's own config says nothing of sampling, beams and lengths."""
+    config = getattr(model, "generation_config", None)
+    values = {name: getattr(config, name) for name in _UNSET if getattr(config, name, None) is not None}
+    for name in values:
+        setattr(config, name, None)
+    try:
+        yield
+    finally:
+        for name, value in values.items():
+            setattr(config, name, value)
 
 
 def rows_with_room(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
