@@ -77,8 +77,9 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
         n_before = ids.shape[1] if kind == "llama" else 1
         config["eos_token_id"] = int(plain[0].split()[n_before])
     before = generating.generate_greedily(model, Words(), features, **config)
-    model.generation_config = transformers.GenerationConfig(**values)
-    told = []
+    own, told = model.generation_config, []
+    model.generation_config = transformers.GenerationConfig(**{**own.to_diff_dict(), **values})
+    known = model.generation_config.to_dict()
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())
     logging.getLogger("transformers").addHandler(handler)
@@ -86,8 +87,8 @@ def test_settings_of_the_model_s_own_config_change_no_text_and_bring_no_warnings
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             texts = generating.generate_greedily(model, Words(), features, **config)
-        assert model.generation_config.to_dict() == transformers.GenerationConfig(**values).to_dict()
+        assert model.generation_config.to_dict() == known
     finally:
         logging.getLogger("transformers").removeHandler(handler)
-        model.generation_config = transformers.GenerationConfig()
+        model.generation_config = own
     assert (texts, told) == (before, [])
