@@ -17,6 +17,7 @@ from autopeft.records import shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.chat_templates import divided, end_of_answer
 from autopeft.tasks.parts.generating import generate_greedily
+from autopeft.tasks.parts.rereading import continued, n_virtual_tokens
 from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 
@@ -209,21 +210,27 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
         ids[: int((labels != IGNORED).int().argmax())].tolist()
         for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
     ]
-    pad_id = int(tokenizer.pad_token_id or 0)
+    pad_id, ends = int(tokenizer.pad_token_id or 0), _end_ids(model, tokenizer)
+    device, longest = batch["input_ids"].device, max(map(len, prompts))
+    n_virtual = n_virtual_tokens(model)
+    n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
+    n_free = n_positions - longest - n_virtual if isinstance(n_positions, int) else max_new_tokens
+    n_new = max(1, min(max_new_tokens, n_free))
+    if n_virtual:
+        known = {"ends": ends or (), "pad_token_id": pad_id, "device": device}
+        written = continued(model, prompts, max_new_tokens=n_new, **known)
+        return [str(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
     # Reversed twice: prompts are padded on the left, since they are continued on the right.
     ids = pad([prompt[::-1] for prompt in prompts], pad_id).flip(1)
     mask = pad([[1] * len(prompt) for prompt in prompts], 0).flip(1)
-    device, longest = batch["input_ids"].device, ids.shape[1]
-    n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
-    n_free = n_positions - longest if isinstance(n_positions, int) else max_new_tokens
     return generate_greedily(
         model,
         tokenizer,
         {"input_ids": ids.to(device), "attention_mask": mask.to(device)},
         n_skipped=longest,
-        max_new_tokens=max(1, min(max_new_tokens, n_free)),
+        max_new_tokens=n_new,
         pad_token_id=pad_id,
-        eos_token_id=_end_ids(model, tokenizer),
+        eos_token_id=ends,
     )
 
 

@@ -23,8 +23,8 @@ _GREEDY: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
 }
-# Values of the model's own config that mean nothing for greedy texts of any length. To set them to what has no
-# effect does not do: transformers warns of a length that has two names in every call.
+# Values of the model's own config that mean nothing for greedy texts of any length. To set them to what has
+# no effect does not do: transformers warns of a length that has two names in every call.
 _UNSET = (
     *("min_length", "min_new_tokens", "max_length"),
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
