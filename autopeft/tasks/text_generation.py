@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from autopeft.data import chat_of
@@ -15,13 +14,16 @@ from autopeft.errors import DataError, reason_of
 from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
 from autopeft.records import shortened
 from autopeft.tasks.parts.batches import pad, without_labels
-from autopeft.tasks.parts.chat_templates import divided, end_of_answer
+from autopeft.tasks.parts.chat_templates import (
+    TEMPLATE_FAULTS,
+    divided,
+    end_of_answer,
+    start_of_next_turn,
+)
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.rereading import continued, n_virtual_tokens
-from autopeft.tasks.parts.tokens import Row, as_row, chunks, filled, read_only
+from autopeft.tasks.parts.tokens import Pair, Row, as_row, chunks, filled, read_only, token_pairs
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
-
-Pair = tuple[list[int], list[int]]  # the tokens of a prompt and of its completion
 
 
 def _encode(
@@ -101,7 +103,8 @@ def _encode_completions(
     cuts = {"prompts lost their beginning": n_prompts, "completions lost their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {longest}."
-    notes = (*((note,) if phrases else ()), *(_note_on_tools(prompts, tokenizer) if is_chat else ()))
+    notes = ((note,) if phrases else ()) + (_note_on_tools(prompts, tokenizer) if is_chat else ())
+    notes += _notes_on_end(tokenizer)
     return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
 
 
@@ -139,13 +142,13 @@ def _encode_chats(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, *, is_chat: bool
 ) -> list[Pair]:
     """The template's tokens up to where the assistant begins, and from there on, of each row."""
-    texts: list[str] = []
+    pairs: list[tuple[str, str]] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
         try:
             pair = divided(tokenizer, turns, answer, tools=tools)
-        except TemplateError as error:
+        except TEMPLATE_FAULTS as error:
             roles = ", ".join(str(turn["role"]) for turn in (*turns, answer))
             raise DataError(
                 f"The chat template of the base model refuses the row {shortened(prompt, 60)} with the roles "
@@ -160,9 +163,11 @@ def _encode_chats(
                 f"that prompt and completion cannot be told apart; {remedy}use rows with a plain text, or "
                 "another base model."
             )
-        texts += pair
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return list(zip(ids[::2], ids[1::2], strict=True))
+        pairs.append(pair)
+    befores, afters = zip(*pairs, strict=True)
+    end = _added_end(tokenizer)
+    ids = token_pairs(tokenizer, befores, afters, add_special_tokens=False)
+    return [(before, [*after, *end]) for before, after in ids]
 
 
 def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer: Any) -> list[Pair]:
@@ -171,14 +176,31 @@ def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer:
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    befores = tokenizer(starts, verbose=False)["input_ids"]
-    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id}
-    for before in befores:
-        while before and before[-1] in ends:  # some tokenizers put an end after every text
-            before.pop()
-    afters = tokenizer(list(completions), add_special_tokens=False, verbose=False)["input_ids"]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return [(before, [*after, *end]) for before, after in zip(befores, afters, strict=True)]
+    ids = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
+    return [(before, [*after, *end]) for before, after in ids]
+
+
+def _added_end(tokenizer: Any) -> list[int]:
+    """What is put behind an answer that the chat template leaves without an end; empty where it writes one.
+
+    It is the special token that begins the next turn, with which GLM's models end an answer, or else the end
+    of texts.
+    """
+    if end_of_answer(tokenizer) != "":
+        return []
+    end = min(_ends_of_turns(tokenizer), default=tokenizer.eos_token_id)
+    return [] if end is None else [end]
+
+
+def _notes_on_end(tokenizer: Any) -> tuple[str, ...]:
+    """A note where the end of texts stands for an end that the chat template does not write."""
+    if not tokenizer.chat_template or _added_end(tokenizer) != [tokenizer.eos_token_id]:
+        return ()
+    return (
+        "The chat template of the base model writes nothing behind an answer; "
+        f"{tokenizer.eos_token} is learned as its end.",
+    )
 
 
 def _text_form(kind: TargetKind, tokenizer: Any) -> str:
@@ -187,7 +209,10 @@ def _text_form(kind: TargetKind, tokenizer: Any) -> str:
         return ""
     if tokenizer.chat_template:
         message = "" if kind == "chat" else " as the user's message"
-        return f"The tokenizer's chat template writes the prompt{message}, and the completion as the answer."
+        added = _added_end(tokenizer)
+        end = f", with {tokenizer.convert_ids_to_tokens(added[0])} behind it" if added else ""
+        answer = f"the completion as the answer{end}"
+        return f"The tokenizer's chat template writes the prompt{message}, and {answer}."
     end = "" if tokenizer.eos_token is None else f", {tokenizer.eos_token}"
     return (
         f"A row is written as prompt, line break, completion{end}; without the line break where white space "
@@ -245,11 +270,13 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
 
 
 def _ends_of_turns(tokenizer: Any) -> set[int]:
-    """The special token that the chat template writes right behind an answer; empty without one."""
-    first = tokenizer(end_of_answer(tokenizer), add_special_tokens=False)["input_ids"][:1]
+    """The special token right behind an answer, or else at the start of the next turn; empty without one."""
+    text = end_of_answer(tokenizer) or start_of_next_turn(tokenizer)
+    first = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {index for index, token in added.items() if token.special}
-    return set(first) & (special | set(tokenizer.all_special_ids))
+    # A turn that begins as texts do is no end of the turn before it.
+    return set(first) & (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
 
 
 PART = WritingTask(

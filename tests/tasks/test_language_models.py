@@ -111,6 +111,7 @@ def test_a_true_answer_that_was_cut_off_is_matched_by_nothing(written, expected,
     [
         ("<think>\n\n</think>\n\nyes", "yes"),
         ("<think>no, or\nno</think>yes", "yes"),
+        ("no\n</think>\n\nyes", "yes"),
         ("yes <think>no</think>", "yes <think>no</think>"),
         ("<think>no", "<think>no"),
     ],

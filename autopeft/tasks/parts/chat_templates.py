@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
-_ANSWER = "answer"  # a content, after which a chat template writes the end of a turn
+# Contents that no template has in its own words: they show what it writes around them.
+_QUESTION, _ANSWER, _NEXT_QUESTION = "question 5f2a", "answer 5f2a", "question 6b3c"
 # Some templates write the date into every row, today's unless they are told one. With this one, which that of
 # Llama 3 falls back to, rows are the same on every day and in every time zone.
 _DATE_STRING = "26 Jul 2024"
@@ -15,7 +19,14 @@ _DATE_PARTS = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", 
 _REPLACED = "".join(f" | replace('{code}', '{part}')" for code, part in _DATE_PARTS.items())
 _CLOCK = f"{{%- macro strftime_now(form) -%}}{{{{ form{_REPLACED} }}}}{{%- endmacro -%}}"
 
+# An opening tag at the end of a prompt: the model is to write its thoughts there, and the closing tag.
+_OPENING_TAG = re.compile(r"<((?:\w+:)?think(?:ing)?)>\s*\Z")
+_CLOSING_TAG = re.compile(r"</(?:\w+:)?think(?:ing)?>")
+_PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of parts, written as it is
+
 Turn = dict[str, Any]
+
+TEMPLATE_FAULTS = (TemplateError, TypeError)  # TypeError: a template adds a text to what is none
 
 
 def rendered(
@@ -42,15 +53,115 @@ def divided(
 ) -> tuple[str, str] | None:
     """The text up to where the assistant begins to answer, and the text from there on; None: not to be told.
 
-    Mistral's template writes the system's text into the last turn, which is another one once there is an
-    answer. There it is put into the user's last turn, if that changes nothing of what is answered.
+    Some templates want the arguments of calls as JSON text, or each content as a list of parts; of such a
+    list SmolVLM's writes the texts, and of a plain text nothing. What a template refuses, or whose texts it
+    leaves out, it is given in those forms too.
+
+    Raises:
+        TemplateError, TypeError: The template refuses all forms, or writes the texts of none.
     """
-    before = rendered(tokenizer, turns, tools=tools, add_generation_prompt=True)
+    faults: list[Exception] = []
+    chat = [*turns, answer]
+    for i, form in enumerate(_FORMS):
+        if i and form(chat) == chat:
+            continue
+        try:
+            pair = _divided(tokenizer, turns, answer, form=form, tools=tools)
+            if pair is None or _holds_texts(pair, turns, answer) or (not i and _written(tokenizer, form)):
+                return pair
+            faults.append(TemplateError("it leaves out the texts of question and answer"))
+        except TEMPLATE_FAULTS as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def _divided(
+    tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, form: Form, tools: Any
+) -> tuple[str, str] | None:
+    """The two texts of a chat in one form.
+
+    Mistral's template writes the system's text into the last turn, which is another one once there is an
+    answer. There it is put into the user's last turn, if that changes nothing of what is answered. DeepSeek's
+    ends a prompt with an opening tag for thoughts, without which it writes the answer.
+    """
+    before = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
+    opening = _OPENING_TAG.search(before)
     for same in (turns, _with_system_in_last(turns)):
-        text = rendered(tokenizer, [*same, answer], tools=tools)
+        text = rendered(tokenizer, form([*same, answer]), tools=tools)
         if text.startswith(before):
             return before, text[len(before) :]
+        if opening and text.startswith(before[: opening.start()]):
+            return before, _after_opening(text[opening.start() :], answer["content"], tag=opening[1])
     return None
+
+
+def _after_opening(text: str, answer: str, *, tag: str) -> str:
+    r"""A rendered answer as it follows an opening tag: its thoughts, maybe none, the closing tag, the rest.
+
+    Example:
+        >>> _after_opening("yes<end>", "yes", tag="think")
+        '\n</think>\n\nyes<end>'
+        >>> _after_opening("yes<end>", "<think>so</think>yes", tag="think")
+        'so\n</think>\n\nyes<end>'
+        >>> _after_opening("<think></think>yes<end>", "yes", tag="think")
+        '</think>yes<end>'
+    """
+    start, end = f"<{tag}>", f"</{tag}>"
+    if text.startswith(start):
+        return text.removeprefix(start).lstrip("\n")
+    if end in text:
+        return text
+    thoughts = answer.partition(end)[0].strip().removeprefix(start).strip() if end in answer else ""
+    return f"{thoughts}\n{end}\n\n" + text.lstrip("\n")
+
+
+def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn) -> bool:
+    """Whether the prompt has the user's last text, and the answer its own, but for blanks and thoughts."""
+    questions = [str(turn["content"]) for turn in turns if turn["role"] == "user"][-1:]
+    answers = [_CLOSING_TAG.split(answer["content"])[-1]]
+    is_whole = all(
+        _without_blanks(content) in _without_blanks(text)
+        for text, contents in zip(pair, (questions, answers), strict=True)
+        for content in contents
+    )
+    contents = [str(turn["content"]) for turn in (*turns, answer)]
+    return is_whole and (
+        not _PARTS_IN_TEXT.search("".join(pair)) or any(map(_PARTS_IN_TEXT.search, contents))
+    )
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _with_text_arguments(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with the arguments of calls as JSON text."""
+    return [
+        {**turn, "tool_calls": _arguments_as_text(turn["tool_calls"])} if "tool_calls" in turn else turn
+        for turn in turns
+    ]
+
+
+def _arguments_as_text(calls: Any) -> Any:
+    if isinstance(calls, list):
+        return [_arguments_as_text(call) for call in calls]
+    if not isinstance(calls, dict):
+        return calls
+    return {
+        key: json.dumps(value, ensure_ascii=False)
+        if key == "arguments" and not isinstance(value, str)
+        else _arguments_as_text(value)
+        for key, value in calls.items()
+    }
+
+
+def _with_parts(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with each content as a list of one part."""
+    return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+
+
+Form = Callable[[Sequence[Turn]], list[Turn]]
+_FORMS: tuple[Form, ...] = (list, _with_text_arguments, _with_parts)
 
 
 def _with_system_in_last(turns: Sequence[Turn]) -> list[Turn]:
@@ -64,12 +175,33 @@ def _with_system_in_last(turns: Sequence[Turn]) -> list[Turn]:
     return others
 
 
-def end_of_answer(tokenizer: Any) -> str:
-    """What the chat template writes behind an answer, without leading blanks; empty where it has none."""
+def end_of_answer(tokenizer: Any) -> str | None:
+    """What the chat template writes behind an answer, without leading blanks; None where it is not known."""
+    text = _probed(tokenizer, _QUESTION, _ANSWER)
+    return None if text is None else text.rpartition(_ANSWER)[2].lstrip()
+
+
+def start_of_next_turn(tokenizer: Any) -> str:
+    """What the chat template writes between an answer and the next question, without leading blanks."""
+    text = _probed(tokenizer, _QUESTION, _ANSWER, _NEXT_QUESTION) or ""
+    return text.rpartition(_ANSWER)[2].partition(_NEXT_QUESTION)[0].lstrip()
+
+
+def _probed(tokenizer: Any, *contents: str) -> str | None:
+    """The text of a chat of user and assistant in turn; None without a template that writes all contents."""
     if not getattr(tokenizer, "chat_template", None):
-        return ""
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
-    try:
-        return rendered(tokenizer, turns).rpartition(_ANSWER)[2].lstrip()
-    except TemplateError:
-        return ""
+        return None
+    texts = (_written(tokenizer, form, *contents) for form in _FORMS)
+    return next((text for text in texts if text), None)
+
+
+def _written(tokenizer: Any, form: Form, *contents: str) -> str:
+    """A chat of user and assistant in turn, in a form; empty where the template leaves out a content."""
+    contents = contents or (_QUESTION, _ANSWER)
+    roles = ("user", "assistant")
+    turns = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    with contextlib.suppress(*TEMPLATE_FAULTS):
+        text = rendered(tokenizer, form(turns))
+        if all(content in text for content in contents) and not _PARTS_IN_TEXT.search(text):
+            return text
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from autopeft.extension import Example
 
 Row = NDArray[np.int32]
+Pair = tuple[list[int], list[int]]  # the tokens of a text, and of what follows it
 
 _CHUNK = 1000  # texts that the tokenizer gets at once, whose lists of integers are held; chosen by hand
 
@@ -50,6 +51,58 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
     """One example per row of what a tokenizer gives, which is a list of rows per feature."""
     columns = [map(as_row, rows) for rows in encoded.values()]
     return [dict(zip(encoded, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def token_pairs(
+    tokenizer: Any, befores: Sequence[str], afters: Sequence[str], *, add_special_tokens: bool
+) -> list[Pair]:
+    """The tokens of each text, and of the text that follows it.
+
+    Both are tokenised apart, but by a tokenizer that begins every text with a space, as Llama 2's does:
+    there would be a space before each second text. Such pairs are tokenised as one text too, whose tokens
+    behind those of the first are the second's; apart again where the first ends within a token.
+
+    Args:
+        tokenizer: Of the base model.
+        befores: The first texts.
+        afters: The second texts, as many.
+        add_special_tokens: Whether the first text begins as the tokenizer begins texts. A token that it puts
+            at their end is left out.
+    """
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if add_special_tokens else set()
+
+    def tokens(texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        return ids
+
+    firsts = [_without_ends(ids, ends) for ids in tokens(befores, special=add_special_tokens)]
+    seconds: dict[int, list[int]] = {}
+    if _begins_texts_with_space(tokenizer):
+        texts = [before + after for before, after in zip(befores, afters, strict=True)]
+        (mark,) = tokens(["a"], special=add_special_tokens)
+        n_ends = len(mark) - len(_without_ends(mark, ends))
+        for i, whole in enumerate(tokens(texts, special=add_special_tokens)):
+            if whole[: len(firsts[i])] == firsts[i]:
+                seconds[i] = whole[len(firsts[i]) : len(whole) - n_ends]
+    apart = [i for i in range(len(afters)) if i not in seconds]
+    if apart:
+        seconds.update(zip(apart, tokens([afters[i] for i in apart], special=False), strict=True))
+    return [(first, seconds[i]) for i, first in enumerate(firsts)]
+
+
+def _without_ends(ids: list[int], ends: Collection[int | None]) -> list[int]:
+    n = len(ids)
+    while n and ids[n - 1] in ends:
+        n -= 1
+    return ids[:n]
+
+
+def _begins_texts_with_space(tokenizer: Any) -> bool:
+    """Whether a word has other tokens at the beginning of a text than behind a line break."""
+    texts = ["\n", "a", " a", "\na", "\n a"]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    line, word, spaced, *joined = ids
+    return [[*line, *word], [*line, *spaced]] != joined
 
 
 def tokenized(

@@ -27,7 +27,8 @@ from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED
 
 _NEW_TOKENS = 64  # of an answer, where neither user nor data say how many; chosen by hand
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+# Thoughts before an answer, also without the opening tag, which may stand in the prompt.
+_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>\s*|\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
 

@@ -1,0 +1,99 @@
+"""A prompt and its completion have the tokens of the one text that the model reads when it is served."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from autopeft.extension import Target, discover
+from autopeft.records import TaskSpec
+from autopeft.tasks.parts.tokens import token_pairs
+
+PART = discover("autopeft.tasks")["text-generation"]
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ?:[/]<|>\n"
+MERGED = [("P", "a"), ("i", "s"), ("▁", "Pa"), ("▁", "P"), ("\n", "\n")]
+TEMPLATES = {
+    "llama": "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} "
+    "{{ m.content }}</s>{% endif %}{% endfor %}",
+    "zephyr": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+}
+
+
+def sentencepiece(prefix):
+    """A tokenizer that puts a space before every text, by one of the two ways of SentencePiece's models."""
+    words = ["<unk>", "<s>", "</s>", "▁", *LETTERS, *("".join(pair) for pair in MERGED)]
+    bpe = models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=MERGED, unk_token="<unk>")
+    tokenizer = Tokenizer(bpe)
+    if prefix == "normalizer":
+        both = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        tokenizer.normalizer = normalizers.Sequence(both)
+    elif prefix == "pre-tokenizer":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if prefix == "normalizer" else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def encoded(tokenizer, prompt, answer, max_length=60):
+    task = PART.fitted(TaskSpec(), Target(kind="completion"), tokenizer)
+    made = task.encode([(prompt,)], [answer], tokenizer, max_length)
+    labels = made.labels[0].tolist()
+    return made.examples[0]["input_ids"].tolist(), [i for i in labels if i != -100]
+
+
+@pytest.mark.parametrize("prefix", ["normalizer", "pre-tokenizer", "none"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_chats_have_the_tokens_of_the_rendered_text(prefix, template, recwarn):
+    tokenizer = sentencepiece(prefix)
+    tokenizer.chat_template = TEMPLATES[template]
+    turns = [{"role": "user", "content": "capital?"}, {"role": "assistant", "content": "Paris"}]
+    asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    expected = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)[
+        "input_ids"
+    ]
+    ids, learned = encoded(tokenizer, "capital?", "Paris")
+    assert ids == expected
+    assert ids[: len(ids) - len(learned)] == tokenizer(asked, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("prefix", ["normalizer", "pre-tokenizer", "none"])
+@pytest.mark.parametrize(("prompt", "answer"), [("capital?", "Paris"), ("Q: a\nA:", " Paris"), ("a\n", "is")])
+def test_plain_texts_have_the_tokens_of_the_whole_between_one_beginning_and_one_end(prefix, prompt, answer):
+    tokenizer = sentencepiece(prefix)
+    between = "" if prompt.endswith("\n") or answer.startswith(" ") else "\n"
+    whole = tokenizer(prompt + between + answer, add_special_tokens=False)["input_ids"]
+    ids, learned = encoded(tokenizer, prompt, answer)
+    assert ids == [1, *whole, 2]
+    assert ids[: len(ids) - len(learned)] == [
+        1,
+        *tokenizer(prompt + between, add_special_tokens=False)["input_ids"],
+    ]
+
+
+def test_a_seam_within_a_token_leaves_both_texts_as_they_are_alone():
+    tokenizer = sentencepiece("normalizer")
+    (pair,) = token_pairs(tokenizer, ["a\n"], ["\nis"], add_special_tokens=False)
+    assert pair == tuple(tokenizer(["a\n", "\nis"], add_special_tokens=False)["input_ids"])
+    assert len(tokenizer("a\n\nis", add_special_tokens=False)["input_ids"]) < sum(map(len, pair)) - 1
+
+
+def test_a_tokenizer_without_a_space_before_texts_reads_each_text_once():
+    """Two texts of a row, not the first of them twice."""
+    tokenizer, seen = sentencepiece("none"), []
+
+    class Counted:
+        eos_token_id = sep_token_id = None
+
+        def __call__(self, texts, **others):
+            seen.extend(texts)
+            return tokenizer(texts, **others)
+
+    token_pairs(Counted(), ["capital?"] * 3, ["Paris"] * 3, add_special_tokens=False)
+    assert sum(map(len, seen)) < 3 * len("capital?Paris") + 10
