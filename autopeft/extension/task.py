@@ -70,6 +70,7 @@ class Encoded:
     examples: tuple[Example, ...]  # a dictionary of features each, such as `input_ids`
     labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
     notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
+    text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,5 +103,5 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         learning_rate_ranges=learning_rate_ranges,
         unquantised=model.unquantised_modules(module),
         decisions=prepared.decisions,
-        text_form=text_form(prepared.task),
+        text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
     )

@@ -122,7 +122,7 @@ class SearchFacts:
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
-    settings that the run derived. `text_form` says how a prompt and its completion become one text.
+    settings that the run derived. `text_form` says how the texts of a row become one.
     """
 
     base_model: str

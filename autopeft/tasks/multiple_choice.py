@@ -12,7 +12,7 @@ from autopeft.data import read_choices
 from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.tokens import tokenized
+from autopeft.tasks.parts.tokens import pair_form, tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -24,7 +24,8 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     note = f"{len(cut)} of {len(pairs)} questions with a choice were cut to {max_length} tokens."
     by_question = (pairs[i : i + n_choices] for i in range(0, len(pairs), n_choices))
     examples = tuple({name: [pair[name] for pair in row] for name in row[0]} for row in by_question)
-    return Encoded(examples=examples, labels=tuple(labels), notes=(note,) if cut else ())
+    notes = (note,) if cut else ()
+    return Encoded(examples=examples, labels=tuple(labels), notes=notes, text_form=pair_form(tokenizer))
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:

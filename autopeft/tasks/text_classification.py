@@ -9,7 +9,7 @@ from autopeft.data import read_texts
 from autopeft.extension import Encoded
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.tokens import tokenized
+from autopeft.tasks.parts.tokens import pair_form, tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -17,7 +17,9 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     examples, cut = tokenized(tokenizer, list(zip(*inputs, strict=True)), max_length=max_length)
     longest = max(cut, default=0)
     note = f"{len(cut)} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
-    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=(note,) if cut else ())
+    form = pair_form(tokenizer) if len(inputs[0]) > 1 else ""
+    notes = (note,) if cut else ()
+    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes, text_form=form)
 
 
 PART = LabelledTask(

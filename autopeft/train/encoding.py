@@ -29,10 +29,14 @@ _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
-    """One split as token features; `examples` and `labels` have one entry per example."""
+    """One split as token features; `examples` and `labels` have one entry per example.
+
+    `text_form` says how a row became one text, where that depends on the rows; empty elsewhere.
+    """
 
     examples: tuple[Example, ...]
     labels: tuple[Any, ...]
+    text_form: str = ""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -83,6 +87,8 @@ def encode_splits(
         for split in (data.train, data.search, data.confirm, data.test)
         if split.inputs
     }
+    if form := encoded["train"].text_form:
+        log.info("%s", form)
     _require_fit(encoded["train"], base, task)
     return encoded
 
@@ -96,7 +102,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
     if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
         _require_known_tokens(encoded.labels, base)
-    return EncodedSplit(examples=encoded.examples, labels=encoded.labels)
+    return EncodedSplit(examples=encoded.examples, labels=encoded.labels, text_form=encoded.text_form)
 
 
 def max_length_of(base: BaseModel) -> int | None:

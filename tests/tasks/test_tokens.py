@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.pre_tokenizers import Split
 from toys.tasks import TOYS, make_toy
 
 from autopeft.extension import discover
@@ -82,3 +84,34 @@ def test_blocks_of_a_long_text_take_four_bytes_a_token():
     assert all(
         example["input_ids"] is label for example, label in zip(made.examples, made.labels, strict=True)
     )
+
+
+def without_separator(tokenizer):
+    """As GPT-2's and Qwen's tokenizers, which write two texts of a pair as one."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = None
+    tokenizer.backend_tokenizer.pre_tokenizer = Split("\n", "isolated")  # a line break is a token here
+    tokenizer.backend_tokenizer.normalizer = None
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["text-classification", "multiple-choice"])
+def test_a_line_break_stands_between_the_texts_of_a_pair_where_no_token_does(name, tokenizer):
+    task = discover("autopeft.tasks")[name]
+    rows, labels = [("good", "bad", "film")[: 2 + (name == "multiple-choice")]], [0]
+    plain = without_separator(tokenizer)
+    made = task.encode(rows, labels, plain, 16)
+    ids = made.examples[0]["input_ids"]
+    first = ids[0] if name == "multiple-choice" else ids
+    assert first.tolist() == plain(["good\nbad"])["input_ids"][0] and len(first) == 3
+    assert made.text_form.startswith("The second text of a pair follows the first after a line break")
+    usual = task.encode(rows, labels, tokenizer, 16)
+    ids = usual.examples[0]["input_ids"]
+    assert (ids[0] if name == "multiple-choice" else ids).tolist() == tokenizer("good", "bad")["input_ids"]
+    assert usual.text_form == ""
+
+
+def test_a_single_text_is_left_as_it_is(tokenizer):
+    plain, task = without_separator(tokenizer), discover("autopeft.tasks")["text-classification"]
+    made = task.encode([("good",)], [0], plain, 16)
+    assert made.examples[0]["input_ids"].tolist() == plain("good")["input_ids"] and made.text_form == ""

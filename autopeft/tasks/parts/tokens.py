@@ -105,12 +105,29 @@ def _begins_texts_with_space(tokenizer: Any) -> bool:
     return [[*line, *word], [*line, *spaced]] != joined
 
 
+def pair_start(tokenizer: Any) -> str:
+    """What the second text of a pair begins with: a line break where the tokenizer writes no token between.
+
+    GPT-2's and Qwen's write none, so that the last word of a text and the first of the next are one.
+    """
+    alone, pair = (tokenizer.num_special_tokens_to_add(pair=is_pair) for is_pair in (False, True))
+    return "\n" if alone == pair else ""
+
+
+def pair_form(tokenizer: Any) -> str:
+    """How a pair is written as one text, in words; empty where a token stands between its texts."""
+    if not pair_start(tokenizer):
+        return ""
+    return "The second text of a pair follows the first after a line break, as the tokenizer writes nothing between."
+
+
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
     """Features of texts, or of pairs of texts, and the full lengths of those that were cut to `max_length`.
 
-    A pair is cut at its longer text.
+    A pair is cut at its longer text. Its second text begins on a new line where the tokenizer would write both
+    without anything between them.
 
     Args:
         tokenizer: Of the base model.
@@ -119,8 +136,11 @@ def tokenized(
     """
     examples: list[Example] = []
     cut: list[int] = []
+    starts = ["", pair_start(tokenizer)]
     for part in chunks(len(columns[0])):
-        texts = [list(column[part]) for column in columns]
+        texts = [
+            [start + text for text in column[part]] for start, column in zip(starts, columns, strict=False)
+        ]
         rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
         full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
         if full:  # only these may have been cut; a second look tells
