@@ -118,7 +118,7 @@ def pair_form(tokenizer: Any) -> str:
     """How a pair is written as one text, in words; empty where a token stands between its texts."""
     if not pair_start(tokenizer):
         return ""
-    return "The second text of a pair follows the first after a line break, as the tokenizer writes nothing between."
+    return "The second text of a pair follows a line break, since the tokenizer puts nothing between the two."
 
 
 def tokenized(
@@ -126,8 +126,8 @@ def tokenized(
 ) -> tuple[list[Example], list[int]]:
     """Features of texts, or of pairs of texts, and the full lengths of those that were cut to `max_length`.
 
-    A pair is cut at its longer text. Its second text begins on a new line where the tokenizer would write both
-    without anything between them.
+    A pair is cut at its longer text. Its second text begins on a new line where the tokenizer puts nothing
+    between the two.
 
     Args:
         tokenizer: Of the base model.
@@ -136,11 +136,10 @@ def tokenized(
     """
     examples: list[Example] = []
     cut: list[int] = []
-    starts = ["", pair_start(tokenizer)]
+    starts = ["", pair_start(tokenizer)] if len(columns) > 1 else [""]
     for part in chunks(len(columns[0])):
-        texts = [
-            [start + text for text in column[part]] for start, column in zip(starts, columns, strict=False)
-        ]
+        pieces = zip(starts, (column[part] for column in columns), strict=True)
+        texts = [[start + text for text in piece] for start, piece in pieces]
         rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
         full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
         if full:  # only these may have been cut; a second look tells
