@@ -15,6 +15,7 @@ from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_g
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.reporting import setting_of
+from autopeft.pipeline.telling import telling_steps
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -67,6 +68,8 @@ def train_plan(
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
+    Steps are logged now and then. A signal that stops the run leaves nothing in `out`.
+
     Args:
         path: plan.yaml or a run directory.
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
@@ -101,7 +104,7 @@ def train_plan(
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=seed,
     )
-    with fresh_folder(target) as fresh:
+    with telling_steps(), fresh_folder(target) as fresh:
         bench = replace(prepared.bench, keep_weights=lambda plan, seed: fresh)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:

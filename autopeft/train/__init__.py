@@ -23,6 +23,7 @@ from autopeft.train.choosing import LESS_MEMORY, choose_compute
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
 from autopeft.train.lengths import count_tokens, uncut_lengths
+from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
@@ -47,4 +48,5 @@ __all__ = [
     "rate_schedule",
     "train_rows",
     "uncut_lengths",
+    "watched",
 ]

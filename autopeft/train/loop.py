@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,22 @@ from autopeft.train.rate_schedule import RateSchedule
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
 _CHECKED_STEPS = 8  # steps between two looks at the losses, since a look waits for the device; by hand
+
+
+# Called after each step with its number, the number of steps, and a function that gives the step's mean loss.
+Watcher = Callable[[int, int, Callable[[], float]], None]
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextlib.contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """A context in which a function hears of each training step; to ask for the loss waits for the device."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class DivergedError(FloatingPointError):
@@ -79,7 +98,10 @@ def train(
             run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
-            losses += [(step, loss) for loss in _step(model, optimizer, run.steps[step], counted, freed)]
+            of_step = _step(model, optimizer, run.steps[step], counted, freed)
+            losses += [(step, loss) for loss in of_step]
+            if (watcher := _watcher.get()) is not None:
+                watcher(step + 1, run.schedule.n_steps, partial(_mean, of_step))
             if (step + 1) % _CHECKED_STEPS == 0 or step + 1 == run.schedule.n_steps:
                 _require_finite(losses, n_steps=run.schedule.n_steps)
                 losses.clear()
@@ -122,6 +144,10 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return losses
+
+
+def _mean(losses: Sequence[torch.Tensor]) -> float:
+    return float(torch.stack(list(losses)).mean())
 
 
 def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int) -> None:
