@@ -42,7 +42,8 @@ def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
     for name, value in choices.items():
         if value not in (allowed := method.choices[name]):
             raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
-    expected = dict(method.options(site, **choices))
+    # All options are passed: a user's plan may have values that no policy chooses, such as IA3's side.
+    expected = dict(method.options(site, **options))
     if options != expected:
         raise SpecError(
             f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or "

@@ -94,7 +94,8 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     notes = []
     for file, name in zip(files, adapter_names([file.config for file in files]), strict=True):
         targeted = [target for target, layer in attached.targets() if name in held_names(layer)]
-        notes += [*unknown_keys(file), *unmatched(file, targeted, modules=modules), *remarks(file.config)]
+        lost = unmatched(file, targeted, modules=modules, model=base.module)
+        notes += [*unknown_keys(file), *lost, *remarks(file.config)]
     with in_a_sentence(path, base.name):
         return _tally(attached, base, methods=methods, notes=notes)
 
@@ -142,8 +143,11 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
 
 def _rank_ranges(attached: Attached, names: Mapping[str, set[str]]) -> dict[str, tuple[int, int]]:
     """The lowest and the highest rank of each role that has ranks."""
-    by_site = {site: max(ranks.values()) for site, ranks in attached.ranks().items() if ranks}
-    by_role = {role: [by_site[site] for site in sites if site in by_site] for role, sites in names.items()}
+    # Experts hold several layers in each other, one for each parameter, and each has its own rank.
+    by_site: dict[str, list[int]] = defaultdict(list)
+    for layer, ranks in attached.ranks().items():
+        by_site[layer.replace(".base_layer", "")] += ranks.values()
+    by_role = {role: [rank for site in sites for rank in by_site[site]] for role, sites in names.items()}
     return {role: (min(ranks), max(ranks)) for role, ranks in by_role.items() if ranks}
 
 

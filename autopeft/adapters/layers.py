@@ -41,9 +41,8 @@ def describe_layer(layer: AttachedLayer | None) -> str:
     """A phrase for messages; `nothing` for None."""
     if layer is None:
         return "nothing"
-    if layer.on_inputs:
-        return "factors on the inputs"
-    return f"{layer.params:,} parameters{'' if layer.scale is None else f' with scale {layer.scale:g}'}"
+    scale = "" if layer.scale is None else f" with scale {layer.scale:g}"
+    return f"{layer.params:,} parameters{scale}{' on the inputs' if layer.on_inputs else ''}"
 
 
 def attached_layers(

@@ -23,7 +23,7 @@ from autopeft.adapters.stack import rate_factor
 from autopeft.adapters.unmatched import require_match, unmatched
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
-from autopeft.model import DEMO_NAME, BaseModel
+from autopeft.model import DEMO_NAME, BaseModel, known_role
 from autopeft.records import Adapter, OptionValue, Plan, Site
 from autopeft.store import read_plan
 
@@ -73,7 +73,8 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         for file, method in files:
             meanings.append(_meaning(file, base, method, path=path))
-            notes += [*unknown_keys(file), *dropout_notes(file), *_notes(file, meanings[-1].targeted, base)]
+            notes += [*unknown_keys(file), *dropout_notes(file), *meanings[-1].notes]
+            notes += _notes(file, meanings[-1].targeted, base)
         plan = _plan([a for meaning in meanings for a in meaning.adapters], base, methods, path=path)
         for meaning in meanings:
             _require_same(meaning, base, path=path)
@@ -85,12 +86,14 @@ class _Meaning:
     """What `peft` attaches for one config, by module, and the adapters that say the same.
 
     A prompt has no layers. `targeted` names all modules that the config adapts, those in the task head too.
+    `notes` say what is left out.
     """
 
     method: Method
     adapters: tuple[Adapter, ...]
     layers: Mapping[str, AttachedLayer]
     targeted: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -> _Meaning:
@@ -108,20 +111,52 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
         return _Meaning(method=method, adapters=(prompt,), layers={}, targeted=())
     targeted = attached_layers([config], base, path=path)
     layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
-    known_sites = {site.name for site in base.sites}
-    for name, layer in layers.items():
-        if name not in known_sites:
-            raise SpecError(
-                f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; "
-                "a plan adapts linear maps, norms and experts."
-            )
+    routers = _routers(layers) if _is_all_linear(file) else {}
+    layers = {name: layer for name, layer in layers.items() if name not in routers}
+    _require_sites(layers, base, path=path)
     adapters = []
     for site in base.sites:
         if site.name in layers:
             layer = layers[site.name]
-            options = {**choices, "dora": True} if layer.dora else choices
+            options = {**choices, "feedforward": layer.on_inputs, **({"dora": True} if layer.dora else {})}
             adapters.append(_adapter(method, site, options, rank=layer.rank, scale=layer.scale))
-    return _Meaning(method=method, adapters=tuple(adapters), layers=layers, targeted=tuple(targeted))
+    return _Meaning(
+        method=method,
+        adapters=tuple(adapters),
+        layers=layers,
+        targeted=tuple(targeted),
+        notes=_router_notes(routers),
+    )
+
+
+def _routers(layers: Mapping[str, AttachedLayer]) -> dict[str, AttachedLayer]:
+    """The layers at routers, or at their weights, by name; a router is no site."""
+    return {n: layer for n, layer in layers.items() if known_role(n.removesuffix(".weight")) == "router"}
+
+
+def _router_notes(routers: Mapping[str, AttachedLayer]) -> tuple[str, ...]:
+    if not routers:
+        return ()
+    fewer = sum(layer.params for layer in routers.values())
+    return (
+        f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules, "
+        f"{fewer:,} parameters fewer.",
+    )
+
+
+def _require_sites(layers: Mapping[str, AttachedLayer], base: BaseModel, *, path: Path) -> None:
+    known_sites = {site.name for site in base.sites}
+    for name, layer in layers.items():
+        if name not in known_sites:
+            raise SpecError(
+                f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; a plan adapts linear "
+                "maps, norms and experts, and no router: change target_modules so that it is not among them."
+            )
+
+
+def _is_all_linear(file: ConfigFile) -> bool:
+    targets = file.config.target_modules
+    return isinstance(targets, str) and targets.lower() == "all-linear"  # peft compares in lower case
 
 
 def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
@@ -159,11 +194,11 @@ def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[s
     if file.config.is_prompt_learning:
         return []
     inside = [name for name in targeted if in_head(name, base)]
-    if file.config.target_modules == "all-linear":  # of which peft itself leaves the last map out
+    if _is_all_linear(file):  # of which peft itself leaves the last map out
         inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
     notes = [f"{', '.join(inside)} lies in the task head, which every plan trains whole."] if inside else []
     modules = [name for name, _ in base.module.named_modules() if name]
-    lost = unmatched(file, targeted, modules=modules)
+    lost = unmatched(file, targeted, modules=modules, model=base.module)
     return notes + [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import nn
 
 from autopeft.adapters.matching import matches_ending, matches_key, matches_pattern
 from autopeft.adapters.quick_patterns import require_quick_patterns
@@ -28,10 +31,11 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
         SpecError: A regular expression of the config is too slow.
     """
     require_quick_patterns(file, [name for name, _ in base.module.named_modules() if name], path=path)
-    targets = file.content.get("target_modules")
+    content = _as_loaded(file, base.module)
+    targets = content.get("target_modules")
     is_regex = isinstance(targets, str)
     entries = [str(entry) for entry in ([targets] if is_regex else targets or ())]
-    if not entries or any(entry in _ALL for entry in entries) or file.content.get("target_parameters"):
+    if not entries or any(entry in _ALL for entry in entries) or content.get("target_parameters"):
         return
     matches = matches_pattern if is_regex else matches_ending
     if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
@@ -46,12 +50,35 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     )
 
 
-def unmatched(file: ConfigFile, targeted: Collection[str], *, modules: Sequence[str]) -> list[str]:
+def unmatched(
+    file: ConfigFile, targeted: Collection[str], *, modules: Sequence[str], model: nn.Module
+) -> list[str]:
     """A note for every name in a config that stands for no module; `peft` passes over them in silence.
 
-    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config.
+    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config, `modules`
+    the names of all modules of `model` before adapters were put on it.
     """
-    return [*_unmatched_names(file.content, targeted, modules), *_unmatched_keys(file.content, targeted)]
+    content = _as_loaded(file, model)
+    return [*_unmatched_names(content, targeted, modules), *_unmatched_keys(content, targeted)]
+
+
+def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
+    """The content of a config with a list of targets under the names that `peft` gives them here.
+
+    Experts that were maps of their own in older versions of transformers, such as Mixtral's w1, are now held
+    by one parameter.
+    """
+    config = copy.deepcopy(file.config)
+    if not isinstance(file.content.get("target_modules"), list):
+        return file.content
+    try:
+        convert_peft_config_for_transformers(config, model=model, conversions=None)
+    except ValueError:  # half of a fused pair, which peft refuses when it attaches
+        return file.content
+    fields = ("target_modules", "target_parameters")
+    names = {field: set(getattr(config, field, None) or ()) for field in fields}
+    moved = {f: sorted(held) for f, held in names.items() if held != set(file.content.get(f) or ())}
+    return {**file.content, **moved}
 
 
 def _unmatched_names(content: dict[str, Any], targeted: Collection[str], modules: Sequence[str]) -> list[str]:
@@ -97,7 +124,8 @@ def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str
 def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:
     """The known names nearest to the entries, as a clause; empty where none is near."""
     words = [word for entry in entries for word in re.findall(r"[A-Za-z]\w+", entry)]
-    near = [name for word in words for name in difflib.get_close_matches(word, known, n=2, cutoff=0.5)]
+    named = [name for name in known if not name.isdigit()]  # a digit numbers a layer or an expert
+    near = [name for word in words for name in difflib.get_close_matches(word, named, n=2, cutoff=0.5)]
     return f"; nearest: {', '.join(list(dict.fromkeys(near))[:4])}" if near else ""
 
 

@@ -9,8 +9,19 @@ from collections.abc import Sequence
 
 from peft import IA3Config, PeftConfig
 
+from autopeft.extension import Options
 from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, only_maps, pattern_of, sites_pattern
-from autopeft.records import Adapter
+from autopeft.records import Adapter, OptionValue, Site
+
+
+def _options(site: Site, **choices: OptionValue) -> Options:
+    """`feedforward` where the factors sit on the inputs: at `down`, or where a user's plan puts them there.
+
+    False stands for a `down` whose factors a user's plan puts on the outputs.
+    """
+    is_down = site.role == "down"  # where the paper puts them on the inputs
+    on_inputs = bool(choices.get("feedforward", is_down))
+    return {"feedforward": on_inputs} if on_inputs or is_down else {}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -34,8 +45,7 @@ PART = PeftMethod(
     width_exponent=WIDTH_EXPONENT,
     step_time=1.05,
     refusal=only_maps,
-    # As in the paper, the factors of a feed-forward's last map sit on its inputs.
-    options=lambda site, **choices: {"feedforward": True} if site.role == "down" else {},
+    options=_options,
     cost=lambda site, rank, options: site.in_features if options.get("feedforward") else site.out_features,
     configs=_configs,
     readable_type="IA3",

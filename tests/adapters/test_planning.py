@@ -117,10 +117,11 @@ def test_any_lora_config_attaches_the_same_as_its_plan(tmp_path_factory, drawn):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
     endings = ENDINGS[architecture]
-    last = ["0.output.dense", "1.output.dense"] if architecture == "bert" else endings[-1:]  # not attention's
+    last = endings[-1:]  # of BERT the attention's as well
     for index, config in enumerate(
         [
             IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=last),
+            IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=endings[:1]),
             LNTuningConfig(target_modules=NORMS[architecture]),
             peft.HiraConfig(r=4, target_modules=endings[:2]),
             *([] if architecture == "gpt2" else [LoHaConfig(r=2, alpha=6, target_modules=endings[:2])]),
@@ -188,10 +189,6 @@ TOKENS |= {"num_transformer_submodules": 1}
         (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
         (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
         (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn, which the model lacks"),
-        (
-            IA3Config(target_modules=["query"], feedforward_modules=["query"]),
-            "means factors on the inputs at bert.encoder.layer.0.attention.self.query",
-        ),
         (peft.HiraConfig(r=3, target_modules=["query"]), r"rank of hira .* is 3; allowed is 1, 2, 4, 8"),
         (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
