@@ -55,8 +55,8 @@ def unmatched(
 ) -> list[str]:
     """A note for every name in a config that stands for no module; `peft` passes over them in silence.
 
-    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config, `modules`
-    the names of all modules of `model` before adapters were put on it.
+    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config.
+    `modules` are the names of all modules of `model` before adapters were put on it.
     """
     content = _as_loaded(file, model)
     return [*_unmatched_names(content, targeted, modules), *_unmatched_keys(content, targeted)]

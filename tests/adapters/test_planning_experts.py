@@ -24,9 +24,7 @@ OLD_EXPERTS = {
 
 
 def base_of(family: str) -> BaseModel:
-    return BaseModel(
-        families.build(family), None, name=family, untrained=frozenset(), precision=Precision()
-    )
+    return BaseModel(families.build(family), None, name=family, untrained=frozenset(), precision=Precision())
 
 
 def saved(config: LoraConfig, folder: Path) -> Path:
