@@ -94,6 +94,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
         if config.peft_type == PeftType.ADALORA:
             _prune(config, module, name)
     add_shira_indices(adapted)
+    _add_monteclora_samplers(adapted)
     return Attached(model=adapted, beside_bytes=beside_bytes)
 
 
@@ -154,6 +155,20 @@ def add_shira_indices(adapted: nn.Module) -> None:
             for name, weight in cast(Any, layer).shira_weight.items():
                 indices = torch.empty(2, weight.numel(), dtype=torch.int32, device="meta")
                 cast(Any, layer).shira_indices[name] = indices
+
+
+def _add_monteclora_samplers(adapted: nn.Module) -> None:
+    """Give MonteCLoRA's layers the numbers of their samplers, which `peft` makes on real devices alone."""
+    for module in adapted.modules():
+        layer = cast(Any, module)
+        for name, config in getattr(layer, "_lora_monteclora_config", {}).items():
+            rank, n_samples = layer.lora_A[name].out_features, config.num_samples
+            sampler = nn.Module()
+            sampler.std_prior = nn.Parameter(torch.empty(rank, device="meta"))
+            sampler.expert_weights_prior = nn.Parameter(torch.empty(n_samples, device="meta"))
+            sampler.register_buffer("gaussian_var_prior", torch.empty(rank, rank, device="meta"))
+            sampler.register_buffer("expert_weights", torch.empty(n_samples, device="meta"))
+            layer.lora_monteclora_sampler[name] = sampler
 
 
 class _StayOnMeta(TorchFunctionMode):

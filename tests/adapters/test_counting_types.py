@@ -29,6 +29,7 @@ FORMS = {
         {"target_modules": "all-linear", "rank_pattern": {"q_proj": 3}},
         {"target_modules": r"model\.layers\.1\.mlp\.(?:up|down)_proj", "use_rslora": True},
         {**SHORT, "layer_replication": [[0, 2], [1, 2]]},
+        {**SHORT, "monteclora_config": {"num_samples": 3}},
     ],
     "ADALORA": [{**SHORT, "total_step": 10}],
     "ADAMSS": [{**SHORT, "r": 8, "num_subspaces": 2}],
