@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
-from autopeft.extension import Method
+from autopeft.extension import Method, Options
 from autopeft.model import BaseModel, check_sites
 from autopeft.records import Adapter, Plan, Site
 
@@ -24,7 +24,7 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
     for adapter in plan.adapters:
         method, site = methods[adapter.method], sites[adapter.site]
         refusal = method.refusal(site)
-        if refusal is not None:
+        if refusal is not None and not method.only_if_asked(site):
             raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
         _check_options(adapter, method, site)
         _check_rank(adapter, method, site)
@@ -51,8 +51,21 @@ def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
         )
 
 
+def _allowed_ranks(method: Method, site: Site, options: Options) -> Sequence[int]:
+    """The ranks that a plan may have at a site, also one that was made from a user's config.
+
+    `peft` attaches any rank of low-rank matrices. Above both sides of a map it can only be a slip.
+    """
+    if not method.ranked:
+        return (0,)
+    ranks = method.ranks(site, options)
+    if method.readable_type is None or not method.low_rank:
+        return ranks
+    return range(ranks[0], max(site.in_features, site.out_features) + 1, ranks[0])
+
+
 def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
-    ranks: Sequence[int] = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
+    ranks = _allowed_ranks(method, site, dict(adapter.options))
     if adapter.rank in ranks:
         return
     if not method.ranked:

@@ -186,12 +186,13 @@ class SearchProblem:
 
         A method whose ranks the space lists is left out, since such a rank is that of all its sites.
         """
-        limit, bounds = self.spec.limits.max_rank, dict[str, tuple[int, int | None]]()
+        bounds = dict[str, tuple[int, int | None]]()
         parts = self._parts(plan, arm)
         for method in {adapter.method for adapter in plan.adapters}:
             parts_of_method = [part for name, part in parts if name == method]
             if any(part.size for part in parts_of_method):
                 continue
+            limit = self.spec.limits.max_rank if self.context.methods[method].low_rank else None
             highest = [limit, *(part.max_rank for part in parts_of_method)]
             lowest = max((part.min_rank or 1 for part in parts_of_method), default=1)
             bounds[method] = (lowest, min((rank for rank in highest if rank is not None), default=None))

@@ -28,6 +28,9 @@ class Method(Protocol):
     summary: str  # what is trained, in one phrase
     formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
     ranked: bool  # whether the allocator gives a rank to each site; if not, adapters have rank 0
+    # Whether ranks are those of low-rank matrices: `--max-rank` bounds only these, and a user's plan may have
+    # ranks that no search proposes. A number of frequencies, tokens or units is none.
+    low_rank: bool
     # Whether the adapters of a plan hold a common state: then the plan has one config of the method, and
     # attaches it first.
     shared: bool
@@ -49,6 +52,9 @@ class Method(Protocol):
 
     def refusal(self, site: Site, /) -> str | None:
         """Why the method cannot be put at a site, as a phrase that follows its name; None where it can."""
+
+    def only_if_asked(self, site: Site, /) -> bool:
+        """Whether a user's own plan may have the method at a site that `refusal` keeps from searches."""
 
     def options(self, site: Site, /, **choices: OptionValue) -> Options:
         """The options of an adapter at a site: the policy's choices, and what follows from the site."""

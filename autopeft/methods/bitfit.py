@@ -3,8 +3,8 @@
 Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias itself would, leaves the base
 model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`, a tuner of this package at norms and
 Conv1D (before loading weights of that one, `import autopeft.methods.bitfit`).
-Where we differ: the biases of keys are left out. They add the same to all scores of a query, and softmax
-takes that off again.
+Where we differ: a search leaves the biases of keys out. They add the same to all scores of a query, and
+softmax takes that off again. A user's own plan may have them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from peft import BeftConfig, PeftConfig
 from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, bias_tuner, sites_pattern
 from autopeft.records import Adapter, Site
 
+_KINDS = ("linear", "conv1d", "norm")
+_KEYS = ("k", "pos_k")
+
 
 def _refusal(site: Site) -> str | None:
     """All but linear maps and norms with a bias: a bias that is added where there is none could not merge."""
-    if site.kind not in ("linear", "conv1d", "norm"):
+    if site.kind not in _KINDS:
         return "takes linear maps and norms"
     if not site.has_bias:
         return "there is no bias to train"
     # Rotary positions make a key's bias count a little; a site does not say which positions it has.
-    return "softmax takes the bias of keys off again" if site.role in ("k", "pos_k") else None
+    return "softmax takes the bias of keys off again" if site.role in _KEYS else None
+
+
+def _only_if_asked(site: Site) -> bool:
+    """Keys with a bias, which people train along with the others."""
+    return site.role in _KEYS and site.has_bias and site.kind in _KINDS
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
@@ -49,6 +57,7 @@ PART = PeftMethod(
     width_exponent=WIDTH_EXPONENT,
     step_time=0.94,
     refusal=_refusal,
+    only_if_asked=_only_if_asked,
     options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": bias_tuner.NAME},
     cost=lambda site, rank, options: site.out_features,
     configs=_configs,

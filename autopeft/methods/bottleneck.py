@@ -94,6 +94,7 @@ PART = PeftMethod(
     choices={"activation": ("relu", "gelu")},
     refusal=_refusal,
     options=_options,
+    low_rank=False,
     ranks=lambda site, options: range(1, _width(site) + 1),  # a wider one would be no bottleneck
     cost=_cost,
     configs=_configs,

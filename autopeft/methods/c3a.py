@@ -38,6 +38,7 @@ PART = PeftMethod(
     step_time=1.24,
     refusal=only_plain_linear,
     options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size
+    low_rank=False,
     ranks=lambda site, options: [rank for rank in range(1, _gcd(site) + 1) if _gcd(site) % rank == 0],
     cost=lambda site, rank, options: rank * site.in_features * site.out_features // _gcd(site),
     configs=_configs,

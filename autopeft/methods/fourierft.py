@@ -46,6 +46,7 @@ PART = PeftMethod(
     "(3072)",
     step_time=1.80,
     refusal=only_maps,
+    low_rank=False,
     ranks=_ranks,
     cost=lambda site, rank, options: rank,
     configs=_configs,

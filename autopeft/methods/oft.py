@@ -42,6 +42,7 @@ PART = PeftMethod(
     width_exponent=WIDTH_EXPONENT,
     step_time=1.27,
     refusal=_refusal,
+    low_rank=False,
     ranks=_ranks,
     # A skew matrix for each block.
     cost=lambda site, rank, options: site.in_features * (rank - 1) // 2 if rank else 0,

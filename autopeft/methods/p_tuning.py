@@ -52,6 +52,7 @@ PART = PeftMethod(
         "token_dim": site.in_features,
     },
     # Steps of about two, chosen by hand: the network is most of the cost.
+    low_rank=False,
     ranks=lambda site, options: (1, 2, 5, 10, 20, 50, 100, 200),
     cost=_cost,
     configs=_configs,

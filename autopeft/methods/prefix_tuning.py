@@ -25,6 +25,7 @@ PART = PeftMethod(
     step_time=1.08,
     step_time_source=f"{COMPARISON}; 200 tokens, and 0.93 with 50",
     refusal=only_model_site("prefix", "cache"),
+    low_rank=False,
     ranks=any_length,
     cost=lambda site, rank, options: rank * site.out_features,  # a key and a value in each layer
     # `peft` reads the numbers of layers and heads off the model.

@@ -54,6 +54,7 @@ PART = PeftMethod(
     choices={"init": tuple(_INITS)},
     refusal=only_model_site("prompt", "inputs"),
     options=lambda site, init="vocabulary", **choices: {"init": init, "token_dim": site.in_features},
+    low_rank=False,
     ranks=any_length,
     cost=lambda site, rank, options: rank * site.in_features,
     configs=_configs,

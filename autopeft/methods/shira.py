@@ -41,6 +41,7 @@ PART = PeftMethod(
     width_exponent=WIDTH_EXPONENT,
     step_time=1.06,
     refusal=_refusal,
+    low_rank=False,
     ranks=lambda site, options: doublings(_largest_rank(site)),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
     configs=one_config_per_rank(lambda rank, sites: ShiraConfig(r=rank, random_seed=0, target_modules=sites)),

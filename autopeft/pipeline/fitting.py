@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from autopeft import budget, space
 from autopeft.errors import SiteError, SpecError
@@ -45,7 +46,10 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        raise SiteError(f"None of the methods {names} fits a site of {prepared.base.name}; ask for others.")
+        cap = _under_cap(prepared, requested.arms, requested)
+        raise SiteError(
+            f"None of the methods {names} fits a site of {prepared.base.name}{cap}; ask for others."
+        )
     budget.require_affordable(costs, budget=parsed, available=available)
     if (least := min(costs.values())) > in_file:
         limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
@@ -56,8 +60,17 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     feasible = space.feasible(requested, context)
     for name in requested.arms:
         if name not in feasible.arms:
-            log.info("%s is left out: nothing of it fits the model and the budget.", name)
+            cap = _under_cap(prepared, [name], requested)
+            log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
     return feasible, context
+
+
+def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str:
+    """A phrase that names `--max-rank` where it bounds a method of some arms of a space; else empty."""
+    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
+    is_capped = any(method.ranked and method.low_rank for method in methods)
+    cap = prepared.spec.limits.max_rank
+    return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
 
 
 def _params_in_file(prepared: Prepared) -> int:

@@ -195,7 +195,7 @@ class LimitSpec(Topic):
     """What a plan may cost beside its parameters; None sets no limit."""
 
     mergeable: bool = _limit(False, "Only plans that merge into the base model")
-    max_rank: int | None = _limit(None, "Largest rank of any adapter", ge=1)
+    max_rank: int | None = _limit(None, "Largest rank of a low-rank adapter", ge=1)
     max_step_time: float | None = _limit(
         None, "Slowest training step, relative to plain LoRA at the same sites", gt=0
     )

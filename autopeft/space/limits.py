@@ -15,8 +15,9 @@ SERVERS = ("vllm", "tgi", "llama.cpp")
 def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
     """The part of a space that keeps to the limits that are known before anything is measured.
 
-    Ranks are capped. Methods that do not merge, or whose declared step time is above the limit, are
-    dropped with the mixes of them. What DoRA or an option adds to a step shows when it is measured.
+    Ranks of low-rank matrices are capped, and no other numbers, such as those of virtual tokens. Methods
+    that do not merge, or whose declared step time is above the limit, are dropped with the mixes of them.
+    What DoRA or an option adds to a step shows when it is measured.
 
     Raises:
         SpecError: Nothing of the space is left.
@@ -27,7 +28,7 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
         is_quick = limits.max_step_time is None or method.step_time <= limits.max_step_time
         if not is_quick or (limits.mergeable and not method.merges):
             return None
-        return part if limits.max_rank is None else _capped(part, limits.max_rank)
+        return _capped(part, limits.max_rank) if limits.max_rank and method.low_rank else part
 
     narrowed = space.narrowed(narrow)
     if not narrowed.arms:

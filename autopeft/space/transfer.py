@@ -54,7 +54,7 @@ def transfer(
         source_sites: All sites of the base model that the plan was made for.
         context: The sites, methods and budget to map it to.
         source_budget: Trainable parameters that the plan could have; None where that is not known.
-        max_rank: Cap on the new ranks.
+        max_rank: Cap on the new ranks of low-rank matrices.
 
     Raises:
         SpecError: No adapter of the plan maps to a site, or none is affordable.
@@ -87,7 +87,8 @@ def transfer(
 def _fits(plan: Plan, context: AllocationContext, source_budget: int | None, max_rank: int | None) -> bool:
     """Whether a plan of the same model may stay as it is."""
     is_too_large = plan.trainable_params > context.max_params
-    if is_too_large or (max_rank is not None and any(a.rank > max_rank for a in plan.adapters)):
+    capped = [a for a in plan.adapters if context.methods[a.method].low_rank]
+    if is_too_large or (max_rank is not None and any(a.rank > max_rank for a in capped)):
         return False
     if source_budget is not None:
         return source_budget == context.max_params
@@ -151,7 +152,8 @@ def _place(site: Site, source: Adapter, context: AllocationContext, max_rank: in
     if refusal is not None:
         return refusal
     chosen = {name: value for name, value in source.options if name in method.choices}
-    return place_at(site, method, chosen, (None, max_rank), context) or "no rank of it is allowed"
+    highest = max_rank if method.low_rank else None
+    return place_at(site, method, chosen, (None, highest), context) or "no rank of it is allowed"
 
 
 @dataclass(frozen=True)

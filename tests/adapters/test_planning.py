@@ -124,8 +124,10 @@ def test_other_types_attach_the_same_as_their_plans(architecture, tmp_path):
             IA3Config(target_modules=[*endings[:2], *last], feedforward_modules=endings[:1]),
             LNTuningConfig(target_modules=NORMS[architecture]),
             peft.HiraConfig(r=4, target_modules=endings[:2]),
-            *([] if architecture == "gpt2" else [LoHaConfig(r=2, alpha=6, target_modules=endings[:2])]),
-            *([peft.BeftConfig(target_modules=["query", "value"])] if architecture == "bert" else []),
+            peft.HiraConfig(r=3, target_modules=endings[:2]),  # a search tries powers of two
+            *([] if architecture == "gpt2" else [LoHaConfig(r=12, alpha=6, target_modules=endings[:2])]),
+            LoraConfig(r=20, target_modules=[endings[-2]]),  # above the smaller side, as peft allows
+            *([peft.BeftConfig(target_modules=["query", "key"])] if architecture == "bert" else []),
         ]
     ):
         assert check_same(architecture, config, tmp_path / str(index)).notes == ()
@@ -189,7 +191,11 @@ TOKENS |= {"num_transformer_submodules": 1}
         (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
         (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
         (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn, which the model lacks"),
-        (peft.HiraConfig(r=3, target_modules=["query"]), r"rank of hira .* is 3; allowed is 1, 2, 4, 8"),
+        (peft.HiraConfig(r=99, target_modules=["query"]), r"rank of hira .* is 99; allowed is from 1 to 16"),
+        (
+            LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"),
+            r"rank of lora .* is 3; allowed is 2, 4, 6, 8",
+        ),
         (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
         (

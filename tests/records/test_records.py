@@ -234,7 +234,7 @@ def test_help_names_choices_and_default() -> None:
     assert SHORT_NAMES["strategy"].text.endswith(": halving or random. Default halving.")
     trials = SHORT_NAMES["trials"].text
     assert trials.startswith("Proposals to measure, at most") and trials.endswith("Default 24 (demo: 12).")
-    assert SHORT_NAMES["max_rank"].text == "Largest rank of any adapter."
+    assert SHORT_NAMES["max_rank"].text == "Largest rank of a low-rank adapter."
 
 
 def test_decision_names_the_flag_or_else_the_setting():

@@ -46,11 +46,20 @@ def test_a_step_time_drops_the_methods_that_declare_more() -> None:
 def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -> None:
     kept = limited(MIXED, LimitSpec(max_rank=8), METHODS)
     assert kept.methods["lora"].size == (4,)
-    assert kept.methods["bottleneck"].max_rank == 8
+    assert kept.methods["bottleneck"].max_rank is None  # a width is no rank of a matrix
     assert [part.max_rank for part in kept.mixes["merging"]] == [8, 8]
     assert "lora" not in limited(MIXED, LimitSpec(max_rank=3), METHODS).methods
     floored = Space(about="", methods={"lora": MethodSpace(min_rank=4), "ia3": MethodSpace()})
     assert limited(floored, LimitSpec(max_rank=3), METHODS).arms == ("ia3",)
+
+
+def test_a_largest_rank_leaves_numbers_that_are_no_ranks_of_matrices() -> None:
+    kept = limited(EVERYTHING, LimitSpec(max_rank=1), METHODS)
+    assert kept.arms == EVERYTHING.arms
+    counts = "fourierft oft c3a shira bottleneck prompt_tuning prefix_tuning p_tuning".split()
+    assert all(kept.methods[name] == EVERYTHING.methods[name] for name in counts if name in kept.methods)
+    matrices = ("lora", "loha", "lokr", "hira", "delora", "miss")
+    assert {kept.methods[name].max_rank for name in matrices if name in kept.methods} == {1}
 
 
 def test_limits_that_leave_nothing_are_refused_by_name() -> None:

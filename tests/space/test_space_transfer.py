@@ -206,6 +206,12 @@ def test_a_cap_on_ranks_holds_on_the_same_model_too() -> None:
     assert [a.rank for a in moved.adapters] == [3, 4]
 
 
+def test_a_cap_on_ranks_leaves_numbers_that_are_no_ranks() -> None:
+    sites = model(2)
+    source = plan((Adapter(method="shira", site="h.0.up", rank=4), lora("h.1.q", 2)), sites)
+    assert transfer(source, sites, context(sites, source.trainable_params), max_rank=2).plan == source
+
+
 def test_a_plan_of_which_nothing_maps_is_refused() -> None:
     there, here = model(2), model(2, roles={"q": (8, 8)})
     source = plan((lora("h.0.up", 1),), there)

@@ -28,10 +28,11 @@ class PeftMethod:
     """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
 
     By default a method starts as the identity, merges, shares no state among sites, and has no options, no
-    scale and no servers that read it. `ranks` makes it a ranked one. `short` is the word for narrow cells
-    where `label` is too long. `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is
-    divided by the ratio of the widths to the power of `width_exponent`, 0 for the same range everywhere.
-    Narrower models keep it too, as nothing was measured there.
+    scale and no servers that read it. `ranks` makes it a ranked one, of low-rank matrices unless `low_rank`
+    is False. `short` is the word for narrow cells where `label` is too long. `learning_rate_range` is for
+    base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the widths to the power of
+    `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as nothing was measured
+    there.
     `autopeft/methods/hira.py` is a short example.
     """
 
@@ -45,6 +46,7 @@ class PeftMethod:
     width_exponent: float = 0.0
     step_time: float
     step_time_source: str = COMPARISON
+    low_rank: bool = True
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
@@ -53,6 +55,7 @@ class PeftMethod:
     cost: Callable[[Site, int, Options], int]
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
     ranks: Callable[[Site, Options], Sequence[int]] = no_rank
+    only_if_asked: Callable[[Site], bool] = lambda site: False
     options: Callable[..., Options] = lambda site, **choices: {}
     scale: Callable[..., float] = lambda rank, **choices: 1.0
     servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
