@@ -15,6 +15,8 @@ from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 
 from autopeft.adapters.fitting import attach_one_each
+from autopeft.adapters.representable import in_head
+from autopeft.adapters.skeleton import Attached
 from autopeft.model import BaseModel, conv1d_to_linear
 
 
@@ -55,6 +57,22 @@ def attached_layers(
     Raises:
         SiteError: The configs, which were read from `path`, do not fit, or two adapt one site.
     """
+    return {target: _attached_layer(layer) for target, layer in _attach(configs, base, path=path).targets()}
+
+
+def n_trained(config: PeftConfig, base: BaseModel, *, path: Path) -> int:
+    """Parameters outside the task head that `peft` trains for a config, biases of the base model too.
+
+    Raises:
+        SiteError: The config, which was read from `path`, does not fit.
+    """
+    adapted = _attach([config], base, path=path).model.get_base_model()
+    trained = ((name, p) for name, p in adapted.named_parameters() if p.requires_grad)
+    return sum(parameter.numel() for name, parameter in trained if not in_head(name, base))
+
+
+def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:
+    """The configs without what they train whole, on a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
     if any(site.quantised for site in base.sites):
@@ -65,8 +83,7 @@ def attached_layers(
         if hasattr(config, "modules_to_save"):
             config.modules_to_save = None
     module.requires_grad_(False).eval()
-    attached = attach_one_each(module, copies, base_name=base.name, path=path)
-    return {target: _attached_layer(layer) for target, layer in attached.targets()}
+    return attach_one_each(module, copies, base_name=base.name, path=path)
 
 
 def _attached_layer(layer: Any) -> AttachedLayer:

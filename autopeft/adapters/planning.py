@@ -6,6 +6,7 @@ model without weights. The configs made of the plan must attach the same.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 
 from autopeft.adapters.checking import check_plan
-from autopeft.adapters.layers import AttachedLayer, attached_layers, describe_layer
+from autopeft.adapters.layers import AttachedLayer, attached_layers, describe_layer, n_trained
 from autopeft.adapters.reading import ConfigFile, holds_plan, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.representable import dropout_notes, in_head, method_for, require_representable
 from autopeft.adapters.stack import rate_factor
@@ -64,13 +65,14 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    files = [(file, method_for(file, methods, path=path)) for file in read_configs(path)]
-    for file, _ in files:
-        require_representable(file, base, path=path)
     meanings: list[_Meaning] = []
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
+        read = [_without_idle_bias(file, base, path=path) for file in read_configs(path)]
+        files = [(file, method_for(file, methods, path=path)) for file in read]
+        for file, _ in files:
+            require_representable(file, base, path=path)
         for file, method in files:
             meanings.append(_meaning(file, base, method, path=path))
             notes += [*unknown_keys(file), *dropout_notes(file), *meanings[-1].notes]
@@ -79,6 +81,17 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
         for meaning in meanings:
             _require_same(meaning, base, path=path)
     return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+
+def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> ConfigFile:
+    """The config without its `bias` where that trains nothing, as on a Llama, which has no biases."""
+    if getattr(file.config, "bias", "none") == "none":
+        return file
+    require_match(file, base, path=path)
+    plain: Any = copy.deepcopy(file.config)
+    plain.bias = "none"
+    is_idle = n_trained(plain, base, path=path) == n_trained(file.config, base, path=path)
+    return dataclasses.replace(file, config=plain) if is_idle else file
 
 
 @dataclass(frozen=True, kw_only=True)
