@@ -207,6 +207,8 @@ def _watching(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, site: Site
     ) -> Tensor | None:
         inputs = args[0] if args else next(iter(kwargs.values()))
+        if site.kind == "norm" and sum(isinstance(x, Tensor) for x in (*args, *kwargs.values())) > 1:
+            return None  # with a gate beside the input, whose part in the output no score knows
         are_tensors = isinstance(inputs, Tensor) and isinstance(output, Tensor)
         if not are_tensors or inputs.ndim < 2 or not output.is_floating_point():
             return None
