@@ -37,7 +37,8 @@ def estimate_text(estimate: StepEstimate) -> str:
     if estimate.rates is not None:
         device = estimate.rates.name
     trained = described.base_params if count is None else count.trainable_params
-    bits = "" if step.quantize == "none" else f", maps in {step.quantize}"
+    quantised = _bits_of(estimate)
+    bits = "" if quantised == "none" else f", maps in {quantised}"
     paragraphs = [
         f"{estimate.trainee.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
@@ -50,9 +51,20 @@ def estimate_text(estimate: StepEstimate) -> str:
     lines += ["", *_wrapped(_times(estimate))]
     if limits is not None:
         lines += ["", *_wrapped(_limits(limits, step))]
-    if count is not None and count.notes:
-        lines += ["", *_wrapped(f"note: {note}" for note in count.notes)]
+    if notes := _notes(estimate):
+        lines += ["", *_wrapped(f"note: {note}" for note in notes)]
     return "\n".join(lines)
+
+
+def _bits_of(estimate: StepEstimate) -> str:
+    """How bitsandbytes holds the maps, on request or in the checkpoint: `4bit`, `8bit` or `none`."""
+    stored = estimate.answer.described.stored
+    return estimate.answer.step.quantize if stored is None else stored.quantize
+
+
+def _notes(estimate: StepEstimate) -> list[str]:
+    described = estimate.answer.described
+    return [*described.notes, *(described.count.notes if described.count else ())]
 
 
 def _rows(n_rows: int) -> str:
@@ -150,9 +162,10 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "like": estimate.like,
         "device": "gpu" if estimate.on_gpu else "cpu",
         **_step_json(step),
+        "quantize": _bits_of(estimate),
         "phase": step.memory.phase,
         **_times_json(estimate),
-        "notes": [] if count is None else list(count.notes),
+        "notes": _notes(estimate),
     }
     if limits is None:
         return content

@@ -161,9 +161,9 @@ class _Steps:
         return self.at(1, min(_LEAST_TOKENS, self.max_tokens), self._bits(step)[-1], checkpointing=True)
 
     def _bits(self, step: Step) -> list[str]:
-        """What the weights may be held in; full fine-tuning trains no weights in few bits."""
-        is_full = self.describe(step.quantize).count is None
-        return [step.quantize] if is_full else list(dict.fromkeys((step.quantize, _FEW_BITS)))
+        """What the weights may be held in; not every model can be quantised, or gets smaller by it."""
+        takes_few_bits = self.describe(step.quantize).takes_few_bits
+        return list(dict.fromkeys((step.quantize, _FEW_BITS))) if takes_few_bits else [step.quantize]
 
     def _model(self, quantize: str, checkpointing: bool) -> MemoryModel:
         key = (quantize, checkpointing)

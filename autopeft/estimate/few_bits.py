@@ -9,10 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Bytes per weight. NF4 with constants quantised once more: half a byte, one byte per block of 64 weights, and
-# one float32 per 256 such bytes (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8: one byte, and
-# one float32 per row, which is left out.
-_BYTES_PER_WEIGHT = {"4bit": 1 / 2 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+from autopeft.model import BYTES_PER_WEIGHT
 
 
 class _Dequantised(torch.autograd.Function):
@@ -38,11 +35,11 @@ def _unpacked(packed: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) 
 class FewBitsLinear(nn.Linear):
     """A linear map whose weight takes few bits and has no values; only its memory is right."""
 
-    def __init__(self, plain: nn.Linear, quantize: str, *, dtype: torch.dtype) -> None:
+    def __init__(self, plain: nn.Linear, weight_bytes: float, *, dtype: torch.dtype) -> None:
         """Take the place of a plain map; it is multiplied in `dtype`."""
         super().__init__(1, 1, bias=False, device="meta")
         self.in_features, self.out_features = plain.in_features, plain.out_features
-        n_bytes = int(plain.weight.numel() * _BYTES_PER_WEIGHT[quantize])
+        n_bytes = int(plain.weight.numel() * weight_bytes)
         packed = torch.empty(n_bytes, dtype=torch.uint8, device=plain.weight.device)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = plain.bias
@@ -56,18 +53,19 @@ class FewBitsLinear(nn.Linear):
 
 
 def quantise_maps(
-    module: nn.Module, quantize: str, *, skipped: Iterable[str], dtype: torch.dtype = torch.bfloat16
+    module: nn.Module, bits: str | float, *, skipped: Iterable[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """Replace the linear maps of a model without weights by stand-ins in few bits, in place.
 
     Args:
         module: On the meta device.
-        quantize: `4bit` (NF4, constants quantised once more) or `8bit`.
+        bits: `4bit` (NF4, constants quantised once more), `8bit`, or the bytes that one weight takes.
         skipped: Names of modules that stay as they are, with all that they hold: head and output layer.
         dtype: What the maps are multiplied in.
     """
     kept = tuple(skipped)
+    weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits
     for name, child in list(module.named_modules()):
         is_kept = any(name == other or name.startswith(f"{other}.") for other in kept)
         if type(child) is nn.Linear and not is_kept:
-            module.set_submodule(name, FewBitsLinear(child, quantize, dtype=dtype))
+            module.set_submodule(name, FewBitsLinear(child, weight_bytes, dtype=dtype))

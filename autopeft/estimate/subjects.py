@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,24 @@ from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, Subject
 from autopeft.extension import Batch, Method, Task, hint_for
-from autopeft.model import BaseModel, load_skeleton, output_layer_names, without_cache
+from autopeft.model import (
+    BaseModel,
+    StoredWeights,
+    expert_weights,
+    left_by_bitsandbytes,
+    load_skeleton,
+    output_layer_names,
+    require_plain_weights,
+    stored_weights,
+    without_cache,
+)
 from autopeft.records import ModelSpec, Plan
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.tasks.parts.token_losses import piece_logits, pieces_of_a_gpu
 
 FULL = "full"  # the word for full fine-tuning
 _SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
+_MOST_EXPERTS = 0.5  # of all weights: with more in experts, few bits save little; chosen by hand
 _RANK = 16  # of a method that is named without one; chosen by hand
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _CLASSES, _TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -158,7 +169,8 @@ class TraineeOnModel:
     """A trainee on its base model: what a replay needs, and what is counted; no count of the whole model.
 
     `task` is the name of the task that such a model is trained for.
-    `servers` are as `Trainee.servers` gives them.
+    `servers` are as `Trainee.servers` gives them. `stored` is set where the checkpoint is quantised already.
+    `takes_few_bits` says whether `--quantize` is taken and would save memory.
     """
 
     subject: Subject
@@ -167,6 +179,9 @@ class TraineeOnModel:
     base_params: int
     count: Count | None
     servers: tuple[str, ...] | None
+    stored: StoredWeights | None = None
+    takes_few_bits: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def describe(
@@ -176,23 +191,23 @@ def describe(
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
+        ModelError: A model that is quantised already, and shall be quantised.
         SiteError: The trainee does not fit the model.
     """
-    if trainee.is_full and setup.model.quantize != "none":
-        raise SpecError(
-            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
-        )
     auto_class = auto_class_of([file.config for file in trainee.files])
     if trainee.task is not None:  # as of a plan; its checkpoint may name the class of a pretraining
         auto_class = tasks[trainee.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
+    stored = stored_weights(base.module.config)
+    _require_trainable(trainee, setup, base, stored)
     task = _task_of(trainee, base, auto_class, tasks)
     if auto_class is None:
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     base_model, base_params = base.name, base.base_params
     config: Any = base.module.config
-    n_layers = _n_alike(base.module)
-    max_tokens = base.max_tokens()
+    n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
+    max_tokens, experts = base.max_tokens(), expert_weights(base.module)
+    notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
     count = _count(trainee, plan, base, task, methods)
     if count is not None and n_layers is not None and not _is_even(count, n_layers):
@@ -221,7 +236,42 @@ def describe(
         base_params=base_params,
         count=count,
         servers=servers,
+        stored=stored,
+        takes_few_bits=stored is None and not trainee.is_full and experts < _MOST_EXPERTS * base_params,
+        notes=notes,
     )
+
+
+def _require_trainable(trainee: Trainee, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
+    """Refuse full fine-tuning in few bits, and `--quantize` on what is quantised already."""
+    if trainee.is_full and setup.model.quantize != "none":
+        raise SpecError(
+            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
+        )
+    if setup.model.quantize != "none":
+        require_plain_weights(base.module.config, base.name)
+    if trainee.is_full and stored is not None and not stored.is_loaded_plain:
+        raise SpecError(
+            f"Full fine-tuning cannot train the weights of {base.name}, which is quantised already "
+            f"({stored.method}); pass --model with the plain checkpoint."
+        )
+
+
+def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
+    """How the weights of a quantised checkpoint are counted, and what `--quantize` leaves plain."""
+    dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
+    if stored is None:
+        bits = setup.model.quantize
+        left = left_by_bitsandbytes(base.module, bits, n_weights=n_weights, dtype=dtype)
+        return (left,) if left and bits != "none" else ()
+    already = f"{base.name} is quantised already ({stored.method})"
+    if stored.is_loaded_plain:
+        return (f"{already}: it is dequantised to be trained, and counted in {dtype}.",)
+    if stored.weight_bytes is None:
+        return (f"{already}: its weights are counted as if plain.",)
+    experts = expert_weights(base.module)
+    rest = f", experts in {dtype}" if experts else ""
+    return (f"{already}: a weight of its linear maps is counted with {stored.weight_bytes:.3g} bytes{rest}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +296,10 @@ class _Builder:
         if setup.model.quantize != "none":
             kept = (*base.head_names, *output_layer_names(base.module))
             quantise_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
+        stored = stored_weights(base.module.config)
+        if stored is not None and stored.weight_bytes is not None:
+            kept = (*base.head_names, *stored.kept_modules(base.module))
+            quantise_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
         adapted: nn.Module
         if trainee.files:
             adapted = with_configs(base, [file.config for file in trainee.files], dtype=setup.dtype)
@@ -321,19 +375,27 @@ def _narrow_sites(trainee: Trainee, plan: Plan) -> Iterator[str]:
         )
 
 
-def _n_alike(module: nn.Module) -> int | None:
-    """The number of a model's layers where all have the same tensors; None where they may differ."""
+def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
+    """The number of a model's layers where all have the same tensors; None where they may differ.
+
+    `kept` are the maps that a quantised checkpoint holds in plain numbers.
+    """
     layers = repeated_layers(module)
     config: Any = module.config
     n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if layers is None or len(layers) != n_layers or len(layers) <= DEPTHS[-1] or config.is_encoder_decoder:
         return None
-    shapes = {_shapes(layer) for layer in layers}
-    return n_layers if len(shapes) == 1 else None
+    plain = {id(module.get_submodule(name)) for name in kept}
+    kinds = {(_shapes(layer), _names(layer, plain)) for layer in layers}
+    return n_layers if len(kinds) == 1 else None
 
 
 def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(parameter.shape)) for name, parameter in layer.named_parameters())
+
+
+def _names(layer: nn.Module, ids: Collection[int]) -> tuple[str, ...]:
+    return tuple(name for name, child in layer.named_modules() if id(child) in ids)
 
 
 def _is_even(count: Count, n_layers: int) -> bool:

@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, devices, memory, layers, sparse_attention → precision, cache, known_masks,
+classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
 input_statistics, saved_bytes, prefix, shapes, roles → origin, feed_forward, snapshot, widths, unchanged,
 attaching → checkpointing, sites, quantising, weights → virtual → base → checks, reaching → skeleton →
 loading, in_memory.
@@ -46,6 +46,8 @@ from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skip
 from autopeft.model.quantising import (
     conv1d_to_linear,
     dequantise,
+    expert_weights,
+    left_by_bitsandbytes,
     output_layer_names,
     unquantised_modules,
 )
@@ -54,11 +56,13 @@ from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
+from autopeft.model.stored import BYTES_PER_WEIGHT, StoredWeights, require_plain_weights, stored_weights
 from autopeft.model.unchanged import digest_of
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
 
 __all__ = [
+    "BYTES_PER_WEIGHT",
     "DEMO_HUB_ID",
     "DEMO_NAME",
     "FIRST_ROLES",
@@ -70,6 +74,7 @@ __all__ = [
     "KnownOutput",
     "Precision",
     "SavedBytes",
+    "StoredWeights",
     "adapter_names",
     "attach",
     "attached_names",
@@ -83,6 +88,7 @@ __all__ = [
     "dequantise",
     "device_names",
     "digest_of",
+    "expert_weights",
     "find_device",
     "for_task",
     "forked_rng",
@@ -105,6 +111,7 @@ __all__ = [
     "known_role",
     "last_maps",
     "layer_name",
+    "left_by_bitsandbytes",
     "like_gpus",
     "list_sites",
     "load",
@@ -128,12 +135,14 @@ __all__ = [
     "random_state",
     "release_memory",
     "require_plain",
+    "require_plain_weights",
     "resolve",
     "restoring",
     "save_weights",
     "set_initial_directions",
     "set_random_state",
     "skips_exactly",
+    "stored_weights",
     "text_configs",
     "to_float64",
     "unquantised_modules",

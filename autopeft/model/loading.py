@@ -33,6 +33,7 @@ from autopeft.model.locating import (
 )
 from autopeft.model.precision import Precision, find_device, make_current
 from autopeft.model.quantising import (
+    left_by_bitsandbytes,
     output_layer_names,
     quantisation_config,
     quantised_owners,
@@ -41,8 +42,10 @@ from autopeft.model.quantising import (
     stop_mutation,
 )
 from autopeft.model.reaching import keep_reached_sites
+from autopeft.model.shapes import n_params
 from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
+from autopeft.model.stored import require_plain_weights
 from autopeft.records import ModelSpec
 
 _NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._NormBase)
@@ -91,6 +94,10 @@ def load(
     if spec.quantize != "none":
         with precision.autocast(place):
             require_working_kernels(module.requires_grad_(False), name)
+        if text := left_by_bitsandbytes(
+            module, spec.quantize, n_weights=n_params(module), dtype=precision.dtype
+        ):
+            log.warning(text)
     needs_images = reads_images(auto_class)
     tokenizer = _processor(spec, source, name, needs_images=needs_images, is_needed=needs_tokenizer)
     if getattr(tokenizer, "pad_token_id", None) is not None:
@@ -171,11 +178,7 @@ def _read_quantised(
             "safetensors, or leave --quantize out."
         )
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    existing = getattr(skeleton.module.config, "quantization_config", None)
-    if existing is not None:
-        settings = existing if isinstance(existing, dict) else vars(existing)
-        method = getattr(settings.get("quant_method"), "value", settings.get("quant_method"))
-        raise ModelError(f"{skeleton.name} is quantised already ({method}); leave --quantize out.")
+    require_plain_weights(skeleton.module.config, skeleton.name)
     skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
     while True:
         config = quantisation_config(spec.quantize, skipped, dtype=dtype)

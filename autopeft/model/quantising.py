@@ -23,6 +23,7 @@ from autopeft.records import QUANTISED
 # bfloat16 by as much. Chosen by hand, well above both.
 _TOLERANCE = 0.05
 _PROBE_ROWS = 4  # chosen by hand
+_FEW_EXPERTS = 0.05  # of all weights, which are not worth a word; chosen by hand
 _REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,32 @@ def output_layer_names(module: nn.Module) -> tuple[str, ...]:
     """The name of a language model's output layer, which is not quantised, as in QLoRA; else none."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
+
+
+def left_by_bitsandbytes(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
+    """A sentence about the experts of a mixture that stay plain; None where they are a small share.
+
+    `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear maps only.
+
+    Args:
+        module: The model, or its skeleton.
+        bits: The value of `--quantize`.
+        n_weights: Of the whole model.
+        dtype: What they stay in.
+    """
+    n_left = expert_weights(module)
+    if n_left < _FEW_EXPERTS * n_weights:
+        return None
+    return (
+        f"--quantize {bits} leaves {n_left:,} of {n_weights:,} weights (experts in one parameter) in {dtype}."
+    )
+
+
+def expert_weights(module: nn.Module) -> int:
+    """The number of weights in parameters that hold several matrices, one for each expert."""
+    parts = [part for part in module.modules() if not isinstance(part, nn.modules.conv._ConvNd)]
+    stacks = {id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim == 3}
+    return sum(stacks.values())
 
 
 def quantised_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:

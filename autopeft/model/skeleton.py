@@ -19,6 +19,7 @@ from autopeft.model.locating import (
     resolve,
 )
 from autopeft.model.quantising import conv1d_to_linear
+from autopeft.model.stored import stored_weights
 from autopeft.records import ModelSpec
 
 
@@ -56,7 +57,8 @@ def load_skeleton(
             module = getattr(builder, "from_config", builder)(config)
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
-    if spec.quantize != "none":
+    stored = stored_weights(config)
+    if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
         conv1d_to_linear(module)
     base = BaseModel(module, None, name=name, untrained=frozenset())
     require_sites(base)

@@ -268,3 +268,16 @@ def test_method_without_a_model_asks_for_one() -> None:
     result = run("lora_r8")
     assert result.exit_code == 2
     assert "--model" in result.stderr
+
+
+def test_checkpoint_in_4_bits_is_named_without_a_flag(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    wish = ("lora_r8", "--model", tmp_path, "--batch-size", 1, "--max-length", 16)
+    content = estimated(*wish)
+    assert content["quantize"] == "4bit"
+    assert [note for note in content["notes"] if "is quantised already (bitsandbytes)" in note]
+    refused = run(*wish, "--quantize", "4bit")
+    assert refused.exit_code == 2
+    assert "is quantised already (bitsandbytes); leave --quantize out." in refused.stderr

@@ -103,6 +103,15 @@ def test_output_layer_of_a_language_model_stays_plain(saved):
     assert type(base.module.lm_head) is nn.Linear
 
 
+def test_experts_that_stay_plain_are_warned_of(saved, caplog):
+    base = load_toy(saved("moe-lm"), "4bit", architecture="moe-lm")
+    n_left = sum(p.numel() for name, p in base.module.named_parameters() if ".experts." in name)
+    words = f"4bit leaves {n_left:,} of {base.base_params:,} weights (experts in one parameter) in float32."
+    assert words in caplog.text
+    load_toy(saved(LLM), "4bit", architecture=LLM)
+    assert caplog.text.count("--quantize 4bit leaves") == 1
+
+
 @by_bits
 def test_causal_model_is_distinguished_from_a_bidirectional_one(bits, saved, tokenizer, tmp_path):
     load_toy(saved(LLM), bits, architecture=LLM)

@@ -1,0 +1,101 @@
+"""Checkpoints that are quantised already, and experts that bitsandbytes leaves as they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from autopeft.errors import ModelError, SpecError
+from autopeft.estimate import Setup, by_name, describe
+from autopeft.extension import discover
+from autopeft.records import ModelSpec
+
+METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
+SHAPE |= {"vocab_size": 400, "max_position_embeddings": 64, "tie_word_embeddings": False}
+IN_LAYER = {"self_attn": 4 * 64**2, "mlp": 3 * 64 * 128}
+N_LAYERS, N_MAPS = 6, 6 * sum(IN_LAYER.values())
+N_PLAIN = 2 * 400 * 64 + (2 * N_LAYERS + 1) * 64  # embeddings, output layer and norms
+BITSANDBYTES = {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}
+EXPERTS = {"num_local_experts": 8, "num_key_value_heads": 4}
+GROUPS = {"bits": 4, "group_size": 128}
+
+
+def described(folder, stored, *, word="lora_r4", quantize="none", kind=transformers.LlamaConfig, **shape):
+    """A word on a model whose config says how its checkpoint is quantised."""
+    config = kind(**(SHAPE | shape), architectures=[kind.__name__.replace("Config", "ForCausalLM")])
+    if stored is not None:
+        config.quantization_config = stored
+    config.save_pretrained(folder)
+    setup = Setup(model=ModelSpec(id=str(folder), quantize=quantize), dtype=torch.bfloat16)
+    return describe(by_name(word, METHODS), setup, methods=METHODS, tasks=TASKS)
+
+
+def frozen_bytes(found):
+    """The bytes of what is replayed with all layers, adapters apart."""
+    parameters = found.subject.build(None).parameters()
+    return sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("stored", "bytes_per_weight"),
+    [
+        # One scale in 64 weights, a byte of it and a float32 for 256 of them, or a float32 each.
+        (
+            BITSANDBYTES | {"load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+            1 / 2 + (1 + 4 / 256) / 64,
+        ),
+        (BITSANDBYTES | {"load_in_4bit": True, "bnb_4bit_use_double_quant": False}, 1 / 2 + 4 / 64),
+        (BITSANDBYTES | {"load_in_8bit": True}, 1),
+        (GROUPS | {"quant_method": "gptq"}, 1 / 2 + (2 + 1 / 2) / 128),
+        (GROUPS | {"quant_method": "awq"}, 1 / 2 + (2 + 1 / 2) / 128),
+        (GROUPS | {"quant_method": "gptq", "bits": 8, "group_size": -1}, 1),
+        ({"quant_method": "fbgemm_fp8"}, 2),
+        ({"quant_method": "mxfp4"}, 2),
+        (None, 2),
+    ],
+)
+def test_weights_of_maps_take_the_bytes_of_the_checkpoint_and_the_others_two(
+    stored, bytes_per_weight, tmp_path
+):
+    found = described(tmp_path, stored)
+    assert frozen_bytes(found) == pytest.approx(2 * N_PLAIN + bytes_per_weight * N_MAPS, rel=1e-3)
+    assert found.base_params == N_PLAIN + N_MAPS
+    assert [note for note in found.notes if "is quantised already" in note] == list(found.notes)
+    assert bool(found.notes) == (stored is not None)
+
+
+def test_maps_that_a_checkpoint_left_plain_take_two_bytes(tmp_path):
+    skipped = ["lm_head", "model.layers.1.mlp", "model.layers.4.mlp.down_proj"]
+    stored = BITSANDBYTES | {"load_in_8bit": True, "llm_int8_skip_modules": skipped}
+    found = described(tmp_path, stored)
+    n_kept = IN_LAYER["mlp"] * (1 + 1 / 3)
+    assert frozen_bytes(found) == pytest.approx(2 * N_PLAIN + N_MAPS + n_kept, rel=1e-3)
+
+
+def test_quantised_checkpoint_is_not_quantised_again_nor_trained_whole(tmp_path):
+    stored = GROUPS | {"quant_method": "awq"}
+    with pytest.raises(ModelError, match=r"is quantised already \(awq\); leave --quantize out"):
+        described(tmp_path, stored, quantize="4bit")
+    with pytest.raises(SpecError, match=r"Full fine-tuning .* \(awq\); pass --model with the plain"):
+        described(tmp_path, stored, word="full")
+    assert described(tmp_path, {"quant_method": "mxfp4"}, word="full").count is None  # is dequantised
+
+
+def test_few_bits_are_proposed_only_where_they_save_memory(tmp_path):
+    assert described(tmp_path, None).takes_few_bits
+    assert not described(tmp_path, None, kind=transformers.MixtralConfig, **EXPERTS).takes_few_bits
+    assert not described(tmp_path, None, word="full").takes_few_bits
+    assert not described(tmp_path, {"quant_method": "fp8"}).takes_few_bits
+
+
+def test_experts_that_stay_plain_are_noted(tmp_path):
+    experts = {"kind": transformers.MixtralConfig, **EXPERTS}
+    found = described(tmp_path, None, quantize="4bit", **experts)
+    n_left = N_LAYERS * 8 * IN_LAYER["mlp"]
+    n_all = n_left + N_LAYERS * (IN_LAYER["self_attn"] + 8 * 64) + N_PLAIN
+    assert found.notes == (
+        f"--quantize 4bit leaves {n_left:,} of {n_all:,} weights (experts in one parameter) in bfloat16.",
+    )
+    assert described(tmp_path, None, **experts).notes == ()
