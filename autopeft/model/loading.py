@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
@@ -48,7 +49,7 @@ from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import require_plain_weights
 from autopeft.records import ModelSpec
 
-_NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._NormBase)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,9 @@ def _read_quantised(
 ) -> tuple[Any, Mapping[str, Any]]:
     """As `_read`, quantised but for the head, the output layer and the maps that the checkpoint lacks.
 
-    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice. Embeddings
-    and the output layer are held in the number format that the model computes in.
+    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice. All
+    is read in the number format that the model computes in: what is not quantised takes no more memory
+    meanwhile, and 4-bit maps unpack into this format.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):
@@ -187,28 +189,28 @@ def _read_quantised(
             spec,
             auto_class,
             label_names,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             quantization_config=config,
             device_map={"": place},
         )
         lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
-            _narrow(module, getattr(torch, dtype))
+            _own_memory(module)
             return module, checkpoint
         skipped += lacking
 
 
-def _narrow(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Hold what is not quantised of a frozen model in a number format: embeddings, the output layer and such.
+def _own_memory(module: nn.Module) -> None:
+    """Give the weights that are not quantised memory of their own, and hold norms of torch in float32.
 
-    Norms of torch stay in float32, since on a CPU they refuse inputs of a wider format. All get memory of
-    their own: a view of the checkpoint would keep its whole file mapped, which is several times as large.
+    On a CPU these norms refuse inputs of a wider format. A view of the checkpoint would keep its whole file
+    mapped there, which is several times as large.
     """
     wide = {id(p) for part in module.modules() if isinstance(part, _NORMS) for p in part.parameters()}
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            wanted = torch.float32 if id(parameter) in wide else dtype
-            parameter.data = parameter.data.to(wanted, copy=True)
+            wanted = torch.float32 if id(parameter) in wide else parameter.dtype
+            parameter.data = parameter.data.to(wanted, copy=parameter.device.type == "cpu")
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:

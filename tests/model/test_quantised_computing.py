@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+import transformers
 from toys.bases import state_of
 from toys.quantised import QUANTISED_MARKS, by_bits, load_toy
 from transformers.pytorch_utils import Conv1D
@@ -28,6 +29,27 @@ def plain_twin(base):
         device_map={"": "cpu"},
     )
     return twin.dequantize().eval()
+
+
+@by_bits
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_and_outputs_are_those_of_transformers_in_the_same_format(bits, dtype, saved):
+    folder = saved("llama-lm")
+    base = load_toy(folder, bits, architecture="llama-lm", precision=model.Precision(dtype=dtype))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        quantization_config=base.module.config.quantization_config,
+        dtype=getattr(torch, dtype),
+        device_map={"": "cpu"},
+    ).eval()
+    stop_mutation(plain)
+    expected = plain.state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in base.module.state_dict().items())
+    packed = [child for child in base.module.modules() if n_bits(child) == 4]
+    assert {child.weight.quant_state.dtype for child in packed} <= {getattr(torch, dtype)}
+    ids = torch.arange(2, 12).reshape(2, 5)
+    with torch.no_grad():
+        assert torch.equal(base.module(ids).logits, plain(ids).logits)
 
 
 @by_bits
