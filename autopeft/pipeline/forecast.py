@@ -13,7 +13,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Plan
 from autopeft.space import AllocationContext, Policy, Space
-from autopeft.train import Pace, pace_of
+from autopeft.train import Pace, kept_bytes, pace_of
 
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
@@ -127,7 +127,7 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     """What a training step of each method takes where it spends the whole budget, weights included.
 
     The step is that of the longest rows that the device takes at once; what it keeps for the backward pass is
-    counted in a forward pass.
+    counted in a forward pass, with what a checkpointed layer computes again.
 
     Raises ModelError where memory runs out.
     """
@@ -141,5 +141,5 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
         plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
         trained = plan.trainable_params + prepared.base.head_params
-        peaks[name] = weights + bench.saved_bytes(plan, rows) + _TRAINED_BYTES * trained
+        peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
     return peaks

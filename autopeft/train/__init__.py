@@ -19,7 +19,7 @@ states, loop → failures → bench → choosing, pace.
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
-from autopeft.train.choosing import LESS_MEMORY, choose_compute
+from autopeft.train.choosing import LESS_MEMORY, choose_compute, kept_bytes
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
 from autopeft.train.lengths import count_tokens, uncut_lengths
@@ -42,6 +42,7 @@ __all__ = [
     "encode_split",
     "encode_splits",
     "full_run_steps",
+    "kept_bytes",
     "max_length_of",
     "pace_of",
     "padded_tokens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.model import free_bytes, is_out_of_memory, release_memory
@@ -74,10 +75,31 @@ def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:
     if plain is not None and inputs >= plain:
         log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
         return plain, False
-    # Beside the inputs of all layers, one layer at a time keeps what it computes again.
+    return inputs + _in_one_layer(bench, plain, inputs), True
+
+
+def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
+    """What train rows, as one micro-batch, keep for the backward pass of a plan, as the bench computes.
+
+    With checkpointing these are the inputs of all layers, and what one layer computes again.
+    """
+    kept = bench.saved_bytes(plan, rows)
+    if not bench.compute.checkpointing:
+        return kept
+    sizes = bench.splits["train"].sizes
+    longest = [max(rows, key=lambda row: int(sizes[row]))]  # without checkpointing all may take too much
+    plain = _plain_bytes(replace(bench, compute=Compute()), plan, longest, "on")
+    return kept + len(rows) * _in_one_layer(bench, plain, bench.saved_bytes(plan, longest))
+
+
+def _in_one_layer(bench: Bench, plain: int | None, inputs: int) -> int:
+    """What one layer keeps where it is computed again, beside the inputs of all layers.
+
+    `plain` is what all keep without checkpointing; None where memory runs out.
+    """
     n_layers = len({site.layer for site in bench.base.sites if site.layer is not None})
-    in_layers = _LAYER_OVER_INPUT * inputs if plain is None else plain - inputs
-    return inputs + in_layers // max(1, n_layers), True
+    in_layers = _LAYER_OVER_INPUT * inputs if plain is None else max(0, plain - inputs)
+    return in_layers // max(1, n_layers)
 
 
 def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:

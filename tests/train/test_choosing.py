@@ -15,7 +15,7 @@ from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ExecutionSpec
 from autopeft.store import RunDir
-from autopeft.train import Bench, choose_compute
+from autopeft.train import Bench, choose_compute, kept_bytes
 from autopeft.train.choosing import most_tokens
 
 GIB, MIB = 2**30, 2**20
@@ -88,6 +88,18 @@ def test_checkpointed_row_keeps_less_and_trains_to_the_same_numbers(make_bench, 
     seen, again = (bench.measure(plan, fidelity()) for bench in (plain, thrifty))
     assert again.loss == pytest.approx(seen.loss, abs=1e-6)  # with dropout, whose draws repeat
     assert again.peak_bytes < seen.peak_bytes
+
+
+def test_checkpointed_rows_keep_what_one_layer_computes_again_beside_the_inputs(make_bench, make_plan):
+    """The toy has two layers, of which one at a time is computed again."""
+    bench = make_bench()
+    plan, rows = make_plan(bench.base, "lora"), [0, 0, 0]
+    plain = kept_bytes(bench, plan, rows)
+    assert plain == bench.saved_bytes(plan, rows)
+    bench.compute.checkpointing = True
+    inputs = bench.saved_bytes(plan, rows)
+    kept = kept_bytes(bench, plan, rows)
+    assert kept == pytest.approx(inputs + (plain - inputs) / 2, rel=0.05)
 
 
 def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
