@@ -26,8 +26,8 @@ _SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percenti
 Derived = tuple[RunSpec, tuple[Decision, ...]]
 
 
-def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: Task) -> Derived:
-    """The settings with the tokens of an example; the tokens of a sample of train rows are counted.
+def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: Task, device: str) -> Derived:
+    """The settings with the tokens of an example; `device` is the type of what trains, such as cpu.
 
     Raises DataError where the rows cannot be encoded.
     """
@@ -37,7 +37,7 @@ def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: 
     room = train.max_length_of(base)
     if task.defaults.is_packed:
         n_tokens = train.count_tokens(loaded.train, base, task, block_length=limits[0])
-        most = int(limits[1] * (_CPU_SHARE if base.device.type == "cpu" else 1))
+        most = int(limits[1] * (_CPU_SHARE if device == "cpu" else 1))
         value, rule = block_length(n_tokens, limits=(limits[0], min(most, room or most)))
     else:
         lengths = _uncut_lengths(loaded.train, base, task, seed=spec.search.seed)
@@ -99,11 +99,11 @@ def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
     return value, f"about {n_tokens // value:,} train blocks; longer ones would be fewer than {_BLOCKS}"
 
 
-def with_full_run(spec: RunSpec, lengths: Sequence[int], base: BaseModel, task: Task) -> Derived:
-    """The settings with batch size and epochs; `lengths` are the tokens of the encoded train examples."""
+def with_full_run(spec: RunSpec, lengths: Sequence[int], task: Task, device: str) -> Derived:
+    """The settings with batch size and epochs; `lengths` are tokens of train examples, `device` a type."""
     decisions = []
     if spec.task.batch_size is None:
-        share = _CPU_SHARE if base.device.type == "cpu" else 1.0
+        share = _CPU_SHARE if device == "cpu" else 1.0
         value, rule = batch_size(lengths, defaults=task.defaults, share=share)
         spec = with_setting(spec, "task.batch_size", value)
         decisions.append(_decision("batch_size", value, rule))

@@ -25,7 +25,7 @@ from autopeft.pipeline.estimate_request import (
 )
 from autopeft.pipeline.estimate_trainee import read_trainee
 from autopeft.pipeline.row_lengths import RowLengths, row_lengths
-from autopeft.records import ModelSpec
+from autopeft.records import ModelSpec, TaskSpec
 from autopeft.store import parse_bytes
 
 
@@ -142,11 +142,14 @@ def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths
     return row_lengths(
         spec,
         run.data,
-        task=task,
-        batch_size=request.batch_size,
-        max_length=request.max_length,
-        epochs=run.epochs,
-        max_steps=run.max_steps,
+        task=TaskSpec(
+            name=task,
+            batch_size=request.batch_size,
+            max_length=request.max_length,
+            epochs=run.epochs,
+            max_steps=run.max_steps,
+        ),
+        device="cpu" if request.device.startswith("cpu") else "cuda",
     )
 
 

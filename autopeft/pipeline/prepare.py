@@ -105,9 +105,9 @@ def prepare(
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     if form := text_form(task):
         log.info("%s", form)
-    spec, length = with_max_length(spec, loaded, base, task)
+    spec, length = with_max_length(spec, loaded, base, task, base.device.type)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
-    spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), base, task)
+    spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), task, base.device.type)
     spec, answers = with_max_new_tokens(spec, splits["train"].labels, task)
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     n_train = len(splits["train"].labels)

@@ -25,36 +25,27 @@ class RowLengths:
     n_steps: int
 
 
-def row_lengths(
-    spec: ModelSpec,
-    source: str,
-    *,
-    task: str,
-    batch_size: int | None,
-    max_length: int | None,
-    epochs: float | None,
-    max_steps: int | None,
-) -> RowLengths:
+def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
     """The rows of a full run as a search would train them, without weights; batches are padded.
+
+    Args:
+        spec: The base model, of which the config and the tokenizer are read.
+        source: The dataset.
+        task: The task, and what the user has set of batch size, length, epochs and steps.
+        device: The type of the device that trains, such as cpu, on which what is left open depends.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.
     """
-    run = RunSpec(
-        model=spec.model_copy(update={"quantize": "none"}),
-        data=DataSpec(source=source),
-        task=TaskSpec(
-            name=task, batch_size=batch_size, max_length=max_length, epochs=epochs, max_steps=max_steps
-        ),
-    )
-    part = discover("autopeft.tasks")[task]
+    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=DataSpec(source=source), task=task)
+    part = discover("autopeft.tasks")[task.name]
     loaded = data.load(run.data, seed=run.search.seed, read_rows=part.read_rows)
     base = model.load_skeleton(spec, auto_class=part.auto_class)
     base.tokenizer = model.load_processor(spec)
     fitted = part.fitted(run.task, loaded.target, base.tokenizer)
-    run, length = with_max_length(run, loaded, base, fitted)
+    run, length = with_max_length(run, loaded, base, fitted, device)
     encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
-    run, full_run = with_full_run(run, encoded.lengths.tolist(), base, fitted)
+    run, full_run = with_full_run(run, encoded.lengths.tolist(), fitted, device)
     for decision in (*length, *full_run):
         log.info("%s", decision)
     n_train = len(encoded.labels)

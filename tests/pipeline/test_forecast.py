@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import transformers
 from toys.specs import run_spec
 from typer.testing import CliRunner
 
@@ -16,7 +18,7 @@ from autopeft.cli.app import app
 from autopeft.cli.previews import preview_text
 from autopeft.extension import discover
 from autopeft.pipeline.row_lengths import row_lengths
-from autopeft.records import ModelSpec
+from autopeft.records import ModelSpec, TaskSpec
 
 
 def dry_run(model_dir, data_dir, *flags):
@@ -68,11 +70,8 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     rows = row_lengths(
         ModelSpec(id=str(model_dir)),
         str(data_dir),
-        task="text-classification",
-        batch_size=8,
-        max_length=None,
-        epochs=2,
-        max_steps=None,
+        task=TaskSpec(name="text-classification", batch_size=8, epochs=2),
+        device="cuda",
     )
     tokenizer = model.load_processor(ModelSpec(id=str(model_dir)))
     texts = [line.rsplit(",", 1)[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
@@ -82,6 +81,29 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     n_train = rows.n_steps // 2 * 8
     assert 0 < n_train < len(texts)  # a part of train is kept for the search split
     assert rows.n_rows == 8
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 0.5), ("cuda", 1)])
+def test_a_step_of_a_cpu_has_half_of_the_tokens_of_a_gpu(device, share, tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=1024,
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(folder)
+    wide = copy.deepcopy(tokenizer)
+    wide.model_max_length = 1024
+    wide.save_pretrained(folder)
+    rows = [json.dumps({"prompt": f"text number {i} " * 60, "completion": f"{i} " * 9}) for i in range(400)]
+    (tmp_path / "long.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    task = TaskSpec(name="text-generation", max_length=900)
+    found = row_lengths(ModelSpec(id=str(folder)), str(tmp_path / "long.jsonl"), task=task, device=device)
+    most = share * discover("autopeft.tasks")["text-generation"].defaults.step_tokens
+    assert most / 2 < found.n_rows * found.typical_tokens <= most
 
 
 def test_columns_of_texts_without_a_label_name_only_the_text(llama_with_weights, tmp_path):
