@@ -25,6 +25,7 @@ from autopeft.model.classes import loading_class, reads_images, require_class
 from autopeft.model.devices import has_used_gpus
 from autopeft.model.locating import (
     LOAD_ERRORS,
+    adapter_error,
     config_of,
     load_error,
     name_first_token,
@@ -46,7 +47,7 @@ from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_params
 from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
-from autopeft.model.stored import require_plain_weights
+from autopeft.model.stored import dequantising, require_plain_weights, require_trainable
 from autopeft.records import ModelSpec
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -84,8 +85,10 @@ def load(
     place = find_device(device)
     make_current(place)
     if spec.quantize == "none":
-        dtype = precision.torch_dtype
-        module, checkpoint = _read(source, spec, auto_class, label_names, dtype=dtype)
+        settings = {} if source.endswith(".gguf") else dequantising(config_of(spec))
+        settings["dtype"] = precision.torch_dtype
+        module, checkpoint = _read(source, spec, auto_class, label_names, **settings)
+        require_trainable(module, name)
         module = module.to(place)
     else:
         module, checkpoint = _read_quantised(
@@ -155,6 +158,8 @@ def _read(
             return _read(source, spec, wanted, label_names, **settings)
         require_class(config, auto_class, name=source)
         raise load_error(source, error) from error
+    if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded with it
+        raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
     return module, checkpoint
 
 

