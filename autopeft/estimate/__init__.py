@@ -1,7 +1,7 @@
 """What a training step will take, predicted before it runs and without weights.
 
 Inside the folder each file imports only from those before it: rates, few_bits, gpu_autocast, known_results →
-fake → living_bytes → probing, phases → replay → scaling → subjects, fitting → answers.
+fake → living_bytes → probing, phases → replay → scaling → alike → subjects, fitting → answers.
 """
 
 from __future__ import annotations

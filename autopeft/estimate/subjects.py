@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from autopeft.adapters import (
     type_name,
 )
 from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.estimate.alike import is_even, n_alike
 from autopeft.estimate.few_bits import quantise_maps
-from autopeft.estimate.phases import repeated_layers
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import base_in, with_configs, without_weights
-from autopeft.estimate.scaling import DEPTHS, Subject
+from autopeft.estimate.scaling import Subject
 from autopeft.extension import Batch, Method, Task, hint_for
 from autopeft.model import (
     BaseModel,
@@ -205,12 +205,12 @@ def describe(
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     base_model, base_params = base.name, base.base_params
     config: Any = base.module.config
-    n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
+    n_layers = n_alike(base.module, stored.kept_modules(base.module) if stored else ())
     max_tokens, experts = base.max_tokens(), expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
     count = _count(trainee, plan, base, task, methods)
-    if count is not None and n_layers is not None and not _is_even(count, n_layers):
+    if count is not None and n_layers is not None and not is_even(count, n_layers):
         n_layers = None
     builder = _Builder(trainee=trainee, setup=setup, task=task, methods=methods, auto_class=auto_class)
     n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
@@ -373,32 +373,3 @@ def _narrow_sites(trainee: Trainee, plan: Plan) -> Iterator[str]:
             f"highest that they can use; a peft config of r={trainee.rank} attaches that rank there too, "
             "with more parameters."
         )
-
-
-def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
-    """The number of a model's layers where all have the same tensors; None where they may differ.
-
-    `kept` are the maps that a quantised checkpoint holds in plain numbers.
-    """
-    layers = repeated_layers(module)
-    config: Any = module.config
-    n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if layers is None or len(layers) != n_layers or len(layers) <= DEPTHS[-1] or config.is_encoder_decoder:
-        return None
-    plain = {id(module.get_submodule(name)) for name in kept}
-    kinds = {(_shapes(layer), _names(layer, plain)) for layer in layers}
-    return n_layers if len(kinds) == 1 else None
-
-
-def _shapes(layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, tuple(parameter.shape)) for name, parameter in layer.named_parameters())
-
-
-def _names(layer: nn.Module, ids: Collection[int]) -> tuple[str, ...]:
-    return tuple(name for name, child in layer.named_modules() if id(child) in ids)
-
-
-def _is_even(count: Count, n_layers: int) -> bool:
-    """Whether all layers train equally many parameters, or none."""
-    by_layer = [n for layer, n in count.by_layer.items() if layer.isdigit()]
-    return not by_layer or (len(by_layer) == n_layers and len(set(by_layer)) == 1)
