@@ -1,0 +1,120 @@
+"""Which plan `engine.search` hands over once the confirmation has spoken."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from toys.engine import is_baseline, levels, method_of, problem, run
+
+from autopeft.engine.judge import recommended
+from autopeft.records import (
+    Adapter,
+    Confirmation,
+    Fidelity,
+    LimitSpec,
+    Measurement,
+    Plan,
+    Status,
+)
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def luck_of_the_search(plan: Plan, fidelity: Fidelity) -> float | None:
+    """IA3 shines on the search split alone."""
+    return levels(ia3=0.9 if fidelity.split == "search" else 0.1)(plan, fidelity)
+
+
+def by_name(confirmations: tuple[Confirmation, ...]) -> dict[str, Confirmation]:
+    return {confirmation.name: confirmation for confirmation in confirmations}
+
+
+def test_luck_on_the_search_split_is_found_out_and_the_baseline_is_handed_over() -> None:
+    outcome = run(luck_of_the_search).outcome
+    assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
+    assert outcome.best == outcome.baseline
+    assert outcome.verdict.label == "default kept"
+    assert outcome.verdict.sentence.startswith(
+        "The baseline is kept. The plan that the search put first is worse"
+    )
+    assert (outcome.verdict.mean_difference or 0.0) < 0
+    named = by_name(outcome.confirmations)
+    assert named["incumbent"].plan == outcome.incumbent
+    assert named["best"].plan == named["baseline"].plan == outcome.baseline
+
+
+def test_smaller_plan_below_the_baseline_is_kept_only_as_a_candidate_for_the_smallest() -> None:
+    """IA3 is put first, is half a point worse when confirmed, and has fewer parameters."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        is_search = fidelity.split == "search"
+        return {"ia3": 0.9 if is_search else 0.795, "lora": 0.8, "head": 0.3}[method_of(plan)]
+
+    outcome = run(truth, n_confirm=200).outcome
+    assert outcome.best == outcome.baseline and outcome.smallest == outcome.incumbent
+    assert 2 * outcome.smallest.trainable_params <= outcome.best.trainable_params
+    assert outcome.verdict.smallest_equivalent == "unproven"
+
+
+@pytest.mark.parametrize(("ia3", "label"), [(0.9, "better"), (0.5, "default kept")])
+def test_a_small_plan_is_handed_over_where_it_beats_a_leading_baseline(ia3: float, label: str) -> None:
+    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
+        if fidelity.split == "confirm":
+            return levels(lora=0.4, ia3=ia3)(plan, fidelity)
+        return 0.75 if is_baseline(plan) else levels(ia3=0.72)(plan, fidelity)
+
+    outcome = run(quality, seeds=3).outcome
+    assert (outcome.verdict.label, method_of(outcome.smallest)) == (label, "ia3")
+    assert (outcome.best == outcome.smallest) == (label == "better")
+
+
+@pytest.mark.parametrize(
+    ("share", "label"), [(1.0, "default kept"), (0.95, "default kept"), (0.5, "equivalent")]
+)
+def test_as_good_with_as_many_parameters_is_no_reason_to_leave_the_default(share: float, label: str) -> None:
+    incumbent, baseline = (
+        Plan(adapters=(Adapter(method="lora", site=site, rank=1),), learning_rate=1e-3, trainable_params=n)
+        for site, n in (("h.0.q", round(1000 * share)), ("h.0.v", 1000))
+    )
+    right = [1.0] * 4000 + [0.0] * 1000
+    confirmed = {
+        plan: [
+            Measurement(
+                plan=plan,
+                fidelity=Fidelity(
+                    split="confirm", train_steps=9, train_examples=9, eval_examples=5000, seed=seed
+                ),
+                status=Status.COMPLETE,
+                metric=0.8,
+                loss=0.5,
+                example_scores=tuple(right[moved:] + right[:moved]),
+            )
+            for seed in (1, 2)
+        ]
+        for plan, moved in ((incumbent, 10), (baseline, 0))
+    }
+    best = recommended(problem(seeds=2), confirmed, incumbent=incumbent, baseline=baseline)
+    assert (best == baseline) == (label == "default kept")
+
+
+def test_an_incumbent_that_never_finished_is_not_handed_over() -> None:
+    """Neither it nor the baseline has a run to show: both are wrong on every example, and so equal."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_lost = fidelity.split == "confirm" and plan.adapters
+        return None if is_lost else levels(ia3=0.9)(plan, fidelity)
+
+    outcome = run(truth, n_confirm=1000).outcome
+    assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
+    assert outcome.best == outcome.baseline
+    assert outcome.verdict.label == "default kept"
+
+
+def test_a_baseline_that_breaks_a_limit_is_not_handed_over() -> None:
+    """It has more parameters than `--max-adapter-size` allows, and the incumbent is behind it."""
+    limits = LimitSpec(max_adapter_bytes=400)  # 100 parameters; LoRA takes more
+    free, limited = run(luck_of_the_search).outcome, run(luck_of_the_search, limits=limits).outcome
+    assert free.best == free.baseline
+    assert 4 * limited.baseline.trainable_params > 400
+    assert limited.best == limited.incumbent or limited.incumbent is None
+    assert 4 * limited.best.trainable_params <= 400
