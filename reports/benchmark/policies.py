@@ -141,6 +141,7 @@ class _StandIn:
     bench: SimpleNamespace
     full_steps: int
     decisions: tuple[Decision, ...] = ()
+    rungs: None = None  # a new run has none yet
 
 
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
