@@ -30,8 +30,8 @@ def recommended(
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
     better nor proven as good with fewer parameters; and where it is proven as good with as many parameters,
-    which is no reason to leave what people use. An incumbent that never finished is not handed over; nor is a
-    baseline that breaks a limit, for which `may_be_baseline` is false.
+    which is no reason to leave what people use. An incumbent that never finished is not handed over; nor, in
+    any case, is a baseline that breaks a limit, for which `may_be_baseline` is false.
     """
     if incumbent == baseline or not confirmed or not may_be_baseline:
         return incumbent
@@ -69,8 +69,11 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
     if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
     is_kept = finalists.best == finalists.baseline
-    if not all(has_score(problem, confirmed[plan]) for plan in (finalists.incumbent, finalists.baseline)):
+    compared = {"incumbent": finalists.incumbent, "baseline": finalists.baseline}
+    diverged = [name for name, plan in compared.items() if not has_score(problem, confirmed[plan])]
+    if diverged:
         return evidence.verdict_on_diverged(
+            diverged,
             n_seeds=len(confirmed[finalists.incumbent]),
             is_kept=is_kept,
             margin=margin,

@@ -66,8 +66,8 @@ def _warn_of_missing(problem: SearchProblem, proposals: Sequence[Proposal]) -> N
     measured = {proposal.arm for proposal in proposals}
     for arm in [arm for arm, _ in problem.user_plans if arm not in measured]:
         log.warning(
-            "The plan of %s is not measured: %d trials, or the time, end before it. Raise --trials or "
-            "--max-time.",
+            "The plan of %s is not measured, since the trials (%d) or the time end before it. Raise --trials "
+            "or --max-time.",
             arm.label,
             problem.n_proposals,
         )

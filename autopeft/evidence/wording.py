@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from autopeft.evidence.intervals import Interval
@@ -79,19 +79,29 @@ def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: s
 
 
 def verdict_on_diverged(
-    *, n_seeds: int, is_kept: bool, margin: float, fidelity: str, smallest_equivalent: str
+    diverged: Collection[str],
+    *,
+    n_seeds: int,
+    is_kept: bool,
+    margin: float,
+    fidelity: str,
+    smallest_equivalent: str,
 ) -> Verdict:
-    """The verdict where all seeds of one plan diverged, which has no loss to compare then.
+    """The verdict where all seeds of `incumbent`, `baseline` or both diverged. There is no interval.
 
-    The baseline diverged, or with `is_kept` the plan that the search put first. There is no interval.
+    With `is_kept` the baseline is handed over, else the incumbent.
     """
     length = {"full": "full", "half": "half"}[fidelity]
     runs = f"none of the {n_seeds} confirming runs of {length} length"
-    sentence = f"The best plan is better than the baseline, as {runs} of the baseline finished."
+    label = KEPT if is_kept else "inconclusive"
+    sentence = f"The best plan cannot be told apart from the baseline, as {runs} of it finished."
     if is_kept:
         sentence = f"The baseline is kept, as {runs} of the plan that the search put first finished."
+    elif "incumbent" not in diverged:
+        label = "better"
+        sentence = f"The best plan is better than the baseline, as {runs} of the baseline finished."
     return Verdict(
-        label=KEPT if is_kept else "better",
+        label=label,
         mean_difference=None,
         interval_95=None,
         margin=margin,

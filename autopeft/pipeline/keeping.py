@@ -108,6 +108,7 @@ def kept_rungs(run: RunDir) -> Rungs | None:
 
 def keep_rungs(run: RunDir, rungs: Rungs, *, before: Rungs | None) -> None:
     """Keep the rungs of a run for its resumption; paused runs that were to reach others are dropped."""
-    if rungs != before:
+    if before is not None and rungs != before:
         run.forget_all_paused()
+    if rungs != before:
         write_checked(run.state / _RUNGS, to_json(rungs))

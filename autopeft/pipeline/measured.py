@@ -33,7 +33,8 @@ def _is_usable(entry: Entry, schedule: Schedule) -> bool:
     fidelity = entry.measurement.fidelity
     if fidelity.split != "search" or entry.cycles is None:
         return True
-    is_planned = fidelity.train_steps in (*schedule.rung_steps, schedule.full_steps)
+    rungs = (schedule.rung(i, seed=fidelity.seed) for i in range(len(schedule.rung_steps)))
+    is_planned = fidelity in (*rungs, schedule.full_rung(seed=fidelity.seed))
     return is_planned and entry.cycles == _cycles(fidelity, schedule)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from autopeft import engine, evidence, space
 from autopeft.pipeline.allowance import DECIDED, confirm_cost
+from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
@@ -89,6 +90,8 @@ def preview(
     prepared = prepare(spec)
     check_margin(prepared)
     prepared = with_general_text(prepared)
+    if resume:
+        prepared = as_it_was(RunDir.open(str(spec.output.out)), prepared, given)
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used

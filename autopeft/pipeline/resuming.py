@@ -14,7 +14,8 @@ from autopeft.store import RunDir, whole_path
 
 _COST = "search.max_cost"
 _MEMORY = "execution.memory_bytes"
-PLACES = ("model.id", "data.source")  # where model and data lie; fingerprints tell other ones apart
+# Where model, data and the user's files lie; fingerprints tell other ones apart.
+PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
 # What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
 # kind, the pieces of a step, whose gradients add up to the same, and what logs them.
 CHANGEABLE = frozenset(
@@ -31,9 +32,10 @@ CHANGEABLE = frozenset(
 def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     """The stored settings of the run in `requested.output.out`, with what the user may change of them.
 
-    These are limits, of which trials and cost can only grow; where model and data lie; executor, workers and
-    device; memory and the pieces of a step, which the run chooses again where it is given another memory; and
-    trackers. Raises SpecError where another setting in `given` (dotted names) differs.
+    These are limits, of which trials and cost can only grow; where model, data and the user's files lie;
+    executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
+    given another memory; and trackers. Raises SpecError where another setting in `given` (dotted names)
+    differs.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -54,10 +56,10 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         if name not in CHANGEABLE and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --data and "
-                "--model (at another place), --executor, --workers, --device, --memory, "
-                "--micro-batch-tokens, --checkpointing and --report-to may change; pass another --out for a "
-                "new run."
+                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --data, "
+                "--model, --space, --baseline and --warm-start (at another place), --executor, --workers, "
+                "--device, --memory, --micro-batch-tokens, --checkpointing and --report-to may change; pass "
+                "another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         if name == "model.id" and "model.revision" not in given and value != topics[topic][field]:
@@ -75,8 +77,11 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
 
 def _refuse_missing(spec: RunSpec) -> None:
-    """Raise SpecError where model or data lie at a path that is not there."""
-    for flag, source in (("--model", spec.model.id), ("--data", spec.data.source)):
+    """Raise SpecError where model, data or a file of the user lie at a path that is not there."""
+    for flag, source in (
+        *(("--model", spec.model.id), ("--data", spec.data.source), ("--space", spec.search.space)),
+        *(("--baseline", spec.search.baseline), ("--warm-start", spec.search.warm_start)),
+    ):
         words = [word.strip() for word in (source or "").split(",")]
         missing = [path for path in words if _is_missing(path)]
         if source and missing and _is_missing(source):

@@ -8,7 +8,7 @@ from autopeft.records.spec import SHORT_NAMES, RunSpec
 
 _RESUME = re.compile(r"autopeft search --resume --out ('[^']*'|[^\s`]+)")
 _SEARCH = re.compile(r"`?autopeft search --config ([^\s`]+)`?")
-_FLAG = re.compile(r"--([a-z][a-z-]*)")
+_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")
 _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
@@ -25,6 +25,8 @@ def python_words(message: str) -> str:
         'run already holds files. Pass resume=True to go on with that run, or another out.'
         >>> python_words("go on with `autopeft search --resume --out runs/a`.")
         "go on with `autopeft.search(out='runs/a', resume=True)`."
+        >>> python_words("data/my--data has 2 rows")
+        'data/my--data has 2 rows'
     """
     message = _RESUME.sub(lambda m: f"autopeft.search(out={_quoted(m[1])}, resume=True)", message)
     message = _SEARCH.sub(lambda m: f"autopeft.search({_quoted(m[1])})", message)

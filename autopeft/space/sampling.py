@@ -191,6 +191,8 @@ def _worded(policy: Policy, part: MethodSpace) -> Policy:
     is_even, is_whole = policy.exponent == 0 and "uniform" in part.ranks_by, policy.layer_share == 1
     words = ("last", "first", "middle", "score") if is_whole and "lead" not in part.layers_by else ()
     layers_by = next((word for word in words if word in part.layers_by), policy.layers_by)
+    if is_whole and layers_by not in part.layers_by and "any" in part.layers_by:
+        layers_by = "1" * part.depth_parts
     if not part.size:
         policy = replace(policy, min_rank=part.min_rank, max_rank=part.max_rank)
     if is_even and policy.ranks_by not in part.ranks_by:

@@ -55,7 +55,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 
 def follow_umask(folder: Path) -> None:
     """Let others read tensors as they read other new files; safetensors writes them for this user alone."""
-    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()

@@ -179,7 +179,7 @@ def parse_duration(text: str) -> float:
         >>> parse_duration("7m30s")
         450.0
     """
-    compact = "".join(text.lower().split())
+    compact = re.sub(r"(?<=[a-z])\s+|\s+(?=[a-z])", "", text.strip().lower())
     compact = re.sub(r"(?<=\d)(d|h|m|s)[a-z]+", lambda word: _UNIT_WORDS.get(word[0], word[0]), compact)
     if re.fullmatch(r"\d+(\.\d+)?", compact):
         compact += "s"

@@ -20,7 +20,7 @@ from autopeft.cli.progress import Silent
 from autopeft.cli.serving import PREPARING
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors.parts import decode, encode
-from autopeft.pipeline import searching
+from autopeft.pipeline import ledger, searching
 from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
@@ -60,14 +60,14 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
 
 def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, finished, tmp_path, monkeypatch):
     """The search drops its weights when its workers start, where it would move them off a GPU."""
-    start = searching.start_workers
+    start = ledger.start_workers
 
     def start_workers(executor, run, prepared, bench):
         measure = start(executor, run, prepared, bench)
         prepared.base.module.to("meta")
         return measure
 
-    monkeypatch.setattr(searching, "start_workers", start_workers)
+    monkeypatch.setattr(ledger, "start_workers", start_workers)
     monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)  # their digest alone is read
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
     result, path = pipeline.search(spec, given=GIVEN, progress=Silent())

@@ -116,7 +116,7 @@ def test_a_pass_beyond_the_time_of_the_run_stops_it_and_leaves_the_model_as_it_w
 
 
 def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
-    with pytest.raises(SpecError, match=r"--max-examples is 0; it should be at least 1"):
+    with pytest.raises(SpecError, match=r"--max-examples is 0; it should be a whole number, at least 1"):
         sensitivity(prepared, ["fisher"], max_examples=0)
     with pytest.raises(UnknownNameError, match=r"no score named 'fischer'.*Did you mean 'fisher'"):
         sensitivity(prepared, ["fischer"])

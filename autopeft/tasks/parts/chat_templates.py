@@ -19,14 +19,17 @@ _DATE_PARTS = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", 
 _REPLACED = "".join(f" | replace('{code}', '{part}')" for code, part in _DATE_PARTS.items())
 _CLOCK = f"{{%- macro strftime_now(form) -%}}{{{{ form{_REPLACED} }}}}{{%- endmacro -%}}"
 
+THOUGHTS = r"(?:\w+:)?think(?:ing)?"  # the name of the tags around them
 # An opening tag at the end of a prompt: the model is to write its thoughts there, and the closing tag.
-_OPENING_TAG = re.compile(r"<((?:\w+:)?think(?:ing)?)>\s*\Z")
-_CLOSING_TAG = re.compile(r"</(?:\w+:)?think(?:ing)?>")
+_OPENING_TAG = re.compile(rf"<({THOUGHTS})>\s*\Z")
+_CLOSING_TAG = re.compile(rf"</{THOUGHTS}>")
+_NO_THOUGHTS = re.compile(rf"<({THOUGHTS})>\s*</\1>\s*\Z")
 _PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of parts, written as it is
 
 Turn = dict[str, Any]
 
-TEMPLATE_FAULTS = (TemplateError, TypeError)  # TypeError: a template adds a text to what is none
+# TypeError: a template adds a text to what is none. ValueError: it looks for what is not there.
+TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError)
 
 
 def rendered(
@@ -58,7 +61,7 @@ def divided(
     leaves out, it is given in those forms too.
 
     Raises:
-        TemplateError, TypeError: The template refuses all forms, or writes the texts of none.
+        TemplateError, TypeError, ValueError: The template refuses all forms, or writes the texts of none.
     """
     faults: list[Exception] = []
     chat = [*turns, answer]
@@ -67,7 +70,9 @@ def divided(
             continue
         try:
             pair = _divided(tokenizer, turns, answer, form=form, tools=tools)
-            if pair is None or _holds_texts(pair, turns, answer) or (not i and _written(tokenizer, form)):
+            if pair is None or _holds_texts(pair, turns, answer, form=form):
+                return pair
+            if not i and _writes_texts(tokenizer, turns, answer, tools=tools):
                 return pair
             faults.append(TemplateError("it leaves out the texts of question and answer"))
         except TEMPLATE_FAULTS as error:
@@ -82,16 +87,20 @@ def _divided(
 
     Mistral's template writes the system's text into the last turn, which is another one once there is an
     answer. There it is put into the user's last turn, if that changes nothing of what is answered. DeepSeek's
-    ends a prompt with an opening tag for thoughts, without which it writes the answer.
+    ends a prompt with an opening tag for thoughts, without which it writes the answer. Others end it with
+    both tags and nothing between them.
     """
     before = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
-    opening = _OPENING_TAG.search(before)
+    opening, empty = _OPENING_TAG.search(before), _NO_THOUGHTS.search(before)
     for same in (turns, _with_system_in_last(turns)):
         text = rendered(tokenizer, form([*same, answer]), tools=tools)
         if text.startswith(before):
             return before, text[len(before) :]
         if opening and text.startswith(before[: opening.start()]):
             return before, _after_opening(text[opening.start() :], answer["content"], tag=opening[1])
+        if empty and text.startswith(before[: empty.start()]):
+            rest = text[empty.start() :]
+            return None if rest.startswith(f"<{empty[1]}>") else (before, rest)
     return None
 
 
@@ -115,8 +124,11 @@ def _after_opening(text: str, answer: str, *, tag: str) -> str:
     return f"{thoughts}\n{end}\n\n" + text.lstrip("\n")
 
 
-def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn) -> bool:
-    """Whether the prompt has the user's last text, and the answer its own, but for blanks and thoughts."""
+def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn, *, form: Form) -> bool:
+    """Whether the prompt has the user's last text, and the answer its own, but for blanks and thoughts.
+
+    A list of parts that stands there as it is holds them too, but is no text.
+    """
     questions = [str(turn["content"]) for turn in turns if turn["role"] == "user"][-1:]
     answers = [_CLOSING_TAG.split(answer["content"])[-1]]
     is_whole = all(
@@ -124,10 +136,17 @@ def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn) -> 
         for text, contents in zip(pair, (questions, answers), strict=True)
         for content in contents
     )
-    contents = [str(turn["content"]) for turn in (*turns, answer)]
-    return is_whole and (
-        not _PARTS_IN_TEXT.search("".join(pair)) or any(map(_PARTS_IN_TEXT.search, contents))
-    )
+    parts = [repr(turn["content"]) for turn in form([*turns, answer]) if isinstance(turn["content"], list)]
+    return is_whole and not any(part in text for part in parts for text in pair)
+
+
+def _writes_texts(tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, tools: Any) -> bool:
+    """Whether the template writes the texts of such a chat; those of the row it changed by its rules."""
+    *asked, answered = [
+        {**turn, "content": f"content {i} 5f2a"} for i, turn in enumerate([*turns, answer], start=1)
+    ]
+    pair = _divided(tokenizer, asked, answered, form=list, tools=tools)
+    return pair is not None and _holds_texts(pair, asked, answered, form=list)
 
 
 def _without_blanks(text: str) -> str:

@@ -19,6 +19,7 @@ from autopeft.errors import DataError, SpecError
 from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TargetKind, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
+from autopeft.tasks.parts.chat_templates import THOUGHTS
 from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
@@ -28,7 +29,9 @@ from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED
 _NEW_TOKENS = 64  # of an answer, where neither user nor data say how many; chosen by hand
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
 # Thoughts before an answer, also without the opening tag, which may stand in the prompt.
-_THOUGHTS = re.compile(r"\A\s*<think>.*?</think>\s*|\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
+_THOUGHTS = re.compile(
+    rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
+)
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
 
