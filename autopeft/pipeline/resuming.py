@@ -53,7 +53,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             continue  # the run keeps what it has chosen
         if isinstance(value, str) and value == whole_path(str(topics[topic][field])):
             continue  # an older run has relative paths
-        if name not in CHANGEABLE and value != topics[topic][field]:
+        is_free = name in CHANGEABLE and not (name in PLACES and topics[topic][field] is None)
+        if not is_free and value != topics[topic][field]:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
                 f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --data, "

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from toys.metrics import ACCURACY, LOSS
 
 from autopeft.errors import SpecError
-from autopeft.evidence import look, paired_interval, sequential_verdict
+from autopeft.evidence import look, paired_interval, sequential_verdict, verdict_on_diverged
 from autopeft.evidence.bounds import BETTER, MAX_SEEDS, OPEN, WORSE, Design
 from autopeft.evidence.sequential import find_stops
 from autopeft.evidence.variance import Floats, half_width, moments
@@ -234,6 +234,23 @@ def test_equal_losses_are_equivalent_and_few_equal_answers_are_futile() -> None:
     seen = look(right, right, planned_seeds=10, margin=0.01)
     assert (seen.label, seen.reason) == ("inconclusive", "futile")
     assert look(np.ones((3, 2000)), np.ones((3, 2000)), planned_seeds=10, margin=0.01).reason == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("diverged", "is_kept", "label"),
+    [
+        (["baseline"], False, "better"),
+        (["incumbent"], True, "default kept"),
+        (["incumbent"], False, "inconclusive"),  # the baseline breaks a limit
+        (["incumbent", "baseline"], False, "inconclusive"),
+    ],
+)
+def test_a_plan_that_never_finished_is_not_better(diverged: list[str], is_kept: bool, label: str) -> None:
+    verdict = verdict_on_diverged(
+        diverged, n_seeds=2, is_kept=is_kept, margin=0.01, fidelity="half", smallest_equivalent="unproven"
+    )
+    assert (verdict.label, verdict.mean_difference) == (label, None)
+    assert "is better" not in verdict.sentence or label == "better"
 
 
 def test_one_diverged_seed_in_four_decides_nothing_and_is_mentioned() -> None:

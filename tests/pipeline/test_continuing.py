@@ -105,6 +105,8 @@ def test_runs_with_other_cycles_of_the_rate_are_not_compared_with_new_ones(prepa
         usable[schedule] = {fidelity for _, fidelity in known}
         assert {m.fidelity for m in spent} == {first, last, full} - usable[schedule]
     assert list(usable.values()) == [{first, last, full}, {first, last}, {first}]
+    fewer = replace(short, n_search=short.n_search - 1)  # examples, on which losses differ
+    assert {m.fidelity for m in logged_measurements(run, fewer)[1]} >= {last}
     record(run, replace(measured(full), loss=0.5), longer)
     known, spent = logged_measurements(run, longer)
     assert known[PLAN, full].loss == 0.5

@@ -15,7 +15,13 @@ from autopeft.pipeline.resuming import resumed
 from autopeft.records import Decision, with_setting
 from autopeft.store import RunDir
 
-PLACES = {"model": ("model", "id"), "data": ("data", "source")}
+PLACES = {
+    "model": ("model", "id"),
+    "data": ("data", "source"),
+    "space": ("search", "space"),
+    "baseline": ("search", "baseline"),
+    "warm-start": ("search", "warm_start"),
+}
 STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
 
 
@@ -148,7 +154,7 @@ def test_a_run_with_a_relative_path_is_resumed_with_that_path(tmp_path, monkeypa
     assert resumed(run_spec("bert", out="run"), given).model.id == "bert"
 
 
-@pytest.mark.parametrize(("name", "flag"), [("model", "--model"), ("data", "--data")])
+@pytest.mark.parametrize(("name", "flag"), [(name, f"--{name}") for name in PLACES])
 def test_model_and_data_may_lie_at_another_place_which_exists(tmp_path, name, flag):
     topic, field = PLACES[name]
     before, after = tmp_path / "before", tmp_path / "after"
