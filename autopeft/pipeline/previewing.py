@@ -90,8 +90,7 @@ def preview(
     prepared = prepare(spec)
     check_margin(prepared)
     prepared = with_general_text(prepared)
-    if resume:
-        prepared = as_it_was(RunDir.open(str(spec.output.out)), prepared, given)
+    prepared = as_it_was(RunDir.open(str(spec.output.out)), prepared, given) if resume else prepared
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
