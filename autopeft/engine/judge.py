@@ -45,10 +45,10 @@ def recommended(
 
 
 def with_better_smallest(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
-    """The finalists, with the small plan as incumbent and best where it alone is proven better.
+    """The finalists, with the small plan as incumbent and best where it is proven better than the baseline.
 
-    That is looked at where the search preferred the baseline, which was compared with nothing then, so that
-    the test of the small plan, which was named before, keeps its level.
+    The small plan is tested only where the search put the baseline first. No other plan was compared with the
+    baseline then, and the small plan was named before the confirmation, so that the test keeps its level.
     """
     small, baseline = finalists.smallest, finalists.baseline
     n_seeds = len(confirmed.get(small, ()))

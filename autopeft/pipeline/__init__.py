@@ -1,6 +1,6 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
-Inside the folder each file imports only from those before it: turns, frames, telling → in_memory, spreading,
+Inside the folder each file imports only from those before it: turns, frames, step_log → in_memory, spreading,
 defaults, estimate_request, estimate_trainee, interruption, keeping, measured → resuming, environment,
 computing → row_lengths, export_base, prepare → fitting → scoring, counting, listing, fingerprint, forgetting,
 reporting → hub_folder → best, working, warm_start → applying, problem, ledger → allowance → forecast,

@@ -15,7 +15,7 @@ from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_g
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.reporting import setting_of
-from autopeft.pipeline.telling import telling_steps
+from autopeft.pipeline.step_log import logged_steps
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -104,7 +104,7 @@ def train_plan(
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=seed,
     )
-    with telling_steps(), fresh_folder(target) as fresh:
+    with logged_steps(), fresh_folder(target) as fresh:
         bench = replace(prepared.bench, keep_weights=lambda plan, seed: fresh)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:

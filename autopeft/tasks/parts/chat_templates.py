@@ -141,12 +141,15 @@ def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn, *, 
 
 
 def _writes_texts(tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, tools: Any) -> bool:
-    """Whether the template writes the texts of such a chat; those of the row it changed by its rules."""
-    *asked, answered = [
+    """Whether the template writes the contents of a chat of these roles, when they are words of our own.
+
+    Then what the row's own texts lack was changed by the template's rules, such as trimming.
+    """
+    *marked_turns, marked_answer = [
         {**turn, "content": f"content {i} 5f2a"} for i, turn in enumerate([*turns, answer], start=1)
     ]
-    pair = _divided(tokenizer, asked, answered, form=list, tools=tools)
-    return pair is not None and _holds_texts(pair, asked, answered, form=list)
+    pair = _divided(tokenizer, marked_turns, marked_answer, form=list, tools=tools)
+    return pair is not None and _holds_texts(pair, marked_turns, marked_answer, form=list)
 
 
 def _without_blanks(text: str) -> str:

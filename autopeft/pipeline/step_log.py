@@ -1,4 +1,4 @@
-"""How far a training run is, told in the log now and then, and at the signal that ends it."""
+"""The step that a training run has reached, in the log now and then and at the signal that ends the run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def telling_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     """A context in which training logs its step, its loss and the time left, every ten seconds or so.
 
-    A signal that ends the context is told with the last step that was seen; nothing is kept then.
+    A signal that ends the context is logged with the last step; the run keeps nothing then.
     """
-    told = _Steps(clock)
+    steps = _Steps(clock)
     try:
-        with train.watched(told.add):
+        with train.watched(steps.add):
             yield
     except (KeyboardInterrupt, SystemExit):
-        where = f"at step {told.step:,} of {told.n_steps:,}" if told.n_steps else "before the first step"
+        where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
         log.warning("Stopped %s; nothing was kept.", where)
         raise
 
@@ -38,17 +38,17 @@ class _Steps:
         self.step, self.n_steps = 0, 0
         self._clock = clock
         self._first = (0, 0.0)  # step and time of the first look, from which on time is measured
-        self._last_told = 0.0
+        self._last_logged = 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
         """Note a step, and log it if the last line is some seconds ago."""
         now = self._clock()
         if not self.n_steps or step <= self.step:  # training began, maybe anew in less memory
-            self._first, self._last_told = (step, now), now
+            self._first, self._last_logged = (step, now), now
         self.step, self.n_steps = step, n_steps
-        if now - self._last_told < _SECONDS:
+        if now - self._last_logged < _SECONDS:
             return
-        self._last_told = now
+        self._last_logged = now
         first_step, started = self._first
         left = (now - started) / (step - first_step) * (n_steps - step)
         log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))

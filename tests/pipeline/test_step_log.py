@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.pipeline.telling import telling_steps
+from autopeft.pipeline.step_log import logged_steps
 from autopeft.train import rate_schedule, watched
 from autopeft.train.loop import TrainingRun, train
 
@@ -51,7 +51,7 @@ def test_every_step_is_heard_of_with_its_mean_loss():
 
 def test_a_line_comes_every_ten_seconds_with_the_time_left(caplog):
     seconds = iter(range(0, 100, 4))  # a step takes four seconds
-    with caplog.at_level(logging.INFO), telling_steps(clock=lambda: float(next(seconds))):
+    with caplog.at_level(logging.INFO), logged_steps(clock=lambda: float(next(seconds))):
         trained()
     assert caplog.messages == [
         "step 4 of 12: loss 4.0000, 32 s left",
@@ -62,7 +62,7 @@ def test_a_line_comes_every_ten_seconds_with_the_time_left(caplog):
 
 @pytest.mark.parametrize(("stops_at", "where"), [(5, "at step 5 of 12"), (None, "before the first step")])
 def test_a_signal_is_told_with_the_step_that_was_done(stops_at, where, caplog):
-    with pytest.raises(KeyboardInterrupt), telling_steps():
+    with pytest.raises(KeyboardInterrupt), logged_steps():
         if stops_at is None:
             raise KeyboardInterrupt
         trained(stops_at=stops_at)
