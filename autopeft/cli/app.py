@@ -182,6 +182,9 @@ def train(
     *,
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.", callback=at_home)],
     settings: Mapping[str, Any],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was stopped.", metavar="")
+    ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -198,15 +201,15 @@ def train(
         settings = setting_values(spec, given)
         out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
+        overridden = ("model.quantize", "forgetting.source", *(f"execution.{name}" for name in execution))
         trained = pipeline.train_plan(
             plan,
             out=None if out is None else Path(out),
             seed=settings.get("search.seed"),
             model_id=settings.get("model.id"),
             data_source=settings.get("data.source"),
-            forgetting=settings.get("forgetting.source"),
             overrides={name: settings.get(name) for name in overridden},
+            resume=resume,
         )
         measurement, forgetting = trained.measurement, trained.forgetting
         if as_json:

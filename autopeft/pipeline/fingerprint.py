@@ -105,10 +105,13 @@ def start_sha256(run: RunDir) -> str | None:
     return sha256_of(path) if path.is_file() else None
 
 
-def differences(search: Mapping[str, Any], worker: Mapping[str, Any]) -> str:
-    """What differs between the `loaded_facts` of two processes, in words; empty where nothing does."""
-    names = [name for name in sorted(search.keys() | worker) if search.get(name) != worker.get(name)]
-    return _listed(names, search, worker, whose="this worker")
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, whose: str) -> str:
+    """What differs between the `loaded_facts` of two processes, in words; empty where nothing does.
+
+    `whose` are the facts of `now`, in words.
+    """
+    names = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+    return _listed(names, before, now, whose=whose)
 
 
 def _listed(names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any], *, whose: str) -> str:

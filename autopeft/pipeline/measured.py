@@ -91,10 +91,14 @@ def _keeps_weights(measurement: Measurement) -> bool:
 
 
 def record(run: RunDir, measurement: Measurement, schedule: Schedule) -> None:
-    """Keep what would come out the same again; a failure of the machine is tried anew on resume."""
+    """Keep what would come out the same again; a failure of the machine is tried anew on resume.
+
+    The state of the training is dropped after the measurement is on the disk.
+    """
     if measurement.status.is_of_machine:
         return
     folder = run.weights(measurement.plan, measurement.fidelity.seed)
     seal = seal_of(folder) if _keeps_weights(measurement) else None
     cycles = _cycles(measurement.fidelity, schedule)
     run.measurements.append(measurement, weights=seal, cycles=cycles)
+    shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

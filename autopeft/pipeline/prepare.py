@@ -19,6 +19,7 @@ from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, w
 from autopeft.records import (
     SETTINGS,
     Decision,
+    Fidelity,
     GeneralText,
     Plan,
     RunSpec,
@@ -70,6 +71,7 @@ def prepare(
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
     paused: Callable[[Plan, int], Path] | None = None,
+    under_way: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
@@ -79,6 +81,7 @@ def prepare(
         spec: The settings of the run.
         keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
         paused: Gives the folder for the paused training of a plan and seed; None keeps none on disk.
+        under_way: Gives the folder for the state of a run that something may stop; None keeps none.
         memory: Model and dataset that were passed as objects.
         interrupt: Called before each training step; what it raises stops the run.
 
@@ -126,6 +129,7 @@ def prepare(
         batch_size=batch_size,
         keep_weights=keep_weights,
         paused=paused,
+        under_way=under_way,
         interrupt=interrupt,
     )
     spec, bench, computing = with_compute(spec, bench)

@@ -84,7 +84,12 @@ def search(
             log.info("The run's folder is %s", run.path)
             try:
                 prepared = prepare(
-                    spec, keep_weights=run.weights, paused=run.paused, memory=memory, interrupt=interrupt
+                    spec,
+                    keep_weights=run.weights,
+                    paused=run.paused,
+                    under_way=run.under_way,
+                    memory=memory,
+                    interrupt=interrupt,
                 )
                 check_margin(prepared)
                 prepared = with_general_text(prepared)
@@ -139,6 +144,7 @@ def _search_in(
                 engine.write_losses_by_rung(run.study_storage(), outcome)
             run.close_study()
             forgetting = measure_forgetting(prepared, schedule, ledger, outcome)
+        run.forget_under_way()
         check_base(run, prepared)
         result = SearchResult(
             spec=spec,

@@ -11,15 +11,18 @@ from autopeft import train
 from autopeft.report.words import duration
 
 _SECONDS = 10.0  # between two lines; chosen by hand
+_NOTHING = "nothing was kept"
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+def logged_steps(
+    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: _NOTHING
+) -> Iterator[None]:
     """A context in which training logs its step, its loss and the time left, every ten seconds or so.
 
-    A signal that ends the context is logged with the last step; the run keeps nothing then.
+    A signal that ends the context is logged with the last step and with what `kept` says of what is left.
     """
     steps = _Steps(clock)
     try:
@@ -27,7 +30,7 @@ def logged_steps(clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
             yield
     except (KeyboardInterrupt, SystemExit):
         where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
-        log.warning("Stopped %s; nothing was kept.", where)
+        log.warning("Stopped %s; %s.", where, kept())
         raise
 
 

@@ -6,16 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from autopeft.adapters import check_plan
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
+from autopeft.pipeline.fingerprint import loaded_facts
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
-from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reporting import setting_of
 from autopeft.pipeline.step_log import logged_steps
+from autopeft.pipeline.unfinished import Unfinished
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -23,6 +26,7 @@ from autopeft.records import (
     Forgetting,
     Measurement,
     ModelSpec,
+    Plan,
     PlanDocument,
     RunSpec,
     SearchSpec,
@@ -63,12 +67,13 @@ def train_plan(
     seed: int | None = None,
     model_id: str | None = None,
     data_source: str | None = None,
-    forgetting: str | None = None,
     overrides: Mapping[str, object] | None = None,
+    resume: bool = False,
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
-    Steps are logged now and then. A signal that stops the run leaves nothing in `out`.
+    Steps are logged now and then. A run that is stopped leaves nothing in `out`; the state of one that took
+    more than a minute lies beside it, in `<out>.unfinished`, from which `resume` goes on to the same bits.
 
     Args:
         path: plan.yaml or a run directory.
@@ -76,13 +81,15 @@ def train_plan(
         seed: None takes the plan's seed.
         model_id: Base model to use instead of the plan's.
         data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
-        forgetting: General text on which the trained plan is compared with the base model.
-        overrides: Values of `model.quantize` and of the settings of `execution`; None stands for the plan's
+        overrides: Values of `model.quantize`, `forgetting.source` (general text on which the trained plan is
+            compared with the base model) and the settings of `execution`; None stands for the plan's
             quantisation, and for the defaults.
+        resume: Go on with a training that was stopped; it has the same plan, seed, model and data.
 
     Raises:
         SpecError: The seed is out of range, or forgetting cannot be measured with the plan's task.
-        RunDirError: `out` is not empty, or cannot be written.
+        RunDirError: `out` is not empty, or cannot be written; there is nothing to resume, or a training that
+            was stopped and is not to be resumed.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
@@ -90,10 +97,10 @@ def train_plan(
     if not 0 <= seed <= MAX_SEED:
         raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
     target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
+    unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
-    spec = spec_of_plan(
-        document, model_id, data_source, {"forgetting.source": forgetting, **(overrides or {})}
-    )
+    unfinished.check(resume=resume)
+    spec = spec_of_plan(document, model_id, data_source, overrides or {})
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
     check_plan(document.plan, prepared.base, prepared.methods)
@@ -104,10 +111,18 @@ def train_plan(
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=seed,
     )
-    with logged_steps(), fresh_folder(target) as fresh:
-        bench = replace(prepared.bench, keep_weights=lambda plan, seed: fresh)
+    with (
+        logged_steps(kept=lambda: unfinished.words),
+        unfinished.kept(_facts(prepared, document.plan, fidelity), resume=resume),
+        fresh_folder(target) as fresh,
+    ):
+        bench = replace(
+            prepared.bench, keep_weights=lambda plan, seed: fresh, under_way=lambda *_: unfinished.state
+        )
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
+            if not measurement.status.is_of_machine:
+                unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         measured_forgetting = forgetting_of(replace(prepared, bench=bench), document.plan, fidelity)
         write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
@@ -129,6 +144,19 @@ def train_plan(
         folder=target,
         forgetting=measured_forgetting,
     )
+
+
+def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """What the bits of a training depend on, by name."""
+    return {
+        **loaded_facts(prepared),
+        "plan": plan.digest,
+        "seed": fidelity.seed,
+        "steps": fidelity.train_steps,
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantisation": prepared.spec.model.quantize,
+    }
 
 
 def spec_of_plan(

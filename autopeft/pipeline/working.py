@@ -145,9 +145,12 @@ class WorkerBench:
                 "under the same path."
             )
         prepared = prepare(
-            self.spec.model_copy(update={"execution": execution}), keep_weights=run.weights, paused=run.paused
+            self.spec.model_copy(update={"execution": execution}),
+            keep_weights=run.weights,
+            paused=run.paused,
+            under_way=run.under_way,
         )
         prepared = with_general_text(prepared)
-        if differing := differences(self.facts, loaded_facts(prepared)):
+        if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
             raise SpecError(f"The search has {differing}, on {platform.node()}; make them the same.")
         return replace(prepared.bench, rung_steps=self.rung_steps, state_bytes=0).measure

@@ -9,7 +9,7 @@ from __future__ import annotations
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
-from autopeft.store.folders import fresh_folder, refuse_files
+from autopeft.store.folders import fresh_folder, refuse_files, sweep_fresh_folders, without_empty_parents
 from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
@@ -43,8 +43,10 @@ __all__ = [
     "seal_folder",
     "seal_of",
     "sha256_of",
+    "sweep_fresh_folders",
     "validate",
     "whole_path",
+    "without_empty_parents",
     "write_bytes",
     "write_checked",
     "write_plan",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -13,6 +15,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from autopeft.errors import RunDirError
+
+_FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 
 
 def refuse_files(out: Path) -> None:
@@ -33,23 +37,40 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     """
     refuse_files(out)
     out = out.absolute()
-    lacking = [folder for folder in out.parents if not folder.exists()]
     fresh = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    with without_empty_parents(out):
+        try:
+            fresh.mkdir(parents=True)
+            yield fresh
+            follow_umask(fresh)
+            if out.exists():
+                out.rmdir()
+            fresh.rename(out)
+        except BaseException as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
+                reason = getattr(error, "strerror", None) or error
+                raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
+            raise
+
+
+def sweep_fresh_folders(out: Path) -> None:
+    """Remove what killed processes left of their fresh folders for `out`."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        if _FRESH.fullmatch(folder.name.removeprefix(f".{out.name}")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def without_empty_parents(path: Path) -> Iterator[None]:
+    """A context that removes the folders above a path that it made, where it fails and they are empty."""
+    lacking = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        follow_umask(fresh)
-        if out.exists():
-            out.rmdir()
-        fresh.rename(out)
-    except BaseException as error:
-        shutil.rmtree(fresh, ignore_errors=True)
+        yield
+    except BaseException:
         with contextlib.suppress(OSError):  # somebody else has put something there
             for folder in lacking:
                 folder.rmdir()
-        if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
-            reason = getattr(error, "strerror", None) or error
-            raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
         raise
 
 

@@ -15,7 +15,16 @@ import filelock
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError
-from autopeft.records import Plan, RunSpec, SearchResult, from_json, repeat_command, resume_command, to_json
+from autopeft.records import (
+    Fidelity,
+    Plan,
+    RunSpec,
+    SearchResult,
+    from_json,
+    repeat_command,
+    resume_command,
+    to_json,
+)
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.folders import refuse_files
@@ -31,7 +40,7 @@ _SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, env
 _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".lock")
 _HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\.[0-9a-f]{10}-[0-9]+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # What a run writes to its state before run.yaml, which makes a folder a run.
 _UNBORN_STATE = frozenset({"start.json", "decisions.json"})
 
@@ -153,6 +162,15 @@ class RunDir:
     def paused(self, plan: Plan, seed: int) -> Path:
         """Folder for the paused training of a plan and a seed, from which the next rung continues."""
         return self.state / "paused" / f"{plan.digest}-{seed}"
+
+    def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
+        """Folder for the state of a run that is under way, from which it goes on where it was stopped."""
+        name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
+        return self.state / "under_way" / name
+
+    def forget_under_way(self) -> None:
+        """Remove the states of runs that are under way, where the search needs none of them any more."""
+        shutil.rmtree(self.state / "under_way", ignore_errors=True)
 
     def forget_paused(self, plans: Iterable[Plan]) -> None:
         """Remove the paused training of plans that are not promoted."""

@@ -8,12 +8,12 @@ From the command line to one step:
     engine/ledger.py       measure_all   passes on what the run has not measured yet, and records it
     executors/serial.py    submit        calls the function that it gets, which is
     train/bench.py         measure       attaches the plan, trains, evaluates, detaches
-    train/loop.py          train         all steps of a run; resumes and pauses it (pausing.py, states.py)
+    train/loop.py          train         all steps of a run; pauses, resumes (pausing, states, under_way)
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
 compute, dropout, encoding, prefix, rate_schedule, rates → batches, lengths, pausing, recovery →
-states, loop → failures → bench → choosing, pace.
+states, under_way → loop → failures → bench → choosing, pace.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, m
 from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
+from autopeft.train.pausing import kept_step
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
 
@@ -43,6 +44,7 @@ __all__ = [
     "encode_splits",
     "full_run_steps",
     "kept_bytes",
+    "kept_step",
     "max_length_of",
     "pace_of",
     "padded_tokens",

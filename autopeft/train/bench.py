@@ -54,6 +54,7 @@ from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
 from autopeft.train.recovery import Recovery
 from autopeft.train.states import RungStates, most_state_bytes
+from autopeft.train.under_way import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
@@ -75,7 +76,8 @@ class Bench:
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
     the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
-    does not hold or another process takes up; None trains every rung from the start. `general` is the task
+    does not hold or another process takes up; None trains every rung from the start. `under_way` gives the
+    folder for the state of a run that something may stop; None keeps none. `general` is the task
     of the split of that name. `interrupt` is called before each training step; what it raises stops the run.
     `state_bytes` is the most that memory holds of states of paused runs; None is a quarter of what is free.
     """
@@ -87,6 +89,7 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     paused: Callable[[Plan, int], Path] | None = None
+    under_way: Callable[[Plan, Fidelity], Path] | None = None
     rung_steps: tuple[int, ...] = ()
     compute: Compute = field(default_factory=Compute)
     general: Task | None = None
@@ -264,6 +267,8 @@ class Bench:
         is_rung = fidelity.split == "search"
         n_steps = fidelity.train_steps
         states = self.states if is_rung else None
+        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, fidelity))
+        start = under_way.load() if under_way else None
         is_resumed = n_steps in self.rung_steps  # a full run may follow the last one
         run = TrainingRun(
             steps=self._steps(fidelity),
@@ -273,8 +278,9 @@ class Bench:
             schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
             interrupt=self.interrupt,
-            start=states.load(plan, fidelity.seed) if states else None,
+            start=states.load(plan, fidelity.seed) if states and start is None else start,
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
+            under_way=under_way,
         )
         with self._checkpointing(model), quick_masks(self.base.device):
             return train(model, groups, run, device=self.base.device)

@@ -21,6 +21,7 @@ from autopeft.model import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
+from autopeft.train.under_way import UnderWay
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
@@ -54,7 +55,8 @@ class TrainingRun:
     `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
     makes a batch of row indices, and counts the terms that its `loss` is the mean of. `start` is the state
     from which the run resumes, if there is one. `keep` takes the state at its end; None keeps none.
-    `interrupt` is called before each step; what it raises stops the run.
+    `under_way` takes states now and then, from which a run that is stopped goes on. `interrupt` is called
+    before each step; what it raises stops the run.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
@@ -65,12 +67,13 @@ class TrainingRun:
     seed: int
     start: State | None = None
     keep: Callable[[State], None] | None = None
+    under_way: UnderWay | None = None
     interrupt: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run in this process, and the peak in bytes of its widest micro-batch."""
+    """Seconds and steps of a run from its start or from a rung, and the peak of its widest micro-batch."""
 
     seconds: float = 0.0
     n_steps: int = 0
@@ -89,12 +92,18 @@ def train(
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
-        position = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
-        first_step = position.step
-        counted = _CountedLoss(run, position)
+        start = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
+        if start.ends != run.schedule.ends:  # not this run, stopped, but one that it continues
+            start = replace(start, ends=run.schedule.ends, began=start.step, seconds=0.0)
+        counted = _CountedLoss(run, start)
+
+        def reached(n_done: int) -> Position:
+            seconds = start.seconds + time.perf_counter() - started
+            return replace(counted.position, step=n_done, seconds=seconds)
+
         freed = FreedMemory(device)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
-        for step in range(first_step, run.schedule.n_steps):
+        for step in range(start.step, run.schedule.n_steps):
             run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * run.schedule.multiplier(step)
@@ -102,16 +111,20 @@ def train(
             losses += [(step, loss) for loss in of_step]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, run.schedule.n_steps, partial(_mean, of_step))
-            if (step + 1) % _CHECKED_STEPS == 0 or step + 1 == run.schedule.n_steps:
+            is_last = step + 1 == run.schedule.n_steps
+            is_kept = run.under_way is not None and run.under_way.is_due(is_last=is_last)
+            if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
                 _require_finite(losses, n_steps=run.schedule.n_steps)
                 losses.clear()
-        position = replace(counted.position, step=run.schedule.n_steps, ends=run.schedule.ends)
+            if is_kept and run.under_way is not None:
+                run.under_way.keep(pause(reached(step + 1), model, optimizer, device=device))
+        position = reached(run.schedule.n_steps)
         if run.keep is not None:
             run.keep(pause(position, model, optimizer, device=device))
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
-        seconds=time.perf_counter() - started,
-        n_steps=run.schedule.n_steps - first_step,
+        seconds=position.seconds,
+        n_steps=run.schedule.n_steps - start.began,
         peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
     )
 

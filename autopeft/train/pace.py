@@ -37,7 +37,7 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
     Raises TrainingError where the plan cannot be trained.
     """
-    bench = replace(bench, keep_weights=None, paused=None)
+    bench = replace(bench, keep_weights=None, paused=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
     if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:
         pace = _timed(bench, plan, n_steps=1, n_examples=1)

@@ -6,7 +6,7 @@ The position in the data is not stored, since the rows of a step follow from the
 from __future__ import annotations
 
 import json
-import shutil
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,14 +28,17 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Position:
     """How far a run has come: steps done, and the bytes that its widest micro-batch saves for backward.
 
-    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. Only
-    a run whose schedule begins with the cycles of `ends` (see `RateSchedule`) resumes it.
+    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. A run
+    resumes it whose schedule begins with the cycles of `ends` (see `RateSchedule`), or has just these and was
+    stopped in the last one. The run began at the step `began`, from which on its `seconds` count.
     """
 
     step: int = 0
     widest_tokens: int = 0
     saved_bytes: int = 0
     ends: tuple[int, ...] = ()
+    began: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +70,40 @@ def pause(position: Position, model: nn.Module, optimizer: Optimizer, *, device:
 
 def write(state: State, folder: Path) -> None:
     """Write a state to a folder, in full or not at all; an earlier state is replaced."""
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    metadata = {"position": json.dumps(asdict(state.position))}
-    save_file(dict(state.tensors), fresh / _FILE, metadata=metadata)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{_FILE}.{secrets.token_hex(4)}.tmp"
+    try:
+        metadata = {"position": json.dumps(asdict(state.position))}
+        save_file(dict(state.tensors), fresh, metadata=metadata)
+        fresh.replace(folder / _FILE)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> State | None:
     """The state in a folder; None if it is missing or damaged."""
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
-            stored = json.loads(file.metadata()["position"])
-            position = Position(**{**stored, "ends": tuple(stored["ends"])})
+            position = _position(file.metadata())
             # Copies, since tensors that lie in the file would keep Windows from replacing it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return State(position=position, tensors=tensors)
+
+
+def kept_step(folder: Path) -> int | None:
+    """The step of the state in a folder; None if it is missing or damaged."""
+    try:
+        with safe_open(folder / _FILE, framework="pt") as file:
+            return _position(file.metadata()).step
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _position(metadata: Mapping[str, str]) -> Position:
+    stored = json.loads(metadata["position"])
+    return Position(**{**stored, "ends": tuple(stored["ends"])})
 
 
 def resume(
@@ -97,7 +114,7 @@ def resume(
     schedule: RateSchedule,
     device: torch.device,
 ) -> Position:
-    """Restore a paused run that is the beginning of this schedule; returns its position.
+    """Restore a paused run that is a beginning of this schedule; returns its position.
 
     It is step 0 if there is no state, or one of other parameters, of another schedule or too far on.
     """
@@ -107,8 +124,7 @@ def resume(
     trained = _trained_parameters(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
     fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
-    is_beginning = position.ends and position.ends == schedule.ends[:-1][: len(position.ends)]
-    if not fits or not is_beginning or position.step != position.ends[-1]:
+    if not fits or not _is_beginning(position, schedule):
         return Position()
     with torch.no_grad():
         for name, parameter in trained.items():
@@ -123,6 +139,14 @@ def resume(
     if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
         set_random_state(device, state_on_device)
     return position
+
+
+def _is_beginning(position: Position, schedule: RateSchedule) -> bool:
+    """Whether a schedule goes on from a position: the end of an earlier cycle, or a step of its last one."""
+    if position.ends == schedule.ends:
+        return (0, *schedule.ends)[-2] <= position.step <= schedule.n_steps
+    is_earlier = position.ends == schedule.ends[:-1][: len(position.ends)]
+    return bool(position.ends) and is_earlier and position.step == position.ends[-1]
 
 
 def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

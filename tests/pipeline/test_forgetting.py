@@ -334,7 +334,10 @@ def test_preview_names_the_text(toys):
 
 def test_plan_trained_in_full_reports_forgetting_too(toys, run, prepared, tmp_path):
     trained = pipeline.train_plan(
-        run[1], out=tmp_path / "adapter", seed=4, forgetting=str(toys / "general.jsonl")
+        run[1],
+        out=tmp_path / "adapter",
+        seed=4,
+        overrides={"forgetting.source": str(toys / "general.jsonl")},
     )
     (named,) = trained.forgetting.plans
     expected = plain_loss(plain_model(toys, tmp_path / "adapter"), blocks_of(prepared))

@@ -1,0 +1,222 @@
+"""`train --resume` and searches: what was stopped goes on, to the files of an unbroken training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from toys.reading import rows_of
+from toys.specs import run_spec
+from typer.testing import CliRunner
+
+from autopeft import pipeline
+from autopeft.cli.app import app
+from autopeft.cli.progress import Silent
+from autopeft.errors import RunDirError, TrainingError
+from autopeft.model import load
+from autopeft.pipeline.step_log import _Steps
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.store import write_plan
+from autopeft.train import kept_step, under_way, watched
+
+N_STEPS = 12
+WEIGHTS = "adapter_model.safetensors"
+# A command whose states are a step apart instead of a minute; prints nothing of its own.
+STEP_BY_STEP = """
+import sys
+from autopeft.train import under_way
+under_way._SECONDS, under_way._SHARE = 0.0, 1e9
+from autopeft.cli.app import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def plan_file(model_dir, data_dir, tmp_path):
+    """The plan.yaml of a LoRA of rank 2 on all queries of the toy model."""
+    spec = ModelSpec(id=str(model_dir))
+    base = load(spec, auto_class="AutoModelForSequenceClassification", label_names=("a", "b"), device="cpu")
+    sites = [site for site in base.sites if site.role == "q"]
+    adapters = tuple(Adapter(site=site.name, method="lora", rank=2) for site in sites)
+    cost = sum(2 * (site.in_features + site.out_features) for site in sites)
+    document = PlanDocument(
+        plan=Plan(adapters=adapters, learning_rate=0.05, trainable_params=cost),
+        model=spec,
+        data=DataSpec(source=str(data_dir)),
+        task=TaskSpec(name="text-classification", max_steps=N_STEPS, batch_size=8, max_length=16),
+        base_params=base.base_params,
+        head_params=base.head_params,
+        schedule="linear",
+        seed=0,
+    )
+    write_plan(tmp_path / "plan.yaml", document)
+    return tmp_path / "plan.yaml"
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """States are kept after every step, not a minute apart."""
+    monkeypatch.setattr(under_way, "_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "_SHARE", 1e9)
+
+
+@pytest.fixture
+def stop_at(monkeypatch, step_by_step):
+    """A function: a step -> a context in which a signal comes after it, before its state is kept."""
+
+    def patch(step, error=KeyboardInterrupt):
+        add = _Steps.add
+
+        def stopping(self, done, n_steps, loss):
+            add(self, done, n_steps, loss)
+            if done == step:
+                raise error
+
+        monkeypatch.setattr(_Steps, "add", stopping)
+        return lambda: monkeypatch.setattr(_Steps, "add", add)
+
+    return patch
+
+
+def stopped(plan_file, out, stop_at, *, step=7):
+    go_on = stop_at(step)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_plan(plan_file, out=out)
+    go_on()
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def what_is_in(folder):
+    """The bytes of the weights, and the measurement without its seconds."""
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    measured = {name: value for name, value in training.items() if "seconds" not in name}
+    return (folder / WEIGHTS).read_bytes(), measured
+
+
+def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, tmp_path, stop_at, caplog):
+    out = tmp_path / "new" / "adapter"
+    unfinished = stopped(plan_file, out, stop_at)
+    assert not out.exists() and kept_step(unfinished / "state") == 6
+    assert caplog.messages[-1] == (
+        "Stopped at step 7 of 12; 6 steps are kept, and the same command with --resume goes on from there."
+    )
+    with pytest.raises(RunDirError, match="a training that was stopped after step 6; pass --resume to go on"):
+        pipeline.train_plan(plan_file, out=out)
+    seen = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_Steps, "add", lambda _, step, *__: seen.append(step))
+        pipeline.train_plan(plan_file, out=out, resume=True)
+    assert seen == [*range(7, N_STEPS + 1)]
+    assert what_is_in(out) == what_is_in(pipeline.train_plan(plan_file, out=tmp_path / "unbroken").folder)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["adapter"]
+
+
+def test_what_is_resumed_is_the_same_training(plan_file, data_dir, tmp_path, stop_at):
+    out = tmp_path / "adapter"
+    stopped(plan_file, out, stop_at)
+    with pytest.raises(RunDirError, match="was trained with seed 0, now it is 5; put it back as it was"):
+        pipeline.train_plan(plan_file, out=out, resume=True, seed=5)
+    other = tmp_path / "data"
+    other.mkdir()
+    for path in data_dir.glob("*.csv"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (other / path.name).write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RunDirError, match="was trained with data_fingerprint"):
+        pipeline.train_plan(plan_file, out=out, resume=True, data_source=str(other))
+    assert pipeline.train_plan(plan_file, out=out, resume=True).folder == out  # neither has changed it
+
+
+def test_nothing_to_resume_is_said(plan_file, tmp_path):
+    with pytest.raises(RunDirError, match="holds no unfinished training; start it without --resume"):
+        pipeline.train_plan(plan_file, out=tmp_path / "new" / "adapter", resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(
+    plan_file, tmp_path, stop_at, caplog
+):
+    unfinished = stopped(plan_file, tmp_path / "new" / "adapter", stop_at, step=1)
+    assert caplog.messages[-1] == "Stopped at step 1 of 12; nothing was kept."
+    assert not unfinished.exists() and not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_after_the_training_costs_no_step(plan_file, tmp_path, step_by_step, monkeypatch, caplog):
+    out = tmp_path / "adapter"
+    with monkeypatch.context() as patched:
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        patched.setattr("autopeft.pipeline.training.write_loading_files", full)
+        with pytest.raises(RunDirError, match="No space left"):
+            pipeline.train_plan(plan_file, out=out)
+    assert caplog.messages[-1] == (
+        "Of the training 12 steps are kept, and the same command with --resume goes on from there."
+    )
+    assert pipeline.train_plan(plan_file, out=out, resume=True).measurement.trained_steps == N_STEPS
+
+
+def test_a_training_that_diverged_leaves_nothing_to_resume(plan_file, tmp_path, step_by_step):
+    text = plan_file.read_text(encoding="utf-8")
+    plan_file.write_text(text.replace("learning_rate: 0.05", "learning_rate: 1.0e+38"), encoding="utf-8")
+    with pytest.raises(TrainingError, match="diverged"):
+        pipeline.train_plan(plan_file, out=tmp_path / "adapter")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml"]
+
+
+def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
+    out, words = tmp_path / "adapter", ["train", "--plan", str(plan_file), "--out", str(tmp_path / "adapter")]
+    state = tmp_path / "adapter.unfinished" / "state"
+    plan_file.write_text(
+        plan_file.read_text(encoding="utf-8").replace(f"max_steps: {N_STEPS}", "max_steps: 400"),
+        encoding="utf-8",
+    )
+    with subprocess.Popen([sys.executable, "-c", STEP_BY_STEP, *words], stderr=subprocess.DEVNULL) as process:
+        for _ in range(1200):
+            if (kept_step(state) or 0) >= 3 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    assert 3 <= kept_step(state) < 400 and not out.exists()
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2 and "pass --resume to go on with it" in " ".join(refused.stderr.split())
+    done = CliRunner().invoke(app, [*words, "--resume"])
+    assert done.exit_code == 0 and f"adapter {out}" in done.stdout, done.output
+    unbroken = pipeline.train_plan(plan_file, out=tmp_path / "unbroken").folder
+    assert what_is_in(out) == what_is_in(unbroken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "plan.yaml", "unbroken"]
+
+
+@pytest.mark.parametrize("split", ["search", "confirm"])
+def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
+    split, model_dir, data_dir, tmp_path, step_by_step
+):
+    usual = {"max_steps": 12, "batch_size": 8, "budget": "5%", "trials": 4, "seed": 3, "confirm_seeds": 2}
+    usual |= {"methods": ("lora", "ia3"), "confirm": "full"}
+    given = frozenset({"search.trials", "confirm.seeds", "confirm.fidelity"})
+    state_folder, stops = tmp_path / "stopped" / "state", []
+    under_way_folder = state_folder / "under_way"
+
+    def interrupt():
+        is_begun = (state_folder / "measurements.jsonl").is_file()  # before it, a run leaves nothing
+        if is_begun and not stops and list(under_way_folder.glob(f"*-{split}-*/*")):
+            stops.append(None)
+            raise KeyboardInterrupt
+
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "stopped", **usual)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, given=given, progress=Silent(), interrupt=interrupt)
+    (state,) = under_way_folder.iterdir()
+    n_steps, seen = int(state.name.split("-")[-2]), []
+    with watched(lambda *step: seen.append(step[:2])):
+        pipeline.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
+    assert seen[0] == (2, n_steps)  # the first step was not made again
+    assert not under_way_folder.exists()
+    unbroken = run_spec(model_dir, data_dir, out=tmp_path / "unbroken", **usual)
+    pipeline.search(unbroken, given=given, progress=Silent())
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "unbroken")

@@ -1,0 +1,180 @@
+"""A run that is stopped goes on from its last state, and gives the same bits as one that never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autopeft.records import Status
+from autopeft.train import kept_step, under_way, watched
+from autopeft.train.pausing import Position, State, read
+from autopeft.train.under_way import UnderWay
+
+RUNGS, N_STEPS = (4, 9, 20), 20
+
+
+def timeless(measurement):
+    return replace(measurement, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0)
+
+
+class Stops:
+    """What a bench calls before each step: a signal before the n-th call, none later."""
+
+    def __init__(self, before):
+        self.left = before
+
+    def __call__(self):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def make_stopped(make_bench, tmp_path, monkeypatch):
+    """A function: the step before which a signal comes -> a bench that it stops, with a state every step."""
+    monkeypatch.setattr(under_way, "_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "_SHARE", 1e9)
+
+    def make(before, **settings):
+        return make_bench(
+            under_way=lambda plan, fidelity: tmp_path / f"{plan.digest}-{fidelity.train_steps}",
+            keep_weights=lambda plan, seed: tmp_path / "weights",
+            interrupt=Stops(before),
+            **settings,
+        )
+
+    return make
+
+
+def steps_of(bench, plan, fidelity):
+    """A measurement, and the numbers of the steps that it took."""
+    seen = []
+    with watched(lambda step, n_steps, loss: seen.append(step)):
+        return bench.measure(plan, fidelity), seen
+
+
+@pytest.mark.parametrize("before", [2, 12, N_STEPS])
+@pytest.mark.parametrize(
+    ("method", "choices"),
+    [("lora", {}), ("lora", {"dora": True}), ("ia3", {}), ("vera", {}), ((), {})],
+    ids=["lora", "dora", "ia3", "vera", "head"],
+)
+def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
+    method, choices, before, make_stopped, make_bench, make_plan, fidelity, tmp_path
+):
+    bench = make_stopped(before)  # with dropout, so that the random state must come back too
+    plan, full = make_plan(bench.base, method, **choices), fidelity(split="confirm", train_steps=N_STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(plan, full)
+    assert kept_step(bench.under_way(plan, full)) == before - 1
+    resumed, steps = steps_of(bench, plan, full)
+    assert resumed.status is Status.COMPLETE and steps == list(range(before, N_STEPS + 1))
+    weights = (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() if method else b""
+    unbroken = make_bench(keep_weights=bench.keep_weights).measure(plan, full)
+    assert timeless(resumed) == timeless(unbroken)  # the steps of both lives together among it
+    assert not method or (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("before", [3, 4, 5, 8, 15])
+def test_rungs_that_were_stopped_go_on_too(before, make_stopped, make_bench, make_plan, fidelity, tmp_path):
+    """`before` counts the steps of all rungs, each of which takes up the one before it."""
+    paused = {"paused": lambda plan, seed: tmp_path / "paused", "rung_steps": RUNGS}
+    bench, plain = make_stopped(before, **paused), make_bench(rung_steps=RUNGS)
+    plan, stops, all_steps = make_plan(bench.base, "lora"), 0, []
+    for n_steps in RUNGS:
+        rung = fidelity(train_steps=n_steps)
+        try:
+            measured, steps = steps_of(bench, plan, rung)
+        except KeyboardInterrupt:
+            stops += 1
+            measured, steps = steps_of(bench, plan, rung)
+        all_steps += steps
+        first = max((n for n in RUNGS if n < n_steps), default=0)
+        expected = replace(plain.measure(plan, rung), trained_steps=n_steps - first)
+        assert timeless(measured) == timeless(expected)
+    assert stops == 1 and all_steps == [step for step in all_steps if step >= all_steps[0]]
+    assert all_steps[-1] == N_STEPS and len(all_steps) == len(set(all_steps))
+
+
+def test_run_that_was_stopped_while_it_was_evaluated_trains_no_step_again(
+    make_stopped, make_bench, make_plan, fidelity, monkeypatch
+):
+    bench = make_stopped(0)
+    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(bench), "evaluate", lambda *_, **__: Stops(1)())
+        bench.measure(plan, full)
+    resumed, steps = steps_of(bench, plan, full)
+    assert steps == [] and timeless(resumed) == timeless(make_bench().measure(plan, full))
+
+
+def test_seconds_of_both_lives_count(make_stopped, make_plan, fidelity):
+    bench = make_stopped(N_STEPS)
+    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(plan, full)
+    first_life = read(bench.under_way(plan, full)).position.seconds
+    assert 0 < first_life < bench.measure(plan, full).train_seconds < 2 * first_life
+
+
+def test_state_of_another_run_is_passed_over(make_stopped, make_bench, make_plan, fidelity):
+    bench = make_stopped(12)
+    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(plan, full)
+    longer = fidelity(split="confirm", train_steps=N_STEPS + 2)
+    folder = bench.under_way(plan, full)
+    bench = replace(bench, under_way=lambda *_: folder)
+    assert timeless(bench.measure(plan, longer)) == timeless(make_bench().measure(plan, longer))
+
+
+def test_run_of_less_than_a_minute_writes_nothing(make_bench, make_plan, fidelity, tmp_path):
+    bench = make_bench(under_way=lambda *_: tmp_path / "state")
+    bench.measure(make_plan(bench.base, "lora"), fidelity(split="confirm"))
+    assert not (tmp_path / "state").exists()
+
+
+def test_state_that_cannot_be_written_costs_the_run_nothing(
+    make_stopped, make_bench, make_plan, fidelity, tmp_path, caplog
+):
+    (tmp_path / "file").touch()  # as a full disk: an OSError when the state is written
+    bench = replace(make_stopped(0), under_way=lambda *_: tmp_path / "file" / "state")
+    plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm")
+    assert timeless(bench.measure(plan, full)) == timeless(make_bench().measure(plan, full))
+    assert caplog.messages[0].startswith("The state of the training was not kept: ")
+
+
+class Clock:
+    """Seconds that a test moves on."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("write_seconds", "apart"), [(0.1, 60.0), (2.0, 200.0)], ids=["fast disk", "slow disk"]
+)
+def test_states_are_a_minute_apart_or_take_a_hundredth_of_the_time(
+    write_seconds, apart, tmp_path, monkeypatch
+):
+    clock = Clock()
+
+    def write(state, folder):
+        clock.now += write_seconds
+
+    monkeypatch.setattr(under_way, "write", write)
+    run = UnderWay(folder=tmp_path, clock=clock)
+    clock.now = 59.0
+    assert not run.is_due(is_last=False) and not run.is_due(is_last=True)  # a short run keeps nothing
+    clock.now = 60.0
+    assert run.is_due(is_last=False)
+    run.keep(State(position=Position(), tensors={"rng": torch.zeros(1)}))
+    written = clock.now
+    clock.now = written + apart - 1
+    assert not run.is_due(is_last=False) and run.is_due(is_last=True)  # evaluation may take long
+    clock.now = written + apart + 0.01
+    assert run.is_due(is_last=False)
