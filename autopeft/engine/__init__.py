@@ -25,7 +25,7 @@ from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
 from autopeft.engine.finished_study import STUDY, write_losses_by_rung
 from autopeft.engine.front import front, is_allowed
-from autopeft.engine.judge import judge, recommended, summaries, with_better_smallest
+from autopeft.engine.judge import judge, recommended, summaries, with_better
 from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
@@ -103,7 +103,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         baseline=finalists.baseline,
         may_be_baseline=all(is_allowed(problem, ledger, m) for m in confirmed.get(finalists.baseline, ())),
     )
-    finalists = with_better_smallest(problem, confirmed, with_best(finalists, best, confirmed=confirmed))
+    finalists = with_better(problem, confirmed, with_best(finalists, best, confirmed=confirmed))
     tested = read_test(problem, ledger, finalists, confirmed)
     verdict = judge(problem, confirmed, finalists)
     return Outcome(

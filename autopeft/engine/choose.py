@@ -47,7 +47,9 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     Incumbent and baseline are the best by the metric, and by the loss where the metric cannot tell. A plan of
     at most half the parameters that lost next to nothing against a best rival is the incumbent instead. Where
     nothing was learned yet, noise orders plans of about the lowest loss: a baseline goes before others, and
-    the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone.
+    the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone. The
+    head alone is chosen only where full runs or long ones tell of it: it learns faster than adapters and
+    stops earlier, so that short runs flatter it.
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
     as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
@@ -68,7 +70,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     if not baselines:
         failed = [m for m in ledger.measured.values() if ledger.is_baseline(m.plan)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
-    incumbent = _thriftier(problem, ledger, ranked, by_merit(problem, ledger, ranked)[0])
+    leading = by_merit(problem, ledger, _comparable(problem, ledger, ranked))[0]
+    incumbent = _thriftier(problem, ledger, ranked, leading)
     smallest = smallest_candidate(problem, ranked, incumbent)
     if problem.spec.search.objective == "params":
         incumbent = smallest
@@ -78,6 +81,19 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
         return Chosen(incumbent.plan, incumbent.plan, smallest.plan)
     baseline = by_merit(problem, ledger, baselines)[0]
     return Chosen(incumbent.plan, baseline.plan, smallest.plan)
+
+
+def _comparable(
+    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]
+) -> Sequence[Measurement]:
+    """Measurements whose order holds in full: without the head alone, if only short runs would tell of it."""
+    if _tells_of_head(problem):
+        return ranked
+    return [m for m in ranked if m.plan.adapters or ledger.is_baseline(m.plan)] or ranked
+
+
+def _tells_of_head(problem: SearchProblem) -> bool:
+    return problem.schedule.has_long_last or problem.spec.confirm.fidelity == "full"
 
 
 def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> list[Measurement]:
@@ -137,10 +153,13 @@ def smallest_candidate(
 ) -> Measurement:
     """The one with the fewest parameters among the small ones that may be as good as the incumbent.
 
-    The incumbent where there is none; none is where the metric was not measured.
+    The incumbent where there is none; none is where the metric was not measured. The head alone is none where
+    only short runs would tell, as `choose` says.
     """
     most = SMALLEST_SHARE * incumbent.plan.trainable_params
-    small = [m for m in ranked if m.plan.trainable_params <= most]
+    small = [
+        m for m in ranked if m.plan.trainable_params <= most and (m.plan.adapters or _tells_of_head(problem))
+    ]
     good = [m for m in small if may_be_as_good(problem, m, incumbent)]
     return min(good, key=lambda m: (m.plan.trainable_params, by_loss(m)), default=incumbent)
 

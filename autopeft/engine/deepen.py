@@ -29,11 +29,10 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     """
     baseline = chosen.baseline
     ledger, schedule = study_log.ledger, problem.schedule
-    is_long = schedule.rung_steps[-1] >= schedule.longest_last
     if (
         chosen.incumbent != baseline
         or not baseline.adapters
-        or is_long
+        or schedule.has_long_last
         or problem.spec.confirm.fidelity == "none"
     ):
         return chosen

@@ -15,6 +15,7 @@ from autopeft.records import Plan
 # Of the best plan's parameters, for the smallest plan; to save less is not worth a confirmation. By hand.
 SMALLEST_SHARE = 0.5
 _FORMER_SMALLEST = "smaller plan"  # a confirmed candidate that is not small beside the plan handed over
+_RUNNER_UP = "runner-up"  # the plan that the search preferred, where a plan that it passed over is better
 
 
 class Chosen(NamedTuple):
@@ -49,6 +50,14 @@ class Finalists:
     def chief(self) -> tuple[Plan, ...]:
         """Best, smallest and baseline, each once; the test split is read for these."""
         return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
+
+    def led_by(self, plan: Plan) -> Finalists:
+        """With a confirmed plan as incumbent and best, which the search had passed over."""
+        smallest = min(plan, self.smallest, key=lambda plan: plan.trainable_params)
+        named = (plan, self.baseline, smallest, *(other for _, other in self.others))
+        runner_up = [] if self.incumbent in named else [(_RUNNER_UP, self.incumbent)]
+        others = (*runner_up, *self.others)
+        return replace(self, incumbent=plan, best=plan, smallest=smallest, others=others)
 
 
 def with_best(finalists: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:

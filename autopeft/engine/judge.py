@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from autopeft import evidence
 from autopeft.engine.finalists import Finalists
@@ -44,18 +43,28 @@ def recommended(
     return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline
 
 
-def with_better_smallest(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
-    """The finalists, with the small plan as incumbent and best where it is proven better than the baseline.
+def with_better(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
+    """The finalists, with a plan as incumbent and best that the search passed over and that is proven better.
 
-    The small plan is tested only where the search put the baseline first. No other plan was compared with the
-    baseline then, and the small plan was named before the confirmation, so that the test keeps its level.
+    Such a plan is the small one where the search put the baseline first, since no other plan was compared
+    with the baseline then; and the head alone, which short runs do not tell of. Both were named before the
+    confirmation, so that their tests keep their level. What is handed over otherwise is beaten too.
     """
-    small, baseline = finalists.smallest, finalists.baseline
-    n_seeds = len(confirmed.get(small, ()))
-    is_compared = small != baseline == finalists.incumbent and n_seeds == len(confirmed[baseline]) > 1
-    if not is_compared or _last_look(problem, confirmed, small, baseline).label != "better":
-        return finalists
-    return replace(finalists, incumbent=small, best=small)
+    small = [finalists.smallest] if finalists.incumbent == finalists.baseline else []
+    heads = [plan for _, plan in finalists.others if not plan.adapters]
+    rivals = {finalists.baseline, finalists.best}
+    for plan in dict.fromkeys([*heads, *small]):
+        is_new = plan in confirmed and plan not in (*rivals, finalists.incumbent)
+        if is_new and all(_is_better(problem, confirmed, plan, rival) for rival in rivals):
+            return finalists.led_by(plan)
+    return finalists
+
+
+def _is_better(problem: SearchProblem, confirmed: Confirmed, plan: Plan, rival: Plan) -> bool:
+    """Whether a plan is proven better than another one on the same seeds, two at least."""
+    if not len(confirmed[plan]) == len(confirmed[rival]) > 1:
+        return False
+    return _last_look(problem, confirmed, plan, rival).label == "better"
 
 
 def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Verdict:

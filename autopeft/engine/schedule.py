@@ -81,6 +81,11 @@ class Schedule:
         """Steps of the longest last rung that pays: it ranks as well as a full run."""
         return round(_LONGEST_LAST * self.full_steps)
 
+    @property
+    def has_long_last(self) -> bool:
+        """Whether the last rung is as long as pays."""
+        return self.rung_steps[-1] >= self.longest_last
+
     def rung(self, index: int, *, seed: int) -> Fidelity:
         """The fidelity of a rung, on the search split or a part of it."""
         n_examples = self.n_search if index == self.last else min(self.n_search, _RUNG_EXAMPLES[index])

@@ -101,13 +101,43 @@ def test_an_incumbent_that_never_finished_is_not_handed_over() -> None:
     """Neither it nor the baseline has a run to show: both are wrong on every example, and so equal."""
 
     def truth(plan: Plan, fidelity: Fidelity) -> float | None:
-        is_lost = fidelity.split == "confirm" and plan.adapters
-        return None if is_lost else levels(ia3=0.9)(plan, fidelity)
+        return None if fidelity.split == "confirm" else levels(ia3=0.9)(plan, fidelity)
 
     outcome = run(truth, n_confirm=1000).outcome
     assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
     assert outcome.best == outcome.baseline
     assert outcome.verdict.label == "default kept"
+
+
+@pytest.mark.parametrize(("confirm", "leader"), [("half", "ia3"), ("full", "head")])
+def test_head_alone_that_leads_in_short_runs_is_no_finalist_of_half_a_run(confirm: str, leader: str) -> None:
+    """It learns first: ahead on the search split, and hardly ahead when confirmed."""
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_search = fidelity.split == "search"
+        return levels(lora=0.7, ia3=0.75, head=0.9 if is_search else 0.752)(plan, fidelity)
+
+    outcome = run(truth, confirm=confirm, n_confirm=200).outcome
+    assert method_of(outcome.incumbent or outcome.best) == leader
+    assert method_of(outcome.best) == leader
+    assert "head" in {method_of(confirmation.plan) for confirmation in outcome.confirmations}
+
+
+def test_head_alone_that_is_proven_better_by_half_runs_is_handed_over() -> None:
+    outcome = run(levels(lora=0.6, ia3=0.7, head=0.95), confirm="half", n_confirm=400).outcome
+    assert method_of(outcome.best) == "head" and outcome.best == outcome.smallest
+    assert outcome.verdict.label == "better"
+    assert method_of(by_name(outcome.confirmations)["runner-up"].plan) == "ia3"
+    assert (outcome.verdict.mean_difference or 0.0) > 0.3  # against the baseline
+
+
+def test_head_alone_is_handed_over_where_nothing_else_finished() -> None:
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        is_lost = fidelity.split == "confirm" and plan.adapters
+        return None if is_lost else levels(ia3=0.9)(plan, fidelity)
+
+    outcome = run(truth, n_confirm=1000).outcome
+    assert method_of(outcome.best) == "head" and outcome.verdict.label == "better"
 
 
 def test_a_baseline_that_breaks_a_limit_is_not_handed_over() -> None:
