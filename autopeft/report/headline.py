@@ -203,7 +203,9 @@ class _Says:
         """Time of the whole run, and what one training of the plan takes."""
         cost, best = self.result.cost, self.best
         loading = f", after {duration(cost.load_seconds)} to load" if cost.load_seconds >= 1 else ""
-        lines = [f"This search took {duration(cost.known_seconds)} in all{loading}."]
+        workers = self.result.environment.get("workers", "1")
+        shared = "in all" if workers == "1" else f"of work, shared by {workers} workers"
+        lines = [f"This search took {duration(cost.known_seconds)} {shared}{loading}."]
         if cost.full_run_seconds is None:
             lines.append("In it no plan was trained: every one failed, or none had time.")
         if best.seconds:

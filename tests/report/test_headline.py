@@ -202,6 +202,15 @@ def test_a_default_that_led_from_the_start_is_not_called_settled():
     assert answer.sure[0].startswith("Chosen by short trial runs") and "ettled" not in " ".join(answer.sure)
 
 
+@pytest.mark.parametrize(
+    ("workers", "words"), [("1", "took 12.1 min in all"), ("3", "took 12.1 min of work, shared by 3 workers")]
+)
+def test_work_of_several_workers_is_not_called_the_time_that_a_search_took(workers, words):
+    result = toy_result()
+    result = replace(result, environment={**result.environment, "workers": workers})
+    assert words in report.answer_of(result, WORDS).cost[0]
+
+
 def test_full_runs_of_the_default_are_told():
     result = toy_result()
     verdict = replace(result.verdict, label="default kept", mean_difference=0.0, interval_95=None)
