@@ -77,7 +77,15 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     n_seeds = len(rows)
     for place, plan in enumerate(later, start=1):
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        rows = _confirm_group(problem, ledger, [plan], n_seeds=n_seeds, is_needed=False, ahead=ahead[place:])
+        rows = _confirm_group(
+            problem,
+            ledger,
+            [plan],
+            n_seeds=n_seeds,
+            is_needed=False,
+            is_tested=plan in finalists.chief,
+            ahead=ahead[place:],
+        )
         if len(rows) >= min(_LEAST_SEEDS, n_seeds):
             confirmed[plan] = [run for (run,) in rows]
     return confirmed
@@ -95,15 +103,25 @@ def _confirm_group(
     *,
     n_seeds: int,
     is_needed: bool,
+    is_tested: bool = True,
     ahead: Sequence[Plan],
 ) -> list[list[Measurement]]:
     """One row for each seed, with a measurement of every plan; it may stop early.
 
-    Idle workers begin runs of the plans `ahead`, which are confirmed next on as many seeds.
+    The test split will be read for plans that are `is_tested`, which must be paid too. Idle workers begin
+    runs of the plans `ahead`, which are confirmed next on as many seeds.
     """
     rows: list[list[Measurement]] = []
     while len(rows) < n_seeds:
-        n_new = _n_next(problem, ledger, group, n_rows=len(rows), n_seeds=n_seeds, is_needed=is_needed)
+        n_new = _n_next(
+            problem,
+            ledger,
+            group,
+            n_rows=len(rows),
+            n_seeds=n_seeds,
+            is_needed=is_needed,
+            is_tested=is_tested,
+        )
         if not n_new:
             break
         fidelities = [problem.confirmation(seed) for seed in range(len(rows) + n_new)]
@@ -133,6 +151,7 @@ def _n_next(
     n_rows: int,
     n_seeds: int,
     is_needed: bool,
+    is_tested: bool,
 ) -> int:
     """How many seeds of a group are next; 0 where time or cost runs short.
 
@@ -143,7 +162,12 @@ def _n_next(
     n_new = max(1, min(n_beside, n_sure - n_rows))
     n_least = _least_seeds(problem, group) if is_needed else 0
     while n_new and not can_confirm(
-        problem, ledger, group, n_new=n_new, may_use_reserve=n_rows + n_new <= n_least
+        problem,
+        ledger,
+        group,
+        n_new=n_new,
+        may_use_reserve=n_rows + n_new <= n_least,
+        is_tested=is_tested,
     ):
         n_new -= 1
     return n_new
@@ -156,6 +180,7 @@ def can_confirm(
     *,
     n_new: int,
     may_use_reserve: bool = False,
+    is_tested: bool = True,
 ) -> bool:
     """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve.
 
@@ -166,19 +191,24 @@ def can_confirm(
     if may_use_reserve:
         return ledger.has_time_for(seconds=seconds, reserve=-ledger.tolerance)
     reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
-    return _can_pay(problem, ledger, group, n_new=n_new) and ledger.has_time_for(
+    return _can_pay(problem, ledger, group, n_new=n_new, is_tested=is_tested) and ledger.has_time_for(
         seconds=seconds, reserve=reserve
     )
 
 
-def _can_pay(problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int) -> bool:
-    """Whether more seeds of some plans, and the test split of all confirmed ones, keep to `max_cost`."""
+def _can_pay(
+    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int, is_tested: bool = True
+) -> bool:
+    """Whether more seeds of some plans, and the test split of all confirmed ones, keep to `max_cost`.
+
+    The test split of the group counts where it `is_tested`.
+    """
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
     n_confirmed = sum(fidelity.split == "confirm" for _, fidelity in ledger.measured)
     seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
-    read = (n_confirmed + n_new * len(group)) * schedule.cost(
+    read = (n_confirmed + n_new * len(group) * is_tested) * schedule.cost(
         steps=0, eval_examples=schedule.n_test + schedule.n_general
     )
     return ledger.cost(schedule) + n_new * seed + read <= limit

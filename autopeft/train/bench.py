@@ -95,7 +95,6 @@ class Bench:
     general: Task | None = None
     interrupt: Callable[[], None] = lambda: None
     state_bytes: int | None = None
-    _directions: dict[str, torch.Tensor] = field(default_factory=dict)  # of sites measured so far
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
@@ -221,6 +220,11 @@ class Bench:
                 directions = input_directions(self.base.module, batches, missing, call=self.task.loss)
             self._directions.update(directions)
         return {site: self._directions[site][:rank] for site, rank in ranks.items()}
+
+    @cached_property
+    def _directions(self) -> dict[str, torch.Tensor]:
+        """Of the sites measured so far."""
+        return {}
 
     @cached_property
     def head_rates(self) -> HeadRates:
