@@ -53,7 +53,7 @@ from autopeft.estimate import quantise_maps
 from autopeft.extension import Batch
 from autopeft.model import Precision
 from autopeft.records import ModelSpec, Status
-from autopeft.train import Compute
+from autopeft.train import Compute, StateFolders
 
 
 def check_methods(place: Place) -> Finding:
@@ -243,13 +243,9 @@ def check_resumed(place: Place) -> Finding:
     plan = planned(base)
     for stops in ((2, 4), (4,)):
         with tempfile.TemporaryDirectory() as folder:
-            bench = bench_of(
-                base,
-                place,
-                batch_size=8,
-                rung_steps=(2, 4),
-                paused=lambda plan, seed, folder=folder: Path(folder) / f"{plan.digest}-{seed}",
-            )
+            at = Path(folder)
+            folders = StateFolders(paused=lambda plan, seed, at=at: at / f"{plan.digest}-{seed}")
+            bench = bench_of(base, place, batch_size=8, rung_steps=(2, 4), state_folders=folders)
             losses.append([bench.measure(plan, rung(n_steps, 8)).loss for n_steps in stops][-1])
     gap = abs(losses[0] - losses[1]) if None not in losses else float("inf")
     # On a GPU sums may come in another order; on a CPU the numbers are the same to the bit.

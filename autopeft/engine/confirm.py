@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from autopeft.engine.finalists import Finalists
@@ -69,8 +69,11 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     ledger.progress.phase("confirmation", n_planned)
     ledger.plan_ahead(problem.confirmation(0), n_measurements=n_planned)
     # Where the cost pays all that may come, the later plans run in any case, and need not wait.
-    ahead = later if can_confirm(problem, ledger, first + later, n_new=n_seeds) else []
-    rows = _confirm_group(problem, ledger, first, n_seeds=n_seeds, is_needed=True, ahead=ahead)
+    pays_all = can_confirm(problem, ledger, first + later, n_new=n_seeds, tested=finalists.chief)
+    ahead = later if pays_all else []
+    rows = _confirm_group(
+        problem, ledger, first, n_seeds=n_seeds, is_needed=True, tested=finalists.chief, ahead=ahead
+    )
     if len(rows) < _least_seeds(problem, first):
         raise StoppedError(TIME_IS_UP)
     confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
@@ -83,7 +86,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
             [plan],
             n_seeds=n_seeds,
             is_needed=False,
-            is_tested=plan in finalists.chief,
+            tested=finalists.chief,
             ahead=ahead[place:],
         )
         if len(rows) >= min(_LEAST_SEEDS, n_seeds):
@@ -103,13 +106,13 @@ def _confirm_group(
     *,
     n_seeds: int,
     is_needed: bool,
-    is_tested: bool = True,
+    tested: Collection[Plan],
     ahead: Sequence[Plan],
 ) -> list[list[Measurement]]:
     """One row for each seed, with a measurement of every plan; it may stop early.
 
-    The test split will be read for plans that are `is_tested`, which must be paid too. Idle workers begin
-    runs of the plans `ahead`, which are confirmed next on as many seeds.
+    The test split will be read for the plans `tested`, which must be paid too. Idle workers begin runs of the
+    plans `ahead`, which are confirmed next on as many seeds.
     """
     rows: list[list[Measurement]] = []
     while len(rows) < n_seeds:
@@ -120,7 +123,7 @@ def _confirm_group(
             n_rows=len(rows),
             n_seeds=n_seeds,
             is_needed=is_needed,
-            is_tested=is_tested,
+            tested=tested,
         )
         if not n_new:
             break
@@ -151,7 +154,7 @@ def _n_next(
     n_rows: int,
     n_seeds: int,
     is_needed: bool,
-    is_tested: bool,
+    tested: Collection[Plan],
 ) -> int:
     """How many seeds of a group are next; 0 where time or cost runs short.
 
@@ -167,7 +170,7 @@ def _n_next(
         group,
         n_new=n_new,
         may_use_reserve=n_rows + n_new <= n_least,
-        is_tested=is_tested,
+        tested=tested,
     ):
         n_new -= 1
     return n_new
@@ -180,7 +183,7 @@ def can_confirm(
     *,
     n_new: int,
     may_use_reserve: bool = False,
-    is_tested: bool = True,
+    tested: Collection[Plan] | None = None,
 ) -> bool:
     """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve.
 
@@ -191,26 +194,30 @@ def can_confirm(
     if may_use_reserve:
         return ledger.has_time_for(seconds=seconds, reserve=-ledger.tolerance)
     reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
-    return _can_pay(problem, ledger, group, n_new=n_new, is_tested=is_tested) and ledger.has_time_for(
+    return _can_pay(problem, ledger, group, n_new=n_new, tested=tested) and ledger.has_time_for(
         seconds=seconds, reserve=reserve
     )
 
 
 def _can_pay(
-    problem: SearchProblem, ledger: Ledger, group: Sequence[Plan], *, n_new: int, is_tested: bool = True
+    problem: SearchProblem,
+    ledger: Ledger,
+    group: Sequence[Plan],
+    *,
+    n_new: int,
+    tested: Collection[Plan] | None = None,
 ) -> bool:
-    """Whether more seeds of some plans, and the test split of all confirmed ones, keep to `max_cost`.
+    """Whether more seeds of some plans keep to `max_cost`, with the test split of those that are `tested`.
 
-    The test split of the group counts where it `is_tested`.
+    None stands for all confirmed plans.
     """
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
-    n_confirmed = sum(fidelity.split == "confirm" for _, fidelity in ledger.measured)
+    confirmed = [plan for plan, fidelity in ledger.measured if fidelity.split == "confirm"]
+    n_read = sum(tested is None or plan in tested for plan in (*confirmed, *list(group) * n_new))
     seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
-    read = (n_confirmed + n_new * len(group) * is_tested) * schedule.cost(
-        steps=0, eval_examples=schedule.n_test + schedule.n_general
-    )
+    read = n_read * schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
     return ledger.cost(schedule) + n_new * seed + read <= limit
 
 

@@ -19,13 +19,13 @@ from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, w
 from autopeft.records import (
     SETTINGS,
     Decision,
-    Fidelity,
     GeneralText,
     Plan,
     RunSpec,
     with_setting,
 )
 
+_NO_FOLDERS = train.StateFolders()
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ def prepare(
     spec: RunSpec,
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
-    paused: Callable[[Plan, int], Path] | None = None,
-    under_way: Callable[[Plan, Fidelity], Path] | None = None,
+    state_folders: train.StateFolders = _NO_FOLDERS,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
@@ -80,8 +79,7 @@ def prepare(
     Args:
         spec: The settings of the run.
         keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
-        paused: Gives the folder for the paused training of a plan and seed; None keeps none on disk.
-        under_way: Gives the folder for the state of a run that something may stop; None keeps none.
+        state_folders: For the states of trainings.
         memory: Model and dataset that were passed as objects.
         interrupt: Called before each training step; what it raises stops the run.
 
@@ -128,8 +126,7 @@ def prepare(
         splits=splits,
         batch_size=batch_size,
         keep_weights=keep_weights,
-        paused=paused,
-        under_way=under_way,
+        state_folders=state_folders,
         interrupt=interrupt,
     )
     spec, bench, computing = with_compute(spec, bench)

@@ -38,6 +38,7 @@ from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, with_wave
 from autopeft.records import RunSpec, SearchResult
 from autopeft.store import RunDir
+from autopeft.train import StateFolders
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,7 @@ def search(
                 prepared = prepare(
                     spec,
                     keep_weights=run.weights,
-                    paused=run.paused,
-                    under_way=run.under_way,
+                    state_folders=StateFolders(paused=run.paused, under_way=run.under_way),
                     memory=memory,
                     interrupt=interrupt,
                 )

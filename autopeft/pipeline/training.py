@@ -43,6 +43,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
+from autopeft.train import StateFolders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,9 @@ def train_plan(
         fresh_folder(target) as fresh,
     ):
         bench = replace(
-            prepared.bench, keep_weights=lambda plan, seed: fresh, under_way=lambda *_: unfinished.state
+            prepared.bench,
+            keep_weights=lambda plan, seed: fresh,
+            state_folders=StateFolders(under_way=lambda *_: unfinished.state),
         )
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:

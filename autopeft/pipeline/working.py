@@ -21,7 +21,7 @@ from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import SOURCES, RunDir, whole_path
-from autopeft.train import Bench
+from autopeft.train import Bench, StateFolders
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 
@@ -147,8 +147,7 @@ class WorkerBench:
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,
-            paused=run.paused,
-            under_way=run.under_way,
+            state_folders=StateFolders(paused=run.paused, under_way=run.under_way),
         )
         prepared = with_general_text(prepared)
         if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):

@@ -28,6 +28,7 @@ from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
 from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.rates import SCHEDULE
+from autopeft.train.states import StateFolders
 
 __all__ = [
     "LESS_MEMORY",
@@ -38,6 +39,7 @@ __all__ = [
     "Compute",
     "EncodedSplit",
     "Pace",
+    "StateFolders",
     "choose_compute",
     "count_tokens",
     "encode_split",

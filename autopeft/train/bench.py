@@ -53,7 +53,7 @@ from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
 from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
 from autopeft.train.recovery import Recovery
-from autopeft.train.states import RungStates, most_state_bytes
+from autopeft.train.states import RungStates, StateFolders, most_state_bytes
 from autopeft.train.under_way import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
@@ -75,9 +75,7 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
-    the test split; None keeps none. `paused` gives the folder for the state of a plan's rungs, which memory
-    does not hold or another process takes up; None trains every rung from the start. `under_way` gives the
-    folder for the state of a run that something may stop; None keeps none. `general` is the task
+    the test split; None keeps none. `state_folders` are for the states of trainings. `general` is the task
     of the split of that name. `interrupt` is called before each training step; what it raises stops the run.
     `state_bytes` is the most that memory holds of states of paused runs; None is a quarter of what is free.
     """
@@ -88,8 +86,7 @@ class Bench:
     splits: Mapping[str, EncodedSplit]
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
-    paused: Callable[[Plan, int], Path] | None = None
-    under_way: Callable[[Plan, Fidelity], Path] | None = None
+    state_folders: StateFolders = field(default_factory=StateFolders)
     rung_steps: tuple[int, ...] = ()
     compute: Compute = field(default_factory=Compute)
     general: Task | None = None
@@ -245,16 +242,15 @@ class Bench:
 
     def _shared_with(self, fidelity: Fidelity, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows."""
-        is_rung = fidelity.split == "search"
-        return self.frozen_outputs.used_by(model) if is_rung else contextlib.nullcontext()
+        return self.frozen_outputs.used_by(model) if fidelity.split == "search" else contextlib.nullcontext()
 
     @cached_property
     def states(self) -> RungStates | None:
         """The states of this bench's paused runs; None if every rung is trained from the start."""
-        if self.paused is None:
+        if self.state_folders.paused is None:
             return None
         max_bytes = most_state_bytes(self.base) if self.state_bytes is None else self.state_bytes
-        return RungStates(folder=self.paused, max_bytes=max_bytes)
+        return RungStates(folder=self.state_folders.paused, max_bytes=max_bytes)
 
     def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
         """Train a rung if the search split judges it, else a full run.
@@ -268,10 +264,10 @@ class Bench:
         self.base.to_train(model)
         if not plan.adapters:
             self.base.body_to_eval()
-        is_rung = fidelity.split == "search"
-        n_steps = fidelity.train_steps
+        is_rung, n_steps = fidelity.split == "search", fidelity.train_steps
         states = self.states if is_rung else None
-        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, fidelity))
+        folder = self.state_folders.under_way
+        under_way = None if folder is None else UnderWay(folder=folder(plan, fidelity))
         start = under_way.load() if under_way else None
         is_resumed = n_steps in self.rung_steps  # a full run may follow the last one
         run = TrainingRun(

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from autopeft.model import BaseModel, free_bytes
-from autopeft.records import Plan
+from autopeft.records import Fidelity, Plan
 from autopeft.train.pausing import State, read, write
 
 Key = tuple[Plan, int]  # a plan and a seed
@@ -21,6 +21,20 @@ _SHARE = 0.25  # of the machine's free memory; chosen by hand
 _FEW_BYTES, _WEIGHTS_SHARE = 2**28, 0.05
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateFolders:
+    """Gives the folders for states of trainings; None keeps none on the disk.
+
+    Attributes:
+        paused: Of a plan and a seed: for the state of its rungs, which memory does not hold or another
+            process takes up. None trains every rung from the start.
+        under_way: Of a plan and a fidelity: for the state of a run that something may stop.
+    """
+
+    paused: Callable[[Plan, int], Path] | None = None
+    under_way: Callable[[Plan, Fidelity], Path] | None = None
 
 
 def most_state_bytes(base: BaseModel) -> int:

@@ -80,6 +80,7 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
     from autopeft.pipeline.scoring import sensitivity
     from autopeft.records import RunSpec
     from autopeft.space import AllocationContext
+    from autopeft.train import StateFolders
 
     spec = RunSpec()
     topics = {
@@ -100,7 +101,7 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
     prepared = prepare(
         spec,
         keep_weights=lambda plan, seed: folder / f"weights-{plan.digest}-{seed}",
-        paused=lambda plan, seed: folder / f"paused-{plan.digest}-{seed}",
+        state_folders=StateFolders(paused=lambda plan, seed: folder / f"paused-{plan.digest}-{seed}"),
     )
     names = [site.name for site in prepared.base.sites]
     (score,) = sensitivity(prepared, ["gradient"]).scores

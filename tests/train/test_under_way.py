@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autopeft.records import Status
-from autopeft.train import kept_step, under_way, watched
+from autopeft.train import StateFolders, kept_step, under_way, watched
 from autopeft.train.pausing import Position, State, read
 from autopeft.train.under_way import UnderWay
 
@@ -68,7 +68,7 @@ def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
     plan, full = make_plan(bench.base, method, **choices), fidelity(split="confirm", train_steps=N_STEPS)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
-    assert kept_step(bench.under_way(plan, full)) == before - 1
+    assert kept_step(bench.state_folders.under_way(plan, full)) == before - 1
     resumed, steps = steps_of(bench, plan, full)
     assert resumed.status is Status.COMPLETE and steps == list(range(before, N_STEPS + 1))
     weights = (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() if method else b""
@@ -115,7 +115,7 @@ def test_seconds_of_both_lives_count(make_stopped, make_plan, fidelity):
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
-    first_life = read(bench.under_way(plan, full)).position.seconds
+    first_life = read(bench.state_folders.under_way(plan, full)).position.seconds
     assert 0 < first_life < bench.measure(plan, full).train_seconds < 2 * first_life
 
 
@@ -125,8 +125,8 @@ def test_state_of_another_run_is_passed_over(make_stopped, make_bench, make_plan
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
     longer = fidelity(split="confirm", train_steps=N_STEPS + 2)
-    folder = bench.under_way(plan, full)
-    bench = replace(bench, under_way=lambda *_: folder)
+    folder = bench.state_folders.under_way(plan, full)
+    bench = replace(bench, state_folders=StateFolders(under_way=lambda *_: folder))
     assert timeless(bench.measure(plan, longer)) == timeless(make_bench().measure(plan, longer))
 
 
@@ -140,7 +140,8 @@ def test_state_that_cannot_be_written_costs_the_run_nothing(
     make_stopped, make_bench, make_plan, fidelity, tmp_path, caplog
 ):
     (tmp_path / "file").touch()  # as a full disk: an OSError when the state is written
-    bench = replace(make_stopped(0), under_way=lambda *_: tmp_path / "file" / "state")
+    folders = StateFolders(under_way=lambda *_: tmp_path / "file" / "state")
+    bench = replace(make_stopped(0), state_folders=folders)
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm")
     assert timeless(bench.measure(plan, full)) == timeless(make_bench().measure(plan, full))
     assert caplog.messages[0].startswith("The state of the training was not kept: ")
