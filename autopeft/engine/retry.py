@@ -91,16 +91,18 @@ def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bo
 
     Adapters whose loss was clearly below that without any there had learned already: their run has learned
     if it keeps half of that. A language model may gain less than a percent afterwards, which is less than two
-    splits differ by. A metric without bounds is such a loss itself, and tells no more.
+    splits differ by; where it gains little in all, it has failed if it is clearly above the untrained model.
+    A metric without bounds is such a loss itself, and tells no more.
     """
     short = _short_run(problem, ledger, run)
     if short is None or short.loss is None or run.loss is None:
         return False
     without = _loss_without_adapters(problem, ledger)
+    limit = UNLEARNED * short.loss
     if without is not None and short.loss <= UNLEARNED * without:
         limit = (short.loss + without) / 2
-    else:
-        limit = UNLEARNED * short.loss
+    elif without is not None and not problem.has_head:
+        limit = without / UNLEARNED
     is_metric_better = (
         problem.metric.score_span is not None
         and run.metric is not None

@@ -114,6 +114,18 @@ def test_what_was_learned_at_the_first_rung_and_kept_is_no_failure(span, harder)
     assert not any("failed on" in sentence for sentence in made.outcome.sentences)
 
 
+@pytest.mark.parametrize(("in_full", "is_failed"), [(2.24, False), (2.31, False), (2.6, True)])
+def test_language_model_that_gains_little_has_failed_only_above_the_untrained_one(in_full, is_failed):
+    """The untrained loss is 2.3, and that of the first rung 1.3 % lower."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        loss = 2.3 if not plan.adapters else in_full if fidelity.split == "confirm" else 2.27
+        return 2 + 1 / fidelity.train_steps - loss
+
+    made = run(World(quality=quality, has_head=False), trials=16, head_rates=(1.0, 1.0))
+    assert any("failed on" in sentence for sentence in made.outcome.sentences) == is_failed
+
+
 def test_where_no_run_learns_more_than_the_first_rung_none_has_failed():
     """The steps are too few for every plan: loss and metric of longer runs are no better, whichever rate."""
 
