@@ -20,6 +20,8 @@ _FEWEST_GROUPS = 2  # that `max_examples` leaves: one for train and one for sear
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
 _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
+_FEW_ROWS = 20  # of a validation file; with fewer a verdict tells large differences alone; chosen by hand
+_SPREAD = 3  # rows of a label from which on it is in train, search and confirm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,18 @@ class Cutter:
     in_order: bool
     seed: int
 
-    def cut(self, rows: list[Row], n_out: int, name: str, notes: list[str]) -> tuple[list[Row], list[Row]]:
+    def cut(
+        self,
+        rows: list[Row],
+        n_out: int,
+        name: str,
+        notes: list[str],
+        *,
+        spread: frozenset[str] = frozenset(),
+    ) -> tuple[list[Row], list[Row]]:
         """The rows that stay and those that are cut out, about `n_out`, in the order of `rows`.
+
+        Single rows that are cut out hold each label of `spread`, as far as a row of it stays.
 
         Raises a DataError if no group can be cut out, or a label is missing among the rows that stay.
         """
@@ -44,6 +56,7 @@ class Cutter:
             out, how = self._groups(rows, n_out), "whole groups"
         else:
             out, how = self._rows(rows, n_out)
+            out = self._with_labels(rows, out, spread)
         far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays = [row for i, row in enumerate(rows) if i not in out]
@@ -75,6 +88,31 @@ class Cutter:
         return set(
             np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
         ), f"not stratified, {how}"
+
+    def _with_labels(self, rows: Sequence[Row], out: set[int], spread: frozenset[str]) -> set[int]:
+        """The cut with a row of each label of `spread`, in place of rows whose labels it has more often."""
+        labels = [self._labels(row) for row in rows]
+        inside = Counter(name for i in out for name in labels[i])
+        missing = sorted(spread - inside.keys())
+        if not missing:
+            return out
+        stays = Counter(name for i, names in enumerate(labels) if i not in out for name in names)
+        order: list[int] = np.random.default_rng(self.seed).permutation(len(rows)).tolist()
+        out = set(out)
+        for name in missing:
+            held = (i for i in order if i not in out and name in labels[i])
+            comes = next((i for i in held if all(stays[other] > 1 for other in labels[i])), None)
+            goes = max(
+                (i for i in order if i in out and all(inside[other] > 1 for other in labels[i])),
+                key=lambda i: min((inside[other] for other in labels[i]), default=0),
+                default=None,
+            )
+            if inside[name] or comes is None or goes is None:
+                continue
+            out = out - {goes} | {comes}
+            inside = inside - Counter(labels[goes]) + Counter(labels[comes])
+            stays = stays - Counter(labels[comes]) + Counter(labels[goes])
+        return out
 
     def without_surplus(self, rows: list[Row], n_most: int, notes: list[str]) -> list[Row]:
         """`n_most` of the rows: whole groups are left out while they fit, then single rows."""
@@ -158,9 +196,17 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
     train, confirm = uncut.parts["train"], uncut.parts.get("confirm", [])
+    counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
+    spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and uncut.target.kind != "tags")
     is_cut = not confirm
     if is_cut:
-        train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes)
+        train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes, spread=spread)
+    elif len(confirm) < _FEW_ROWS and uncut.target.kind != "stream":
+        rows = "1 row" if len(confirm) == 1 else f"{len(confirm)} rows"
+        notes.append(
+            f"The validation file has {rows}, of which the verdict tells large differences alone; give more, "
+            "or leave the file out so that they are cut from train."
+        )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
     n_needed = max(MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
     if min(len(train), max_examples or len(train)) < n_needed:
@@ -183,7 +229,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
             train = train[-max_examples:]
         else:
             train = cutter.without_surplus(train, max_examples, notes)
-    train, search = cutter.cut(train, _cut_size(len(train)), "search", notes)
+    train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
 
 

@@ -47,6 +47,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     n_removed = remove_duplicates(uncut, notes)
     splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
     _require_classes(uncut.target, splits["train"], notes)
+    _note_absent_labels(uncut.target, splits, notes)
     target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
     return LabelledData(
         **{part: _split(part, rows, target) for part, rows in splits.items()},
@@ -74,6 +75,22 @@ def _require_classes(target: Target, rows: list[Row], notes: list[str]) -> None:
     if lost:
         listed = shortened(", ".join(lost), 60)
         notes.append(f"No train row is left of {len(lost)} labels ({listed}): repeated or surplus rows went.")
+
+
+def _note_absent_labels(target: Target, splits: Parts, notes: list[str]) -> None:
+    """Note labels of train that another split lacks, whose metric tells nothing of them."""
+    if target.kind not in ("class", "classes"):
+        return
+    present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
+    for part, names in present.items():
+        absent = [name for name in target.names if name in present["train"] - names]
+        if absent and splits[part]:
+            listed = shortened(", ".join(map(repr, absent)), 60)
+            what = f"label {listed}" if len(absent) == 1 else f"{len(absent)} labels ({listed})"
+            notes.append(
+                f"The {part} split has no row with {what} of train, so that its {len(splits[part])} rows "
+                "tell nothing of how well such rows are labelled; add some."
+            )
 
 
 def _split(part: str, rows: list[Row], target: Target) -> Split:

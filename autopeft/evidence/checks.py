@@ -16,7 +16,7 @@ def checked_table(scores: npt.ArrayLike) -> Floats:
     assert np.isfinite(table).all(), "scores must be finite; give a diverged seed its worst possible scores"
     if (n_examples := table.shape[1]) < 2:
         raise SpecError(
-            f"The split for the verdict has {n_examples} examples and an interval needs at least 2; "
+            f"An interval needs at least 2 examples and the split for the verdict has {n_examples}; "
             "give a larger dataset or use --confirm none."
         )
     return table

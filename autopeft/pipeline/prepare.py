@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft import model, train
 from autopeft.data import LabelledData
 from autopeft.engine import Rungs
-from autopeft.errors import SpecError
+from autopeft.errors import DataError, SpecError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import memory_needed, with_compute
@@ -27,6 +27,7 @@ from autopeft.records import (
 
 _NO_FOLDERS = train.StateFolders()
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
+_LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,24 @@ def check_margin(prepared: Prepared) -> None:
             f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
+
+
+def check_splits(prepared: Prepared) -> None:
+    """Raise DataError where a split that compares plans has one example, of which no interval is made."""
+    splits = {
+        "search": "add train rows",
+        "confirm": "give a larger validation file, leave it out so that the split is cut from train, or set "
+        "--confirm none",
+    }
+    if prepared.spec.confirm.fidelity == "none":
+        del splits["confirm"]
+    for name, remedy in splits.items():
+        n_examples = len(prepared.bench.splits[name].labels)
+        if n_examples < _LEAST_EXAMPLES:
+            raise DataError(
+                f"The {name} split has {n_examples} example, and comparing plans needs at least "
+                f"{_LEAST_EXAMPLES}; {remedy}."
+            )
 
 
 def methods_for(base: BaseModel) -> Mapping[str, Method]:

@@ -320,7 +320,7 @@ def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: lis
 
 def test_scores_and_margins_that_allow_no_interval_are_refused() -> None:
     single, many = np.ones((2, 1)), np.ones((2, 9))
-    with pytest.raises(SpecError, match="has 1 examples and an interval needs at least 2"):
+    with pytest.raises(SpecError, match="needs at least 2 examples and the split for the verdict has 1;"):
         paired_interval(single, single)
     with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):
         paired_interval(100 * many, 0 * many)

@@ -1,0 +1,84 @@
+"""Rare labels and small validation files: a split has what its metric is computed on, or a note says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from autopeft.data import load
+from autopeft.records import DataSpec
+
+SPLITS = ("train", "search", "confirm")
+
+
+def write(path, labels, *, first=0):
+    rows = [{"text": f"sentence {first + i}", "label": label} for i, label in enumerate(labels)]
+    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+
+
+def read(path, **spec):
+    return load(DataSpec(source=str(path), **spec), seed=0)
+
+
+def counts_of(data):
+    """How often each split has each label."""
+
+    def names(label):
+        return [data.label_names[at] for at in (label if isinstance(label, tuple) else (label,))]
+
+    return {
+        split: Counter(name for label in getattr(data, split).labels for name in names(label))
+        for split in SPLITS
+    }
+
+
+@pytest.mark.parametrize("n_rare", [3, 4, 6])
+def test_a_rare_label_is_in_every_split_that_is_cut(tmp_path, n_rare):
+    write(tmp_path / "rows.jsonl", ["neg"] * 500 + ["pos"] * n_rare)
+    data = read(tmp_path / "rows.jsonl")
+    counts = counts_of(data)
+    assert min(counts[split]["pos"] for split in SPLITS) >= 1
+    assert sum(counts[split]["pos"] for split in SPLITS) == n_rare
+    n_confirm = -(-15 * (500 + n_rare) // 100)  # rounded up, as for other labels
+    assert len(data.confirm.labels) == n_confirm
+    assert not [note for note in data.notes if "has no row with" in note]
+
+
+def test_many_rare_labels_are_in_every_split(tmp_path):
+    write(tmp_path / "rows.jsonl", ["a"] * 400 + [f"rare{i % 8}" for i in range(24)])
+    assert all(len(counts) == 9 for counts in counts_of(read(tmp_path / "rows.jsonl")).values())
+
+
+def test_rare_labels_beside_others_are_in_every_split(tmp_path):
+    rows = [["a"], ["a", "b"], ["b"]] * 100 + [["a", "rare"]] * 3 + [["odd", "b"]] * 3
+    write(tmp_path / "rows.jsonl", rows)
+    assert all(len(counts) == 4 for counts in counts_of(read(tmp_path / "rows.jsonl")).values())
+
+
+def test_a_label_of_two_rows_is_noted_where_a_split_lacks_it(tmp_path):
+    write(tmp_path / "rows.jsonl", ["neg"] * 200 + ["pos"] * 200 + ["rare"] * 2)
+    data = read(tmp_path / "rows.jsonl")
+    counts = counts_of(data)
+    assert counts["train"]["rare"] >= 1
+    lacking = [split for split in SPLITS if not counts[split]["rare"]]
+    assert lacking
+    for split in lacking:
+        assert any(note.startswith(f"The {split} split has no row with label 'rare'") for note in data.notes)
+
+
+@pytest.mark.parametrize(("part", "split"), [("validation", "confirm"), ("test", "test")])
+def test_a_label_that_a_file_of_the_user_lacks_is_noted(tmp_path, part, split):
+    write(tmp_path / "train.jsonl", ["neg", "pos"] * 60)
+    write(tmp_path / f"{part}.jsonl", ["neg"] * 30, first=1000)
+    notes = read(tmp_path).notes
+    assert [note for note in notes if note.startswith(f"The {split} split has no row with label 'pos'")]
+
+
+@pytest.mark.parametrize(("n_rows", "is_noted"), [(1, True), (19, True), (20, False)])
+def test_a_validation_file_of_few_rows_is_noted(tmp_path, n_rows, is_noted):
+    write(tmp_path / "train.jsonl", ["neg", "pos"] * 60)
+    write(tmp_path / "validation.jsonl", (["neg", "pos"] * 10)[:n_rows], first=1000)
+    few = [note for note in read(tmp_path).notes if note.startswith(f"The validation file has {n_rows} row")]
+    assert bool(few) == is_noted
