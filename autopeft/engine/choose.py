@@ -10,7 +10,14 @@ from autopeft.engine.finalists import SMALLEST_SHARE, Chosen
 from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import by_loss, first_by_metric, may_be_as_good, ranked_by_loss
+from autopeft.engine.ranking import (
+    best_by_metric,
+    by_loss,
+    first_by_metric,
+    is_clearly_better,
+    may_be_as_good,
+    ranked_by_loss,
+)
 from autopeft.engine.stopping import has_room
 from autopeft.engine.study_log import StudyLog
 from autopeft.errors import SiteError, TrainingError
@@ -99,10 +106,11 @@ def _tells_of_head(problem: SearchProblem) -> bool:
 def by_merit(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> list[Measurement]:
     """Measurements of the last rung, which are sorted by loss, in the order in which they go on.
 
-    The best by the metric first, as far as it can tell. Where the lowest loss is about that of the first
-    rung, nothing was learned: those of about the lowest loss come first, as `choose` says.
+    The best by the metric first, as far as it can tell. Where neither the lowest loss nor the best metric is
+    clearly better than at the first rung, nothing was learned: those of about the lowest loss come first, as
+    `choose` says.
     """
-    if has_learned(problem, ledger, ranked[0]):
+    if has_learned(problem, ledger, ranked):
         first = first_by_metric(problem, ranked)
         return [first, *(m for m in ranked if m is not first)]
     lowest = ranked[0].loss or 0.0
@@ -127,7 +135,7 @@ def _thriftier(
     """
     if (
         ledger.is_baseline(first.plan)
-        or not has_learned(problem, ledger, ranked[0])
+        or not has_learned(problem, ledger, ranked)
         or first.loss is None
         or first.metric is None
     ):
@@ -139,13 +147,21 @@ def _thriftier(
     return next(good, first)
 
 
-def has_learned(problem: SearchProblem, ledger: Ledger, best: Measurement) -> bool:
-    """Whether the lowest loss is clearly below that of the first rung; True where there is one rung."""
-    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
-    before = next((m.loss for m in first if m.plan.adapters), None)
-    if not problem.schedule.last or not before or not best.loss:
+def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]) -> bool:
+    """Whether the lowest loss or the best metric is clearly better than at the first rung.
+
+    An F1 may rise from 0 while the loss over all labels falls by a percent. A metric without bounds is such a
+    loss itself, and tells no more. True where there is one rung.
+    """
+    first = [m for m in ranked_by_loss(ledger.at(problem.rung(0)).values()) if m.plan.adapters]
+    if not problem.schedule.last or not first or not first[0].loss or not ranked[0].loss:
         return True
-    return best.loss <= UNLEARNED * before
+    if ranked[0].loss <= UNLEARNED * first[0].loss:
+        return True
+    has_own_scores = problem.metric.score_step is not None
+    return has_own_scores and is_clearly_better(
+        problem, best_by_metric(problem, ranked), best_by_metric(problem, first)
+    )
 
 
 def smallest_candidate(

@@ -24,6 +24,11 @@ def ranked_by_loss(measurements: Iterable[Measurement]) -> list[Measurement]:
     return sorted((m for m in measurements if m.loss is not None), key=by_loss)
 
 
+def best_by_metric(problem: SearchProblem, measurements: Sequence[Measurement]) -> Measurement:
+    """The measurement with the best metric, the first of equals."""
+    return max(measurements, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
+
+
 def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Measurement:
     """The first of `ranked` that the metric cannot tell from the best by the metric.
 
@@ -31,8 +36,13 @@ def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Me
     difference. A few hundred examples order close plans by chance; the loss, by which `ranked` is sorted,
     looks at the probability of every example and does not.
     """
-    best = max(ranked, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
-    return next(m for m in ranked if m is best or not is_better(problem, best, m, std_errors=_CLEAR))
+    best = best_by_metric(problem, ranked)
+    return next(m for m in ranked if m is best or not is_clearly_better(problem, best, m))
+
+
+def is_clearly_better(problem: SearchProblem, first: Measurement, second: Measurement) -> bool:
+    """Whether the metric of `first` is better by more than chance alone makes it."""
+    return is_better(problem, first, second, std_errors=_CLEAR)
 
 
 def is_better(problem: SearchProblem, first: Measurement, second: Measurement, *, std_errors: float) -> bool:

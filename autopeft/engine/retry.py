@@ -104,7 +104,7 @@ def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bo
     elif without is not None and not problem.has_head:
         limit = without / UNLEARNED
     is_metric_better = (
-        problem.metric.score_span is not None
+        problem.metric.score_step is not None
         and run.metric is not None
         and short.metric is not None
         and problem.sign * (run.metric - short.metric) > 0

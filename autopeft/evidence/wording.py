@@ -146,13 +146,14 @@ def optimism_sentence(
     """
     assert std_error > 0 and n_tried >= 1, (std_error, n_tried)
     unit, lost = _unit_of(metric), promised - confirmed
-    is_optimistic = lost > std_error
+    is_optimistic, is_promise = lost > std_error, promised >= 0
     gains = [unit.factor * gain for gain in (promised, confirmed)]
     places = _decimals([*gains, unit.factor * lost] if is_optimistic else gains, least=unit.places)
     if is_optimistic:
-        end = f"so {unit.factor * lost:.{places}f} were optimism."
+        less = f"{unit.factor * lost:.{places}f}"
+        end = f"so {less} were optimism." if is_promise else f"another {less} worse."
     elif lost < -std_error:
-        end = "more than the search promised."
+        end = "more than the search promised." if is_promise else "better than there."
     else:
         end = "the same within one standard error."
     if metric.greater_is_better:
@@ -164,6 +165,15 @@ def optimism_sentence(
         )
         best = f"{metric.name} of the best of {n_tried} plans"
         promise = f"on its own split that the {best} is {first} the baseline's"
+    if not is_promise:
+        subject = f"the best of {n_tried} plans, put first by its loss or its size,"
+        first = f"{abs(gains[0]):.{places}f}"
+        was = (
+            f"{subject} was {first} {unit.name} below the baseline"
+            if metric.greater_is_better
+            else f"{subject} had {metric.name} {first}{unit.suffix} above the baseline's"
+        )
+        return f"On the split of the search {was}; the confirmation gave {second}, {end}"
     return f"The search promised {promise}; the confirmation gave {second}, {end}"
 
 

@@ -143,26 +143,25 @@ def prepare(
     )
 
 
-def check_margin(prepared: Prepared) -> None:
-    """Raise SpecError for a margin of half of a share or more, which is meant in points."""
+def check_comparison(prepared: Prepared) -> None:
+    """Refuse a margin and splits with which no plans can be compared.
+
+    Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
+    split of one example, of which no interval is made.
+    """
     margin, task = prepared.spec.confirm.margin, prepared.task
     if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
         raise SpecError(
             f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
-
-
-def check_splits(prepared: Prepared) -> None:
-    """Raise DataError where a split that compares plans has one example, of which no interval is made."""
-    splits = {
-        "search": "add train rows",
-        "confirm": "give a larger validation file, leave it out so that the split is cut from train, or set "
-        "--confirm none",
-    }
-    if prepared.spec.confirm.fidelity == "none":
-        del splits["confirm"]
-    for name, remedy in splits.items():
+    remedies = {"search": "add train rows"}
+    if prepared.spec.confirm.fidelity != "none":
+        remedies["confirm"] = (
+            "give a larger validation file, leave it out so that the split is cut from train, or set "
+            "--confirm none"
+        )
+    for name, remedy in remedies.items():
         n_examples = len(prepared.bench.splits[name].labels)
         if n_examples < _LEAST_EXAMPLES:
             raise DataError(

@@ -13,7 +13,7 @@ from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
-from autopeft.pipeline.prepare import Prepared, check_margin, check_splits, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
@@ -88,8 +88,7 @@ def preview(
     requested = requested_space(spec)
     check_forgetting(spec)
     prepared = prepare(spec)
-    check_margin(prepared)
-    check_splits(prepared)
+    check_comparison(prepared)
     prepared = with_general_text(prepared)
     prepared = as_it_was(RunDir.open(str(spec.output.out)), prepared, given) if resume else prepared
     loaded_seconds = time.monotonic() - started

@@ -28,7 +28,7 @@ from autopeft.pipeline.keeping import (
 )
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
-from autopeft.pipeline.prepare import Prepared, check_margin, check_splits, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import resumed
@@ -91,8 +91,7 @@ def search(
                     memory=memory,
                     interrupt=interrupt,
                 )
-                check_margin(prepared)
-                check_splits(prepared)
+                check_comparison(prepared)
                 prepared = with_general_text(prepared)
                 prepared = as_it_was(run, prepared, given) if resume else prepared
                 limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)

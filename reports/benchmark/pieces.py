@@ -36,7 +36,7 @@ PIECES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "lower rates": [(engine, "retune", _same)],
     "full runs": [(engine, "deepened", _same)],
     "metric": [(choose, "first_by_metric", lambda problem, ranked: ranked[0])],
-    "caution": [(choose, "has_learned", lambda problem, ledger, best: True)],
+    "caution": [(choose, "has_learned", lambda problem, ledger, ranked: True)],
     "second rates": [(promote, "_baselines", lambda *args, **kinds: (_BASELINES(*args, **kinds)[0], []))],
     "recommendation": [(engine, "recommended", lambda problem, confirmed, *, incumbent, **_: incumbent)],
 }

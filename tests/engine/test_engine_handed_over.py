@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
-from toys.engine import is_baseline, levels, method_of, problem, run
+from toys.engine import OwnLoss, is_baseline, levels, method_of, problem, run
+from toys.metrics import ACCURACY
 
 from autopeft.engine.judge import recommended
 from autopeft.records import (
@@ -148,3 +151,17 @@ def test_a_baseline_that_breaks_a_limit_is_not_handed_over() -> None:
     assert 4 * limited.baseline.trainable_params > 400
     assert limited.best == limited.incumbent or limited.incumbent is None
     assert 4 * limited.best.trainable_params <= 400
+
+
+@pytest.mark.parametrize("first", [0.0, 0.4])
+def test_a_metric_that_rises_leads_where_the_loss_hardly_falls(first: float) -> None:
+    """The labels are rare: all losses stay where they were. What the first rung had already is no gain."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        is_first = fidelity.train_steps <= 3
+        return 0.0 if method_of(plan) != "ia3" else first if is_first else 0.4
+
+    world = OwnLoss(quality=quality, loss=lambda plan, fidelity: 1.0)
+    outcome = run(world, metric=replace(ACCURACY, name="micro-F1", score_span=None), confirm="none").outcome
+    assert (method_of(outcome.best) == "ia3") is (first == 0.0)
+    assert is_baseline(outcome.best) is (first > 0.0)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from toys.engine import World, is_baseline, problem, run
-from toys.metrics import ERROR_RATE
+from toys.engine import OwnLoss, World, is_baseline, problem, run
+from toys.metrics import ACCURACY, ERROR_RATE, PEARSON
 
 from autopeft.records import Fidelity, Plan, Status
 
@@ -135,4 +135,18 @@ def test_where_no_run_learns_more_than_the_first_rung_none_has_failed():
     made = run(quality, trials=16)
     losses = {m.loss for m in (*made.at("search"), *made.at("confirm")) if is_baseline(m.plan)}
     assert max(losses) - min(losses) < 1e-9, "the toy's loss falls by 1 / steps"
+    assert not any("failed on" in sentence for sentence in made.outcome.sentences)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, PEARSON, replace(ACCURACY, name="micro-F1", score_span=None)])
+def test_a_metric_without_bounds_that_rises_is_no_failure(metric):
+    """The labels are rare: the baseline's F1 rises from 0 while its loss hardly falls."""
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.0 if fidelity.train_steps <= 3 or not is_baseline(plan) else 0.4
+
+    def loss(plan: Plan, fidelity: Fidelity) -> float:
+        return 1.0 if is_baseline(plan) or fidelity.train_steps <= 3 else 0.9
+
+    made = run(OwnLoss(quality=quality, loss=loss), trials=16, metric=metric)
     assert not any("failed on" in sentence for sentence in made.outcome.sentences)

@@ -9,6 +9,7 @@ from scipy import stats
 from toys.engine import World, levels, method_of, run
 from toys.metrics import ERROR_RATE, LOSS
 
+from autopeft.evidence import optimism_sentence
 from autopeft.records import Fidelity, LimitSpec, MetricFacts, Plan
 from autopeft.space import MethodSpace, Space
 
@@ -99,3 +100,29 @@ def test_a_confirmed_small_plan_keeps_its_name_where_the_baseline_is_smaller_tha
 
 def test_without_confirmation_there_are_no_findings() -> None:
     assert run(levels(), confirm="none").outcome.sentences == ()
+
+
+@pytest.mark.parametrize(
+    ("promised", "confirmed", "end"),
+    [
+        (-0.237, -0.25, "-25.0, another 1.3 worse."),
+        (-0.237, 0.1, "+10.0, better than there."),
+        (
+            -0.237,
+            -0.236,
+            "-23.6, the same within one standard error.",
+        ),
+    ],
+)
+def test_a_plan_that_was_below_the_baseline_promised_nothing(
+    promised: float, confirmed: float, end: str
+) -> None:
+    metric = MetricFacts(name="micro-F1", greater_is_better=True, is_share=True)
+    settings = {"promised": promised, "confirmed": confirmed, "std_error": 0.01, "n_tried": 40}
+    sentence = optimism_sentence(**settings, metric=metric)
+    assert sentence == (
+        "On the split of the search the best of 40 plans, put first by its loss or its size, was 23.7 "
+        f"points of micro-F1 below the baseline; the confirmation gave {end}"
+    )
+    turned = optimism_sentence(**settings, metric=ERROR_RATE)
+    assert "size, had error-rate 23.7 points above the baseline's; the confirmation gave" in turned

@@ -130,6 +130,16 @@ class World:
         return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **common)
 
 
+@dataclass(kw_only=True)
+class OwnLoss(World):
+    """A world whose loss does not follow from the quality, as where labels are rare."""
+
+    loss: Callable[[Plan, Fidelity], float]
+
+    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        return replace(super().measure(plan, fidelity), loss=self.loss(plan, fidelity))
+
+
 @dataclass
 class Display:
     """A display that remembers."""
