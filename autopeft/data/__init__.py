@@ -1,8 +1,8 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → delimited, json_strings → files, times, chats, pixels, cells → sources → columns → labels → tokens,
-language, images, choices, duplicates, cutting → loading, general_text.
+rows → delimited, json_strings → files, times, chats, pixels, cells → sources → columns → levels → labels →
+tokens, language, images, choices, duplicates, cutting → loading, general_text.
 """
 
 from __future__ import annotations

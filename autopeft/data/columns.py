@@ -16,6 +16,8 @@ from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
 
 _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
+NO_LABEL = "-100"  # what a loss passes by, so that it stands for no label
+HIDDEN = "-1"  # what test splits on the hub have in place of their labels
 _WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
 
 
@@ -27,6 +29,7 @@ class Columns:
     label: str
     group: str | None = None
     time: str | None = None
+    other_labels: tuple[str, ...] = ()  # columns that have a usual name of labels too
 
     def uncut(self, name: str, parts: Parts, target: Target, *, left_out: Mapping[str, int]) -> UncutRows:
         """The rows of a dataset of this name, read from these columns; train is sorted by time."""
@@ -189,7 +192,8 @@ def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int)
         code = as_label(cell, column)
         if not declared or code is None:
             return code
-        return None if code == "-1" else name_of(code, declared, f"row {index + 1} of {part}", column)
+        is_none = code in (NO_LABEL, HIDDEN)
+        return None if is_none else name_of(code, declared, f"row {index + 1} of {part}", column)
 
     labels: list[Any] = []
     for index, cell in enumerate(cells_of(part, table, column, is_needed=part != "test")):

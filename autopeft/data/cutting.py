@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from autopeft.data.cells import is_numeric
 from autopeft.data.labels import names_in
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError
@@ -204,8 +205,8 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
     elif len(confirm) < _FEW_ROWS and uncut.target.kind != "stream":
         rows = "1 row" if len(confirm) == 1 else f"{len(confirm)} rows"
         notes.append(
-            f"The validation file has {rows}, of which the verdict tells large differences alone; give more, "
-            "or leave the file out so that they are cut from train."
+            f"The validation part has {rows}, of which the verdict tells large differences alone; give more, "
+            "or leave it out so that they are cut from train."
         )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
     n_needed = max(MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
@@ -214,9 +215,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         cut = f" beside {len(confirm)} for confirm" if is_cut and confirm else ""
         rows = "is 1 row" if len(train) == 1 else f"are {len(train)} rows"
         per_label = f", 2 for each of {n_labels} labels" if n_needed > MIN_ROWS else ""
-        remedy = (
-            ", check the label column, or set data.label_kind=number to learn numbers" if per_label else ""
-        )
+        remedy = f", check the label column{_number_words(uncut.target.names)}" if per_label else ""
         is_limited = max_examples is not None and len(train) >= n_needed
         mend = f"Raise --max-examples to {n_needed} at least" if is_limited else "Add rows"
         raise DataError(
@@ -231,6 +230,15 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
             train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
+
+
+def _number_words(labels: Sequence[str]) -> str:
+    """What to do to learn the values of labels that are numbers, or written like some."""
+    if is_numeric(labels):
+        return ", or set data.label_kind=number to learn numbers"
+    if any(re.search(r"\d", label) is None or re.search(r"[^\W\d_]", label) for label in labels):
+        return ""
+    return ", or write plain numbers such as 1234.5 to learn numbers"
 
 
 def _removed(left_out: Mapping[str, int]) -> str:

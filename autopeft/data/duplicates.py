@@ -26,6 +26,7 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
         return 0
     parts, kept_labels, seen, seen_groups = uncut.parts, dict[Any, Any](), set[Any](), set[str]()
     n_removed = n_grouped = n_other_label = 0
+    _note_missing_groups(uncut, notes)
     for part in sorted(parts, key=PRECIOUS.index):
         earlier, earlier_groups = set(seen), set(seen_groups)
         in_part: set[Any] = set()
@@ -54,16 +55,36 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
         n_removed += len(parts[part]) - len(kept)
         parts[part] = kept
     if n_repeated := n_removed - n_grouped:
+        content = _content_of(uncut)
         kept_by = "; the most precious split kept it" if len(parts) > 1 else ""
-        notes.append(f"Removed {n_repeated} rows whose text occurs again{kept_by}.")
+        notes.append(f"Removed {n_repeated} rows whose {content} occurs again{kept_by}.")
     if n_other_label:
         notes.append(
-            f"Of the removed rows {n_other_label} had another label than the row with their text that was "
-            "kept; check the labels of texts that occur again."
+            f"Of the removed rows {n_other_label} had another label than the row with their {content} that "
+            f"was kept; check the labels of {content}s that occur again."
         )
     if n_grouped:
         notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
     return n_removed
+
+
+def _note_missing_groups(uncut: UncutRows, notes: list[str]) -> None:
+    """Note parts without groups beside a train that has them, whose groups cannot be kept apart."""
+    if all(row.group is None for row in uncut.parts["train"]):
+        return
+    for part, name in USUAL_NAMES.items():
+        rows = uncut.parts.get(part, [])
+        if rows and all(row.group is None for row in rows):
+            notes.append(
+                f"The {name} part has no group in its rows, so that train may hold rows of the same groups; "
+                "add the column of --group-column there."
+            )
+
+
+def _content_of(uncut: UncutRows) -> str:
+    """What an input is in words."""
+    is_text = all(isinstance(item, str | tuple) for row in uncut.parts["train"][:1] for item in row.inputs)
+    return "text" if is_text else "image"
 
 
 def _is_same(label: Any, other: Any, kind: str) -> bool:

@@ -6,6 +6,7 @@ read by `Dataset.from_csv` and its like, with a temporary cache.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import glob
@@ -35,6 +36,7 @@ PACKED = ".gz"  # after any of the other suffixes
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
+_SIGN_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=.\"?\r?\n", re.IGNORECASE)
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
@@ -107,7 +109,9 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
         try:
             if path.is_dir():
                 return _saved(path)
-            table = _table_of(_unpacked(path, Path(cache)), cache, notes, text)
+            table = _table_of(
+                _without_sign_line(_unpacked(path, Path(cache)), Path(cache)), cache, notes, text
+            )
             table.info.dataset_name = path.name  # for messages
             return table
         except RowError as error:
@@ -126,7 +130,8 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
                     "the limit (ulimit -u) or end other processes."
                 ) from error
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            sentence = f"{path} holds no rows or is no {kind}: {reason}. Repair or replace it."
+            remedy = "Save it as UTF-8." if _is_of_encoding(path, error) else "Repair or replace it."
+            sentence = f"{path} holds no rows or is no {kind}: {reason}. {remedy}"
             raise DataError(sentence) from error
 
 
@@ -147,6 +152,28 @@ def _unpacked(path: Path, folder: Path) -> Path:
     with gzip.open(path) as packed, plain.open("wb") as file:
         shutil.copyfileobj(packed, file)
     return plain
+
+
+def _without_sign_line(path: Path, folder: Path) -> Path:
+    """The table itself, or a copy in the folder without a first line such as `sep=;`, which Excel reads."""
+    if suffix_of(path) != ".csv":
+        return path
+    with path.open("rb") as file:
+        if not _SIGN_LINE.fullmatch(file.readline()):
+            return path
+        plain = folder / f"rows-{path.name}"
+        with plain.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+    return plain
+
+
+def _is_of_encoding(path: Path, error: BaseException) -> bool:
+    """Whether a file cannot be read as UTF-8 alone: it begins as UTF-16 does, or its bytes are others."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                return True
+    return isinstance(error, UnicodeError) or isinstance(error.__cause__, UnicodeError)
 
 
 def _is_of_full_disk(error: BaseException | None) -> bool:

@@ -96,11 +96,24 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
         return name, pairs
     path = Path(source).expanduser()
     if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
-        name, tables = path.resolve().name, _class_folders(path, notes)
+        name = path.resolve().name
+        if described := _described_folders(path):
+            parts = by_part(described, name, notes)
+            return name, {
+                part: [(read_table(file, notes), file.parent) for file in files]
+                for part, files in parts.items()
+            }
+        tables = _class_folders(path, notes)
     else:
         name, tables = read(spec, notes)
     folder = path if path.is_dir() else path.parent
     return name, {part: [(table, folder) for table in part_tables] for part, part_tables in tables.items()}
+
+
+def _described_folders(path: Path) -> dict[str, Path]:
+    """The file `metadata.csv`, or of another kind of table, of each folder in a folder that has one."""
+    files = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
+    return {file.parent.name: file for file in files}
 
 
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:

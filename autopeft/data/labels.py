@@ -11,6 +11,7 @@ from typing import Any
 
 from autopeft.data.cells import NUMBER, is_numeric
 from autopeft.data.columns import (
+    HIDDEN,
     Columns,
     check_named,
     declared_names,
@@ -20,7 +21,8 @@ from autopeft.data.columns import (
     note_unread_texts,
     rows_of,
 )
-from autopeft.data.rows import Parts, Row, UncutRows
+from autopeft.data.levels import MAX_LEVELS, note_numbers, note_spellings, without_placeholders
+from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
@@ -50,13 +52,11 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
+_AS_LISTS = 'write one column with lists of the labels that hold, such as ["a", "b"]'
 WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # of `UncutRows.left_out`
-MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
 _MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; chosen by hand
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
-# A number with a sign of currency, per cent or thousands.
-_AMOUNT = re.compile(r"[-+]?[$€£¥]?\s?[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?\s?[%$€£¥]?")
 _LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
 
@@ -76,8 +76,12 @@ def labelled(
     """
     raw = _rows(spec, tables, columns, notes)
     raw, kind = _with_points(raw, spec.label_kind, columns.label, notes)
+    if kind == "class":
+        raw = without_placeholders(raw, columns.label, is_open=spec.label_kind is None, notes=notes)
     if spec.label_kind is None and kind == "class":
-        _note_numbers({row.label for row in raw["train"]} - {None}, columns.label, notes)
+        levels = {row.label for row in raw["train"]} - {None}
+        note_numbers(levels, columns.label, notes)
+        note_spellings(levels, columns.label, notes)
     known = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     left_out = {}
@@ -99,7 +103,7 @@ def labelled(
         target = Target(kind=kind, names=(columns.label,), mean=mean, std=std)
     else:
         declared = declared_names(tables["train"][0], columns.label)
-        target = _classes(parts, kind, columns.label, declared=declared, notes=notes)
+        target = _classes(parts, kind, columns, declared=declared, notes=notes)
     return columns.uncut(name, parts, target, left_out=left_out)
 
 
@@ -161,8 +165,18 @@ def names_in(label: Any) -> tuple[str, ...]:
     return tuple(name for name in (label if isinstance(label, tuple) else (label,)) if name is not None)
 
 
-def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
-    """The label column that the spec names, or the one with a usual name; raises DataError without one."""
+def label_column(
+    spec: DataSpec,
+    names: Sequence[str],
+    *,
+    inputs: Sequence[str],
+    usual_names: str,
+    flags: Sequence[str] = (),
+) -> str:
+    """The label column that the spec names, or the one with a usual name; raises DataError without one.
+
+    `flags` are columns of 0 and 1, each of which may stand for a label.
+    """
     label = spec.label_column or first_usual_column(
         [name for name in names if name not in inputs], usual_names
     )
@@ -171,6 +185,8 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
         known = _OTHER_ROWS if usual_names == LABEL_NAMES else {}
         other = next((rows for rows, signs in known.items() if any(s <= by_lower for s in signs)), "")
         remedy = f"for {other} set another --task, else name it" if other else "name it"
+        if len(flags) > 1:
+            remedy = f"to learn which of {shortened(', '.join(flags), 60)} a row has {_AS_LISTS}, or name one"
         raise DataError(f"There is no label column among {', '.join(names)}; {remedy} with --label-column.")
     return label
 
@@ -178,16 +194,36 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
 def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
-    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
+    flags = _flags(table, (*texts, spec.label_column, spec.group_column, spec.time_column))
+    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES, flags=flags)
     texts = texts or _find_texts(table, (label, spec.group_column, spec.time_column))
     if not texts:
         raise DataError(f"There is no text column among {', '.join(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
+    taken = {*texts, label, spec.group_column, spec.time_column}
+    usual = [name for name in names if name.strip().lower() in LABEL_NAMES.split() and name not in taken]
+    others = () if spec.label_column else tuple(usual)
+    if others:
+        listed, have = " and ".join(others), "have" if len(others) > 1 else "has"
+        notes.append(f"{listed} {have} a usual name of labels too; name the label with --label-column.")
+    elif spec.label_column and flags and _flags(table, [name for name in names if name != label]):
+        notes.append(
+            f"{' and '.join(flags)} hold 0 and 1 as {label} does; to learn several labels of a row "
+            f"{_AS_LISTS}."
+        )
     if not spec.text_columns:
         note_unread_texts(table, (*texts, label, spec.group_column, spec.time_column), notes)
-    return Columns(inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column)
+    return Columns(
+        inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column, other_labels=others
+    )
+
+
+def _flags(table: Any, taken: Sequence[str | None]) -> list[str]:
+    """The columns whose first cells are all 0 or 1."""
+    names = [name for name in table.column_names if name not in taken]
+    return [name for name in names if {str(cell) for cell in first_cells([table], name)} <= {"0", "1"}]
 
 
 def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
@@ -229,8 +265,8 @@ def with_labels(
     """
     labels = {row.label for row in rows}
     # Test splits on the hub often hide their labels by writing -1 throughout.
-    hides_labels = part != "train" and "-1" not in known and (kind != "number" or labels == {"-1"})
-    missing = {None, "-1"} if hides_labels else {None}
+    hides_labels = part != "train" and HIDDEN not in known and (kind != "number" or labels == {HIDDEN})
+    missing = {None, HIDDEN} if hides_labels else {None}
     kept = [row for row in rows if row.label not in missing]
     if not kept and part == "train":
         raise DataError(f"None of the {len(rows)} {part} rows has a {column}; training needs labels.")
@@ -254,28 +290,6 @@ def _kind(labels: Sequence[Any]) -> TargetKind:
     return "number" if has_fractions and len(numeric) >= _MOSTLY * len(levels) else "class"
 
 
-def _note_numbers(labels: Collection[str], column: str, notes: list[str]) -> None:
-    """Note that many numbers with gaps, such as prices, are learned as classes; ids have no gaps."""
-    if len(labels) <= MAX_LEVELS or not all(map(_is_amount, labels)):
-        return
-    if signed := sorted(label for label in labels if not NUMBER.fullmatch(label)):
-        notes.append(
-            f"The {len(labels)} different labels in column {column}, such as {signed[0]!r}, are learned as "
-            "classes; write them as plain numbers to learn their values."
-        )
-        return
-    values = sorted(map(float, labels))
-    if values[-1] - values[0] >= len(values):
-        notes.append(
-            f"The {len(labels)} different numbers in column {column} are learned as classes; "
-            "set data.label_kind=number to learn their values."
-        )
-
-
-def _is_amount(label: str) -> bool:
-    return bool(NUMBER.fullmatch(label) or _AMOUNT.fullmatch(label))
-
-
 def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
     values = [float(row.label) if NUMBER.fullmatch(row.label) else math.nan for row in rows]
@@ -296,19 +310,35 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
 
 
 def _classes(
-    parts: Parts, kind: TargetKind, column: str, *, declared: Sequence[str], notes: list[str]
+    parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequence[str], notes: list[str]
 ) -> Target:
     """The target of one or several classes; raises DataError if confirm or test have labels new to train."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
-        raise DataError(f"Label column {column} has only {list(names)} in train; at least 2 are needed.")
+        others = f"; is it {' or '.join(columns.other_labels)}? Name it with --label-column"
+        raise DataError(
+            f"Label column {columns.label} has only {list(names)} in train; at least 2 are needed"
+            f"{others if columns.other_labels else ''}."
+        )
     for part, rows in parts.items():
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
-            raise DataError(f"The {part} part has label {unknown[0]!r}, which train lacks; drop or add it.")
+            raise DataError(_unknown_label(unknown[0], part, rows, names))
     if absent := [name for name in declared if name not in counts]:
         notes.append(f"Left out labels that no train row has: {', '.join(absent)}.")
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
+
+
+def _unknown_label(label: str, part: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+    """What to say of a label of another part that train lacks."""
+    numbers = [row.number for row in rows if label in names_in(row.label)]
+    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+    alike = next((name for name in names if name.casefold() == label.casefold()), None)
+    near = f" (train has {alike!r})" if alike else ""
+    return (
+        f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {numbers[0]}{more}, which train "
+        f"lacks{near}; correct it there, drop such rows, or add some to train."
+    )
 
 
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:

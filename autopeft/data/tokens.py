@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autopeft.data.columns import (
+    HIDDEN,
     Columns,
     cells_of,
     declared_names,
@@ -26,7 +27,6 @@ from autopeft.records import DataSpec, shortened
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
 _NO_TAG = str(IGNORED)  # of pieces that tokenised data have no tag for
-_HIDDEN = "-1"  # what test splits on the hub have in place of their labels
 
 
 def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -54,7 +54,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
         if n_dropped := len(rows) - len(with_tokens):
             left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
             notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
-        if part != "train" and _HIDDEN not in known:
+        if part != "train" and HIDDEN not in known:
             with_tokens = [row._replace(label=None) if _hides_tags(row) else row for row in with_tokens]
         parts[part] = with_labels(part, with_tokens, tags, known=known, kind="tags", notes=notes)
         if part == "train":
@@ -115,7 +115,7 @@ def _without_ignored(row: Row) -> Row:
 
 
 def _hides_tags(row: Row) -> bool:
-    return set(names_in(row.label)) == {_HIDDEN}
+    return set(names_in(row.label)) == {HIDDEN}
 
 
 def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:

@@ -21,7 +21,8 @@ from autopeft.space import Space
 from autopeft.store import RunDir, damaged, read_checked, sha256_of, write_checked
 
 _START = "start.json"  # in the state of a run
-_BASE = "base_sha256"
+_BASE, _DATA = "base_sha256", "data_fingerprint"
+_LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as long as there are labels
 _DEVICE = "device"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
@@ -115,8 +116,21 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, whose: str
 
 
 def _listed(names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any], *, whose: str) -> str:
+    """The first differences in words.
+
+    Other data alone where they differ, or the settings that make them so: the labels decide the head, and
+    with it the weights and the config.
+    """
+    if _DATA in names and not (names := [name for name in names if name in SETTINGS]):
+        seen = f"{_DATA} {before.get(_DATA, _MISSING)}, {whose} {now.get(_DATA, _MISSING)}"
+        return f"{seen} (other rows, labels or splits in its data files)"
+    others = [name for name in names if name not in _LABEL_NAMES]
+    names = others if len(others) == len(names) else [*others, "label names"]
     pairs = [
-        f"{name} {before.get(name, _MISSING)}, {whose} {now.get(name, _MISSING)}" for name in names[:_SHOWN]
+        f"{name} {before.get(name, _MISSING)}, {whose} {now.get(name, _MISSING)}"
+        if name != "label names"
+        else "other label names of the model"
+        for name in names[:_SHOWN]
     ]
     more = f" and {len(names) - _SHOWN} more differences" if len(names) > _SHOWN else ""
     return "; ".join(pairs) + more
@@ -128,7 +142,7 @@ def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[
     `base_sha256` is the digest of the weights where it is known; None reads them all.
     """
     return {
-        "data_fingerprint": prepared.data.fingerprint,
+        _DATA: prepared.data.fingerprint,
         _BASE: base_sha256 or prepared.base.sha256(),
         "general_text": prepared.general.fingerprint if prepared.general else None,
         **dict(_config_values(prepared.base.module.config)),

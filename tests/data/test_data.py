@@ -281,7 +281,7 @@ def test_faulty_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"no train part, only test\.csv"):
         read(tmp_path)
     write(tmp_path / "train.csv", make_rows())
-    with pytest.raises(DataError, match="The test part has label 'new', which train lacks"):
+    with pytest.raises(DataError, match=r"The test part has label 'new' in row .*, which train lacks"):
         read(tmp_path)
     write(tmp_path / "test.csv", [{"words": "a", "label": "neg"}])
     with pytest.raises(DataError, match=r"A test table \(.*test.*\) lacks column text; it has words, label"):

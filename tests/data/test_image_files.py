@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from transformers.image_utils import load_image
@@ -138,3 +139,33 @@ def test_a_folder_that_was_taken_for_a_split_is_told(tmp_path):
         DataError, match=r"holds no image in a folder .*; its name was taken for a split's, so"
     ):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_tables_in_the_folders_of_splits_name_images_beside_them(tmp_path, suffix):
+    for seed, (split, n) in enumerate((("train", 90), ("validation", 30), ("test", 20))):
+        for i in range(n):
+            save(tmp_path / split / f"{i}.png", pixels(1000 * seed + i))
+        frame = pd.DataFrame(
+            {"file_name": [f"{i}.png" for i in range(n)], "label": ["ab"[i % 2] for i in range(n)]}
+        )
+        if suffix == ".csv":
+            frame.to_csv(tmp_path / split / "metadata.csv", index=False)
+        else:
+            frame.to_json(tmp_path / split / "metadata.jsonl", orient="records", lines=True)
+    data = read(tmp_path)
+    assert (len(data.confirm.inputs), len(data.test.inputs)) == (30, 20)
+    for split, parts in (("train", (data.train, data.search)), ("validation", (data.confirm,))):
+        paths = {file.path for part in parts for (file,) in part.inputs}
+        assert paths == {str(path) for path in (tmp_path / split).glob("*.png")}
+    labels = {file.path: label for (file,), label in zip(data.test.inputs, data.test.labels, strict=True)}
+    assert labels == {str(tmp_path / "test" / f"{i}.png"): i % 2 for i in range(20)}
+
+
+def test_images_that_occur_again_are_called_images(tmp_path):
+    save_classes(tmp_path, "a", "b")
+    save(tmp_path / "a" / "again.png", pixels(3))
+    save(tmp_path / "b" / "other.png", pixels(4))
+    notes = read(tmp_path).notes
+    assert "Removed 2 rows whose image occurs again." in notes
+    assert any("1 had another label than the row with their image that was kept" in note for note in notes)

@@ -80,5 +80,5 @@ def test_a_label_that_a_file_of_the_user_lacks_is_noted(tmp_path, part, split):
 def test_a_validation_file_of_few_rows_is_noted(tmp_path, n_rows, is_noted):
     write(tmp_path / "train.jsonl", ["neg", "pos"] * 60)
     write(tmp_path / "validation.jsonl", (["neg", "pos"] * 10)[:n_rows], first=1000)
-    few = [note for note in read(tmp_path).notes if note.startswith(f"The validation file has {n_rows} row")]
+    few = [note for note in read(tmp_path).notes if note.startswith(f"The validation part has {n_rows} row")]
     assert bool(few) == is_noted

@@ -21,7 +21,7 @@ from autopeft.cli.serving import PREPARING
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors.parts import decode, encode
 from autopeft.pipeline import ledger, searching
-from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
+from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.working import WorkerBench, with_wave
@@ -142,6 +142,19 @@ def test_a_worker_with_other_versions_weights_or_data_is_refused(worker_bench, n
     search = replace(worker_bench, facts={**worker_bench.facts, name: "another"})
     with pytest.raises(SpecError, match=f"The search has {name} another, this worker .*; make them the same"):
         search(0)
+
+
+def test_other_data_are_told_alone_and_label_names_without_their_list():
+    facts = {"base_sha256": "a", "config.id2label": {"0": "x"}, "config.label2id": {"x": 0}}
+    other = {"base_sha256": "b", "config.id2label": {"0": "y"}, "config.label2id": {"y": 0}}
+    data = {"data_fingerprint": "1"}, {"data_fingerprint": "2"}
+    seed = {"search.seed": 0}, {"search.seed": 1}
+    told = differences(facts | data[0], other | data[1], whose="now it is")
+    assert told == "data_fingerprint 1, now it is 2 (other rows, labels or splits in its data files)"
+    told = differences(facts | data[0] | seed[0], other | data[1] | seed[1], whose="now it is")
+    assert told == "search.seed 0, now it is 1", "which cuts other splits"
+    told = differences(facts, other, whose="now it is")
+    assert told == "base_sha256 a, now it is b; other label names of the model"
 
 
 def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
