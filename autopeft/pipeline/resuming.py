@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from autopeft.errors import SpecError
+from autopeft.model import device_names
 from autopeft.pipeline.keeping import PIECES, kept_decisions
-from autopeft.records import RunSpec
+from autopeft.records import ExecutionSpec, RunSpec
 from autopeft.store import RunDir, whole_path
 
 _COST = "search.max_cost"
@@ -72,9 +73,17 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     for name in PIECES.keys() & chosen.keys() - given:  # whatever run.yaml says
         topic, field = name.split(".")
         topics[topic][field] = PIECES[name] if _MEMORY in given else chosen[name]
+    if topics["execution"]["executor"] != stored.execution.executor:
+        topics["execution"] |= _spread_anew(stored.execution, given)
     spec = RunSpec.model_validate(topics)
     _refuse_missing(spec)
     return spec
+
+
+def _spread_anew(stored: ExecutionSpec, given: frozenset[str]) -> dict[str, object]:
+    """Workers and device for another executor, where the user gives none: it may take fewer workers."""
+    anew = {"workers": None, "device": device_names(stored.device)[0]}
+    return {name: value for name, value in anew.items() if f"execution.{name}" not in given}
 
 
 def _refuse_missing(spec: RunSpec) -> None:

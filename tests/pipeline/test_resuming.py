@@ -12,6 +12,7 @@ from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
 from autopeft.pipeline.keeping import keep_decisions
 from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.working import check_executor
 from autopeft.records import Decision, with_setting
 from autopeft.store import RunDir
 
@@ -187,3 +188,24 @@ def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yam
         run.write_spec(run_spec(micro_batch_tokens=512, checkpointing="on"))
     spec = resumed(run_spec(out=tmp_path / "run"), frozenset()).execution
     assert (spec.micro_batch_tokens, spec.checkpointing) == (4096, "off")
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "spread"),
+    [
+        ({"workers": 2}, {"executor": "serial"}, ("serial", None, None)),
+        ({"device": "cpu,cpu", "workers": 4}, {"executor": "serial"}, ("serial", None, "cpu")),
+        ({"workers": 2}, {"executor": "process"}, ("process", 2, None)),
+        ({"workers": 2}, {}, ("process", 2, None)),
+        ({"workers": 2}, {"executor": "serial", "workers": 1}, ("serial", 1, None)),
+    ],
+)
+def test_workers_of_another_executor_are_counted_anew_where_the_user_gives_none(
+    tmp_path, stored, given, spread
+):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(run_spec(executor="process", **stored))
+    names = frozenset(f"execution.{name}" for name in given)
+    spec = resumed(run_spec(out=tmp_path / "run", **given), names)
+    assert (spec.execution.executor, spec.execution.workers, spec.execution.device) == spread
+    check_executor(spec)
