@@ -8,17 +8,18 @@ import platform
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from autopeft.errors import ModelError, first_line_of, reason_of
+from autopeft.extension import PROTOCOLS, Catalogue, discover
 from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
 from autopeft.records import VERSION, ModelSpec
 
@@ -50,6 +51,7 @@ def diagnose(folder: Path) -> tuple[Check, ...]:
     return (
         Check(name="autopeft", status="ok", value=f"{VERSION}, Python {platform.python_version()}"),
         *package_checks(requirements, _installed),
+        *part_checks(map(discover, PROTOCOLS)),
         *_device_checks(),
         demo_check(),
         write_check(folder),
@@ -79,6 +81,14 @@ def package_checks(requirements: Sequence[str], version_of: Callable[[str], str 
             value=f"lacks {', '.join(missing)}" if missing else "present",
             remedy=f'pip install "autopeft[{extra}]"' if missing else "",
         )
+
+
+def part_checks(catalogues: Iterable[Catalogue[Any]]) -> Iterator[Check]:
+    """A note on each part of another package that cannot be used."""
+    for catalogue in catalogues:
+        for name, sentence in catalogue.broken.items():
+            cause, _, remedy = sentence.rstrip(".").rpartition(". ")
+            yield Check(name=f"part {name}", status="note", value=cause, remedy=remedy)
 
 
 def _extra_of(requirement: Requirement) -> str | None:

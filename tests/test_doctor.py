@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from autopeft import doctor
 from autopeft.cli.app import app
+from autopeft.extension import Catalogue
 
 REQUIREMENTS = [
     "torch>=2.4",
@@ -42,6 +43,15 @@ def test_absent_extra_is_a_note_that_names_it():
     extra = checks_of(torch="2.4", peft="0.20", ray="2.9")["extra quantize"]
     assert (extra.status, extra.value) == ("note", "lacks bitsandbytes")
     assert extra.remedy == 'pip install "autopeft[quantize]"'
+
+
+def test_part_of_another_package_that_cannot_be_used_is_a_note_with_its_cause():
+    said = "The toy 'kite' of other 1.0 (kite:PART) lacks cost of extension.Toy. Update or uninstall other."
+    catalogues = [Catalogue("toy", {"tin": 1}), Catalogue("toy", {}, {"kite": said})]
+    (check,) = doctor.part_checks(catalogues)
+    assert (check.name, check.status) == ("part kite", "note")
+    assert f"{check.value}. {check.remedy}." == said
+    assert check.remedy == "Update or uninstall other"
 
 
 def test_folder_is_written_to_and_left_as_it_was(tmp_path):

@@ -34,14 +34,14 @@ def make_folder(tmp_path, monkeypatch):
     return make
 
 
-def publish(folder, group, module):
+def publish(folder, group, module, name="any"):
     """Write the files that an installer leaves of a package with one part in a group."""
     metadata = folder / "other_package-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n", encoding="utf-8"
     )
-    (metadata / "entry_points.txt").write_text(f"[{group}]\nany = {module}:PART\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:PART\n", encoding="utf-8")
 
 
 def test_part_is_found_by_its_file_alone(make_folder):
@@ -128,3 +128,50 @@ def test_every_part_meets_its_protocol_and_is_known_by_its_name(folder):
 
 def test_object_that_lacks_a_member_does_not_meet_a_protocol():
     assert not isinstance(Catalogue("toy", {}), Method)
+
+
+def discover_anew(group):
+    return discover.__wrapped__(group)  # without the catalogue that is kept for the process
+
+
+def test_entry_point_that_cannot_be_imported_is_left_out_with_a_warning_that_names_it(
+    make_folder, tmp_path, caplog
+):
+    package = make_folder("toys_broken", {"tin": PART.format(name="tin")})
+    (tmp_path / "needs_more.py").write_text("import no_such_library\n", encoding="utf-8")
+    publish(tmp_path, package, "needs_more", name="kite")
+    parts = discover(package)
+    assert list(parts) == ["tin"]
+    (said,) = caplog.messages
+    for word in ("'kite'", "other-package 1.0", "needs_more:PART", "ModuleNotFoundError", "no_such_library"):
+        assert word in said
+    with pytest.raises(SpecError, match=r"'kite' of other-package 1\.0 .*no_such_library"):
+        parts["kite"]
+    with pytest.raises(UnknownNameError, match=r"known: tin"):
+        parts["xylophone"]
+
+
+@pytest.mark.parametrize("group", [f"autopeft.{folder}" for folder in FOLDERS])
+def test_entry_point_whose_part_lacks_members_is_left_out_and_they_are_named(
+    group, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "half_a_part.py").write_text(PART.format(name="half"), encoding="utf-8")
+    publish(tmp_path, group, "half_a_part", name="half")
+    usable = set(discover(group))
+    parts = discover_anew(group)
+    assert set(parts) == usable
+    (said,) = caplog.messages
+    with pytest.raises(SpecError, match=r"'half' of other-package 1\.0 \(half_a_part:PART\) lacks "):
+        parts["half"]
+    protocol = FOLDERS[group.removeprefix("autopeft.")]
+    members = [name for name in dir(protocol) if name[0] != "_"] + list(protocol.__annotations__)
+    assert set(said.split(" lacks ")[1].split(" of ")[0].split(", ")) == set(members) - {"name"}
+
+
+def test_entry_point_that_is_a_class_is_left_out(make_folder, tmp_path, caplog):
+    package = make_folder("toys_class", {"tin": PART.format(name="tin")})
+    (tmp_path / "a_class.py").write_text("class PART:\n    name = 'kite'\n", encoding="utf-8")
+    publish(tmp_path, package, "a_class")
+    assert list(discover(package)) == ["tin"]
+    assert "is a class" in caplog.text

@@ -28,11 +28,12 @@ def known_methods() -> Catalogue[Mapping[str, Any]]:
     path = _folder() / f"methods-{_fingerprint()}.json"
     with contextlib.suppress(OSError, ValueError):
         return Catalogue("method", json.loads(path.read_text(encoding="utf-8")))
-    facts = {method.name: method_facts(method) for method in discover(_GROUP).values()}
-    text = json.dumps(facts)
-    with contextlib.suppress(RunDirError):
-        write_text(path, text)
-    return Catalogue("method", json.loads(text))
+    methods: Catalogue[Method] = discover(_GROUP)
+    text = json.dumps({method.name: method_facts(method) for method in methods.values()})
+    if not methods.broken:  # whose warning the next call should give too
+        with contextlib.suppress(RunDirError):
+            write_text(path, text)
+    return Catalogue("method", json.loads(text), methods.broken)
 
 
 def method_facts(method: Method) -> dict[str, Any]:

@@ -4,9 +4,12 @@ To add a PEFT method, a task type, a metric, a score, an executor, an exporter o
 write one file in the folder of that name with a module-level `PART`, or publish an entry point
 of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 `tests/example_package` is a package with one part of each kind.
+
+Inside the folder each file imports only from those before it:
+executor, exporter, method, score, task, tracker → discovery.
 """
 
-from autopeft.extension.discovery import Catalogue, discover, hint_for
+from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
 from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
@@ -31,6 +34,7 @@ from autopeft.extension.tracker import TrackedRun, Tracker, Values
 
 __all__ = [
     "IGNORED",
+    "PROTOCOLS",
     "REFERENCE_WIDTH",
     "Batch",
     "Catalogue",

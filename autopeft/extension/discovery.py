@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from typing import Any, Generic, TypeVar
 
-from autopeft.errors import SpecError, UnknownNameError
+from autopeft.errors import SpecError, UnknownNameError, reason_of
+from autopeft.extension.executor import Executor
+from autopeft.extension.exporter import Exporter
+from autopeft.extension.method import Method
+from autopeft.extension.score import Score
+from autopeft.extension.task import Metric, Task
+from autopeft.extension.tracker import Tracker
 
 Part = TypeVar("Part")
 
+# What the parts of each folder have to meet.
+PROTOCOLS: Mapping[str, type] = {
+    "autopeft.methods": Method,
+    "autopeft.tasks": Task,
+    "autopeft.metrics": Metric,
+    "autopeft.sensitivity": Score,
+    "autopeft.executors": Executor,
+    "autopeft.exports": Exporter,
+    "autopeft.trackers": Tracker,
+}
+
+log = logging.getLogger(__name__)
+
 
 class Catalogue(Mapping[str, Part], Generic[Part]):
-    """Parts by name, names ascending; an unknown name is answered with the known ones and the nearest."""
+    """Parts by name, names ascending; an unknown name is answered with the known ones and the nearest.
 
-    def __init__(self, kind: str, parts: Mapping[str, Part]) -> None:
+    `broken` maps the names of parts that cannot be used to a sentence each, with the cause.
+    """
+
+    def __init__(self, kind: str, parts: Mapping[str, Part], broken: Mapping[str, str] | None = None) -> None:
         """Hold `parts`; `kind` is the noun used in the error."""
         self._kind = kind
         self._parts = dict(sorted(parts.items()))
+        self.broken = dict(broken or {})
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._parts:
+            if name in self.broken:
+                raise SpecError(self.broken[name])
             raise UnknownNameError(self._kind, name, self._parts, hint=hint_for(name, self._parts))
         return self._parts[name]
 
     def changed(self, change: Callable[[Part], Part]) -> Catalogue[Part]:
         """The same names with each part changed."""
-        return Catalogue(self._kind, {name: change(part) for name, part in self._parts.items()})
+        return Catalogue(self._kind, {name: change(part) for name, part in self._parts.items()}, self.broken)
 
     def __contains__(self, name: object) -> bool:
         return name in self._parts
@@ -71,6 +97,10 @@ def discover(package: str) -> Catalogue[Any]:
         package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
             Sub-folders, and files whose name starts with an underscore, hold no parts.
 
+    Returns:
+        The parts that can be used. A warning names each entry point that cannot be loaded, or whose part
+        lacks a member of its protocol; only who asks for that very part gets an error.
+
     Raises:
         SpecError: Two parts have the same name.
     """
@@ -78,8 +108,14 @@ def discover(package: str) -> Catalogue[Any]:
     files = sorted(file.name for file in pkgutil.iter_modules(folder.__path__) if not file.ispkg)
     modules = [f"{package}.{name}" for name in files if name[0] != "_"]
     parts = [(importlib.import_module(module).PART, module) for module in modules]
-    parts += [(entry.load(), entry.value) for entry in metadata.entry_points(group=package)]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
+    broken: dict[str, str] = {}
+    for entry in metadata.entry_points(group=package):
+        try:
+            parts.append((_load(entry, kind, PROTOCOLS.get(package)), entry.value))
+        except SpecError as error:
+            broken[entry.name] = str(error)
+            log.warning("%s The %s is left out.", error, kind)
     by_name: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for part, origin in parts:
@@ -89,4 +125,24 @@ def discover(package: str) -> Catalogue[Any]:
                 f"{origins[part.name]} has already; give it another name or uninstall its package."
             )
         by_name[part.name], origins[part.name] = part, origin
-    return Catalogue(kind, by_name)
+    return Catalogue(kind, by_name, broken)
+
+
+def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:
+    """The part of an entry point; SpecError where it cannot be loaded or lacks a member of its protocol."""
+    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "another package"
+    subject = f"The {kind} {entry.name!r} of {package} ({entry.value})"
+    remedy = f"Update or uninstall {entry.dist.name if entry.dist else package}."
+    try:
+        part = entry.load()
+    except Exception as error:  # a package may raise anything, and the parts of others can be used
+        cause = f"{type(error).__name__}: {reason_of(error)}"
+        raise SpecError(f"{subject} cannot be loaded ({cause}). {remedy}") from error
+    if isinstance(part, type):
+        raise SpecError(f"{subject} is a class, and should be an object of it. {remedy}")
+    names = {"name"} if protocol is None else {*protocol.__annotations__, *vars(protocol)}
+    missing = sorted(name for name in names if name[0] != "_" and not hasattr(part, name))
+    if missing:
+        of = "" if protocol is None else f" of extension.{protocol.__name__}"
+        raise SpecError(f"{subject} lacks {', '.join(missing)}{of}. {remedy}")
+    return part

@@ -47,8 +47,9 @@ def check_executor(spec: RunSpec) -> None:
     if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:
         devices = f" and --device {spec.execution.device}" if spec.execution.device else ""
         raise SpecError(
-            f"--workers is {spec.execution.workers or 'auto'}{devices}; the executor {executor.name} takes at "
-            f"most {executor.max_workers} worker on one device. Lower --workers, or choose another --executor."
+            f"--workers is {spec.execution.workers or 'auto'}{devices}; the executor {executor.name} takes "
+            f"at most {executor.max_workers} worker on one device. Lower --workers, or choose another "
+            "--executor."
         )
     if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
         raise SpecError(
