@@ -234,6 +234,9 @@ def _resolve(
             f"tokenizer is {tokenizer!r}, which is none; pass the object that "
             "AutoTokenizer.from_pretrained(…) gives, or for images that of AutoImageProcessor."
         )
+    for word, name, passed in (("model", "model.id", model), ("data", "data.source", data)):
+        if passed is not None and arguments.get(name) is not None:
+            raise SpecError(f"{word} and {name} are one setting; pass one of them.")
     if model is not None:
         arguments["model.id"] = model if model_object is None else IN_MEMORY
     if data is not None:

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 def is_watched() -> bool:
     """Whether a notebook or a terminal shows what is written to stderr."""
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    isatty = getattr(sys.stderr, "isatty", None)  # a program without a console has None, or its own stream
+    return "ipykernel" in sys.modules or bool(isatty and isatty())
 
 
 class BarProgress:

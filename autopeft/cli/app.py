@@ -17,7 +17,7 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
 from autopeft.cli.serving import serve_search
-from autopeft.cli.usage import PlainErrors, at_home
+from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams
 from autopeft.errors import StoppedError
 from autopeft.records import VERSION, setting_values
 
@@ -46,6 +46,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `autopeft` command."""
+    open_missing_streams()
     app()
 
 

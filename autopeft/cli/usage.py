@@ -17,6 +17,13 @@ from typer.core import TyperGroup
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 
+def open_missing_streams() -> None:
+    """Drop what goes to a stream that the caller has closed (`2>&-`), for which Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+
+
 class PlainErrors(TyperGroup):
     """A group of commands whose usage errors read as all others do: `error: …`, without a box."""
 
@@ -32,6 +39,8 @@ class PlainErrors(TyperGroup):
         except typer.Abort:
             sys.exit(1)
         except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
+                sys.exit(2)
             typed = extra.get("args") or (args[0] if args else sys.argv[1:])
             print(self._sentence(error, typed), file=sys.stderr)
             sys.exit(2)

@@ -156,7 +156,7 @@ def _n_widened(rungs: Sequence[Measured]) -> int:
     rho = correlation(rungs[-2], rungs[-1]) if last > 1 else None
     if rho is None or rho >= _LOW_CORRELATION:
         return 0
-    log.warning(
+    log.info(
         "Short runs disagree, so more plans go on (Spearman %.2f of rungs %d and %d).", rho, last - 1, last
     )
     return _N_WIDENED

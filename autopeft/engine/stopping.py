@@ -24,7 +24,7 @@ def n_allowed(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Propos
     n_plans = next(fits, 0)
     if n_plans < most:
         n_measured = len(ledger.at(problem.rung(0))) + n_plans
-        log.warning("Time or cost is short: rung 1 ends after %d plans.", n_measured)
+        log.info("Time or cost is short: rung 1 ends after %d plans.", n_measured)
     return n_plans
 
 

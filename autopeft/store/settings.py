@@ -161,6 +161,8 @@ def _is_there(path: str) -> bool:
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
     """The same settings by dotted name; short names are replaced, others raise UnknownNameError.
 
+    Two values for one setting, by its short and its dotted name, raise SpecError; None is no value.
+
     Example:
         >>> by_dotted_name({"trials": 30, "search.score": "snr"})
         {'search.trials': 30, 'search.score': 'snr'}
@@ -169,7 +171,16 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
     for name in settings:
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
-    return {dotted[name]: value for name, value in settings.items()}
+    by_name: dict[str, object] = {}
+    given: dict[str, str] = {}
+    for name, value in settings.items():
+        if value is None:
+            by_name.setdefault(dotted[name], None)
+        elif dotted[name] in given:
+            raise SpecError(f"{given[dotted[name]]} and {name} are one setting; pass one of them.")
+        else:
+            by_name[dotted[name]], given[dotted[name]] = value, name
+    return by_name
 
 
 def parse_duration(text: str) -> float:
@@ -262,6 +273,10 @@ def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
 def _value(entry: _Entry) -> Any:
     field = SETTINGS[entry.name]
     value = _read_text(entry.value.strip(), field, entry.origin) if entry.is_text else entry.value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy
+        value = value.item()
+    if isinstance(value, set | frozenset):
+        raise SpecError(f"{value!r} is a set, which has no order; pass a list")
     if value is None and get_origin(field.kind) is tuple:
         return []
     if isinstance(value, float) and not math.isfinite(value):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import autopeft
 from autopeft import api
+from autopeft.api.progress import is_watched
 from autopeft.cli.app import app
-from autopeft.errors import UnknownNameError
+from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SHORT_NAMES, RunSpec
 
 
@@ -44,6 +46,50 @@ def test_units_are_read_as_on_the_command_line():
     assert spec.search.max_time_seconds == 120
     assert spec.limits.max_peak_bytes == 1024
     assert spec.budget.requested == "300"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"trials": 2, "search.trials": 3}, "trials and search.trials"),
+        ({"search.trials": 3, "trials": 3}, "search.trials and trials"),
+        ({"model": "m", "model.id": "n"}, "model and model.id"),
+        ({"data": "m", "data.source": "n"}, "data and data.source"),
+    ],
+)
+def test_a_setting_under_two_names_is_refused(settings, named):
+    with pytest.raises(SpecError, match=f"{named} are one setting; pass one of them"):
+        autopeft.search(**settings)
+
+
+def test_none_under_another_name_is_no_second_value():
+    for settings in ({"trials": None, "search.trials": 3}, {"search.trials": 3, "trials": None}):
+        spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
+        assert spec.search.trials == 3
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = {
+        "trials": np.int64(3),
+        "margin": np.float32(0.5),
+        "budget": np.int32(300),
+        "mergeable": np.bool_(True),
+    }
+    spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
+    assert (spec.search.trials, spec.budget.requested) == (3, "300")
+    assert spec.confirm.margin == 0.5 and spec.limits.mergeable is True
+
+
+def test_a_set_is_refused_since_it_has_no_order():
+    with pytest.raises(SpecError, match=r"search\.methods .*\{'lora'\} is a set, .*; pass a list"):
+        autopeft.search(methods={"lora"})
+
+
+@pytest.mark.parametrize("stream", [None, object()])
+def test_nobody_watches_a_stream_that_is_none_or_no_terminal(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert is_watched() is False
 
 
 def test_unknown_argument_is_answered_with_the_nearest():

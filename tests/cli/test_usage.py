@@ -69,6 +69,12 @@ def test_a_usage_error_names_the_help_of_its_command():
     assert run("search", "--trials").stderr.rstrip().endswith("See `autopeft search --help`.")
 
 
+def test_no_command_at_all_prints_the_help_and_no_error():
+    result = run()
+    assert "Usage: autopeft" in result.stdout.replace(" root ", " autopeft ") and "search" in result.stdout
+    assert (result.exit_code, result.stderr) == (2, "")
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--trials", "3.0"), ("--trials", "1_0"), ("--epochs", "many")])
 def test_a_flag_refuses_what_a_file_refuses_and_shows_the_value(flag, value):
     kind = "integer" if flag == "--trials" else "number"

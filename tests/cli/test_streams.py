@@ -1,0 +1,26 @@
+"""A stream that the caller has closed drops what goes there; the command runs as usual."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run_in_shell(line, home):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
+    command = f"{sys.executable} -m autopeft {line}"
+    return subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_changes_nothing_but_what_is_read_from_it(closed, tmp_path):
+    usual, done = run_in_shell("spaces", tmp_path), run_in_shell(f"spaces {closed}", tmp_path)
+    assert usual.returncode == done.returncode == 0 and usual.stdout and not done.stderr
+    assert done.stdout == ("" if closed.startswith(">") else usual.stdout)
+
+
+def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):
+    assert run_in_shell("search --budget banana 2>&-", tmp_path).returncode == 2
