@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.records.version import VERSION
 
 if TYPE_CHECKING:
-    from autopeft.api import analyze, apply, load_plan, load_result, save, search, suggest
+    from autopeft.api import Result, analyze, apply, load_plan, load_result, save, search, suggest
     from autopeft.api.callback import SensitivityCallback
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
@@ -19,6 +19,7 @@ __all__ = [
     "AutopeftError",
     "Plan",
     "PlanDocument",
+    "Result",
     "RunSpec",
     "SearchResult",
     "SensitivityCallback",
@@ -34,7 +35,8 @@ __all__ = [
 # The module of each name. It is imported at the first use: torch, transformers and peft take seconds.
 _MODULES = {
     **dict.fromkeys(
-        ("analyze", "apply", "load_plan", "load_result", "save", "search", "suggest"), "autopeft.api"
+        ("Result", "analyze", "apply", "load_plan", "load_result", "save", "search", "suggest"),
+        "autopeft.api",
     ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",

@@ -82,6 +82,9 @@ class Result(SearchResult):
         with in_python_words():
             return pipeline.push(request)
 
+    def __hash__(self) -> int:
+        return hash(self.path)  # equal results have one folder; their settings hold mappings
+
     def __repr__(self) -> str:
         return report.short_text(self, _shown(self.path))
 

@@ -21,7 +21,7 @@ def open_missing_streams() -> None:
     """Drop what goes to a stream that the caller has closed (`2>&-`), for which Python has None."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - kept open
 
 
 class PlainErrors(TyperGroup):

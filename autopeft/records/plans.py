@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -141,7 +141,8 @@ class Measurement:
     """One run, good or bad. Any other than a complete one has `error` and no metric.
 
     `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
-    mean is the metric, so that plans can be compared in pairs. `peak_bytes` counts tensors saved for
+    mean is the metric, so that plans can be compared in pairs; a stored result lacks them, so that equality
+    leaves them out. `peak_bytes` counts tensors saved for
     backward, gradients and optimizer state. `trained_steps` counts the steps of this run alone: a rung that
     continues a paused run has fewer than its fidelity says. `overhead_seconds` are those beside training and
     evaluation: compiling and attaching the plan, keeping weights, comparing the base model.
@@ -156,7 +157,7 @@ class Measurement:
     trained_steps: int = 0
     eval_seconds: float = 0.0
     peak_bytes: int = 0
-    example_scores: tuple[float, ...] = ()
+    example_scores: tuple[float, ...] = field(default=(), compare=False)
     error: str | None = None
     overhead_seconds: float = 0.0
 

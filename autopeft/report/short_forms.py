@@ -22,7 +22,7 @@ def short_text(result: SearchResult, path: str) -> str:
     if best is not None:
         measured = f"{setting.metric} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
     verdict = "no verdict" if result.verdict.label == "none" else result.verdict.label
-    return f"SearchResult({verdict} · {measured} · {result.best.trainable_params:,} params · {path})"
+    return f"Result({verdict} · {measured} · {result.best.trainable_params:,} params · {path})"
 
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:

@@ -54,6 +54,14 @@ def test_a_result_from_a_relative_folder_is_found_from_another_one(run, make_bas
         autopeft.load_result(tmp_path / "moved").load(make_base("bert").module)
 
 
+def test_a_loaded_result_equals_the_one_that_the_search_returned(run):
+    result = run[2]
+    loaded = autopeft.load_result(result.path)
+    assert loaded == result and len({loaded, result}) == 1
+    assert repr(loaded) == repr(result) and repr(result).startswith(f"{autopeft.Result.__name__}(")
+    assert isinstance(result, autopeft.Result) and isinstance(result, autopeft.SearchResult)
+
+
 def test_a_push_of_a_model_in_memory_says_that_it_was_in_memory(run):
     with pytest.raises(SpecError, match=r"was an object in memory, .*; pass the id .* with base_model\."):
         run[2].push_to_hub("me/new")
