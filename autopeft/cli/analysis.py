@@ -102,9 +102,9 @@ def spectrum_sentences(sites: Sequence[Site], score: SiteScores) -> Iterator[str
 
 def _enough(score: SiteScores, *, n_train: int) -> str:
     """Whether the score saw enough examples, else how many to ask for."""
-    verdict = seen_enough(score)
+    verdict = "0 at every site, so that it tells none apart" if score.is_zero else seen_enough(score)
     rho = score.split_half
-    if not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
+    if score.is_zero or not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
         return verdict
     if score.n_examples >= n_train:
         return f"{verdict}, and the train split has no more"
@@ -141,8 +141,10 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
     plan, budget = analysis.suggestion.plan, analysis.budget
     share = 100 * plan.trainable_params / budget.base_params
     labels = {method.name: method.label for method in discover("autopeft.methods").values()}
+    first = analysis.scores[0]
+    basis = f"without a score ({first.name} tells nothing)" if first.is_zero else f"by {first.name}"
     yield (
-        f"suggestion by {analysis.scores[0].name}, untested: {plan_words(plan, labels)}, "
+        f"suggestion {basis}, untested: {plan_words(plan, labels)}, "
         f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
     )
     if analysis.files:

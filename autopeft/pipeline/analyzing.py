@@ -151,9 +151,11 @@ def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
 def _header(analysis: Analysis) -> str:
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
     test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
-    by = "what each rank adds" if analysis.scores[0].profiles else "score"
+    first = analysis.scores[0]
+    by = "what each rank adds" if first.profiles else "score"
+    basis = f"without a score, as {first.name} is 0 at every site" if first.is_zero else ""
     return (
-        f"# UNTESTED: laid out by the score {analysis.scores[0].name} alone; nothing was trained.\n"
+        f"# UNTESTED: laid out {basis or f'by the score {first.name} alone'}; nothing was trained.\n"
         f"# LoRA, ranks by {by} per parameter, the middle of LoRA's learning rates.\n"
         f"# Test it:       {test}\n"
         f"# Look for more: {command}\n"

@@ -143,11 +143,13 @@ def logged_scores(
         scored = sensitivity(prepared, [*frugal, *UNEVEN_NULLS], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
-    if scored.unreachable:
+    if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
         log.warning(
-            "Sensitivity: no gradient reaches %d sites, which score 0: %s",
-            len(scored.unreachable),
-            ", ".join(scored.unreachable),
+            "The score %s is 0 at every site, so that it tells none apart; try another --score.", zeros
+        )
+    if names := scored.unreachable:
+        log.warning(
+            "Sensitivity: no gradient reaches %d sites, which score 0: %s", len(names), ", ".join(names)
         )
     return scored.scores
 

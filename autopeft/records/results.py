@@ -68,6 +68,11 @@ class SiteScores:
     split_half: float | None = None
     n_examples: int = 0
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether the score is 0 at every site, so that it tells none apart."""
+        return bool(self.values) and not any(self.values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
