@@ -144,9 +144,7 @@ def logged_scores(
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
-        log.warning(
-            "The score %s is 0 at every site, so that it tells none apart; try another --score.", zeros
-        )
+        log.warning("The score %s is 0 at every site and tells none apart; try another --score.", zeros)
     if names := scored.unreachable:
         log.warning(
             "Sensitivity: no gradient reaches %d sites, which score 0: %s", len(names), ", ".join(names)

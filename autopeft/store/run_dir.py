@@ -43,6 +43,8 @@ _HALF_BEST = "best.new"  # `best/` while it is written
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # What a run writes to its state before run.yaml, which makes a folder a run.
 _UNBORN_STATE = frozenset({"start.json", "decisions.json"})
+# What git and macOS leave in a folder that is empty for people.
+_OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
 
 
 class RunDir:
@@ -252,15 +254,22 @@ def _refuse_no_run(path: Path) -> None:
 
 
 def _refuse_files(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise RunDirError(f"{path} is a link to {path.readlink()}, which does not exist; pass another --out.")
+    if path.exists() and not path.is_dir():
+        raise RunDirError(f"{path} is a file, and a run needs a folder; pass another --out.")
     if path.is_dir() and not _is_unborn(path):
-        raise RunDirError(
-            f"{path} already holds files. Pass --resume to go on with that run, or another --out."
-        )
+        is_run = (path / "run.yaml").is_file()
+        remedy = "--resume to go on with that run, or another" if is_run else "another"
+        raise RunDirError(f"{path} already holds files. Pass {remedy} --out.")
 
 
 def _is_unborn(path: Path) -> bool:
-    """Whether a folder is empty, or holds only what a killed run wrote before its run.yaml."""
-    names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)}
+    """Whether a folder is empty, or holds only what a killed run wrote before its run.yaml.
+
+    Files that other programs keep in an empty folder do not count.
+    """
+    names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)} - _OF_EMPTY_FOLDERS
     if not names <= {".lock", "state"}:
         return False
     state = path / "state"

@@ -52,9 +52,24 @@ def run(tmp_path):
 
 def test_a_folder_that_holds_files_is_refused_without_resume(tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RunDirError, match=r"already holds files. Pass --resume .*or another --out"):
+    with pytest.raises(RunDirError, match=r"already holds files\. Pass another --out"):
         RunDir.create(tmp_path, resume=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_of_a_run_is_refused_with_the_advice_to_resume_it(run):
+    with pytest.raises(RunDirError, match=r"already holds files\. Pass --resume .*or another --out"):
+        RunDir.create(run.path, resume=False)
+
+
+@pytest.mark.parametrize("name", [".gitkeep", ".gitignore", ".DS_Store"])
+def test_a_folder_that_is_empty_for_people_is_used_and_left_as_it_was(name, tmp_path):
+    (tmp_path / name).write_text("kept")
+    RunDir.check(tmp_path)
+    with RunDir.create(tmp_path, resume=False) as run:
+        run.write_spec(RunSpec())
+        run.discard()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "kept")]
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
@@ -67,9 +82,17 @@ def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunDirError, match=r"cannot be written: .*pass another --out"):
-            RunDir.create(path, resume=False)
+    with pytest.raises(RunDirError, match=r"file is a file, and a run needs a folder; pass another --out"):
+        RunDir.create(tmp_path / "file", resume=False)
+    with pytest.raises(RunDirError, match=r"cannot be written: .*pass another --out"):
+        RunDir.create(tmp_path / "file" / "run", resume=False)
+
+
+def test_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for refuse in (RunDir.check, lambda path: RunDir.create(path, resume=False)):
+        with pytest.raises(RunDirError, match=r"link is a link to .*gone, which does not exist"):
+            refuse(tmp_path / "link")
 
 
 def test_a_closed_run_is_resumed(run):
