@@ -311,7 +311,7 @@ def report(
             from autopeft import report as reports
             from autopeft.cli import tables
 
-        runs = list({run.resolve(): run for run in reversed(runs)}.values())[::-1]
+        runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
         if len(runs) > 1 or out is not None:
             page = out or Path("autopeft-runs.html")
             results = pipeline.render_several(runs, page)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from autopeft.records import confirm_command, in_words_of, train_command
 from autopeft.report import (
@@ -28,6 +28,8 @@ from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, 
 
 if TYPE_CHECKING:
     from autopeft.records import Confirmation, Cost, SearchResult
+_LEAST_NAME = 12  # columns for the names of plans, in which most of their words fit; chosen by hand
+_GAP = 2  # columns between two columns of a table
 
 
 def console() -> Console:
@@ -173,9 +175,20 @@ def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bo
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without lines: the names of plans to the left, numbers to the right."""
-    columns = [Column(header, justify="left" if header == "plan" else "right") for header in headers]
-    table = Table(*columns, box=None, pad_edge=False)
+    """A table without lines: the names of plans to the left, numbers to the right.
+
+    Names are broken between words where the console is narrow; columns of numbers that do not fit are left
+    out, the last ones first, since a part of a number would read as another one.
+    """
+    rows = list(rows)
+    width, n_shown = console().width, 0
+    for header, *cells in zip(headers, *rows, strict=True):
+        width -= _LEAST_NAME if header == "plan" else max(map(len, (header, *cells))) + _GAP
+        n_shown += width >= 0
+    table = Table(box=None, pad_edge=False)
+    for header in headers[: max(1, n_shown)]:
+        is_name = header == "plan"
+        table.add_column(header, justify="left" if is_name else "right", no_wrap=not is_name)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[: max(1, n_shown)])
     return table

@@ -82,7 +82,6 @@ def search(
         requested = requested_space(spec)
         check_forgetting(spec)
         with RunDir.create(out, resume=resume) as run:
-            log.info("The run's folder is %s", run.path)
             try:
                 prepared = prepare(
                     spec,
@@ -92,6 +91,7 @@ def search(
                     interrupt=interrupt,
                 )
                 check_comparison(prepared)
+                log.info("The run's folder is %s", run.path)  # now that data and model can be used
                 prepared = with_general_text(prepared)
                 prepared = as_it_was(run, prepared, given) if resume else prepared
                 limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)

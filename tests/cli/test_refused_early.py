@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import transformers
+from toys.results import toy_result
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.errors import SpecError
 from autopeft.estimate import CARDS
 from autopeft.pipeline.reference import tolerance_of
+from autopeft.store import RunDir
 
 
 def run(*arguments, env=None):
@@ -124,3 +126,19 @@ def test_train_and_analyze_read_the_environment(model_dir, data_dir, tmp_path):
     done = run(*train, "--out", tmp_path / "flag", env=env)
     assert json.loads(done.stdout)["out"] == str(tmp_path / "flag")
     assert "Did you mean 'AUTOPEFT_SEARCH_SEED'" in run(*train, env={"AUTOPEFT_SEARCH_SED": "7"}).stderr
+
+
+def test_no_folder_is_announced_where_the_data_are_not_there(model_dir, tmp_path):
+    result = run("search", "--model", model_dir, "--data", tmp_path / "gone.csv", "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "gone.csv" in result.stderr
+    assert "The run's folder is" not in result.stderr
+
+
+def test_a_run_that_is_named_twice_is_reported_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with RunDir.create(tmp_path / "run", resume=False) as opened:
+        opened.write_spec(toy_result().spec)
+        opened.save_result(toy_result())
+    named = run("report", "run", tmp_path / "run", "run/", "--out", "page.html", "--json")
+    assert named.exit_code == 0, named.output
+    assert len(json.loads(named.stdout)["runs"]) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from toys.results import toy_result
 from toys.specs import run_spec
 
@@ -36,3 +38,23 @@ def test_a_run_without_a_confirmation_prints_the_command_of_one(capsys):
     empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
     print_result(replace(result, verdict=replace(result.verdict, **empty)), Path("runs/a"))
     assert "confirm autopeft search --config runs/a/run.yaml --confirm half\n" in capsys.readouterr().out
+
+
+def table_of(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_result(toy_result(), Path("runs/a"))
+    lines = capsys.readouterr().out.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("plan "))
+    return [line.rstrip() for line in lines[first : lines.index("", first)]]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80])
+def test_columns_of_numbers_are_whole_or_left_out(capsys, monkeypatch, columns):
+    whole, narrow = (table_of(capsys, monkeypatch, width) for width in (200, columns))
+    numbers = r"\d[\d.,]*"
+    known = {number for line in whole for number in re.findall(numbers, line)}
+    end = next(index for index, line in enumerate(narrow) if line.startswith("±"))
+    table = narrow[:end]
+    assert {number for line in table for number in re.findall(numbers, line)} <= known
+    assert "…" not in "".join(table) and max(map(len, table)) <= columns
+    assert set(table[0].split()) <= set(whole[0].split()) and len(table[0].split()) >= columns // 20
