@@ -241,7 +241,15 @@ def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
 
 
 def _from_file(path: Path) -> Iterator[_Entry]:
-    for topic, fields in read_yaml(path).items():
+    content = read_yaml(path)
+    if "schema_version" in content:  # which plans and search spaces have, and settings have not
+        kind, places = ("plan", "--plan of `autopeft train`, or to --baseline or --warm-start of a search")
+        if "base_model" not in content:
+            kind, places = ("search space", "--space")
+        raise SpecError(
+            f"{path} is a {kind}, and should hold settings, as a run's run.yaml; pass it to {places}."
+        )
+    for topic, fields in content.items():
         if topic in RunSpec.model_fields and fields is None:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):

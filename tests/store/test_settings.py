@@ -306,3 +306,17 @@ def test_what_a_file_should_hold_is_said_in_words_of_yaml(content, sentence):
     with pytest.raises(SpecError) as caught:
         validate(Choices, content, source="space.yaml")
     assert str(caught.value) == f"space.yaml cannot be used: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("schema_version: 1\nbase_model: {id: m}\nadapters: []\n", "is a plan, .* --plan .*--warm-start"),
+        ("schema_version: 1\nabout: mine\nmethods: {}\n", "is a search space, .* --space"),
+    ],
+)
+def test_a_plan_or_a_space_in_the_place_of_settings_is_sent_where_it_goes(file, words, tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text(file, encoding="utf-8")
+    with pytest.raises(SpecError, match=f"some.yaml {words}"):
+        resolve_settings(config=path, env={}, flags={}, assignments=())
