@@ -13,8 +13,8 @@ _RUNG_EXAMPLES = (192, 384)
 # Plans that go on beside the best: two baselines at two rates each, a small plan, the head and a sentinel;
 # from the second rung the best baseline, a small plan and the head.
 _BESIDE = (7, 3)
-# Plans for which a rung leaves room at the next one and at those above it: a baseline, two rivals and LoRA in
-# the layers of the highest score; or one of so many of its own, if that is more (LOG.md, 2026-11-27).
+# Plans for which room is left at the second rung and at those above it: a baseline, two rivals and LoRA in
+# the layers of the highest score; or one of so many of the first, if that is more (LOG.md, 2026-11-27).
 _LEAST_KEPT = (4, 3)
 _LEAST_KEPT_OF = (5, 10)
 LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
@@ -131,7 +131,7 @@ class Schedule:
     def least_cost_above(self, index: int, *, n_plans: int = 0) -> float:
         """Cost in R of the rungs above a rung of `n_plans` plans, for those that it must keep room for."""
         later = range(index + 1, self.last + 1)
-        return math.fsum(_n_kept(above - index, n_plans) * self.rung_cost(above) for above in later)
+        return math.fsum(_n_kept(above, n_plans) * self.rung_cost(above) for above in later)
 
     def n_paid(self, *, n_first: int, max_cost: float) -> list[int]:
         """How many plans each rung measures where a search may cost so much R, the first rung first.
@@ -160,9 +160,9 @@ class Schedule:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)
 
 
-def _n_kept(distance: int, n_plans: int) -> int:
-    """For how many of its `n_plans` plans a rung keeps room at the rung `distance` above it."""
-    level = min(distance, 2) - 1
+def _n_kept(index: int, n_plans: int) -> int:
+    """For how many of `n_plans` plans at a lower rung room is kept at a rung above the first."""
+    level = min(index, 2) - 1
     return max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level])
 
 

@@ -65,7 +65,7 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     """Full length where three seeds of two plans can be paid, else half length."""
-    spec, total = prepared.spec, cost_limit(prepared)
+    spec = prepared.spec
     if spec.confirm.fidelity != "auto":
         return
     usual = spec.confirm.seeds
@@ -73,26 +73,33 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         least = usual if "confirm.seeds" in given else fewest
         tried = with_setting(spec, "confirm.fidelity", fidelity)
         schedule = schedule_of(replace(prepared, spec=tried))
-        n_seeds = paid_seeds(schedule, usual=usual, least=least, total=total)
-        if _pays(schedule, n_seeds, total):
+        n_seeds = paid_seeds(prepared, schedule, usual=usual, least=least)
+        cost = schedule.confirm_cost(n_seeds=n_seeds)
+        if cost <= _confirm_room(prepared, schedule):
             break
-    cost = schedule.confirm_cost(n_seeds=n_seeds)
-    limit = "" if spec.search.max_cost is None else f" of {total:g}"
-    rule = f"{n_seeds} seeds of two plans take {cost:.1f}{limit} R"
+    limit = spec.search.max_cost
+    rule = f"{n_seeds} seeds of two plans take {cost:.1f}{'' if limit is None else f' of {limit:g}'} R"
     yield _decided(spec, "confirm.fidelity", fidelity, rule)
     if n_seeds != usual:
         spec = with_setting(spec, "confirm.fidelity", fidelity)
-        payer = "--max-cost" if limit else f"the usual cost of {total:g} R"
-        yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; what {payer} pays")
+        by_default = "the usual cost pays no more, --max-cost or --confirm-seeds does"
+        unpaid = by_default if limit is None else f"{100 * _CONFIRM_SHARE:.0f} % of --max-cost pay no more"
+        yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; {unpaid}")
 
 
-def paid_seeds(schedule: Schedule, *, usual: int, least: int, total: float) -> int:
-    """How many seeds of two plans a cost of `total` R pays, from `least` to `usual`."""
-    return next((n for n in range(usual, least, -1) if _pays(schedule, n, total)), least)
+def paid_seeds(prepared: Prepared, schedule: Schedule, *, usual: int, least: int) -> int:
+    """How many seeds of two plans the cost pays, from `least` to `usual`."""
+    room = _confirm_room(prepared, schedule)
+    return next((n for n in range(usual, least, -1) if schedule.confirm_cost(n_seeds=n) <= room), least)
 
 
-def _pays(schedule: Schedule, n_seeds: int, total: float) -> bool:
-    return schedule.confirm_cost(n_seeds=n_seeds) <= _CONFIRM_SHARE * total
+def _confirm_room(prepared: Prepared, schedule: Schedule) -> float:
+    """The cost in R of the longest confirmation; by the default limit the search keeps what it needs."""
+    limit = prepared.spec.search.max_cost
+    if limit is not None:
+        return _CONFIRM_SHARE * limit
+    usual = _SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST
+    return min(_CONFIRM_SHARE * usual, _MOST_COST - _least(schedule, n_first=_PAID_TRIALS))
 
 
 def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
@@ -114,7 +121,7 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
-    """As many proposals as half of the search's part pays at the first rung, or up to ten if it pays them."""
+    """As many proposals as half of the search's part pays, or up to ten, if it pays the rungs above too."""
     spec, usual, n_trials = prepared.spec, prepared.spec.search.trials, paid_trials(prepared)
     if "search.trials" not in given and n_trials < usual:
         yield _decided(spec, "search.trials", n_trials, f"{usual} by default; what --max-cost pays")
@@ -127,9 +134,9 @@ def paid_trials(prepared: Prepared) -> int:
         return spec.search.trials
     left = spec.search.max_cost - confirm_cost(prepared)
     n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
-    more = range(_KEPT_TRIALS, _NEEDED_TRIALS, -1)
-    fits = (n for n in more if least_cost(prepared, n_first=n) <= spec.search.max_cost)
-    return min(spec.search.trials, max(n_paid, next(fits, _NEEDED_TRIALS)))
+    tried = range(min(spec.search.trials, max(n_paid, _KEPT_TRIALS)), _NEEDED_TRIALS, -1)
+    fits = (n for n in tried if least_cost(prepared, n_first=n) <= spec.search.max_cost)
+    return min(spec.search.trials, next(fits, _NEEDED_TRIALS))
 
 
 def confirm_cost(prepared: Prepared) -> float:
@@ -165,13 +172,6 @@ def warn_of_cost(prepared: Prepared) -> None:
             spec.search.max_cost,
             least,
         )
-
-
-def cost_limit(prepared: Prepared) -> float:
-    """The limit of cost that decides the confirmation."""
-    limit = prepared.spec.search.max_cost
-    usual = _SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST
-    return usual if limit is None else limit
 
 
 def _within_limits(cost: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from autopeft.pipeline.allowance import DECIDED, cost_limit, paid_seeds, paid_trials
+from autopeft.pipeline.allowance import DECIDED, paid_seeds, paid_trials
 from autopeft.pipeline.keeping import RAISED, kept_decisions, kept_rungs
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
@@ -51,8 +51,7 @@ def _raised(prepared: Prepared, name: str) -> Prepared:
         if spec.search.max_cost is None:
             now = most
         else:
-            schedule, total = schedule_of(prepared), cost_limit(prepared)
-            now = paid_seeds(schedule, usual=most, least=before, total=total)
+            now = paid_seeds(prepared, schedule_of(prepared), usual=most, least=before)
     if now <= before:
         return prepared
     decision = Decision(setting=name, value=f"{now:,}", rule=f"{before:,} before --max-cost grew")

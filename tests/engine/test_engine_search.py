@@ -153,6 +153,15 @@ def most_spent(rung_schedule: Schedule, n_first: int) -> float:
     return spent
 
 
+@pytest.mark.parametrize("full_steps", [54, 110])
+def test_what_is_left_for_four_plans_at_the_second_rung_is_spent_there(full_steps):
+    """Nine plans at the first of three rungs, four at the second, three at the last."""
+    short = schedule(full_steps)
+    first, second, last = (short.rung_cost(index) for index in range(3))
+    max_cost = 9 * first + 4 * second + 3 * last + 1e-6
+    assert short.n_paid(n_first=9, max_cost=max_cost) == [9, 4, 3]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(40, 20_000), st.integers(4, 80), st.floats(0.5, 40))
 def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_cost):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +67,38 @@ def test_long_runs_cost_four_full_runs_as_a_usual_sweep(prepared, full_steps):
     assert run.spec.search.trials > 9
 
 
+DOCS = Path(__file__).parents[2] / "docs" / "searching.md"
+ROW = re.compile(r"^\| ([\d,]+)(?: to (\d+))? \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", ROW.findall(DOCS.read_text(encoding="utf-8")))
+def test_the_documentation_says_how_many_proposals_and_seeds_the_default_pays(prepared, row):
+    lengths = [int(steps.replace(",", "")) for steps in row[:2] if steps]
+    for n_rows, said in (((120, 300), row[2]), ((2_000, 10**6), row[3])):
+        runs = [
+            within_cost(sized(prepared, full_steps, each), NOTHING).spec
+            for full_steps, each in product(lengths, product((16, 32), n_rows, (True, False)))
+        ]
+        numbers = {run.search.trials for run in runs}
+        assert (min(numbers), max(numbers)) == span(said)
+        low, high = span(row[4])
+        assert all(low <= run.confirm.seeds <= high for run in runs)
+
+
+def span(words):
+    low, *high = re.split(" to | or ", words)
+    return int(low), int((high or [low])[0])
+
+
+def sized(prepared, full_steps, sizes):
+    """The run with other batches and sizes of its splits, of which costs depend alone."""
+    batch_size, n_rows, is_tested = sizes
+    names = ("train", "search", "confirm", "test") if is_tested else ("train", "search", "confirm")
+    splits = {name: SimpleNamespace(labels=range(n_rows)) for name in names}
+    bench = SimpleNamespace(splits=splits, batch_size=batch_size)
+    return replace(prepared, full_steps=full_steps, bench=bench)
+
+
 def test_the_usual_cost_of_a_model_without_data_is_that_of_dear_evaluation():
     """What `estimate` tells from a config alone, here by hand for 200 steps of 16 examples.
 
@@ -74,12 +110,30 @@ def test_the_usual_cost_of_a_model_without_data_is_that_of_dear_evaluation():
     assert usual_cost(10_000) == 4.0
 
 
-def test_ten_proposals_and_their_confirmation_are_paid_by_default_whatever_they_cost(prepared):
-    run = within_cost(replace(prepared, full_steps=40), NOTHING)
-    schedule, limit = schedule_of(run), run.spec.search.max_cost
-    assert run.spec.search.trials >= 10
-    assert limit > 7.0
-    assert limit >= 10 * schedule.rung_cost(0) + confirm_cost(run)
+@pytest.mark.parametrize("full_steps", [40, 54, 80, 110, 600])
+def test_proposals_leave_four_plans_the_second_rung_and_three_each_above_it(prepared, full_steps):
+    """Six proposals are made whatever they cost."""
+    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
+    n_first, limit = run.spec.search.trials, run.spec.search.max_cost
+    assert n_first >= 6 and limit >= 4.0
+    cost = [schedule_of(run).rung_cost(index) for index in range(len(schedule_of(run).rung_steps))]
+    needed = n_first * cost[0] + 4 * cost[1] + 3 * sum(cost[2:]) + confirm_cost(run)
+    assert needed <= limit or n_first == 6
+
+
+@pytest.mark.parametrize("full_steps", [54, 80, 110, 150])
+def test_a_third_seed_is_paid_by_default_only_beside_nine_proposals(prepared, full_steps):
+    """Confirmations are cheap where few examples are evaluated; 8 R is the most by default."""
+    few = with_setting(prepared.spec, "data.max_eval_examples", 8)
+    run = within_cost(replace(prepared, spec=few, full_steps=full_steps), NOTHING)
+    open_spec = with_setting(run.spec, "search.max_cost", None)
+    schedule = schedule_of(replace(run, spec=open_spec))
+    cost = [schedule.rung_cost(index) for index in range(len(schedule.rung_steps))]
+    search = 9 * cost[0] + 4 * cost[1] + 3 * sum(cost[2:])
+    is_paid = search + schedule.confirm_cost(n_seeds=3) <= 8.0
+    assert run.spec.confirm.seeds == (3 if is_paid else 2)
+    assert is_paid == (full_steps > 54)
+    assert run.spec.search.trials >= 9 or not is_paid
 
 
 @pytest.mark.parametrize(
@@ -112,9 +166,10 @@ def test_given_trials_are_not_limited_by_a_cost_that_was_not_given(prepared):
     run = within_cost(replace(prepared, spec=spec, full_steps=1000), frozenset({"search.trials"}))
     assert (run.spec.search.trials, run.spec.search.max_cost) == (40, None)
     assert run.spec.confirm.fidelity == "half"
-    assert rule_of(run, "confirm.seeds") == "5 by default; what the usual cost of 4 R pays"
+    rule = "5 by default; the usual cost pays no more, --max-cost or --confirm-seeds does"
+    assert rule_of(run, "confirm.seeds") == rule
     limited = replace(run, spec=with_setting(prepared.spec, "search.max_cost", 4.0), decisions=())
-    assert rule_of(within_cost(limited, NOTHING), "confirm.seeds") == "5 by default; what --max-cost pays"
+    assert rule_of(within_cost(limited, NOTHING), "confirm.seeds").endswith("55 % of --max-cost pay no more")
 
 
 def test_a_full_confirmation_that_was_asked_for_raises_the_limit(prepared):

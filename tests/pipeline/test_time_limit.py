@@ -149,7 +149,7 @@ def test_too_little_time_is_said_and_the_cheapest_run_is_taken(prepared, spec, c
     _, context = fit_to_budget(prepared, requested_space(spec))
     late = TimeLimit(spec=spec, given=NOTHING, started=time.monotonic() - 3599.0)
     run = within_time(prepared, late, context)
-    assert (run.full_steps, run.spec.search.trials) == (20, 8)
+    assert (run.full_steps, run.spec.search.trials) == (20, 6)
     assert "--max-time is short" in caplog.text
 
 
