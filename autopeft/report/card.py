@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate
-from autopeft.report.measured import error_over, is_untrained, on_split, record_of
+from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
@@ -101,16 +101,21 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
         record = record_of(records, result.best, name="best")
         if record is not None:
             value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
-            yield _eval_result(setting, facts, split=split, value=value)
+            seen = examples(result, split)
+            rows = f" ({seen} rows of {split})" if " of " in seen else ""
+            yield _eval_result(setting, facts, split=split, value=value, rows=rows)
             return
 
 
-def _eval_result(setting: SearchFacts, facts: CardFacts, *, split: str, value: float) -> EvalResult:
+def _eval_result(
+    setting: SearchFacts, facts: CardFacts, *, split: str, value: float, rows: str = ""
+) -> EvalResult:
+    """`rows` says in words which rows of the split gave the value; empty for all of them."""
     return EvalResult(
         task_type=setting.task,
         task_name=setting.task.replace("-", " ").capitalize(),
         dataset_type=facts.dataset or "custom",
-        dataset_name=_last(setting.data),
+        dataset_name=f"{_last(setting.data)}{rows}",
         dataset_split=split,
         metric_type=setting.metric,
         metric_name=setting.metric,
@@ -126,7 +131,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "verdict": result.verdict.sentence,
         "plan": plan_words(result.best, words.labels, head=no_adapters(result)),
         "best": result_json(result, "complete")["best"],
-        "splits": tuple(by_split),
+        "columns": [(split, examples(result, split)) for split in by_split],
         "rows": list(_rows(result, tuple(by_split.values()), words)),
         "over": error_over(result),
         "where": [on_split(result, split) for split in by_split],

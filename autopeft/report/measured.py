@@ -53,7 +53,10 @@ def _n_evaluated(result: SearchResult, split: str) -> int:
 
 
 def rungs_in_words(result: SearchResult) -> str:
-    """The rungs that ran and the plans that each measured: `18 (10 plans), 44 (5) and 75 (4) steps`."""
+    """The rungs that ran and the plans that each measured: `18 (10 plans), 44 (5) and 75 (4) steps`.
+
+    Where the last one is as long as a full run, `, the last of them full runs,` follows.
+    """
     plans: dict[int, set[Plan]] = defaultdict(set)
     for run in result.measurements:
         if run.fidelity.split == "search" and run.fidelity.train_steps in result.proxy.rung_steps:
@@ -65,7 +68,9 @@ def rungs_in_words(result: SearchResult) -> str:
         f"{first:,} ({n_first} plan{'s' * (n_first != 1)})",
         *(f"{steps:,} ({n})" for steps, n in others),
     ]
-    return f"{', '.join(rungs[:-1])} and {rungs[-1]} steps" if others else f"{rungs[0]} steps"
+    is_full = bool(others) and others[-1][0] >= result.setting.full_run_steps
+    full = ", the last of them full runs," if is_full else ""
+    return f"{', '.join(rungs[:-1])} and {rungs[-1]} steps{full}" if others else f"{rungs[0]} steps"
 
 
 def has_late_starters(result: SearchResult) -> bool:

@@ -25,9 +25,18 @@ def places(plan: Plan, sites: Sequence[Site]) -> str:
     words = f"{len(adapted)} modules" if len(adapted) > 1 else "1 module"
     kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds"
     some = "" if possible == len(chosen) else "some of "
-    outside = " and outside the layers" if len(chosen) < len(adapted) else ""
+    outside = _outside([site for site in sites if site.name in adapted and site.layer is None])
     n_layers = len({site.layer for site in sites if site.layer is not None})
     return f"{words}: {some}{kinds} {_where(layers, n_layers)}{outside}"
+
+
+def _outside(sites: Sequence[Site]) -> str:
+    """Modules outside the layers in words: ` and 1 module outside the layers (dense)`; empty for none."""
+    if not sites:
+        return ""
+    roles = list(dict.fromkeys(site.role for site in sites))
+    kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds"
+    return f" and {len(sites)} module{'s' * (len(sites) > 1)} outside the layers ({kinds})"
 
 
 def _where(layers: Sequence[int], n_layers: int) -> str:

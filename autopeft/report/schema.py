@@ -206,6 +206,7 @@ class TrialRow(_Keys):
     peak_bytes: _Count
     learning_rate_position: float | None
     overhead_seconds: Annotated[float, Field(ge=0)]
+    trained_steps: _Count
 
 
 def result_schema() -> dict[str, Any]:

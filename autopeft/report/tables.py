@@ -29,7 +29,7 @@ _SETTING_KEYS = "base_model data task metric greater_is_better label_names".spli
 TRIAL_COLUMNS = (
     "trial arm plan_id methods ranks n_sites trainable_params learning_rate rung seed status split metric"
     " loss train_steps train_examples train_seconds eval_examples eval_seconds peak_bytes"
-    " learning_rate_position overhead_seconds"
+    " learning_rate_position overhead_seconds trained_steps"
 ).split()
 
 
@@ -105,7 +105,7 @@ def trials_csv(result: SearchResult) -> str:
             *(fidelity.train_steps, fidelity.train_examples),
             *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
             position_of(plan, result),
-            run.overhead_seconds,
+            *(run.overhead_seconds, run.trained_steps),
         )
         rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import transformers
 from toys.counting import write_config
+from typer.testing import CliRunner
 
 from autopeft import model
+from autopeft.cli.app import app
 from autopeft.cli.counts import count_text
 from autopeft.pipeline import Count, count
 from autopeft.records import ModelSpec
@@ -89,6 +92,18 @@ def test_parts_of_a_count_add_up(counts_of_published):
     for counted in counts_of_published.values():
         assert counted.trainable_params == sum(counted.by_role.values()) == sum(counted.by_layer.values())
         assert set(counted.sites) == set(counted.by_role) >= set(counted.ranks)
+
+
+def test_the_documentation_shows_what_count_prints(llama_3b, tmp_path, monkeypatch):
+    """The commands and outputs of docs/counting.md, with a config in place of the hub's model."""
+    page = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
+    command, shown = page.split("```\n$ ")[1].split("\n```")[0].split("\n", 1)
+    _, *arguments = command.split()
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(llama_3b, tmp_path / arguments[-1])
+    (published,) = [run for run in PUBLISHED if run["name"] == "lora--llama-3.2-3B-rank32"]
+    write_config(tmp_path / arguments[1], published["peft_config"])
+    assert CliRunner().invoke(app, arguments).stdout.strip() == shown
 
 
 def test_table_is_narrow_folds_equal_layers_and_names_roles(counts_of_published):

@@ -24,6 +24,20 @@ def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, val
     assert told.dataset_split == "test"
 
 
+def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
+    """500 of 500 rows of test were evaluated; here the split has 595, and the run 500 of them."""
+    result = toy_result()
+    (whole,) = card(result, seed=101).data.eval_results
+    assert whole.dataset_name == "trec|6"
+    larger = replace(result.setting, splits=replace(result.setting.splits, test=595))
+    told = card(replace(result, setting=larger), seed=101)
+    (part,) = told.data.eval_results
+    assert part.dataset_name == "trec|6 (500 of 595 rows of test)"
+    assert "| accuracy (test, 500 of 595 rows) |" in told.text
+    confirmed = card(replace(result, test=()), seed=101).data.eval_results
+    assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 rows of confirm)"
+
+
 def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     result = toy_result()
     text = card(result, seed=101).text

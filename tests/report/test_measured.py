@@ -28,6 +28,8 @@ def test_rungs_are_told_with_the_plans_that_they_measured():
     assert rungs_in_words(replace(result, measurements=first)) == "30 (5 plans) steps"
     assert rungs_in_words(replace(result, measurements=first[:1])) == "30 (1 plan) steps"
     assert rungs_in_words(replace(result, measurements=())) == "no rung"
+    short = replace(result, setting=replace(result.setting, full_run_steps=75))
+    assert rungs_in_words(short) == "30 (5 plans) and 75 (3) steps, the last of them full runs,"
     assert unfinished(result) is None
     assert unfinished(replace(result, measurements=first)) == (30, 75)
     assert unfinished(replace(result, measurements=())) is None

@@ -36,7 +36,10 @@ def names(layers, roles):
         (names([0, 2], "q"), "2 modules: q in layers 0 and 2 of 4"),
         (["h.1.q"], "1 module: q in layer 1 of 4"),
         (["h.1.q", "h.2.v"], "2 modules: some of q and v in layers 1 to 2 of 4"),
-        ([*names([3], "q"), "pooler"], "2 modules: q in layer 3 of 4 and outside the layers"),
+        (
+            [*names([3], "q"), "pooler"],
+            "2 modules: q in layer 3 of 4 and 1 module outside the layers (dense)",
+        ),
         (["pooler"], ""),
     ],
 )

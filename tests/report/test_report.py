@@ -90,14 +90,14 @@ def test_trials_csv_equals_the_measurements(result):
     assert ",".join(table.columns) == (
         "trial,arm,plan_id,methods,ranks,n_sites,trainable_params,learning_rate,rung,seed,status,split,"
         "metric,loss,train_steps,train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,"
-        "learning_rate_position,overhead_seconds"
+        "learning_rate_position,overhead_seconds,trained_steps"
     )
     for row, run in zip(table.itertuples(), result.measurements, strict=True):
         assert row.plan_id == run.plan.digest
         seen = run.fidelity
         assert (row.split, row.status, int(row.seed)) == (seen.split, run.status.value, seen.seed)
         assert run.loss is None if pd.isna(row.loss) else float(row.loss) == run.loss
-        assert float(row.train_seconds) == run.train_seconds
+        assert (float(row.train_seconds), int(row.trained_steps)) == (run.train_seconds, run.trained_steps)
     assert list(table.rung.fillna("")) == ["0"] * 5 + ["1"] * 3 + [""] * 7
     assert list(table.arm[:3]) == ["baseline", "lora/top", "ia3/all"]
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
