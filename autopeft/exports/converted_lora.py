@@ -45,6 +45,7 @@ class ConvertedLora:
             *problems.adapts_nothing(source.configs),
             *(f"{name} trains {problems.NOT_IN_LORA[name]}" for name in kinds),
             *problems.unmergeable(source.configs),
+            *problems.stacked_experts(source.configs),
             *problems.rewrites_base(source.configs),
             *problems.trained_whole(source),
             *problems.untrained(source),
@@ -56,7 +57,9 @@ class ConvertedLora:
         Raises:
             SpecError: More than linear maps changed (IA3 scales biases too), or nothing did.
         """
-        problems.refuse(self.name, self.problems(source), instead="Use --to merged or --to native")
+        is_stacked = problems.stacked_experts(source.configs) and not problems.unmergeable(source.configs)
+        instead = problems.WITHOUT_EXPERTS if is_stacked else "Use --to merged or --to native"
+        problems.refuse(self.name, self.problems(source), instead=instead)
         assert source.base is not None, "the base model is needed"
         before = {name: tensor.detach().clone() for name, tensor in source.base.state_dict().items()}
         changes = _changes(before, merge(source), source)

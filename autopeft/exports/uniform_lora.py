@@ -45,6 +45,8 @@ def _instead(source: ExportSource) -> str:
     """The formats that can hold such a plan."""
     if problems.unmergeable(source.configs):
         return "Use --to native"
+    if problems.stacked_experts(source.configs):
+        return problems.WITHOUT_EXPERTS
     no_lora = problems.trained_whole(source) or problems.adapts_nothing(source.configs)
     if no_lora or problems.NOT_IN_LORA.keys() & type_counts(source.configs).keys():
         return "Use --to merged"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from autopeft import train
 from autopeft.errors import ModelError, reason_of
@@ -26,6 +28,19 @@ _QUANTISED_SHARE = 0.25  # of a copy in float32, that one in 8 bits takes; in 4 
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 
 log = logging.getLogger(__name__)
+
+
+class _HasSettings(Protocol):
+    """What knows the settings of its run."""
+
+    @property
+    def spec(self) -> RunSpec: ...
+
+
+Subject = TypeVar("Subject", bound="RunSpec | _HasSettings")
+Rest = ParamSpec("Rest")
+Given = TypeVar("Given")
+_Step = Callable[Concatenate[Subject, Rest], Given]
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
@@ -95,15 +110,40 @@ def device_in_float32(
 
 
 @contextlib.contextmanager
-def memory_needed(purpose: str, remedy: str = train.LESS_MEMORY) -> Iterator[None]:
+def memory_needed(purpose: str, remedy: str | Callable[[], str]) -> Iterator[None]:
     """A context in which running out of memory is a ModelError that says what to do.
 
-    `purpose` says what the memory is for, such as "loading the base model".
+    Args:
+        purpose: What the memory is for, such as "loading the base model".
+        remedy: What to do, or a function that gives it.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = reason_of(error)
-        raise ModelError(f"Memory ran out in {purpose} ({reason}). {remedy}") from error
+        reason, advice = reason_of(error), remedy if isinstance(remedy, str) else remedy()
+        raise ModelError(f"Memory ran out in {purpose} ({reason}). {advice}") from error
+
+
+def in_memory_of_run(purpose: str) -> Callable[[_Step[Subject, Rest, Given]], _Step[Subject, Rest, Given]]:
+    """Decorates a function of settings, or of what has them as `spec`: as `memory_needed` by the settings."""
+
+    def decorate(function: _Step[Subject, Rest, Given]) -> _Step[Subject, Rest, Given]:
+        @functools.wraps(function)
+        def decorated(subject: Subject, /, *args: Rest.args, **options: Rest.kwargs) -> Given:
+            spec = subject if isinstance(subject, RunSpec) else subject.spec
+            with memory_needed(purpose, lambda: _less_memory(spec)):
+                return function(subject, *args, **options)
+
+        return decorated
+
+    return decorate
+
+
+def _less_memory(spec: RunSpec) -> str:
+    is_quantised = spec.model.quantize != "none"
+    with contextlib.suppress(ModelError):  # the config cannot be read, or the model was passed as an object
+        stored = stored_weights(config_of(spec.model))
+        is_quantised = is_quantised or not (stored is None or stored.is_loaded_plain)
+    return train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)

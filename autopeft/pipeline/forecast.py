@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from autopeft import engine, space
 from autopeft.errors import TrainingError
 from autopeft.pipeline.allowance import within_cost
-from autopeft.pipeline.computing import memory_needed
+from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Plan
@@ -122,7 +122,7 @@ def measured_pace(prepared: Prepared, context: AllocationContext) -> Pace | None
         return None
 
 
-@memory_needed("a training step on the longest rows")
+@in_memory_of_run("a training step on the longest rows")
 def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
     """What a training step of each method takes where it spends the whole budget, weights included.
 

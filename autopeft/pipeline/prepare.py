@@ -13,7 +13,7 @@ from autopeft.engine import Rungs
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
-from autopeft.pipeline.computing import memory_needed, with_compute
+from autopeft.pipeline.computing import in_memory_of_run, with_compute
 from autopeft.pipeline.defaults import with_full_run, with_max_length, with_max_new_tokens
 from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
@@ -66,7 +66,7 @@ def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
     return spec
 
 
-@memory_needed("preparing the base model and its data")
+@in_memory_of_run("preparing the base model and its data")
 def prepare(
     spec: RunSpec,
     *,

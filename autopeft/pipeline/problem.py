@@ -9,7 +9,7 @@ from pathlib import Path
 from autopeft import adapters, engine, model, space
 from autopeft.engine import Schedule, SearchProblem
 from autopeft.extension import discover, metric_facts
-from autopeft.pipeline.computing import memory_needed
+from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import PROFILE_SCORE, UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores, with_setting
@@ -51,7 +51,7 @@ def score_names(spec: RunSpec, requested: space.Space) -> list[str]:
     return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score, *UNEVEN_NULLS]))
 
 
-@memory_needed("measuring the inputs of the task head")
+@in_memory_of_run("measuring the inputs of the task head")
 def search_problem(
     prepared: Prepared,
     feasible: space.Space,

@@ -12,7 +12,7 @@ import numpy as np
 from autopeft.errors import SpecError, StoppedError
 from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
-from autopeft.pipeline.computing import memory_needed
+from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import SEEN_ENOUGH, UNEVEN_NULLS, Sensitivity, SiteScores
 from autopeft.sensitivity import ScoredModel, measure, reads_examples
@@ -30,7 +30,7 @@ _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; cho
 log = logging.getLogger(__name__)
 
 
-@memory_needed("the sensitivity pass")
+@in_memory_of_run("the sensitivity pass")
 def sensitivity(
     prepared: Prepared,
     names: Sequence[str],

@@ -19,9 +19,10 @@ states, under_way → loop → failures → bench → choosing, pace.
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
-from autopeft.train.choosing import LESS_MEMORY, choose_compute, kept_bytes
+from autopeft.train.choosing import choose_compute, kept_bytes
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
+from autopeft.train.failures import less_memory
 from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
@@ -31,7 +32,6 @@ from autopeft.train.rates import SCHEDULE
 from autopeft.train.states import StateFolders
 
 __all__ = [
-    "LESS_MEMORY",
     "SCHEDULE",
     "TYPICAL_STEPS",
     "WARMUP_SHARE",
@@ -47,6 +47,7 @@ __all__ = [
     "full_run_steps",
     "kept_bytes",
     "kept_step",
+    "less_memory",
     "max_length_of",
     "pace_of",
     "padded_tokens",

@@ -111,7 +111,7 @@ class Bench:
                 plan=plan,
                 fidelity=fidelity,
                 status=status_of(error),
-                error=error_text(error),
+                error=error_text(error, is_quantised=self.base.n_bits > 0),
                 train_seconds=time.perf_counter() - started,
             )
         if measurement.status is Status.OUT_OF_MEMORY:

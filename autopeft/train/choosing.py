@@ -12,6 +12,7 @@ from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.train.bench import Bench
 from autopeft.train.compute import Compute
+from autopeft.train.failures import less_memory
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
 # tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
@@ -25,7 +26,6 @@ _FREE_SHARE = 0.65
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
-LESS_MEMORY = "Lower --max-length, set --checkpointing on, pass --quantize 4bit, or take a smaller model."
 _RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,11 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
     row_bytes, is_checkpointed = _row_bytes(bench, requested, room=room)
     facts = f"the longest row keeps {_size(row_bytes)} for its backward pass, and {_size(free)} are free"
     if row_bytes > room:
-        log.warning("Memory may run out: %s. %s", facts, LESS_MEMORY)
+        # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
+        remedy = less_memory(
+            checkpointing="off" if requested == "off" else "on", is_quantised=bench.base.n_bits > 0
+        )
+        log.warning("Memory may run out: %s. %s", facts, remedy)
     decisions = []
     if tokens is None:
         weights = bench.base.weight_bytes

@@ -9,10 +9,29 @@ from autopeft.train.compute import NothingToCutError
 from autopeft.train.loop import DivergedError
 
 
-def error_text(error: Exception) -> str:
+def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
+    """What to do for less memory, beyond what is on already.
+
+    Args:
+        checkpointing: `on`, `off` or `auto`, as `--checkpointing` takes it.
+        is_quantised: Whether the base model is, on request or by its checkpoint.
+
+    Example:
+        >>> less_memory(checkpointing="on", is_quantised=True)
+        'Lower --max-length, or take a smaller model.'
+    """
+    steps = ["lower --max-length"]
+    steps += [] if checkpointing == "on" else ["set --checkpointing on"]
+    steps += [] if is_quantised else ["pass --quantize 4bit"]
+    text = f"{', '.join(steps)}, or take a smaller model."
+    return text[0].upper() + text[1:]
+
+
+def error_text(error: Exception, *, is_quantised: bool) -> str:
     """What broke a run off, in the user's words where memory ran out."""
     if isinstance(error, NothingToCutError):
-        return "out of memory at a single row: lower --max-length, or pass --quantize 4bit"
+        further = "take a smaller model" if is_quantised else "pass --quantize 4bit"
+        return f"out of memory at a single row: lower --max-length, or {further}"
     if is_out_of_memory(error):
         return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
     return f"{type(error).__name__}: {first_line_of(error)}"

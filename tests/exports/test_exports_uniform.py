@@ -28,6 +28,7 @@ from autopeft.extension import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 UNIFORM, NATIVE = EXPORTERS["uniform-lora"], EXPORTERS["native"]
+CONVERTED = EXPORTERS["converted-lora"]
 SERVED = ("bert", "gpt2", "llama", "llama-lm")
 by_reader = pytest.mark.parametrize("reader", [vllm, llama_cpp], ids=["vllm", "llama.cpp"])
 by_architecture = pytest.mark.parametrize("architecture", SERVED)
@@ -224,6 +225,21 @@ def test_refusal_names_the_formats_that_can_hold_it(method, advice, bert, make_p
     toy = trained(bert, make_plan(bert, method), tmp_path / "weights")
     with pytest.raises(SpecError, match=advice):
         UNIFORM.export(toy.source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("exporter", [UNIFORM, CONVERTED])
+def test_lora_on_stacked_experts_is_refused_with_what_can_hold_it(exporter, make_base, tmp_path):
+    config = peft.LoraConfig(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    source = ExportSource(
+        configs=(config,),
+        base_model="x",
+        task_type="CAUSAL_LM",
+        weights=({},),
+        base=make_base("llama-lm").module,
+    )
+    with pytest.raises(SpecError, match=r"experts .* --to merged, or .* --serve-on vllm") as refusal:
+        exporter.export(source, tmp_path / "out")
+    assert "converted-lora or" not in str(refusal.value)
 
 
 def test_weights_of_another_rank_or_of_another_model_are_refused(bert, make_base, make_plan, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -11,9 +12,9 @@ from toys.specs import run_spec
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
-from autopeft.pipeline.computing import memory_needed
+from autopeft.pipeline.computing import in_memory_of_run, memory_needed
 from autopeft.pipeline.resuming import resumed
-from autopeft.records import ExecutionSpec
+from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Bench, choose_compute, kept_bytes
 from autopeft.train.choosing import most_tokens
@@ -128,8 +129,46 @@ def test_memory_that_runs_out_before_any_plan_says_what_to_do():
             ModelError,
             match=r"^Memory ran out in the test \(no more\). Lower --max-length, .* smaller model.$",
         ),
-        memory_needed("the test"),
+        memory_needed("the test", "Lower --max-length, or take a smaller model."),
     ):
         raise MemoryError("no more")
-    with pytest.raises(RuntimeError, match=r"^other$"), memory_needed("the test"):
+    with pytest.raises(RuntimeError, match=r"^other$"), memory_needed("the test", ""):
         raise RuntimeError("other")
+
+
+@in_memory_of_run("the test")
+def scarce_step(spec):
+    raise MemoryError("no more")
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, ["--checkpointing on", "--quantize 4bit"]),
+        ({"execution.checkpointing": "on"}, ["--quantize 4bit"]),
+        ({"model.quantize": "4bit"}, ["--checkpointing on"]),
+    ],
+)
+def test_what_saves_memory_already_is_not_advised(settings, steps, model_dir, data_dir):
+    spec = run_spec(model_dir, data_dir)
+    for name, value in settings.items():
+        spec = with_setting(spec, name, value)
+    with pytest.raises(ModelError) as refusal:
+        scarce_step(spec)
+    assert [step for step in ("--checkpointing on", "--quantize 4bit") if step in str(refusal.value)] == steps
+
+
+def test_checkpoint_that_is_quantised_already_is_not_to_be_quantised(model_dir, data_dir, tmp_path):
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    content = json.dumps(config | {"quantization_config": quantised})
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match="Lower --max-length, set --checkpointing on, or take a smaller"):
+        scarce_step(run_spec(tmp_path, data_dir))
+
+
+@pytest.mark.parametrize("requested", ["on", "off"])
+def test_warning_of_scarce_memory_names_what_is_not_on_yet(requested, make_bench, caplog):
+    choose_compute(make_bench(), ExecutionSpec(checkpointing=requested, memory_bytes=1))
+    assert "Memory may run out" in caplog.text
+    assert ("set --checkpointing on" in caplog.text) == (requested == "off")

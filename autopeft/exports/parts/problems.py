@@ -21,6 +21,7 @@ NOT_IN_LORA = {
     "BIAS_SHIFT": "biases",
     "TRAINABLE_TOKENS": "the embeddings of tokens",
 }
+WITHOUT_EXPERTS = "Use --to merged, or search again with --serve-on vllm, which leaves experts out"
 _UNTRAINED = "it has no trained weights yet"
 
 
@@ -52,13 +53,21 @@ def adapts_nothing(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 def lora_problems(configs: Sequence[PeftConfig], *, known: Sequence[str]) -> tuple[str, ...]:
     """The problems of fields of LoRA beyond those in `known`, and of first values that rewrote the base."""
-    problems = []
+    problems: list[str] = []
     for config in configs:
         for name, value in changed_fields(config).items():
-            if name not in (*known, "init_lora_weights"):
+            if name == "target_parameters" and name not in known:
+                problems += stacked_experts([config])
+            elif name not in (*known, "init_lora_weights"):
                 problems.append(f"{name}={_short(value)} has no place in it")
         problems += rewrites_base([config])
     return tuple(dict.fromkeys(problems))
+
+
+def stacked_experts(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
+    """The problem of adapters on experts, whose weights `transformers` 5 keeps in one tensor."""
+    is_adapted = any(getattr(config, "target_parameters", None) for config in configs)
+    return ("it adapts experts whose weights are stacked in one tensor",) if is_adapted else ()
 
 
 def rewrites_base(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
