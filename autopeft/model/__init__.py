@@ -40,7 +40,7 @@ from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, k
 from autopeft.model.layers import layer_name
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
-from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory
+from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory, taken_bytes
 from autopeft.model.precision import Precision, choose_precision, device_names, find_device, like_gpus
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import (
@@ -143,6 +143,7 @@ __all__ = [
     "set_random_state",
     "skips_exactly",
     "stored_weights",
+    "taken_bytes",
     "text_configs",
     "to_float64",
     "unquantised_modules",

@@ -65,17 +65,25 @@ class FreedMemory:
             self._next = time.monotonic() + _TRIM_SECONDS
 
 
+def taken_bytes(device: torch.device) -> int:
+    """Bytes of a device that this process has taken; on a CPU its libraries count too."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.current_allocated_memory())
+    return int(psutil.Process().memory_info().rss)
+
+
 def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
     """Bytes that can still be taken on a device, of `limit_bytes` in all where there is a limit; >= 0."""
+    taken = taken_bytes(device)
     if device.type == "cuda":
-        taken = torch.cuda.memory_allocated(device)
         # What torch has reserved and does not use counts as free.
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
     elif device.type == "mps":
-        taken = torch.mps.current_allocated_memory()
         free = torch.mps.recommended_max_memory() - taken
     else:
-        taken, free = _resident_bytes(), min(_available_bytes(), _left_in_container())
+        free = min(_available_bytes(), _left_in_container())
     return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))
 
 
@@ -91,11 +99,6 @@ def _left_in_container() -> int:
             cached = re.search(r"^(?:total_)?inactive_file (\d+)", _read(statistics), re.MULTILINE)
             return int(text) - int(_read(used) or 0) + (int(cached[1]) if cached else 0)
     return 2**62
-
-
-def _resident_bytes() -> int:
-    """Memory of this process."""
-    return int(psutil.Process().memory_info().rss)
 
 
 def _read(path: str) -> str:

@@ -44,7 +44,11 @@ _Step = Callable[Concatenate[Subject, Rest], Given]
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
-    """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open."""
+    """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open.
+
+    Raises SpecError where `--memory` allows no more than is taken already.
+    """
+    train.check_limit(bench, spec.execution)
     memory_bytes = memory_of_one(spec.execution, bench.base)
     execution = spec.execution.model_copy(update={"memory_bytes": memory_bytes})
     compute, decisions = train.choose_compute(bench, execution)

@@ -105,10 +105,10 @@ def prepare(
     methods = methods_for(base)
     log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
-    if form := text_form(task):
-        log.info("%s", form)
     spec, length = with_max_length(spec, loaded, base, task, base.device.type)
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+    if form := text_form(task):
+        log.info("%s", form)
     spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), task, base.device.type)
     spec, answers = with_max_new_tokens(spec, splits["train"].labels, task)
     task = task.fitted(spec.task, loaded.target, base.tokenizer)

@@ -33,8 +33,9 @@ class Preview:
 
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
-    of `n_sites` each method of the space fits. `trials` counts plans at the first rung. `confirm_steps`
-    and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are bounds in R,
+    of `n_sites` each method of the space fits: of those that a search may use, modules and, where a method
+    of the space takes them, the prompt and the prefix. `trials` counts plans at the first rung.
+    `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are bounds in R,
     the second for two plans and the head alone. `forecast` is None where the baseline cannot be trained.
     `forgetting` is the text on which forgetting would be measured, None without `--forgetting`.
     `decisions` are the settings that would be derived. `least_differences` are the smallest and the
@@ -103,10 +104,12 @@ def preview(
     planned = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     is_confirmed = spec.confirm.fidelity != "none"
     base = prepared.base
-    fitting = {
-        name: sum(prepared.methods[name].refusal(site) is None for site in base.sites)
-        for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    taken = {
+        name: {site.name for site in context.sites if prepared.methods[name].refusal(site) is None}
+        for name in names
     }
+    modules = {site.name for site in context.sites if site.kind != "model"}
     return Preview(
         base_model=base.name,
         data=prepared.data.name,
@@ -120,9 +123,9 @@ def preview(
         max_trainable_params=parse_budget(prepared).max_trainable_params,
         base_params=base.base_params,
         head_params=base.head_params,
-        n_sites=len(base.sites),
+        n_sites=len(modules.union(*taken.values())),
         methods=feasible.arms,
-        matched_sites=fitting,
+        matched_sites={name: len(sites) for name, sites in taken.items()},
         baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
         trials=n_trials,
         search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),

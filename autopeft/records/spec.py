@@ -292,7 +292,8 @@ class ExecutionSpec(Topic):
     )
     memory_bytes: int | None = setting(
         None,
-        "Memory that the device may use, weights included, such as 16GiB. Default: what it has",
+        "Memory that the device may use, weights included, such as 16GiB; on a CPU the process counts too, "
+        "about 0.6 GB of it Python libraries. Default: what it has",
         "Machine",
         short="memory",
         ge=1,

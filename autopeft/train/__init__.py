@@ -19,7 +19,7 @@ states, under_way → loop → failures → bench → choosing, pace.
 from __future__ import annotations
 
 from autopeft.train.bench import Bench
-from autopeft.train.choosing import choose_compute, kept_bytes
+from autopeft.train.choosing import check_limit, choose_compute, kept_bytes
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
 from autopeft.train.failures import less_memory
@@ -40,6 +40,7 @@ __all__ = [
     "EncodedSplit",
     "Pace",
     "StateFolders",
+    "check_limit",
     "choose_compute",
     "count_tokens",
     "encode_split",

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autopeft.model import free_bytes, is_out_of_memory, release_memory
+from autopeft.errors import SpecError
+from autopeft.model import free_bytes, is_out_of_memory, release_memory, taken_bytes
 from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.train.bench import Bench
@@ -61,6 +62,20 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
         value = "on" if is_checkpointed else "off"
         decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
     return _compute(execution, tokens, is_checkpointed), tuple(decisions)
+
+
+def check_limit(bench: Bench, execution: ExecutionSpec) -> None:
+    """Raise SpecError where `--memory` allows no more than the process has taken before it trains."""
+    limit_bytes, device = execution.memory_bytes, bench.base.device
+    taken = taken_bytes(device)
+    if limit_bytes is None or limit_bytes > taken:
+        return
+    row_bytes, _ = _row_bytes(bench, execution.checkpointing, room=0)
+    where = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
+    raise SpecError(
+        f"--memory is {_size(limit_bytes)}, and {where} takes {_size(taken)} before any training; pass "
+        f"{_size(taken + int(row_bytes / _FREE_SHARE))} at least, or take a smaller model."
+    )
 
 
 def _compute(execution: ExecutionSpec, tokens: int, is_checkpointed: bool) -> Compute:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import transformers
 from toys.specs import run_spec
+from toys.words import CONTEXT
 from typer.testing import CliRunner
 
 from autopeft import model, pipeline
@@ -37,7 +39,7 @@ def preview(model_dir, data_dir):
 def test_matched_sites_are_those_that_a_method_takes(preview, model_dir):
     base = model.load_skeleton(ModelSpec(id=str(model_dir)), auto_class="AutoModelForSequenceClassification")
     methods = discover("autopeft.methods")
-    assert preview["n_sites"] == len(base.sites)
+    assert preview["n_sites"] == sum(site.kind != "model" for site in base.sites) < len(base.sites)
     for name in ("lora", "ia3"):
         assert preview["matched_sites"][name] == sum(methods[name].refusal(s) is None for s in base.sites)
 
@@ -64,6 +66,30 @@ def test_text_names_data_columns_folder_and_rungs(model_dir, data_dir):
     assert [word for word in words if word not in result.stdout] == []
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "price" not in result.stdout
+
+
+def test_memory_limit_below_what_the_process_takes_is_refused_with_both_numbers(model_dir, data_dir):
+    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--memory", "9MiB", "--device", "cpu")
+    assert result.exit_code == 2, result.output
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    seen, least = (float(size) for size in re.findall(r"([\d.]+) [MG]iB", error.replace("9.0 MiB", "")))
+    assert "--memory is 9.0 MiB" in error and 0 < seen <= least
+
+
+def test_length_beyond_the_positions_of_the_model_is_noted_once(model_dir, data_dir):
+    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--max-length", 4096)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("--max-length is 4,096 tokens") == 1
+    assert f"takes at most {CONTEXT};" in result.stderr
+
+
+def test_refused_chats_are_not_preceded_by_how_rows_are_written(llama_with_weights, tmp_path):
+    turns = [{"role": "user", "content": "the food"}, {"role": "assistant", "content": "was good"}]
+    rows = [json.dumps({"messages": [{**turns[0], "content": f"food {i}"}, turns[1]]}) for i in range(80)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    result = dry_run(llama_with_weights[1], tmp_path / "chats.jsonl", "--task", "text-generation")
+    assert "has no chat template" in result.stderr
+    assert "A row is written as" not in result.stderr and "chat template writes" not in result.stderr
 
 
 def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):
