@@ -8,7 +8,14 @@ from typing import Any
 
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
-from autopeft.exports.parts.recipe import length, lora_recipe_problems, lora_settings, rate_note, schedule
+from autopeft.exports.parts.recipe import (
+    length,
+    lora_recipe_problems,
+    lora_settings,
+    rate_note,
+    schedule,
+    text_comment,
+)
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -54,6 +61,7 @@ _HEADER = """\
 # sequence_len, micro_batch_size, num_epochs where they are not here. Its patterns need a version with
 # lora_rank_pattern (#3673).
 """
+_ADVICE = "Let axolotl's datasets and chat_template write the same."
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,10 @@ class Axolotl:
             "train_on_inputs": False,
         }
         with fresh_folder(out) as fresh:
-            write_text(fresh / "axolotl.yaml", _HEADER + write_yaml_text(content))
+            write_text(
+                fresh / "axolotl.yaml",
+                _HEADER + text_comment(source, advice=_ADVICE) + write_yaml_text(content),
+            )
         known = {"sequence_len", "micro_batch_size", "num_epochs"} - content.keys()
         if "max_steps" in content:
             known.discard("num_epochs")

@@ -14,7 +14,14 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
-from autopeft.exports.parts.recipe import length, lora_recipe_problems, lora_settings, rate_note, schedule
+from autopeft.exports.parts.recipe import (
+    length,
+    lora_recipe_problems,
+    lora_settings,
+    rate_note,
+    schedule,
+    text_comment,
+)
 from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
@@ -48,6 +55,7 @@ _HEADER = """\
 # What to train and how fast, as found by autopeft. Add what LLaMA-Factory needs besides: dataset, template,
 # output_dir, and cutoff_len, per_device_train_batch_size, num_train_epochs where they are not here.
 """
+_ADVICE = "Choose a template that writes the same."
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,10 @@ class LlamaFactory:
             **length(source, _LENGTH_KEYS),
         }
         with fresh_folder(out) as fresh:
-            write_text(fresh / "llama_factory.yaml", _HEADER + write_yaml_text(content))
+            write_text(
+                fresh / "llama_factory.yaml",
+                _HEADER + text_comment(source, advice=_ADVICE) + write_yaml_text(content),
+            )
         lacking = [] if "cutoff_len" in content else ["cutoff_len"]
         names = ", ".join(["dataset", "template", *lacking])
         return (f"add {names} and output_dir to llama_factory.yaml", *rate_note(source))

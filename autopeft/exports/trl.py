@@ -15,7 +15,7 @@ from peft import PeftConfig
 from autopeft.adapters import changed_fields, task_name
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, refuse
-from autopeft.exports.parts.recipe import length, plain, rate_note, recipe_problems, schedule
+from autopeft.exports.parts.recipe import length, plain, rate_note, recipe_problems, schedule, text_comment
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.records import QUANTISED
 from autopeft.store import fresh_folder, write_text
@@ -37,7 +37,7 @@ DOCUMENTED_KEYS = (
 _FILE = '''\
 """What to train and how fast, as found by autopeft, for TRL's SFTTrainer."""
 
-from peft import {kind}
+{text_comment}from peft import {kind}
 {imports}from trl import SFTConfig, SFTTrainer
 
 BASE_MODEL = {base_model!r}
@@ -62,6 +62,12 @@ def make_trainer(train_dataset, *, model=BASE_MODEL, **settings):
         peft_config=PEFT_CONFIG,
     )
 '''
+# https://huggingface.co/docs/trl/dataset_formats: strings are a standard format, lists of messages a
+# conversational one.
+_ADVICE = (
+    "SFTTrainer applies a chat template to lists of messages alone, and joins a prompt and a completion that "
+    "are strings without anything between them."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ class Trl:
         settings = schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
         settings |= length(source, _LENGTH_KEYS)
         bits = QUANTISED.get(source.training.quantize)
+        comment = text_comment(source, advice=_ADVICE)
         text = _FILE.format(
+            text_comment=f"{comment}\n" if comment else "",
             kind=type(config).__name__,
             base_model=source.base_model,
             fields=_fields(config),

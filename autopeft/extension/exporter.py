@@ -20,6 +20,7 @@ class TrainingFacts:
     """How a plan is trained in full; None means not known.
 
     `max_steps` overrides `epochs`. `quantize` is `none`, `4bit` or `8bit`: how the base model is loaded.
+    `text_form` says in words how the texts of a row became one; empty where that is not known.
     """
 
     learning_rate: float | None = None
@@ -29,6 +30,7 @@ class TrainingFacts:
     max_length: int | None = None  # tokens per example
     seed: int | None = None
     quantize: str = "none"
+    text_form: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

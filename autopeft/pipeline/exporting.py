@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -138,7 +139,7 @@ def _read(
         task_type=adapters.task_name(forward),
         head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
         weights=weights,
-        training=TrainingFacts() if document is None else _training_facts(document, spec),
+        training=TrainingFacts() if document is None else _training_facts(document, spec, request.run),
         rank=request.rank,
         energy=request.energy,
         dtype=request.dtype,
@@ -146,9 +147,12 @@ def _read(
     return source, spec
 
 
-def _training_facts(document: PlanDocument, spec: ModelSpec) -> TrainingFacts:
-    """What a plan file says of a full training run."""
-    task = document.task
+def _training_facts(document: PlanDocument, spec: ModelSpec, run: Path | None) -> TrainingFacts:
+    """What a plan file says of a full training run, and the result of its run of the texts."""
+    task, text_form = document.task, ""
+    if run is not None:
+        with contextlib.suppress(RunDirError):  # an unfinished run has no result
+            text_form = RunDir.open(run).load_result().setting.text_form
     return TrainingFacts(
         learning_rate=adapters.common_learning_rate(document.plan),
         batch_size=task.batch_size,
@@ -157,6 +161,7 @@ def _training_facts(document: PlanDocument, spec: ModelSpec) -> TrainingFacts:
         max_length=task.max_length,
         seed=document.seed,
         quantize=spec.quantize,
+        text_form=text_form,
     )
 
 

@@ -35,8 +35,9 @@ class Preview:
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
     of `n_sites` each method of the space fits: of those that a search may use, modules and, where a method
     of the space takes them, the prompt and the prefix. `trials` counts plans at the first rung.
-    `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are bounds in R,
-    the second for two plans and the head alone. `forecast` is None where the baseline cannot be trained.
+    `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
+    bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
+    be trained.
     `forgetting` is the text on which forgetting would be measured, None without `--forgetting`.
     `decisions` are the settings that would be derived. `least_differences` are the smallest and the
     largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses, and

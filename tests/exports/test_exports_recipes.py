@@ -239,6 +239,19 @@ def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_p
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_head_of_the_file_says_how_rows_were_written(name, language_model, make_plan, tmp_path):
+    form = 'A row is written as prompt, line break, completion, \0\n"""; without the line break elsewhere.'
+    facts = TrainingFacts(learning_rate=1e-3, text_form=form)
+    source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
+    EXPORTERS[name].export(source, tmp_path / "out")
+    (file,) = (tmp_path / "out").iterdir()
+    comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    words = " ".join(line.removeprefix("# ") for line in comments)
+    assert "A row is written as prompt, line break, completion" in words
+    assert runpy.run_path(str(file)) if name == "trl" else read_yaml(file)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model, make_plan, tmp_path):
     source = source_of(language_model, make_plan(language_model, "lora"), base_model="/models/a.Q4_1.gguf")
     with pytest.raises(SpecError, match=r"reads no GGUF file; pass --model with the model in safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,18 @@ def lora_recipe_problems(
     odd = ", ".join(str(alpha) for alpha in sorted(alphas) if alpha != int(alpha))
     fractions = (f"its alphas are whole numbers, and the plan has {odd}",) if odd else ()
     return (*lora_problems([config], known=known), *fractions, *further(config))
+
+
+def text_comment(source: ExportSource, *, advice: str) -> str:
+    """Comment lines of how the search wrote a row as one text, with advice; empty where that is not known.
+
+    Both YAML and Python read them.
+    """
+    if not (form := source.training.text_form):
+        return ""
+    text = f"How a row was written as one text when this was found: {form} {advice}"
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return textwrap.fill(shown, width=100, initial_indent="# ", subsequent_indent="# ") + "\n"
 
 
 def rate_note(source: ExportSource) -> tuple[str, ...]:
