@@ -105,12 +105,7 @@ def preview(
     planned = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
     is_confirmed = spec.confirm.fidelity != "none"
     base = prepared.base
-    names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    taken = {
-        name: {site.name for site in context.sites if prepared.methods[name].refusal(site) is None}
-        for name in names
-    }
-    modules = {site.name for site in context.sites if site.kind != "model"}
+    n_sites, matched_sites = _site_counts(feasible, context)
     return Preview(
         base_model=base.name,
         data=prepared.data.name,
@@ -124,9 +119,9 @@ def preview(
         max_trainable_params=parse_budget(prepared).max_trainable_params,
         base_params=base.base_params,
         head_params=base.head_params,
-        n_sites=len(modules.union(*taken.values())),
+        n_sites=n_sites,
         methods=feasible.arms,
-        matched_sites={name: len(sites) for name, sites in taken.items()},
+        matched_sites=matched_sites,
         baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
         trials=n_trials,
         search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),
@@ -143,6 +138,17 @@ def preview(
         forgetting=prepared.general,
         decisions=prepared.decisions,
     )
+
+
+def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:
+    """The number of sites that a search may use, and of those that each method of its space fits."""
+    names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    taken = {
+        name: {site.name for site in context.sites if context.methods[name].refusal(site) is None}
+        for name in names
+    }
+    modules = {site.name for site in context.sites if site.kind != "model"}
+    return len(modules.union(*taken.values())), {name: len(sites) for name, sites in taken.items()}
 
 
 def _least_differences(prepared: Prepared, n_examples: int) -> tuple[float, float] | None:
