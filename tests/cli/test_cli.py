@@ -125,7 +125,7 @@ def test_model_that_is_not_there_is_named(
 
 def test_folder_with_files_is_never_overwritten(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    refused(search(model_dir, data_dir, tmp_path), 2, "--resume", "--out")
+    refused(search(model_dir, data_dir, tmp_path), 2, "already holds files", "another --out")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
