@@ -14,6 +14,7 @@ from autopeft.engine import Progress
 from autopeft.errors import StoppedError
 from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
+from autopeft.pipeline.chance import beside_chance
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
@@ -143,6 +144,7 @@ def _search_in(
                 outcome = engine.search(problem.after(spent), ledger, storage=run.study_storage(fresh=True))
                 engine.write_losses_by_rung(run.study_storage(), outcome)
             run.close_study()
+            outcome = beside_chance(prepared, outcome)
             forgetting = measure_forgetting(prepared, schedule, ledger, outcome)
         run.forget_under_way()
         check_base(run, prepared)

@@ -1,0 +1,45 @@
+"""The sentence that nothing was learned, against shares counted by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from toys.results import toy_confirmations, toy_result
+
+from autopeft.pipeline.chance import beside_chance, chance_sentence
+
+
+def prepared(labels=(0, 0, 0, 1), metric="accuracy"):
+    splits = {"confirm": SimpleNamespace(labels=labels)}
+    return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=SimpleNamespace(metric=metric))
+
+
+@pytest.mark.parametrize(("best", "is_told"), [(0.70, True), (0.754, True), (0.755, False), (0.9, False)])
+def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
+    """Three of four labels are 0; the standard error of each plan is 0.0023, of which 1.96 are 0.0045."""
+    sentence = chance_sentence(prepared(), toy_confirmations("confirm", 0.6, best, 0.65))
+    assert bool(sentence) == is_told
+    if is_told:
+        assert (
+            f"accuracy is {100 * best:.1f} %, and always giving the most frequent label has 75.0 %"
+            in sentence
+        )
+
+
+def test_other_metrics_labels_without_confirmation_have_no_such_share():
+    records = toy_confirmations("confirm", 0.1, 0.1, 0.1)
+    assert not chance_sentence(prepared(metric="f1"), records)
+    assert not chance_sentence(prepared(), ())
+    assert not chance_sentence(prepared(labels=([0, 1], [1])), records)
+
+
+def test_the_sentence_comes_first_and_is_warned_of(caplog):
+    outcome = replace(
+        toy_result(), confirmations=toy_confirmations("confirm", 0.7, 0.7, 0.7), sentences=("x",)
+    )
+    first, *others = beside_chance(prepared(), outcome).sentences
+    assert first.startswith("Nothing was learned for certain") and first in caplog.text
+    assert others == ["x"]
+    assert beside_chance(prepared((0, 1)), outcome) is outcome
