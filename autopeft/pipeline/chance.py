@@ -26,10 +26,12 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
 def chance_sentence(prepared: Prepared, confirmations: tuple[Confirmation, ...]) -> str:
     """That no confirmed plan is surely better than the most frequent label; empty where one is.
 
-    Of metrics other than the accuracy, the share of a label says nothing: it is empty for them.
+    Of metrics that are no mean over examples that are right or wrong, the share of a label says nothing: it
+    is empty for them.
     """
     labels = prepared.bench.splits["confirm"].labels
-    if prepared.task.metric != "accuracy" or not confirmations or not isinstance(labels[0], int | str):
+    is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1  # each example is right or wrong
+    if not is_hit_rate or not confirmations or not isinstance(labels[0], int | str):
         return ""
     (_, n_most), *_ = Counter(labels).most_common(1)
     chance = n_most / len(labels)
@@ -37,7 +39,7 @@ def chance_sentence(prepared: Prepared, confirmations: tuple[Confirmation, ...])
         return ""
     best = max(each.metric_mean for each in confirmations)
     return (
-        f"Nothing was learned for certain: the best confirmed accuracy is {100 * best:.1f} %, and always "
-        f"giving the most frequent label has {100 * chance:.1f} %; check --label-column, train longer "
+        f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {100 * best:.1f} %, "
+        f"and always giving the most frequent label has {100 * chance:.1f} %; check --label-column, train longer "
         "(--epochs or --max-steps), or hold out more rows."
     )

@@ -11,9 +11,10 @@ from toys.results import toy_confirmations, toy_result
 from autopeft.pipeline.chance import beside_chance, chance_sentence
 
 
-def prepared(labels=(0, 0, 0, 1), metric="accuracy"):
+def prepared(labels=(0, 0, 0, 1), score_span=1.0):
     splits = {"confirm": SimpleNamespace(labels=labels)}
-    return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=SimpleNamespace(metric=metric))
+    task = SimpleNamespace(metric="accuracy", is_share=True, score_span=score_span)
+    return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=task)
 
 
 @pytest.mark.parametrize(("best", "is_told"), [(0.70, True), (0.754, True), (0.755, False), (0.9, False)])
@@ -30,7 +31,7 @@ def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
 
 def test_other_metrics_labels_without_confirmation_have_no_such_share():
     records = toy_confirmations("confirm", 0.1, 0.1, 0.1)
-    assert not chance_sentence(prepared(metric="f1"), records)
+    assert not chance_sentence(prepared(score_span=None), records)
     assert not chance_sentence(prepared(), ())
     assert not chance_sentence(prepared(labels=([0, 1], [1])), records)
 
