@@ -40,6 +40,6 @@ def chance_sentence(prepared: Prepared, confirmations: tuple[Confirmation, ...])
     best = max(each.metric_mean for each in confirmations)
     return (
         f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {100 * best:.1f} %, "
-        f"and always giving the most frequent label has {100 * chance:.1f} %; check --label-column, train longer "
-        "(--epochs or --max-steps), or hold out more rows."
+        f"and always giving the most frequent label has {100 * chance:.1f} %; check --label-column, train "
+        "longer (--epochs or --max-steps), or hold out more rows."
     )
