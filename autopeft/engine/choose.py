@@ -100,6 +100,7 @@ def _comparable(
 
 
 def _tells_of_head(problem: SearchProblem) -> bool:
+    """Whether a run of nearly full length compares the head alone with other plans."""
     return problem.schedule.has_long_last or problem.spec.confirm.fidelity == "full"
 
 

@@ -48,7 +48,7 @@ def with_better(problem: SearchProblem, confirmed: Confirmed, finalists: Finalis
 
     Such a plan is the small one where the search put the baseline first, since no other plan was compared
     with the baseline then; and the head alone, which short runs do not tell of. Both were named before the
-    confirmation, so that their tests keep their level. What is handed over otherwise is beaten too.
+    confirmation, so that their tests keep their level. The plan has to beat the best one so far, too.
     """
     small = [finalists.smallest] if finalists.incumbent == finalists.baseline else []
     heads = [plan for _, plan in finalists.others if not plan.adapters]

@@ -6,19 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from autopeft.adapters import check_plan
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
-from autopeft.pipeline.fingerprint import loaded_facts
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reporting import setting_of
 from autopeft.pipeline.step_log import logged_steps
-from autopeft.pipeline.unfinished import Unfinished
+from autopeft.pipeline.unfinished import Unfinished, training_facts
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -26,7 +24,6 @@ from autopeft.records import (
     Forgetting,
     Measurement,
     ModelSpec,
-    Plan,
     PlanDocument,
     RunSpec,
     SearchSpec,
@@ -114,7 +111,7 @@ def train_plan(
     )
     with (
         logged_steps(kept=lambda: unfinished.words),
-        unfinished.kept(_facts(prepared, document.plan, fidelity), resume=resume),
+        unfinished.kept(training_facts(prepared, document.plan, fidelity), resume=resume),
         fresh_folder(target) as fresh,
     ):
         bench = replace(
@@ -128,18 +125,7 @@ def train_plan(
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         measured_forgetting = forgetting_of(replace(prepared, bench=bench), document.plan, fidelity)
-        write_plan(fresh / "plan.yaml", replace(plan_document(prepared, document.plan), seed=seed))
-        write_text(fresh / "training.json", training_json(measurement, measured_forgetting))
-        write_loading_files(fresh, prepared)
-        known = TrainedPlan(
-            spec=prepared.spec,
-            setting=setting_of(prepared, {}),
-            best=document.plan,
-            measurement=replace(measurement, example_scores=()),
-            environment=environment(prepared.base, prepared.spec.execution),
-        )
-        write_text(fresh / TRAINED, json.dumps(to_json(known), indent=2) + "\n")
-        write_trained_card(fresh, known, at=f"./{target.name}")
+        _write_files(fresh, prepared, measurement, measured_forgetting, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
@@ -149,17 +135,23 @@ def train_plan(
     )
 
 
-def _facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
-    """What the bits of a training depend on, by name."""
-    return {
-        **loaded_facts(prepared),
-        "plan": plan.digest,
-        "seed": fidelity.seed,
-        "steps": fidelity.train_steps,
-        "batch size": prepared.bench.batch_size,
-        "number format": prepared.spec.execution.dtype,
-        "quantisation": prepared.spec.model.quantize,
-    }
+def _write_files(
+    folder: Path, prepared: Prepared, measurement: Measurement, forgetting: Forgetting | None, *, at: str
+) -> None:
+    """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
+    plan, seed = measurement.plan, measurement.fidelity.seed
+    write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
+    write_text(folder / "training.json", training_json(measurement, forgetting))
+    write_loading_files(folder, prepared)
+    known = TrainedPlan(
+        spec=prepared.spec,
+        setting=setting_of(prepared, {}),
+        best=plan,
+        measurement=replace(measurement, example_scores=()),
+        environment=environment(prepared.base, prepared.spec.execution),
+    )
+    write_text(folder / TRAINED, json.dumps(to_json(known), indent=2) + "\n")
+    write_trained_card(folder, known, at=at)
 
 
 def spec_of_plan(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import RunDirError
-from autopeft.pipeline.fingerprint import differences
+from autopeft.pipeline.fingerprint import differences, loaded_facts
+from autopeft.pipeline.prepare import Prepared
+from autopeft.records import Fidelity, Plan
 from autopeft.store import read_checked, sweep_fresh_folders, without_empty_parents, write_checked
 from autopeft.train import kept_step
 
@@ -46,7 +48,7 @@ class Unfinished:
         """What is kept of the training, as the end of a sentence."""
         if self.step is None:
             return "nothing was kept"
-        return f"{self.step:,} steps are kept, and the same command with --resume goes on from there"
+        return f"the state after step {self.step:,} is kept; the same command with --resume goes on from it"
 
     def check(self, *, resume: bool) -> None:
         """Raise RunDirError where there is nothing to resume, or something that the user did not ask for."""
@@ -69,7 +71,7 @@ class Unfinished:
             if resume:
                 self._compare(facts)
                 sweep_fresh_folders(self.out)
-                log.info("The training goes on after %s steps.", f"{self.step:,}")
+                log.info("The training goes on after step %s.", f"{self.step:,}")
             else:
                 self.forget()
                 write_checked(self.folder / _START, facts)
@@ -79,7 +81,7 @@ class Unfinished:
                 if self.step is None:
                     self.forget()
                 elif isinstance(error, Exception):  # a signal is told with the step that was reached
-                    log.warning("Of the training %s.", self.words)
+                    log.warning("No adapter was written, but %s.", self.words)
                 raise
             self.forget()
 
@@ -97,3 +99,16 @@ class Unfinished:
             raise RunDirError(
                 f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
             )
+
+
+def training_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """What the bits of a training depend on, by name."""
+    return {
+        **loaded_facts(prepared),
+        "plan": plan.digest,
+        "seed": fidelity.seed,
+        "steps": fidelity.train_steps,
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantisation": prepared.spec.model.quantize,
+    }

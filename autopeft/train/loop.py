@@ -73,7 +73,10 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run from its start or from a rung, and the peak of its widest micro-batch."""
+    """Seconds and steps of a run since its start or the rung before it, also those of an earlier process.
+
+    `peak_bytes` is the peak of its widest micro-batch.
+    """
 
     seconds: float = 0.0
     n_steps: int = 0

@@ -67,6 +67,12 @@ def test_the_same_servers_misread_the_native_adapter(reader, make_base, make_pla
     assert relative(served(toy.raw, tmp_path / "out", reader), toy.logits) > 0.1 * untouched
 
 
+def on_llama(config, make_base):
+    """An adapter without weights for a toy Llama."""
+    base = make_base("llama-lm").module
+    return ExportSource(configs=(config,), base_model="x", task_type="CAUSAL_LM", weights=({},), base=base)
+
+
 @pytest.mark.parametrize("reader", [vllm, llama_cpp, tgi])
 def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
     raw = make_base("llama-lm").module
@@ -194,13 +200,7 @@ def test_head_is_written_under_the_names_of_the_base_model(bert, make_plan, tmp_
 )
 def test_what_is_more_than_plain_lora_is_refused(settings, reason, make_base, tmp_path):
     config = peft.LoraConfig(target_modules=["q_proj"], **settings)
-    source = ExportSource(
-        configs=(config,),
-        base_model="x",
-        task_type="CAUSAL_LM",
-        weights=({},),
-        base=make_base("llama-lm").module,
-    )
+    source = on_llama(config, make_base)
     with pytest.raises(SpecError, match=reason):
         UNIFORM.export(source, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -230,13 +230,7 @@ def test_refusal_names_the_formats_that_can_hold_it(method, advice, bert, make_p
 @pytest.mark.parametrize("exporter", [UNIFORM, CONVERTED])
 def test_lora_on_stacked_experts_is_refused_with_what_can_hold_it(exporter, make_base, tmp_path):
     config = peft.LoraConfig(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
-    source = ExportSource(
-        configs=(config,),
-        base_model="x",
-        task_type="CAUSAL_LM",
-        weights=({},),
-        base=make_base("llama-lm").module,
-    )
+    source = on_llama(config, make_base)
     with pytest.raises(SpecError, match=r"experts .* --to merged, or .* --serve-on vllm") as refusal:
         exporter.export(source, tmp_path / "out")
     assert "converted-lora or" not in str(refusal.value)

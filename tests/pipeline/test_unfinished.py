@@ -103,7 +103,8 @@ def test_a_stopped_training_goes_on_to_the_bytes_of_an_unbroken_one(plan_file, t
     unfinished = stopped(plan_file, out, stop_at)
     assert not out.exists() and kept_step(unfinished / "state") == 6
     assert caplog.messages[-1] == (
-        "Stopped at step 7 of 12; 6 steps are kept, and the same command with --resume goes on from there."
+        "Stopped at step 7 of 12; the state after step 6 is kept; the same command with --resume goes on "
+        "from it."
     )
     with pytest.raises(RunDirError, match="a training that was stopped after step 6; pass --resume to go on"):
         pipeline.train_plan(plan_file, out=out)
@@ -156,7 +157,8 @@ def test_a_full_disk_after_the_training_costs_no_step(plan_file, tmp_path, step_
         with pytest.raises(RunDirError, match="No space left"):
             pipeline.train_plan(plan_file, out=out)
     assert caplog.messages[-1] == (
-        "Of the training 12 steps are kept, and the same command with --resume goes on from there."
+        "No adapter was written, but the state after step 12 is kept; the same command with --resume goes on "
+        "from it."
     )
     assert pipeline.train_plan(plan_file, out=out, resume=True).measurement.trained_steps == N_STEPS
 
