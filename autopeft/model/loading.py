@@ -61,6 +61,7 @@ def load(
     auto_class: str,
     label_names: Sequence[str],
     needs_tokenizer: bool = True,
+    needs_padding: bool = True,
     device: str | None = None,
     precision: Precision | None = None,
 ) -> BaseModel:
@@ -71,6 +72,7 @@ def load(
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; empty for a language model.
         needs_tokenizer: Whether a missing tokenizer is an error.
+        needs_padding: Whether a tokenizer without a padding token is given one, and the model's config too.
         device: Where to put the model, as torch names devices; None takes a GPU where there is one.
         precision: The format to hold the weights in, but for the task head, which is float32; 4-bit maps
             are multiplied in it. None is float32.
@@ -103,8 +105,10 @@ def load(
         ):
             log.warning(text)
     needs_images = reads_images(auto_class)
-    tokenizer = _processor(spec, source, name, needs_images=needs_images, is_needed=needs_tokenizer)
-    if getattr(tokenizer, "pad_token_id", None) is not None:
+    tokenizer = _processor(
+        spec, source, name, needs_images=needs_images, is_needed=needs_tokenizer, needs_padding=needs_padding
+    )
+    if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
         pad_with(module.config, tokenizer.pad_token_id)
     name_first_token(module.config, getattr(module, "generation_config", None))
     if auto_class == "AutoModelForCausalLM":
@@ -226,18 +230,20 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
 def load_processor(spec: ModelSpec, *, needs_images: bool = False) -> Any:
     """The tokenizer or image processor of a model alone; raises ModelError."""
     source, name = resolve(spec)
-    return _processor(spec, source, name, needs_images=needs_images, is_needed=True)
+    return _processor(spec, source, name, needs_images=needs_images, is_needed=True, needs_padding=True)
 
 
-def _processor(spec: ModelSpec, source: str, name: str, *, needs_images: bool, is_needed: bool) -> Any:
-    """The tokenizer of a model, with a padding token, or its image processor."""
+def _processor(
+    spec: ModelSpec, source: str, name: str, *, needs_images: bool, is_needed: bool, needs_padding: bool
+) -> Any:
+    """The tokenizer of a model, if asked for with a padding token, or its image processor."""
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     try:
         try:
             processor = auto.from_pretrained(**pretrained_arguments(source, spec))
         except LOAD_ERRORS as error:
             raise load_error(source, error) from error
-        return processor if needs_images else usable_tokenizer(processor, name)
+        return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
     except ModelError as error:
         if is_needed:
             raise

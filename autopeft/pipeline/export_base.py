@@ -19,6 +19,7 @@ from autopeft.records import ModelSpec
 from autopeft.store import RunDir
 
 DTYPES = ("float32", "bfloat16", "float16")
+_LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them
 
 
 def with_base(
@@ -55,6 +56,7 @@ def with_base(
         auto_class=auto_class,
         label_names=names,
         needs_tokenizer=False,
+        needs_padding=source.task_type not in _LANGUAGE_TASKS,  # such a model stays as its checkpoint is
         device="cpu" if spec.quantize == "none" else None,
         precision=held,
     )
@@ -101,7 +103,7 @@ def _config_beside(folder: Path) -> Mapping[str, Any]:
 def _label_names(
     skeleton: nn.Module, source: ExportSource, beside: Mapping[str, Any], run: Path | None
 ) -> tuple[str, ...]:
-    """Labels beside the adapter or of the run; else numbers for those of its head; else the base model's."""
+    """Labels beside the adapter or of the run; else numbers for those of its head; else none."""
     n_labels = exports.n_trained_labels(source, skeleton)
     named = beside.get("id2label")
     if isinstance(named, dict) and (n_labels is None or len(named) == n_labels):
@@ -111,6 +113,4 @@ def _label_names(
             names = RunDir.open(run).load_result().setting.label_names
             if names:
                 return tuple(names)
-    if n_labels is not None:
-        return tuple(f"LABEL_{index}" for index in range(n_labels))
-    return tuple(cast(Any, skeleton).config.id2label.values())
+    return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

@@ -40,6 +40,20 @@ def test_adapter_folder_becomes_a_merged_language_model(trained_adapter, tmp_pat
     torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
 
 
+def test_merged_language_model_keeps_the_config_and_the_padding_of_its_checkpoint(trained_adapter, tmp_path):
+    toy = trained_adapter()
+    base = json.loads((toy.folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, pad_token=None, eos_token="[SEP]")
+    tokenizer.save_pretrained(base)
+    answer("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out")
+    before, after = (transformers.AutoConfig.from_pretrained(path) for path in (base, tmp_path / "out"))
+    before, after = before.to_diff_dict(), after.to_diff_dict()
+    assert "id2label" not in after
+    assert after.get("pad_token_id") == before.get("pad_token_id")
+    tokenizers = [transformers.AutoTokenizer.from_pretrained(path) for path in (base, tmp_path / "out")]
+    assert [tokenizer.pad_token for tokenizer in tokenizers] == [None, None]
+
+
 def test_weights_in_float32_are_never_on_a_gpu(trained_adapter, tmp_path, monkeypatch):
     toy = trained_adapter()
     monkeypatch.setattr(loading, "find_device", lambda name: torch.device(name or "cuda"))  # none is here
