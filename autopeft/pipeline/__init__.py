@@ -2,8 +2,8 @@
 
 Inside the folder each file imports only from those before it: turns, frames, step_log → in_memory,
 spreading, defaults, estimate_request, estimate_trainee, interruption, keeping, measured → resuming,
-environment, computing → row_lengths, export_base, prepare → fitting → scoring, counting, listing,
-chance, fingerprint, forgetting, reporting → hub_folder, unfinished → best, working, warm_start → applying,
+environment, computing → row_lengths, export_base, prepare → fitting → scoring, counting, listing, chance →
+fingerprint, forgetting, reporting → hub_folder, unfinished → best, working, warm_start → applying,
 problem, ledger → allowance → forecast, estimating, continuing → comparing, time_limit, tracking,
 task_facts → previewing, searching, exporting → analyzing, training, suggesting → reference → verifying,
 pushing.

@@ -8,6 +8,7 @@ from pathlib import Path
 from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
 from autopeft.extension import discover, metric_facts, text_form
+from autopeft.pipeline.chance import chance_of
 from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes, TrainedPlan
@@ -103,5 +104,6 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         learning_rate_ranges=learning_rate_ranges,
         unquantised=model.unquantised_modules(module),
         decisions=prepared.decisions,
+        chance=chance_of(prepared),
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
     )

@@ -11,6 +11,7 @@ from autopeft.records.plans import Budget, Measurement, Plan, Site
 from autopeft.records.spec import SETTINGS, RunSpec
 
 ProposalSource = Literal["enqueued", "sampler", "random", "refined", "evened", "retuned", "twin"]
+_Z_95 = 1.96  # standard errors of a 95 % interval
 ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
 
 
@@ -127,7 +128,8 @@ class SearchFacts:
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
-    settings that the run derived. `text_form` says how the texts of a row become one.
+    settings that the run derived. `text_form` says how the texts of a row become one. `chance` is the metric
+    of always giving the most frequent label of the confirm split; None where it is no share of hits.
     """
 
     base_model: str
@@ -148,6 +150,7 @@ class SearchFacts:
     metric_is_share: bool | None = None
     decisions: tuple[Decision, ...] = ()
     text_form: str = ""
+    chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,10 @@ class Confirmation:
     metrics: tuple[float, ...]
     mean_loss: float
     train_seconds: float
+
+    def is_surely_above(self, metric: float) -> bool:
+        """Whether the 95 % interval of the mean lies above a value of the metric."""
+        return self.metric_mean - _Z_95 * self.metric_std_error > metric
 
 
 @dataclass(frozen=True, kw_only=True)

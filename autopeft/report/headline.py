@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult, Status, rate
-from autopeft.report.measured import is_untrained, n_rivals, on_split, record_of, unfinished
+from autopeft.report.measured import is_by_chance, is_untrained, n_rivals, on_split, record_of, unfinished
 from autopeft.report.named_plans import PlanRow, head_plan
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
@@ -29,6 +29,7 @@ _MARKS = {
     "inconclusive": ("not settled", "inconclusive"),
     "default kept": ("default kept", "calm"),
     "none": ("not confirmed", "inconclusive"),
+    "nothing learned": ("nothing learned", "inconclusive"),
 }
 _NO_ADAPTERS = "adapts nothing"
 _CLEARLY_SMALLER = 1.25  # chosen by hand: a ratio of parameters below it is not worth a sentence
@@ -55,7 +56,7 @@ class Headline:
 
 def headline(result: SearchResult, naming: Naming, rows: Sequence[PlanRow]) -> Headline:
     """The headline of a result; `rows` is its summary."""
-    mark, tone = _MARKS[result.verdict.label]
+    mark, tone = _MARKS["nothing learned" if is_by_chance(result) else result.verdict.label]
     best = next(row for row in rows if "best" in row.marks)
     says = _Says(result=result, naming=naming, best=best)
     return Headline(
@@ -86,6 +87,8 @@ class _Says:
         gap = difference(abs(verdict.mean_difference or 0.0), share, signed=False)
         if verdict.label == "none":
             return f"No verdict yet: {best} did best in the short trial runs, and nothing was confirmed."
+        if is_by_chance(self.result):
+            return "Nothing was learned for certain: always giving the most frequent label may be as good."
         if verdict.label == "default kept":
             if not n_rivals(self.result):
                 return f"Keep {baseline}: no other plan was tried."

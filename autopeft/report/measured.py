@@ -25,6 +25,12 @@ def is_untrained(result: SearchResult, plan: Plan) -> bool:
     return not plan.adapters and not result.setting.head_params
 
 
+def is_by_chance(result: SearchResult) -> bool:
+    """Whether no confirmed plan is surely better than always giving the most frequent label."""
+    chance, confirmed = result.setting.chance, result.confirmations
+    return bool(confirmed) and chance is not None and not any(r.is_surely_above(chance) for r in confirmed)
+
+
 def error_over(result: SearchResult) -> str:
     """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`."""
     confirmed = record_of(result.confirmations, result.best, name="best")

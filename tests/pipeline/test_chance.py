@@ -6,9 +6,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from toys.results import toy_confirmations, toy_result
+from toys.results import WORDS, toy_confirmations, toy_result
 
-from autopeft.pipeline.chance import beside_chance, chance_sentence
+from autopeft.pipeline.chance import beside_chance, chance_of
+from autopeft.report import answer_of
 
 
 def prepared(labels=(0, 0, 0, 1), score_span=1.0):
@@ -20,20 +21,23 @@ def prepared(labels=(0, 0, 0, 1), score_span=1.0):
 @pytest.mark.parametrize(("best", "is_told"), [(0.70, True), (0.754, True), (0.755, False), (0.9, False)])
 def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
     """Three of four labels are 0; the standard error of each plan is 0.0023, of which 1.96 are 0.0045."""
-    sentence = chance_sentence(prepared(), toy_confirmations("confirm", 0.6, best, 0.65))
-    assert bool(sentence) == is_told
+    outcome = replace(toy_result(), confirmations=toy_confirmations("confirm", 0.6, best, 0.65))
+    sentences = beside_chance(prepared(), outcome).sentences
+    assert len(sentences) == is_told
     if is_told:
-        assert (
-            f"accuracy is {100 * best:.1f} %, and always giving the most frequent label has 75.0 %"
-            in sentence
-        )
+        told = f"accuracy is {100 * best:.1f} %, and always giving the most frequent label has 75.0 %"
+        assert told in sentences[0]
+    setting = replace(outcome.setting, chance=0.75)
+    shown = answer_of(replace(outcome, setting=setting), WORDS)
+    assert (shown.mark == "nothing learned") == shown.title.startswith("Nothing was learned") == is_told
 
 
 def test_other_metrics_labels_without_confirmation_have_no_such_share():
-    records = toy_confirmations("confirm", 0.1, 0.1, 0.1)
-    assert not chance_sentence(prepared(score_span=None), records)
-    assert not chance_sentence(prepared(), ())
-    assert not chance_sentence(prepared(labels=([0, 1], [1])), records)
+    assert chance_of(prepared()) == 0.75
+    assert chance_of(prepared(score_span=None)) is None
+    assert chance_of(prepared(labels=([0, 1], [1]))) is None
+    unconfirmed = replace(toy_result(), confirmations=())
+    assert beside_chance(prepared(), unconfirmed) is unconfirmed
 
 
 def test_the_sentence_comes_first_and_is_warned_of(caplog):
