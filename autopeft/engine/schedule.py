@@ -43,9 +43,9 @@ class Schedule:
     A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
     `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
     many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
-    `eval_cost` is the cost of evaluating an example, relative to training on it. `run_steps` is the cost of
-    each run beside its steps and examples, in steps. Where costs are to be the same on all machines, neither
-    is measured.
+    `eval_cost` is the cost of evaluating an example, relative to training on it. Without a head (`has_head`)
+    a plan without adapters trains nothing. `run_steps` is the cost of each run beside its steps and examples,
+    in steps. Where costs are to be the same on all machines, neither is measured.
     """
 
     rung_steps: tuple[int, ...]
@@ -59,7 +59,13 @@ class Schedule:
     n_best: tuple[int, int] = (3, 2)
     beside: tuple[int, int] = _BESIDE
     eval_cost: float = _EVAL_COST
+    has_head: bool = True
     run_steps: float = 0.0
+
+    @property
+    def _head_cost(self) -> float:
+        """Cost of a step without adapters, relative to one with them."""
+        return _HEAD_COST if self.has_head else 0.0
 
     def n_promoted(self, index: int) -> int:
         """How many plans reach a rung above the first at most."""
@@ -120,7 +126,7 @@ class Schedule:
 
     def cost_of(self, measurement: Measurement) -> float:
         """Cost of a measurement in R; on the test split it is that of its examples alone."""
-        steps = measurement.trained_steps * (1.0 if measurement.plan.adapters else _HEAD_COST)
+        steps = measurement.trained_steps * (1.0 if measurement.plan.adapters else self._head_cost)
         return self.cost(steps=steps, eval_examples=measurement.fidelity.eval_examples)
 
     def rung_cost(self, index: int, *, is_new: bool = False) -> float:
@@ -150,11 +156,11 @@ class Schedule:
     def confirm_cost(self, *, n_seeds: int) -> float:
         """Cost in R of confirming two plans and the head alone on so many seeds, the test split included."""
         read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)
-        return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(_HEAD_COST))
+        return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(self._head_cost))
 
     def confirm_run_cost(self, plan: Plan) -> float:
         """Cost in R of one confirming run of a plan, without the test split."""
-        return self._confirm_run(1.0 if plan.adapters else _HEAD_COST)
+        return self._confirm_run(1.0 if plan.adapters else self._head_cost)
 
     def _confirm_run(self, step_cost: float = 1.0) -> float:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)

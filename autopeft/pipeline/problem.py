@@ -130,6 +130,7 @@ def schedule_of(prepared: Prepared) -> Schedule:
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
         n_general=sizes.get("general", 0),
+        has_head=prepared.base.head_params > 0,
     )
     left, n_first = spec.search.max_cost, spec.search.trials
     if left is not None and spec.confirm.fidelity != "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from itertools import product
@@ -58,6 +59,15 @@ def test_a_run_costs_what_nine_proposals_and_their_confirmation_take(prepared, f
     assert limit == pytest.approx(max(4.0, needed), abs=0.1)
     assert decided(run)["search.max_cost"] == f"{limit:g}"
     assert run.spec.search.trials >= 9
+
+
+def test_a_model_without_a_head_pays_no_steps_of_it(prepared):
+    """Two seeds of 150 steps at 0.35 of a usual step are 0.35 full runs of 300."""
+    long = replace(prepared, full_steps=300)
+    bare = copy.copy(long.base)
+    bare.head_params = 0
+    costs = [confirm_cost(within_cost(run, NOTHING)) for run in (long, replace(long, base=bare))]
+    assert costs[0] - costs[1] == pytest.approx(0.35)
 
 
 @pytest.mark.parametrize("full_steps", [1000, 5000])
