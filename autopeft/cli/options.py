@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from pathlib import Path
@@ -45,6 +46,7 @@ ESSENTIAL = frozenset(
 )
 
 Command = Callable[..., None]
+_COMPLETING = "_AUTOPEFT_COMPLETE"  # is set where a shell asks for completions
 
 
 def takes_settings(
@@ -89,7 +91,7 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
         field.flag,
         help=text or field.short_text,
         metavar=_metavar(field),
-        hidden=hidden,
+        hidden=hidden and _COMPLETING not in os.environ,  # a shell completes what is shown alone
         rich_help_panel="Options" if text else field.group,
     )
     return inspect.Parameter(

@@ -102,7 +102,7 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
         if record is not None:
             value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
             seen = examples(result, split)
-            rows = f" ({seen} rows of {split})" if " of " in seen else ""
+            rows = f" ({seen} examples of {split})" if " of " in seen else ""
             yield _eval_result(setting, facts, split=split, value=value, rows=rows)
             return
 
@@ -110,7 +110,7 @@ def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult
 def _eval_result(
     setting: SearchFacts, facts: CardFacts, *, split: str, value: float, rows: str = ""
 ) -> EvalResult:
-    """`rows` says in words which rows of the split gave the value; empty for all of them."""
+    """`rows` says in words which examples of the split gave the value; empty for all of them."""
     return EvalResult(
         task_type=setting.task,
         task_name=setting.task.replace("-", " ").capitalize(),

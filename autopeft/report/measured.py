@@ -46,10 +46,12 @@ def examples(result: SearchResult, split: str) -> str:
 
 
 def on_split(result: SearchResult, split: str) -> str:
-    """Where a score is from: `the test split`, or `352 of the 595 rows of the test split`."""
+    """Where a score is from: `the test split`, or `352 of the 595 examples of the test split`."""
     size = getattr(result.setting.splits, split, 0)
     seen = _n_evaluated(result, split)
-    return f"{seen:,} of the {size:,} rows of the {split} split" if 0 < seen < size else f"the {split} split"
+    return (
+        f"{seen:,} of the {size:,} examples of the {split} split" if 0 < seen < size else f"the {split} split"
+    )
 
 
 def _n_evaluated(result: SearchResult, split: str) -> int:

@@ -25,23 +25,23 @@ def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, val
 
 
 def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
-    """500 of 500 rows of test were evaluated; here the split has 595, and the run 500 of them."""
+    """500 of 500 examples of test were evaluated; here the split has 595, and the run 500 of them."""
     result = toy_result()
     (whole,) = card(result, seed=101).data.eval_results
     assert whole.dataset_name == "trec|6"
     larger = replace(result.setting, splits=replace(result.setting.splits, test=595))
     told = card(replace(result, setting=larger), seed=101)
     (part,) = told.data.eval_results
-    assert part.dataset_name == "trec|6 (500 of 595 rows of test)"
-    assert "| accuracy (test, 500 of 595 rows) |" in told.text
+    assert part.dataset_name == "trec|6 (500 of 595 examples of test)"
+    assert "| accuracy (test, 500 of 595 examples) |" in told.text
     confirmed = card(replace(result, test=()), seed=101).data.eval_results
-    assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 rows of confirm)"
+    assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 examples of confirm)"
 
 
 def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     result = toy_result()
     text = card(result, seed=101).text
-    assert "on 500 of the 1,500 rows of the confirm split and on the test split" in text
+    assert "on 500 of the 1,500 examples of the confirm split and on the test split" in text
     assert "over 3 seeds and the examples" in text
     assert "trained for 300 steps of a full run's 300" in text
     one = tuple(replace(record, seeds=record.seeds[:1]) for record in result.confirmations)

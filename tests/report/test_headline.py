@@ -153,7 +153,7 @@ def test_a_lower_loss_is_said_to_be_lower():
         == "Training brings the loss (lower is better) from 2.250 to 1.500 on the confirm split."
     )
     assert answer.use[1].startswith("It adapts 7 modules: ")
-    assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on 500 of the 1,500 rows of the confirm split."
+    assert answer.use[2] == "It reaches loss 1.500 ± 0.002 on 500 of the 1,500 examples of the confirm split."
     assert answer.sure[1] == "Worst of its 3 runs on the confirm split: loss 1.504."
 
 

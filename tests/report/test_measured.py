@@ -14,7 +14,7 @@ def test_a_split_that_was_evaluated_in_part_is_told_with_both_sizes():
     """The toy's runs evaluate 500 examples; its confirm split has 1,500, its test split 500."""
     result = toy_result()
     assert (examples(result, "confirm"), examples(result, "test")) == ("500 of 1,500", "500")
-    assert on_split(result, "confirm") == "500 of the 1,500 rows of the confirm split"
+    assert on_split(result, "confirm") == "500 of the 1,500 examples of the confirm split"
     assert on_split(result, "test") == "the test split"
     for page in (report.report_md(result, words=WORDS), report.report_html(result, words=WORDS)):
         assert "500 of 1,500" in page
