@@ -39,6 +39,7 @@ from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
 
+_LARGE = 2e9  # bytes, of which a digest takes seconds
 _MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
 
 
@@ -163,6 +164,9 @@ class BaseModel:
 
     def sha256(self) -> str:
         """Digest of the name and value of every parameter and buffer."""
+        if self.weight_bytes > _LARGE:
+            gigabytes = self.weight_bytes / 1e9
+            log.info("Reading the %.1f GB of %s, to tell whether its weights change.", gigabytes, self.name)
         return digest_of(self.module)
 
     def body_sha256(self) -> str:
