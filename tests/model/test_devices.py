@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
+import peft
 import pytest
 import torch
-from peft import FourierFTConfig
+from peft import FourierFTConfig, LoraConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.model import attach, forked_rng, random_state, release_memory, set_random_state, to_float64
@@ -58,3 +61,27 @@ def test_frequencies_of_fourierft_lie_where_its_weights_are():
         layer.fourierft_spectrum["default"] = torch.nn.Parameter(torch.empty(3, device="cuda"))
         place_frequencies(model)
     assert layer.indices["default"].device.type == "cuda"
+
+
+@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2"])
+def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, make_base, monkeypatch):
+    base = make_base(architecture)
+    config = LoraConfig(r=2, target_modules="all-linear", use_dora=True, init_lora_weights=False)
+    theirs = peft.get_peft_model(copy.deepcopy(base.module), copy.deepcopy(config))
+    ours = attach(base.module, [config], task_type=None, head_names=())
+    adapters = {name: value for name, value in theirs.state_dict().items() if "lora_" in name}
+    assert adapters and not ours.load_state_dict(adapters, strict=False).unexpected_keys
+    words = torch.arange(4, 18).reshape(2, 7)
+    inputs = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    seen = [_outputs_and_gradients(theirs, inputs)]
+    monkeypatch.setattr(torch, "eye", None)
+    seen.append(_outputs_and_gradients(ours, inputs))
+    for expected, value in zip(*seen, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def _outputs_and_gradients(model, inputs):
+    torch.manual_seed(0)
+    logits = model.train()(**inputs).logits
+    logits.square().mean().backward()
+    return [logits, *(p.grad for name, p in model.named_parameters() if "lora_" in name)]
