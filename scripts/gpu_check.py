@@ -6,8 +6,10 @@ Methods attach, train and count as planned, adapters that start from data (EVA) 
 random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4 and 8
 bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the base
 model usable; a resumed run equals an unbroken one; a step waits for the GPU nowhere; a second GPU is used
-alone; a probe tells what several adapters in one batch gain. Without a GPU it exits with code 2; `--cpu`
-makes the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
+alone; a whole search with its scores, its texts of unequal length and its generated answers ends with a
+verdict, and its adapter loads; a probe tells what several adapters in one batch gain. Without a GPU it exits
+with code 2; `--cpu` makes the same checks in tiny sizes on the CPU. A check that is not possible here is
+SKIPped.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import random
 import sys
 import tempfile
 import time
@@ -25,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import transformers
 from gpu_check_parts import (
@@ -42,12 +46,14 @@ from gpu_check_parts import (
     plan_of,
     planned,
     rung,
+    saved_base,
     skeleton_of,
     wait,
 )
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 
+import autopeft
 from autopeft import model as models
 from autopeft.estimate import quantise_maps
 from autopeft.extension import Batch
@@ -134,6 +140,34 @@ def check_eight_b(place: Place) -> Finding:
         return Finding(name="memory of 8 B", status="SKIP", numbers={"reason": "less than 24 GB"})
     shape = TINY | {"num_hidden_layers": 3} if place.tiny else EIGHT_B
     return memory_finding("memory of 8 B", base_of(shape, place), skeleton_of(shape), place)
+
+
+def check_dora(place: Place) -> Finding:
+    """DoRA at the widths of an 8 B model, which makes each map's weights anew at every call."""
+    shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
+    return memory_finding("memory of DoRA", base_of(shape, place), skeleton_of(shape), place, dora=True)
+
+
+def check_search(place: Place) -> Finding:
+    """A whole search on prompts of 1 to 40 words, and what it trained, loaded by plain `peft`."""
+    shape = TINY if place.tiny else ONE_B | {"vocab_size": 200}
+    generator = random.Random(0)
+    texts = [
+        " ".join(f"w{generator.randrange(4, 200)}" for _ in range(generator.randint(1, 40)))
+        for _ in range(160)
+    ]
+    rows = pd.DataFrame({"prompt": texts, "completion": [text.split()[0] for text in texts]})
+    with tempfile.TemporaryDirectory() as folder:
+        saved_base(shape, place, f"{folder}/base")
+        settings = {"max_steps": 20, "trials": 6, "confirm": "half", "max_cost": 12, "budget": "2%"}
+        settings |= {"metric": "exact-match", "task": "text-generation", "device": str(place.device)}
+        result = autopeft.search(f"{folder}/base", rows, **settings, out=f"{folder}/run", quiet=True)
+        base = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/base")
+        PeftModel.from_pretrained(base, f"{folder}/run/best/weights")
+    failed = sorted({m.status.value for m in result.measurements} - {Status.COMPLETE.value})
+    numbers = {"verdict": result.verdict.label, "device": result.environment["device"], "failed": failed}
+    is_good = not failed and result.verdict.label != "none" and place.device.type in numbers["device"]
+    return Finding(name="search", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_bits(place: Place, *, bits: str) -> Finding:
@@ -288,6 +322,8 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
     "waits": check_waits,
     "one_b": check_one_b,
     "eight_b": check_eight_b,
+    "dora": check_dora,
+    "search": check_search,
     "four_bits": partial(check_bits, bits="4bit"),
     "eight_bits": partial(check_bits, bits="8bit"),
     "long_row": check_long_row,

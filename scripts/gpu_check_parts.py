@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
 from peft import LoraConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
 from autopeft.estimate import TrainingStep, measure, replay, without_weights
@@ -87,9 +91,14 @@ def plan_of(base: BaseModel, method: Method, *, rank: int = 4, rate: float = 1e-
                     options=tuple(options.items()),
                 )
             )
+    if not adapters:
+        return None
+    return Plan(adapters=tuple(adapters), learning_rate=rate, trainable_params=_cost(base, adapters))
+
+
+def _cost(base: BaseModel, adapters: Sequence[Adapter]) -> int:
     sites = {site.name: site for site in base.sites}
-    cost = sum(method.cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
-    return Plan(adapters=tuple(adapters), learning_rate=rate, trainable_params=cost) if adapters else None
+    return sum(METHODS[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
 
 
 def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: Any) -> Bench:
@@ -112,9 +121,9 @@ def rung(n_steps: int, batch_size: int) -> Fidelity:
     )
 
 
-def lora_config() -> LoraConfig:
-    """LoRA on all linear maps, about 0.5 % of a model of billions of weights."""
-    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
+def lora_config(*, dora: bool = False) -> LoraConfig:
+    """LoRA or DoRA on all linear maps, about 0.5 % of a model of billions of weights."""
+    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear", use_dora=dora)
 
 
 def step_of(place: Place, vocabulary: int) -> TrainingStep:
@@ -168,14 +177,17 @@ def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
     return seconds
 
 
-def memory_finding(name: str, base: BaseModel, skeleton: BaseModel, place: Place) -> Finding:
+def memory_finding(
+    name: str, base: BaseModel, skeleton: BaseModel, place: Place, *, dora: bool = False
+) -> Finding:
     """The peak of a step against its replay, and the tokens per second."""
+    config = lora_config(dora=dora)
     step = step_of(place, len(base.module.get_input_embeddings().weight))
     dtype = place.precision.torch_dtype
-    adapted = without_weights(skeleton, [lora_config()], task_type="CAUSAL_LM", dtype=dtype)
+    adapted = without_weights(skeleton, [config], task_type="CAUSAL_LM", dtype=dtype)
     with contextlib.nullcontext() if place.tiny else pieces_of_a_gpu():
         predicted = replay(adapted, dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
-    with base.attached([lora_config()], plan=planned(base), task_type="CAUSAL_LM", seed=0) as model:
+    with base.attached([config], plan=planned(base, dora=dora), task_type="CAUSAL_LM", seed=0) as model:
         peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
     n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)
     numbers = {
@@ -196,7 +208,18 @@ def planned(base: BaseModel, **options: Any) -> Plan:
         dataclasses.replace(adapter, options=tuple((dict(adapter.options) | options).items()))
         for adapter in plan.adapters
     ]
-    return dataclasses.replace(plan, adapters=tuple(adapters))
+    return dataclasses.replace(plan, adapters=tuple(adapters), trainable_params=_cost(base, adapters))
+
+
+def saved_base(shape: dict[str, Any], place: Place, folder: str) -> None:
+    """A Llama of a shape with random weights in a folder, with a tokenizer of one token a word."""
+    words = {f"w{index}": index for index in range(4, shape["vocab_size"])}
+    words |= {"[PAD]": 0, "[UNK]": 1, "[BOS]": 2, "[EOS]": 3}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = {name: f"[{name[:3].upper()}]" for name in ("pad_token", "unk_token", "bos_token", "eos_token")}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    base_of(shape, place, bos_token_id=2, eos_token_id=3).module.save_pretrained(folder)
 
 
 def wait(place: Place) -> None:
