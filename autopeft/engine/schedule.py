@@ -42,7 +42,7 @@ class Schedule:
 
     A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
     `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
-    many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
+    many of the best plans go on from the first rung, and from the second.
     `eval_cost` is the cost of evaluating an example, relative to training on it. Without a head (`has_head`)
     a plan without adapters trains nothing. `run_steps` is the cost of each run beside its steps and examples,
     in steps. Where costs are to be the same on all machines, neither is measured.
@@ -57,7 +57,6 @@ class Schedule:
     n_test: int
     n_general: int = 0
     n_best: tuple[int, int] = (3, 2)
-    beside: tuple[int, int] = _BESIDE
     eval_cost: float = _EVAL_COST
     has_head: bool = True
     run_steps: float = 0.0
@@ -70,7 +69,7 @@ class Schedule:
     def n_promoted(self, index: int) -> int:
         """How many plans reach a rung above the first at most."""
         level = min(index, 2) - 1
-        return self.n_best[level] + self.beside[level]
+        return self.n_best[level] + _BESIDE[level]
 
     @property
     def rungs(self) -> Rungs:
