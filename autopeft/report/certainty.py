@@ -1,0 +1,119 @@
+"""How sure the answer is, in sentences."""
+
+from __future__ import annotations
+
+from autopeft.records import Status
+from autopeft.report.measured import n_rivals, record_of, unfinished
+from autopeft.report.terms import Terms, capital
+from autopeft.report.words import count, difference, metric
+
+
+def how_sure(terms: Terms) -> tuple[str, ...]:
+    """Whether the difference to the default is settled, and what else the confirmation tells."""
+    sentences = (_settled, _cut, _failed_default, _tested, _seeds)
+    return tuple(filter(None, (sentence(terms) for sentence in sentences)))
+
+
+def _settled(terms: Terms) -> str:
+    """Whether the difference to the default is settled, in one sentence."""
+    verdict = terms.result.verdict
+    if verdict.label == "none":
+        confirming = "confirm='half'" if terms.result.spec.is_in_memory else "--confirm half"
+        return (
+            f"Not at all: short trial runs prove nothing. The same search with {confirming} gives a verdict."
+        )
+    if verdict.mean_difference is None:
+        failed = "the default" if verdict.label == "better" else "the plan that the search put first"
+        return f"Not compared: no confirming run of {failed} finished."
+    if verdict.interval_95 is None:
+        if not n_rivals(terms.result):
+            return "Chosen among learning rates of the default alone, by short trial runs."
+        n_full = _n_full_trials(terms)
+        how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
+        return f"Chosen by {how}: no other plan did clearly better there."
+    low, high = verdict.interval_95
+    seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
+    half = ", runs of half length" if verdict.fidelity == "half" else ""
+    is_open = low <= 0 <= high and not {verdict.label, verdict.stopped_by} & {
+        "better",
+        "equivalent",
+        "worse",
+    }
+    name = terms.full(terms.result.incumbent)
+    return (
+        f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
+        f"{_span(terms, low, high)} than the default (95 % interval{seeds}{half})."
+    )
+
+
+def _n_full_trials(terms: Terms) -> int:
+    """How many plans the search trained in full beside the confirmation."""
+    full = terms.result.setting.full_run_steps
+    searched = (m.fidelity for m in terms.result.measurements if m.fidelity.split == "search")
+    is_longest_rung = full in terms.result.proxy.rung_steps
+    return 0 if is_longest_rung else sum(fidelity.train_steps == full for fidelity in searched)
+
+
+def _span(terms: Terms, low: float, high: float) -> str:
+    """An interval of differences in words: `2.8 points worse to 1.4 points better`."""
+    if min(low, high) >= 0 or max(low, high) <= 0:
+        near, far = sorted((abs(low), abs(high)))
+        less = difference(near, terms.is_share, signed=False).removesuffix(" points")
+        more = difference(far, terms.is_share, signed=False)
+        return f"{less} to {more} {'better' if high > 0 else 'worse'}"
+    worse, better = (difference(abs(v), terms.is_share, signed=False) for v in (low, high))
+    return f"{worse} worse to {better} better"
+
+
+def _cut(terms: Terms) -> str:
+    """That time or cost ended the search before its last rung."""
+    steps = unfinished(terms.result)
+    if not steps:
+        return ""
+    done, planned = (count(number) for number in steps)
+    return f"Time or cost ended the search after {done} steps a plan; runs of {planned} would rank better."
+
+
+def _failed_default(terms: Terms) -> str:
+    """That runs of the default failed, which says more of its learning rate than of the default."""
+    failed, record = terms.failed(terms.result.baseline), terms.record(terms.result.baseline)
+    if not failed or record is None or terms.result.best == terms.result.baseline:
+        return ""
+    scores = ", ".join(metric(value, terms.is_share) for value in record.metrics)
+    return (
+        f"The default failed in {failed} ({terms.result.setting.metric} {scores}), so its mean says "
+        "little; a lower learning rate may mend it."
+    )
+
+
+def _tested(terms: Terms) -> str:
+    """The same difference on the test split, which decides nothing, where no verdict was reached."""
+    best, default = (record_of(terms.result.test, p) for p in (terms.result.best, terms.result.baseline))
+    if terms.result.verdict.label != "inconclusive" or best is None or default is None or best == default:
+        return ""
+    gain = (best.metric_mean - default.metric_mean) * terms.sign
+    gap = difference(abs(gain), terms.is_share, signed=False)
+    name = capital(terms.full(terms.result.best))
+    if terms.is_nothing(gain):
+        return f"{name} scored the same as the default on the test split."
+    direction = terms.lower if gain < 0 else terms.higher
+    return f"{name} scored {gap} {direction} than the default on the test split."
+
+
+def _seeds(terms: Terms) -> str:
+    """The worst seed, and the runs that failed."""
+    record = terms.record(terms.result.best)
+    if record is None:
+        return ""
+    worst = (min if terms.sign > 0 else max)(record.metrics, default=record.metric_mean)
+    runs = [
+        run
+        for run in terms.result.measurements
+        if run.plan == record.plan and run.fidelity.split == record.split
+    ]
+    failed = sum(run.status is not Status.COMPLETE for run in runs)
+    n_seeds = len(record.seeds)
+    of = f"Worst of its {n_seeds} runs" if n_seeds > 1 else "One run"
+    fate = f"; {failed} diverged or broke off" if failed else ""
+    where = f"on the {record.split} split"
+    return f"{of} {where}: {terms.result.setting.metric} {metric(worst, terms.is_share)}{fate}."

@@ -1,0 +1,93 @@
+"""What the sentences about a result share: names, scores and differences in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.report.measured import record_of
+from autopeft.report.naming import Naming
+from autopeft.report.words import difference
+
+NO_ADAPTERS = "adapts nothing"
+_CLEARLY_SMALLER = 1.25  # chosen by hand: a ratio of parameters below it is not worth a sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """One result, with what its sentences call its plans and their scores."""
+
+    result: SearchResult
+    naming: Naming
+
+    def compared(self, first: Confirmation, second: Confirmation) -> str:
+        """The second score beside the first: `the same on the test split`, or `2.9 points lower on …`."""
+        gain = (second.metric_mean - first.metric_mean) * self.sign
+        gap = difference(abs(gain), self.is_share, signed=False)
+        words = "the same" if self.is_nothing(gain) else f"{gap} {self.lower if gain < 0 else self.higher}"
+        return f"{words} on the {second.split} split"
+
+    def failed(self, plan: Plan) -> str:
+        """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing.
+
+        A metric that may be negative has no half where its best value is not above 0.
+        """
+        record = self.record(plan)
+        if record is None or len(record.metrics) < 2 or self.sign < 0 or max(record.metrics) <= 0:
+            return ""
+        n_failed = sum(value < max(record.metrics) / 2 for value in record.metrics)
+        return f"{n_failed} of {len(record.metrics)} runs" if n_failed else ""
+
+    def fewer(self, larger: Plan, smaller: Plan) -> str:
+        """How much less a plan trains than another; empty where that is not worth a sentence."""
+        if not smaller.trainable_params:
+            return NO_ADAPTERS if larger.trainable_params else ""
+        ratio = larger.trainable_params / smaller.trainable_params
+        return f"trains {_times(ratio)} fewer parameters" if ratio >= _CLEARLY_SMALLER else ""
+
+    def is_nothing(self, gap: float) -> bool:
+        """Whether a difference is too small to speak of: for a share, 0 with one decimal of a point."""
+        return not (round(100 * gap, 1) if self.is_share else gap)
+
+    def full(self, plan: Plan) -> str:
+        """A plan's name within a sentence."""
+        return self.naming.full(plan)
+
+    def record(self, plan: Plan) -> Confirmation | None:
+        """A plan's confirmation; None where it has none."""
+        return record_of(self.result.confirmations, plan)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is read as percent."""
+        return self.naming.words.metric_is_share
+
+    @property
+    def sign(self) -> int:
+        """Factor that turns the metric into one where larger is better."""
+        return 1 if self.result.setting.greater_is_better else -1
+
+    @property
+    def lower(self) -> str:
+        """How a worse score is called: lower, or for losses higher."""
+        return "lower" if self.result.setting.greater_is_better else "higher"
+
+    @property
+    def higher(self) -> str:
+        """How a better score is called: higher, or for losses lower."""
+        return "higher" if self.result.setting.greater_is_better else "lower"
+
+
+def capital(name: str) -> str:
+    """The text with its first letter as a capital."""
+    return f"{name[:1].upper()}{name[1:]}"
+
+
+def _times(ratio: float) -> str:
+    """A ratio in words.
+
+    Example:
+        >>> _times(4.02), _times(16.4), _times(1.5)
+        ('4 times', '16 times', '1.5 times')
+    """
+    return f"{ratio:.0f} times" if ratio >= 1.95 else f"{ratio:.1f} times"
