@@ -27,6 +27,7 @@ from autopeft.extension.task import (
     TargetKind,
     Task,
     TaskDefaults,
+    chance_of_guesses,
     metric_facts,
     text_form,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Tracker",
     "TrainingFacts",
     "Values",
+    "chance_of_guesses",
     "discover",
     "hint_for",
     "metric_facts",

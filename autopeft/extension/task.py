@@ -159,6 +159,12 @@ def metric_facts(task: Task) -> MetricFacts:
     )
 
 
+def chance_of_guesses(task: Task) -> float | None:
+    """The metric of guesses that know nothing: 0 for a correlation, None where the task does not know it."""
+    value: float | None = getattr(task, "chance", None)
+    return value
+
+
 def text_form(task: Task) -> str:
     """How a fitted task writes a row as one text, in words for people; empty for a task that has no say."""
     return str(getattr(task, "text_form", ""))
@@ -204,7 +210,10 @@ class DrawsLabels(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric of labels, for the tasks that predict classes or a number."""
+    """A metric of labels, for the tasks that predict classes or a number.
+
+    It may have `chance` too: what guesses that know nothing have, 0 for a correlation.
+    """
 
     name: str  # what specifications call it, such as `accuracy`
     kinds: tuple[str, ...]  # the kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`

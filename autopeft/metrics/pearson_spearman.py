@@ -11,4 +11,6 @@ def _mean_correlation(truth: Floats, guesses: Floats) -> float:
     return (pearson(truth, guesses) + spearman(truth, guesses)) / 2
 
 
-PART = LabelMetric(name="pearson-spearman", kinds=("number",), score=partial(jackknife, _mean_correlation))
+PART = LabelMetric(
+    name="pearson-spearman", kinds=("number",), score=partial(jackknife, _mean_correlation), chance=0.0
+)

@@ -4,4 +4,4 @@ from functools import partial
 
 from autopeft.metrics.parts.label_metric import LabelMetric, jackknife, spearman
 
-PART = LabelMetric(name="spearman", kinds=("number",), score=partial(jackknife, spearman))
+PART = LabelMetric(name="spearman", kinds=("number",), score=partial(jackknife, spearman), chance=0.0)

@@ -1,4 +1,4 @@
-"""Whether any confirmed plan is better than always giving the most frequent label."""
+"""Whether any confirmed plan is better than guesses, such as always giving the most frequent label."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
+from autopeft.extension import chance_of_guesses
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Outcome
 
@@ -18,24 +19,27 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
     if chance is None or not confirmations or any(each.is_surely_above(chance) for each in confirmations):
         return outcome
     best = max(each.metric_mean for each in confirmations)
+    reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
+    if prepared.task.is_share:
+        reached = f"{100 * best:.1f} %"
+        guesses = f"always giving the most frequent label has {100 * chance:.1f} %"
     sentence = (
-        f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {100 * best:.1f} %, "
-        f"and always giving the most frequent label has {100 * chance:.1f} %; check --label-column, train "
-        "longer (--epochs or --max-steps), or hold out more rows."
+        f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {reached}, and "
+        f"{guesses}; check --label-column, train longer (--epochs or --max-steps), or hold out more rows."
     )
     log.warning("%s", sentence)
     return replace(outcome, sentences=(sentence, *outcome.sentences))
 
 
 def chance_of(prepared: Prepared) -> float | None:
-    """The metric of always giving the most frequent label of the confirm split.
+    """The metric of always giving the most frequent label of the confirm split, or of guesses.
 
-    None for metrics that are no mean over examples that are right or wrong: the share of a label says
-    nothing there.
+    The first is for metrics that are a mean over examples that are right or wrong, the second for those that
+    know it, such as correlations; None for others.
     """
     labels = prepared.bench.splits["confirm"].labels
     is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
     if not is_hit_rate or not isinstance(labels[0], int | str):
-        return None
+        return chance_of_guesses(prepared.task)
     (_, n_most), *_ = Counter(labels).most_common(1)
     return n_most / len(labels)

@@ -129,7 +129,8 @@ class SearchFacts:
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
     settings that the run derived. `text_form` says how the texts of a row become one. `chance` is the metric
-    of always giving the most frequent label of the confirm split; None where it is no share of hits.
+    of guesses: of always giving the most frequent label of the confirm split for a share of hits, 0 for a
+    correlation, None where it is unknown.
     """
 
     base_model: str

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from autopeft.records import Status
-from autopeft.report.measured import n_rivals, record_of, unfinished
+from autopeft.report.measured import has_failed, leads_among, n_rivals, record_of, trial_runs, unfinished
 from autopeft.report.terms import Terms, capital
 from autopeft.report.words import count, difference, metric
 
 
 def how_sure(terms: Terms) -> tuple[str, ...]:
     """Whether the difference to the default is settled, and what else the confirmation tells."""
-    sentences = (_settled, _cut, _failed_default, _tested, _seeds)
+    sentences = (_settled, _corrected, _cut, _failed_default, _tested, _seeds)
     return tuple(filter(None, (sentence(terms) for sentence in sentences)))
 
 
@@ -19,18 +19,18 @@ def _settled(terms: Terms) -> str:
     verdict = terms.result.verdict
     if verdict.label == "none":
         confirming = "confirm='half'" if terms.result.spec.is_in_memory else "--confirm half"
-        return (
-            f"Not at all: short trial runs prove nothing. The same search with {confirming} gives a verdict."
-        )
+        trials = trial_runs(terms.result)
+        trials = "trial runs on one seed" if "full" in trials else trials
+        return f"Not at all: {trials} prove nothing. The same search with {confirming} gives a verdict."
+    if has_failed(terms.result, terms.result.best):
+        return "Not at all: all its confirming runs diverged; a lower learning rate may mend it."
     if verdict.mean_difference is None:
         failed = "the default" if verdict.label == "better" else "the plan that the search put first"
         return f"Not compared: no confirming run of {failed} finished."
     if verdict.interval_95 is None:
-        if not n_rivals(terms.result):
-            return "Chosen among learning rates of the default alone, by short trial runs."
-        n_full = _n_full_trials(terms)
-        how = f"short trial runs and {n_full} full ones of the default" if n_full else "short trial runs"
-        return f"Chosen by {how}: no other plan did clearly better there."
+        return _how_chosen(terms)
+    if verdict.label == "better" and has_failed(terms.result, terms.result.baseline):
+        return "Settled in so far as no confirming run of the default finished."
     low, high = verdict.interval_95
     seeds = f", {verdict.n_seeds} seeds" if verdict.n_seeds else ""
     half = ", runs of half length" if verdict.fidelity == "half" else ""
@@ -43,6 +43,41 @@ def _settled(terms: Terms) -> str:
     return (
         f"{'Not settled' if is_open else 'Settled'}: {name} {'may be' if is_open else 'is'} "
         f"{_span(terms, low, high)} than the default (95 % interval{seeds}{half})."
+    )
+
+
+def _how_chosen(terms: Terms) -> str:
+    """How a default came first that nothing was compared with."""
+    result, trials = terms.result, trial_runs(terms.result)
+    tried = {run.plan for run in result.measurements if run.fidelity.split == "search"}
+    if len(tried) == 1:
+        return "It is the only plan that was tried."
+    if not n_rivals(result):
+        return f"Chosen among learning rates of the default alone, by {trials}."
+    n_full = _n_full_trials(terms)
+    how = f"{trials} and {n_full} full ones of the default" if n_full else trials
+    among = leads_among(result)
+    others = f"no other plan {among}" if among else "no other plan"
+    return f"Chosen by {how}: {others} did clearly better there."
+
+
+def _corrected(terms: Terms) -> str:
+    """That the difference is not that of the table, where the decimals shown differ."""
+    result, verdict = terms.result, terms.result.verdict
+    first, default = terms.record(result.incumbent), terms.record(result.baseline)
+    if verdict.plain_difference is None or verdict.mean_difference is None:
+        return ""
+    if first is None or default is None:
+        return ""
+    plain = (first.metric_mean - default.metric_mean) * terms.sign
+    shown = [difference(value, terms.is_share) for value in (verdict.mean_difference, plain + 0.0)]
+    if shown[0] == shown[1]:
+        return ""
+    gap = difference(abs(plain), terms.is_share, signed=False)
+    side = "as good as" if terms.is_nothing(plain) else f"{gap} {'ahead of' if plain > 0 else 'behind'}"
+    return (
+        "The difference is corrected for looking after every seed; by the means in the table "
+        f"{terms.full(result.incumbent)} is {side} the default."
     )
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from autopeft.records import Plan, SearchResult, rate
 from autopeft.report.certainty import how_sure
-from autopeft.report.measured import is_by_chance, is_untrained, n_rivals, on_split
-from autopeft.report.named_plans import PlanRow, head_plan
+from autopeft.report.measured import is_untrained, on_split
+from autopeft.report.named_plans import PlanRow, given_plans, head_plan
 from autopeft.report.naming import Naming
 from autopeft.report.places import places
-from autopeft.report.terms import NO_ADAPTERS, Terms, capital
+from autopeft.report.terms import Terms, capital
+from autopeft.report.titles import USES, answer
 from autopeft.report.words import (
     count,
     difference,
@@ -22,17 +23,6 @@ from autopeft.report.words import (
     percent,
     plus_minus,
 )
-
-# Label of a verdict -> words and tone of the mark above the headline.
-_MARKS = {
-    "better": ("better than the default", "better"),
-    "equivalent": ("as good as the default", "calm"),
-    "worse": ("default kept", "calm"),
-    "inconclusive": ("not settled", "inconclusive"),
-    "default kept": ("default kept", "calm"),
-    "none": ("not confirmed", "inconclusive"),
-    "nothing learned": ("nothing learned", "inconclusive"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +40,21 @@ class Headline:
     @property
     def sections(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The three groups of sentences with their headings."""
-        use = "What to use" if self.mark != _MARKS["none"][0] else "What leads so far"
+        use = USES.get(self.mark, "What to use")
         return ((use, self.use), ("What it costs", self.cost), ("How sure it is", self.sure))
 
 
 def headline(result: SearchResult, naming: Naming, rows: Sequence[PlanRow]) -> Headline:
     """The headline of a result; `rows` is its summary."""
-    mark, tone = _MARKS["nothing learned" if is_by_chance(result) else result.verdict.label]
     best = next(row for row in rows if "best" in row.marks)
     terms = Terms(result=result, naming=naming)
     says = _Says(terms=terms, best=best)
+    mark, tone, title = answer(terms)
     return Headline(
         mark=mark,
         tone=tone,
-        title=says.title(),
-        aside=tuple(filter(None, (says.smaller(), says.head()))),
+        title=title,
+        aside=tuple(filter(None, (says.smaller(), says.yours(), says.head()))),
         use=says.use(),
         cost=says.cost(),
         sure=how_sure(terms),
@@ -81,43 +71,6 @@ class _Says:
     @property
     def result(self) -> SearchResult:
         return self.terms.result
-
-    def title(self) -> str:
-        """What to do."""
-        verdict, share = self.result.verdict, self.terms.is_share
-        best, baseline = self.terms.full(self.result.best), self.terms.full(self.result.baseline)
-        gap = difference(abs(verdict.mean_difference or 0.0), share, signed=False)
-        if verdict.label == "none":
-            return f"No verdict yet: {best} did best in the short trial runs, and nothing was confirmed."
-        if is_by_chance(self.result):
-            return "Nothing was learned for certain: always giving the most frequent label may be as good."
-        if verdict.label == "default kept":
-            if not n_rivals(self.result):
-                return f"Keep {baseline}: no other plan was tried."
-            return f"Keep {baseline}: no other plan tried proved better."
-        if verdict.label == "better" and verdict.mean_difference is None:
-            return f"Use {best}: {baseline} failed in all its confirming runs."
-        if verdict.label == "better":
-            return f"Use {best}: it beats {baseline} by {gap}."
-        fewer = self.terms.fewer(self.result.baseline, self.result.best)
-        if verdict.label == "equivalent":
-            less = f" and {fewer}" if fewer else ""
-            return f"Use {best}: it is as good as {baseline}{less}."
-        if verdict.label == "worse":
-            return f"Keep {baseline}: {best} scored {gap} {self.terms.lower}."
-        if self.terms.is_nothing(verdict.mean_difference or 0.0):
-            less = f" {fewer} and" if fewer else ""
-            return f"{capital(best)}{less} scored the same as {baseline}, which settles nothing."
-        if (verdict.mean_difference or 0.0) < 0:
-            return f"{capital(best)} is {gap} behind {baseline}, which settles nothing."
-        failed = self.terms.failed(self.result.baseline)
-        if failed:
-            return f"Try {best}, but nothing is settled: {baseline} failed in {failed}."
-        if fewer == NO_ADAPTERS:
-            return f"Try {best}, but nothing is settled: it {fewer} and is {gap} ahead of {baseline}."
-        if fewer:
-            return f"Try {best}, but nothing is settled: it {fewer} than {baseline} and is {gap} ahead."
-        return f"Try {best}, but nothing is settled: it is {gap} ahead of {baseline}."
 
     def smaller(self) -> str:
         """The smallest plan beside the best, and whether it is proven."""
@@ -149,6 +102,9 @@ class _Says:
         plan = head_plan(self.result)
         head = None if plan is None else self.terms.record(plan)
         ours = self.terms.record(self.result.best)
+        if head is not None and ours is None and self.result.setting.head_params:
+            score = f"{self.result.setting.metric} {metric(head.metric_mean, self.terms.is_share)}"
+            return f"Training only the output layer (the head) reaches {score} on the {head.split} split."
         if head is None or ours is None or head == ours:
             return ""
         if self.result.setting.head_params:
@@ -162,6 +118,19 @@ class _Says:
         sense = "" if self.terms.sign > 0 else " (lower is better)"
         name, split = self.result.setting.metric, ours.split
         return f"Training {verb} the {name}{sense} from {before} to {after} on the {split} split."
+
+    def yours(self) -> str:
+        """How the user's own plans scored, and that the budget does not allow one."""
+        ours, most = self.terms.record(self.result.best), self.result.setting.budget.max_trainable_params
+        said = []
+        for arm, record in given_plans(self.result):
+            if ours is None or record.plan in (self.result.best, self.result.baseline):
+                continue
+            n_params = record.plan.trainable_params
+            over = f", but trains {count(n_params)} parameters of {count(most)} allowed"
+            over = over if n_params > most else ""
+            said.append(f"{capital(arm.label)} scored {self.terms.compared(ours, record)}{over}.")
+        return " ".join(said)
 
     def use(self) -> tuple[str, ...]:
         """The plan, its rate, its modules and its size."""
@@ -194,7 +163,9 @@ class _Says:
             return ""
         value = f"{self.result.setting.metric} {metric(record.metric_mean, self.terms.is_share)}"
         spread = plus_minus(record.metric_std_error, self.terms.is_share)
-        return f"{value} {spread} on {on_split(self.result, record.split)}"
+        full, steps = self.result.setting.full_run_steps, self.best.steps
+        half = f" after {count(steps)} of {count(full)} steps" if steps and steps < full else ""
+        return f"{value} {spread} on {on_split(self.result, record.split)}{half}"
 
     def cost(self) -> tuple[str, ...]:
         """Time of the whole run, and what one training of the plan takes."""

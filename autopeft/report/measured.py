@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 
-from autopeft.records import Confirmation, Plan, SearchResult
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
 
 
 def record_of(
@@ -31,6 +31,12 @@ def is_by_chance(result: SearchResult) -> bool:
     return bool(confirmed) and chance is not None and not any(r.is_surely_above(chance) for r in confirmed)
 
 
+def has_failed(result: SearchResult, plan: Plan) -> bool:
+    """Whether no confirming run of a plan finished though there were some: it has no score and no weights."""
+    runs = [m.status for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm"]
+    return bool(runs) and Status.COMPLETE not in runs
+
+
 def error_over(result: SearchResult) -> str:
     """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`."""
     confirmed = record_of(result.confirmations, result.best, name="best")
@@ -41,20 +47,20 @@ def error_over(result: SearchResult) -> str:
 def examples(result: SearchResult, split: str) -> str:
     """The size of a split: `595`, or `352 of 595` where no more examples were evaluated."""
     size = getattr(result.setting.splits, split)
-    seen = _n_evaluated(result, split)
+    seen = n_evaluated(result, split)
     return f"{seen:,} of {size:,}" if 0 < seen < size else f"{size:,}"
 
 
 def on_split(result: SearchResult, split: str) -> str:
     """Where a score is from: `the test split`, or `352 of the 595 examples of the test split`."""
     size = getattr(result.setting.splits, split, 0)
-    seen = _n_evaluated(result, split)
+    seen = n_evaluated(result, split)
     return (
         f"{seen:,} of the {size:,} examples of the {split} split" if 0 < seen < size else f"the {split} split"
     )
 
 
-def _n_evaluated(result: SearchResult, split: str) -> int:
+def n_evaluated(result: SearchResult, split: str) -> int:
     """The most examples that one measurement evaluated; 0 where none did."""
     runs = (run.fidelity for run in result.measurements if run.fidelity.split == split)
     return max((fidelity.eval_examples for fidelity in runs), default=0)
@@ -81,6 +87,36 @@ def rungs_in_words(result: SearchResult) -> str:
     return f"{', '.join(rungs[:-1])} and {rungs[-1]} steps{full}" if others else f"{rungs[0]} steps"
 
 
+def trial_runs(result: SearchResult) -> str:
+    """What the search trained: `short trial runs`, or that the longest of them were full runs."""
+    steps, _ = longest_trials(result)
+    is_full = steps >= result.setting.full_run_steps
+    return f"trial runs of up to {steps:,} steps, a full run" if is_full else "short trial runs"
+
+
+def longest_trials(result: SearchResult) -> tuple[int, list[Measurement]]:
+    """Steps of the longest rung that ran (0 if none did), and its finished measurements."""
+    runs = [m for m in result.measurements if m.fidelity.split == "search" and m.status is Status.COMPLETE]
+    steps = max({m.fidelity.train_steps for m in runs} & set(result.proxy.rung_steps), default=0)
+    return steps, [m for m in runs if m.fidelity.train_steps == steps]
+
+
+def leads_among(result: SearchResult) -> str | None:
+    """Among which plans the best one has the lowest loss of the longest rung; None where it has not.
+
+    Empty for all plans, else `within the budget` or `with adapters`.
+    """
+    _, runs = longest_trials(result)
+    most = result.setting.budget.max_trainable_params
+    affordable = [m for m in runs if m.plan.trainable_params <= most]
+    adapted = [m for m in affordable if m.plan.adapters]
+    for among, group in (("", runs), ("within the budget", affordable), ("with adapters", adapted)):
+        losses = {m.plan: m.loss for m in group if m.loss is not None}
+        if losses and losses.get(result.best) == min(losses.values()):
+            return among
+    return None
+
+
 def has_late_starters(result: SearchResult) -> bool:
     """Whether plans at a lower learning rate were trained for a long run at once, without a shorter one."""
     lengths: dict[Plan, int] = {}
@@ -95,10 +131,17 @@ def has_late_starters(result: SearchResult) -> bool:
 
 def split_uses(result: SearchResult) -> dict[str, str]:
     """What the splits after the search were used for: `confirm` and `test`."""
+    verdict = result.verdict
     scored = "scores, no verdict" if result.confirmations else "not read"
+    if verdict.label != "none":
+        scored = "the verdict"
+    if verdict.mean_difference is not None and verdict.interval_95 is None:
+        is_alone = result.smallest == result.best
+        alone = "the score of the default; nothing was compared"
+        scored = alone if is_alone else "the scores of the default and of a smaller plan"
     untested = "not read" if result.setting.splits.test else "none given"
     return {
-        "confirm": scored if result.verdict.label == "none" else "the verdict",
+        "confirm": scored,
         "test": "read once, at the end" if result.test else untested,
     }
 

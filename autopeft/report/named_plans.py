@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopeft.records import FLOAT32_BYTES, Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import FLOAT32_BYTES, Arm, Confirmation, Measurement, Plan, SearchResult, Status
 from autopeft.report.measured import record_of
 from autopeft.report.naming import Naming
 from autopeft.report.view import run_seconds
@@ -38,15 +38,16 @@ class PlanRow:
 
 
 def summary(result: SearchResult, naming: Naming) -> tuple[PlanRow, ...]:
-    """The named plans in the order of `NAMED_PLANS`, each once, and the head alone.
+    """The named plans in the order of `NAMED_PLANS`, each once, the user's, and the head alone.
 
-    There is no smallest plan where it was not confirmed.
+    There is no smallest plan where it was not confirmed; the user's plans are there where they were.
     """
     plans: dict[str, Plan | None] = {name: getattr(result, name) for name in NAMED_PLANS}
     if record_of(result.confirmations, result.smallest) is None and (
         result.smallest != result.best or result.verdict.label == "none"
     ):
         plans["smallest"] = None
+    plans |= {arm.label: record.plan for arm, record in given_plans(result)}
     plans[naming.head] = head_plan(result)
     by_plan: dict[Plan, list[str]] = {}
     for name, plan in plans.items():
@@ -62,6 +63,13 @@ def head_plan(result: SearchResult) -> Plan | None:
     runs = [r for r in result.measurements if not r.plan.adapters and r.status is Status.COMPLETE]
     longest = sorted(runs, key=lambda run: (-run.fidelity.train_steps, run.loss or 0.0))
     return next(iter((*confirmed, *(run.plan for run in longest))), None)
+
+
+def given_plans(result: SearchResult) -> tuple[tuple[Arm, Confirmation], ...]:
+    """Arm and confirmation of each confirmed plan that the user brought."""
+    given = {p.plan: p.arm for p in reversed(result.proposals) if p.arm.kind == "given"}
+    records = {record.plan: record for record in result.confirmations}
+    return tuple((given[plan], record) for plan, record in records.items() if plan in given)
 
 
 def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:

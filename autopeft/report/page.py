@@ -57,6 +57,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "sentences": [told(sentence) for sentence in result.sentences],
         "is_search_late": measured.has_late_starters(result),
         "split_uses": measured.split_uses(result),
+        "has_weights": bool(result.confirmations) and not measured.has_failed(result, result.best),
         "load_sentence": usage.load_sentence(result, words),
         "max_cost": told("--max-cost"),
         "setting": result.setting,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autopeft.records import Confirmation, Plan, SearchResult
-from autopeft.report.measured import record_of
+from autopeft.report.measured import n_evaluated, record_of
 from autopeft.report.naming import Naming
 from autopeft.report.words import difference
 
@@ -30,10 +31,14 @@ class Terms:
     def failed(self, plan: Plan) -> str:
         """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing.
 
-        A metric that may be negative has no half where its best value is not above 0.
+        Nothing where even the best run may have learned nothing: it is within two standard errors of what
+        guesses have, which are at most 1 / sqrt(N) where an answer changes an example's score by 1.
         """
         record = self.record(plan)
-        if record is None or len(record.metrics) < 2 or self.sign < 0 or max(record.metrics) <= 0:
+        if record is None or len(record.metrics) < 2 or self.sign < 0:
+            return ""
+        n_examples = max(n_evaluated(self.result, record.split), 1)
+        if max(record.metrics) - (self.result.setting.chance or 0.0) <= 2 / math.sqrt(n_examples):
             return ""
         n_failed = sum(value < max(record.metrics) / 2 for value in record.metrics)
         return f"{n_failed} of {len(record.metrics)} runs" if n_failed else ""
@@ -69,13 +74,13 @@ class Terms:
 
     @property
     def lower(self) -> str:
-        """How a worse score is called: lower, or for losses higher."""
-        return "lower" if self.result.setting.greater_is_better else "higher"
+        """How a worse score is called: lower, or for losses higher, which is said to be worse."""
+        return "lower" if self.result.setting.greater_is_better else "higher (worse)"
 
     @property
     def higher(self) -> str:
         """How a better score is called: higher, or for losses lower."""
-        return "higher" if self.result.setting.greater_is_better else "lower"
+        return "higher" if self.result.setting.greater_is_better else "lower (better)"
 
 
 def capital(name: str) -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from toys.results import WORDS, toy_confirmations, toy_result
 
+from autopeft.extension import discover
 from autopeft.pipeline.chance import beside_chance, chance_of
 from autopeft.report import answer_of
 
@@ -38,6 +39,22 @@ def test_other_metrics_labels_without_confirmation_have_no_such_share():
     assert chance_of(prepared(labels=([0, 1], [1]))) is None
     unconfirmed = replace(toy_result(), confirmations=())
     assert beside_chance(prepared(), unconfirmed) is unconfirmed
+
+
+@pytest.mark.parametrize(("best", "is_told"), [(0.004, True), (0.3, False)])
+def test_a_correlation_must_surely_be_above_0(best, is_told):
+    task = discover("autopeft.tasks")["text-classification"]
+    task = replace(task, target=replace(task.target, kind="number"), chosen_metric="spearman")
+    splits = {"confirm": SimpleNamespace(labels=(1.5, 2.0))}
+    numbers = SimpleNamespace(bench=SimpleNamespace(splits=splits), task=task)
+    assert chance_of(numbers) == 0.0
+    outcome = replace(toy_result(), confirmations=toy_confirmations("confirm", 0.0, best, 0.0))
+    sentences = beside_chance(numbers, outcome).sentences
+    assert len(sentences) == is_told
+    if is_told:
+        assert "the best confirmed spearman is 0.004, and guesses have 0;" in sentences[0]
+    shown = answer_of(replace(outcome, setting=replace(outcome.setting, chance=0.0)), WORDS)
+    assert (shown.title == "Nothing was learned for certain: guessing may be as good.") == is_told
 
 
 def test_the_sentence_comes_first_and_is_warned_of(caplog):

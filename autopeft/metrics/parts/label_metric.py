@@ -26,7 +26,10 @@ Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMetric:
-    """A metric as `extension.Metric` has it; `score` is called with truth and guesses."""
+    """A metric as `extension.Metric` has it; `score` is called with truth and guesses.
+
+    `chance` is what guesses that know nothing have, 0 for a correlation; None where that depends on the data.
+    """
 
     name: str
     kinds: tuple[str, ...]
@@ -35,6 +38,7 @@ class LabelMetric:
     greater_is_better: bool = True
     is_share: bool = False
     score_span: float | None = None
+    chance: float | None = None
 
 
 def mean_of(scores: npt.NDArray[np.generic]) -> Scored:

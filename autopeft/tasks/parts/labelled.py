@@ -62,6 +62,7 @@ class LabelledTask:
     greater_is_better = property(lambda self: self._metric.greater_is_better)
     is_share = property(lambda self: self._metric.is_share)
     score_span = property(lambda self: self._metric.score_span)
+    chance = property(lambda self: getattr(self._metric, "chance", None))  # metrics of others may lack it
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> LabelledTask:
         """The task for a dataset; its metric is the user's, else the default of its target."""
