@@ -54,8 +54,7 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many evaluated examples as a twentieth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
     most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
-    least = prepared.task.defaults.eval_examples or _LEAST_EXAMPLES
-    n_examples = max(most, least)
+    n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
         limit = "fewer tell too little" if n_examples > most else "more cost over a twentieth of a full run"
@@ -65,10 +64,9 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
     """Full length where three seeds of two plans can be paid, else half length."""
-    spec = prepared.spec
+    spec, usual = prepared.spec, prepared.spec.confirm.seeds
     if spec.confirm.fidelity != "auto":
         return
-    usual = spec.confirm.seeds
     for fidelity, fewest in _CONFIRMATIONS:
         least = usual if "confirm.seeds" in given else fewest
         tried = with_setting(spec, "confirm.fidelity", fidelity)
@@ -78,12 +76,14 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         if cost <= _confirm_room(prepared, schedule):
             break
     limit = spec.search.max_cost
-    rule = f"{n_seeds} seeds of two plans take {cost:.1f}{'' if limit is None else f' of {limit:g}'} R"
+    of = "" if limit is None or cost > limit else f" of {limit:g}"
+    beyond = f", more than the {limit:g} R of --max-cost" if limit is not None and cost > limit else ""
+    rule = f"{n_seeds} seeds of two plans take {cost:.1f}{of} R{beyond}"
     yield _decided(spec, "confirm.fidelity", fidelity, rule)
     if n_seeds != usual:
         spec = with_setting(spec, "confirm.fidelity", fidelity)
-        by_default = "the usual cost pays no more, --max-cost or --confirm-seeds does"
-        unpaid = by_default if limit is None else f"{100 * _CONFIRM_SHARE:.0f} % of --max-cost pay no more"
+        unpaid = "the usual cost pays no more, --max-cost or --confirm-seeds does"
+        unpaid = unpaid if limit is None else f"{100 * _CONFIRM_SHARE:.0f} % of --max-cost pay no more"
         yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; {unpaid}")
 
 
@@ -98,8 +98,8 @@ def _confirm_room(prepared: Prepared, schedule: Schedule) -> float:
     limit = prepared.spec.search.max_cost
     if limit is not None:
         return _CONFIRM_SHARE * limit
-    usual = _SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST
-    return min(_CONFIRM_SHARE * usual, _MOST_COST - _least(schedule, n_first=_PAID_TRIALS))
+    most = _CONFIRM_SHARE * (_SHORT_RUN_COST if prepared.full_steps < _SHORT_RUN_STEPS else _LEAST_COST)
+    return min(most, _MOST_COST - _least(schedule, n_first=_PAID_TRIALS))
 
 
 def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:

@@ -222,6 +222,15 @@ def test_the_default_limit_pays_a_verdict_however_short_a_full_run_is(prepared, 
     assert run.spec.search.max_cost >= confirm_cost(run) + 6 * schedule_of(run).rung_cost(0)
 
 
+@pytest.mark.parametrize(("max_cost", "is_beyond"), [(0.1, True), (20.0, False)])
+def test_a_confirmation_beyond_the_limit_is_said_to_be_beyond_it(prepared, max_cost, is_beyond):
+    spec = with_setting(prepared.spec, "search.max_cost", max_cost)
+    run = within_cost(replace(prepared, spec=spec), frozenset({"search.max_cost"}))
+    (rule,) = [d.rule for d in run.decisions if d.setting == "confirm.fidelity"]
+    assert (f" of {max_cost:g} R" in rule) != is_beyond
+    assert rule.endswith(f" R, more than the {max_cost:g} R of --max-cost") == is_beyond
+
+
 def test_as_many_seeds_as_the_user_gave_decide_the_length(prepared):
     """Three full seeds of two plans would fit 14 R, five do not."""
     spec = with_setting(prepared.spec, "search.max_cost", 14.0)
