@@ -18,7 +18,7 @@ from itertools import pairwise
 import optuna
 from optuna.storages import BaseStorage
 
-from autopeft.engine.choose import choose, retune, with_margin
+from autopeft.engine.choose import choose, of_caution, retune, with_margin
 from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
@@ -89,7 +89,9 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     problem = with_margin(problem, ledger, by_rung[-1])
     if len(by_rung) > problem.schedule.last:  # all rungs were reached
         by_rung[-1] = retune(problem, study_log, by_rung[-1])
-    chosen = deepened(problem, study_log, by_rung[-1], choose(problem, ledger, by_rung[-1]))
+    first_choice = choose(problem, ledger, by_rung[-1])
+    caution = of_caution(problem, ledger, by_rung[-1], first_choice)
+    chosen = deepened(problem, study_log, by_rung[-1], first_choice)
     ledger.release(by_rung[-1])
     finalists = find_finalists(problem, ledger, chosen)
     problem = fit_to_time(problem, ledger, finalists)
@@ -105,7 +107,8 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     )
     finalists = with_better(problem, confirmed, with_best(finalists, best, confirmed=confirmed))
     tested = read_test(problem, ledger, finalists, confirmed)
-    verdict = judge(problem, confirmed, finalists)
+    tried = {plan for plan, fidelity in ledger.measured if fidelity.split == "search"}
+    verdict = judge(problem, confirmed, finalists, has_rivals=len(tried) > 1)
     return Outcome(
         proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),
@@ -117,7 +120,8 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
-        sentences=retry_sentences
+        sentences=(caution if chosen == first_choice else ())
+        + retry_sentences
         + sentences(
             problem, ledger, finalists=finalists, confirmed=confirmed, last=by_rung[-1], verdict=verdict
         ),

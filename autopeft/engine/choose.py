@@ -165,6 +165,22 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
     )
 
 
+def of_caution(problem: SearchProblem, ledger: Ledger, last: Measured, chosen: Chosen) -> tuple[str, ...]:
+    """The sentence that a plan goes before others with a lower loss, since trial runs hardly learned."""
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    comparable = _comparable(problem, ledger, ranked)
+    is_by_size = problem.spec.search.objective == "params"
+    if not comparable or is_by_size or has_learned(problem, ledger, comparable):
+        return ()
+    if chosen.incumbent == comparable[0].plan or chosen.incumbent not in last:
+        return ()
+    first = "a default at its lowest" if ledger.is_baseline(chosen.incumbent) else "the lowest"
+    return (
+        f"The trial runs hardly learned, so {first} learning rate was put first among plans of about the "
+        "same loss.",
+    )
+
+
 def smallest_candidate(
     problem: SearchProblem, ranked: Sequence[Measurement], incumbent: Measurement
 ) -> Measurement:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from autopeft.engine.finalists import Finalists
-from autopeft.engine.judge import Confirmed, look_at
+from autopeft.engine.judge import Confirmed, has_finished, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.errors import StoppedError, TrainingError
@@ -226,14 +226,15 @@ def read_test(
 ) -> Confirmed:
     """The test split, read once, with the confirmed weights of the chief plans; empty where there is none.
 
-    A seed that diverged has no weights, and counts as wrong here as it does in the confirmation.
+    A seed that diverged has no weights, and counts as wrong here as it does in the confirmation. A plan all
+    of whose seeds diverged is left out.
 
     Raises:
         TrainingError: A run broke off, which says nothing of its plan's quality.
     """
     if not problem.schedule.n_test:
         return {}
-    rows = {plan: confirmed[plan] for plan in finalists.chief if plan in confirmed}
+    rows = {plan: confirmed[plan] for plan in finalists.chief if has_finished(confirmed.get(plan, []))}
     ledger.progress.phase("test", sum(map(len, rows.values())))
 
     def fidelity(run: Measurement) -> Fidelity:

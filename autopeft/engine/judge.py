@@ -34,7 +34,7 @@ def recommended(
     """
     if incumbent == baseline or not confirmed or not may_be_baseline:
         return incumbent
-    if not any(row.status is Status.COMPLETE for row in confirmed[incumbent]):
+    if not has_finished(confirmed[incumbent]):
         return baseline
     seen = _last_look(problem, confirmed, incumbent, baseline)
     if seen.label == "equivalent":
@@ -67,8 +67,13 @@ def _is_better(problem: SearchProblem, confirmed: Confirmed, plan: Plan, rival: 
     return _last_look(problem, confirmed, plan, rival).label == "better"
 
 
-def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Verdict:
-    """The verdict on the incumbent against the baseline, and whether the smallest plan is proven."""
+def judge(
+    problem: SearchProblem, confirmed: Confirmed, finalists: Finalists, *, has_rivals: bool = True
+) -> Verdict:
+    """The verdict on the incumbent against the baseline, and whether the smallest plan is proven.
+
+    `has_rivals` says whether the search tried more than one plan.
+    """
     margin, fidelity = problem.margin, problem.spec.confirm.fidelity
     if not confirmed:
         is_best = finalists.best == finalists.smallest and problem.spec.search.objective != "params"
@@ -76,10 +81,18 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
         return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
     standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
     if finalists.incumbent == finalists.baseline:
-        return evidence.verdict_on_same_plan(margin=margin, fidelity=fidelity, smallest_equivalent=standing)
+        return evidence.verdict_on_same_plan(
+            margin=margin,
+            fidelity=fidelity,
+            smallest_equivalent=standing,
+            has_rivals=has_rivals,
+            has_finished=has_finished(confirmed[finalists.baseline]),
+        )
     is_kept = finalists.best == finalists.baseline
     compared = {"incumbent": finalists.incumbent, "baseline": finalists.baseline}
     diverged = [name for name, plan in compared.items() if not has_score(problem, confirmed[plan])]
+    if not any(has_finished(confirmed[plan]) for plan in compared.values()):
+        diverged = list(compared)  # equal scores of nothing are no comparison
     if diverged:
         return evidence.verdict_on_diverged(
             diverged,
@@ -95,6 +108,7 @@ def judge(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) ->
         fidelity=fidelity,
         smallest_equivalent=standing,
         n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent]),
+        n_ran=len(confirmed[finalists.incumbent]),
         is_kept=is_kept,
     )
 
@@ -165,6 +179,11 @@ def seed_pool(problem: SearchProblem, confirmed: Confirmed) -> list[list[list[fl
     return [scores_of(problem, rows) for plan, rows in confirmed.items() if plan.adapters]
 
 
+def has_finished(rows: Sequence[Measurement]) -> bool:
+    """Whether any run of a plan finished, so that it has weights."""
+    return any(row.status is Status.COMPLETE for row in rows)
+
+
 def has_score(problem: SearchProblem, rows: Sequence[Measurement]) -> bool:
     """Whether a plan has a score to compare: a loss without bounds has none where all its seeds diverged."""
     is_bounded = problem.metric.score_span is not None or problem.metric.greater_is_better
@@ -190,10 +209,15 @@ def summaries(
 ) -> tuple[Confirmation, ...]:
     """Mean and standard error by name; a plan with two names appears under each.
 
-    A plan without a score is left out.
+    A plan without a score is left out, and so is the plan handed over where none of its runs finished.
     """
     rows = {name: confirmed[plan] for name, plan in by_name.items() if confirmed.get(plan)}
-    scored = {name: plan_rows for name, plan_rows in rows.items() if has_score(problem, plan_rows)}
+    best = by_name.get("best")
+    scored = {
+        name: plan_rows
+        for name, plan_rows in rows.items()
+        if has_score(problem, plan_rows) and (by_name[name] != best or has_finished(plan_rows))
+    }
     return tuple(_summary(problem, name, plan_rows) for name, plan_rows in scored.items())
 
 

@@ -36,8 +36,9 @@ def retried(
         has_diverged = any(run.status is Status.DIVERGED for run in runs)
         if not n_failed or not plan.adapters or not (has_diverged or _can_learn(problem, ledger)):
             break
-        seeds = f"{n_failed} of {len(runs)} seeds"
-        failed = f"The baseline failed on {seeds} at the learning rate {rate(plan.learning_rate)}"
+        seeds = "its only seed" if len(runs) == 1 else f"{n_failed} of {len(runs)} seeds"
+        at_rate = f"at the learning rate {rate(plan.learning_rate)}"
+        failed = f"The baseline diverged or learned nothing on {seeds} {at_rate}"
         lower = lowered(plan, problem, arm=ledger.arms[plan])
         if lower is None:
             sentences.append(f"{failed}, and its range has no lower one.")
@@ -51,7 +52,8 @@ def retried(
             break
         is_better = _mean(problem, again) > _mean(problem, runs)
         verdict = "better" if is_better else "no better"
-        sentences.append(f"{failed}; at {rate(lower.learning_rate)} it is {verdict} on the same seeds.")
+        same = "the same seed" if len(runs) == 1 else "the same seeds"
+        sentences.append(f"{failed}; at {rate(lower.learning_rate)} it is {verdict} on {same}.")
         if not is_better:
             break
         confirmed = {known: rows for known, rows in confirmed.items() if known != plan} | {lower: again}

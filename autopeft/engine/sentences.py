@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from autopeft import evidence
 from autopeft.engine.finalists import Finalists
-from autopeft.engine.judge import Confirmed, has_score, scores_of, seed_pool
+from autopeft.engine.judge import Confirmed, has_finished, scores_of, seed_pool
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement, Plan, Status, Verdict
@@ -25,7 +26,8 @@ def sentences(
     findings = []
     pair = (finalists.incumbent, finalists.baseline)
     metrics = [metric for run in map(last.get, pair) if run and (metric := run.metric) is not None]
-    if len(set(pair)) == len(metrics) == 2 and verdict.mean_difference is not None:
+    have_finished = all(has_finished(confirmed.get(plan, [])) for plan in pair)
+    if len(set(pair)) == len(metrics) == 2 and have_finished and verdict.mean_difference is not None:
         sentence = evidence.optimism_sentence(
             promised=problem.sign * (metrics[0] - metrics[1]),
             confirmed=verdict.mean_difference,
@@ -34,9 +36,9 @@ def sentences(
             metric=problem.metric,
         )
         findings.append(sentence)
-    confirmed = {plan: rows for plan, rows in confirmed.items() if has_score(problem, rows)}
+    confirmed = {plan: rows for plan, rows in confirmed.items() if has_finished(rows)}
     if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
-        findings.append(_as_good(problem, finalists, confirmed, smallest=verdict.smallest_equivalent))
+        findings += _as_good(problem, finalists, confirmed, smallest=verdict.smallest_equivalent)
     if len(confirmed.get(finalists.best, ())) > 1:
         findings.append(_worst_seed(problem, confirmed[finalists.best]))
     return tuple(findings)
@@ -51,8 +53,12 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     ).std_error
 
 
-def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed, *, smallest: str) -> str:
-    """The confirmed plans that are proven to be within the margin of the best.
+def _as_good(
+    problem: SearchProblem, finalists: Finalists, confirmed: Confirmed, *, smallest: str
+) -> list[str]:
+    """The confirmed plans that are proven to be within the margin of the best, in one sentence.
+
+    Nothing where none is proven and one of them scored better, such as a plan beyond the budget.
 
     The smallest plan was named before the confirmation and tested alone, as the verdict's `smallest` says.
     Where it is proven the others are tested too, so that the chance of any wrong claim stays at 5 % (tests in
@@ -77,12 +83,20 @@ def _as_good(problem: SearchProblem, finalists: Finalists, confirmed: Confirmed,
     if is_named:
         proven = [names[finalists.smallest], *proven] if smallest == "proven" else []
     if not proven:
-        return f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
+        means = {plan: _mean(problem, rows) for plan, rows in confirmed.items()}
+        none = f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
+        return [none] if means[finalists.best] == max(means.values()) else []
     listed = ", ".join(f"{name} ({n_params[name]:,} parameters)" for name in proven)
-    return (
+    return [
         "Proven to lose less than the margin against the best plan, with a chance of at most 5 % that any of "
         f"these claims is wrong: {listed}."
-    )
+    ]
+
+
+def _mean(problem: SearchProblem, rows: Sequence[Measurement]) -> float:
+    """The mean score over seeds and examples; larger is better."""
+    table = scores_of(problem, list(rows))
+    return math.fsum(map(math.fsum, table)) / sum(map(len, table))
 
 
 def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:

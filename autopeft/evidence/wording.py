@@ -20,6 +20,7 @@ def sequential_verdict(
     fidelity: str,
     smallest_equivalent: str,
     n_diverged: int = 0,
+    n_ran: int = 0,
     is_kept: bool = False,
 ) -> Verdict:
     """The verdict of a confirmation, with its sentence.
@@ -31,6 +32,8 @@ def sequential_verdict(
         fidelity: Length of the confirming runs, `full` or `half`.
         smallest_equivalent: As in `Verdict`.
         n_diverged: Seeds of the best plan that diverged, for a second sentence.
+        n_ran: Seeds that ran, where these are more than the look that decided has: the scores of further
+            plans, which ran later, let it decide earlier.
         is_kept: The baseline is handed over after all; the verdict says why.
 
     Example:
@@ -44,7 +47,7 @@ def sequential_verdict(
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
     length = {"full": "at full length", "half": "at half length"}[fidelity]
     subject = "the plan that the search put first" if is_kept else "the best plan"
-    sentence = _sentence(seen, subject=subject, metric=metric, length=length)
+    sentence = _sentence(seen, subject=subject, metric=metric, length=length, n_ran=n_ran)
     if is_kept:
         sentence = f"The baseline is kept. {sentence}"
     if n_diverged:
@@ -65,8 +68,25 @@ def sequential_verdict(
     )
 
 
-def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: str) -> Verdict:
-    """The verdict where the search put the baseline first: nothing was compared, there is no interval."""
+def verdict_on_same_plan(
+    *,
+    margin: float,
+    fidelity: str,
+    smallest_equivalent: str,
+    has_rivals: bool = True,
+    has_finished: bool = True,
+) -> Verdict:
+    """The verdict where the search put the baseline first: nothing was compared, there is no interval.
+
+    `has_rivals` says whether another plan was tried, `has_finished` whether a confirming run finished.
+    """
+    sentence = "The baseline is kept: the search found no plan that promises more."
+    if not has_rivals:
+        sentence = "The baseline is kept: no other plan was tried."
+    if not has_finished:
+        sentence = (
+            "The baseline is kept, but none of its confirming runs finished: it has no score and no weights."
+        )
     return Verdict(
         label=KEPT,
         mean_difference=0.0,
@@ -74,7 +94,7 @@ def verdict_on_same_plan(*, margin: float, fidelity: str, smallest_equivalent: s
         margin=margin,
         fidelity=fidelity,
         smallest_equivalent=smallest_equivalent,
-        sentence="The baseline is kept: the search found no plan that promises more.",
+        sentence=sentence,
     )
 
 
@@ -95,7 +115,9 @@ def verdict_on_diverged(
     runs = f"none of the {n_seeds} confirming runs of {length} length"
     label = KEPT if is_kept else "inconclusive"
     sentence = f"The best plan cannot be told apart from the baseline, as {runs} of it finished."
-    if is_kept:
+    if is_kept and "baseline" in diverged:
+        sentence = f"The baseline is kept, but {runs} finished, of it or of the plan put first."
+    elif is_kept:
         sentence = f"The baseline is kept, as {runs} of the plan that the search put first finished."
     elif "incumbent" not in diverged:
         label = "better"
@@ -107,7 +129,7 @@ def verdict_on_diverged(
         margin=margin,
         fidelity=fidelity,
         smallest_equivalent=smallest_equivalent,
-        sentence=f"{sentence} What diverged has no loss to compare.",
+        sentence=f"{sentence} What diverged has no score to compare.",
         n_seeds=n_seeds,
     )
 
@@ -194,7 +216,7 @@ def _unit_of(metric: MetricFacts) -> _Unit:
     return _Unit(factor=1.0, places=3, name=f"in {metric.name}", suffix="")
 
 
-def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str) -> str:
+def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str, n_ran: int) -> str:
     """One sentence for people about a plan, the subject."""
     assert seen.interval is not None and seen.interval_90 is not None
     interval, unit = seen.interval, _unit_of(metric)
@@ -203,6 +225,8 @@ def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str) -> 
         interval = replace(interval, mean=min(max(interval.mean, low), high), low=low, high=high, level=0.90)
     n_seeds = f"{seen.n_seeds} of at most {seen.planned_seeds}"
     where = f"{length} on {n_seeds if seen.n_seeds < seen.planned_seeds else seen.n_seeds} seeds"
+    if seen.n_seeds < n_ran:
+        where = f"{length} on the first {seen.n_seeds} of the {n_ran} seeds that ran"
     edge = unit.factor * seen.margin
     places = _decimals([unit.factor * interval.low, unit.factor * interval.high, edge], least=unit.places)
     numbers = _difference(interval, metric=metric, label=seen.label, places=places)

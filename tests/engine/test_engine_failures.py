@@ -114,7 +114,8 @@ def test_an_incumbent_without_a_finished_run_leaves_the_baseline(tmp_path: Path)
 
 def assert_written(outcome: Outcome, folder: Path, *, says: str) -> None:
     """Report, model card and terminal are written, and name no stand-in for a loss."""
-    result = replace(toy_result(), **vars(outcome))
+    setting = replace(toy_result().setting, metric="loss", greater_is_better=False)
+    result = replace(toy_result(), **vars(outcome), setting=setting)
     report.write(result, folder, words=WORDS)
     print_result(result, folder)
     facts = report.CardFacts(base_model=None, dataset=None, peft_types=("ia3",), seed=1)

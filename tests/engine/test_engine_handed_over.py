@@ -109,7 +109,20 @@ def test_an_incumbent_that_never_finished_is_not_handed_over() -> None:
     outcome = run(truth, n_confirm=1000).outcome
     assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
     assert outcome.best == outcome.baseline
-    assert outcome.verdict.label == "default kept"
+    assert (outcome.verdict.label, outcome.verdict.mean_difference) == ("default kept", None)
+    assert "none of the 2 confirming runs of full length finished" in outcome.verdict.sentence
+    assert not {"best", "baseline"} & {c.name for c in (*outcome.confirmations, *outcome.test)}
+
+
+def test_a_leading_baseline_that_never_finishes_has_no_score() -> None:
+    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
+        return None if fidelity.split == "confirm" else 0.9 if is_baseline(plan) else 0.2
+
+    outcome = run(truth, seeds=3).outcome
+    assert outcome.best == outcome.baseline and outcome.verdict.label == "default kept"
+    assert outcome.verdict.sentence.endswith("it has no score and no weights.")
+    assert outcome.best not in {c.plan for c in (*outcome.confirmations, *outcome.test)}
+    assert any("diverged or learned nothing on its only seed" in text for text in outcome.sentences)
 
 
 @pytest.mark.parametrize(("confirm", "leader"), [("half", "ia3"), ("full", "head")])

@@ -6,11 +6,11 @@ import re
 
 import pytest
 from scipy import stats
-from toys.engine import World, levels, method_of, run
+from toys.engine import ROOMY, SITES, OwnLoss, World, is_baseline, levels, method_of, run
 from toys.metrics import ERROR_RATE, LOSS
 
 from autopeft.evidence import optimism_sentence
-from autopeft.records import Fidelity, LimitSpec, MetricFacts, Plan
+from autopeft.records import Adapter, Arm, Fidelity, LimitSpec, MetricFacts, Plan
 from autopeft.space import MethodSpace, Space
 
 
@@ -96,6 +96,35 @@ def test_a_confirmed_small_plan_keeps_its_name_where_the_baseline_is_smaller_tha
     confirmed = {m.plan for m in outcome.measurements if m.fidelity.split == "confirm"}
     assert {c.plan for c in outcome.confirmations} == confirmed
     assert {c.name: c.plan.trainable_params for c in outcome.confirmations}["smaller plan"] == 64
+
+
+def test_a_better_plan_beyond_the_budget_is_not_called_unproven() -> None:
+    sites = tuple(Adapter(method="lora", site=site.name, rank=64, scale=1.0) for site in SITES)
+    large = Plan(adapters=sites, learning_rate=1e-2, trainable_params=64 * 112)
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.95 if plan.adapters == sites else levels(ia3=0.4)(plan, fidelity)
+
+    arm = Arm(kind="given", label="your baseline")
+    outcome = run(truth, user_plans=((arm, large),), seeds=3, n_confirm=200).outcome
+    assert large.adapters in [c.plan.adapters for c in outcome.confirmations]
+    assert outcome.best.trainable_params <= ROOMY
+    assert not any(text.startswith("No other of the") for text in outcome.sentences)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+def test_a_plan_that_caution_put_first_is_told(falls: bool) -> None:
+    """All losses stay where they were, but for a hundredth of a percent; baselines do a little worse."""
+
+    def loss(plan: Plan, fidelity: Fidelity) -> float:
+        first = 1.0 if fidelity.train_steps <= 3 or not falls else 0.5
+        return first + 1e-4 * is_baseline(plan)
+
+    world = OwnLoss(quality=lambda plan, fidelity: 0.5, loss=loss)
+    outcome = run(world, confirm="none").outcome
+    start = "The trial runs hardly learned, so a default"
+    told = [text for text in outcome.sentences if text.startswith(start)]
+    assert is_baseline(outcome.best) == bool(told) == (not falls)
 
 
 def test_without_confirmation_there_are_no_findings() -> None:

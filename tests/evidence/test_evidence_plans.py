@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
-from autopeft.evidence import optimism_sentence, paired_interval, plans_within_margin
+from autopeft.evidence import (
+    look,
+    optimism_sentence,
+    paired_interval,
+    plans_within_margin,
+    sequential_verdict,
+    verdict_on_same_plan,
+)
 from autopeft.evidence.variance import Floats
 from autopeft.records import MetricFacts
 
@@ -133,3 +140,25 @@ def test_the_promise_is_told_in_the_unit_and_direction_of_the_metric(
 def test_the_promise_of_small_losses_is_not_rounded_to_zero() -> None:
     sentence = optimism_sentence(promised=5e-4, confirmed=1e-4, std_error=1e-4, n_tried=3, metric=LOSS)
     assert "0.0005 below" in sentence and sentence.endswith("gave 0.0001 below, so 0.0004 were optimism.")
+
+
+@pytest.mark.parametrize(
+    ("n_ran", "where"), [(3, "on 3 of at most 5 seeds."), (5, "on the first 3 of the 5 seeds that ran.")]
+)
+def test_a_verdict_on_fewer_seeds_than_ran_says_which_decided(n_ran, where):
+    seen = look([[1] * 90] * 3, [[0, 1] * 45] * 3, planned_seeds=5, margin=0.01)
+    words = {"metric": ACCURACY, "fidelity": "full", "smallest_equivalent": "proven"}
+    assert sequential_verdict(seen, **words, n_ran=n_ran).sentence.endswith(where)
+
+
+@pytest.mark.parametrize(
+    ("facts", "end"),
+    [
+        ({}, "the search found no plan that promises more."),
+        ({"has_rivals": False}, "no other plan was tried."),
+        ({"has_finished": False}, "it has no score and no weights."),
+    ],
+)
+def test_a_kept_baseline_says_why_nothing_was_compared(facts, end):
+    verdict = verdict_on_same_plan(margin=0.01, fidelity="full", smallest_equivalent="unproven", **facts)
+    assert verdict.sentence.endswith(end)
