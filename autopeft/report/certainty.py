@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autopeft.records import Status
 from autopeft.report.measured import has_failed, leads_among, n_rivals, record_of, trial_runs, unfinished
 from autopeft.report.terms import Terms, capital
@@ -71,7 +73,8 @@ def _corrected(terms: Terms) -> str:
         return ""
     plain = (first.metric_mean - default.metric_mean) * terms.sign
     shown = [difference(value, terms.is_share) for value in (verdict.mean_difference, plain + 0.0)]
-    if shown[0] == shown[1]:
+    # Where nothing was corrected, rounding errors of the mean may still move its last decimal.
+    if shown[0] == shown[1] or math.isclose(plain, verdict.mean_difference, rel_tol=1e-6):
         return ""
     gap = difference(abs(plain), terms.is_share, signed=False)
     side = "as good as" if terms.is_nothing(plain) else f"{gap} {'ahead of' if plain > 0 else 'behind'}"
