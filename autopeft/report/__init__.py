@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words, maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
+words → maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
 usage, schema, terms → view, certainty → card, grids → named_plans, short_forms → titles → headline,
 drawing → page → several.
 """

@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import floor, log2
 
 from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
+from autopeft.report.words import two_digits
 
 N_LEVELS = 5  # shades of the colour scale
 BEYOND = N_LEVELS + 1  # hatched: four times the last step of a scale or more
@@ -19,6 +20,7 @@ RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
 # The same for a score, as multiples of the mean cell of the layers; chosen by hand. A pooler can hold nine
 # tenths of a score, beside which all layers would look alike.
 _MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
+_WHOLE = 99.5  # percent from which two digits read as 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,8 @@ class Map:
             last = int(self.steps[-1])
             spans = [f"{int(a)}–{int(b) - 1}" if b - a > 1 else f"{int(a)}" for a, b in pairwise(self.steps)]
             return (*spans, f"{last}–{4 * last - 1}", f"≥ {4 * last}")
-        first, *others = (f"{step:.2g} %" for step in self.steps[1:])
-        return (
-            f"< {first}",
-            f"≥ {first}",
-            *(f"≥ {other}" for other in others),
-            f"≥ {4 * self.steps[-1]:.2g} %",
-        )
+        edges = [f"{two_digits(edge)} %" for edge in _edges(self.steps)]
+        return (f"< {edges[0]}", *(f"≥ {edge}" for edge in edges))
 
 
 def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
@@ -112,10 +109,15 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
         value = sums[group[0].layer, group[0].role]
         title = "; ".join(f"{site.name}: {by_site[site.name]:.3g}" for site in group)
         share = 100 * value / total
-        level = level_of(share, steps) if value > 0 else 0
+        level = 1 + sum(share >= edge for edge in _edges(steps)) if value > 0 else 0
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
     return _grid(score.name, kept, cell, steps=steps, total=total)
+
+
+def _edges(steps: Sequence[float]) -> list[float]:
+    """Shares in percent at which the second and each further shade begins; none that would read as 100."""
+    return [edge for edge in (*steps[1:], 4 * steps[-1]) if edge < _WHOLE]
 
 
 def level_of(value: float, steps: Sequence[float]) -> int:

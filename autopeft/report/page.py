@@ -74,6 +74,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "best_rate": rate_words(result.best, result),
         "edge_sentence": edge_sentence(result),
         "is_untrained": partial(measured.is_untrained, result),
+        "about_interval": view.about_interval(result.verdict),
         "confirmed": view.confirmed(result, arms),
         "proxies": view.proxies(result, arms),
         "spent": view.spent(result),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status, Verdict
 from autopeft.report.tables import ANSWERS, NO_ARM
 
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
@@ -90,6 +90,23 @@ def scoring(result: SearchResult) -> str:
     """What the sensitivity cost, in seconds and in full runs (R)."""
     (_, seconds, in_r), *_ = costs(result)
     return f"Scoring took {seconds:.1f} s" + ("." if in_r is None else f", {in_r:.3f} R.")
+
+
+def about_interval(verdict: Verdict) -> str:
+    """What the chart of the difference shows beside its band: settled, or what would settle it.
+
+    Empty for a verdict without an interval, which has no such chart.
+    """
+    if verdict.interval_95 is None:
+        return ""
+    low, high = verdict.interval_95
+    reached = {verdict.label, verdict.stopped_by}
+    if reached & {"better", "worse"} or low > 0 or high < 0:
+        return "The line does not reach 0, so the difference is settled."
+    if "equivalent" in reached:
+        return "The two are equally good: the 90 % interval, which is shorter, lies within the band."
+    more = "more confirm examples, not seeds," if "futile" in reached else "more seeds or confirm examples"
+    return f"The line holds 0 and leaves the band, so nothing is settled; {more} would shorten it."
 
 
 def confirm_steps(result: SearchResult) -> int | None:

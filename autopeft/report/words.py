@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import PurePath
 
 from autopeft.records import Plan, shortened
@@ -85,6 +86,16 @@ def percent(number: float) -> str:
     if number == 0 or number >= 0.1:
         return f"{number:.2f} %"
     return f"{number:.2g} %" if number >= 1e-4 else "< 0.0001 %"
+
+
+def two_digits(number: float) -> str:
+    """A number with two significant digits and no exponent.
+
+    Example:
+        >>> two_digits(100.0), two_digits(4.25), two_digits(0.000031)
+        ('100', '4.2', '0.000031')
+    """
+    return f"{Decimal(f'{number:.2g}'):f}"
 
 
 def metric(value: float | None, is_share: bool) -> str:

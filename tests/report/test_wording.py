@@ -134,3 +134,22 @@ def test_a_row_is_not_named_twice(result):
     assert (
         f"| **baseline**: default LoRA | 93.6 % ± 0.2 | 94.0 % ± 0.2 | {BASELINE.trainable_params:,}" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("label", "reason", "interval", "said"),
+    [
+        ("better", "better", (0.002, 0.03), "The line does not reach 0"),
+        ("default kept", "worse", (-0.03, -0.002), "The line does not reach 0"),
+        ("equivalent", "equivalent", (-0.011, 0.008), "The two are equally good"),
+        ("default kept", "equivalent", (-0.011, 0.008), "The two are equally good"),
+        ("inconclusive", "futile", (-0.02, 0.03), "more confirm examples, not seeds, would"),
+        ("inconclusive", "planned", (-0.02, 0.03), "more seeds or confirm examples would"),
+    ],
+)
+def test_the_picture_of_the_difference_says_what_the_verdict_says(result, label, reason, interval, said):
+    """The intervals of the first two cross the edge of the band, ± 1 point, though they are settled."""
+    changes = {"label": label, "stopped_by": reason, "interval_95": interval}
+    page = report.report_html(replace(result, verdict=replace(result.verdict, **changes)), words=WORDS)
+    caption = page.partition("The line is the 95 % interval")[2].partition("</figcaption>")[0]
+    assert said in caption and ("would shorten it" in caption) == (label == "inconclusive")
