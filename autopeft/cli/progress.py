@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.records import rate
+
 if TYPE_CHECKING:
     from autopeft.records import Measurement
 
@@ -188,10 +190,15 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
 
 
 def describe(measurement: Measurement, arm: str) -> str:
-    """A measurement in one line of less than 80 columns; an error may be longer."""
+    """A measurement in one line of less than 80 columns; an error may be longer.
+
+    The base model as it is, without a head to train, has neither rate nor steps.
+    """
     plan = measurement.plan
     steps = measurement.fidelity.train_steps
-    run = f"{shortened(arm):<{_LABEL}} {plan.trainable_params:>11,} {plan.learning_rate:>7.1e} {steps:>6,}"
+    is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
+    trained = f"{'–':>7} {'–':>6}" if is_untrained else f"{rate(plan.learning_rate):>7} {steps:>6,}"
+    run = f"{shortened(arm):<{_LABEL}} {plan.trainable_params:>11,} {trained}"
     outcome = f"{measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
     return f"{run}  {outcome}"
 

@@ -11,6 +11,7 @@ from autopeft.evidence.sequential import Look
 from autopeft.records import MetricFacts, Verdict
 
 KEPT = "default kept"  # the label where the baseline is handed over
+_ROUNDING = 1e-6  # share of the largest number below which another is taken for 0; chosen by hand
 
 
 def sequential_verdict(
@@ -228,13 +229,13 @@ def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str, n_r
     if seen.n_seeds < n_ran:
         where = f"{length} on the first {seen.n_seeds} of the {n_ran} seeds that ran"
     edge = unit.factor * seen.margin
-    places = _decimals([unit.factor * interval.low, unit.factor * interval.high, edge], least=unit.places)
+    places = _decimals([unit.factor * interval.low, unit.factor * interval.high], least=unit.places)
     numbers = _difference(interval, metric=metric, label=seen.label, places=places)
     start = subject.capitalize()
     if seen.label in ("better", "worse"):
         link = " by" if metric.greater_is_better else ":"
         return f"{start} is {seen.label} than the baseline{link} {numbers}, confirmed {where}."
-    within = f"the margin of {edge:.{places}f}{unit.suffix}"
+    within = f"the margin of {edge:.{_decimals([edge], least=unit.places)}f}{unit.suffix}"
     if seen.label == "equivalent":
         return f"{start} is equivalent to the baseline: {numbers} {where}, which is within {within}."
     is_futile = seen.reason == "futile"
@@ -270,6 +271,7 @@ def _difference(interval: Interval, *, metric: MetricFacts, label: str, places: 
 
 
 def _decimals(values: Sequence[float], *, least: int) -> int:
-    """Decimals, `least` to 6, with which no value but 0 reads as 0."""
-    enough = (n for n in range(least, 6) if all(value == 0 or round(value, n) != 0 for value in values))
-    return next(enough, 6)
+    """Decimals, `least` to 12, with which no value reads as 0 but 0 and the rounding error of others."""
+    largest = max(map(abs, values))
+    shown = [value for value in values if abs(value) > _ROUNDING * largest]
+    return next((n for n in range(least, 12) if all(round(value, n) for value in shown)), 12)

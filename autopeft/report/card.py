@@ -168,6 +168,8 @@ def _rows(
     is_share, rest = words.metric_is_share, len(_NAMES)
     for name in _NAMES:
         plan_of_name = getattr(result, name, None)
+        if name == "incumbent" and plan_of_name == result.best:
+            continue  # one plan, for which best is the plainer word
         for record in filter(None, (record_of(records, plan_of_name, name=name) for records in splits)):
             if name not in names[record.plan]:
                 names[record.plan].append(name)

@@ -47,10 +47,19 @@ class Drawing:
         enough = (rung for rung in reversed(self._rungs) if len(rung) > _FEW)
         return next(enough, next(iter(self._rungs), ()))
 
+    @property
+    def _other_trials(self) -> Sequence[Measurement]:
+        """The longest run of each named plan with adapters that never ran as long as those of `_trials`."""
+        drawn = {run.plan for run in self._trials}
+        longest = {run.plan: run for rung in self._rungs for run in rung}
+        return [run for plan, run in longest.items() if plan in self._names.keys() - drawn and plan.adapters]
+
     def score(self) -> Sheet | None:
         """Score by parameters with the front; the loss of short trial runs where nothing is confirmed."""
         if not self.is_confirmed:
-            return charts.loss_by_parameters(self._result, self._trials, self._groups, self._names)
+            return charts.loss_by_parameters(
+                self._result, self._trials, self._groups, self._names, others=self._other_trials
+            )
         return charts.score_by_parameters(
             self._result, self._confirmed, self._groups, self._names, is_share=self._words.metric_is_share
         )

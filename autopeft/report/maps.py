@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import floor, log2
 
 from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
-from autopeft.report.words import two_digits
+from autopeft.report.words import significant
 
 N_LEVELS = 5  # shades of the colour scale
 BEYOND = N_LEVELS + 1  # hatched: four times the last step of a scale or more
@@ -53,7 +53,7 @@ class Map:
             last = int(self.steps[-1])
             spans = [f"{int(a)}–{int(b) - 1}" if b - a > 1 else f"{int(a)}" for a, b in pairwise(self.steps)]
             return (*spans, f"{last}–{4 * last - 1}", f"≥ {4 * last}")
-        edges = [f"{two_digits(edge)} %" for edge in _edges(self.steps)]
+        edges = [f"{significant(edge)} %" for edge in _edges(self.steps)]
         return (f"< {edges[0]}", *(f"≥ {edge}" for edge in edges))
 
 

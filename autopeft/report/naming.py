@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from autopeft.records import Plan, Proposal, SearchResult
+from autopeft.records import Adapter, Plan, Proposal, SearchResult
 from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords
 
 _MIX, _OTHERS = "mixes", "other approaches"
@@ -45,10 +46,20 @@ class Naming:
         """The plan without adapters."""
         return no_adapters(self.result)
 
+    @cached_property
+    def _baselines(self) -> dict[tuple[Adapter, ...], str]:
+        """The adapters of every baseline that was proposed, with the label of its arm."""
+        proposals = reversed(self.result.proposals)
+        return {p.plan.adapters: p.arm.label for p in proposals if p.arm.kind == "baseline"}
+
     def is_default(self, plan: Plan) -> bool:
-        """Whether the plan is a baseline, as people write one."""
+        """Whether the plan is a baseline, as people write one, at whatever rate and whoever proposed it.
+
+        The user's own config keeps its name unless it is the baseline.
+        """
         proposal = self.first.get(plan)
-        return plan == self.result.baseline or (proposal is not None and proposal.arm.kind == "baseline")
+        is_own = proposal is not None and proposal.arm.kind == "given"
+        return plan == self.result.baseline or (plan.adapters in self._baselines and not is_own)
 
     def approach(self, plan: Plan) -> str:
         """The plan's methods in people's words: `LoRA`, `IA³ + BitFit`, `head alone`."""
@@ -78,10 +89,8 @@ class Naming:
 
     def place(self, plan: Plan) -> str:
         """Where a baseline adapts, from its arm: ` on q and v`; empty for other plans."""
-        proposal = self.first.get(plan)
-        if proposal is None or not self.is_default(plan):
-            return ""
-        return f" on {place}" if (place := proposal.arm.label.partition(" on ")[2]) else ""
+        label = self._baselines.get(plan.adapters, "") if self.is_default(plan) else ""
+        return f" on {place}" if (place := label.partition(" on ")[2]) else ""
 
     def groups(self) -> dict[Plan, Group]:
         """Every measured plan with its group: default, head, each single method, mixes.
@@ -113,8 +122,3 @@ class Naming:
         if self.is_default(plan):
             return DEFAULT_GROUP.label
         return _MIX if len({adapter.method for adapter in plan.adapters}) > 1 else self.short(plan)
-
-
-def legend(groups: Mapping[Plan, Group]) -> tuple[Group, ...]:
-    """The groups once each, in the order of their colours."""
-    return tuple(sorted(set(groups.values()), key=lambda group: group.colour))

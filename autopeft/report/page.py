@@ -17,9 +17,9 @@ from autopeft.report.headline import Headline, headline
 from autopeft.report.heat import seen_enough
 from autopeft.report.helped import did_it_help
 from autopeft.report.named_plans import PlanRow, summary
-from autopeft.report.naming import Naming, legend
+from autopeft.report.naming import Group, Naming
 from autopeft.report.positions import edge_sentence, rate_words
-from autopeft.report.tables import arm_names, first_proposals, result_json
+from autopeft.report.tables import arms_of_plans, first_proposals, result_json
 from autopeft.report.words import PartWords, plan_words
 
 
@@ -27,7 +27,8 @@ from autopeft.report.words import PartWords, plan_words
 class Charts:
     """The charts of a result, each None where there is too little to draw.
 
-    `score_steps` is the length of the runs in the first chart where nothing was confirmed, else 0.
+    `score_steps` is the length of the runs in the first chart where nothing was confirmed, else 0. `legend`
+    are the groups of plans that are drawn, `score_legend` those in the first chart.
     """
 
     score: Markup | None
@@ -36,6 +37,8 @@ class Charts:
     difference: Markup | None
     rates: Markup | None
     rungs: Markup | None
+    legend: tuple[Group, ...]
+    score_legend: tuple[Group, ...]
 
     @property
     def score_is_confirmed(self) -> bool:
@@ -47,7 +50,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
     """What both templates of one result show."""
     answer = result_json(result, status)
     told = partial(in_words_of, result.spec)
-    arms = arm_names(result)
+    arms = arms_of_plans(result)
     naming = Naming(result=result, words=words, first=first_proposals(result))
     rows = summary(result, naming)
     helped = did_it_help(result)
@@ -66,7 +69,6 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "answer": answer,
         "headline": headline(result, naming, rows),
         "summary": rows,
-        "legend": legend(naming.groups()),
         "rungs_in_words": measured.rungs_in_words(result),
         "examples": partial(measured.examples, result),
         "rung_steps": [rung[0].fidelity.train_steps for rung in short_runs(result)],
@@ -116,14 +118,23 @@ def summary_of(result: SearchResult, words: PartWords) -> tuple[PlanRow, ...]:
 def drawn(result: SearchResult, words: PartWords) -> Charts:
     """The charts of one result."""
     drawing = Drawing(result, words)
+    score, seeds, rates, rungs = drawing.score(), drawing.seeds(), drawing.rates(), drawing.rungs()
     return Charts(
-        score=_svg(drawing.score()),
+        score=_svg(score),
         score_steps=0 if drawing.is_confirmed else drawing.score_steps,
-        seeds=_svg(drawing.seeds()),
+        seeds=_svg(seeds),
         difference=_svg(drawing.difference()),
-        rates=_svg(drawing.rates()),
-        rungs=_svg(drawing.rungs()),
+        rates=_svg(rates),
+        rungs=_svg(rungs),
+        legend=_legend(score, seeds, rates, rungs),
+        score_legend=_legend(score),
     )
+
+
+def _legend(*sheets: Sheet | None) -> tuple[Group, ...]:
+    """The groups with a point in one of the charts, in the order of their colours."""
+    groups = {group for sheet in sheets if sheet is not None for group in sheet.groups}
+    return tuple(sorted(groups, key=lambda group: group.colour))
 
 
 def _svg(chart: Sheet | None) -> Markup | None:

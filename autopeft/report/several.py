@@ -21,7 +21,7 @@ def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
 
 def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict[str, Any]:
     everything = contents(result, words, "complete")
-    kept = ("setting", "is_share", "headline", "summary", "legend", "confirm_steps", "error_over")
+    kept = ("setting", "is_share", "headline", "summary", "confirm_steps", "error_over")
     charts, rows = drawn(result, words), everything["summary"]
     best, default = (next(row for row in rows if mark in row.marks) for mark in ("best", "baseline"))
     cost = result.cost
@@ -36,6 +36,7 @@ def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict
         "default_score": default.test if best.test else default.confirm,
         "split": score.split if score else "",
         "seconds": cost.known_seconds,
+        "legend": charts.score_legend,
         "score_chart": _renamed(charts.score, number),
         "score_steps": charts.score_steps,
         "difference_chart": _renamed(charts.difference, number),

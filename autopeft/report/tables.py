@@ -84,6 +84,17 @@ def arm_names(result: SearchResult) -> dict[Plan, str]:
     return {plan: str(proposal.arm) for plan, proposal in first_proposals(result).items()}
 
 
+def arms_of_plans(result: SearchResult) -> dict[Plan, str]:
+    """The same with the methods of a mix that the plan lacks, as the budget left no module for them."""
+    return {plan: _arm_words(proposal) for plan, proposal in first_proposals(result).items()}
+
+
+def _arm_words(proposal: Proposal) -> str:
+    used = {adapter.method for adapter in proposal.plan.adapters}
+    unused = [method for method in dict.fromkeys(proposal.arm.methods) if method not in used]
+    return f"{proposal.arm} (no module for {' and '.join(unused)})" if used and unused else str(proposal.arm)
+
+
 def trials_csv(result: SearchResult) -> str:
     """The content of trials.csv: one row per measurement, in their order.
 

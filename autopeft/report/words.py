@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import PurePath
 
-from autopeft.records import Plan, shortened
+from markupsafe import Markup, escape
+
+from autopeft.records import Plan, rate, shortened
 
 NOTHING = "–"
+_LEAST = 1e-3  # the smallest number but 0 that three decimals show
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 
 
@@ -88,36 +91,46 @@ def percent(number: float) -> str:
     return f"{number:.2g} %" if number >= 1e-4 else "< 0.0001 %"
 
 
-def two_digits(number: float) -> str:
-    """A number with two significant digits and no exponent.
+def significant(number: float, n_digits: int = 2) -> str:
+    """A number with so many significant digits; with an exponent only below a millionth.
 
     Example:
-        >>> two_digits(100.0), two_digits(4.25), two_digits(0.000031)
-        ('100', '4.2', '0.000031')
+        >>> significant(100.0), significant(4.25), significant(0.0000312, 3), significant(-0.00000031)
+        ('100', '4.2', '0.0000312', '−3.1e-7')
     """
-    return f"{Decimal(f'{number:.2g}'):f}"
+    text = rate(number) if 0 < abs(number) < 1e-6 else f"{Decimal(f'{number:.{n_digits}g}'):f}"
+    return minus(text) if number < 0 else text
 
 
 def metric(value: float | None, is_share: bool) -> str:
     """A metric: percent with one decimal if it is a share in [0, 1], else three decimals.
 
+    Numbers too small for these have three digits.
+
     Example:
-        >>> metric(0.954, True), metric(-0.25, False), metric(-0.00001, False)
-        ('95.4 %', '−0.250', '0.000')
+        >>> metric(0.954, True), metric(-0.25, False), metric(0.0000123, False)
+        ('95.4 %', '−0.250', '0.0000123')
     """
     if value is None or not math.isfinite(value):
         return NOTHING
+    if not is_share and 0 < abs(value) < _LEAST:
+        return significant(value, 3)
     number, digits = (100 * value, 1) if is_share else (value, 3)
     text = minus(f"{round(number, digits) or 0.0:.{digits}f}")
     return f"{text} %" if is_share else text
 
 
 def plus_minus(std_error: float | None, is_share: bool) -> str:
-    """A standard error in the unit of `metric`; one decimal more where it would round to zero."""
+    """A standard error in the unit of `metric`; two digits where it would round to zero.
+
+    Example:
+        >>> plus_minus(0.0123, True), plus_minus(0.0123, False), plus_minus(0.000012, False)
+        ('± 1.2', '± 0.012', '± 0.000012')
+    """
     if std_error is None or not math.isfinite(std_error):
         return ""
     value, digits = (100 * std_error, 1) if is_share else (std_error, 3)
-    return f"± {value:.{digits if round(value, digits) or not value else digits + 1}f}"
+    return f"± {value:.{digits}f}" if round(value, digits) or not value else f"± {significant(value)}"
 
 
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
@@ -128,7 +141,7 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
 
     Example:
         >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
-        ('+1.4 points', '+0.014', '3.1e-04')
+        ('+1.4 points', '+0.014', '0.00031')
         >>> difference(-0.0004, True), difference(0.0, True, signed=False)
         ('−0.04 points', '0.0 points')
     """
@@ -139,8 +152,10 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
         points = 100 * within_share(value)
         digits = 1 if round(points, 1) or not round(points, 2) else 2
         text = f"{round(points, digits) or 0.0:{sign}.{digits}f} points"
+    elif round(value, 3) or not value:
+        text = f"{value:{sign}.3f}"
     else:
-        text = f"{value:{sign}.{'3f' if round(value, 3) or not value else '1e'}}"
+        return f"{sign if value > 0 else ''}{significant(value)}"
     return minus(text) if value < 0 else text
 
 
@@ -215,13 +230,19 @@ def memory(n_bytes: int | None) -> str:
     )
 
 
-def tied(sentence: str) -> str:
-    """The sentence with no line break between a number and its unit."""
-    return re.sub(
+def tied(sentence: str) -> Markup:
+    """The sentence for a page, with no line break between a number and its unit, or within a rate.
+
+    Example:
+        >>> print(tied("Learning rate 3.7e-3 <"))
+        Learning rate <span class="tied">3.7e-3</span> &lt;
+    """
+    joined = re.sub(
         r"(?<=\d) (?=[%±]|points?\b|[MG]B\b|s\b|min\b|h\b|times\b|seeds\b)|(?<=±) ",
         "\N{NO-BREAK SPACE}",
         sentence,
     )
+    return Markup(re.sub(r"\d[\d.]*e-\d+", r'<span class="tied">\g<0></span>', str(escape(joined))))
 
 
 def agreement(correlation: float | None, n_plans: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -16,9 +17,10 @@ BIG = Plan(adapters=(), learning_rate=1e-3, trainable_params=123_456_789)
 FIDELITY = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
 
 
-def run(loss=None, *, plan=HEAD, error=None):
+def run(loss=None, *, plan=HEAD, error=None, trained_steps=1):
     status = Status.COMPLETE if error is None else Status.FAIL
-    return Measurement(plan=plan, fidelity=FIDELITY, status=status, loss=loss, error=error)
+    measured = {"status": status, "loss": loss, "error": error, "trained_steps": trained_steps}
+    return Measurement(plan=plan, fidelity=FIDELITY, **measured)
 
 
 class Clock:
@@ -99,8 +101,15 @@ def test_a_row_stands_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
     assert len(row) < 80 and len(HEADINGS) < 80
     assert row.index("0.1235") == HEADINGS.index("loss")
-    for heading, value in (("parameters", "123,456,789"), ("rate", "1.0e-03"), ("steps", " 1 ")):
+    for heading, value in (("parameters", "123,456,789"), ("rate", "1e-3"), ("steps", " 1 ")):
         assert HEADINGS.index(heading) + len(heading) == row.index(value) + len(value.rstrip())
+
+
+def test_the_untrained_model_has_neither_rate_nor_steps():
+    plan = replace(HEAD, learning_rate=1.0)  # what a plan without anything to train holds
+    _, *numbers = describe(run(6.4, plan=plan, trained_steps=0), "untrained").split()
+    assert numbers == ["0", "–", "–", "6.4000"]
+    assert describe(run(6.4, plan=plan), "head").split()[2:4] == ["1e0", "1"]
 
 
 def test_two_long_names_that_differ_at_the_end_stay_apart():

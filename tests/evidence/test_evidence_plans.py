@@ -162,3 +162,8 @@ def test_a_verdict_on_fewer_seeds_than_ran_says_which_decided(n_ran, where):
 def test_a_kept_baseline_says_why_nothing_was_compared(facts, end):
     verdict = verdict_on_same_plan(margin=0.01, fidelity="full", smallest_equivalent="unproven", **facts)
     assert verdict.sentence.endswith(end)
+
+
+def test_optimism_of_a_tiny_loss_is_not_written_as_zero() -> None:
+    sentence = optimism_sentence(promised=3e-8, confirmed=1e-8, std_error=1e-10, n_tried=3, metric=LOSS)
+    assert sentence.endswith("gave 0.00000001 below, so 0.00000002 were optimism.")

@@ -194,6 +194,61 @@ def test_without_a_confirmation_the_first_chart_shows_short_runs(result):
         assert axis(root, "ytick")(top) == pytest.approx(loss, abs=1e-3)
 
 
+def test_a_leader_without_a_run_of_the_drawn_length_is_drawn_with_its_longest_one(result):
+    """The first rung alone has more than three plans; the best one starts late, at the second rung."""
+    empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
+    late = [m for m in result.measurements if m.plan != BEST or m.fidelity.train_steps > 30]
+    first = replace(late[0], plan=replace(BASELINE, learning_rate=6e-3))
+    unconfirmed = replace(result, confirmations=(), test=(), verdict=replace(result.verdict, **empty))
+    root = tree(drawn(replace(unconfirmed, measurements=(first, *late)), WORDS).score)
+    _, top = place(root, f"score-{BEST.digest}")
+    assert axis(root, "ytick")(top) == pytest.approx(0.3, abs=1e-3)
+    assert "searched LoRA (best), 75 steps" in [text.text for text in root.iter(f"{SVG}text")]
+    corners = numbers_of(root, "score-front") if "score-front" in ElementTree.tostring(root).decode() else []
+    assert all(abs(height - top) > 1 for _, height in corners)
+
+
+def test_the_key_has_the_groups_that_are_drawn(result):
+    """The head has points in the charts of the trial runs; the untrained model has none, and no key."""
+    keys = [group.label for group in drawn(result, WORDS).legend]
+    assert keys == ["default LoRA", "head alone", "searched LoRA", "IA³"]
+    bare = replace(result, confirmations=result.confirmations[:3])
+    bare = replace(bare, setting=replace(result.setting, head_params=0))
+    charts = drawn(bare, WORDS)
+    assert "untrained model" not in [group.label for group in charts.legend]
+    assert {group.label for group in charts.score_legend} == {"default LoRA", "IA³", "searched LoRA"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.14, 0.95), (0.6, 0.7), (5, 7), (0.55, 3.4), (0.011, 0.9), (0.001, 5), (2e-5, 3.1e-5), (900, 9000)],
+)
+def test_an_axis_of_losses_has_at_least_three_numbers_in_full(result, low, high):
+    losses = np.geomspace(low, high, 7)
+    runs = [replace(m, loss=x) for m, x in zip(result.measurements[:7], losses, strict=True)]
+    runs = [replace(m, status=result.measurements[0].status) for m in runs]
+    charts = drawn(replace(result, measurements=tuple(runs)), WORDS)
+    for chart in (charts.rates, charts.rungs):
+        ticks = [g for g in tree(chart).iter(f"{SVG}g") if g.get("class") == "ytick"]
+        texts = [t.text for tick in ticks for t in tick.iter(f"{SVG}text")]
+        assert len([float(text) for text in texts if "e" not in text and low / 2 < float(text)]) >= 3
+        assert len(texts) <= 12
+
+
+@pytest.mark.parametrize(("mean", "ends"), [(0.01, (0, 3.94)), (0.99, (96.06, 100)), (0.5, (47.06, 52.94))])
+def test_intervals_of_shares_end_at_0_and_100_percent(result, mean, ends):
+    records = [replace(r, metric_mean=mean, metric_std_error=0.015) for r in result.confirmations[:3]]
+    figure = Drawing(replace(result, confirmations=tuple(records)), WORDS).score().picture()
+    (axes,) = figure.axes
+    bars = [c for c in axes.collections if hasattr(c, "get_segments")]
+    for bar in bars:
+        ((_, low), (_, high)) = bar.get_segments()[0]
+        assert (100 * low, 100 * high) == pytest.approx(ends)
+    figure.draw_without_rendering()
+    numbers = [float(text.get_text()) for text in axes.get_yticklabels() if text.get_text()]
+    assert len(bars) == 3 and numbers and min(numbers) >= 0 and max(numbers) <= 100
+
+
 def test_a_run_of_one_plan_draws_nothing_and_says_so(result):
     alone = replace(result, measurements=result.measurements[3:4], confirmations=(), test=(), proposals=())
     charts = drawn(alone, WORDS)

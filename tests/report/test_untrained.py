@@ -32,7 +32,7 @@ def rows_of(markdown, heading):
 def test_the_card_has_it_in_its_last_row_without_a_rate(result):
     facts = CardFacts(base_model="org/base", dataset=None, peft_types=("lora",), seed=101)
     rows = rows_of(model_card(result, facts, LOSSES), "plan")
-    assert [row[0] for row in rows] == ["best, incumbent", "smallest", "baseline", "untrained model"]
+    assert [row[0] for row in rows] == ["best", "smallest", "baseline", "untrained model"]
     assert rows[-1][1:4] == ["0", "–", "2.500 ± 0.002"]
     assert rows[0][2] == "4e-3"
 

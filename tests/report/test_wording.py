@@ -13,7 +13,8 @@ from autopeft import report
 from autopeft.cli.tables import print_result
 from autopeft.records import IN_MEMORY, Arm, Proposal
 from autopeft.report import WeightFolders
-from autopeft.report.words import difference, metric
+from autopeft.report.naming import Naming
+from autopeft.report.words import difference, metric, plus_minus, tied
 
 BOTH = (report.report_md, report.report_html)
 
@@ -94,9 +95,9 @@ def test_a_page_of_several_runs_says_which_pictures_are_unconfirmed(result):
 
 @pytest.mark.parametrize("is_share", [True, False])
 def test_numbers_have_one_minus_sign_and_zero_has_none(is_share):
-    shown = [metric(value, is_share) for value in (-0.25, -0.00001, -0.0, 0.25)]
+    shown = [metric(value, is_share) for value in (-0.25, -0.00012, -0.0, 0.25)]
     assert shown == (
-        ["−25.0 %", "0.0 %", "0.0 %", "25.0 %"] if is_share else ["−0.250", "0.000", "0.000", "0.250"]
+        ["−25.0 %", "0.0 %", "0.0 %", "25.0 %"] if is_share else ["−0.250", "−0.00012", "0.000", "0.250"]
     )
 
 
@@ -153,3 +154,50 @@ def test_the_picture_of_the_difference_says_what_the_verdict_says(result, label,
     page = report.report_html(replace(result, verdict=replace(result.verdict, **changes)), words=WORDS)
     caption = page.partition("The line is the 95 % interval")[2].partition("</figcaption>")[0]
     assert said in caption and ("would shorten it" in caption) == (label == "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.000123, 0.0000045, "0.000123 ± 0.0000045"),
+        (0.0004, 0.0002, "0.0004 ± 0.0002"),
+        (0.0123, 0.0021, "0.012 ± 0.002"),
+        (3.2e-9, 4e-10, "3.2e-9 ± 4e-10"),
+    ],
+)
+def test_a_small_loss_keeps_its_digits(value, error, shown):
+    """Each number reads back within the rounding of its digits."""
+    assert f"{metric(value, False)} {plus_minus(error, False)}" == shown
+    assert float(metric(value, False)) == pytest.approx(value, rel=0.05)
+
+
+def test_a_plan_with_the_adapters_of_a_baseline_is_a_default_whoever_proposed_it(result):
+    """The sampler can propose what people write, at another learning rate."""
+    twin = replace(BASELINE, learning_rate=6e-3)
+    arm, label = Arm(kind="sampled", label="lora/all"), "LoRA on all linear maps"
+    proposals = (
+        Proposal(trial=0, arm=Arm(kind="baseline", label=label), source="enqueued", plan=BASELINE),
+        Proposal(trial=1, arm=arm, source="sampler", plan=twin),
+        Proposal(trial=2, arm=Arm(kind="sampled", label="lora/top"), source="sampler", plan=BEST),
+    )
+    naming = Naming(result=result, words=WORDS, first={p.plan: p for p in proposals})
+    naming = replace(naming, result=replace(result, proposals=proposals))
+    assert naming.full(twin) == naming.full(BASELINE) == "the default LoRA on all linear maps"
+    assert naming.full(BEST) == "the searched LoRA"
+
+
+def test_a_mix_that_got_no_module_for_a_method_says_so(result):
+    """The leaderboard alone: `trials.csv` names the arm as it was proposed."""
+    arm = Arm(kind="sampled", label="lora/q+v & ia3/mlp", methods=("lora", "ia3"))
+    mix = replace(result, proposals=(Proposal(trial=0, arm=arm, source="sampler", plan=BEST),))
+    for render in BOTH:
+        assert "ia3/mlp (no module for ia3)" in render(mix, words=WORDS)
+    assert "no module" not in report.trials_csv(mix)
+
+
+def test_a_rate_is_not_broken_at_its_hyphen_and_stays_ascii(result):
+    best = replace(result, best=replace(BEST, learning_rate=3.7e-3))
+    page = report.report_html(best, words=WORDS)
+    assert 'learning rate <span class="tied">3.7e-3</span>.' in page
+    assert re.search(r"\.tied \{ white-space: nowrap; \}", page)
+    assert "<b>" not in tied("<b>")

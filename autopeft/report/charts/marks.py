@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from autopeft.records import rate
 from autopeft.report.charts.canvas import CARD, INK, SOFT, Sheet, group_colour, spread
 from autopeft.report.naming import Group
-from autopeft.report.words import minus
+from autopeft.report.words import minus, significant
 
 _NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
 _MOVED = 4.0  # pixels beyond which a name no longer stands at its point; chosen by hand
@@ -83,9 +83,13 @@ def name_beside(
 
 
 def metric_axis(axes: Axes, name: str, *, is_share: bool) -> None:
-    """Numbers of the y axis in percent for a share, and its name."""
+    """Numbers of the y axis, in percent for a share, which is none below 0 and above 100; and its name."""
     if is_share:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{100 * value:g}" if -1e-9 < value < 1 + 1e-9 else "")
+        )
+    else:
+        axes.yaxis.set_major_formatter(_plain_numbers())
     axes.set_ylabel(f"{name}, %" if is_share else name)
 
 
@@ -116,8 +120,18 @@ def loss_axis(axes: Axes, losses: Sequence[float]) -> None:
     if low > 0 and high > 6 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.15, high * 1.15)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        steps = (1.0, 2.0, 3.0, 5.0, 7.0) if high < 20 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps if high < 2000 * low else (1.0,), numticks=12))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         return
     margin = 0.08 * (high - low) or 0.05 * math.fabs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_formatter(_plain_numbers())
+
+
+def _plain_numbers() -> ScalarFormatter:
+    """Numbers of a linear axis as they are, without a factor or an addend at its end."""
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    return formatter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -11,7 +12,7 @@ from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verd
 from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import metric_axis, name_beside, name_points, parameters, point
 from autopeft.report.naming import Group
-from autopeft.report.words import count, difference, metric, minus, within_share
+from autopeft.report.words import count, difference, loss, metric, minus, within_share
 
 _Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
 _MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
@@ -37,16 +38,14 @@ def score_by_parameters(
         axes = drawn.axes
         log_axis(axes, [*(r.plan.trainable_params for r in adapted), budget], shown=parameters)
         for record in adapted:
-            size, mean, half = (
-                record.plan.trainable_params,
-                record.metric_mean,
-                _Z95 * record.metric_std_error,
-            )
+            size, mean = record.plan.trainable_params, record.metric_mean
+            down = up = _Z95 * record.metric_std_error
+            if is_share:
+                down, up = min(down, mean), min(up, 1 - mean)
             group = groups[record.plan]
             title = f"{names[record.plan]}: {metric(mean, is_share)}, {count(size)} parameters"
-            axes.errorbar(
-                [size], [mean], [half], capsize=4, color=group_colour(group.colour), linewidth=1.4, zorder=3
-            )
+            style: dict[str, Any] = {"color": group_colour(group.colour), "linewidth": 1.4, "zorder": 3}
+            axes.errorbar([size], [mean], [[down], [up]], capsize=4, **style)
             point(drawn, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
         metric_axis(axes, f"{result.setting.metric} ({adapted[0].split} split)", is_share=is_share)
         points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
@@ -62,10 +61,13 @@ def loss_by_parameters(
     runs: Sequence[Measurement],
     groups: Mapping[Plan, Group],
     names: Mapping[Plan, str],
+    *,
+    others: Sequence[Measurement] = (),
 ) -> Sheet | None:
     """Short trial runs of one length by parameters and loss, with front and budget; `names` marks some.
 
-    None where fewer than two plans with adapters are among them.
+    `others` are named plans without a run of that length: hollow, with the length of theirs. None where fewer
+    than two plans with adapters are among the runs.
     """
     adapted = [run for run in runs if run.plan.adapters and run.loss is not None]
     if len(adapted) < 2:
@@ -73,16 +75,19 @@ def loss_by_parameters(
     budget = result.setting.budget.max_trainable_params
     with sheet("score") as drawn:
         axes, points, named = drawn.axes, [], []
-        log_axis(axes, [*(run.plan.trainable_params for run in adapted), budget], shown=parameters)
-        for run in adapted:
+        sizes = [run.plan.trainable_params for run in (*adapted, *others)]
+        log_axis(axes, [*sizes, budget], shown=parameters)
+        for run in (*adapted, *others):
             assert run.loss is not None
-            size, group = run.plan.trainable_params, groups[run.plan]
-            title = f"{group.label}: loss {run.loss:.4f}, {count(size)} parameters"
-            point(drawn, size, run.loss, group=group, gid=drawn.named(run.plan.digest, title))
-            points.append((size, run.loss))
+            size, group, is_other = run.plan.trainable_params, groups[run.plan], run in others
+            title = f"{group.label}: loss {loss(run.loss)}, {count(size)} parameters"
+            gid = drawn.named(run.plan.digest, title)
+            point(drawn, size, run.loss, group=group, gid=gid, hollow=is_other)
+            points += [] if is_other else [(size, run.loss)]
             if run.plan in names:
-                named.append((size, run.loss, names[run.plan]))
-        axes.set_ylabel("loss (search split)")
+                after = f", {count(run.fidelity.train_steps)} steps" if is_other else ""
+                named.append((size, run.loss, f"{names[run.plan]}{after}"))
+        metric_axis(axes, "loss (search split)", is_share=False)
         axes.margins(y=0.15)
         _front(drawn, points, upwards=False)
         _budget_line(drawn, budget)
@@ -141,7 +146,7 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
         axes.set_ylim(-1, 1.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: minus(f"{scale * value:+g}" if value else "0"))
+            FuncFormatter(lambda value, _: minus(f"{Decimal(f'{scale * value:g}'):+f}" if value else "0"))
         )
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
