@@ -149,21 +149,26 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
 
     They are not where something that trains lies below the layers (the embeddings), where layers draw
     random numbers (dropout), pass on more than their output, run twice, or write into their input.
+
+    The loss alone is compared in an evaluation, which has no gradients, and on a GPU, some of whose backward
+    kernels add in any order. Nothing is kept for a backward pass then: there may be no room for it.
     """
     kept: list[KnownOutput] = []
     states: list[Tensor] = []
     device = next(prefix.model.parameters()).device
+    has_gradients = prefix.model.training and device.type != "cuda"
 
     def keep(known: KnownOutput) -> None:
         kept.append(known)
         states.append(random_state(device))
+        torch.set_grad_enabled(has_gradients)  # in the layers above, and from now on
 
     def attempt(known: KnownOutput | None) -> list[Tensor]:
         with forked_rng(device):
             prefix.expect(batch, known, keep)
             return _loss_and_gradients(prefix.model, loss, batch)
 
-    # In an evaluation there are no gradients otherwise, and they tell what depends on what trains.
+    # In an evaluation gradients are off otherwise, and they tell whether an output depends on what trains.
     with torch.inference_mode(False), torch.enable_grad():
         batch = {n: v[:_TRIED_ROWS].clone() if isinstance(v, Tensor) else v for n, v in batch.items()}
         states.append(random_state(device))
@@ -207,7 +212,7 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     value = loss(model, batch)
-    if value.is_cuda:  # some backward kernels add in any order, so that no two passes are alike
+    if not torch.is_grad_enabled():
         return [value.detach()]
     gradients = torch.autograd.grad(value, trained, allow_unused=True)
     return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]

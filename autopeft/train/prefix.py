@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autopeft.extension import Batch
-from autopeft.model import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
+from autopeft.model import (
+    FrozenPrefix,
+    KnownOutput,
+    frozen_prefix,
+    is_out_of_memory,
+    release_memory,
+    skips_exactly,
+)
 
 # Measurements after which an output that none of them used makes room: two waves of plans; chosen by hand.
 _IDLE_MEASUREMENTS = 8
@@ -37,7 +44,8 @@ class FrozenOutputs:
     Rows are seen by every plan of a rung, in the same batches. A plan whose lowest adapter lies in layer k
     starts from the highest layer up to k whose output is kept. For a new kind of plan a few rows are
     run twice, with all layers and without those: unless loss and gradients are equal to the bit, nothing is
-    skipped for plans of that kind (dropout below the adapters, trained embeddings).
+    skipped for plans of that kind (dropout below the adapters, trained embeddings). Where memory runs out in
+    this trial, nothing is skipped in the measurement at hand, and the next one tries again.
 
     An output is kept if there is room, and makes room once no plan has used it for some measurements. A
     full store takes nothing new: what is used in turn would otherwise drive out what is used next.
@@ -47,6 +55,7 @@ class FrozenOutputs:
     n_bytes: int = 0  # kept now
     _entries: dict[tuple[BatchKey, int], _Entry] = field(default_factory=dict)  # by last use, oldest first
     _is_exact: dict[Kind, bool] = field(default_factory=dict)
+    _untried: set[Kind] = field(default_factory=set)  # had no room for the trial in this measurement
     _keys: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)  # of a batch's tensor
     _prefix: FrozenPrefix | None = None  # of the plan that is measured now
     _n_measurements: int = 0
@@ -55,6 +64,7 @@ class FrozenOutputs:
     def used_by(self, model: nn.Module) -> Iterator[None]:
         """A context in which frozen layers of a model with a plan are skipped where that changes no bit."""
         self._prefix = frozen_prefix(model)
+        self._untried.clear()
         self._n_measurements += 1
         try:
             with self._prefix.installed() if self._prefix else contextlib.nullcontext():
@@ -84,12 +94,21 @@ class FrozenOutputs:
 
     def _may_skip(self, prefix: FrozenPrefix, batch: Batch, loss: Loss) -> bool:
         kind = (len(prefix.layers), prefix.trained_outside, prefix.model.training)
-        if kind not in self._is_exact:
+        if kind in self._is_exact or kind in self._untried:
+            return self._is_exact.get(kind, False)
+        try:
             self._is_exact[kind] = skips_exactly(prefix, loss, batch)
             verb = "are" if self._is_exact[kind] else "cannot be"
-            phase = "training" if prefix.model.training else "evaluation"
-            log.debug("The lowest %d layers %s skipped in %s.", len(prefix.layers), verb, phase)
-        return self._is_exact[kind]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._untried.add(kind)
+            verb = "are for want of memory not"
+        phase = "training" if prefix.model.training else "evaluation"
+        log.debug("The lowest %d layers %s skipped in %s.", len(prefix.layers), verb, phase)
+        if kind in self._untried:
+            release_memory(next(prefix.model.parameters()).device)  # after the handler, which holds tensors
+        return self._is_exact.get(kind, False)
 
     def _deepest(self, key: BatchKey, n_layers: int) -> KnownOutput | None:
         """The output of the most layers, at most `n_layers`, that is kept for a batch."""

@@ -9,6 +9,7 @@ from toys.architectures import build
 from toys.bases import state_of
 
 from autopeft.extension import discover
+from autopeft.model import SavedBytes
 from autopeft.model.prefix import frozen_prefix, skips_exactly
 
 METHODS = discover("autopeft.methods")
@@ -161,6 +162,23 @@ def test_dropout_below_stops_the_skipping_in_training_alone(is_training, exact, 
         prefix = frozen_prefix(model.train(is_training))
         with prefix.installed():
             assert skips_exactly(prefix, loss_of, batch_for(base)) is exact
+
+
+@pytest.mark.parametrize(("is_training", "keeps"), [(True, True), (False, False)])
+def test_probe_of_an_evaluation_keeps_nothing_for_a_backward_pass(is_training, keeps, adapted, batch_for):
+    base, attached = adapted("llama-lm")
+    counter, kept = SavedBytes(), []
+
+    def counted_loss(model, batch):
+        loss = loss_of(model, batch)
+        kept.append(counter.total)
+        return loss
+
+    with attached as model:
+        prefix = frozen_prefix(model.train(is_training))
+        with prefix.installed(), counter.counting():
+            assert skips_exactly(prefix, counted_loss, batch_for(base))
+    assert [n_bytes > 0 for n_bytes in kept] == [keeps, keeps]
 
 
 def test_dropout_above_is_drawn_as_without_skipping(adapted, batch_for):

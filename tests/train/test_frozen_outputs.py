@@ -173,14 +173,18 @@ class Layers(nn.Module):
 BATCHES = [{"x": torch.full((5, 5), float(i))} for i in range(3)]  # 100 bytes each, in every layer
 
 
-def use(outputs, cut, *, n_batches=3):
+def summed(model, batch):
+    return model(batch["x"])
+
+
+def use(outputs, cut, *, n_batches=3, loss=summed):
     """The batches for which a model with the lowest `cut` layers frozen runs its lowest layer."""
     model, ran = Layers(cut), []
     model.layers[0][0].register_forward_pre_hook(lambda module, args: ran.append(int(args[0][0, 0])))
     with outputs.used_by(model):
         for i, batch in enumerate(BATCHES[:n_batches]):
             outputs.note(batch, "train", [i])
-            outputs.expect(batch, lambda model, batch: model(batch["x"]))
+            outputs.expect(batch, loss)
             model(batch["x"])
     return ran
 
@@ -228,6 +232,40 @@ def test_cleared_store_is_empty_and_fills_again(proven):
     outputs.clear()
     assert outputs.n_bytes == 0
     assert (use(outputs, 2), use(outputs, 2)) == ([0, 1, 2], [])
+
+
+def test_measurement_without_room_for_the_trial_runs_every_layer_and_the_next_one_tries_again():
+    outputs, n_calls = FrozenOutputs(max_bytes=10**6), 0
+
+    def starved(model, batch):
+        nonlocal n_calls
+        n_calls += 1
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert use(outputs, 2, loss=starved) == [0, 1, 2]
+    assert n_calls == 1
+    assert outputs.n_bytes == 0
+    assert use(outputs, 2) == [0, 0, 1, 2]  # the first batch in the trial too
+    assert use(outputs, 2) == []
+
+
+def test_plan_fits_though_the_trial_of_skipping_does_not(make_pair, make_plan, fidelity):
+    starved, plain = make_pair("bert")
+    task = starved.task
+
+    class OutOfMemoryInTrial:
+        def __getattr__(self, name):
+            return getattr(task, name)
+
+        def loss(self, model, batch):
+            if len(batch["labels"]) <= 2:  # the rows of a trial
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return task.loss(model, batch)
+
+    plans = plans_of(starved.base, make_plan)
+    seen = measured(plain, plans, fidelity)
+    assert measured(replace(starved, task=OutOfMemoryInTrial()), plans, fidelity) == seen
+    assert starved.compute.of(plans[0]) == Compute()
 
 
 def test_batches_that_were_not_noted_run_every_layer(proven):
