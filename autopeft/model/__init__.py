@@ -58,6 +58,7 @@ from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import BYTES_PER_WEIGHT, StoredWeights, require_plain_weights, stored_weights
 from autopeft.model.unchanged import digest_of
+from autopeft.model.virtual import gives_cache
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
 
@@ -96,6 +97,7 @@ __all__ = [
     "free_bytes",
     "from_memory",
     "frozen_prefix",
+    "gives_cache",
     "has_own_generator",
     "has_used_gpus",
     "head_names",

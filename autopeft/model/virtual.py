@@ -47,6 +47,11 @@ def n_virtual_tokens(adapters: Sequence[Adapter]) -> int:
     return sum(adapter.rank for adapter in adapters if adapter.site in ("inputs", "cache"))
 
 
+def gives_cache(adapters: Sequence[Adapter]) -> bool:
+    """Whether adapters are given to the layers as a cache; such layers cannot be checkpointed."""
+    return any(adapter.site == "cache" for adapter in adapters)
+
+
 def n_positions(module: nn.Module) -> int | None:
     """How many tokens a model has positions for; None where there is no limit (T5, ALiBi)."""
     config = cast(Any, module.config).get_text_config()

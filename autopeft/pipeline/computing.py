@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from autopeft import train
+from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.model import (
     BaseModel,
@@ -46,12 +46,15 @@ _Step = Callable[Concatenate[Subject, Rest], Given]
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
     """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open.
 
-    Raises SpecError where `--memory` allows no more than is taken already.
+    Raises SpecError where `--memory` allows no more than is taken already, or for an impossible budget.
     """
-    train.check_limit(bench, spec.execution)
-    memory_bytes = memory_of_one(spec.execution, bench.base)
+    base = bench.base
+    most = budget.parse(spec.budget.requested, base_params=base.base_params).max_trainable_params
+    trained_params = most + base.head_params
+    train.check_limit(bench, spec.execution, trained_params=trained_params)
+    memory_bytes = memory_of_one(spec.execution, base)
     execution = spec.execution.model_copy(update={"memory_bytes": memory_bytes})
-    compute, decisions = train.choose_compute(bench, execution)
+    compute, decisions = train.choose_compute(bench, execution, trained_params=trained_params)
     update = {
         "micro_batch_tokens": compute.micro_batch_tokens,
         "checkpointing": "on" if compute.checkpointing else "off",

@@ -133,13 +133,13 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     """
     bench = prepared.bench
     sizes = bench.splits["train"].sizes
-    tokens = bench.compute.micro_batch_tokens
-    n_rows = bench.batch_size if tokens is None else max(1, tokens // int(sizes.max()))
-    rows = sizes.argsort()[-min(n_rows, bench.batch_size) :].tolist()
     weights = prepared.base.weight_bytes
     peaks = {}
     for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
         plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
+        tokens = bench.compute.of(plan).micro_batch_tokens
+        n_rows = bench.batch_size if tokens is None else max(1, tokens // int(sizes.max()))
+        rows = sizes.argsort()[-min(n_rows, bench.batch_size) :].tolist()
         trained = plan.trainable_params + prepared.base.head_params
         peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
     return peaks

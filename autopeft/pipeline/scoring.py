@@ -66,7 +66,7 @@ def sensitivity(
         sites=base.sites,
         task=prepared.task,
         precision=base.precision,
-        max_tokens=prepared.bench.compute.micro_batch_tokens,
+        max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
         interrupt=limit.require_time,
     )
     with base.precision.of_copies(base.device).multiplying():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SiteError, TrainingError, reason_of
+from autopeft.errors import SiteError, TrainingError
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
@@ -25,11 +25,11 @@ from autopeft.model import (
     checkpointed,
     forked_rng,
     free_bytes,
+    gives_cache,
     heeding_known_masks,
     heeds_known_masks,
     input_directions,
     input_rms,
-    is_out_of_memory,
     load_weights,
     release_memory,
     save_weights,
@@ -39,6 +39,8 @@ from autopeft.model import (
 from autopeft.records import Fidelity, Measurement, Plan, Status
 from autopeft.train.batches import Batches, Collated
 from autopeft.train.compute import (
+    BATCHES_SHARE,
+    FROZEN_SHARE,
     Compute,
     NothingToCutError,
     in_smaller_batches,
@@ -58,13 +60,6 @@ from autopeft.train.under_way import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
-# Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
-# tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
-# meaning representations of SmolLM2-135M. On a GPU chosen by hand.
-_EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
-_EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
-_BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
-_FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
 _READ_ONLY = ("test", "general")  # splits for which nothing is trained
 
 log = logging.getLogger(__name__)
@@ -125,30 +120,16 @@ class Bench:
 
     def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """One measurement; if memory runs out in training it starts anew, in less and less of it."""
-        recovery: Recovery | None = None
-        while True:
-            try:
-                return self._measure(plan, fidelity)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                recovery = recovery or self._recovery(fidelity)
-                how = recovery.next_try(error)
-                if how is None:
-                    raise
-                text = "Memory ran out (%s): plan %s starts anew, %s, as do all later plans."
-                log.warning(text, reason_of(error), plan.digest, how)
-            self.make_room()
-
-    def _recovery(self, fidelity: Fidelity) -> Recovery:
-        return Recovery(
-            compute=self.compute,
+        compute = self.compute.of(plan)
+        recovery = Recovery(
+            compute=compute,
             frozen_outputs=self.frozen_outputs,
-            model=self.base.module,
             split=self.splits["train"],
-            steps=lambda: self._steps(fidelity),
+            steps=lambda: self._steps(fidelity, compute),
             is_trained=fidelity.split not in _READ_ONLY,
+            may_checkpoint=can_checkpoint(self.base.module) and not gives_cache(plan.adapters),
         )
+        return recovery.run(lambda: self._measure(plan, fidelity, compute), plan, make_room=self.make_room)
 
     def make_room(self) -> None:
         """Free what is kept on the device for later plans."""
@@ -156,21 +137,23 @@ class Bench:
         self.batches.clear()
         release_memory(self.base.device)
 
-    def _measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+    def _measure(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
         self._require_room(plan)
         is_trained = fidelity.split not in _READ_ONLY
         # Both are measured on the base model, before adapters are on it.
-        directions, heads = (self._eva_directions(plan), self.head_rates) if is_trained else ({}, None)
+        directions, heads = (
+            (self._eva_directions(plan, compute), self.head_rates) if is_trained else ({}, None)
+        )
         stack = compile_plan(plan, self.methods)
         task_type, cost = self.task.peft_task_type, TrainingCost()
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
             without_cache(model),
-            self._shared_with(fidelity, model),
+            self._shared_with(fidelity, model, compute),
         ):
             if heads is not None:
                 set_initial_directions(model, directions)
-                cost = self._train(model, plan, fidelity, heads=heads)
+                cost = self._train(model, plan, fidelity, heads=heads, compute=compute)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
                     save_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
             elif fidelity.train_steps:
@@ -180,7 +163,11 @@ class Bench:
             # Plans go on by their loss; what only generated text can tell is worth its time at the last rung.
             is_early = fidelity.split == "search" and fidelity.train_steps in self.rung_steps[:-1]
             evaluation = self.evaluate(
-                model, fidelity.split, n_examples=fidelity.eval_examples, generates=not is_early
+                model,
+                fidelity.split,
+                n_examples=fidelity.eval_examples,
+                generates=not is_early,
+                compute=compute,
             )
         is_finite = math.isfinite(evaluation.loss)
         return Measurement(
@@ -207,12 +194,12 @@ class Bench:
                 f"place for {allowed}; lower --max-length, or the rank of the prompt."
             )
 
-    def _eva_directions(self, plan: Plan) -> dict[str, torch.Tensor]:
+    def _eva_directions(self, plan: Plan, compute: Compute) -> dict[str, torch.Tensor]:
         """Site -> initial rows of LoRA's A, for the adapters of a plan that start from data (EVA)."""
         ranks = {a.site: a.rank for a in plan.adapters if dict(a.options).get("init") == "eva"}
         missing = {site: rank for site, rank in ranks.items() if len(self._directions.get(site, ())) < rank}
         if missing:
-            batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0)
+            batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0, compute=compute)
             with self.base.autocast():
                 directions = input_directions(self.base.module, batches, missing, call=self.task.loss)
             self._directions.update(directions)
@@ -235,14 +222,19 @@ class Bench:
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
         """What frozen layers give for the rows of a rung, shared by its plans."""
-        return FrozenOutputs(max_bytes=int(_FROZEN_SHARE * self._free_bytes()))
+        return FrozenOutputs(max_bytes=int(FROZEN_SHARE * self._free_bytes()))
 
     def _free_bytes(self) -> int:
         return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
 
-    def _shared_with(self, fidelity: Fidelity, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    def _shared_with(
+        self, fidelity: Fidelity, model: nn.Module, compute: Compute
+    ) -> contextlib.AbstractContextManager[None]:
         """Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows."""
-        return self.frozen_outputs.used_by(model) if fidelity.split == "search" else contextlib.nullcontext()
+        if not compute.shares_outputs:
+            self.frozen_outputs.clear()
+        is_shared = compute.shares_outputs and fidelity.split == "search"
+        return self.frozen_outputs.used_by(model) if is_shared else contextlib.nullcontext()
 
     @cached_property
     def states(self) -> RungStates | None:
@@ -252,7 +244,9 @@ class Bench:
         max_bytes = most_state_bytes(self.base) if self.state_bytes is None else self.state_bytes
         return RungStates(folder=self.state_folders.paused, max_bytes=max_bytes)
 
-    def _train(self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates) -> TrainingCost:
+    def _train(
+        self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates, compute: Compute
+    ) -> TrainingCost:
         """Train a rung if the search split judges it, else a full run.
 
         Where the head alone is trained, the frozen body runs as in evaluation, without dropout: what it gives
@@ -271,7 +265,7 @@ class Bench:
         start = under_way.load() if under_way else None
         is_resumed = n_steps in self.rung_steps  # a full run may follow the last one
         run = TrainingRun(
-            steps=self._steps(fidelity),
+            steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
             batch=partial(self._collated, "train"),
             loss=self._loss,
@@ -282,7 +276,7 @@ class Bench:
             keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
             under_way=under_way,
         )
-        with self._checkpointing(model), quick_masks(self.base.device):
+        with self._checkpointing(model, compute), quick_masks(self.base.device):
             return train(model, groups, run, device=self.base.device)
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
@@ -293,7 +287,7 @@ class Bench:
             self.base.precision.multiplying(),
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
             without_cache(model),
-            self._checkpointing(self.base.to_train(model)),
+            self._checkpointing(self.base.to_train(model), self.compute),
             forked_rng(device),
             counter.counting(),
         ):
@@ -302,16 +296,16 @@ class Bench:
             del loss
         return n_bytes
 
-    def _checkpointing(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        if self.compute.checkpointing and can_checkpoint(model):
+    def _checkpointing(self, model: nn.Module, compute: Compute) -> contextlib.AbstractContextManager[None]:
+        if compute.checkpointing and can_checkpoint(model):
             return checkpointed(self.base.module)
         return contextlib.nullcontext()
 
-    def _steps(self, fidelity: Fidelity) -> list[list[Sequence[int]]]:
+    def _steps(self, fidelity: Fidelity, compute: Compute) -> list[list[Sequence[int]]]:
         """The micro-batches of each training step, as row indices."""
         split, n_steps = self.splits["train"], fidelity.train_steps
         rows = train_rows(split.lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
-        max_tokens = self.compute.micro_batch_tokens
+        max_tokens = compute.micro_batch_tokens
         return [micro_batches(step, split.sizes, max_tokens=max_tokens) for step in rows]
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -324,42 +318,44 @@ class Bench:
             return self.task.loss(model, batch)
 
     def evaluate(
-        self, model: nn.Module, split: str, *, n_examples: int | None = None, generates: bool = True
+        self,
+        model: nn.Module,
+        split: str,
+        *,
+        n_examples: int | None = None,
+        generates: bool = True,
+        compute: Compute | None = None,
     ) -> Evaluation:
-        """Metric, loss and per-example scores in dataset order, over a split or a fixed random part."""
+        """Metric, loss and per-example scores in dataset order, over a split or a fixed random part.
+
+        `compute` is that of a plan's kind; None is the bench's own.
+        """
+        compute = compute or self.compute
         task = self.general if split == "general" else self.task
         assert task is not None, "a bench with general text has its task"
         sizes = self.splits[split].sizes
         chosen = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
         order = sorted(chosen, key=lambda i: int(sizes[i]))
         model.eval()
-        wanted = min(self._eval_tokens, padded_tokens(order, sizes))
+        wanted = min(compute.eval_tokens(self.base.device.type), padded_tokens(order, sizes))
 
         def attempt(max_tokens: int) -> Evaluation:
             if max_tokens < wanted:
-                self.compute.max_eval_tokens = max_tokens
+                compute.max_eval_tokens = max_tokens
             chunks = micro_batches(order, sizes, max_tokens=max_tokens)
             with self.base.autocast(), heeding_known_masks():
                 return task.evaluate(model, self._announced(split, chunks), generates=generates)
 
-        largest, before = int(sizes[order].max(initial=0)), self.compute.max_eval_tokens
+        largest, before = int(sizes[order].max(initial=0)), compute.max_eval_tokens
         try:
             evaluation = in_smaller_batches(attempt, wanted, smallest=largest, device=self.base.device)
         except NothingToCutError:  # smaller batches were no help, and would slow all later plans
-            self.compute.max_eval_tokens = before
+            compute.max_eval_tokens = before
             raise
         if evaluation.metric is None:
             return evaluation
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
-
-    @property
-    def _eval_tokens(self) -> int:
-        """Most tokens of an evaluation batch: what is best, or twice what training takes, if that is less."""
-        best = _EVAL_TOKENS.get(self.base.device.type, _EVAL_TOKENS["cuda"])
-        trained = self.compute.micro_batch_tokens
-        usual = best if trained is None else min(best, _EVAL_FACTOR * trained)
-        return self.compute.max_eval_tokens or usual
 
     def _announced(self, split: str, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
         for chunk in chunks:
@@ -367,9 +363,11 @@ class Bench:
             self.frozen_outputs.expect(batch, self._plain_loss)
             yield batch
 
-    def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
+    def sample_batches(
+        self, *, n_examples: int, batch_size: int, seed: int, compute: Compute | None = None
+    ) -> list[Batch]:
         """A seeded random sample of the train split, in batches sorted by length, cut as those of a step."""
-        split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
+        split, max_tokens = self.splits["train"], (compute or self.compute).micro_batch_tokens
         chosen = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
         chosen.sort(key=lambda i: split.lengths[i])
         batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
@@ -385,7 +383,7 @@ class Bench:
             tasks={**dict.fromkeys(self.splits, self.task), **general},
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            max_bytes=int(_BATCHES_SHARE * self._free_bytes()),
+            max_bytes=int(BATCHES_SHARE * self._free_bytes()),
             knows_masks=heeds_known_masks(self.base.module),
         )
 

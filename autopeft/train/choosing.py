@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from autopeft.errors import SpecError
-from autopeft.model import free_bytes, is_out_of_memory, release_memory, taken_bytes
+from autopeft.model import free_bytes, gives_cache, is_out_of_memory, release_memory, taken_bytes
 from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
+from autopeft.tasks.parts.token_losses import piece_logits
 from autopeft.train.bench import Bench
-from autopeft.train.compute import Compute
+from autopeft.train.compute import BATCHES_SHARE, FROZEN_SHARE, Compute
 from autopeft.train.failures import less_memory
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
@@ -21,9 +23,12 @@ _MOST_TOKENS = {"cpu": 2048, "cuda": 16_384}
 _FEW_TOKENS = 256  # on a CPU, where fewer cost time; see above
 _FEW_BYTES = 2**29  # on a CPU, which no one has to save; chosen by hand
 _WEIGHTS_SHARE = 0.25  # of the weights' bytes, on a CPU: 1.2 B in bf16 then stay below twice them; by hand
-# Of the free memory: outputs of frozen layers and batches may take three tenths (see `bench`), and the
-# optimizer, logits and gaps between tensors need some; by hand.
-_FREE_SHARE = 0.65
+# Of the free memory that nothing else needs; the rest is for gaps between tensors, which an allocator keeps
+# in reserve (see docs/estimate.md).
+_ROOM_SHARE = 0.93
+_TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
+_LOGIT_BYTES = 12  # of a logit: in 16 and in 32 bits, and both again for its gradient
+_WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for each word at each label
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
@@ -32,20 +37,35 @@ _RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
 log = logging.getLogger(__name__)
 
 
-def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tuple[Decision, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What a row keeps for its backward pass, in bytes: as it is trained, and without checkpointing."""
+
+    kept: int
+    plain: int
+    is_checkpointed: bool
+
+
+def choose_compute(
+    bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0
+) -> tuple[Compute, tuple[Decision, ...]]:
     """How to compute under the settings, and the decisions about what they leave open.
 
-    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward.
+    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward. The
+    largest plans train `trained_params`, whose memory is left to them.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
-    if tokens is not None and requested != "auto":
-        is_checkpointed = requested == "on"
-        return _compute(execution, tokens, is_checkpointed), ()
+    if tokens is not None and requested == "off":
+        return _compute(execution, tokens), ()
+    if tokens is not None and requested == "on":
+        return _compute(execution, tokens, _longest_row(bench, requested, room=0)), ()
     free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
-    room, n_tokens = int(_FREE_SHARE * free), int(bench.splits["train"].sizes.max())
-    row_bytes, is_checkpointed = _row_bytes(bench, requested, room=room)
-    facts = f"the longest row keeps {_size(row_bytes)} for its backward pass, and {_size(free)} are free"
-    if row_bytes > room:
+    room, n_tokens = _room(free, _reserved(bench, trained_params)), int(bench.splits["train"].sizes.max())
+    row = _longest_row(bench, requested, room=room)
+    facts = (
+        f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(room)} are left for it"
+    )
+    if row.kept > room:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
         remedy = less_memory(
             checkpointing="off" if requested == "off" else "on", is_quantised=bench.base.n_bits > 0
@@ -54,47 +74,83 @@ def choose_compute(bench: Bench, execution: ExecutionSpec) -> tuple[Compute, tup
     decisions = []
     if tokens is None:
         weights = bench.base.weight_bytes
-        token_bytes = max(1, row_bytes // n_tokens)
-        tokens, rule = most_tokens(bench.base.device.type, token_bytes, free=free, weights=weights)
+        token_bytes = max(1, row.kept // n_tokens)
+        tokens, rule = most_tokens(bench.base.device.type, token_bytes, room=room, weights=weights)
         rule = f"a token keeps {_size(token_bytes)} for the backward pass, and {_size(free)} are free; {rule}"
         decisions.append(Decision(setting="execution.micro_batch_tokens", value=str(tokens), rule=rule))
     if requested == "auto":
-        value = "on" if is_checkpointed else "off"
+        value = "on" if row.is_checkpointed else "off"
         decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
-    return _compute(execution, tokens, is_checkpointed), tuple(decisions)
+    return _compute(execution, tokens, row), tuple(decisions)
 
 
-def check_limit(bench: Bench, execution: ExecutionSpec) -> None:
+def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
     """Raise SpecError where `--memory` allows no more than the process has taken before it trains."""
     limit_bytes, device = execution.memory_bytes, bench.base.device
     taken = taken_bytes(device)
     if limit_bytes is None or limit_bytes > taken:
         return
-    row_bytes, _ = _row_bytes(bench, execution.checkpointing, room=0)
+    row = _longest_row(bench, execution.checkpointing, room=0)
+    needed = _free_needed(row.kept, _reserved(bench, trained_params))
     where = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {where} takes {_size(taken)} before any training; pass "
-        f"{_size(taken + int(row_bytes / _FREE_SHARE))} at least, or take a smaller model."
+        f"{_size(taken + needed)} at least, or take a smaller model."
     )
 
 
-def _compute(execution: ExecutionSpec, tokens: int, is_checkpointed: bool) -> Compute:
+def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
+    """Micro-batches of so many tokens as a row says, None without checkpointing.
+
+    Those of plans that cannot be checkpointed have as many tokens less as these keep more: whatever is free
+    now, so that a run that is resumed, which has its tokens, cuts as before.
+    """
     return Compute(
-        micro_batch_tokens=tokens, checkpointing=is_checkpointed, memory_bytes=execution.memory_bytes
+        micro_batch_tokens=tokens,
+        checkpointing=row is not None and (row.is_checkpointed or execution.checkpointing == "on"),
+        plain_tokens=None if row is None else max(1, tokens * row.kept // max(1, row.plain)),
+        memory_bytes=execution.memory_bytes,
     )
 
 
-def _row_bytes(bench: Bench, requested: str, *, room: int) -> tuple[int, bool]:
+def _reserved(bench: Bench, trained_params: int) -> int:
+    """Bytes that a step needs beside what rows keep: of what is trained, and of the logits at a time."""
+    reserved = _TRAINED_BYTES * trained_params
+    if bench.task.peft_task_type not in _WITH_LOGITS:
+        return reserved  # their few logits count in what a row keeps
+    device, config = bench.base.device.type, cast(Any, bench.base.module.config)
+    most = _MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]) * int(config.get_text_config().vocab_size)
+    return reserved + _LOGIT_BYTES * min(piece_logits(on_gpu=device != "cpu"), most)
+
+
+def _room(free: int, reserved: int) -> int:
+    """Bytes of the free ones that rows may keep for their backward pass, beside what is kept for later plans.
+
+    Example:
+        >>> round(_room(10 * 2**30, 2**30) / 2**30, 2)
+        5.58
+    """
+    return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE - FROZEN_SHARE) * free - reserved)))
+
+
+def _free_needed(kept: int, reserved: int) -> int:
+    """Bytes that must be free, so that rows may keep so many."""
+    return int((kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE - FROZEN_SHARE))
+
+
+def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     """What the longest train row keeps, and whether with checkpointing: on request or in need."""
     plan, row = _usual_plan(bench), [int(bench.splits["train"].sizes.argmax())]
     plain = _plain_bytes(bench, plan, row, requested)
     if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
-        return plain, False
+        return _Row(kept=plain, plain=plain, is_checkpointed=False)
     inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
     if plain is not None and inputs >= plain:
         log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
-        return plain, False
-    return inputs + _in_one_layer(bench, plain, inputs), True
+        return _Row(kept=plain, plain=plain, is_checkpointed=False)
+    kept = inputs + _in_one_layer(bench, plain, inputs)
+    plain = (1 + _LAYER_OVER_INPUT) * inputs if plain is None else plain
+    return _Row(kept=kept, plain=max(plain, kept), is_checkpointed=True)
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
@@ -103,7 +159,7 @@ def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
     With checkpointing these are the inputs of all layers, and what one layer computes again.
     """
     kept = bench.saved_bytes(plan, rows)
-    if not bench.compute.checkpointing:
+    if not bench.compute.checkpointing or gives_cache(plan.adapters):
         return kept
     sizes = bench.splits["train"].sizes
     longest = [max(rows, key=lambda row: int(sizes[row]))]  # without checkpointing all may take too much
@@ -132,25 +188,22 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
     return None
 
 
-def most_tokens(device: str, token_bytes: int, *, free: int, weights: int) -> tuple[int, str]:
+def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
     """The most tokens of a micro-batch, >= 1, and which limit decides them.
 
     Args:
         device: Type of the device, such as cpu.
         token_bytes: What a token keeps for the backward pass.
-        free: Free bytes of the device.
+        room: Bytes of the device that all of them may keep.
         weights: Bytes of the base model's weights.
 
     Example:
-        >>> most_tokens("cuda", 2**20, free=10 * 2**30, weights=2**30)
-        (6656, '65 % of what is free may be taken')
+        >>> most_tokens("cuda", 2**20, room=10 * 2**30, weights=2**30)
+        (10240, '10.0 GiB of these may be kept')
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),
-        (
-            int(_FREE_SHARE * free) // token_bytes,
-            f"{100 * _FREE_SHARE:.0f} % of what is free may be taken",
-        ),
+        (room // token_bytes, f"{_size(room)} of these may be kept"),
     ]
     if device == "cpu":
         few = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,9 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.errors import first_line_of
-from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model import gives_cache, is_out_of_memory, release_memory
+from autopeft.records import OptionPairs, Plan
 
 Result = TypeVar("Result")
+Kind = frozenset[tuple[str, OptionPairs]]  # of a plan: methods and their options
+
+# Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
+# tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
+# meaning representations of SmolLM2-135M. On a GPU chosen by hand.
+_EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
+BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
+FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
+_EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
 
 
 @dataclass(kw_only=True)
@@ -22,16 +32,46 @@ class Compute:
 
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
     takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the plan
-    and the model allow it. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
-    What is kept for later plans respects `memory_bytes`, the most that the device may use.
+    and the model allow it; where the plan does not, `plain_tokens` are the most of a micro-batch, None: as
+    many. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
+    What is kept for later plans respects `memory_bytes`, the most that the device may use; with
+    `shares_outputs`, what frozen layers give is kept for them too.
 
-    Where memory runs out the two limits are lowered and layers checkpointed, for all later runs too.
+    Where memory runs out for a plan, the two limits are lowered, layers checkpointed and no outputs shared:
+    for later plans of its kind too, and for no others, since kinds differ in what they keep for a backward
+    pass.
     """
 
     micro_batch_tokens: int | None = None
     checkpointing: bool = False
+    plain_tokens: int | None = None
     max_eval_tokens: int | None = None
     memory_bytes: int | None = None
+    shares_outputs: bool = True
+    _of_kinds: dict[Kind, Compute] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def most_plain_tokens(self) -> int | None:
+        """Most tokens of a micro-batch whose layers keep all for the backward pass; None: no limit."""
+        return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
+
+    def eval_tokens(self, device: str) -> int:
+        """Most tokens of an evaluation batch: what is best there, or twice what training takes, if less."""
+        best, trained = _EVAL_TOKENS.get(device, _EVAL_TOKENS["cuda"]), self.micro_batch_tokens
+        usual = best if trained is None else _EVAL_FACTOR * trained
+        return min(best, self.max_eval_tokens or usual)
+
+    def of(self, plan: Plan) -> Compute:
+        """How plans of one kind compute, with the same methods and options; to be changed for all of them."""
+        kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
+        if kind not in self._of_kinds:
+            compute = replace(self, _of_kinds={})
+            if self.checkpointing and gives_cache(plan.adapters):
+                compute.checkpointing, compute.micro_batch_tokens = False, self.most_plain_tokens
+                if self.micro_batch_tokens is not None:  # an evaluation keeps nothing for a backward pass
+                    compute.max_eval_tokens = self.max_eval_tokens or _EVAL_FACTOR * self.micro_batch_tokens
+            self._of_kinds[kind] = compute
+        return self._of_kinds[kind]
 
 
 class NothingToCutError(MemoryError):

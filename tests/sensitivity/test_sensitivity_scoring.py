@@ -18,6 +18,7 @@ from autopeft.pipeline.problem import requested_space, search_problem
 from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
 from autopeft.records import Sensitivity as Record
+from autopeft.train import Compute
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,25 @@ def test_scores_come_in_the_requested_order_and_survive_json(prepared):
     assert seen.n_examples == seen.n_asked == 24
     assert seen.notes == ()
     assert from_json(Record, to_json(seen)) == seen
+
+
+def test_a_pass_which_checkpoints_no_layer_takes_as_many_tokens_as_fit_without(prepared):
+    compute = Compute(micro_batch_tokens=4096, checkpointing=True, plain_tokens=40)
+    tokens, task = [], prepared.task
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(task, name)
+
+        def loss(self, model, batch):
+            tokens.append(batch["input_ids"].shape)
+            return task.loss(model, batch)
+
+    checkpointed = replace(prepared, bench=replace(prepared.bench, compute=compute), task=Watched())
+    seen = sensitivity(checkpointed, ["fisher"], max_examples=24)
+    assert max(n_rows * n_tokens for n_rows, n_tokens in tokens if n_rows > 1) <= 40
+    whole = sensitivity(prepared, ["fisher"], max_examples=24)
+    assert seen.scores[0].values == pytest.approx(whole.scores[0].values, rel=1e-4)
 
 
 def test_fewer_examples_than_requested_are_noted(prepared):

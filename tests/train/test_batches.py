@@ -177,8 +177,8 @@ def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):
         (Compute(micro_batch_tokens=50, max_eval_tokens=30), 30),  # memory ran out before
     ],
 )
-def test_evaluation_takes_no_more_than_is_best_or_twice_what_training_takes(compute, n_tokens, make_bench):
-    assert make_bench(compute=compute)._eval_tokens == n_tokens
+def test_evaluation_takes_no_more_than_is_best_or_twice_what_training_takes(compute, n_tokens):
+    assert compute.eval_tokens("cpu") == n_tokens
 
 
 def spied(batches, seen):

@@ -4,40 +4,95 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from toys.specs import run_spec
 
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
+from autopeft.extension import discover
+from autopeft.model import BaseModel
 from autopeft.pipeline.computing import in_memory_of_run, memory_needed
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
-from autopeft.train import Bench, choose_compute, kept_bytes
+from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing, kept_bytes
 from autopeft.train.choosing import most_tokens
 
 GIB, MIB = 2**30, 2**20
 
 
 @pytest.mark.parametrize(
-    ("device", "token_bytes", "free", "weights", "tokens"),
+    ("device", "token_bytes", "room", "weights", "tokens"),
     [
         ("cpu", MIB // 8, 16 * GIB, GIB, 2048),  # a small model: more at once brings no speed
         ("cpu", 2 * MIB, 16 * GIB, 4 * GIB, 512),  # a quarter of the weights
         ("cpu", 2 * MIB, 16 * GIB, GIB, 256),  # fewer would cost time
-        ("cpu", 2 * MIB, 500 * MIB, 4 * GIB, 162),  # 65 % of what is free
+        ("cpu", 2 * MIB, 325 * MIB, 4 * GIB, 162),  # all that there is room for
         ("cpu", 2 * MIB, 0, 4 * GIB, 1),
-        ("cuda", 2 * MIB, 16 * GIB, 4 * GIB, 5324),
+        ("cuda", 2 * MIB, 10 * GIB, 4 * GIB, 5120),
         ("cuda", 2 * MIB, 80 * GIB, 4 * GIB, 16384),
     ],
 )
 def test_micro_batches_are_as_large_as_brings_speed_and_memory_allows(
-    device, token_bytes, free, weights, tokens
+    device, token_bytes, room, weights, tokens
 ):
-    assert most_tokens(device, token_bytes, free=free, weights=weights)[0] == tokens
+    assert most_tokens(device, token_bytes, room=room, weights=weights)[0] == tokens
+
+
+def eight_b():
+    """A Llama of 8 billion weights, without any."""
+    shape = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 128_256}
+    config = transformers.LlamaConfig(**shape, num_key_value_heads=8, intermediate_size=14_336)
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return BaseModel(module, None, name="8 B", untrained=frozenset())
+
+
+@pytest.mark.parametrize(("gigabytes", "percent"), [(7.4, 0.5), (7.4, 2), (24, 1), (60, 0.5)])
+def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent, methods, monkeypatch):
+    free, input_bytes, n_layers = int(gigabytes * 1e9), 2 * 4096, 32  # of a token, in 16 bits
+    layer_bytes = 17 * input_bytes  # what a layer keeps without checkpointing
+
+    def saved_bytes(self, plan, rows):
+        per_token = input_bytes if self.compute.checkpointing else input_bytes + layer_bytes
+        return 8192 * len(rows) * n_layers * per_token
+
+    monkeypatch.setattr(Bench, "saved_bytes", saved_bytes)
+    monkeypatch.setattr(choosing, "free_bytes", lambda *_, **__: free)
+    row = {"input_ids": [1] * 8192, "attention_mask": [1] * 8192}
+    splits = {"train": EncodedSplit(examples=(row,), labels=([1] * 8192,))}
+    task, base = discover("autopeft.tasks")["text-generation"], eight_b()
+    bench = Bench(base=base, task=task, methods=methods, splits=splits, batch_size=8)
+    trained = int(percent / 100 * base.base_params)
+    compute, _ = choose_compute(bench, ExecutionSpec(), trained_params=trained)
+    kept = compute.micro_batch_tokens * (n_layers * input_bytes + layer_bytes)
+    optimizer = trained * 4 * 4  # the parameters, their gradients, two moments
+    logits = 128_256 * 523 * 2 * (2 + 4)  # of one piece and their gradients, in 16 and in 32 bits
+    for_later_plans = 0.3 * free
+    assert compute.checkpointing
+    assert kept + optimizer + logits + for_later_plans <= free
+    is_capped = compute.micro_batch_tokens == 16_384
+    assert is_capped or kept + optimizer + logits + for_later_plans > 0.9 * free
+
+
+@pytest.mark.parametrize("tokens", [None, 4096])
+def test_plans_that_cannot_be_checkpointed_get_as_many_tokens_as_keep_the_same(tokens, make_bench, make_plan):
+    """The toy has two layers: with checkpointing a row keeps their inputs, and what one of them keeps."""
+    bench = make_bench()
+    longest = [int(bench.splits["train"].sizes.argmax())]
+    plan = make_plan(bench.base, "lora", rank=8)
+    plain = bench.saved_bytes(plan, longest)
+    inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, longest)
+    compute, _ = choose_compute(bench, ExecutionSpec(checkpointing="on", micro_batch_tokens=tokens))
+    share = (inputs + (plain - inputs) / 2) / plain
+    assert compute.most_plain_tokens == pytest.approx(share * compute.micro_batch_tokens, rel=0.05)
+    off, _ = choose_compute(bench, ExecutionSpec(checkpointing="off", micro_batch_tokens=tokens))
+    assert off.most_plain_tokens == off.micro_batch_tokens
 
 
 def test_less_memory_makes_smaller_micro_batches_and_then_checkpoints(make_bench, make_base):

@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from toys.bases import state_of
+from toys.tasks import make_toy, with_end_of_text
 
+from autopeft.extension import discover
+from autopeft.model import BaseModel
 from autopeft.records import Status
-from autopeft.train import Compute
+from autopeft.train import Bench, Compute, EncodedSplit
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
 GPU_ERROR = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSecond line"
@@ -79,9 +82,10 @@ def test_run_that_does_not_fit_starts_anew_in_half_micro_batches_as_later_ones(s
 
 def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(scarce, make_plan, fidelity):
     bench = scarce(training=0, evaluation=0)
+    plan = make_plan(bench.base, "lora")
     for seed in range(3):
-        bench.measure(make_plan(bench.base, "lora"), fidelity(seed=seed))
-        assert bench.compute == Compute()
+        bench.measure(plan, fidelity(seed=seed))
+        assert bench.compute == bench.compute.of(plan) == Compute()
     with pytest.raises(MemoryError):
         bench.evaluate(bench.base.module, "search")
     assert bench.compute.max_eval_tokens is None
@@ -89,26 +93,82 @@ def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(s
 
 def test_outputs_of_frozen_layers_give_way_before_micro_batches(scarce, make_plan, fidelity):
     bench = scarce(training=80)
-    last = [a for a in make_plan(bench.base, "lora").adapters if ".1." in a.site]
+    last, other = (
+        make_plan(bench.base, [a for a in make_plan(bench.base, method).adapters if ".1." in a.site])
+        for method in ("lora", "ia3")
+    )
     bench.frozen_outputs.n_bytes = 1  # as if a plan before had left some
-    seen = bench.measure(make_plan(bench.base, last), fidelity())
+    seen = bench.measure(last, fidelity())
     assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 2)
-    assert bench.frozen_outputs.max_bytes == 0
+    assert bench.frozen_outputs.n_bytes == 0
+    bench.task._training = ROOMY
+    bench.measure(other, fidelity(train_steps=2))
+    assert bench.frozen_outputs.n_bytes > 0  # for a kind of plan that had room beside them
+    bench.measure(last, fidelity(seed=1))
+    assert bench.frozen_outputs.n_bytes == 0
 
 
 def test_what_frozen_layers_give_is_kept_again_where_that_was_no_help(scarce, make_plan, fidelity):
     bench = scarce(training=0)
-    before, bench.frozen_outputs.n_bytes = bench.frozen_outputs.max_bytes, 1
-    bench.measure(make_plan(bench.base, "lora"), fidelity())
-    assert bench.frozen_outputs.max_bytes == before > 0
+    plan, bench.frozen_outputs.n_bytes = make_plan(bench.base, "lora"), 1
+    bench.measure(plan, fidelity())
+    assert bench.compute.of(plan).shares_outputs
 
 
 @pytest.mark.parametrize(("room", "n_refused", "checkpointing"), [(80, 1, False), (40, 2, False)])
 def test_micro_batches_are_halved_twice_at_most(room, n_refused, checkpointing, scarce, make_plan, fidelity):
     bench = scarce(training=room)
-    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    plan = make_plan(bench.base, "lora")
+    seen = bench.measure(plan, fidelity())
     assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, n_refused)
-    assert bench.compute.checkpointing is checkpointing
+    assert bench.compute.of(plan).checkpointing is checkpointing
+
+
+class Uncheckpointed(Scarce):
+    """Memory runs out at more tokens without checkpointing."""
+
+    def loss(self, model, batch):
+        loss = self._task.loss(model, batch)
+        is_checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+        if torch.is_grad_enabled() and batch["input_ids"].numel() > self._training and not is_checkpointed:
+            self._refuse()
+        return loss
+
+
+class Greedy(Uncheckpointed):
+    """As it runs out for models with DoRA alone, whose norms keep much."""
+
+    def loss(self, model, batch):
+        is_greedy = any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
+        return super().loss(model, batch) if is_greedy else self._task.loss(model, batch)
+
+
+def dora(bench, make_plan, **choices):
+    """A plan of LoRA with magnitudes at every site."""
+    plan = make_plan(bench.base, "lora", **choices)
+    options = {**dict(plan.adapters[0].options), "dora": True}
+    return make_plan(bench.base, [replace(a, options=tuple(options.items())) for a in plan.adapters])
+
+
+@pytest.mark.parametrize(("room", "n_refused", "checkpointing"), [(40, 2, False), (0, 3, True)])
+def test_a_greedy_kind_of_plan_leaves_the_others_as_they_were(
+    room, n_refused, checkpointing, scarce, make_plan, fidelity
+):
+    bench = scarce()
+    bench = replace(bench, task=Greedy(bench.task._task, training=room), compute=Compute())
+    plain, greedy, larger = (
+        make_plan(bench.base, "lora"),
+        dora(bench, make_plan),
+        dora(bench, make_plan, rank=4),
+    )
+    assert bench.measure(greedy, fidelity()).status is Status.COMPLETE
+    assert bench.task.n_refused == n_refused
+    assert bench.compute.of(larger) == bench.compute.of(greedy) != Compute()
+    assert bench.compute.of(greedy).checkpointing is checkpointing
+    bench.measure(larger, fidelity())
+    bench.measure(plain, fidelity())
+    assert bench.task.n_refused == n_refused
+    assert bench.compute == bench.compute.of(plain) == Compute()
 
 
 def test_layers_are_checkpointed_where_smaller_batches_are_not_enough(scarce, make_plan, fidelity):
@@ -117,17 +177,10 @@ def test_layers_are_checkpointed_where_smaller_batches_are_not_enough(scarce, ma
     plan = make_plan(bench.base, "lora")
     unbroken = bench.measure(plan, fidelity())
 
-    class Shallow(Scarce):
-        def loss(self, model, batch):
-            loss = self._task.loss(model, batch)
-            is_checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
-            if torch.is_grad_enabled() and not is_checkpointed:
-                self._refuse()
-            return loss
-
-    bench = replace(bench, task=Shallow(bench.task._task), compute=Compute())
+    bench = replace(bench, task=Uncheckpointed(bench.task._task, training=0), compute=Compute())
     seen = bench.measure(plan, fidelity())
-    assert (seen.status, bench.task.n_refused, bench.compute.checkpointing) == (Status.COMPLETE, 3, True)
+    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 3)
+    assert bench.compute.of(plan).checkpointing
     assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
 
 
@@ -135,6 +188,31 @@ def test_single_rows_that_do_not_fit_are_checkpointed_alone(scarce, make_plan, f
     bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
     assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 2)
+
+
+@pytest.mark.parametrize(("limit", "n_refused"), [(40, 0), (160, 2)])
+def test_prefixes_which_are_not_checkpointed_get_micro_batches_of_their_own(
+    limit, n_refused, tokenizer, methods, make_plan, fidelity
+):
+    """Without checkpointing there is room for two rows of 20 tokens, with it for all eight."""
+    toy = make_toy(discover("autopeft.tasks")["text-generation"], with_end_of_text(tokenizer))
+    base = BaseModel(toy.module, toy.tokenizer, name="toy", untrained=frozenset())
+    row = {"input_ids": [5] * 20, "attention_mask": [1] * 20}
+    rows = EncodedSplit(examples=(row,) * 48, labels=([5] * 20,) * 48)
+    bench = Bench(
+        base=base,
+        task=Uncheckpointed(toy.task, training=40),
+        methods=methods,
+        splits={"train": rows, "search": rows},
+        batch_size=8,
+        compute=Compute(micro_batch_tokens=160, checkpointing=True, plain_tokens=limit),
+    )
+    plans = [make_plan(base, name) for name in ("prefix_tuning", "lora")]
+    seen = [bench.measure(plan, fidelity(train_steps=2)) for plan in plans]
+    assert [(m.status, m.error) for m in seen] == [(Status.COMPLETE, None)] * 2
+    assert bench.task.n_refused == n_refused
+    limits = [bench.compute.of(plan) for plan in plans]
+    assert [(of.micro_batch_tokens, of.eval_tokens("cpu")) for of in limits] == [(40, 320), (160, 320)]
 
 
 def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
@@ -151,11 +229,12 @@ def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
 
 def test_evaluation_that_does_not_fit_at_all_costs_no_second_training(scarce, make_plan, fidelity):
     bench = scarce(evaluation=0)
-    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
+    plan = make_plan(bench.base, "lora")
+    seen = bench.measure(plan, fidelity())
     assert seen.status is Status.OUT_OF_MEMORY
     assert seen.error == "out of memory at a single row: lower --max-length, or pass --quantize 4bit"
     assert 3 <= bench.task.n_refused <= 8  # down to the tokens of the largest row
-    assert bench.compute.micro_batch_tokens is None
+    assert bench.compute == bench.compute.of(plan) == Compute()
 
 
 def alive():
