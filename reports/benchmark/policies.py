@@ -156,7 +156,8 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     facts = description.metric
     defaults = SimpleNamespace(eval_examples=None)
     task = SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": defaults})
-    base = SimpleNamespace(sites=description.sites)
+    has_head = description.cell.task != "text-generation"
+    base = SimpleNamespace(sites=description.sites, head_params=int(has_head))
     full = description.cell.full
     return cast(Prepared, _StandIn(spec=spec, base=base, task=task, bench=bench, full_steps=full))
 
