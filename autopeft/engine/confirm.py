@@ -34,6 +34,8 @@ def fit_to_time(problem: SearchProblem, ledger: Ledger, finalists: Finalists) ->
     for candidate in (problem, problem.at_half_length):
         keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
         n_new = sum(key not in ledger.known for key in keys)
+        if not n_new and _is_read(candidate, ledger, keys):
+            return candidate  # what is stored takes no time
         n_turns = math.ceil(n_new / ledger.executor.n_workers)
         seconds = n_turns * ledger.estimate(candidate.confirmation(0))
         if ledger.has_time_for(seconds=seconds, reserve=ledger.test_reserve(problem, n_runs=len(keys))):
@@ -41,6 +43,13 @@ def fit_to_time(problem: SearchProblem, ledger: Ledger, finalists: Finalists) ->
                 log.warning("Time is short: the plans are confirmed by runs of half length.")
             return candidate
     raise StoppedError(TIME_IS_UP)
+
+
+def _is_read(problem: SearchProblem, ledger: Ledger, keys: Sequence[tuple[Plan, Fidelity]]) -> bool:
+    """Whether an earlier run stored the scores of some confirming runs on the test split, if there is one."""
+    finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
+    on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
+    return not problem.schedule.n_test or all(key in ledger.known for key in on_test)
 
 
 def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Confirmed:
@@ -169,6 +178,7 @@ def _n_next(
         ledger,
         group,
         n_new=n_new,
+        n_rows=n_rows,
         may_use_reserve=n_rows + n_new <= n_least,
         tested=tested,
     ):
@@ -182,21 +192,27 @@ def can_confirm(
     group: Sequence[Plan],
     *,
     n_new: int,
+    n_rows: int = 0,
     may_use_reserve: bool = False,
     tested: Collection[Plan] | None = None,
 ) -> bool:
     """Whether more seeds fit; the least of incumbent and baseline may use the report's reserve.
 
     `fit_to_time` has counted those, but the machine may have become slower since: they may end a little late.
+    `n_rows` is how many seeds the group has.
     """
-    n_turns = math.ceil(n_new * len(group) / ledger.executor.n_workers)
+    seeds = range(n_rows, n_rows + n_new)
+    keys = [(plan, problem.confirmation(index)) for index in seeds for plan in group]
+    n_runs = sum(key not in ledger.known for key in keys)
+    n_turns = math.ceil(n_runs / ledger.executor.n_workers)
     seconds = n_turns * ledger.estimate(problem.confirmation(0))
     if may_use_reserve:
-        return ledger.has_time_for(seconds=seconds, reserve=-ledger.tolerance)
-    reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
-    return _can_pay(problem, ledger, group, n_new=n_new, tested=tested) and ledger.has_time_for(
-        seconds=seconds, reserve=reserve
-    )
+        reserve = -ledger.tolerance
+    elif _can_pay(problem, ledger, group, n_new=n_new, tested=tested):
+        reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
+    else:
+        return False
+    return not n_runs or ledger.has_time_for(seconds=seconds, reserve=reserve)
 
 
 def _can_pay(

@@ -105,8 +105,9 @@ def _has_room(problem: SearchProblem, ledger: Ledger, *, n_runs: int, steps: int
 
     That is one run each of the baseline, of a small plan and of the head alone.
     """
-    seconds = n_runs * ledger.estimate(problem.full_rung, new_steps=steps)
-    if not ledger.has_time_for(seconds=seconds, reserve=ledger.verdict_reserve(problem)):
+    n_new = ledger.n_new(problem.full_rung, n_measurements=n_runs)
+    seconds = n_new * ledger.estimate(problem.full_rung, new_steps=steps)
+    if n_new and not ledger.has_time_for(seconds=seconds, reserve=ledger.verdict_reserve(problem)):
         return False
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:

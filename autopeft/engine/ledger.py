@@ -328,6 +328,14 @@ class Ledger:
         # The base model is evaluated on the general text too.
         return n_runs * (test + general) + general
 
+    def n_new(self, fidelity: Fidelity, *, n_measurements: int) -> int:
+        """How many of the next measurements at a fidelity are to be made: those not stored by an earlier run.
+
+        What is stored takes no time, so that no time limit ends a search before it.
+        """
+        stored = sum(fidelity == measured_at for _, measured_at in self.known.keys() - self.measured.keys())
+        return max(0, n_measurements - stored)
+
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""
         return seconds + reserve <= self._limit_left()

@@ -49,12 +49,13 @@ def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: in
     """Whether so many plans fit; those of the first rung with their later rungs."""
     schedule = problem.schedule
     rungs = range(schedule.last + 1) if index == 0 else (index,)
-    n_turns = math.ceil(n_plans / ledger.executor.n_workers)
+    n_new = ledger.n_new(problem.rung(index), n_measurements=n_plans)
+    n_turns = math.ceil(n_new / ledger.executor.n_workers)
     seconds = n_turns * math.fsum(
         ledger.estimate(problem.rung(rung), new_steps=None if is_new else schedule.new_steps(rung))
         for rung in rungs
     )
-    return ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
+    return not n_new or ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
 
 
 def _is_patient(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:

@@ -43,7 +43,8 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
     for proposal, twins in scored:
         if not has_room(problem, ledger, n_plans=len(twins), index=0):
             break
-        ledger.require_time()
+        if ledger.n_new(problem.rung(0), n_measurements=len(twins)):
+            ledger.require_time()
         for null, plan in twins.items():
             if plan not in measured:
                 arm = replace(proposal.arm, label=f"{proposal.arm.label}, scored {null}")

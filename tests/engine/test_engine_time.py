@@ -65,6 +65,26 @@ def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been():
     assert run(levels(), trials=30, known=known).outcome == ample.outcome
 
 
+@pytest.mark.parametrize("limit_seconds", [None, 150, 250, 400])
+def test_a_finished_search_gives_its_outcome_again_whatever_time_is_left(limit_seconds):
+    """What is stored takes no time; a limit that has passed allows no measurement beside it."""
+    finished = run(levels(), trials=30, limit_seconds=limit_seconds)
+    known = {(m.plan, m.fidelity): m for m in finished.records}
+    late = World(quality=levels(), seconds=9.0)
+    again = run(late, trials=30, known=known, limit_seconds=1.0)
+    assert late.calls == []
+    assert again.outcome == finished.outcome
+
+
+def test_more_trials_without_time_leave_the_verdict_of_a_finished_search():
+    finished = run(levels(), trials=16)
+    known = {(m.plan, m.fidelity): m for m in finished.records}
+    late = World(quality=levels(), seconds=9.0)
+    again = run(late, trials=30, first_trials=16, known=known, limit_seconds=1.0)
+    assert late.calls == []
+    assert again.outcome.verdict == finished.outcome.verdict
+
+
 def test_trials_and_proposals_agree_where_time_ended_the_first_rung_and_a_plan_came_later():
     """Trials that were dropped keep their numbers; the baseline at a lower rate comes after them."""
 
