@@ -13,7 +13,7 @@ import peft
 import torch
 import transformers
 
-from autopeft.errors import RunDirError, TrainingError
+from autopeft.errors import NO_ROOM, RunDirError, TrainingError, number_of
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
@@ -174,11 +174,19 @@ def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
     """A fingerprint of each file that a tokenizer or image processor saves, such as `tokenizer.json`."""
     if not hasattr(processor, "save_pretrained"):
         return
-    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
-        processor.save_pretrained(folder)
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                yield path.relative_to(folder).as_posix(), _file_digest(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
+            processor.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    yield path.relative_to(folder).as_posix(), _file_digest(path)
+    except Exception as error:  # tokenizers raise no class of their own
+        if number_of(error) not in NO_ROOM:
+            raise
+        raise RunDirError(
+            f"There is no room for the files of the tokenizer in {tempfile.gettempdir()}; free some, or set "
+            "TMPDIR to a larger folder."
+        ) from error
 
 
 def _file_digest(path: Path) -> str:

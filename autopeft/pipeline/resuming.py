@@ -18,11 +18,11 @@ _MEMORY = "execution.memory_bytes"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
 PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
 # What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
-# kind, the pieces of a step, whose gradients add up to the same, and what logs them.
+# kind, the pieces of a step, whose gradients add up to the same, what logs them, and the price of the machine.
 CHANGEABLE = frozenset(
     {
         *("search.trials", "search.max_time_seconds", "search.max_cost"),
-        *("output.out", "output.report_to"),
+        *("output.out", "output.report_to", "execution.gpu_price"),
         *PLACES,
         *("execution.executor", "execution.workers", "execution.device"),
         *(_MEMORY, *PIECES),
@@ -35,7 +35,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
     These are limits, of which trials and cost can only grow; where model, data and the user's files lie;
     executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
-    given another memory; and trackers. Raises SpecError where another setting in `given` (dotted names)
+    given another memory; trackers, and the price of the machine. Raises SpecError where another setting in `given` (dotted names)
     differs.
     """
     if requested.output.out is None:
@@ -57,11 +57,11 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         is_free = name in CHANGEABLE and not (name in PLACES and topics[topic][field] is None)
         if not is_free and value != topics[topic][field]:
             raise SpecError(
-                f"--resume keeps the settings of the run: {name} was {topics[topic][field]!r} and cannot "
-                f"become {value!r}. Only --trials and --max-cost (which can grow), --max-time, --data, "
+                f"--resume keeps the settings of the run: {name} was {_shown(topics[topic][field])} and cannot "
+                f"become {_shown(value)}. Only --trials and --max-cost (which can grow), --max-time, --data, "
                 "--model, --space, --baseline and --warm-start (at another place), --executor, --workers, "
-                "--device, --memory, --micro-batch-tokens, --checkpointing and --report-to may change; pass "
-                "another --out for a new run."
+                "--device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and --report-to may "
+                "change; pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         if name == "model.id" and "model.revision" not in given and value != topics[topic][field]:
@@ -78,6 +78,15 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     spec = RunSpec.model_validate(topics)
     _refuse_missing(spec)
     return spec
+
+
+def _shown(value: object) -> str:
+    """The value of a setting as the user writes it."""
+    if value is None:
+        return "not set"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "empty"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _spread_anew(stored: ExecutionSpec, given: frozenset[str]) -> dict[str, object]:

@@ -136,7 +136,9 @@ def _search_in(
     known, spent = logged_measurements(run, schedule)
     bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
-    with tracking(spec, run.path, progress, rung_steps=bench.rung_steps) as tracked:
+    with tracking(
+        spec, run.path, progress, rung_steps=bench.rung_steps, interrupt=bench.interrupt
+    ) as tracked:
         with ledger_of(
             run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
         ) as ledger:

@@ -31,7 +31,12 @@ def check_trackers(spec: RunSpec) -> None:
 
 @contextlib.contextmanager
 def tracking(
-    spec: RunSpec, folder: Path, progress: Progress, *, rung_steps: tuple[int, ...]
+    spec: RunSpec,
+    folder: Path,
+    progress: Progress,
+    *,
+    rung_steps: tuple[int, ...],
+    interrupt: Callable[[], None] = lambda: None,
 ) -> Iterator[Tracking]:
     """A context with a display that logs to the trackers of a search too, and ends their runs.
 
@@ -40,8 +45,10 @@ def tracking(
         folder: Of the run.
         progress: The display to pass everything on to.
         rung_steps: Training steps of each rung.
+        interrupt: Raises where a signal has come, which ends a tracker by SystemExit as its own faults may.
     """
-    tracked = Tracking([_tracker(name) for name in spec.output.report_to], spec, folder, progress, rung_steps)
+    trackers = [_tracker(name) for name in spec.output.report_to]
+    tracked = Tracking(trackers, spec, folder, progress, rung_steps, interrupt)
     try:
         yield tracked
     finally:
@@ -58,11 +65,12 @@ class Tracking:
         folder: Path,
         progress: Progress,
         rung_steps: tuple[int, ...],
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is logged before the first measurement, so that a refused search leaves no trace."""
         self._unopened = trackers
         self._spec, self._folder, self._progress = spec, folder, progress
-        self._rung_steps = rung_steps
+        self._rung_steps, self._interrupt = rung_steps, interrupt
         self._runs: dict[str, TrackedRun] = {}  # by the name of the tracker
         self._n_measured = 0
         self._outcome: Values | None = None
@@ -111,7 +119,8 @@ class Tracking:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 act()
-        except Exception as error:  # a client may raise anything, and its search must go on
+        except (Exception, SystemExit) as error:  # a client may raise anything, and its search must go on
+            self._interrupt()
             self._runs.pop(name, None)
             log.warning(
                 "The tracker %s failed (%s: %s); the search goes on without it.",

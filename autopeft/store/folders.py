@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from autopeft.errors import RunDirError
+from autopeft.errors import RunDirError, number_of
 
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 
@@ -48,7 +48,8 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             fresh.rename(out)
         except BaseException as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
+            # The second is raised for a full disk too, and tokenizers raise no class of their own.
+            if isinstance(error, OSError | SafetensorError) or number_of(error) is not None:
                 reason = getattr(error, "strerror", None) or error
                 raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
             raise

@@ -128,6 +128,24 @@ def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
         resumed(run_spec(out=out, **{name: value}), frozenset({name}))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("search.methods", ("lora", "ia3"), "was empty and cannot become lora, ia3"),
+        ("search.warm_start", "plan.yaml", "was not set and cannot become plan.yaml"),
+        ("limits.mergeable", True, "was false and cannot become true"),
+    ],
+)
+def test_a_refused_setting_is_shown_as_the_user_writes_it(out, name, value, words):
+    with pytest.raises(SpecError, match=f"{name} {words}"):
+        resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
+
+
+def test_the_price_of_the_machine_may_change(out):
+    spec = resumed(run_spec(out=out, gpu_price=2.5), frozenset({"execution.gpu_price"}))
+    assert spec.execution.gpu_price == 2.5
+
+
 def test_a_run_cannot_be_resumed_with_fewer_trials(out):
     named = frozenset({"search.trials"})
     assert resumed(run_spec(trials=10, out=out), named).search.trials == 10

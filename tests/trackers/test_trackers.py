@@ -128,8 +128,9 @@ class Broken:
 
     name = "broken"
 
-    def __init__(self, *failing):
+    def __init__(self, *failing, error=None):
         self.failing, self.calls = failing, []
+        self.error = error or ConnectionError("the server is gone")
 
     def require(self):
         pass
@@ -148,7 +149,7 @@ class Broken:
     def _call(self, name):
         self.calls.append(name)
         if name in self.failing:
-            raise ConnectionError("the server is gone")
+            raise self.error
 
 
 class Counting(Silent):
@@ -179,6 +180,21 @@ def test_failing_tracker_gives_one_warning_and_the_search_goes_on(failing, calls
     assert len(caplog.records) == bool(failing)
     assert "the server is gone); the search goes on without it" in caplog.text or not failing
     assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+def test_tracker_that_exits_is_left_out_but_a_signal_ends_the_search(tmp_path, caplog):
+    measurement, exits = toy_result().measurements[0], SystemExit(3)
+    shown = {"arm": "lora/all", "is_baseline": False, "seconds_left": None}
+    tracked = Tracking([Broken("measured", error=exits)], run_spec(), tmp_path, Silent(), (1,))
+    tracked.measured(measurement, **shown)
+    assert "The tracker broken failed (SystemExit: 3); the search goes on without it." in caplog.text
+
+    def signalled():
+        raise SystemExit(143)
+
+    tracked = Tracking([Broken("measured", error=exits)], run_spec(), tmp_path, Silent(), (1,), signalled)
+    with pytest.raises(SystemExit, match="143"):
+        tracked.measured(measurement, **shown)
 
 
 def test_search_that_breaks_off_closes_its_trackers_without_an_answer(tmp_path):
