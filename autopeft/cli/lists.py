@@ -25,7 +25,9 @@ _INDENT = 18
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
 
 
-_SpaceName = Annotated[str | None, typer.Argument(help="Print the file of this space.")]
+_SpaceName = Annotated[
+    str | None, typer.Argument(help="Print the file of this space, or check and print a file of your own.")
+]
 _Model = Annotated[
     str | None,
     typer.Option(
@@ -70,13 +72,12 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
 
-        if name is not None and not as_json:
-            print(search_space.text_of(name), end="")
-            return
         known = discover("autopeft.methods")
         shown = search_space.names() if name is None else (name,)
         loaded = {name: search_space.load(name, known_methods=known) for name in shown}
-        if as_json:
+        if name is not None and not as_json:
+            print(search_space.text_of(name), end="")
+        elif as_json:
             print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
         else:
             rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]

@@ -18,7 +18,7 @@ from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import n_allowed
 from autopeft.engine.study_log import StudyLog
 from autopeft.records import Arm, Plan, Proposal, ProposalSource
-from autopeft.space import Policy, parameters_of, plan_of, suggest
+from autopeft.space import AllocationContext, Policy, parameters_of, plan_of, suggest, widened
 
 TrialProposal = tuple[Trial, Proposal]
 
@@ -102,7 +102,14 @@ def _propose(
     trial = study_log.study.ask()
     policy = suggest(trial, problem.space, problem.context.methods)
     plan = plan_of(policy, problem.context)
-    return trial, study_log.note(trial, policy.arm, plan, source=source, policy=policy)
+    arm = _named(policy.arm, policy, problem.context)
+    return trial, study_log.note(trial, arm, plan, source=source, policy=policy)
+
+
+def _named(arm: Arm, policy: Policy, context: AllocationContext) -> Arm:
+    """The arm of a policy, by another label where a wider policy takes its place for want of budget."""
+    wider = widened(policy, context)
+    return arm if wider.arm.label == policy.arm.label else replace(arm, label=wider.arm.label)
 
 
 def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: ProposalSource) -> TrialProposal:
@@ -142,6 +149,8 @@ def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> TrialP
         content = _at_baseline_rate(study_log, arm, content)
     trial = _with_parameters(study_log, content)
     plan = plan_of(content, study_log.problem.context)
+    if arm.kind == "usual":
+        arm = _named(arm, content, study_log.problem.context)
     return trial, study_log.note(trial, arm, plan, source="enqueued", policy=content)
 
 

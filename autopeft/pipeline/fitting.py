@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from autopeft import budget, space
 from autopeft.errors import SiteError, SpecError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import FLOAT32_BYTES, Budget
-from autopeft.space import AllocationContext, Space
+from autopeft.space import AllocationContext, MethodSpace, Space
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        cap = _under_cap(prepared, requested.arms, requested)
+        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
         raise SiteError(
-            f"None of the methods {names} fits a site of {prepared.base.name}{cap}; ask for others."
+            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
         )
     budget.require_affordable(costs, budget=parsed, available=available)
     if (least := min(costs.values())) > in_file:
@@ -62,6 +63,11 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
         if name not in feasible.arms:
             cap = _under_cap(prepared, [name], requested)
             log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
+            continue
+        for (method, before), (_, after) in zip(requested.parts(name), feasible.parts(name), strict=True):
+            for placement in before.placement:
+                if placement not in after.placement:
+                    log.info("%s at %s is left out: the model has no site for it there.", method, placement)
     return feasible, context
 
 
@@ -71,6 +77,34 @@ def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str
     is_capped = any(method.ranked and method.low_rank for method in methods)
     cap = prepared.spec.limits.max_rank
     return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
+
+
+def _under_space(requested: Space, context: AllocationContext) -> str:
+    """A phrase that names what a space sets for its methods where they would fit without it; else empty."""
+    changes: dict[str, dict[str, object]] = {
+        "the ranks": {"min_rank": None, "size": ()},
+        "the placement": {"placement": ("all",)},
+    }
+    for words, change in changes.items():
+        if space.cheapest(requested.narrowed(partial(_changed, change)), context):
+            return f" at {words} that the search space sets (" + ", ".join(_set(requested, change)) + ")"
+    return ""
+
+
+def _changed(change: Mapping[str, object], _: str, part: MethodSpace) -> MethodSpace:
+    return part.model_copy(update=change)
+
+
+def _set(requested: Space, names: Iterable[str]) -> list[str]:
+    """What the parts of a space set of some fields, in words."""
+    parts = [part for arm in requested.arms for _, part in requested.parts(arm)]
+    values = [(name, getattr(part, name)) for part in parts for name in names]
+    shown = [
+        f"{name} {', '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in values
+        if value
+    ]
+    return list(dict.fromkeys(shown))
 
 
 def _params_in_file(prepared: Prepared) -> int:

@@ -18,7 +18,7 @@ _MEMORY = "execution.memory_bytes"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
 PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
 # What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
-# kind, the pieces of a step, whose gradients add up to the same, what logs them, and the price of the machine.
+# kind, the pieces of a step, whose gradients add up to the same, what logs them, and the machine's price.
 CHANGEABLE = frozenset(
     {
         *("search.trials", "search.max_time_seconds", "search.max_cost"),
@@ -35,8 +35,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
     These are limits, of which trials and cost can only grow; where model, data and the user's files lie;
     executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
-    given another memory; trackers, and the price of the machine. Raises SpecError where another setting in `given` (dotted names)
-    differs.
+    given another memory; trackers, and the price of the machine. Raises SpecError where another setting in
+    `given` (dotted names) differs.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -57,10 +57,10 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         is_free = name in CHANGEABLE and not (name in PLACES and topics[topic][field] is None)
         if not is_free and value != topics[topic][field]:
             raise SpecError(
-                f"--resume keeps the settings of the run: {name} was {_shown(topics[topic][field])} and cannot "
-                f"become {_shown(value)}. Only --trials and --max-cost (which can grow), --max-time, --data, "
-                "--model, --space, --baseline and --warm-start (at another place), --executor, --workers, "
-                "--device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and --report-to may "
+                f"--resume keeps the settings of the run: {name} was {_shown(topics[topic][field])} and "
+                f"cannot become {_shown(value)}. Only --trials and --max-cost (which can grow), --max-time, "
+                "--data, --model, --space, --baseline and --warm-start (at another place), --executor, "
+                "--workers, --device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and --report-to may "
                 "change; pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)

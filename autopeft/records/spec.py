@@ -168,7 +168,10 @@ class SearchSpec(Extent):
         "auto", "Optuna sampler of the proposals; auto is gp, and tpe from 60 trials on", "Search"
     )
     strategy: Literal["halving", "random"] = setting(
-        "halving", "How proposals are promoted to longer runs", "Search"
+        "halving",
+        "How proposals are promoted to longer runs; random measures as many plans at the length of the last "
+        "rung as cost the same as --trials of halving",
+        "Search",
     )
     objective: Literal["score", "params", "pareto"] = setting("score", "What the search optimizes", "Search")
     warm_start: str | None = setting(

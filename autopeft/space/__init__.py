@@ -16,6 +16,7 @@ from autopeft.space.layout import (
     plan_of,
     scale_rule,
     select_sites,
+    widened,
 )
 from autopeft.space.limits import SERVERS, limited, servable, violations
 from autopeft.space.policies import Policy
@@ -51,5 +52,6 @@ __all__ = [
     "transfer",
     "usual_policies",
     "violations",
+    "widened",
     "within",
 ]

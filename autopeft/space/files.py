@@ -27,11 +27,13 @@ def names() -> tuple[str, ...]:
 
 
 def text_of(name: str) -> str:
-    """The YAML text of a search space that comes with autopeft, to copy and change.
+    """The YAML text of a search space, by its name or its file, to copy and change.
 
     Raises:
         UnknownNameError: No such space.
     """
+    if is_path_of_space(name):
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
     if name not in names():
         raise UnknownNameError("search space", name, names())
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
@@ -88,6 +90,11 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
     if not space.arms:
         raise SpecError(f"The {source} names no method and no mix; give one under methods or mixes.")
     for arm in space.mixes:
+        if not arm.strip() or not arm.isprintable() or arm == "head" or arm.startswith("baseline"):
+            raise SpecError(
+                f"The {source} calls a mix {arm!r}; a name is not empty, has no control characters, and is "
+                "neither head nor one that begins with baseline. Rename it."
+            )
         if arm in known:
             raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
     for arm in space.arms:
@@ -124,7 +131,7 @@ def _with_own_values(method: Method, part: MethodSpace) -> MethodSpace:
 
 
 def _check_ranks(method: Method, part: MethodSpace, *, source: str) -> None:
-    unfit = [name for name in ("min_rank", "size") if getattr(part, name)]
+    unfit = [name for name in ("min_rank", "max_rank", "size") if getattr(part, name)]
     if unfit and not method.ranked:
         raise SpecError(f"The {source} gives {unfit[0]} to {method.name}, which has no ranks; leave it out.")
     if part.size == (0,):

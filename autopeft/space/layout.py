@@ -42,8 +42,23 @@ class AllocationContext:
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
-    """The space without the methods and mixes that fit no site, or whose smallest plan is too dear."""
-    return space.only(a for a, cost in cheapest(space, context).items() if cost <= context.max_params)
+    """The space without placements that hold no fitting site, and methods and mixes that are too dear."""
+    costs = cheapest(space, context)
+
+    def placed(name: str, part: MethodSpace) -> MethodSpace:
+        fitting = _fitting_placements(context.methods[name], part, context)
+        return part.model_copy(update={"placement": fitting or part.placement})
+
+    return space.only(arm for arm, cost in costs.items() if cost <= context.max_params).narrowed(placed)
+
+
+def _fitting_placements(method: Method, part: MethodSpace, context: AllocationContext) -> tuple[str, ...]:
+    """The placements of a part that hold a site which its method fits."""
+    return tuple(
+        placement
+        for placement in part.placement
+        if any(method.refusal(site) is None for site in _placed(placement, context.sites))
+    )
 
 
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
@@ -65,7 +80,12 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
 
 
 def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationContext) -> int | None:
-    """Cost of the part's first options at its cheapest site; None where they fit nowhere."""
+    """Cost of the part's first options at its cheapest site; None where they fit nowhere.
+
+    A policy whose placement is too dear is widened to all sites (see `plan_of`), so that all of them count.
+    """
+    if not _fitting_placements(method, part, context):
+        return None
     chosen = {name: values[0] for name, values in part.options.items()}
     sizes: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size]
     bounds = sizes or [(part.min_rank, part.max_rank)]
@@ -80,14 +100,25 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     A policy whose sites are all too dear is widened, first to all layers and roles, then to the lowest ranks,
     then to the whole budget, and last to plain options, so that no proposal is rejected for its size.
     """
+    _, adapters = _paid(policy, context)
+    n_params = params_of(adapters, context)
+    return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
+
+
+def widened(policy: Policy, context: AllocationContext) -> Policy:
+    """The policy whose plan `plan_of` gives: this one, or the wider one that takes its place."""
+    return _paid(policy, context)[0]
+
+
+def _paid(policy: Policy, context: AllocationContext) -> tuple[Policy, tuple[Adapter, ...]]:
+    """The policy, or the first wider one that has adapters, with these; the policy where none has."""
     wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
     smaller = _with_parts(wider, min_rank=None)
     whole = replace(smaller, budget_share=1.0)
-    adapters: tuple[Adapter, ...] = ()
     for attempt in (policy, wider, smaller, whole, _with_parts(whole, options=())):
-        adapters = adapters or _allocate(attempt, context)
-    n_params = params_of(adapters, context)
-    return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
+        if adapters := _allocate(attempt, context):
+            return attempt, adapters
+    return policy, ()
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:

@@ -38,6 +38,19 @@ def _not_twice(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _placements(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Each a set of roles, in any order."""
+    sets = [frozenset(value.split("+")) for value in values]
+    for place, value in enumerate(values):
+        if len(sets[place]) < len(value.split("+")):
+            raise ValueError(f"name each role once, unlike {value!r}")
+        if "all" in sets[place] and value != "all":
+            raise ValueError(f"have no role beside all, unlike {value!r}")
+        if sets[place] in sets[:place]:
+            raise ValueError(f"have each value once, but {value!r} is there twice")
+    return values
+
+
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 Rates = Annotated[tuple[float, float], AfterValidator(_above_zero)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -62,7 +75,7 @@ class MethodSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_not_twice)] = ("all",)
+    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_placements)] = ("all",)
     layer_share: ShareRange = (1.0, 1.0)
     layers_by: Annotated[
         tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...],

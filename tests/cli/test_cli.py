@@ -162,6 +162,15 @@ def test_time_that_ends_before_a_verdict_exits_75_and_resume_ends_it(
     assert again.exit_code == 0, again.output
 
 
+def test_a_file_of_a_search_space_is_checked_and_printed(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("about: mine\nmethods: {lora: {placement: [q+v]}}\n", encoding="utf-8")
+    assert run("spaces", str(path)).stdout == path.read_text(encoding="utf-8")
+    path.write_text("about: mine\nmethods: {lora: {placement: [q+w]}}\n", encoding="utf-8")
+    refused = run("spaces", str(path))
+    assert refused.exit_code == 2 and "named 'w'" in refused.stderr
+
+
 def test_methods_formats_and_spaces_are_listed() -> None:
     assert set(json.loads(run("methods", "--json").stdout)) >= {"lora", "ia3", "bitfit", "ln_tuning"}
     assert set(json.loads(run("spaces", "--json").stdout)) >= {"default", "lora_only", "tiny_budget"}

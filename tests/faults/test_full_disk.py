@@ -112,9 +112,9 @@ def test_a_temporary_folder_without_room_for_the_tokenizer_is_named(tmp_path, mo
     message = f"no room for the files of the tokenizer in {tmp_path}; .* TMPDIR"
     with pytest.raises(RunDirError, match=message):
         list(_processor_files(Tokenizer()))
-    with pytest.raises(RunDirError, match="cannot be written: No space left on device"):
-        with fresh_folder(tmp_path / "out") as fresh:
-            Tokenizer().save_pretrained(fresh)
+    full = pytest.raises(RunDirError, match="cannot be written: No space left on device")
+    with full, fresh_folder(tmp_path / "out") as fresh:
+        Tokenizer().save_pretrained(fresh)
     base = SimpleNamespace(tokenizer=Tokenizer())
     prepared = SimpleNamespace(base=base, spec=RunSpec(), data=SimpleNamespace(label_names=()))
     with pytest.raises(RunDirError, match="cannot be written: No space left on device"):

@@ -55,6 +55,27 @@ def test_a_method_without_ranks_is_not_left_out_for_a_cap(caplog: pytest.LogCapt
     assert "left out" in caplog.text and "--max-rank" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("part", "cause"),
+    [
+        (MethodSpace(min_rank=5000), "min_rank 5000"),
+        (MethodSpace(size=(5000,)), "size 5000"),
+        (MethodSpace(placement=("norm",)), "placement norm"),
+    ],
+)
+def test_what_a_space_sets_is_named_where_no_method_fits_for_it(part: MethodSpace, cause: str) -> None:
+    with pytest.raises(SiteError, match=rf"lora fits a site of .* the search space sets \({cause}\); ask"):
+        fit_to_budget(prepared(budget="5000"), space(lora=part))
+
+
+def test_a_placement_without_a_fitting_site_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    placed = MethodSpace(placement=("norm", "q+v"))
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        feasible, _ = fit_to_budget(prepared(budget="5000"), space(lora=placed))
+    assert feasible.methods["lora"].placement == ("q+v",)
+    assert "lora at norm is left out: the model has no site for it there." in caplog.text
+
+
 def test_a_cap_that_leaves_no_method_is_named() -> None:
     with pytest.raises(SiteError, match=r"lora fits a site of .* under --max-rank 1; ask for others"):
         fit_to_budget(prepared(max_rank=1, budget="5000"), space(lora=ORTHOGONAL))

@@ -126,6 +126,10 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {min_rank: 9, max_rank: 8}\n", "a min_rank of 9, above its max_rank of 8; lower it"),
         ("  lora: {size: [8], max_rank: 8}\n", "lora a size and a min_rank or max_rank"),
         ("  ia3: {size: [8]}\n", "gives size to ia3, which has no ranks"),
+        ("  ia3: {max_rank: 4}\n", "gives max_rank to ia3, which has no ranks"),
+        ("  lora: {placement: [q+q]}\n", "placement is .*name each role once, unlike 'q.q'"),
+        ("  lora: {placement: [all+q]}\n", "placement is .*no role beside all"),
+        ("  lora: {placement: [q+v, v+q]}\n", "placement is .*'v.q' is there twice"),
         ("  ia3: {min_rank: 2}\n", "gives min_rank to ia3, which has no ranks"),
         ("  lora: {budget_share: [0.0, 1.0]}\n", "budget_share.* is 0.0; it should be greater than 0"),
     ],
@@ -159,6 +163,10 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         (
             "  both:\n  - {method: lora}\n  - {method: ia3, learning_rate: [1e-3, 1e-2]}\n",
             "a learning_rate in a later part of 'both'",
+        ),
+        *(
+            (f"  {name}:\n  - {{method: lora}}\n  - {{method: ia3}}\n", "calls a mix .* Rename it")
+            for name in ('""', "head", '"baseline: mine"', '"a\\nb"')
         ),
         ("  both:\n  - {method: vera}\n  - {method: vera}\n", "vera and vera, which share one state"),
     ],
