@@ -29,9 +29,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a 
 _LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
 
 
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust name a fault of the system
-
-
 class AutopeftError(Exception):
     """Base of every error that autopeft raises on purpose."""
 
@@ -89,19 +86,6 @@ def reason_of(error: BaseException) -> str:
         'no such device'
     """
     return first_line_of(error).rstrip().rstrip(".")
-
-
-def number_of(error: BaseException) -> int | None:
-    """The number of the system's fault behind an error, whose class may be any; None where there is none.
-
-    Example:
-        >>> number_of(Exception("No space left on device (os error 28)"))
-        28
-    """
-    if isinstance(error, OSError):
-        return error.errno
-    match = _OS_ERROR.search(str(error))
-    return None if match is None else int(match[1])
 
 
 class DataError(SpecError):

@@ -13,7 +13,7 @@ from autopeft.errors import SpecError
 from autopeft.exports.parts.merging import merge
 from autopeft.exports.parts.problems import refuse, rewrites_base, unmergeable, untrained
 from autopeft.extension import ExportSource, NeededBase
-from autopeft.store import fresh_folder
+from autopeft.store import fresh_folder, save_processor
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Merged:
         with fresh_folder(out) as fresh:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
-                source.tokenizer.save_pretrained(str(fresh))
+                save_processor(source.tokenizer, fresh)
         notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
         if source.dtype is not None:
             notes.append(f"its weights are {source.dtype}; --dtype chooses another number format")

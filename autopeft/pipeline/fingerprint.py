@@ -13,12 +13,12 @@ import peft
 import torch
 import transformers
 
-from autopeft.errors import NO_ROOM, RunDirError, TrainingError, number_of
+from autopeft.errors import NO_ROOM, RunDirError, TrainingError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
 from autopeft.space import Space
-from autopeft.store import RunDir, damaged, read_checked, sha256_of, write_checked
+from autopeft.store import RunDir, damaged, read_checked, save_processor, sha256_of, write_checked
 
 _START = "start.json"  # in the state of a run
 _BASE, _DATA = "base_sha256", "data_fingerprint"
@@ -176,12 +176,12 @@ def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
         return
     try:
         with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
-            processor.save_pretrained(folder)
+            save_processor(processor, folder)
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
                     yield path.relative_to(folder).as_posix(), _file_digest(path)
-    except Exception as error:  # tokenizers raise no class of their own
-        if number_of(error) not in NO_ROOM:
+    except OSError as error:
+        if error.errno not in NO_ROOM:
             raise
         raise RunDirError(
             f"There is no room for the files of the tokenizer in {tempfile.gettempdir()}; free some, or set "

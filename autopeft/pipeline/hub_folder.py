@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from autopeft import adapters, model, report
 from autopeft.adapters import compile_plan
-from autopeft.errors import ModelError, number_of
+from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import cannot_write, seal_folder, write_bytes, write_text
+from autopeft.store import cannot_write, save_processor, seal_folder, write_bytes, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {
@@ -43,11 +43,9 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
         name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
     if hasattr(base.tokenizer, "save_pretrained"):
         try:
-            base.tokenizer.save_pretrained(str(folder))
-        except Exception as error:  # tokenizers raise no class of their own
-            if (number := number_of(error)) is None:
-                raise
-            raise cannot_write(folder, OSError(number, os.strerror(number))) from error
+            save_processor(base.tokenizer, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
     if not labels:
         return
     module = cast(Any, base.module)

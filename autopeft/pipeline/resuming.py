@@ -60,8 +60,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
                 f"--resume keeps the settings of the run: {name} was {_shown(topics[topic][field])} and "
                 f"cannot become {_shown(value)}. Only --trials and --max-cost (which can grow), --max-time, "
                 "--data, --model, --space, --baseline and --warm-start (at another place), --executor, "
-                "--workers, --device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and --report-to may "
-                "change; pass another --out for a new run."
+                "--workers, --device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and "
+                "--report-to may change; pass another --out for a new run."
             )
         _refuse_less(name, before=topics[topic][field], now=value)
         if name == "model.id" and "model.revision" not in given and value != topics[topic][field]:

@@ -119,15 +119,20 @@ class Tracking:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 act()
-        except (Exception, SystemExit) as error:  # a client may raise anything, and its search must go on
+        except Exception as error:  # a client may raise anything, and its search must go on
+            self._leave_out(name, error)
+        except SystemExit as error:
             self._interrupt()
-            self._runs.pop(name, None)
-            log.warning(
-                "The tracker %s failed (%s: %s); the search goes on without it.",
-                name,
-                type(error).__name__,
-                reason_of(error),
-            )
+            self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: BaseException) -> None:
+        self._runs.pop(name, None)
+        log.warning(
+            "The tracker %s failed (%s: %s); the search goes on without it.",
+            name,
+            type(error).__name__,
+            reason_of(error),
+        )
 
 
 def measurement_values(measurement: Measurement, *, arm: str, rung_steps: tuple[int, ...]) -> Values:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
 from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
-from autopeft.store.folders import fresh_folder, refuse_files, sweep_fresh_folders, without_empty_parents
+from autopeft.store.folders import (
+    fresh_folder,
+    refuse_files,
+    save_processor,
+    sweep_fresh_folders,
+    without_empty_parents,
+)
 from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import RunDir
@@ -40,6 +46,7 @@ __all__ = [
     "refuse_files",
     "require_unchanged",
     "resolve_settings",
+    "save_processor",
     "seal_folder",
     "seal_of",
     "sha256_of",

@@ -11,10 +11,11 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from autopeft.errors import RunDirError, number_of
+from autopeft.errors import RunDirError
 
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 
@@ -26,6 +27,9 @@ def refuse_files(out: Path) -> None:
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RunDirError(f"{out} cannot be written: {parent} is not a writable folder; pass another --out.")
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
@@ -48,11 +52,21 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             fresh.rename(out)
         except BaseException as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            # The second is raised for a full disk too, and tokenizers raise no class of their own.
-            if isinstance(error, OSError | SafetensorError) or number_of(error) is not None:
+            if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
                 reason = getattr(error, "strerror", None) or error
                 raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
             raise
+
+
+def save_processor(processor: Any, folder: Path | str) -> None:
+    """Save a tokenizer or image processor; OSError where the system refuses, whatever it raises."""
+    try:
+        processor.save_pretrained(str(folder))
+    except Exception as error:  # tokenizers in Rust raise no class of their own, with the number in the text
+        number = None if isinstance(error, OSError) else _OS_ERROR.search(str(error))
+        if number is not None:
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def sweep_fresh_folders(out: Path) -> None:

@@ -24,7 +24,7 @@ from autopeft.errors import AutopeftError, RunDirError
 from autopeft.pipeline.fingerprint import _processor_files
 from autopeft.pipeline.hub_folder import write_loading_files
 from autopeft.records import RunSpec
-from autopeft.store import fresh_folder
+from autopeft.store import fresh_folder, save_processor
 
 resource = pytest.importorskip("resource")
 GIVEN = frozenset({"search.trials", "confirm.seeds"})
@@ -114,7 +114,7 @@ def test_a_temporary_folder_without_room_for_the_tokenizer_is_named(tmp_path, mo
         list(_processor_files(Tokenizer()))
     full = pytest.raises(RunDirError, match="cannot be written: No space left on device")
     with full, fresh_folder(tmp_path / "out") as fresh:
-        Tokenizer().save_pretrained(fresh)
+        save_processor(Tokenizer(), fresh)
     base = SimpleNamespace(tokenizer=Tokenizer())
     prepared = SimpleNamespace(base=base, spec=RunSpec(), data=SimpleNamespace(label_names=()))
     with pytest.raises(RunDirError, match="cannot be written: No space left on device"):
