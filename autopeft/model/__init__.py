@@ -22,7 +22,7 @@ from autopeft.model.attaching import (
 from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
-from autopeft.model.checks import pad_with, text_configs
+from autopeft.model.checks import PASS_ERRORS, pad_with, text_configs
 from autopeft.model.classes import loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
     forked_rng,
@@ -68,6 +68,7 @@ __all__ = [
     "DEMO_NAME",
     "FIRST_ROLES",
     "FUSED_ROLES",
+    "PASS_ERRORS",
     "ROLE_GROUPS",
     "BaseModel",
     "FreedMemory",

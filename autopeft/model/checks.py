@@ -20,7 +20,7 @@ from autopeft.model.sparse_attention import keeping_attention
 log = logging.getLogger(__name__)
 
 # What models raise for inputs that are not theirs, and where a library or a kernel is missing.
-_PASS_ERRORS = (
+PASS_ERRORS = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
     *(ImportError, ArithmeticError, OSError),
 )
@@ -89,7 +89,7 @@ def require_causal(module: Any, name: str) -> None:
     try:
         with torch.no_grad(), rows_independent(module), keeping_attention(module):
             before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
-    except _PASS_ERRORS as error:
+    except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(

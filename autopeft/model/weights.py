@@ -99,6 +99,7 @@ def merge(model: PeftModel) -> nn.Module:
     layer at a time.
     """
     inner = model.get_base_model()
+    was_tied = _is_tied(inner)
     for layer in inner.modules():
         if isinstance(layer, BaseTunerLayer) and hasattr(layer, "merge"):
             cast(Any, layer).merge = partial(_merge_in_float32, layer, layer.merge)
@@ -109,7 +110,35 @@ def merge(model: PeftModel) -> nn.Module:
             plain = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=None)
             setattr(inner.get_submodule(parent), child, plain)
             unloaded = (*unloaded, f"{name}.")
-    return cast(nn.Module, model.merge_and_unload(safe_merge=True))
+    merged = cast(nn.Module, model.merge_and_unload(safe_merge=True))
+    if was_tied and not _is_tied(merged):
+        _correct_ties(merged)
+    return merged
+
+
+def _is_tied(module: nn.Module) -> bool:
+    """Whether the config says that the output layer is the embeddings, so that a file has them once."""
+    return bool(getattr(getattr(module, "config", None), "tie_word_embeddings", False))
+
+
+def _correct_ties(module: Any) -> None:
+    """Make a model that `peft` declared untied agree with its config again: a reader draws what a file lacks.
+
+    `peft` 0.21.2 compares the output layer with the input embeddings. Those of T5Gemma belong to its encoder,
+    and the output layer has the weight of the decoder's, which is still tied. Where one weight is free
+    indeed, the others get memory of their own, since the config ties either all or none.
+    """
+    pairs = [tuple(map(module.get_parameter, pair)) for pair in module.all_tied_weights_keys.items()]
+    tied = [target.data_ptr() == source.data_ptr() for target, source in pairs]
+    if tied and all(tied):
+        module.config.tie_word_embeddings = True
+        return
+    for name, is_tied in zip(module.all_tied_weights_keys, tied, strict=True):
+        if is_tied:
+            owner, _, child = name.rpartition(".")
+            parameter = module.get_parameter(name)
+            copied = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+            setattr(module.get_submodule(owner), child, copied)
 
 
 def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:

@@ -90,7 +90,7 @@ def shake(model, *, seed=0, size=0.1):
 @torch.no_grad()
 def logits_of(model):
     model.eval()
-    more = {"decoder_input_ids": TOKENS} if "T5ForConditional" in str(type(base_of(model))) else {}
+    more = {"decoder_input_ids": TOKENS} if base_of(model).config.is_encoder_decoder else {}
     return model(input_ids=TOKENS, **more).logits
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.adapters import type_counts
 from autopeft.errors import SpecError, reason_of
 from autopeft.extension import ExportSource
-from autopeft.model import attach, attached_names
+from autopeft.model import PASS_ERRORS, attach, attached_names, is_out_of_memory
 from autopeft.model import merge as merge_adapters
 
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
+MERGE_ERRORS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError)  # of `peft`
 # Of the largest output; rounding in float32 stays a hundred times below, in 16 bits it comes to 1e-2.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 5e-2
 
@@ -28,9 +31,11 @@ def merge(source: ExportSource) -> nn.Module:
     """
     model = _attached(source)
     before, names = _probe(model), ", ".join(type_counts(source.configs))
+    inner = model.get_base_model()
+    adapted = tuple(f"{name}." for name, layer in inner.named_modules() if isinstance(layer, BaseTunerLayer))
     try:
         merged = merge_adapters(model)
-    except (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except MERGE_ERRORS as error:
         raise SpecError(f"{names} cannot be merged ({reason_of(error)}); use --to native.") from error
     after = _probe(merged)
     if before is not None and after is not None:
@@ -39,9 +44,20 @@ def merge(source: ExportSource) -> nn.Module:
         if not moved <= bound:
             raise SpecError(
                 f"Merging {names} moves the outputs by {moved:.1e} of the largest, at most {bound:g} is "
-                "rounding; use --to native."
+                f"rounding{_shared_weight(merged, adapted)}; use --to native."
             )
     return merged
+
+
+def _shared_weight(merged: nn.Module, adapted: tuple[str, ...]) -> str:
+    """The cause that an adapter changes the one weight of two modules, as Zamba2 has; empty elsewhere."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in merged.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    for shared in names.values():
+        if len(shared) > 1 and any(name.startswith(adapted) for name in shared):
+            return f" ({shared[0]} and {shared[1]} are one weight: an adapter of one would change both)"
+    return ""
 
 
 def _attached(source: ExportSource) -> PeftModel:
@@ -92,12 +108,16 @@ def _probe(model: nn.Module) -> torch.Tensor | None:
     if size < 2 or getattr(plain, "main_input_name", "input_ids") != "input_ids":  # CLIP's has words too
         return None
     device, dtype = next(model.parameters()).device, _dtype_of(model)
-    tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=device)
+    tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=device).remainder(size)[None]
+    if type(plain).__name__.endswith("ForMultipleChoice"):
+        tokens = tokens.reshape(1, 2, -1)  # a row for each of two choices
     try:
         # What is trained is float32, beside weights that may be narrower.
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            outputs = model.eval()(input_ids=tokens.remainder(size)[None])
-    except (TypeError, ValueError):
+            outputs = model.eval()(input_ids=tokens)
+    except PASS_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         return None
     logits = getattr(outputs, "logits", None)
     return cast(torch.Tensor, outputs[0] if logits is None else logits).float()

@@ -19,11 +19,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.adapters import ConfigFile, changed_fields, stays_beside_weights
-from autopeft.errors import SpecError
+from autopeft.errors import SpecError, reason_of
 from autopeft.exports.parts.adapter import PREFIX, in_head
+from autopeft.exports.parts.merging import MERGE_ERRORS
 from autopeft.exports.parts.uniform import lora_halves
 from autopeft.exports.parts.weights import read_weights
-from autopeft.model import map_shape
+from autopeft.model import map_shape, merge
 
 PEFT = "peft"
 _SERVERS: Mapping[str, Callable[[LoraConfig, int], float]] = {
@@ -56,7 +57,7 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
         files: The configs, with weights beside them.
 
     Raises:
-        SpecError: A folder has no weights that can be read, or `peft` refuses the adapter.
+        SpecError: A folder has no weights that can be read, or `peft` refuses or cannot merge the adapter.
     """
     faults: list[str] = []
     model = module
@@ -68,16 +69,26 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
             adapted = PeftModel.from_pretrained(
                 model, str(file.folder), low_cpu_mem_usage=False, torch_device=place
             )
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        except (*MERGE_ERRORS, KeyError) as error:
             raise SpecError(
-                f"peft cannot load {file.folder} ({reason}); export it again, or name its base model."
+                f"peft cannot load {file.folder} ({reason_of(error)}); export it again, or name its base "
+                "model."
             ) from error
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         faults += _tensor_faults(expected, tensors, file.folder)
         beside = len(files) == 1 or stays_beside_weights(file.config)
-        model = adapted if beside else cast(Any, adapted).merge_and_unload()
+        model = adapted if beside else _merged(adapted, file.folder)
     return model, tuple(faults)
+
+
+def _merged(adapted: PeftModel, folder: Path) -> nn.Module:
+    try:
+        return merge(adapted)
+    except MERGE_ERRORS as error:
+        raise SpecError(
+            f"The adapter in {folder} cannot be merged for the next one ({reason_of(error)}); verify each "
+            "adapter's folder alone."
+        ) from error
 
 
 def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:

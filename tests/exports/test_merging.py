@@ -1,0 +1,101 @@
+"""What merging changes beyond the weights: tied embeddings, probes of other shapes, shared weights."""
+
+from __future__ import annotations
+
+import copy
+
+import peft
+import pytest
+import torch
+import transformers
+from toys.exports import TOKENS, logits_of, shake, trained
+from toys.families import BART, CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
+
+from autopeft import adapters, exports
+from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
+from autopeft.exports import read_weights
+from autopeft.extension import ExportSource, discover
+from autopeft.model import BaseModel, merge, save_weights
+
+MERGED, METHODS = discover("autopeft.exports")["merged"], discover("autopeft.methods")
+
+
+def base_of(auto_class, config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = getattr(transformers, auto_class).from_config(config).eval()
+    return BaseModel(module, None, name="toy", untrained=frozenset())
+
+
+def t5gemma():
+    half = {**HEADED, "layer_types": ["sliding_attention", "full_attention"], "initializer_range": 0.2}
+    half |= {"max_position_embeddings": CONTEXT}
+    return base_of(SEQ2SEQ, transformers.T5GemmaConfig(encoder=half, decoder=half, vocab_size=V))
+
+
+def read_again(folder, auto_class=SEQ2SEQ):
+    return getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
+
+
+def test_output_layer_that_is_the_embeddings_of_a_decoder_is_still_that_when_read_again(make_plan, tmp_path):
+    base = t5gemma()
+    toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")
+    MERGED.export(toy.source, tmp_path / "out")
+    module, report = read_again(tmp_path / "out")
+    assert not report["missing_keys"]
+    torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
+
+
+def test_all_weights_are_written_where_one_of_several_tied_ones_was_trained_alone(tmp_path):
+    """The config ties the output layer, the embeddings of the encoder and of the decoder, or none of them."""
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = peft.get_peft_model(base_of(SEQ2SEQ, transformers.BartConfig(**BART)).module, config)
+    shake(model)
+    expected = logits_of(model)
+    merge(model).save_pretrained(tmp_path)
+    module, report = read_again(tmp_path)
+    assert not report["missing_keys"]
+    torch.testing.assert_close(logits_of(module), expected, rtol=0, atol=1e-5)
+
+
+def test_model_of_multiple_choice_is_merged(make_plan, tmp_path):
+    base = base_of("AutoModelForMultipleChoice", transformers.BertConfig(**SIZE, initializer_range=0.2))
+    plan, raw, choices = make_plan(base, "lora"), copy.deepcopy(base.module), TOKENS.view(1, 2, -1)
+    configs = compile_plan(plan, METHODS).configs
+    with base.attached(configs, plan=plan, task_type=None, seed=0) as model, torch.no_grad():
+        shake(model, seed=0)
+        expected = model.eval()(input_ids=choices).logits
+        save_weights(model, ("default",), tmp_path / "weights")
+    source = ExportSource(
+        configs=configs,
+        base_model="toy",
+        task_type=None,
+        head=base.head_names,
+        weights=(read_weights(tmp_path / "weights"),),
+        base=raw,
+    )
+    MERGED.export(source, tmp_path / "out")
+    module, _ = read_again(tmp_path / "out", "AutoModelForMultipleChoice")
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval()(input_ids=choices).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_mix_beneath_a_head_of_several_layers_is_read_back(make_plan, tmp_path):
+    base = base_of("AutoModelForSequenceClassification", transformers.RobertaConfig(**SIZE))
+    maps, others = (make_plan(base, name).adapters for name in ("lora", "ia3"))
+    plan = make_plan(base, [*maps[: len(maps) // 2], *others[len(maps) // 2 :]])
+    toy = trained(base, plan, tmp_path / "weights")
+    files = adapters.read_configs(tmp_path / "weights")
+    module, faults = exports.load_in_peft(toy.raw, files)
+    assert not faults
+    torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
+
+
+def test_modules_with_one_weight_are_named_where_their_adapters_cannot_be_merged(make_plan, tmp_path):
+    base = base_of("AutoModelForCausalLM", transformers.LlamaConfig(**GROUPED, initializer_range=0.2))
+    first, second = base.module.model.layers
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")
+    with pytest.raises(SpecError, match=r"layers\.0\.mlp\.up_proj\.weight and \S+layers\.1\.mlp\.up_proj"):
+        MERGED.export(toy.source, tmp_path / "out")
