@@ -164,6 +164,9 @@ def _read(
         raise load_error(source, error) from error
     if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded with it
         raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
+    if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
+        # The config of PVT has a field of this name, which the labels do not change.
+        return _read(source, spec, auto_class, label_names, num_labels=len(labels), **settings)
     return module, checkpoint
 
 

@@ -51,6 +51,7 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     module = cast(Any, base.module)
     config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
     config.architectures = [type(module).__name__]
+    config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = _PROBLEM_TYPES.get(prepared.data.target.kind)

@@ -16,6 +16,8 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertModel,
+    PvtConfig,
+    PvtForImageClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -46,6 +48,21 @@ def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir
     assert "bert.pooler.dense" not in {site.name for site in base.sites}
     skeleton = model.load_skeleton(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO)
     assert skeleton.base_params == base.base_params
+
+
+def test_head_has_as_many_outputs_as_labels_where_the_config_counts_them_in_a_field(tmp_path: Path) -> None:
+    """As PVT's does, whose number the labels do not change."""
+    ones = dict.fromkeys(("depths", "num_attention_heads", "mlp_ratios"), [1] * 4)
+    config = PvtConfig(**ones, hidden_sizes=[8] * 4, image_size=32)
+    PvtForImageClassification(config).save_pretrained(tmp_path / "model")
+    image = "AutoModelForImageClassification"
+    spec = ModelSpec(id=str(tmp_path / "model"))
+    base = model.load(spec, auto_class=image, label_names=("a", "b"), needs_tokenizer=False)
+    assert base.module.classifier.out_features == base.module.config.num_labels == 2
+    assert base.module.config.id2label == {0: "a", 1: "b"}
+    base.module.save_pretrained(tmp_path / "again")
+    again = PvtForImageClassification.from_pretrained(tmp_path / "again")
+    assert torch.equal(again.classifier.weight, base.module.classifier.weight)
 
 
 def test_weights_over_an_incomplete_checkpoint_reload_exactly(no_pooler_dir: Path, tmp_path: Path) -> None:
