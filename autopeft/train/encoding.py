@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from autopeft.data import LabelledData, Split
 from autopeft.errors import ModelError, reason_of
 from autopeft.extension import Example, Task
-from autopeft.model import BaseModel, is_out_of_memory
+from autopeft.model import PASS_ERRORS, BaseModel, forked_rng, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -117,16 +118,20 @@ def max_length_of(base: BaseModel) -> int | None:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Try the longest and the shortest example, so that an unfit model is refused before any trial fails."""
+    """Try the longest and the shortest example, so that an unfit model is refused before any trial fails.
+
+    They are tried in train mode as well: Reformer pads them to a length that it can split in eval mode alone.
+    """
     rows = sorted({int(split.lengths.argmax()), int(split.lengths.argmin())})
     batch = task.collate(
         [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
     )
     try:
-        with torch.no_grad(), base.autocast():
-            loss = task.loss(base.module, {name: tensor.to(base.device) for name, tensor in batch.items()})
-            float(loss)  # a GPU tells of its errors when it is waited for
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        for mode in (contextlib.nullcontext(), _train_mode(base)):
+            with mode, torch.no_grad(), base.autocast():
+                placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
+                float(task.loss(base.module, placed))  # a GPU tells of its errors when it is waited for
+    except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
         reason = reason_of(error)
@@ -135,6 +140,19 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
             f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
+
+
+@contextlib.contextmanager
+def _train_mode(base: BaseModel) -> Iterator[None]:
+    """The base model in train mode; afterwards its mode and the generators of torch are as before."""
+    modes = [(child, child.training) for child in base.module.modules()]
+    with forked_rng(base.device):
+        base.to_train(base.module)
+        try:
+            yield
+        finally:
+            for child, is_training in modes:
+                child.training = is_training
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:

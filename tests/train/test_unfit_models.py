@@ -1,0 +1,71 @@
+"""Base models that cannot take an example of the task are refused in a sentence, before any training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from toys.families import SIZE, D, F, V, build
+from toys.memory import same_weights, weights_of
+from toys.tasks import make_toy, with_end_of_text
+
+from autopeft.data import Split
+from autopeft.errors import ModelError
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.train import encode_splits
+
+TASKS = discover("autopeft.tasks")
+AXIAL = {"axial_pos_embds": False, "max_position_embeddings": 64, "vocab_size": V}
+
+
+def longformer():
+    """Its classifier of choices looks for three separators, as RoBERTa's tokenizer sets them."""
+    shape = {**SIZE, "attention_window": 4, "sep_token_id": 3}
+    return transformers.LongformerForMultipleChoice(transformers.LongformerConfig(**shape))
+
+
+def reformer():
+    """It fills up a row to a multiple of its chunks in eval mode alone."""
+    chunks = {"local_attn_chunk_length": 7, "attn_layers": ["local"], "is_decoder": True}
+    shape = {"hidden_size": D, "feed_forward_size": F, "num_attention_heads": 2, "attention_head_size": 8}
+    return transformers.ReformerModelWithLMHead(transformers.ReformerConfig(**AXIAL, **shape, **chunks))
+
+
+def try_examples(task, module, tokenizer):
+    """What a search does before it trains, on the rows of a toy."""
+    tokenizer = with_end_of_text(tokenizer) if task == "text-generation" else tokenizer
+    toy = make_toy(TASKS[task], tokenizer)
+    base = BaseModel(module.eval(), toy.tokenizer, name="tiny", untrained=frozenset())
+    train = Split(name="train", inputs=tuple(toy.inputs), labels=tuple(toy.labels))
+    empty = replace(train, inputs=(), labels=())
+    data = SimpleNamespace(train=train, search=empty, confirm=empty, test=empty)
+    encode_splits(data, base=base, task=toy.task, max_length=32)
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "reason"),
+    [
+        ("text2text-generation", lambda: build("llama"), "no attribute 'decoder_start_token_id'"),
+        ("multiple-choice", longformer, "exactly three separator tokens"),
+        ("text-generation", reformer, "sequence length .* has to be a multiple"),
+    ],
+)
+def test_model_that_cannot_take_an_example_is_refused(task, make, reason, tokenizer):
+    with pytest.raises(ModelError, match=rf"tiny cannot take an example of {task} .*{reason}.*use a base"):
+        try_examples(task, make(), tokenizer)
+
+
+def test_a_pass_in_train_mode_leaves_nothing_behind(tokenizer):
+    """ResNet has batch norms, whose statistics a pass in train mode would move, and BERT has dropout."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]}
+    resnet = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes))
+    for task, module in (("image-classification", resnet), ("text-classification", build("bert"))):
+        before, random = weights_of(module), torch.get_rng_state()
+        try_examples(task, module, tokenizer)
+        assert same_weights(before, weights_of(module))
+        assert torch.equal(random, torch.get_rng_state())
+        assert not any(child.training for child in module.modules())
