@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,15 +20,16 @@ _MAX_KEPT = 2**28  # pixel values kept in memory, 1 GiB; beyond it every batch r
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """`pixel_values` (channels, height, width) per image, or its file where all pixels exceed `_MAX_KEPT`.
+    """What the processor makes of each image, or its file where all pixels exceed `_MAX_KEPT`.
 
     `tokenizer` is the image processor; the sizes of all images are taken to be that of the first.
     """
     files: list[ImageFile] = [file for (file,) in inputs]
-    is_kept = _pixels(files[:1], tokenizer)[0].numel() * len(files) <= _MAX_KEPT
+    is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
+    examples: list[Example]
     if is_kept:
         chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-        examples = [{"pixel_values": pixels} for chunk in chunks for pixels in _pixels(chunk, tokenizer)]
+        examples = [row for chunk in chunks for row in _rows(_processed(chunk, tokenizer))]
     else:
         for file in files:
             file.load()  # raises now, and not in the middle of a training run
@@ -37,23 +38,36 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """`pixel_values` (B, channels, height, width)."""
-    if "pixel_values" in examples[0]:
-        return {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
-    return {"pixel_values": _pixels([example["file"] for example in examples], examples[0]["processor"])}
+    """`pixel_values` (B, channels, height, width), and what else the processor gives, a row per image."""
+    if "file" in examples[0]:
+        return _processed([example["file"] for example in examples], examples[0]["processor"])
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _pixels(files: Sequence[ImageFile], processor: Any) -> Tensor:
-    """What the processor makes of images, shape (B, channels, height, width), fp32."""
+def _rows(batch: Batch) -> Iterator[Example]:
+    for row in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, row, strict=True))
+
+
+def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
+    """All tensors that the processor makes of images, a row per image; `pixel_values` are fp32.
+
+    For most models `pixel_values` (B, channels, height, width) are all; SigLIP 2 gets patches, their mask and
+    their number of rows and columns.
+    """
     images = [file.load() for file in files]
     try:
-        pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+        made = processor(images=images, return_tensors="pt")
     except (ValueError, TypeError) as error:
         raise DataError(
             f"The image processor refuses {files[0].name} or one of the {len(files) - 1} after it ({error}); "
             "correct the images, or use another base model."
         ) from error
-    return pixels.float()
+    return {
+        name: tensor.float() if name == "pixel_values" else tensor
+        for name, tensor in made.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 PART = LabelledTask(

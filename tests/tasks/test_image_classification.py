@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss
+from toys.families import CLIP_TEXT, VISION_TOWER
 from toys.tasks import TOYS, image_file, image_processor, make_toy
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 import autopeft.tasks.image_classification as images
 from autopeft import model
@@ -227,6 +230,24 @@ def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_t
     task = PART.fitted(TaskSpec(), data.target, base.tokenizer)
     with pytest.raises(ModelError, match=r"tiny vit cannot take an example .*pixel_values \(1, 3, 16, 16\)"):
         encode_splits(data, base=base, task=task, max_length=8)
+
+
+def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
+    """SigLIP 2 cuts an image of any shape into patches, and fails without the number of rows and columns."""
+    shape = {**VISION_TOWER, "num_patches": 16, "attention_dropout": 0.0}
+    config = transformers.Siglip2Config(vision_config=shape, text_config=CLIP_TEXT)
+    module = transformers.Siglip2ForImageClassification(config).eval()
+    processor = Siglip2ImageProcessorPil(patch_size=4, max_num_patches=16)
+    data = read(by_table)
+    task = PART.fitted(TaskSpec(), data.target, processor)
+    base = BaseModel(module, processor, name="tiny siglip2", untrained=frozenset())
+    train = encode_splits(data, base=base, task=task, max_length=8)["train"]
+    batch = task.collate(train.examples[:3], train.labels[:3], 0)
+    images = [file.load() for (file,) in data.train.inputs[:3]]
+    with torch.no_grad():
+        logits = module(**processor(images=images, return_tensors="pt")).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"])
+    assert task.evaluate(module, iter([batch])).loss == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, monkeypatch):
