@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from autopeft.model.layers import LAYER
@@ -52,22 +53,26 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
 
 # Usual ends of names: the last part, or the last two parts where several roles share the last one.
 _ROLE_ENDINGS: Mapping[str, str] = {
-    "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj projection_query q_head Wq",
-    "k": "key k_proj k_lin key_proj k projection_key k_head Wk",
-    "v": "value v_proj v_lin value_proj v projection_value v_head Wv",
-    "kv": "kv_a_proj_with_mqa kv_b_proj",
+    "q": "query q_proj q_lin query_proj q q_a_proj q_b_proj projection_query q_head Wq project_q",
+    "k": "key k_proj k_lin key_proj k projection_key k_head Wk project_k",
+    "v": "value v_proj v_lin value_proj v projection_value v_head Wv project_v v_proj_current v_proj_delayed",
+    "kv": "kv_a_proj_with_mqa kv_b_proj kv_proj",
     "pos_q": "pos_q_proj pos_query_proj",
     "pos_k": "pos_proj pos_key_proj",
-    "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj queries_keys_values.linear",
-    "o": "o_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense self_attn.dense "
-    "attn.proj attention.proj post_proj",
+    "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj queries_keys_values",
+    "o": "o_proj o_a_proj o_b_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense "
+    "self_attn.dense multi_head_attention.dense attention.output self_attn.output attn.proj attention.proj "
+    "post_proj attention_out",
     "gate": "gate_proj wi_0 w1",
     "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in feed_forward.key",
     "gate_up": "gate_up_proj Wi shared_mlp.input_linear",
     "down": "down_proj fc2 lin2 wo w2 dense_4h_to_h mlp.c_proj mlp.Wo fc_out shared_mlp.output_linear "
     "feed_forward.value",
-    "router": "router router.layer router.classifier mlp.gate block_sparse_moe.gate shared_expert_gate",
+    "router": "block_sparse_moe.gate shared_expert_gate",
 }
+# A router, and the maps that some are made of: `router.proj`, `mlp.gate.wg`.
+_ROUTER = re.compile(r"(?:^|\.)(?:router|router_mlp|mlp\.gate)(?:\.|$)")
+_ATTENTION = re.compile(r"(?:attn|attention|self_att)\.", re.IGNORECASE)
 # Parts of the names of maps in a layer that are none of its feed-forward, whatever their shape: of state
 # spaces and linear attention, inputs per layer (Gemma), and adapters and positions inside of other maps.
 _NO_FEED_FORWARD = frozenset(
@@ -97,6 +102,8 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
         ('up', 'dense')
     """
     role = _role_in_family(name, family) or known_role(name)
+    if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
+        return "dense"  # such as a gate on what the heads give
     if role is not None:
         return role
     if not LAYER.search(name) or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
@@ -114,8 +121,13 @@ def _role_in_family(name: str, family: str) -> str | None:
 
 
 def known_role(name: str) -> str | None:
-    """The role by the usual names; BERT's `output.dense` is o inside of attention and down elsewhere."""
-    parts = name.split(".")
+    """The role by the usual names; BERT's `output.dense` is o inside of attention and down elsewhere.
+
+    Some models wrap each map: `q_proj.linear`.
+    """
+    if _ROUTER.search(name):
+        return "router"
+    parts = name.removesuffix(".linear").split(".")
     ends = (".".join(parts[-2:]), parts[-1])  # the longer one decides: RWKV's `feed_forward.key` is up
     roles = (role for end in ends for role, endings in _ROLE_ENDINGS.items() if end in endings.split())
     role = next(roles, None)
