@@ -18,6 +18,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from autopeft.errors import SiteError
@@ -195,17 +196,33 @@ def attached_names(model: PeftModel) -> tuple[str, ...]:
     return (*(beneath.peft_config if beneath is not None else ()), *model.peft_config)
 
 
+def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
+    """Whether `peft` rewrites the targets of LoRA, names of modules or a pattern, for the model type.
+
+    It takes LoRA configs for those of older transformers versions, whose experts were separate maps, by the
+    last name alone: `shared_expert.up_proj`, which is no expert's map, becomes all `gate_up_proj`
+    (peft 0.21.2).
+    """
+    config = LoraConfig(target_modules=targets)
+    try:
+        convert_peft_config_for_transformers(config, model=module, conversions=None)
+    except ValueError:  # peft misses the other half of a fused pair
+        return True
+    return bool(config.target_modules != targets)
+
+
 def _spell_out(config: PeftConfig, module: nn.Module) -> None:
     """Replace the pattern of a LoRA config by the names that it matches where `peft` would widen it.
 
     Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
     For such models `peft` 0.21.2 rewrites every pattern as if it came from an older checkpoint: it keeps the
-    last part of each name, so that one layer's q_proj becomes the q_proj of all layers.
+    last part of each name, so that one layer's q_proj becomes the q_proj of all layers. It asks for the model
+    type alone, so that it does this to a model of such a type without experts too.
     """
     pattern = getattr(config, "target_modules", None)
     if not isinstance(config, LoraConfig) or not isinstance(pattern, str):
         return
-    if any(parameter.ndim == 3 and "expert" in name for name, parameter in module.named_parameters()):
+    if rewrites_targets(pattern, module):
         names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
         config.target_modules = set(names) or pattern  # "all-linear" matches no name
 

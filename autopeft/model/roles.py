@@ -60,9 +60,9 @@ _ROLE_ENDINGS: Mapping[str, str] = {
     "pos_q": "pos_q_proj pos_query_proj",
     "pos_k": "pos_proj pos_key_proj",
     "qkv": "c_attn query_key_value qkv_proj Wqkv qkv self.in_proj queries_keys_values",
-    "o": "o_proj o_a_proj o_b_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense self_attention.dense "
-    "self_attn.dense multi_head_attention.dense attention.output self_attn.output attn.proj attention.proj "
-    "post_proj attention_out",
+    "o": "o_proj o_a_proj o_b_proj out_proj out_lin o attn.Wo attn.c_proj attention.dense "
+    "self_attention.dense self_attn.dense multi_head_attention.dense attention.output self_attn.output "
+    "attn.proj attention.proj post_proj attention_out",
     "gate": "gate_proj wi_0 w1",
     "up": "up_proj fc1 c_fc lin1 wi wi_1 w3 dense_h_to_4h intermediate.dense fc_in feed_forward.key",
     "gate_up": "gate_up_proj Wi shared_mlp.input_linear",

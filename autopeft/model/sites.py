@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from autopeft.model.attaching import rewrites_targets
 from autopeft.model.feed_forward import with_last_maps
 from autopeft.model.layers import LAYER, layer_numbers
 from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
@@ -71,8 +71,12 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
     for name, child in _base_modules(module, exclude):
         site = _site(name, child, family=family)
         sites += [site] if site is not None else _expert_sites(name, child, module)
-    if any(site.kind == "parameter" for site in sites):
-        sites = [replace(site, taken_for_expert=_taken_for_expert(site, module)) for site in sites]
+    ends = {_last_part(site.name) for site in sites if site.kind == "linear"}
+    taken = {end for end in ends if rewrites_targets({end}, module)}
+    sites = [
+        replace(site, taken_for_expert=site.kind == "linear" and _last_part(site.name) in taken)
+        for site in sites
+    ]
     sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
     return _with_depths(with_last_maps(sites))
 
@@ -202,27 +206,15 @@ def _is_transposed(module: nn.Module, sides: Sequence[int], *, role: str, model:
     return sides[1 if role in _BACK_TO_HIDDEN else 0] == hidden and sides[0] != sides[1]
 
 
-def _taken_for_expert(site: Site, model: nn.Module) -> bool:
-    """Whether `peft` takes a linear map for experts that were separate maps in older checkpoints.
-
-    It rewrites LoRA configs for the checkpoints of older transformers versions by the last name alone:
-    `shared_expert.up_proj`, which is no expert's map, becomes all `gate_up_proj` (peft 0.21.2).
-    """
-    if site.kind != "linear":
-        return False
-    config = LoraConfig(target_modules=[site.name])
-    try:
-        convert_peft_config_for_transformers(config, model=model, conversions=None)
-    except ValueError:  # peft misses the other half of a fused pair
-        return True
-    return set(config.target_modules) != {site.name}
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _is_refused(site: Site, model: nn.Module) -> bool:
     """Whether `peft` refuses LoRA at a map: fast kernels of Mamba read the weight of `out_proj` directly."""
     config = LoraConfig(target_modules=[site.name])
     try:
-        LoraModel._check_target_module_compatiblity(None, config, model, site.name.rpartition(".")[2])
+        LoraModel._check_target_module_compatiblity(None, config, model, _last_part(site.name))
     except ValueError:
         return True
     return False

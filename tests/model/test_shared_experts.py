@@ -7,15 +7,18 @@ import logging
 import pytest
 import torch
 import transformers
-from toys.architectures import FEW, MLA, MOE, V
+from peft import LoraConfig
+from toys.architectures import FEW, MLA, MOE, D, V
 
 from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 from autopeft.model import BaseModel
+from autopeft.records import Plan
 
 METHODS = discover("autopeft.methods")
 DENSE_FIRST = {"n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 12}
 DEEPSEEK = {**MOE, "num_key_value_heads": 4, **MLA, **DENSE_FIRST, "n_group": 1, "topk_group": 1}
+DENSE = {**DEEPSEEK, "first_k_dense_replace": 2}  # all layers are
 LINEAR = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -26,6 +29,7 @@ LINEAR = {
 CONFIGS = {
     "deepseek_v2": lambda: transformers.DeepseekV2Config(**DEEPSEEK, n_routed_experts=4),
     "deepseek_v3": lambda: transformers.DeepseekV3Config(**DEEPSEEK, n_routed_experts=4),
+    "deepseek_v3 without experts": lambda: transformers.DeepseekV3Config(**DENSE, n_routed_experts=4),
     "glm4_moe": lambda: transformers.Glm4MoeConfig(**MOE, **DENSE_FIRST, n_routed_experts=4),
     "qwen3_next": lambda: transformers.Qwen3NextConfig(
         **MOE, **FEW, **LINEAR, shared_expert_intermediate_size=20
@@ -34,6 +38,7 @@ CONFIGS = {
 # The folder in the model's names of the maps that peft takes for experts.
 TAKEN = {
     **{name: {"mlp", "mlp.shared_experts"} for name in ("deepseek_v2", "deepseek_v3", "glm4_moe")},
+    "deepseek_v3 without experts": {"mlp"},
     "qwen3_next": {"mlp.shared_expert"},
 }
 OTHERS = {"prefix_tuning", "p_tuning", "prompt_tuning", "oft"}
@@ -87,3 +92,14 @@ def test_counts_are_those_of_peft_at_every_site_that_fits(base, method, make_pla
         assert n_trained == plan.trainable_params > 0
         model(input_ids=words, labels=words).loss.backward()
         assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("architecture", ["deepseek_v3 without experts"])
+def test_pattern_of_one_layer_stays_with_it_where_there_are_no_experts_either(base):
+    """peft asks for the model type alone."""
+    rank, head_sizes = DENSE["q_lora_rank"], DENSE["qk_nope_head_dim"] + DENSE["qk_rope_head_dim"]
+    config = LoraConfig(r=1, target_modules=r"model\.layers\.1\.self_attn\.q_(a|b)_proj")
+    cost = D + rank + rank + DENSE["num_attention_heads"] * head_sizes
+    plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=cost)
+    with base.attached([config], plan=plan, task_type="CAUSAL_LM", seed=0) as model:
+        assert set(model.targeted_module_names) == {f"model.layers.1.self_attn.q_{end}_proj" for end in "ab"}
