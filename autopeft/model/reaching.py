@@ -3,7 +3,8 @@
 A task may leave out parts of a model: the images' tower where the inputs are texts, a head for another task.
 Some modules are called, and no adapter fits there all the same: a router that gives a tuple, a norm with a
 gate beside its input, or one over channels that are not the last dimension. Some are never called, because
-another module reads their weight directly. One short pass, forward and back, tells all of these.
+another module reads their weight directly, some only in training. Two short passes, forward and back, in eval
+mode and in train mode, tell all of these.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from autopeft.model.base import BaseModel
 from autopeft.model.classes import reads_images
+from autopeft.model.devices import forked_rng
+from autopeft.model.layers import layer_name
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sparse_attention import keeping_attention
 from autopeft.records import Site
@@ -40,13 +43,16 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
 
     A site is reached if its module is called with one tensor and gives another one of as many numbers as the
     site has outputs, on which the logits depend. All experts of a layer are kept if one of them is reached:
-    which of them a token visits is chance. Where the short pass fails, all sites are kept.
+    which of them a token visits is chance. Where the short pass fails, all sites are kept. Training must reach
+    a site as well as evaluation.
     Sites with inputs of four dimensions are noted. `auto_class` names the transformers class of the task.
     """
     modules = [site for site in base.sites if site.kind != "model"]
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
-            reached, with_4d_inputs = _reached(base.module, modules, _features(base, auto_class))
+            features = _features(base, auto_class)
+            reached, with_4d_inputs = _reached(base.module, modules, features)
+            reached = _trained(base, modules, features, reached=reached)
     except _PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return
@@ -97,6 +103,25 @@ def _reached(
     gradients = torch.autograd.grad(logits.float().sum(), [zero for _, zero in every], allow_unused=True)
     reached = {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
     return reached, with_4d_inputs
+
+
+def _trained(
+    base: BaseModel, sites: Sequence[Site], features: Mapping[str, Tensor], *, reached: set[str]
+) -> set[str]:
+    """The reached names that a pass in train mode reaches too; all of them where that pass fails.
+
+    A layer without any reached site was skipped by chance (LayerDrop), and keeps its sites.
+    """
+    try:
+        with forked_rng(base.device):
+            in_training, _ = _reached(base.to_train(base.module), sites, features)
+    except _PASS_ERRORS as error:
+        log.debug("%s: a short pass in train mode failed: %s", base.name, error)
+        return reached
+    finally:
+        base.module.eval()
+    layers = {layer_name(name) for name in in_training}
+    return {name for name in reached if name in in_training or layer_name(name) not in layers}
 
 
 def _without_expert(name: str) -> str:

@@ -40,6 +40,9 @@ ZAMBA |= {"layers_block_type": ["mamba", "hybrid", "hybrid"]}
 DEEPSEEK = {**GROUPED, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4}
 DEEPSEEK |= {"qk_nope_head_dim": 4, "v_head_dim": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
 DEEPSEEK |= {"n_group": 1, "topk_group": 1, "moe_intermediate_size": 12, "first_k_dense_replace": 1}
+GEMMA3N = {**GROUPED, "head_dim": 8, "hidden_size_per_layer_input": 4, "laurel_rank": 4}
+GEMMA3N |= {"vocab_size_per_layer_input": V, "num_kv_shared_layers": 0, "altup_num_inputs": 2}
+GEMMA3N |= {"activation_sparsity_pattern": [0.0, 0.0]}
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32}
 LEVIT |= {"key_dim": [8, 8, 8]}
 # Model -> config, auto class to save with and to load with, words in the names of sites that are left out.
@@ -81,6 +84,8 @@ TOYS = {
     # The copies of a shared block hold a list of adapters each, of which a layer uses its own alone.
     "zamba2": (transformers.Zamba2Config(**ZAMBA), CAUSAL, CAUSAL, ()),
     "deepseek_v3": (transformers.DeepseekV3Config(**DEEPSEEK), CAUSAL, CAUSAL, ()),
+    # In training it clamps the weights of a map and reads them directly.
+    "gemma3n": (transformers.Gemma3nTextConfig(**GEMMA3N), CAUSAL, CAUSAL, ("correction_coefs",)),
     "convnext": (transformers.ConvNextConfig(**CONVNEXT), "AutoModel", IMAGES, ()),
     "levit": (transformers.LevitConfig(**LEVIT), "AutoModel", IMAGES, ("batch_norm",)),
 }
@@ -165,6 +170,14 @@ def test_experts_that_no_token_visits_are_kept(load):
     assert experts == {
         f"model.layers.{layer}.mlp.experts.{part}_proj" for layer in (0, 1) for part in ("gate_up", "down")
     }
+
+
+def test_layers_that_training_skips_by_chance_are_kept(folder_of):
+    config = transformers.BartConfig(**{**BART, "encoder_layerdrop": 1.0})
+    spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
+    base = model.load(spec, auto_class=TEXT, label_names=("a", "b"))
+    assert any(site.name.endswith("encoder.layers.0.self_attn.q_proj") for site in base.sites)
+    assert not [name for name, module in base.module.named_modules() if module.training]
 
 
 def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of):
