@@ -25,6 +25,16 @@ def layer_name(site_name: str) -> str | None:
     return site_name[: number.end(1)] if number else None
 
 
+def stack_name(site_name: str) -> str:
+    """Name of the module that holds the lists of layers of a site in a layer; empty for the model itself.
+
+    Example:
+        >>> stack_name("bert.encoder.layer.3.attention.self.query"), stack_name("layers.3.q")
+        ('bert.encoder', '')
+    """
+    return ".".join((layer_name(site_name) or "").split(".")[:-2])
+
+
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
     """Module -> number of its layer, for those in the stack; blocks of several stages are counted on.
 

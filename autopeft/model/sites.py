@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.feed_forward import with_last_maps
-from autopeft.model.layers import LAYER, layer_numbers
+from autopeft.model.layers import LAYER, layer_numbers, stack_name
 from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
 from autopeft.records import Site
@@ -61,7 +61,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
     """Every linear map, norm and expert parameter of a model with its role and depth, in the model's order.
 
     The output layer of a language model is no site, nor is a router, or a map that `peft` refuses. The layers
-    of a decoder are numbered on from those of its encoder.
+    of a decoder are numbered on from those of its encoder, as are those of stacks of one class.
 
     Modules in `exclude`, such as the task head, are no sites, with all modules inside them. Meta tensors are
     fine.
@@ -78,7 +78,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         for site in sites
     ]
     sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
-    return _with_depths(with_last_maps(sites))
+    return _with_depths(with_last_maps(sites), module)
 
 
 def unreachable_weights(
@@ -220,15 +220,28 @@ def _is_refused(site: Site, model: nn.Module) -> bool:
     return False
 
 
-def _with_depths(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """Sites with their layers; those of a decoder are numbered on from those of the encoder beside it."""
+def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
+    """Sites with their layers; those of a further stack are numbered on from the stack before it.
+
+    A decoder follows the encoder beside it, and a stack one of the same class: CANINE has three encoders.
+    """
     numbers = layer_numbers([site.name for site in sites])
-    sites = [replace(site, layer=numbers.get(site.name)) for site in sites]
-    encoder = [site.layer for site in sites if "encoder" in site.name.split(".") and site.layer is not None]
-    offset = max(encoder, default=-1) + 1
-
-    def moved(site: Site) -> Site:
-        is_decoder = "decoder" in site.name.split(".")
-        return site if site.layer is None or not is_decoder else replace(site, layer=site.layer + offset)
-
-    return tuple(map(moved, sites))
+    n_layers: dict[str, int] = {}
+    for name, number in numbers.items():
+        stack = stack_name(name)
+        n_layers[stack] = max(n_layers.get(stack, 0), number + 1)
+    starts: dict[str, int] = {}
+    for stack in n_layers:
+        is_decoder, kind = "decoder" in stack.split("."), type(module.get_submodule(stack))
+        ends = [
+            start + n_layers[other]
+            for other, start in starts.items()
+            if type(module.get_submodule(other)) is kind or (is_decoder and "encoder" in other.split("."))
+        ]
+        starts[stack] = max(ends, default=0)
+    return tuple(
+        replace(site, layer=numbers[site.name] + starts[stack_name(site.name)])
+        if site.name in numbers
+        else site
+        for site in sites
+    )

@@ -135,6 +135,13 @@ def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
     assert depths["model.decoder.layernorm_embedding"] is None
 
 
+def test_layers_of_stacks_of_one_class_count_on():
+    """CANINE reads characters in a layer before its others and in one after them."""
+    depths = {site.name: site.layer for site in skeleton("canine", CLASSES).sites}
+    stacks = "initial_char_encoder", "encoder", "final_char_encoder"
+    assert [depths[f"canine.{stack}.layer.0.intermediate.dense"] for stack in stacks] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
