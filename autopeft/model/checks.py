@@ -25,6 +25,8 @@ PASS_ERRORS = (
     *(ImportError, ArithmeticError, OSError),
 )
 
+_TO_ENCODER = ("encoder_attn", "crossattention")  # attention of a decoder to the outputs of its encoder
+
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
     """The tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
@@ -75,13 +77,19 @@ def require_pooling(module: Any, name: str) -> None:
 def require_causal(module: Any, name: str) -> None:
     """Refuse a model that sees the token which it should predict: its loss would be meaningless.
 
-    So would be that of a decoder without its encoder, which transformers makes of BART and Whisper.
+    So would be that of a decoder without its encoder, which transformers makes of BART, ProphetNet and TrOCR.
     """
     require_no_speech(module.config, name=name)
-    if getattr(module.config, "encoder_layers", None):
+    config = module.config
+    if getattr(config, "encoder_layers", None) or getattr(config, "num_encoder_layers", None):
         raise ModelError(
             f"{name} is an encoder with a decoder, and {type(module).__name__} is its decoder alone; use "
             "--task text2text-generation, or a decoder such as GPT-2, Llama or Qwen."
+        )
+    if any(child.rpartition(".")[2] in _TO_ENCODER for child, _ in module.named_modules()):
+        raise ModelError(
+            f"{name} attends to the outputs of an encoder, which {type(module).__name__} does not have; "
+            "use a decoder such as GPT-2, Llama or Qwen."
         )
     device = next(module.parameters()).device
     first = torch.tensor([[1, 2, 3, 4]], device=device)
@@ -128,6 +136,7 @@ def require_sites(base: BaseModel) -> None:
             "use a transformer made of nn.Linear or Conv1D layers."
         )
     require_head(base.module, base.name, head=base.head_names)
+    _warn_of_layers_without_maps(base)
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:
@@ -137,3 +146,16 @@ def require_sites(base: BaseModel) -> None:
                 f"{base.name} calls its task head {head}, and peft would train {len(twins)} other modules "
                 f"whose names end like that (such as {twins[0]}); use another model."
             )
+
+
+def _warn_of_layers_without_maps(base: BaseModel) -> None:
+    """Warn of a model such as I-BERT, whose layers are made of modules that no method knows."""
+    modules = [site for site in base.sites if site.kind != "model"]
+    if not any(site.layer is not None and site.role != "norm" for site in modules):
+        log.warning(
+            "No linear map in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
+            "change %d other modules alone; use another base model.",
+            base.name,
+            base.model_type,
+            len(modules),
+        )

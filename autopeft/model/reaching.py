@@ -43,8 +43,8 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
 
     A site is reached if its module is called with one tensor and gives another one of as many numbers as the
     site has outputs, on which the logits depend. All experts of a layer are kept if one of them is reached:
-    which of them a token visits is chance. Where the short pass fails, all sites are kept. Training must reach
-    a site as well as evaluation.
+    which of them a token visits is chance. Evaluation and training must both reach a site. Where the short
+    pass fails, all sites are kept.
     Sites with inputs of four dimensions are noted. `auto_class` names the transformers class of the task.
     """
     modules = [site for site in base.sites if site.kind != "model"]

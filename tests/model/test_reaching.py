@@ -270,7 +270,37 @@ def test_a_model_of_another_kind_is_named_with_its_type(folder_of):
         model.load(spec, auto_class=CAUSAL, label_names=())
 
 
-def test_the_decoder_of_an_encoder_is_no_language_model(folder_of):
-    spec = ModelSpec(id=str(folder_of(transformers.BartConfig(**BART), "AutoModelForSeq2SeqLM")))
-    with pytest.raises(ModelError, match=r"encoder with a decoder.*use --task text2text-generation"):
+DECODERS = {
+    "bart": (transformers.BartConfig(**BART), "encoder with a decoder.*use --task text2text-generation"),
+    "prophetnet": (
+        transformers.ProphetNetConfig(
+            vocab_size=V,
+            hidden_size=D,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            num_encoder_attention_heads=4,
+            num_decoder_attention_heads=4,
+            **IDS,
+        ),
+        "encoder with a decoder.*use --task text2text-generation",
+    ),
+    "trocr": (
+        transformers.TrOCRConfig(**{k: v for k, v in BART.items() if "encoder_" not in k}),
+        "attends to the outputs of an encoder, which TrOCRForCausalLM does not have; use a decoder such as",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_decoder_of_an_encoder_is_no_language_model(name, folder_of):
+    config, message = DECODERS[name]
+    spec = ModelSpec(id=str(folder_of(config, CAUSAL)))
+    with pytest.raises(ModelError, match=message):
         model.load(spec, auto_class=CAUSAL, label_names=())
+
+
+def test_a_model_without_maps_in_its_layers_is_warned_of(folder_of, caplog):
+    spec = ModelSpec(id=str(folder_of(transformers.IBertConfig(**ENCODER, **IDS), "AutoModel")))
+    model.load(spec, auto_class="AutoModelForMultipleChoice", label_names=())
+    assert "No linear map in the layers of " in caplog.text
+    assert "(model type 'ibert') takes an adapter such as LoRA" in caplog.text
