@@ -133,8 +133,9 @@ def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
     """The features of one example, as the task makes them: a grey image, or a text."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
-        pixels: Tensor = base.tokenizer(images=[image], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels.float().to(base.device)}
+        made = dict(base.tokenizer(images=[image], return_tensors="pt"))
+        made["pixel_values"] = made["pixel_values"].float()
+        return {name: tensor.to(base.device) for name, tensor in made.items()}
     limit = base.max_tokens()
     cut = {} if limit is None else {"truncation": True, "max_length": limit}
     encoded = base.tokenizer(_TEXT, return_tensors="pt", **cut)
