@@ -17,7 +17,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import cannot_write, save_processor, seal_folder, write_bytes, write_text
+from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_bytes, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {
@@ -61,14 +61,15 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
-    """Write which base model the adapters in a folder are for, and its commit; seals them anew.
+    """Write which base model the adapters in a folder are for, and its commit; renews their checksums.
 
     `peft` guesses it from the loaded model: of a GGUF file it names the folder, and of no model the commit.
     """
-    for path in folder.rglob("adapter_config.json"):
+    configs = sorted(folder.rglob("adapter_config.json"))
+    for path in configs:
         content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
         write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    seal_folder(folder)
+    reseal(folder, configs)
 
 
 def write_card(

@@ -18,7 +18,7 @@ from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
 from autopeft.records import IN_MEMORY, DataSpec, SearchResult, TrainedPlan, from_json, resume_command
-from autopeft.store import RunDir, damaged, read_plan, write_plan
+from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
@@ -59,6 +59,7 @@ def push(request: PushRequest) -> Pushed:
 
     Raises:
         SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
+            Also where weights or configs differ from their checksums.
         RunDirError: The run has no confirmed weights.
         HubError: The hub cannot be reached, or refuses.
     """
@@ -66,6 +67,8 @@ def push(request: PushRequest) -> Pushed:
         validate_repo_id(request.repo)
     except HFValidationError as error:
         raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
+    if "/" not in request.repo:
+        raise SpecError(f"{request.repo!r} names a repository without its user; pass user/name.")
     weights, result, write = _trained(request) or _confirmed(request)
     base_model = request.base_model or hub_base(result.setting)
     if base_model is None:
@@ -79,6 +82,7 @@ def push(request: PushRequest) -> Pushed:
             f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
             "id on the hub with --base-model."
         )
+    require_unchanged(weights)
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
         (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine

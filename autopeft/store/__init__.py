@@ -7,7 +7,7 @@ files, folders, yaml → checked, checksums, settings, plan, measurement_log, st
 from __future__ import annotations
 
 from autopeft.store.checked import damaged, read_checked, write_checked
-from autopeft.store.checksums import require_unchanged, seal_folder, seal_of
+from autopeft.store.checksums import require_unchanged, reseal, seal_folder, seal_of
 from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
 from autopeft.store.folders import (
     fresh_folder,
@@ -45,6 +45,7 @@ __all__ = [
     "read_yaml",
     "refuse_files",
     "require_unchanged",
+    "reseal",
     "resolve_settings",
     "save_processor",
     "seal_folder",

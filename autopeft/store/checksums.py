@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from autopeft.errors import SpecError
@@ -19,15 +20,22 @@ _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that m
 
 def seal_folder(folder: Path) -> None:
     """Write the SHA-256 of tensors, configs and their order to `checksums.json`, and sync all files."""
-    follow_umask(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
-    for path in paths:
-        with path.open(_SYNCED) as stream:
-            os.fsync(stream.fileno())
-    for sub_folder in {path.parent for path in paths}:
-        sync_folder(sub_folder)
+    paths = _synced_files(folder)
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths if _is_sealed(path.name)}
     write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
+
+
+def reseal(folder: Path, rewritten: Collection[Path]) -> None:
+    """Renew the checksums of files in a folder that were written anew; all others keep theirs.
+
+    A folder without checksums is sealed whole.
+    """
+    sums = _sums(folder)
+    if sums is None:
+        return seal_folder(folder)
+    _synced_files(folder)
+    renewed = {path.relative_to(folder).as_posix(): sha256_of(path) for path in rewritten}
+    write_text(folder / _FILE, json.dumps(sums | renewed, indent=2) + "\n")
 
 
 def seal_of(folder: Path) -> str | None:
@@ -49,9 +57,22 @@ def require_unchanged(folder: Path) -> None:
             raise SpecError(f"{path} is missing; write the folder again, or delete {folder / _FILE}.")
         if sha256_of(path) != expected:
             raise SpecError(
-                f"{path} is damaged or was edited: its SHA-256 differs from the one in {_FILE}; write the "
-                f"folder again, or delete {_FILE} to use the file as it is."
+                f"{path} is damaged or was edited (a later training that saves into its folder does that): "
+                f"its SHA-256 differs from the one in {_FILE}; write the folder again and save elsewhere, or "
+                f"delete {_FILE} to use the file as it is."
             )
+
+
+def _synced_files(folder: Path) -> list[Path]:
+    """The files in a folder but the checksums, which are now on the disk."""
+    follow_umask(folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
+    for path in paths:
+        with path.open(_SYNCED) as stream:
+            os.fsync(stream.fileno())
+    for sub_folder in {path.parent for path in paths}:
+        sync_folder(sub_folder)
+    return paths
 
 
 def _is_sealed(name: str) -> bool:

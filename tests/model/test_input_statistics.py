@@ -123,6 +123,6 @@ def test_eva_starts_from_the_inputs_and_leaves_the_outputs_and_the_count_unchang
     seen, again, other = (bench.measure(tested, fidelity) for tested in (plan, plan, default))
     assert seen.status is Status.COMPLETE
     assert seen.loss == again.loss != other.loss
-    directions = bench._eva_directions(plan)
+    directions = bench._eva_directions(plan, bench.compute)
     assert set(directions) == {adapter.site for adapter in plan.adapters}
     assert all(rows.shape[0] == RANK for rows in directions.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -219,6 +220,21 @@ def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
     assert hub.private["me/new"] is True
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(run, hub, tmp_path, name):
+    flags = ("me/new", "--base-model", "org/tiny-bert")
+    assert push(run, *flags).exit_code == 0
+    before = json.loads((run / "best/weights/checksums.json").read_text())
+    pushed = json.loads(hub.repositories["me/new"]["checksums.json"])
+    assert [key for key in before if before[key] != pushed[key]] == ["adapter_config.json"]
+    for key, digest in pushed.items():
+        assert hashlib.sha256(hub.repositories["me/new"][key]).hexdigest() == digest
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "best/weights" / name
+    path.write_bytes(path.read_bytes() + b" ")
+    refused(push(copy, *flags, "--dry-run"), 2, name, "is damaged or was edited", "save elsewhere")
+
+
 def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
     flags = (run, "me/taken", "--base-model", "org/tiny-bert")
     refused(push(*flags), 2, "me/taken exists", "--overwrite")
@@ -239,6 +255,7 @@ def test_damaged_training_json_is_named_with_the_command_that_writes_it_again(ru
 def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
     refused(push(run, "me/new"), 2, "--base-model")
     refused(push(run, "no name"), 2, "user/name")
+    refused(push(run, "name", "--base-model", "org/tiny-bert", "--dry-run"), 2, "user/name")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "HF_HUB_OFFLINE")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
