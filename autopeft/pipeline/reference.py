@@ -16,8 +16,8 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Batch
 from autopeft.pipeline.best import confirmed_seed
+from autopeft.pipeline.plan_settings import spec_of_plan, with_source
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.training import spec_of_plan, with_source
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +14,16 @@ from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
+from autopeft.pipeline.plan_settings import require_data, spec_of_plan
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reporting import setting_of
 from autopeft.pipeline.step_log import logged_steps
 from autopeft.pipeline.unfinished import Unfinished, training_facts
 from autopeft.records import (
     MAX_SEED,
-    DataSpec,
     Fidelity,
     Forgetting,
     Measurement,
-    ModelSpec,
-    PlanDocument,
-    RunSpec,
-    SearchSpec,
     Status,
     TrainedPlan,
     to_json,
@@ -35,12 +32,12 @@ from autopeft.store import (
     fresh_folder,
     read_plan,
     refuse_files,
-    resolve_settings,
-    whole_path,
     write_plan,
     write_text,
 )
-from autopeft.train import StateFolders
+from autopeft.train import SCHEDULE, StateFolders
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +82,8 @@ def train_plan(
         resume: Go on with a training that was stopped; it has the same plan, seed, model and data.
 
     Raises:
-        SpecError: The seed is out of range, or forgetting cannot be measured with the plan's task.
+        SpecError: The seed is out of range, no dataset is named, or forgetting cannot be measured with the
+            plan's task.
         RunDirError: `out` is not empty, or cannot be written; there is nothing to resume, or a training that
             was stopped and is not to be resumed.
         TrainingError: The run failed or diverged; nothing is left in `out`.
@@ -98,6 +96,13 @@ def train_plan(
     unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)
+    require_data(path, document, data_source)
+    if document.schedule != SCHEDULE:
+        log.warning(
+            "The schedule in %s is not this autopeft's and is not followed, which has one alone: %s.",
+            path,
+            SCHEDULE,
+        )
     spec = spec_of_plan(document, model_id, data_source, overrides or {})
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
@@ -152,37 +157,3 @@ def _write_files(
     )
     write_text(folder / TRAINED, json.dumps(to_json(known), indent=2) + "\n")
     write_trained_card(folder, known, at=at)
-
-
-def spec_of_plan(
-    document: PlanDocument, model_id: str | None, data_source: str | None, overrides: Mapping[str, object]
-) -> RunSpec:
-    """The settings that a plan remembers, with the user's overrides.
-
-    The data is split by the plan's seed, so that the confirm split is that of its search.
-
-    Raises:
-        SpecError: The plan has no learning rate, or an override has a value that is not allowed.
-    """
-    if document.plan.learning_rate <= 0:
-        raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
-    base = (
-        document.model
-        if model_id is None
-        else ModelSpec(id=whole_path(model_id), quantize=document.model.quantize)
-    )
-    flags = {"model.quantize": base.quantize, **{k: v for k, v in overrides.items() if v is not None}}
-    checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
-    return RunSpec(
-        model=base.model_copy(update={"quantize": checked.model.quantize}),
-        execution=checked.execution,
-        data=document.data if data_source is None else with_source(document.data, data_source),
-        task=document.task,
-        search=SearchSpec(seed=document.seed),
-        forgetting=checked.forgetting,
-    )
-
-
-def with_source(data: DataSpec, source: str) -> DataSpec:
-    """The same columns and limits for another source; settings of the hub dataset are dropped."""
-    return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})

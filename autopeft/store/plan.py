@@ -40,7 +40,7 @@ class _AdapterEntry(_Strict):
     site: _Word
     method: _Word
     rank: _Count = 0
-    scale: _Finite = 1.0
+    scale: Annotated[_Finite, Field(gt=0)] = 1.0
     options: dict[str, records.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
@@ -81,7 +81,9 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
         "adapters": [_line_of(adapter) for adapter in plan.adapters],
     }
     if header is None:
-        header = _HEADER.format(train=records.train_command(Path("plan.yaml"), model, document.data))
+        train = records.train_command(Path("plan.yaml"), model, document.data)
+        needs_data = model.id not in (None, records.IN_MEMORY) and document.data.source is None
+        header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
     write_text(path, header + write_yaml_text(content))
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from toys.bases import plan_of_queries
 from toys.reading import rows_of
 from toys.specs import run_spec
 from typer.testing import CliRunner
@@ -18,9 +19,7 @@ from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, TrainingError
-from autopeft.model import load
 from autopeft.pipeline.step_log import _Steps
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 from autopeft.train import kept_step, under_way, watched
 
@@ -39,21 +38,7 @@ app(sys.argv[1:])
 @pytest.fixture
 def plan_file(model_dir, data_dir, tmp_path):
     """The plan.yaml of a LoRA of rank 2 on all queries of the toy model."""
-    spec = ModelSpec(id=str(model_dir))
-    base = load(spec, auto_class="AutoModelForSequenceClassification", label_names=("a", "b"), device="cpu")
-    sites = [site for site in base.sites if site.role == "q"]
-    adapters = tuple(Adapter(site=site.name, method="lora", rank=2) for site in sites)
-    cost = sum(2 * (site.in_features + site.out_features) for site in sites)
-    document = PlanDocument(
-        plan=Plan(adapters=adapters, learning_rate=0.05, trainable_params=cost),
-        model=spec,
-        data=DataSpec(source=str(data_dir)),
-        task=TaskSpec(name="text-classification", max_steps=N_STEPS, batch_size=8, max_length=16),
-        base_params=base.base_params,
-        head_params=base.head_params,
-        schedule="linear",
-        seed=0,
-    )
+    document = plan_of_queries(model_dir, data_dir, max_steps=N_STEPS)
     write_plan(tmp_path / "plan.yaml", document)
     return tmp_path / "plan.yaml"
 

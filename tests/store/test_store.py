@@ -176,7 +176,7 @@ adapters = st.builds(
     method=st.text(min_size=1),
     site=st.text(min_size=1),
     rank=st.integers(0, 4096),
-    scale=st.floats(allow_nan=False, allow_infinity=False),
+    scale=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
     options=options.map(lambda items: tuple(items.items())),
 )
 plans = st.builds(
@@ -204,6 +204,11 @@ def test_a_plan_reads_well(tmp_path):
     assert "\n- {site: h.0.q, method: lora, rank: 8, scale: 2.0, options: {dora: true, init: 'no'}}\n" in text
 
 
+def test_a_plan_without_its_dataset_asks_for_the_users(tmp_path):
+    write_plan(tmp_path / "plan.yaml", PlanDocument(**{**vars(DOCUMENT), "data": DataSpec()}))
+    assert "autopeft train --plan plan.yaml --data YOURS\n" in (tmp_path / "plan.yaml").read_text()
+
+
 def test_a_plan_is_found_in_a_run_directory(tmp_path):
     write_plan(tmp_path / "best" / "plan.yaml", DOCUMENT)
     assert read_plan(tmp_path) == read_plan(tmp_path / "best") == DOCUMENT
@@ -225,6 +230,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
         ("rank: 8", "rank: -1", SpecError, "adapters.0.rank is -1; it should be greater than or equal to 0"),
         ("rank: 8", "rank: '8'", SpecError, "adapters.0.rank is '8'; it should be a valid integer"),
         ("scale: 2.0", "scale: .nan", SpecError, "adapters.0.scale is nan; it should be a finite number"),
+        ("scale: 2.0", "scale: 0", SpecError, "adapters.0.scale is 0; it should be greater than 0"),
         (
             "dora: true",
             "dora: [1]",

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 import transformers
 
-from autopeft.model import BaseModel, Precision
-from autopeft.records import Adapter
+from autopeft.model import BaseModel, Precision, load
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from toys.words import CONTEXT, VOCABULARY
 
 ARCHITECTURES = ("bert", "gpt2", "llama")
@@ -152,4 +152,23 @@ def state_of(module):
         parameters=[(name, id(p), p.requires_grad, p.grad) for name, p in module.named_parameters()],
         hooks=[(len(child._forward_hooks), len(child._forward_pre_hooks)) for child in module.modules()],
         attributes=sorted(vars(module)),
+    )
+
+
+def plan_of_queries(model_dir, data_dir, *, max_steps):
+    """The plan of a LoRA of rank 2 on all queries of a toy BERT, with its data."""
+    spec = ModelSpec(id=str(model_dir))
+    base = load(spec, auto_class="AutoModelForSequenceClassification", label_names=("a", "b"), device="cpu")
+    sites = [site for site in base.sites if site.role == "q"]
+    adapters = tuple(Adapter(site=site.name, method="lora", rank=2) for site in sites)
+    cost = sum(2 * (site.in_features + site.out_features) for site in sites)
+    return PlanDocument(
+        plan=Plan(adapters=adapters, learning_rate=0.05, trainable_params=cost),
+        model=spec,
+        data=DataSpec(source=str(data_dir)),
+        task=TaskSpec(name="text-classification", max_steps=max_steps, batch_size=8, max_length=16),
+        base_params=base.base_params,
+        head_params=base.head_params,
+        schedule="linear",
+        seed=0,
     )
