@@ -7,7 +7,7 @@ unmatched → fitting → layers, counting → planning.
 
 from __future__ import annotations
 
-from autopeft.adapters.checking import check_plan
+from autopeft.adapters.checking import check_plan, other_base_note
 from autopeft.adapters.configs import (
     adapts_modules,
     auto_class_of,
@@ -47,6 +47,7 @@ __all__ = [
     "count_plan",
     "forgo_initial_values",
     "is_adapter",
+    "other_base_note",
     "rate_factor",
     "read_configs",
     "read_user_plan",

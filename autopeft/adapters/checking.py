@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from autopeft.errors import SiteError, SpecError, UnknownNameError
 from autopeft.extension import Method, Options
 from autopeft.model import BaseModel, check_sites
-from autopeft.records import Adapter, Plan, Site
+from autopeft.records import Adapter, Plan, PlanDocument, Site
 
 
 def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> None:
@@ -34,6 +34,19 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
             f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
             f"on {base.name}; correct trainable_params, or use the base model that it was made for."
         )
+
+
+def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
+    """A note where a plan fits a base model of another size than its own, as one of more layers."""
+    if document.base_params == base.base_params:
+        return None
+    used = {site.layer for site in base.sites if site.name in {a.site for a in document.plan.adapters}}
+    bare = sorted({site.layer for site in base.sites if site.layer is not None} - used)
+    left = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
+    return (
+        f"The plan was made for a base model of {document.base_params:,} parameters; {base.name} has "
+        f"{base.base_params:,}{left}. A search with --warm-start maps the plan onto it."
+    )
 
 
 def _check_options(adapter: Adapter, method: Method, site: Site) -> None:

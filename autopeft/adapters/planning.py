@@ -16,7 +16,7 @@ from typing import Any
 
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 
-from autopeft.adapters.checking import check_plan
+from autopeft.adapters.checking import check_plan, other_base_note
 from autopeft.adapters.layers import AttachedLayer, attached_layers, describe_layer, n_trained
 from autopeft.adapters.reading import ConfigFile, holds_plan, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.representable import dropout_notes, in_head, method_for, require_representable
@@ -61,7 +61,8 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
             f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
             "--warm-start maps a plan onto another base model."
         ) from error
-    return UserPlan(plan=document.plan)
+    note = other_base_note(document, base)
+    return UserPlan(plan=document.plan, notes=(note,) if note else ())
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:

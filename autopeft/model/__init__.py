@@ -57,7 +57,7 @@ from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import BYTES_PER_WEIGHT, StoredWeights, require_plain_weights, stored_weights
-from autopeft.model.unchanged import digest_of
+from autopeft.model.unchanged import digest_of, sample_digest
 from autopeft.model.virtual import gives_cache
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
@@ -141,6 +141,7 @@ __all__ = [
     "require_plain_weights",
     "resolve",
     "restoring",
+    "sample_digest",
     "save_weights",
     "set_initial_directions",
     "set_random_state",

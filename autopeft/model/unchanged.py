@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autopeft.model.shapes import n_bits
+
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
 _CHUNK_BYTES = 2**26  # that are copied at once; chosen by hand
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
@@ -78,6 +80,25 @@ def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
         content = _flat(tensor).view(torch.uint8)
         for start in range(0, content.numel(), _CHUNK_BYTES):
             digest.update(content[start : start + _CHUNK_BYTES].cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | None:
+    """SHA-256 of about 4,096 numbers of every parameter, rounded to bfloat16; None for a quantised model.
+
+    It is the same in whichever plain format a checkpoint is held, and takes no time. `exclude` names modules
+    that are left out.
+    """
+    digest, left_out = hashlib.sha256(), tuple(f"{name}." for name in exclude)
+    for name, parameter in sorted(module.named_parameters()):
+        if name.startswith(left_out):
+            continue
+        if not parameter.is_floating_point() or n_bits(module.get_submodule(name.rpartition(".")[0])):
+            return None
+        flat = _flat(parameter)
+        numbers = flat[:: (flat.numel() // _SAMPLE) | 1].cpu().to(torch.bfloat16)
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(numbers.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

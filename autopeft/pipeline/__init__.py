@@ -1,12 +1,12 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: turns, frames, step_log, plan_settings →
-in_memory, spreading, defaults, estimate_request, estimate_trainee, interruption, keeping, measured,
-same_base → resuming, environment, computing → row_lengths, export_base, prepare → fitting → scoring,
-counting, listing, chance → fingerprint, forgetting, reporting → hub_folder, unfinished → best, working,
-warm_start → applying, problem, ledger → allowance → forecast, estimating, continuing → comparing,
-time_limit, tracking, task_facts → previewing, searching, exporting → analyzing, training, suggesting →
-reference → verifying, pushing.
+in_memory, spreading, defaults, estimate_request, estimate_trainee, interruption, keeping, measured →
+resuming, environment, computing → row_lengths, export_base, prepare → same_base, fitting → scoring,
+counting, listing, chance → fingerprint, forgetting, reporting → hub_folder, unfinished →
+exported_training, best, working, warm_start → applying, problem, ledger → allowance → forecast,
+estimating, continuing → comparing, time_limit, tracking, task_facts → previewing, searching, exporting →
+analyzing, training, suggesting → reference → verifying, pushing.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from peft import PeftModel
 from torch import nn
 
 from autopeft import model
-from autopeft.adapters import check_plan, compile_plan
+from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.best import require_body
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
+from autopeft.pipeline.same_base import require_same_base
 from autopeft.pipeline.turns import one_at_a_time
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.store import fresh_folder
@@ -63,6 +64,8 @@ def apply(
         name = model.loaded_from(module) or type(module).__name__
         base = BaseModel(module, None, name=name, untrained=untrained)
         check_plan(chosen, base, methods)
+        if isinstance(plan, PlanDocument) and (note := other_base_note(plan, base)):
+            log.warning("%s", note)
         configs = compile_plan(chosen, methods).configs
         attached = base.attach_for_good(
             configs,
@@ -113,6 +116,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     if module is not None:
         model.require_plain(module)
         require_body(weights, lambda: model.digest_of(module, exclude=model.head_names(module)))
+        require_same_base(weights, module)
         attached = apply(result.best, module, weights=weights)
         _name_outputs(module, setting.label_names)
         return attached.eval()
@@ -128,6 +132,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
             label_names=setting.label_names,
             needs_tokenizer=False,
         )
+    require_same_base(weights, base.module)
     attached = base.attach_for_good(
         compile_plan(result.best, discover("autopeft.methods")).configs,
         plan=result.best,

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from autopeft import report, train
 from autopeft.adapters import compile_plan
@@ -19,6 +18,7 @@ from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_fil
 from autopeft.pipeline.measured import copy_weights
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
+from autopeft.pipeline.same_base import BASE_SAMPLE, base_sample, trained_facts
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
@@ -95,7 +95,8 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     if confirmed:
         copy_weights(run, confirmed[0], fresh / "weights")
         body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
-        write_text(fresh / "weights" / "training.json", training_json(confirmed[0], body_sha256=body))
+        known = training_json(confirmed[0], body_sha256=body, base_sample=base_sample(prepared))
+        write_text(fresh / "weights" / "training.json", known)
         if part_words(result).weights.n_unmerged > 1:
             # `autopeft.apply` attaches them by their plan. The folder may be pushed: no path of the data.
             document = replace(plan_document(prepared, result.best), data=DataSpec())
@@ -120,11 +121,16 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
 
 
 def training_json(
-    measurement: Measurement, forgetting: Forgetting | None = None, *, body_sha256: str | None = None
+    measurement: Measurement,
+    forgetting: Forgetting | None = None,
+    *,
+    base_sample: str | None,
+    body_sha256: str | None = None,
 ) -> str:
     """The content of `training.json`, which lies beside trained weights: their scores and their fidelity.
 
-    `body_sha256` is the digest of a base model in memory without its head, which no name loads again.
+    `base_sample` is that of `base_sample`. `body_sha256` is the digest of a base model in memory without its
+    head, which no name loads again.
     """
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
@@ -133,6 +139,8 @@ def training_json(
         **record["fidelity"],
         **{key: record[key] for key in keys},
     }
+    if base_sample is not None:
+        content[BASE_SAMPLE] = base_sample
     if body_sha256 is not None:
         content[_BODY] = body_sha256
     if forgetting is not None:
@@ -147,7 +155,7 @@ def confirmed_seed(run: RunDir) -> int:
         RunDirError: `training.json`, which holds the seed, is missing or damaged.
     """
     path = run.best / "weights" / "training.json"
-    seed = _trained(path).get("seed")
+    seed = trained_facts(path).get("seed")
     if type(seed) is not int:
         raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
     return seed
@@ -160,19 +168,10 @@ def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
         weights: A folder of trained weights.
         body_sha256: Gives the digest of the base model at hand, without its head.
     """
-    wanted = _trained(weights / "training.json").get(_BODY)
+    wanted = trained_facts(weights / "training.json").get(_BODY)
     if wanted is not None and wanted != (digest := body_sha256()):
         raise ModelError(
             "The base model has other weights than the one in memory that was searched (SHA-256 "
             f"{digest[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
             "folder that its save_pretrained wrote."
         )
-
-
-def _trained(path: Path) -> dict[str, Any]:
-    """The content of a `training.json`; empty where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

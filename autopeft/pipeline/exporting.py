@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import warnings
@@ -11,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from torch import nn
+
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import Exporter, ExportSource, TrainingFacts, discover
+from autopeft.extension import Exporter, ExportSource, discover
 from autopeft.pipeline.export_base import DTYPES, checkpoint_of, with_base
+from autopeft.pipeline.exported_training import plan_of, training_facts
+from autopeft.pipeline.same_base import has_other_weights
 from autopeft.records import ModelSpec, PlanDocument, resume_command
 from autopeft.store import RunDir, read_plan, refuse_files
 
@@ -70,9 +73,12 @@ def export(request: ExportRequest) -> Export:
         source, spec = _read(files, document, request, needs_base=exporter.needs_base)
         notes: list[str] = []
         if not exporter.problems(source):
-            notes += _check_fit(files, source, spec, folder=folder, needs_base=exporter.needs_base)
+            needs_base = exporter.needs_base
+            notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
+            if exporter.needs_base == "weights" and has_other_weights(folder, cast(nn.Module, source.base)):
+                notes.append(f"{source.base_model} has other weights than the one that this was trained on")
         notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
     paths = (path for path in request.out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
@@ -106,8 +112,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
             raise SpecError(
                 f"{request.adapter} holds neither {' nor '.join(known)}; pass a folder that peft wrote."
             )
-        plan = request.adapter / "plan.yaml"
-        return request.adapter, read_plan(plan) if plan.is_file() else None
+        return request.adapter, plan_of(request.adapter)
     run = RunDir.open(cast(Path, request.run))
     if not (run.best / "plan.yaml").is_file():
         words = resume_command(run.read_spec(), run.path)
@@ -139,7 +144,7 @@ def _read(
         task_type=adapters.task_name(forward),
         head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
         weights=weights,
-        training=TrainingFacts() if document is None else _training_facts(document, spec, request.run),
+        training=training_facts(document, spec, request.run or request.adapter),
         rank=request.rank,
         energy=request.energy,
         dtype=request.dtype,
@@ -147,28 +152,16 @@ def _read(
     return source, spec
 
 
-def _training_facts(document: PlanDocument, spec: ModelSpec, run: Path | None) -> TrainingFacts:
-    """What a plan file says of a full training run, and the result of its run of the texts."""
-    task, text_form = document.task, ""
-    if run is not None:
-        with contextlib.suppress(RunDirError):  # an unfinished run has no result
-            text_form = RunDir.open(run).load_result().setting.text_form
-    return TrainingFacts(
-        learning_rate=adapters.common_learning_rate(document.plan),
-        batch_size=task.batch_size,
-        epochs=task.epochs,
-        max_steps=task.max_steps,
-        max_length=task.max_length,
-        seed=document.seed,
-        quantize=spec.quantize,
-        text_form=text_form,
-    )
-
-
 def _check_fit(
-    files: Sequence[ConfigFile], source: ExportSource, spec: ModelSpec, *, folder: Path, needs_base: str
+    files: Sequence[ConfigFile],
+    source: ExportSource,
+    spec: ModelSpec,
+    document: PlanDocument | None,
+    *,
+    folder: Path,
+    needs_base: str,
 ) -> list[str]:
-    """Raise where configs or weights do not fit the base model; a note where the model's config is missing.
+    """Raise where configs or weights do not fit the base model; notes where its size or config is another.
 
     The config is downloaded only for formats that need the base model.
     """
@@ -180,8 +173,9 @@ def _check_fit(
         if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.locating
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
+    note = None if document is None else adapters.other_base_note(document, base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only
         attached = adapters.attach_fitting(files, base, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
-    return []
+    return [note] if note else []

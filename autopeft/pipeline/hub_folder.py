@@ -17,7 +17,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_bytes, write_text
+from autopeft.store import cannot_write, reseal, save_processor, write_bytes, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {

@@ -18,6 +18,7 @@ from autopeft.extension import Batch
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.plan_settings import spec_of_plan, with_source
 from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.same_base import require_same_base
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
 
@@ -98,7 +99,12 @@ def batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
 def expected_outputs(
     prepared: Prepared, reference: Reference, batches: Sequence[Batch]
 ) -> list[torch.Tensor]:
-    """The outputs of the confirmed plan for as many rows as fit into memory."""
+    """The outputs of the confirmed plan for as many rows as fit into memory.
+
+    Raises:
+        ModelError: The base model has other weights than the one that the plan was trained on.
+    """
+    require_same_base(reference.confirmed, prepared.base.module)
     stack = compile_plan(reference.plan, prepared.methods)
     task_type, kept, n_numbers = prepared.task.peft_task_type, [], 0
     with prepared.base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:

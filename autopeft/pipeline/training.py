@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autopeft.adapters import check_plan
+from autopeft.adapters import check_plan, other_base_note
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
@@ -17,6 +17,7 @@ from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_tra
 from autopeft.pipeline.plan_settings import require_data, spec_of_plan
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reporting import setting_of
+from autopeft.pipeline.same_base import base_sample
 from autopeft.pipeline.step_log import logged_steps
 from autopeft.pipeline.unfinished import Unfinished, training_facts
 from autopeft.records import (
@@ -107,6 +108,8 @@ def train_plan(
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))
     check_plan(document.plan, prepared.base, prepared.methods)
+    if note := other_base_note(document, prepared.base):
+        log.warning("%s", note)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -146,14 +149,15 @@ def _write_files(
     """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    write_text(folder / "training.json", training_json(measurement, forgetting))
+    known = training_json(measurement, forgetting, base_sample=base_sample(prepared))
+    write_text(folder / "training.json", known)
     write_loading_files(folder, prepared)
-    known = TrainedPlan(
+    trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
         best=plan,
         measurement=replace(measurement, example_scores=()),
         environment=environment(prepared.base, prepared.spec.execution),
     )
-    write_text(folder / TRAINED, json.dumps(to_json(known), indent=2) + "\n")
-    write_trained_card(folder, known, at=at)
+    write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
+    write_trained_card(folder, trained, at=at)

@@ -25,7 +25,9 @@ from toys.words import LABEL_NAMES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
+import autopeft
 from autopeft.cli.app import app
+from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.pipeline import apply, part_words, train_plan
 from autopeft.pipeline.hub_folder import write_card, write_loading_files
@@ -181,6 +183,17 @@ def test_card_of_a_mix_merges_what_it_can_and_attaches_the_rest(tmp_path):
         [("lora", ".merge_and_unload")],
         [("bottleneck", ".eval")],
     ]
+
+
+def test_a_run_is_loaded_into_its_own_base_model_alone(run, model_dir):
+    result = autopeft.load_result(run)
+    own = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        other = AutoModelForSequenceClassification.from_config(own.config)
+    with pytest.raises(ModelError, match=r"other weights than the one that .*weights was trained on"):
+        result.load(other)
+    assert result.load(own.bfloat16().float()) is not None  # as a checkpoint in half the bits is
 
 
 def push(*arguments):
