@@ -257,7 +257,10 @@ def export(
     ] = None,
     energy: Annotated[
         float | None,
-        typer.Option(help="Share of a change to keep at every site, for a format that converts; in (0, 1]."),
+        typer.Option(
+            help="Share of a change (of its squares) to keep at every site, for a format that converts; in "
+            "(0, 1]. Default: 0.99."
+        ),
     ] = None,
     dtype: Annotated[
         str | None,

@@ -44,8 +44,10 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
 def memory_line(estimate: StepEstimate) -> str:
     """The memory of a training step, for the foot of a count."""
     step = estimate.answer.step
+    n_bytes = step.memory.expected
+    memory = f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 0.1 * 2**30 else f"{n_bytes / 2**20:.1f} MiB"
     return (
-        f"training takes about {step.memory.expected / 2**30:.1f} GiB for {step.n_rows} rows of "
+        f"training takes about {memory} for {step.n_rows} rows of "
         f"{step.n_tokens:,} tokens\nin {estimate.dtype}; `autopeft estimate` says more"
     )
 

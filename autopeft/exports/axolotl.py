@@ -16,6 +16,7 @@ from autopeft.exports.parts.recipe import (
     schedule,
     text_comment,
 )
+from autopeft.exports.trl import instead_of_recipe
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -79,7 +80,7 @@ class Axolotl:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write axolotl.yaml, to be completed with data and length."""
-        refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
+        refuse(self.name, self.problems(source), instead=instead_of_recipe(source))
         (config,) = configs_of(source)
         content = {
             "base_model": source.base_model,

@@ -23,6 +23,7 @@ from autopeft.exports.parts.recipe import (
     text_comment,
 )
 from autopeft.exports.parts.uniform import plain_names
+from autopeft.exports.trl import instead_of_recipe
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -74,7 +75,7 @@ class LlamaFactory:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write llama_factory.yaml, to be completed with data and template."""
-        refuse(self.name, self.problems(source), instead="Use --to native, or --to trl for a language model")
+        refuse(self.name, self.problems(source), instead=instead_of_recipe(source))
         (config,) = configs_of(source)
         assert source.base is not None, "the shapes of the base model are needed"
         content = {

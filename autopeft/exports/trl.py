@@ -121,6 +121,11 @@ class Trl:
         return (*notes, *rate_note(source))
 
 
+def instead_of_recipe(source: ExportSource) -> str:
+    """What to do where another trainer's file cannot hold a plan: this format where it can."""
+    return "Use --to native" if Trl().problems(source) else "Use --to trl or --to native"
+
+
 def _loading(source: ExportSource, bits: Mapping[str, bool | str] | None) -> str:
     """The arguments of `from_pretrained` as code: commit, and number of bits."""
     entries = [] if source.checkpoint.revision is None else [f'"revision": {source.checkpoint.revision!r}']

@@ -109,9 +109,11 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
     if request.adapter is not None:
         known = ("adapter_config.json", "order.json")
         if not any((request.adapter / name).is_file() for name in known):
-            raise SpecError(
-                f"{request.adapter} holds neither {' nor '.join(known)}; pass a folder that peft wrote."
+            several = any(request.adapter.glob("*/adapter_config.json"))
+            remedy = (
+                "write several adapters with autopeft.save" if several else "pass a folder that peft wrote"
             )
+            raise SpecError(f"{request.adapter} holds neither {' nor '.join(known)}; {remedy}.")
         return request.adapter, plan_of(request.adapter)
     run = RunDir.open(cast(Path, request.run))
     if not (run.best / "plan.yaml").is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.same_base import require_same_base
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
+
+log = logging.getLogger(__name__)
 
 SPLIT = "confirm"  # whose rows every run has
 # Of the largest output. Rounding in float32 stays below the first; weights in 16 bits were rounded once more,
@@ -114,6 +117,8 @@ def expected_outputs(
             n_numbers += output.numel()
             if n_numbers > _MAX_OUTPUTS:
                 break
+    if len(kept) < len(batches):
+        log.info("Outputs of %d of %d rows are compared; more take too much memory.", len(kept), len(batches))
     return kept
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
-from autopeft.cli.counts import count_text
+from autopeft.cli.counts import count_text, memory_line
 from autopeft.estimate import TrainingStep, measure
 from autopeft.pipeline import count_step
 
@@ -61,6 +63,13 @@ def test_targets_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert "read by" in text.stdout
     assert "after a merge" in text.stdout
     assert max(map(len, text.stdout.splitlines()[2:])) <= 100
+
+
+@pytest.mark.parametrize(("n_bytes", "words"), [(30 * 2**20, "30.0 MiB"), (3 * 2**30, "3.0 GiB")])
+def test_memory_of_a_small_model_is_not_zero(n_bytes: int, words: str) -> None:
+    step = SimpleNamespace(memory=SimpleNamespace(expected=n_bytes), n_rows=4, n_tokens=128)
+    estimate: Any = SimpleNamespace(answer=SimpleNamespace(step=step), dtype="float32")
+    assert f"about {words} for 4 rows" in memory_line(estimate)
 
 
 def test_count_shows_the_memory_of_a_step(folder: Path, tmp_path: Path) -> None:

@@ -204,8 +204,10 @@ def test_plan_for_another_task_is_refused(name, bert, make_plan, tmp_path):
 def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
     half = make_plan(language_model, "lora").adapters[::2]
     plan = make_plan(language_model, [*half, *make_plan(language_model, "ln_tuning").adapters])
-    with pytest.raises(SpecError, match=r"LN_TUNING is not LoRA|takes one config, and the plan has 2"):
+    reasons = r"LN_TUNING is not LoRA|takes one config, and the plan has 2"
+    with pytest.raises(SpecError, match=reasons) as refusal:
         EXPORTERS[name].export(source_of(language_model, plan), tmp_path / "out")
+    assert "--to trl" not in str(refusal.value)  # which cannot hold it either
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
 def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_model, make_plan, tmp_path):
     plan = uneven(language_model, make_plan)
     odd = [replace(a, scale=1.5 if a.rank == 3 else a.scale) for a in plan.adapters]
-    with pytest.raises(SpecError, match=reason):
+    with pytest.raises(SpecError, match=f"{reason}.*Use --to trl or --to native"):
         EXPORTERS[name].export(source_of(language_model, make_plan(language_model, odd)), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -265,6 +265,13 @@ def test_same_adapter_is_written_alike_twice(bert, make_plan, tmp_path):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
+def test_converting_a_plain_lora_says_that_uniform_is_exact(bert, make_plan, tmp_path):
+    for name in ("lora", "vera"):
+        source = trained(bert, make_plan(bert, name), tmp_path / name).source
+        notes = CONVERTED.export(source, tmp_path / f"converted {name}")
+        assert any("uniform-lora is exact" in note for note in notes) == (name == "lora")
+
+
 def test_shapes_alone_of_the_base_model_suffice(make_base, make_plan, tmp_path):
     base = make_base("llama-lm")
     toy = trained(base, make_plan(base, "lora"), tmp_path / "weights")

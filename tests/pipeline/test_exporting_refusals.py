@@ -190,6 +190,13 @@ def test_flags_that_say_nothing_usable_are_a_usage_error(flags, words, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["A"]
 
 
+def test_a_mix_that_peft_saved_alone_is_told_what_saves_its_order(tmp_path):
+    for name in ("ia3_0", "lora_1"):
+        peft.LoraConfig(target_modules=["q"]).save_pretrained(tmp_path / "mix" / name)
+    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
+    refused(export(*flags), 2, "nor order.json", "autopeft.save")
+
+
 def test_base_model_that_is_not_there_or_not_named_is_said(trained_adapter, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     toy = trained_adapter()
