@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import (
+    instead_of_yaml,
     length,
     lora_recipe_problems,
     lora_settings,
@@ -16,7 +17,6 @@ from autopeft.exports.parts.recipe import (
     schedule,
     text_comment,
 )
-from autopeft.exports.trl import instead_of_recipe
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -80,7 +80,7 @@ class Axolotl:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write axolotl.yaml, to be completed with data and length."""
-        refuse(self.name, self.problems(source), instead=instead_of_recipe(source))
+        refuse(self.name, self.problems(source), instead=instead_of_yaml(source))
         (config,) = configs_of(source)
         content = {
             "base_model": source.base_model,

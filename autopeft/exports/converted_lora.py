@@ -22,8 +22,7 @@ from autopeft.errors import SpecError
 from autopeft.exports.parts import problems
 from autopeft.exports.parts.adapter import in_head
 from autopeft.exports.parts.merging import merge
-from autopeft.exports.parts.uniform import Factors, write_uniform
-from autopeft.exports.uniform_lora import UniformLora
+from autopeft.exports.parts.uniform import Factors, uniform_problems, write_uniform
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
@@ -78,7 +77,7 @@ class ConvertedLora:
         worst = max(costs, key=lambda site: costs[site]["relative_error"])
         error = costs[worst]["relative_error"]
         note = f"relative error {total:.2e} in total, {error:.2e} at worst ({worst}); see conversion.json"
-        exact = () if UniformLora().problems(source) else ("--to uniform-lora is exact for this plain LoRA",)
+        exact = () if uniform_problems(source) else ("--to uniform-lora is exact for this plain LoRA",)
         return (note, *exact, *notes)
 
 

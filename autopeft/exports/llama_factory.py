@@ -15,6 +15,7 @@ from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import refuse
 from autopeft.exports.parts.recipe import (
+    instead_of_yaml,
     length,
     lora_recipe_problems,
     lora_settings,
@@ -23,7 +24,6 @@ from autopeft.exports.parts.recipe import (
     text_comment,
 )
 from autopeft.exports.parts.uniform import plain_names
-from autopeft.exports.trl import instead_of_recipe
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 
@@ -75,7 +75,7 @@ class LlamaFactory:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write llama_factory.yaml, to be completed with data and template."""
-        refuse(self.name, self.problems(source), instead=instead_of_recipe(source))
+        refuse(self.name, self.problems(source), instead=instead_of_yaml(source))
         (config,) = configs_of(source)
         assert source.base is not None, "the shapes of the base model are needed"
         content = {

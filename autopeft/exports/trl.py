@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
-import peft
 from peft import PeftConfig
 
 from autopeft.adapters import changed_fields, task_name
 from autopeft.exports.parts.adapter import configs_of
-from autopeft.exports.parts.problems import adapts_nothing, refuse
-from autopeft.exports.parts.recipe import length, plain, rate_note, recipe_problems, schedule, text_comment
+from autopeft.exports.parts.problems import refuse
+from autopeft.exports.parts.recipe import (
+    length,
+    one_config_problems,
+    plain,
+    rate_note,
+    schedule,
+    text_comment,
+)
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.records import QUANTISED
 from autopeft.store import fresh_folder, write_text
@@ -81,17 +86,7 @@ class Trl:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """No adapter, a mix, another task than language modelling, a config that code cannot hold."""
-        if nothing := adapts_nothing(source.configs):
-            return nothing
-        problems = [*recipe_problems(source)]
-        for config in source.configs:
-            class_name = type(config).__name__
-            if getattr(peft, class_name, None) is not type(config):
-                problems.append(f"{class_name} is no config of peft itself")
-            for name, value in changed_fields(config).items():
-                if not _is_plain(value):
-                    problems.append(f"{name} of {class_name} is a {type(value).__name__}")
-        return tuple(problems)
+        return one_config_problems(source)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write train.py; its `make_trainer` takes the data and further settings."""
@@ -121,11 +116,6 @@ class Trl:
         return (*notes, *rate_note(source))
 
 
-def instead_of_recipe(source: ExportSource) -> str:
-    """What to do where another trainer's file cannot hold a plan: this format where it can."""
-    return "Use --to native" if Trl().problems(source) else "Use --to trl or --to native"
-
-
 def _loading(source: ExportSource, bits: Mapping[str, bool | str] | None) -> str:
     """The arguments of `from_pretrained` as code: commit, and number of bits."""
     entries = [] if source.checkpoint.revision is None else [f'"revision": {source.checkpoint.revision!r}']
@@ -133,15 +123,6 @@ def _loading(source: ExportSource, bits: Mapping[str, bool | str] | None) -> str
         arguments = ", ".join(f"{name}={value!r}" for name, value in bits.items())
         entries.append(f'"quantization_config": BitsAndBytesConfig({arguments})')
     return f"{{{', '.join(entries)}}}"
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value can be written as a Python literal, an enum's member by its value."""
-    if isinstance(value, dict):
-        return all(_is_plain(entry) for pair in value.items() for entry in pair)
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool | Enum)
 
 
 def _fields(config: PeftConfig) -> str:

@@ -7,15 +7,9 @@ from pathlib import Path
 
 from autopeft.adapters import type_counts
 from autopeft.exports.parts import problems
-from autopeft.exports.parts.uniform import lora_factors, write_uniform
+from autopeft.exports.parts.uniform import lora_factors, uniform_problems, write_uniform
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
-
-# Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
-_FOLDED = (
-    "r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules layers_to_transform "
-    "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
-)
 
 
 @dataclass(frozen=True)
@@ -29,9 +23,7 @@ class UniformLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
-        configs = source.configs
-        of_configs = problems.not_lora(configs) or problems.lora_problems(configs, known=_FOLDED)
-        return (*of_configs, *problems.trained_whole(source), *problems.untrained(source))
+        return uniform_problems(source)
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
+import peft
 from peft import PeftConfig
 
 from autopeft.adapters import changed_fields
-from autopeft.exports.parts.problems import lora_problems, not_lora
+from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora
 from autopeft.extension import ExportSource
 from autopeft.train import WARMUP_SHARE
 
@@ -105,3 +107,32 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(entry) for entry in value]
     return int(value) if isinstance(value, float) and value == int(value) else value
+
+
+def one_config_problems(source: ExportSource) -> tuple[str, ...]:
+    """What code with a single `peft` config cannot hold: no adapter, a mix, another task, odd values."""
+    if nothing := adapts_nothing(source.configs):
+        return nothing
+    problems = [*recipe_problems(source)]
+    for config in source.configs:
+        class_name = type(config).__name__
+        if getattr(peft, class_name, None) is not type(config):
+            problems.append(f"{class_name} is no config of peft itself")
+        for name, value in changed_fields(config).items():
+            if not _is_plain(value):
+                problems.append(f"{name} of {class_name} is a {type(value).__name__}")
+    return tuple(problems)
+
+
+def instead_of_yaml(source: ExportSource) -> str:
+    """The formats that can hold what a YAML for another trainer cannot."""
+    return "Use --to native" if one_config_problems(source) else "Use --to trl or --to native"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be written as a Python literal, an enum's member by its value."""
+    if isinstance(value, dict):
+        return all(_is_plain(entry) for pair in value.items() for entry in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool | Enum)
