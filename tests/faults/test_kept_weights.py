@@ -77,7 +77,7 @@ def test_damaged_weights_are_trained_again_on_resume(run_copy, finished, damage,
 def test_export_refuses_weights_that_changed_after_the_run(run_copy, tmp_path, name):
     path = run_copy / "best/weights" / name
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1) if name.endswith("json") else b"")
-    with pytest.raises(SpecError, match=f"{name} is damaged or was edited: its SHA-256 differs"):
+    with pytest.raises(SpecError, match=rf"{name} is damaged or was edited \(.*\): its SHA-256 differs"):
         pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=run_copy))
 
 
