@@ -34,7 +34,14 @@ from autopeft.model.devices import (
     to_float64,
 )
 from autopeft.model.feed_forward import last_maps
-from autopeft.model.in_memory import from_memory, loaded_from, note_flags, require_plain, restoring
+from autopeft.model.in_memory import (
+    from_memory,
+    is_narrow,
+    loaded_from,
+    note_flags,
+    require_plain,
+    restoring,
+)
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
 from autopeft.model.layers import layer_name
@@ -109,6 +116,7 @@ __all__ = [
     "holder_of",
     "input_directions",
     "input_rms",
+    "is_narrow",
     "is_out_of_memory",
     "known_mask",
     "known_role",

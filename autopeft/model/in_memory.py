@@ -24,7 +24,7 @@ from autopeft.model.checks import (
 )
 from autopeft.model.classes import loading_class, reads_images
 from autopeft.model.precision import Precision, make_current
-from autopeft.model.quantising import stop_mutation
+from autopeft.model.quantising import stop_mutation, widen_norms
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
 from autopeft.model.snapshot import note_modules
@@ -72,7 +72,8 @@ def from_memory(
     )
     require_pooling(module, name)
     if auto_class == "AutoModelForCausalLM":
-        require_causal(module, name)
+        with base.autocast():
+            require_causal(module, name)
     keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
     return base
@@ -83,15 +84,18 @@ def restoring(module: nn.Module) -> Iterator[None]:
     """A context after which modules, flags, gradients and padding token of a module are as before.
 
     Weights are not copied, since `BaseModel.attached` leaves them unchanged. Modules are put back there too,
-    but a signal may end that half-way.
+    but a signal may end that half-way. Meanwhile a model in few bits has norms and biases in the formats that
+    they have where it is loaded by its name.
     """
-    restore_flags, undo = note_flags(module), stop_mutation(module)
-    restore_modules = note_modules(module)
+    restore_modules, restore_flags = note_modules(module), note_flags(module)
+    undo = stop_mutation(module)
+    if any(map(n_bits, module.modules())):
+        widen_norms(module)
     try:
         yield
     finally:
-        restore_modules()
         undo()
+        restore_modules()
         restore_flags()
 
 
@@ -120,11 +124,16 @@ def loaded_from(module: nn.Module) -> str:
     return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
+def is_narrow(module: nn.Module) -> bool:
+    """Whether any weights outside bitsandbytes maps are in bfloat16, so that the model must compute in it."""
+    return torch.bfloat16 in _formats(module)
+
+
 def require_plain(module: nn.Module) -> None:
     """Raise a ModelError for a module that cannot be adapted as it is.
 
     It is no transformers model, is wrapped by torch.compile or for several devices, holds adapters already,
-    has floats other than float32 outside bitsandbytes maps, or has no weights.
+    has floats other than float32 and bfloat16 outside bitsandbytes maps, or has no weights.
     """
     kind = type(module).__name__
     if isinstance(getattr(module, "_orig_mod", None), nn.Module):
@@ -140,17 +149,21 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(
             f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."
         )
-    plain = [child for child in module.modules() if not n_bits(child)]
-    parameters = [parameter for child in plain for parameter in child.parameters(recurse=False)]
-    others = {p.dtype for p in parameters if p.is_floating_point()} - {torch.float32}
-    if others:
+    if others := _formats(module) - {torch.float32, torch.bfloat16}:
         other = str(min(others, key=str)).removeprefix("torch.")
         raise ModelError(
-            f"The {kind} in memory has weights in {other}; training here is in float32, pass model.float(), "
-            "or load a quantised one with dtype=torch.float32."
+            f"The {kind} in memory has weights in {other}; training here is in float32 or bfloat16, pass "
+            "model.float() or model.bfloat16(), or load a quantised one with dtype=torch.float32."
         )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")
+
+
+def _formats(module: nn.Module) -> set[torch.dtype]:
+    """The number formats of all floating weights outside bitsandbytes maps."""
+    plain = [child for child in module.modules() if not n_bits(child)]
+    parameters = [parameter for child in plain for parameter in child.parameters(recurse=False)]
+    return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
 
 
 def _require_one_device(module: nn.Module) -> None:

@@ -42,6 +42,7 @@ from autopeft.model.quantising import (
     require_quantiser,
     require_working_kernels,
     stop_mutation,
+    widen_norms,
 )
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_params
@@ -49,8 +50,6 @@ from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import dequantising, require_plain_weights, require_trainable
 from autopeft.records import ModelSpec
-
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 log = logging.getLogger(__name__)
 
@@ -215,14 +214,12 @@ def _read_quantised(
 def _own_memory(module: nn.Module) -> None:
     """Give the weights that are not quantised memory of their own, and hold norms of torch in float32.
 
-    On a CPU these norms refuse inputs of a wider format. A view of the checkpoint would keep its whole file
-    mapped there, which is several times as large.
+    A view of the checkpoint would keep its whole file mapped on a CPU, which is several times as large.
     """
-    wide = {id(p) for part in module.modules() if isinstance(part, _NORMS) for p in part.parameters()}
+    widen_norms(module)
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            wanted = torch.float32 if id(parameter) in wide else parameter.dtype
-            parameter.data = parameter.data.to(wanted, copy=parameter.device.type == "cpu")
+            parameter.data = parameter.data.to(parameter.dtype, copy=parameter.device.type == "cpu")
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:

@@ -24,6 +24,7 @@ from autopeft.records import QUANTISED
 _TOLERANCE = 0.05
 _PROBE_ROWS = 4  # chosen by hand
 _FEW_EXPERTS = 0.05  # of all weights, which are not worth a word; chosen by hand
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,13 @@ def quantised_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(parameter_names))
     types = {name: type(module.get_submodule(name)) for name in owners}
     return tuple(name for name, kind in types.items() if kind.__module__.startswith("bitsandbytes."))
+
+
+def widen_norms(module: nn.Module) -> None:
+    """Hold the norms of torch in float32, as they refuse inputs of a wider format than theirs on a CPU."""
+    for part in module.modules():
+        if isinstance(part, _NORMS):
+            part.float()
 
 
 def unquantised_modules(module: nn.Module) -> tuple[str, ...]:

@@ -34,8 +34,9 @@ def apply(
 
     Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
     a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
-    is restored where this function raises. `save` writes every adapter; `save_pretrained` omits the adapters
-    beneath virtual tokens.
+    is restored where this function raises. What requires gradients is float32: train and call a
+    model in bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). `save` writes every adapter;
+    `save_pretrained` omits the adapters beneath virtual tokens.
 
     Args:
         plan: A plan, or a plan document read from a file.
@@ -45,7 +46,7 @@ def apply(
             saves the output of its network, so its loaded weights can be used but not trained further.
 
     Raises:
-        ModelError: The module is not a transformers model in float32, or has adapters already.
+        ModelError: The module is no transformers model in float32 or bfloat16, or has adapters already.
         SiteError: An adapter does not fit the model, or `peft` attached another number of parameters.
         SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
             wrong, or the weights belong to another plan.
@@ -115,7 +116,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
         raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
     if module is not None:
         model.require_plain(module)
-        require_body(weights, lambda: model.digest_of(module, exclude=model.head_names(module)))
+        require_body(weights, lambda: _digest_of_body(module))
         require_same_base(weights, module)
         attached = apply(result.best, module, weights=weights)
         _name_outputs(module, setting.label_names)
@@ -141,6 +142,12 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
         weights=weights,
     )
     return attached.eval()
+
+
+def _digest_of_body(module: nn.Module) -> str:
+    """Digest of a model in memory without its head, in the formats that it has in a search."""
+    with model.restoring(module):
+        return model.digest_of(module, exclude=model.head_names(module))
 
 
 def _name_outputs(module: nn.Module, label_names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.extension import Task
 from autopeft.model import BaseModel
 from autopeft.pipeline.frames import UNREADABLE, dataset_of
-from autopeft.records import IN_MEMORY, RunSpec
+from autopeft.records import IN_MEMORY, RunSpec, with_setting
 
 _NAME = "dataset in memory"
 
@@ -52,10 +52,21 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
-    """The settings with the precision that `auto` comes to for this model and machine."""
+    """The settings with the precision that `auto` comes to for this model and machine.
+
+    Raises a ModelError for float32 where a model in memory is in bfloat16, which nobody can undo.
+    """
     execution = spec.execution
+    is_narrow = memory.model is not None and model.is_narrow(memory.model)
+    if is_narrow and execution.dtype == "float32":
+        raise ModelError(
+            "dtype is 'float32', but the model in memory has weights in bfloat16; leave dtype out, or pass "
+            "model.float()."
+        )
     if execution.dtype != "auto":
         return spec
+    if is_narrow:
+        return with_setting(spec, "execution.dtype", "bfloat16")
     if memory.model is None:
         device, config = model.find_device(execution.device), model.config_of(spec.model)
     else:

@@ -216,7 +216,10 @@ def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp
             lambda module, search: search.update(tokenizer=None),
             "its tokenizer is not; pass it as tokenizer=",
         ),
-        (lambda module, search: module.half(), "weights in float16.*model.float"),
+        (
+            lambda module, search: module.half(),
+            r"weights in float16.*model\.float\(\) or model\.bfl",
+        ),
         (
             lambda module, search: search.update(model=module.bert),
             "is a BertModel; the task needs one of Auto",

@@ -1,0 +1,94 @@
+"""Models in memory whose weights are in bfloat16: the numbers of the same checkpoint loaded by its name."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+import torch
+import transformers
+from toys.bases import AUTO_CLASSES, state_of, toy_config
+from toys.memory import SMALL, same_weights, toy_dataset, weights_of
+from toys.words import toy_rows
+
+import autopeft
+from autopeft.errors import ModelError
+
+CLASSIFIER = "AutoModelForSequenceClassification"
+FEW = {**SMALL, "trials": 2, "max_steps": 4, "confirm": "full"}
+
+
+def completions():
+    texts, _ = toy_rows(80, seed=5)
+    return datasets.Dataset.from_list([{"prompt": t, "completion": t[::-1]} for t in texts])
+
+
+CASES = {
+    "bert": ("text-classification", toy_dataset, "none"),
+    "llama-lm": ("text-generation", completions, "none"),
+    "llama-lm in 4 bits": ("text-generation", completions, "4bit"),
+    "gpt2-lm in 4 bits": ("text-generation", completions, "4bit"),  # its norms are torch's
+}
+
+
+def loaded(architecture, folder, quantize):
+    """A model as users load it: `dtype=torch.bfloat16`, in 4 bits by a config."""
+    auto = getattr(transformers, AUTO_CLASSES.get(architecture, CLASSIFIER))
+    if quantize == "none":
+        return auto.from_pretrained(folder, dtype=torch.bfloat16)
+    pytest.importorskip("bitsandbytes")
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return auto.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": "cpu"}
+    )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer, tmp_path):
+    task, rows, quantize = CASES[name]
+    architecture = name.partition(" ")[0]
+    auto = getattr(transformers, AUTO_CLASSES.get(architecture, CLASSIFIER))
+    torch.manual_seed(0)
+    auto.from_config(toy_config(architecture.removesuffix("-lm"), hidden=32)).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    module = loaded(architecture, tmp_path / "m", quantize)
+    before = weights_of(module), state_of(module), {k: v.dtype for k, v in module.state_dict().items()}
+    common = {**FEW, "task": task, "data": rows()}
+    held = autopeft.search(model=module, tokenizer=tokenizer, out=tmp_path / "held", **common)
+    assert same_weights(before[0], weights_of(module))
+    assert (state_of(module), {k: v.dtype for k, v in module.state_dict().items()}) == before[1:]
+    settings = {"model": tmp_path / "m", "dtype": "bfloat16", "quantize": quantize, "device": "cpu"}
+    named = autopeft.search(out=tmp_path / "named", **common, **settings)
+    numbers = [[(m.plan, m.loss, m.metric) for m in result.measurements] for result in (held, named)]
+    assert numbers[0] == numbers[1] and len(numbers[0]) > 3
+    assert held.spec.execution.dtype == "bfloat16"
+    adapted = held.load(module)
+    assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_weights_in_bfloat16_are_not_searched_in_float32(make_base, tokenizer, tmp_path):
+    module = make_base("bert").module.bfloat16()
+    arguments = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer, "out": tmp_path / "run"}
+    with pytest.raises(ModelError, match=r"dtype is 'float32', .* weights in bfloat16; .*model\.float\(\)"):
+        autopeft.search(**arguments, dtype="float32", **SMALL)
+
+
+def test_norms_in_float32_beside_weights_in_bfloat16_are_left_as_they_are(tokenizer, tmp_path):
+    """transformers itself keeps some modules of some models in float32."""
+    module = transformers.AutoModelForCausalLM.from_config(toy_config("llama"), dtype=torch.bfloat16)
+    module.model.norm.float()
+    autopeft.search(
+        model=module,
+        data=completions(),
+        tokenizer=tokenizer,
+        task="text-generation",
+        out=tmp_path / "run",
+        **{**FEW, "confirm": "none"},
+    )
+    assert {p.dtype for p in module.model.norm.parameters()} == {torch.float32}
+    assert {p.dtype for p in module.model.layers.parameters()} == {torch.bfloat16}
