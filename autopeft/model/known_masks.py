@@ -16,13 +16,15 @@ MakeMask = Callable[..., Tensor | None]
 
 
 class KnownMask(Tensor):
-    """An attention mask (B, …, T) of which it is known whether it has padding, which is any 0.
+    """An attention mask (B, …, T) of which it is known whether and where it has padding, which is any 0.
 
     A cast of it, a copy on another device and its numbers in another shape are known too. All else that is
-    made of it is a plain tensor: its padding is not known.
+    made of it is a plain tensor: its padding is not known. `is_right_padded` says that no token comes after
+    padding in its row.
     """
 
     has_padding: bool
+    is_right_padded: bool
 
     @classmethod
     def __torch_function__(
@@ -34,13 +36,23 @@ class KnownMask(Tensor):
         if func not in (Tensor.to, Tensor.view) or not isinstance(args[0], cls) or made is args[0]:
             return made
         has_other_bytes = func is Tensor.view and made.dtype != args[0].dtype
-        return made if has_other_bytes else known_mask(made, has_padding=args[0].has_padding)
+        if has_other_bytes:
+            return made
+        # Rows in another shape may begin within those of before.
+        is_right_padded = args[0].is_right_padded and made.shape[-1] == args[0].shape[-1]
+        return _noted(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
 
 
-def known_mask(mask: Tensor, *, has_padding: bool) -> KnownMask:
-    """The mask itself, with what is known of it."""
+def known_mask(mask: Tensor, *, seen_as: Tensor) -> KnownMask:
+    """The mask itself, with what is known of it; `seen_as` has the same numbers, on the CPU."""
+    has_padding = bool((seen_as == 0).any())
+    is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
+    return _noted(mask, has_padding=has_padding, is_right_padded=is_right_padded)
+
+
+def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> KnownMask:
     known = mask.as_subclass(KnownMask)
-    known.has_padding = has_padding
+    known.has_padding, known.is_right_padded = has_padding, is_right_padded
     return known
 
 
@@ -54,7 +66,8 @@ def heeding_known_masks() -> Iterator[None]:
     """A context in which models of transformers make their masks of a `KnownMask` without a look at it.
 
     They make what they would make otherwise: nothing where there is no padding, since the attention is then
-    plain or causal.
+    plain or causal. Nor where all padding comes last and the attention is causal: no token attends to what
+    comes after it, and what padding computes is not used. Fast kernels take no masks, at least on GPUs.
     """
     before = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
 
@@ -78,7 +91,8 @@ def _make_mask(make: MakeMask, *, attention_mask: Tensor | None = None, **argume
     is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
     if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
         return make(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
-    if not attention_mask.has_padding:
+    is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
+    if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
         return make(attention_mask=None, **arguments)
     never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return make(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})

@@ -98,7 +98,7 @@ class Batches:
                 placed = {name: place(tensor) for name, tensor in batch.items()}
             mask = batch.get(_MASK)
             if self.knows_masks and mask is not None:
-                placed[_MASK] = known_mask(placed[_MASK], has_padding=bool((mask == 0).any()))
+                placed[_MASK] = known_mask(placed[_MASK], seen_as=mask)
         return _Kept(Collated(placed, n_terms), sum(sizes))
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -9,18 +9,20 @@ from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     create_bidirectional_mask,
     create_causal_mask,
+    create_sliding_window_causal_mask,
 )
 
 from autopeft.model import heeding_known_masks, heeds_known_masks, known_mask
 from autopeft.model.known_masks import KnownMask
 
 WHOLE = torch.ones(2, 5, dtype=torch.int64)
-PADDED = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+PADDED = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+RIGHT = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 masks = pytest.mark.parametrize("mask", [WHOLE, PADDED], ids=["whole", "padded"])
 
 
 def known(mask):
-    return known_mask(mask.clone(), has_padding=bool((mask == 0).any()))
+    return known_mask(mask.clone(), seen_as=mask)
 
 
 @masks
@@ -36,6 +38,12 @@ def test_casts_and_views_stay_known_and_all_else_is_a_plain_tensor(mask):
     assert torch.equal(whole.cumsum(-1), mask.cumsum(-1))
 
 
+def test_padding_on_the_right_stays_known_in_rows_of_the_same_length():
+    assert known(RIGHT).is_right_padded and not known(PADDED).is_right_padded
+    assert known(RIGHT).to(torch.bool).is_right_padded and known(RIGHT).view(1, 3, 5).is_right_padded
+    assert not known(RIGHT).view(1, 15).is_right_padded
+
+
 @masks
 @pytest.mark.parametrize("make", [create_causal_mask, create_bidirectional_mask])
 @pytest.mark.parametrize("n_queries", [5, 3, 1])
@@ -47,6 +55,63 @@ def test_models_get_the_mask_that_they_get_otherwise(make, n_queries, mask):
             made = make(config, states, given, cache=None)
             assert type(made) is type(plain)
             assert made is plain is None or torch.equal(made, plain)
+
+
+def test_causal_attention_needs_no_mask_for_padding_on_the_right():
+    """It does where queries are fewer than keys, where rows are packed, and where all tokens are seen."""
+    config, states = toy_base("llama-lm").module.config, torch.zeros(3, 5, 16)
+    blocks = torch.zeros(3, 5, dtype=torch.int64)
+
+    def visible(query, key):
+        return key >= 0
+
+    with heeding_known_masks():
+        assert create_causal_mask(config, states, known(RIGHT), cache=None) is None
+        for make, given, options in (
+            (create_causal_mask, states[:, :3], {}),
+            (create_causal_mask, states, {"block_sequence_ids": blocks}),
+            (create_causal_mask, states, {"or_mask_function": lambda b, h, query, key: visible(query, key)}),
+            (create_bidirectional_mask, states, {}),
+        ):
+            made = make(config, given, known(RIGHT), cache=None, **options)
+            assert torch.equal(made, make(config, given, RIGHT, cache=None, **options))
+
+
+@pytest.mark.parametrize("window", [2, 5, 9])
+def test_sliding_windows_stay_and_hide_no_token_more_or_less(window):
+    config, states = toy_base("llama-lm").module.config, torch.zeros(3, 5, 16)
+    config.sliding_window = window
+    causal = torch.ones(5, 5, dtype=torch.bool).tril()
+    with heeding_known_masks():
+        made = create_sliding_window_causal_mask(config, states, known(RIGHT), cache=None)
+    seen = causal.expand(3, 1, 5, 5) if made is None else made
+    expected = causal & ~torch.ones(5, 5, dtype=torch.bool).tril(-window)
+    for row, n_tokens in enumerate(RIGHT.sum(-1)):
+        assert torch.equal(seen[row, 0, :n_tokens], expected[:n_tokens])
+    assert made is None or made.any(-1).all()  # a query without a key would be NaN in some kernels
+
+
+@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm", "moe-lm", "llama", "gpt2"])
+def test_losses_and_gradients_are_those_of_an_attention_that_takes_the_mask(architecture, attach, make_plan):
+    """`eager` multiplies by a mask that it is given; padding has no loss, and a row of it is no NaN."""
+    base = toy_base(architecture)
+    plan = make_plan(base, "lora", rank=2)
+    mask = torch.cat([RIGHT, torch.zeros(1, 5, dtype=torch.int64)]) if "lm" in architecture else RIGHT
+    ids = torch.randint(4, 20, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    labels = torch.where(mask == 1, ids, -100) if "lm" in architecture else torch.tensor([0, 1, 0])
+    found = {}
+    for name in ("sdpa", "eager"):
+        base.module.set_attn_implementation(name)
+        given = known(mask) if name == "sdpa" else mask
+        with attach(base, plan) as adapted, heeding_known_masks():
+            parameters = [p for p in adapted.parameters() if p.requires_grad]
+            draw = torch.Generator().manual_seed(1)
+            for parameter in parameters:
+                parameter.data.normal_(std=0.1, generator=draw)
+            loss = adapted(input_ids=ids, attention_mask=given, labels=labels).loss
+            loss.backward()
+            found[name] = loss.detach(), *(p.grad for p in parameters)
+    torch.testing.assert_close(found["sdpa"], found["eager"], rtol=1e-4, atol=1e-6)
 
 
 def test_mask_that_a_model_makes_by_itself_is_looked_at():
