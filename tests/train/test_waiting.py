@@ -113,8 +113,10 @@ def test_step_of_a_language_model_waits_for_nothing(
 
 @pytest.mark.parametrize("kind", ["plain", "packed", "padded"])
 @pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm", "moe-lm"])
-def test_what_is_known_of_batches_changes_no_bit(architecture, kind, tokenizer, methods, make_plan, fidelity):
-    """Against batches as `collate` makes them, of which nothing is known."""
+def test_what_is_known_of_batches_changes_rounding_at_most(
+    architecture, kind, tokenizer, methods, make_plan, fidelity
+):
+    """Against batches as `collate` makes them, of which nothing is known; padding takes another kernel."""
     seen = []
     task, split = fitted(kind, tokenizer)
     for is_known in (True, False):
@@ -125,7 +127,8 @@ def test_what_is_known_of_batches_changes_no_bit(architecture, kind, tokenizer, 
         measurement = bench.measure(plan, fidelity(split="confirm", train_steps=3))
         assert measurement.status is Status.COMPLETE, measurement.error
         seen.append(replace(measurement, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0))
-    assert seen[0] == seen[1]
+    assert seen[0].loss == pytest.approx(seen[1].loss, rel=1e-5)
+    assert kind == "padded" or seen[0] == seen[1]
 
 
 def test_positions_are_those_of_the_labels_and_their_bytes_are_counted(tokenizer):
