@@ -1,8 +1,8 @@
 """The command line: the only room that prints and exits.
 
 Inside the folder each file imports only from those before it:
-usage, known, serving, imports, printing → options, signals → exit_codes, tables, previews, progress, counts,
-estimates, checks, heat_map → analysis, lists → verify_push, sizing → app.
+usage, known, serving, imports, printing, segments → options, signals → exit_codes, tables, previews,
+progress, counts, estimates, checks, heat_map → analysis, lists → verify_push, sizing → app.
 """
 
 from __future__ import annotations

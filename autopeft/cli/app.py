@@ -16,6 +16,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
+from autopeft.cli.segments import expand_segments
 from autopeft.cli.serving import serve_search
 from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams
 from autopeft.errors import StoppedError
@@ -47,6 +48,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `autopeft` command."""
     open_missing_streams()
+    expand_segments()
     app()
 
 

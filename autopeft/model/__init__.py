@@ -47,8 +47,22 @@ from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, k
 from autopeft.model.layers import layer_name
 from autopeft.model.loading import load, load_processor, quiet_libraries
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
-from autopeft.model.memory import FreedMemory, free_bytes, is_out_of_memory, release_memory, taken_bytes
-from autopeft.model.precision import Precision, choose_precision, device_names, find_device, like_gpus
+from autopeft.model.memory import (
+    FreedMemory,
+    free_bytes,
+    is_out_of_memory,
+    limit_memory,
+    release_memory,
+    taken_bytes,
+)
+from autopeft.model.precision import (
+    Precision,
+    choose_precision,
+    computes_in_bfloat16,
+    device_names,
+    find_device,
+    like_gpus,
+)
 from autopeft.model.prefix import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 from autopeft.model.quantising import (
     conv1d_to_linear,
@@ -92,6 +106,7 @@ __all__ = [
     "checkpointed",
     "choose_precision",
     "commit_of",
+    "computes_in_bfloat16",
     "config_of",
     "conv1d_to_linear",
     "dequantise",
@@ -124,6 +139,7 @@ __all__ = [
     "layer_name",
     "left_by_bitsandbytes",
     "like_gpus",
+    "limit_memory",
     "list_sites",
     "load",
     "load_processor",

@@ -74,12 +74,28 @@ def taken_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def limit_memory(device: torch.device, limit_bytes: int) -> None:
+    """Let torch refuse this process more than `limit_bytes` of a GPU; a lower limit of before stays.
+
+    On other devices nothing refuses it, and the limit is for plans alone.
+    """
+    if device.type == "cuda":
+        share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
+        before = torch.cuda.get_per_process_memory_fraction(device)
+        torch.cuda.set_per_process_memory_fraction(min(share, before), device)
+
+
 def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
-    """Bytes that can still be taken on a device, of `limit_bytes` in all where there is a limit; >= 0."""
+    """Bytes that can still be taken on a device, of `limit_bytes` in all where there is a limit; >= 0.
+
+    On a GPU the limit of `limit_memory` counts in any case.
+    """
     taken = taken_bytes(device)
     if device.type == "cuda":
+        available, total = torch.cuda.mem_get_info(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
         # What torch has reserved and does not use counts as free.
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+        free = min(available + torch.cuda.memory_reserved(device), allowed) - taken
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - taken
     else:

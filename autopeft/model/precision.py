@@ -24,6 +24,7 @@ _LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chos
 _BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
 _WIDE, _LEAST_GAIN_WIDE = 1024, 0.8  # from this width on, half the memory is worth a slower product
 _LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
+_DEVICES = ("cpu", "cuda", "mps")  # whose free memory and random numbers `memory` and `devices` know
 # The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
 # as long as in float32 (reports/LOG.md), which the probe must not wait for at full size.
 _FIRST_WIDTH, _FIRST_TOKENS, _SLOWEST_FIRST = 128, 16, 8.0
@@ -125,6 +126,11 @@ def find_device(names: str | None) -> torch.device:
         reason = reason_of(error)
         text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
         raise ModelError(text) from error
+    if device.type not in _DEVICES:
+        raise ModelError(
+            f"The device {name!r} is of the type {device.type}, whose free memory autopeft cannot tell; use "
+            f"another --device: {', '.join(_DEVICES)}."
+        )
     return device
 
 
@@ -135,6 +141,11 @@ def make_current(device: torch.device) -> None:
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+
+
+def computes_in_bfloat16(gpu: torch.device) -> bool:
+    """Whether a GPU has units for bfloat16; of NVIDIA's, Volta and Turing (V100, T4, RTX 20) have none."""
+    return bool(torch.version.hip) or torch.cuda.get_device_capability(gpu) >= _BFLOAT16_SINCE
 
 
 def choose_precision(
@@ -160,7 +171,7 @@ def _choice(
     config: Any, device: torch.device, seconds_of: Callable[[Callable[[], object]], float]
 ) -> tuple[Precision, str]:
     if device.type == "cuda":
-        if torch.version.hip or torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE:
+        if computes_in_bfloat16(device):
             return Precision(dtype="bfloat16"), "the GPU computes in it"
         return Precision(), "the GPU has no bfloat16"
     if device.type != "cpu":

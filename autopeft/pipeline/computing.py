@@ -13,10 +13,12 @@ from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.model import (
     BaseModel,
+    computes_in_bfloat16,
     config_of,
     find_device,
     free_bytes,
     is_out_of_memory,
+    limit_memory,
     load_skeleton,
     stored_weights,
 )
@@ -46,12 +48,15 @@ _Step = Callable[Concatenate[Subject, Rest], Given]
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
     """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open.
 
-    Raises SpecError where `--memory` allows no more than is taken already, or for an impossible budget.
+    From here on a GPU gives this process no more than `--memory`. Raises SpecError where that is no more than
+    is taken already, or for an impossible budget.
     """
     base = bench.base
     most = budget.parse(spec.budget.requested, base_params=base.base_params).max_trainable_params
     trained_params = most + base.head_params
     train.check_limit(bench, spec.execution, trained_params=trained_params)
+    if spec.execution.memory_bytes is not None:
+        limit_memory(base.device, spec.execution.memory_bytes)
     memory_bytes = memory_of_one(spec.execution, base)
     execution = spec.execution.model_copy(update={"memory_bytes": memory_bytes})
     compute, decisions = train.choose_compute(bench, execution, trained_params=trained_params)
@@ -149,8 +154,12 @@ def in_memory_of_run(purpose: str) -> Callable[[_Step[Subject, Rest, Given]], _S
 
 
 def _less_memory(spec: RunSpec) -> str:
-    is_quantised = spec.model.quantize != "none"
+    is_quantised, reason = spec.model.quantize != "none", ""
     with contextlib.suppress(ModelError):  # the config cannot be read, or the model was passed as an object
         stored = stored_weights(config_of(spec.model))
         is_quantised = is_quantised or not (stored is None or stored.is_loaded_plain)
-    return train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)
+    with contextlib.suppress(ModelError):  # the device is not here
+        device = find_device(spec.execution.device)
+        if device.type == "cuda" and not is_quantised and not computes_in_bfloat16(device):
+            reason = "This GPU has no bfloat16, so that each weight takes 4 bytes. "
+    return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)

@@ -31,18 +31,28 @@ def one_at_a_time() -> Iterator[None]:
         while not _LOCK.acquire(timeout=_SLICE_SECONDS):
             pass
     try:
-        with _same_current_gpu():
+        with _gpus_as_before():
             yield
     finally:
         _LOCK.release()
 
 
 @contextlib.contextmanager
-def _same_current_gpu() -> Iterator[None]:
-    """A context after which the process has the current GPU of before, on which new tensors lie."""
+def _gpus_as_before() -> Iterator[None]:
+    """A context after which the process has the current GPU of before, and may use as much of each GPU."""
     before = torch.cuda.current_device() if has_used_gpus() else 0
+    shares = _memory_shares()
     try:
         yield
     finally:
         if has_used_gpus() and torch.cuda.current_device() != before:
             torch.cuda.set_device(before)
+        for index, share in _memory_shares().items():
+            if share != shares.get(index, 1.0):
+                torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
+
+
+def _memory_shares() -> dict[int, float]:
+    """The share of each GPU's memory that torch lets this process have; empty where none was used yet."""
+    n_gpus = torch.cuda.device_count() if has_used_gpus() else 0
+    return {index: torch.cuda.get_per_process_memory_fraction(index) for index in range(n_gpus)}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from autopeft.model import FreedMemory, free_bytes, is_out_of_memory
+from autopeft.errors import ModelError
+from autopeft.model import FreedMemory, find_device, free_bytes, is_out_of_memory, limit_memory
 
 
 def test_free_memory_of_the_machine_is_part_of_it_and_in_bytes():
@@ -46,3 +48,53 @@ def test_memory_that_is_freed_between_blocks_in_use_goes_back_to_the_system():
 def test_errors_of_a_full_gpu_are_told_from_others(message, is_memory):
     assert is_out_of_memory(RuntimeError(message)) is is_memory
     assert not is_out_of_memory(ValueError(message))
+
+
+GPU, GIB = torch.device("cuda:0"), 2**30
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 80 GiB with 70 GiB free, of which torch has reserved 5 GiB and uses 3 GiB; the shares set."""
+    shares = [1.0]
+    answers = {
+        "mem_get_info": lambda device: (70 * GIB, 80 * GIB),
+        "memory_reserved": lambda device: 5 * GIB,
+        "memory_allocated": lambda device: 3 * GIB,
+        "get_device_properties": lambda device: SimpleNamespace(total_memory=80 * GIB),
+        "get_per_process_memory_fraction": lambda device: shares[-1],
+        "set_per_process_memory_fraction": lambda share, device: shares.append(share),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    return shares
+
+
+def test_a_limit_is_enforced_by_torch_and_bounds_what_is_free_for_whoever_asks(gpu):
+    assert free_bytes(GPU) == 72 * GIB
+    assert free_bytes(GPU, limit_bytes=16 * GIB) == 13 * GIB
+    limit_memory(GPU, 20 * GIB)
+    assert gpu == [1.0, 0.25]
+    assert free_bytes(GPU) == 17 * GIB
+    assert free_bytes(GPU, limit_bytes=16 * GIB) == 13 * GIB
+    assert free_bytes(GPU, limit_bytes=40 * GIB) == 17 * GIB
+
+
+def test_a_lower_limit_of_before_stays_and_one_above_the_gpu_is_none(gpu):
+    limit_memory(GPU, 100 * GIB)
+    assert gpu[-1] == 1.0
+    limit_memory(GPU, 8 * GIB)
+    limit_memory(GPU, 40 * GIB)
+    assert gpu[-1] == pytest.approx(0.1)
+
+
+def test_nothing_is_enforced_on_a_cpu():
+    limit_memory(torch.device("cpu"), GIB)
+
+
+def test_devices_whose_memory_is_not_known_are_refused(monkeypatch):
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device: zeros(*sizes))  # any device is here
+    with pytest.raises(ModelError, match=r"device 'xpu' is of the type xpu, .*--device: cpu, cuda, mps\.$"):
+        find_device("xpu")
+    assert find_device("cuda:1") == torch.device("cuda:1")

@@ -272,3 +272,49 @@ def test_a_call_leaves_the_current_gpu_as_it_was(monkeypatch):
         assert torch.cuda.current_device() == torch.device("cuda:3")
         raise ZeroDivisionError
     assert torch.cuda.current_device() == 1
+
+
+def test_a_call_leaves_the_memory_of_gpus_to_the_process_that_made_it(monkeypatch):
+    """What `--memory` allows a search is not all that the user's own training may have afterwards."""
+    shares = {0: 1.0, 1: 0.75}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", shares.__getitem__)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.update({index: share})
+    )
+    with one_at_a_time():
+        shares[0] = shares[1] = 0.25
+    assert shares == {0: 1.0, 1: 0.75}
+
+
+def test_the_limit_of_the_settings_is_enforced_before_anything_is_measured(monkeypatch, model_dir, data_dir):
+    limits = []
+    monkeypatch.setattr(computing, "limit_memory", lambda device, n_bytes: limits.append((device, n_bytes)))
+    settings = {"max_steps": 4, "batch_size": 8, "budget": "5%"}
+    prepare(run_spec(model_dir, data_dir, **settings))
+    assert limits == []
+    prepare(run_spec(model_dir, data_dir, memory="64GiB", **settings))
+    assert limits == [(torch.device("cpu"), 64 * GIB)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "quantize", "is_said"),
+    [((7, 5), "none", True), ((8, 6), "none", False), ((7, 5), "4bit", False)],
+)
+def test_whose_gpu_has_no_bfloat16_is_told_so_where_memory_ran_out(
+    capability, quantize, is_said, monkeypatch
+):
+    monkeypatch.setattr(computing, "find_device", lambda names: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    @computing.in_memory_of_run("the test")
+    def scarce_step(spec):
+        raise MemoryError("no more")
+
+    with pytest.raises(ModelError, match="Memory ran out in the test") as refusal:
+        scarce_step(run_spec(quantize=quantize))
+    assert (
+        "This GPU has no bfloat16, so that each weight takes 4 bytes. Lower" in str(refusal.value)
+    ) == is_said
