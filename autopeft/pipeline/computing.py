@@ -26,7 +26,6 @@ from autopeft.pipeline.spreading import has_workers, n_sharing
 from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
-_QUANTISED_SHARE = 0.25  # of a copy in float32, that one in 8 bits takes; in 4 bits embeddings stay float32
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,6 @@ def device_in_float32(
     spec: ModelSpec,
     *,
     auto_class: str,
-    n_copies: int = 1,
     wanted: str | None = None,
     dequantises: bool = False,
 ) -> str:
@@ -96,11 +94,10 @@ def device_in_float32(
 
     Args:
         spec: The model. A quantised one, on request or by its checkpoint, is no larger than in training, and
-            goes to the GPU in any case but where one of its copies is dequantised.
+            goes to the GPU in any case but where it is dequantised.
         auto_class: Name of the transformers class.
-        n_copies: How many are held at the same time.
         wanted: The device to prefer, as `--device` names it; None, or one that is not here, is the default.
-        dequantises: Whether one copy of a quantised model is made plain.
+        dequantises: Whether a quantised model is made plain.
     """
     try:
         device = find_device(wanted)
@@ -113,8 +110,7 @@ def device_in_float32(
     if not (is_plain or dequantises):
         return str(device)
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    n_plain = n_copies if is_plain else 1 + _QUANTISED_SHARE * (n_copies - 1)
-    n_bytes = n_plain * FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
+    n_bytes = FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
     if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
         return str(device)
     log.info("The GPU has less free memory than %s needs in float32: the CPU computes.", skeleton.name)

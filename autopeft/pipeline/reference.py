@@ -16,9 +16,9 @@ from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, SpecError
 from autopeft.extension import Batch
-from autopeft.pipeline.best import confirmed_seed
+from autopeft.pipeline.best import confirmed_seed, require_body
 from autopeft.pipeline.plan_settings import spec_of_plan, with_source
-from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.same_base import require_same_base
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
 from autopeft.store import RunDir, read_plan
@@ -91,7 +91,54 @@ def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) 
     return spec.model_copy(update=topics)
 
 
-def batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """The outputs of the confirmed plan, and all that is needed to compute those of another model.
+
+    The model that gave them is not kept. `outputs` has one tensor for each of the batches of one row.
+    """
+
+    outputs: tuple[torch.Tensor, ...]
+    batches: tuple[Batch, ...]
+    spec: RunSpec
+    base_name: str
+    device: torch.device
+    auto_class: str
+    label_names: tuple[str, ...]
+
+
+def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expected:
+    """The outputs of the confirmed plan for the first rows of the confirm split; raises as `prepare`.
+
+    They are as many as memory is kept for. Raises a ModelError where the weights belong to another model.
+    """
+    prepared = prepare(spec)
+    require_body(reference.confirmed, prepared.base.body_sha256)
+    require_same_base(reference.confirmed, prepared.base.module)
+    base, stack = prepared.base, compile_plan(reference.plan, prepared.methods)
+    batches, kept, n_numbers = list(_batches_of(prepared, n_examples)), [], 0
+    task_type, auto_class = prepared.task.peft_task_type, prepared.task.auto_class
+    with base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:
+        model.load_weights(adapted, stack.names, reference.weights)
+        for output in outputs_of(adapted, batches, device=base.device, auto_class=auto_class):
+            kept.append(output)
+            n_numbers += output.numel()
+            if n_numbers > _MAX_OUTPUTS:
+                break
+    if len(kept) < len(batches):
+        log.info("Outputs of %d of %d rows are compared; more take too much memory.", len(kept), len(batches))
+    return Expected(
+        outputs=tuple(kept),
+        batches=tuple(batches[: len(kept)]),
+        spec=prepared.spec,
+        base_name=base.name,
+        device=base.device,
+        auto_class=auto_class,
+        label_names=prepared.data.label_names,
+    )
+
+
+def _batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
     """The first rows of the confirm split, one by one, so that no padding enters."""
     split, base = prepared.bench.splits[SPLIT], prepared.base
     for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True):
@@ -99,34 +146,13 @@ def batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
         yield {name: value.to(base.device) for name, value in batch.items()}
 
 
-def expected_outputs(
-    prepared: Prepared, reference: Reference, batches: Sequence[Batch]
-) -> list[torch.Tensor]:
-    """The outputs of the confirmed plan for as many rows as fit into memory.
-
-    Raises:
-        ModelError: The base model has other weights than the one that the plan was trained on.
-    """
-    require_same_base(reference.confirmed, prepared.base.module)
-    stack = compile_plan(reference.plan, prepared.methods)
-    task_type, kept, n_numbers = prepared.task.peft_task_type, [], 0
-    with prepared.base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:
-        model.load_weights(adapted, stack.names, reference.weights)
-        for output in outputs_of(adapted, batches, prepared):
-            kept.append(output)
-            n_numbers += output.numel()
-            if n_numbers > _MAX_OUTPUTS:
-                break
-    if len(kept) < len(batches):
-        log.info("Outputs of %d of %d rows are compared; more take too much memory.", len(kept), len(batches))
-    return kept
-
-
 @torch.no_grad()
-def outputs_of(module: nn.Module, batches: Sequence[Batch], prepared: Prepared) -> Iterator[torch.Tensor]:
+def outputs_of(
+    module: nn.Module, batches: Sequence[Batch], *, device: torch.device, auto_class: str
+) -> Iterator[torch.Tensor]:
     """The logits of each row on the CPU; a decoder is given the labels, from which it shifts its inputs."""
-    module.to(prepared.base.device).eval()
-    takes_labels = prepared.task.auto_class == "AutoModelForSeq2SeqLM"
+    module.to(device).eval()
+    takes_labels = auto_class == "AutoModelForSeq2SeqLM"
     for batch in batches:
         features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
         yield module(**features).logits.float().cpu()

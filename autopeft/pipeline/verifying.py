@@ -14,13 +14,11 @@ from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.applying import apply
-from autopeft.pipeline.best import require_body
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
-from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reference import (
     SPLIT,
-    batches_of,
-    expected_outputs,
+    Expected,
+    expected_of,
     in_float32,
     is_run,
     largest_difference,
@@ -100,32 +98,32 @@ def verify(request: VerifyRequest) -> Verification:
     reference = reference_of(path, request.run)
     spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
-    # The confirmed plan's model, and the one that is compared with it.
     dequantises = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
-    device = device_in_float32(spec.model, auto_class=auto_class, n_copies=2, dequantises=dequantises)
-    prepared = prepare(with_setting(spec, "execution.device", device))
-    require_body(reference.confirmed, prepared.base.body_sha256)
-    with model.quiet_libraries(), memory_needed("comparing two models in float32", NO_GPU):
-        batches = list(batches_of(prepared, request.max_examples))
-        expected = expected_outputs(prepared, reference, batches)
-        batches = batches[: len(expected)]
+    device = device_in_float32(spec.model, auto_class=auto_class, dequantises=dequantises)
+    spec = with_setting(spec, "execution.device", device)
+    with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", NO_GPU):
+        expected = expected_of(spec, reference, n_examples=request.max_examples)
         targets: tuple[TargetMatch, ...] = ()
         readings = []
         for reader in readers:
+            model.release_memory(expected.device)  # one model at a time
             module, matches, faults = _load(
-                path, files, reader, plan=reference.plan, prepared=prepared, request=request
+                path, files, reader, plan=reference.plan, expected=expected, request=request
             )
             targets = targets or matches
-            worst = largest_difference(expected, list(outputs_of(module, batches, prepared)))
-            del module  # before that of the next reader takes as much memory
+            outputs = outputs_of(
+                module, expected.batches, device=expected.device, auto_class=expected.auto_class
+            )
+            worst = largest_difference(expected.outputs, list(outputs))
+            del module, outputs
             is_same = worst <= tolerance and not faults
             readings.append(Reading(reader=reader, largest_difference=worst, faults=faults, is_same=is_same))
     return Verification(
         path=str(path),
         reference=str(reference.weights),
-        base_model=_base_spec(files, prepared, request).id or prepared.base.name,
+        base_model=_base_spec(files, expected, request).id or expected.base_name,
         split=SPLIT,
-        n_examples=len(expected),
+        n_examples=len(expected.outputs),
         tolerance=tolerance,
         targets=targets,
         readings=tuple(readings),
@@ -149,9 +147,9 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
     )
 
 
-def _base_spec(files: Sequence[ConfigFile], prepared: Prepared, request: VerifyRequest) -> ModelSpec:
+def _base_spec(files: Sequence[ConfigFile], expected: Expected, request: VerifyRequest) -> ModelSpec:
     """The base model that the adapter names; the run's where the request names one or the adapter none."""
-    used = prepared.spec.model
+    used = expected.spec.model
     config = next((file.config for file in files if file.config.base_model_name_or_path), None)
     if config is None or request.model_id is not None:
         return used
@@ -167,14 +165,14 @@ def _load(
     reader: str,
     *,
     plan: Plan,
-    prepared: Prepared,
+    expected: Expected,
     request: VerifyRequest,
 ) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
     """The model as a reader loads it, the modules that its entries match, and what matches nothing."""
     if reader == MERGED:
-        return _load_base(ModelSpec(id=str(path)), prepared).module, (), ()
+        return _load_base(ModelSpec(id=str(path)), expected).module, (), ()
     written = adapters.auto_class_of([file.config for file in files])
-    base = _load_base(_base_spec(files, prepared, request), prepared, written)
+    base = _load_base(_base_spec(files, expected, request), expected, written)
     matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
     lost = tuple(
         f"{match.field} names {match.entry}, which is not there" for match in matches if not match.modules
@@ -189,11 +187,11 @@ def _load(
     return adapted, matches, (*lost, *faults)
 
 
-def _load_base(spec: ModelSpec, prepared: Prepared, auto_class: str | None = None) -> BaseModel:
+def _load_base(spec: ModelSpec, expected: Expected, auto_class: str | None = None) -> BaseModel:
     return model.load(
         spec,
-        auto_class=auto_class or prepared.task.auto_class,
-        label_names=prepared.data.label_names,
+        auto_class=auto_class or expected.auto_class,
+        label_names=expected.label_names,
         needs_tokenizer=False,
-        device=str(prepared.base.device),
+        device=str(expected.device),
     )

@@ -37,14 +37,11 @@ def gpu(monkeypatch, model_dir):
     return with_free_copies
 
 
-@pytest.mark.parametrize(
-    ("free", "n_copies", "device"),
-    [(1.3, 1, "cuda"), (1.2, 1, "cpu"), (1.3, 2, "cpu"), (2.6, 2, "cuda"), (0.0, 1, "cpu")],
-)
-def test_gpu_is_taken_where_a_fifth_of_what_is_free_is_left(free, n_copies, device, gpu, model_dir):
+@pytest.mark.parametrize(("free", "device"), [(1.3, "cuda"), (1.2, "cpu"), (0.0, "cpu")])
+def test_gpu_is_taken_where_a_fifth_of_what_is_free_is_left(free, device, gpu, model_dir):
     gpu(free)
     spec = ModelSpec(id=str(model_dir))
-    assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=n_copies) == device
+    assert device_in_float32(spec, auto_class=AUTO_CLASS) == device
 
 
 @pytest.mark.parametrize(
@@ -57,8 +54,8 @@ def test_the_wanted_device_is_taken_where_it_is_there(wanted, device, gpu, model
 def test_a_quantised_model_goes_to_the_gpu(gpu, model_dir):
     gpu(0)
     spec = ModelSpec(id=str(model_dir), quantize="4bit")
-    assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2) == "cuda"
-    assert device_in_float32(spec, auto_class=AUTO_CLASS, n_copies=2, dequantises=True) == "cpu"
+    assert device_in_float32(spec, auto_class=AUTO_CLASS) == "cuda"
+    assert device_in_float32(spec, auto_class=AUTO_CLASS, dequantises=True) == "cpu"
 
 
 @pytest.mark.parametrize(("method", "device"), [("bitsandbytes", "cuda"), ("gptq", "cuda"), ("mxfp4", "cpu")])

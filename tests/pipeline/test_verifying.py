@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from functools import cache
 
 import pytest
@@ -127,11 +128,28 @@ def test_folder_of_train_is_compared_with_its_own_plan_and_names_the_modules(tra
     assert sorted(name.partition(".encoder.")[2] for name in match["modules"]) == sites
 
 
-def test_outputs_are_compared_on_the_cpu_where_two_models_do_not_fit_on_the_gpu(train, monkeypatch):
+def test_outputs_are_compared_on_the_cpu_where_no_model_fits_on_the_gpu(train, monkeypatch):
     trained = train("mixed ranks")
     monkeypatch.setattr(computing, "find_device", lambda name: torch.device("cuda"))  # none is here
     monkeypatch.setattr(computing, "free_bytes", lambda device: 1000)
     assert verified(trained)["is_same"]
+
+
+def test_one_model_at_a_time_is_in_memory(train, monkeypatch):
+    """Of 8 billion weights each takes 32 GB."""
+    load, loaded, n_alive = model.load, [], []
+
+    def load_and_look(*args, **settings):
+        n_alive.append(sum(each() is not None for each in loaded))
+        base = load(*args, **settings)
+        loaded.append(weakref.ref(base.module))
+        return base
+
+    trained = train("mixed ranks")
+    monkeypatch.setattr(model, "load", load_and_look)
+    request = pipeline.VerifyRequest(path=trained, readers=("peft", "vllm"))
+    assert [reading.is_same for reading in pipeline.verify(request).readings] == [True, False]
+    assert n_alive == [0, 0, 0]
 
 
 def test_mixed_ranks_are_misread_by_vllm_and_not_by_peft(train, tmp_path):
